@@ -1,0 +1,1 @@
+"""reusekit: cut, reuse and fine-tune pretrained Keras 3 models."""

@@ -1,0 +1,62 @@
+"""The errors reusekit raises, and the sentence that names the nearest valid choice.
+
+Every error a user can cause derives from `ReusekitError`, so that a pipeline can print it as one
+line and leave tracebacks to real defects.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReusekitError(ValueError):
+    """Something the caller asked for cannot be done; the message says what can."""
+
+
+class SurgeryError(ReusekitError):
+    """A model cannot be cut, edited or cloned as asked. Nothing was changed."""
+
+
+class BackboneError(ReusekitError):
+    """A pretrained backbone cannot be loaded as asked."""
+
+
+class DataError(ReusekitError):
+    """A data set cannot be read as asked."""
+
+
+class ConfigError(ReusekitError):
+    """A pipeline's configuration does not fit its data, model or machine."""
+
+
+class TrackingError(ReusekitError):
+    """The tracking server or registry does not answer, or refuses what was asked."""
+
+
+def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
+    """A sentence that names the valid choices nearest to what was received.
+
+    Args:
+        received: What the caller passed.
+        valid: All the valid choices.
+        most: How many near matches to name at most.
+
+    Returns:
+        `Did you mean 'x'?` where something is near, else the valid choices themselves (the first
+        dozen of them), else an empty string.
+
+    Example:
+        >>> nearest("resnet5", ["resnet50", "vgg16"])
+        "Did you mean 'resnet50'?"
+        >>> nearest("zzz", ["resnet50", "vgg16"])
+        "Valid choices: 'resnet50', 'vgg16'."
+    """
+    valid = list(valid)
+    folded = {choice.lower(): choice for choice in valid}
+    close = difflib.get_close_matches(received.lower(), folded, n=most, cutoff=0.6)
+    if close:
+        return f"Did you mean {' or '.join(repr(folded[c]) for c in close)}?"
+    if not valid:
+        return ""
+    shown = ", ".join(repr(choice) for choice in valid[:12])
+    rest = f" and {len(valid) - 12} more" if len(valid) > 12 else ""
+    return f"Valid choices: {shown}{rest}."
