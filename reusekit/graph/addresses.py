@@ -1,0 +1,109 @@
+"""From what a user writes to the tensors it means, or one clear error."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+
+from reusekit.errors import nearest
+from reusekit.graph.errors import (
+    AddressError,
+    AmbiguousAddressError,
+    ForeignTensorError,
+    UnknownAddressError,
+)
+from reusekit.graph.graph import Graph, Tensor
+
+_NEEDLESS = re.compile(r"[@:]0(?=[@:/]|$)")
+
+
+def resolve(graph: Graph, at: Any) -> list[Tensor]:
+    """The tensors that `at` means, in its order, each once.
+
+    Args:
+        graph: A model that was read.
+        at: An address, a Keras tensor, a `CutPoint`, or a list of them (nested structures are
+            flattened).
+
+    Returns:
+        At least one tensor.
+
+    Raises:
+        AddressError: Nothing, several things, or something foreign is meant; the message names the
+            candidates or the nearest addresses.
+
+    Example:
+        >>> from reusekit.graph import read
+        >>> x = keras.Input((4,), name="x")
+        >>> model = keras.Model(x, keras.layers.Dense(1, name="head")(x), name="m")
+        >>> [tensor.address for tensor in resolve(read(model), ["head"])]
+        ['head']
+        >>> resolve(read(model), "haed")
+        Traceback (most recent call last):
+        reusekit.graph.errors.UnknownAddressError: Expected an address in model 'm', received
+        'haed'. Did you mean 'head'?
+    """
+    leaves = keras.tree.flatten(at)
+    if not leaves:
+        raise AddressError(
+            f"Expected at least one address in model {graph.model.name!r}, received {at!r}."
+        )
+    return list(dict.fromkeys(resolve_one(graph, leaf) for leaf in leaves))
+
+
+def resolve_one(graph: Graph, leaf: Any) -> Tensor:
+    """The tensor that one leaf of an `at` means. Errors as for `resolve`."""
+    if isinstance(leaf, str):
+        return _by_address(graph, leaf)
+    if isinstance(leaf, keras.KerasTensor):
+        return _by_source(graph, leaf)
+    if isinstance(leaf, Tensor):
+        return leaf if leaf in graph.maker else _by_address(graph, leaf.address)
+    address = getattr(leaf, "at", None)
+    if isinstance(address, str):
+        return _by_address(graph, address)
+    raise AddressError(
+        "Expected an address, a CutPoint or a Keras tensor, received "
+        f"{type(leaf).__name__}: {leaf!r}"
+    )
+
+
+def _by_address(graph: Graph, address: str) -> Tensor:
+    if address in graph.names:
+        return graph.names[address]
+    # `layer@0` and `layer:0` say in full what `layer` says where there is one call or output.
+    plain = _NEEDLESS.sub("", address)
+    candidates = graph.ambiguous.get(address) or graph.ambiguous.get(plain)
+    if candidates:
+        listed = ", ".join(repr(candidate) for candidate in candidates)
+        raise AmbiguousAddressError(
+            f"Expected the address of one tensor in model {graph.model.name!r}, received "
+            f"{address!r}, which may mean {listed}."
+        )
+    if plain in graph.names:
+        return graph.names[plain]
+    raise UnknownAddressError(
+        f"Expected an address in model {graph.model.name!r}, received {address!r}. "
+        f"{nearest(address, graph.names)}"
+    )
+
+
+def _by_source(graph: Graph, source: keras.KerasTensor) -> Tensor:
+    found = graph.by_source.get(id(source), ())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise AmbiguousAddressError(
+            f"Expected a tensor that model {graph.model.name!r} makes once, received one it makes "
+            f"{len(found)} times: {', '.join(repr(tensor.address) for tensor in found)}."
+        )
+    raise ForeignTensorError(
+        f"Expected a tensor of model {graph.model.name!r}, received a Keras tensor of shape "
+        f"{source.shape} ({source.name!r}) that is not part of it."
+    )
+
+
+def addresses(tensors: Iterable[Tensor]) -> list[str]:
+    """The addresses of tensors, for messages."""
+    return [tensor.address for tensor in tensors]

@@ -1,0 +1,268 @@
+"""How many FLOPs a layer takes: one rule for each family of layers.
+
+A rule takes the layer and the shapes of its inputs and outputs, without the batch dimension, and
+returns multiply-adds times two plus one for each other arithmetic operation on an element.
+"""
+
+import math
+from typing import Any
+
+import keras
+
+from reusekit.graph.operation_rules import BY_NAME, Rule, Shapes
+
+layers = keras.layers
+
+
+def rule_for(operation: Any) -> Rule | None:
+    """The rule for a layer or operation, or None where none is known."""
+    if isinstance(operation, keras.Layer):
+        for family, rule in _LAYERS:
+            if isinstance(operation, family):
+                return rule
+        return None
+    return BY_NAME.get(type(operation).__name__)
+
+
+def _size(shapes: Shapes) -> int:
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _nothing(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    return 0
+
+
+def _per_output(cost: float) -> Rule:
+    return lambda layer, inputs, outputs: cost * _size(outputs)
+
+
+def _per_input(cost: float) -> Rule:
+    return lambda layer, inputs, outputs: cost * _size(inputs)
+
+
+def _activation(layer: Any, outputs: Shapes) -> int:
+    """One for each element, where the layer ends in an activation that is not linear."""
+    activation = getattr(layer, "activation", None)
+    return 0 if activation in (None, keras.activations.linear) else _size(outputs)
+
+
+def _bias(layer: Any, outputs: Shapes) -> int:
+    return _size(outputs) if getattr(layer, "use_bias", False) else 0
+
+
+def _channels(layer: Any, shape: tuple[int, ...]) -> int:
+    return shape[0] if getattr(layer, "data_format", None) == "channels_first" else shape[-1]
+
+
+def _conv(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    taps = math.prod(layer.kernel_size) * _channels(layer, inputs[0]) / layer.groups
+    products = 2 * taps * _size(outputs)
+    return products + _bias(layer, outputs) + _activation(layer, outputs)
+
+
+def _conv_transpose(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    products = 2 * math.prod(layer.kernel_size) * _size(inputs) * layer.filters
+    return products + _bias(layer, outputs) + _activation(layer, outputs)
+
+
+def _depthwise(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    products = 2 * math.prod(layer.kernel_size) * _size(outputs)
+    return products + _bias(layer, outputs) + _activation(layer, outputs)
+
+
+def _separable(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    positions = _size(outputs) / _channels(layer, outputs[0])
+    deep = _channels(layer, inputs[0]) * layer.depth_multiplier
+    products = 2 * positions * deep * (math.prod(layer.kernel_size) + layer.filters)
+    return products + _bias(layer, outputs) + _activation(layer, outputs)
+
+
+def _dense(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    products = 2 * inputs[0][-1] * _size(outputs)
+    return products + _bias(layer, outputs) + _activation(layer, outputs)
+
+
+def _einsum_dense(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    kernel, _, _ = _einsum_terms(layer.equation)
+    result = layer.equation.split("->")[1]
+    contracted = [
+        size
+        for letter, size in zip(kernel, layer.kernel.shape, strict=True)
+        if letter not in result
+    ]
+    products = 2 * math.prod(contracted) * _size(outputs)
+    bias = _size(outputs) if layer.bias_axes else 0
+    return products + bias + _activation(layer, outputs)
+
+
+def _einsum_terms(equation: str) -> tuple[str, str, str]:
+    left, result = equation.replace(" ", "").split("->")
+    read, kernel = left.split(",")
+    return kernel, read, result
+
+
+def _normalization(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    # In inference a batch normalization is one multiply-add; the others first take their moments.
+    moments = not isinstance(layer, layers.BatchNormalization | layers.Normalization)
+    return (7 if moments else 2) * _size(outputs)
+
+
+def _pool(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    window = layer.pool_size
+    taps = math.prod(window) if isinstance(window, tuple | list) else window
+    return taps * _size(outputs)
+
+
+def _merge(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    return max(len(inputs) - 1, 1) * _size(outputs)
+
+
+def _dot(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
+    axis = axes - 1 if axes > 0 else axes
+    return 2 * inputs[0][axis] * _size(outputs)
+
+
+def _attention_scores(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    query, value = inputs[0], inputs[1] if len(inputs) > 1 else inputs[0]
+    scores = query[-2] * value[-2]
+    return 2 * scores * (query[-1] + value[-1]) + 5 * scores
+
+
+def _multi_head_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    query = inputs[0]
+    value = inputs[1] if len(inputs) > 1 and len(inputs[1]) == len(query) else query
+    reads, looks_at = math.prod(query[:-1]), math.prod(value[:-1])
+    heads, key = layer.num_heads, layer.key_dim
+    value_size = getattr(layer, "value_dim", None) or key
+    key_heads = getattr(layer, "num_key_value_heads", heads)
+    project = reads * query[-1] * heads * key
+    project += looks_at * value[-1] * key_heads * (key + value_size)
+    project += reads * heads * value_size * outputs[0][-1]
+    attend = heads * reads * looks_at * (key + value_size)
+    softmax = 5 * heads * reads * looks_at
+    return 2 * (project + attend) + softmax
+
+
+def _grouped_query_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    class _Sizes:
+        num_heads = layer.num_query_heads
+        num_key_value_heads = layer.num_key_value_heads
+        key_dim = layer.head_dim
+
+    return _multi_head_attention(_Sizes, inputs, outputs)
+
+
+def _recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    steps = inputs[0][0]
+    return steps * _cell(layer.cell, inputs[0][1:])
+
+
+def _cell(cell: Any, shape: tuple[int, ...]) -> float:
+    """One step of a recurrent cell: every kernel once, and the gates' own arithmetic."""
+    matrices = [weight for weight in cell.weights if len(weight.shape) >= 2]
+    units = getattr(cell, "units", None) or 0
+    return sum(2 * math.prod(weight.shape) for weight in matrices) + 10 * units
+
+
+def _convolutional_recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    frame = inputs[0][1:]
+    spatial = frame[1:] if layer.data_format == "channels_first" else frame[:-1]
+    kernels = sum(math.prod(w.shape) for w in layer.cell.weights if len(w.shape) > 2)
+    return 2 * inputs[0][0] * kernels * math.prod(spatial)
+
+
+def _bidirectional(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    one = rule_for(layer.forward_layer)
+    if one is None:
+        return 0
+    return 2 * one(layer.forward_layer, inputs, outputs)
+
+
+def _time_distributed(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    inner = rule_for(layer.layer)
+    if inner is None:
+        return 0
+    steps = inputs[0][0]
+    return steps * inner(layer.layer, [inputs[0][1:]], [outputs[0][1:]])
+
+
+def _wrapped(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    inner = rule_for(layer.layer)
+    return 0 if inner is None else inner(layer.layer, inputs, outputs)
+
+
+def _reversible_embedding(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    looks_up = len(inputs[0]) < len(outputs[0])
+    return 0 if looks_up else 2 * inputs[0][-1] * _size(outputs)
+
+
+_MOVES = (
+    layers.InputLayer, layers.Embedding, layers.Flatten, layers.Reshape, layers.Permute,
+    layers.RepeatVector, layers.Concatenate, layers.ZeroPadding1D, layers.ZeroPadding2D,
+    layers.ZeroPadding3D, layers.Cropping1D, layers.Cropping2D, layers.Cropping3D,
+    layers.UpSampling1D, layers.UpSampling3D, layers.Identity, layers.Dropout,
+    layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
+    layers.GaussianNoise, layers.GaussianDropout, layers.AlphaDropout, layers.Masking,
+    layers.RandomFlip, layers.RandomCrop, layers.CenterCrop, layers.ActivityRegularization,
+)
+
+# The first family that fits decides, so that a subclass stands before what it derives from.
+_LAYERS: list[tuple[Any, Rule]] = [
+    (layers.ReversibleEmbedding, _reversible_embedding),
+    (_MOVES, _nothing),
+    ((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _conv_transpose),
+    ((layers.SeparableConv1D, layers.SeparableConv2D), _separable),
+    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _depthwise),
+    ((layers.Conv1D, layers.Conv2D, layers.Conv3D), _conv),
+    (layers.Dense, _dense),
+    (layers.EinsumDense, _einsum_dense),
+    (
+        (
+            layers.BatchNormalization, layers.LayerNormalization, layers.GroupNormalization,
+            layers.RMSNormalization, layers.UnitNormalization, layers.Normalization,
+            layers.SpectralNormalization,
+        ),
+        _normalization,
+    ),
+    (
+        (
+            layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D,
+            layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D,
+        ),
+        _pool,
+    ),
+    (
+        (
+            layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D,
+            layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D,
+            layers.GlobalAveragePooling3D,
+        ),
+        _per_input(1),
+    ),
+    (layers.Dot, _dot),
+    (
+        (
+            layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum,
+            layers.Minimum,
+        ),
+        _merge,
+    ),
+    (layers.MultiHeadAttention, _multi_head_attention),
+    (layers.GroupQueryAttention, _grouped_query_attention),
+    ((layers.Attention, layers.AdditiveAttention), _attention_scores),
+    (layers.Bidirectional, _bidirectional),
+    (layers.TimeDistributed, _time_distributed),
+    ((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D), _convolutional_recurrent),
+    (layers.RNN, _recurrent),
+    (layers.Wrapper, _wrapped),
+    (layers.Softmax, _per_output(5)),
+    (layers.Rescaling, _per_output(2)),
+    ((layers.Resizing, layers.UpSampling2D), _per_output(8)),
+    (
+        (
+            layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU,
+        ),
+        _per_output(1),
+    ),
+]

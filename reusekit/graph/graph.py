@@ -1,0 +1,180 @@
+"""A model as an immutable graph: tensors, the calls that make them, and the models they sit in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import keras
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tensor:
+    """One tensor of a model. Two are equal only if they are the same tensor.
+
+    Attributes:
+        address: What names it: `layer`, `outer/inner`, `layer@2` (third call), `layer:1` (second
+            output).
+        shape: Its shape with the batch dimension first; None where a dimension is not known.
+        dtype: Its dtype's name.
+        source: The Keras tensor it was read from. A model that is called twice inside another
+            gives two tensors here for one Keras tensor.
+    """
+
+    address: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    source: keras.KerasTensor = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Scope:
+    """One call of a nested model, whose own calls the graph lists in its place.
+
+    Attributes:
+        address: The address of the call, `outer` or `outer@1`.
+        operation: The nested model.
+        args: Positional arguments as recorded, with `Tensor` in the place of Keras tensors.
+        kwargs: Keyword arguments, likewise.
+        outputs: The nested model's outputs, flat, as tensors of the graph.
+        sources: The Keras tensors that the call returned, in the same order.
+    """
+
+    address: str
+    operation: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    outputs: tuple[Tensor, ...]
+    sources: tuple[keras.KerasTensor, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Call:
+    """One call of a layer or operation.
+
+    Attributes:
+        index: Its place in `Graph.calls`, a topological order.
+        address: The address of the call.
+        operation: The layer or operation that is called.
+        args: Positional arguments as recorded, with `Tensor` in the place of Keras tensors.
+        kwargs: Keyword arguments, likewise: constants, `training=False`, masks.
+        inputs: The tensors among its arguments, each once, in order.
+        masks: Pairs of a tensor and the mask that the call reads off it when it runs, though the
+            mask is not among the recorded arguments.
+        outputs: The tensors it makes.
+        scopes: The nested models it sits in, outermost first.
+        is_input: Whether it is the placeholder of a model input.
+    """
+
+    index: int
+    address: str
+    operation: Any
+    args: tuple
+    kwargs: dict[str, Any]
+    inputs: tuple[Tensor, ...]
+    masks: tuple[tuple[Tensor, Tensor], ...]
+    outputs: tuple[Tensor, ...]
+    scopes: tuple[Scope, ...]
+    is_input: bool
+
+    @property
+    def reads(self) -> tuple[Tensor, ...]:
+        """Every tensor the call depends on: its arguments and the masks it reads off them."""
+        if not self.masks:
+            return self.inputs
+        return tuple(dict.fromkeys((*self.inputs, *(mask for _, mask in self.masks))))
+
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The weights the call uses; the states of metrics and random generators do not count."""
+        return getattr(self.operation, "weights", [])
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model read into calls and tensors. It holds no copy of a weight and changes nothing.
+
+    Attributes:
+        model: The model it was read from.
+        calls: Every call that an output depends on, and the model's inputs, in a stable
+            topological order. Nested models are inlined.
+        inputs: The model's inputs, flat.
+        input_structure: The inputs in the model's own structure, with `Tensor` leaves.
+        output_structure: The outputs, likewise.
+        names: From each address to its tensor. A nested model's own address, `outer`, names its
+            output; `outer/input` names what it was fed.
+        ambiguous: From a name that several tensors answer to, to their addresses.
+        masks: From a tensor to the mask that it carries when the model runs, where the graph has
+            both.
+    """
+
+    model: keras.Model
+    calls: tuple[Call, ...]
+    inputs: tuple[Tensor, ...]
+    input_structure: Any
+    output_structure: Any
+    names: Mapping[str, Tensor] = field(repr=False)
+    ambiguous: Mapping[str, Sequence[str]] = field(repr=False)
+    masks: Mapping[Tensor, Tensor] = field(repr=False)
+
+    @cached_property
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The model's outputs, flat; one tensor may be there twice."""
+        return tuple(keras.tree.flatten(self.output_structure))
+
+    @cached_property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor, in the order of the calls that make them."""
+        return tuple(tensor for call in self.calls for tensor in call.outputs)
+
+    @cached_property
+    def maker(self) -> Mapping[Tensor, Call]:
+        """From each tensor to the call that makes it."""
+        return {tensor: call for call in self.calls for tensor in call.outputs}
+
+    @cached_property
+    def readers(self) -> Mapping[Tensor, tuple[Call, ...]]:
+        """From each tensor to the calls that read it, masks included."""
+        readers: dict[Tensor, list[Call]] = {tensor: [] for tensor in self.tensors}
+        for call in self.calls:
+            for tensor in call.reads:
+                readers[tensor].append(call)
+        return {tensor: tuple(calls) for tensor, calls in readers.items()}
+
+    @cached_property
+    def free(self) -> frozenset[Tensor]:
+        """Model inputs, and what is computed from inputs without any weight."""
+        free: set[Tensor] = set()
+        for call in self.calls:
+            if all(tensor in free for tensor in call.reads) and not call.variables:
+                free.update(call.outputs)
+        return frozenset(free)
+
+    @cached_property
+    def surface(self) -> Mapping[Tensor, keras.KerasTensor]:
+        """From each tensor that the model itself sees to the Keras tensor by which it sees it.
+
+        What is made inside a nested model is not among them, unless it is an output of it.
+        """
+        found: dict[Tensor, keras.KerasTensor] = {}
+        for call in self.calls:
+            if call.scopes:
+                outermost = call.scopes[0]
+                found.update(zip(outermost.outputs, outermost.sources, strict=True))
+            else:
+                found.update((tensor, tensor.source) for tensor in call.outputs)
+        return found
+
+    @cached_property
+    def by_source(self) -> Mapping[int, tuple[Tensor, ...]]:
+        """From the id of a Keras tensor to the tensors it is the source of."""
+        found: dict[int, list[Tensor]] = {}
+        for tensor in self.tensors:
+            found.setdefault(id(tensor.source), []).append(tensor)
+        return {key: tuple(tensors) for key, tensors in found.items()}
+
+    def __repr__(self) -> str:
+        return (
+            f"Graph(model={self.model.name!r}, calls={len(self.calls)}, "
+            f"tensors={len(self.tensors)})"
+        )

@@ -1,0 +1,161 @@
+"""Every private attribute of Keras that reusekit reads, in one place.
+
+A Keras release that moves one of them breaks this file and no other; `missing()` names what moved.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import keras
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.models.functional import Functional
+from keras.src.ops.core import Cast
+from keras.src.ops.node import Node
+
+
+class Record(NamedTuple):
+    """One recorded symbolic call, as Keras keeps it."""
+
+    operation: Any
+    number: int
+    args: tuple
+    kwargs: dict
+    inputs: list
+    outputs: list
+    is_input: bool
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells two calls apart: the operation, and which of its calls this is."""
+        return id(self.operation), self.number
+
+
+def producer(tensor: keras.KerasTensor) -> Record:
+    """The call that made a symbolic tensor."""
+    operation, number, _ = tensor._keras_history
+    node = operation._inbound_nodes[number]
+    arguments = node.arguments
+    return Record(
+        operation,
+        number,
+        arguments.args,
+        arguments.kwargs,
+        arguments.keras_tensors,
+        node.outputs,
+        node.is_input,
+    )
+
+
+def producer_key(tensor: keras.KerasTensor) -> tuple[int, int]:
+    """`producer(tensor).key` without building the record."""
+    operation, number, _ = tensor._keras_history
+    return id(operation), number
+
+
+def has_history(tensor: keras.KerasTensor) -> bool:
+    """Whether the tensor was made by a recorded call."""
+    history = getattr(tensor, "_keras_history", None)
+    return history is not None and history.operation is not None
+
+
+def is_optional(tensor: keras.KerasTensor) -> bool:
+    """Whether the tensor is a model input that may be left out."""
+    return has_history(tensor) and getattr(tensor._keras_history.operation, "optional", False)
+
+
+def functional(model: Any) -> Functional | None:
+    """The functional graph of a model (a Sequential keeps one inside), or None."""
+    if isinstance(model, Functional):
+        return model
+    if isinstance(model, keras.Sequential):
+        return model._functional
+    return None
+
+
+def runs_its_graph(model: Any) -> bool:
+    """Whether calling the model runs its graph and nothing else, so that it may be inlined."""
+    if functional(model) is None:
+        return False
+    plain = keras.Sequential if isinstance(model, keras.Sequential) else Functional
+    return type(model).call is plain.call
+
+
+def input_structure(model: Functional) -> Any:
+    """The model's inputs in the structure it was built with."""
+    return model._inputs_struct
+
+
+def output_structure(model: Functional) -> Any:
+    """The model's outputs in the structure it was built with."""
+    return model._outputs_struct
+
+
+def mask_of(tensor: keras.KerasTensor) -> keras.KerasTensor | None:
+    """The mask that Keras attached to a symbolic tensor, or None."""
+    return get_keras_mask(tensor)
+
+
+def attach_mask(tensor: keras.KerasTensor, mask: keras.KerasTensor | None) -> None:
+    """Attaches a mask to a symbolic tensor, as a layer's call would."""
+    set_keras_mask(tensor, mask)
+
+
+def call_arguments(operation: Any) -> frozenset[str]:
+    """The names of the arguments that the operation's `call` takes."""
+    return frozenset(getattr(operation, "call_signature_parameters", ()))
+
+
+def positional_arguments(operation: Any) -> tuple[str, ...]:
+    """The names of the arguments that the operation's `call` takes, in order."""
+    return tuple(getattr(operation, "call_signature_parameters", ()))
+
+
+def context_arguments(operation: Any) -> frozenset[str]:
+    """Arguments handed down from an outer call (`training`) that the operation takes."""
+    takes = getattr(operation, "_call_has_context_arg", {})
+    return frozenset(name for name, taken in takes.items() if taken)
+
+
+def calls_of(operation: Any) -> int:
+    """How many symbolic calls the operation has recorded."""
+    return len(operation._inbound_nodes)
+
+
+def record(operation: Any, args: tuple, kwargs: dict, outputs: Iterable) -> None:
+    """Records a symbolic call whose outputs are known already, without running the operation."""
+    Node(operation=operation, call_args=args, call_kwargs=kwargs, outputs=list(outputs))
+
+
+def cast(dtype: str) -> Any:
+    """The operation by which a nested model converts what it is fed to its input's dtype."""
+    return Cast(dtype)
+
+
+def missing() -> list[str]:
+    """The private attributes used here that the installed Keras does not have.
+
+    Example:
+        >>> missing()
+        []
+    """
+    inputs = keras.Input((2,), name="probe_input")
+    layer = keras.layers.Dropout(0.5, name="probe")
+    model = keras.Model(inputs, layer(inputs), name="probe_model")
+    stack = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
+    wanted = {
+        "KerasTensor._keras_history": (model.outputs[0], "_keras_history"),
+        "Operation._inbound_nodes": (layer, "_inbound_nodes"),
+        "Layer._call_has_context_arg": (layer, "_call_has_context_arg"),
+        "Layer.call_signature_parameters": (layer, "call_signature_parameters"),
+        "Functional._inputs_struct": (model, "_inputs_struct"),
+        "Functional._outputs_struct": (model, "_outputs_struct"),
+        "Sequential._functional": (stack, "_functional"),
+    }
+    lost = [name for name, (owner, attribute) in wanted.items() if not hasattr(owner, attribute)]
+    if not lost:
+        node = layer._inbound_nodes[0]
+        parts = ("arguments", "outputs", "is_input")
+        lost += [f"Node.{part}" for part in parts if not hasattr(node, part)]
+        parts = ("args", "kwargs", "keras_tensors")
+        lost += [f"Node.arguments.{p}" for p in parts if not hasattr(node.arguments, p)]
+    return lost

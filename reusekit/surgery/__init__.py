@@ -1,0 +1,20 @@
+"""Models from models: split, extract, edit, clone, flatten, verify, on one rebuild engine."""
+
+from reusekit.surgery.certificate import Certificate
+from reusekit.surgery.errors import CertificateError, EditError, ShapeError
+from reusekit.surgery.extract import extract
+from reusekit.surgery.prepend import prepend
+from reusekit.surgery.segment import segment
+from reusekit.surgery.split import Split, split
+
+__all__ = [
+    "Certificate",
+    "CertificateError",
+    "EditError",
+    "ShapeError",
+    "Split",
+    "extract",
+    "prepend",
+    "segment",
+    "split",
+]

@@ -1,0 +1,54 @@
+"""From tensors to a `keras.Model`."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from reusekit.graph import Tensor, keras_internals
+from reusekit.surgery.names import Names
+
+
+def assemble(inputs: Any, outputs: Any, name: str, calls: int) -> keras.Model:
+    """A functional model, however deep.
+
+    Args:
+        inputs: Keras tensors in the structure the model is to be called on.
+        outputs: Keras tensors in the structure it is to return.
+        name: Its name.
+        calls: About how many calls it has.
+
+    Returns:
+        The model. Its weights are those of the layers it is made of.
+    """
+    with _room_for(calls):
+        return keras.Model(inputs, outputs, name=name)
+
+
+@contextmanager
+def _room_for(calls: int) -> Iterator[None]:
+    """Keras sorts a graph by recursion, one Python frame for each call on the longest path."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, 2 * calls + 1000))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
+
+
+def placeholder(tensor: Tensor, names: Names) -> keras.KerasTensor:
+    """A model input that stands for a tensor of another model, named by its address."""
+    return keras.Input(
+        batch_shape=tensor.shape,
+        dtype=tensor.dtype,
+        sparse=tensor.source.sparse,
+        optional=keras_internals.is_optional(tensor.source),
+        name=names.unique(tensor.address),
+    )
+
+
+def singleton(values: list) -> Any:
+    """The value itself where there is one, else the list."""
+    return values[0] if len(values) == 1 else values

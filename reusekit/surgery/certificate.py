@@ -1,0 +1,142 @@
+"""Proof that the parts of a model do together what the model does."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from reusekit.graph import read
+from reusekit.surgery.errors import CertificateError
+from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.snapshot import Snapshot
+
+# Relative to the largest output. The same layers run in the same order, so that most results are
+# equal to the last bit; a backend may still fuse or reorder what stands beside a cut.
+_TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 4e-2}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was checked, and what came out.
+
+    Attributes:
+        max_abs_error: The largest difference between an output of the model and of its parts.
+        tolerance: The largest difference that was allowed.
+        exact: Whether all outputs are equal to the last bit.
+        outputs: How many output tensors were compared.
+        parameters: How many parameters the model's weights have, each weight counted once.
+        parameters_conserved: Whether the parts together have the same weights, no more and no less.
+        source_untouched: Whether the model's weights and flags are those it had before.
+    """
+
+    max_abs_error: float
+    tolerance: float
+    exact: bool
+    outputs: int
+    parameters: int
+    parameters_conserved: bool
+    source_untouched: bool
+
+    def __str__(self) -> str:
+        how = "exact" if self.exact else f"within {self.max_abs_error:.1e}"
+        return f"{self.outputs} output(s) equal ({how}), {self.parameters:,} parameters conserved"
+
+
+def certify(
+    source: keras.Model, parts: Sequence[keras.Model], before: Snapshot, x: Any = None
+) -> Certificate:
+    """Runs a model, then its parts one after another, in inference, and compares.
+
+    State that running changes (random seeds, statistics of a BatchNormalization that was recorded
+    with `training=True`) is put back after each run, so that both runs start from the same.
+
+    Args:
+        source: The whole model.
+        parts: Models in a chain.
+        before: The model as it was before it was taken apart.
+        x: Inputs in the model's structure; None makes random ones.
+
+    Returns:
+        The certificate.
+
+    Raises:
+        CertificateError: Something does not agree; the message says what.
+    """
+    graph = read(source)
+    if x is None:
+        x = random_inputs(graph)
+    with _state_kept(source):
+        expected = _arrays(source(x, training=False))
+    with _state_kept(source):
+        received = x
+        for part in parts:
+            received = part(received, training=False)
+        received = _arrays(received)
+    error, tolerance, exact = _compare(expected, received)
+    used = {id(v): v for call in graph.calls for v in call.variables}
+    kept = {id(v) for part in parts for v in part.weights}
+    changes = before.changes(source)
+    certificate = Certificate(
+        max_abs_error=error,
+        tolerance=tolerance,
+        exact=exact,
+        outputs=len(expected),
+        parameters=sum(int(np.prod(v.shape)) for v in used.values()),
+        parameters_conserved=kept == set(used),
+        source_untouched=not changes,
+    )
+    if not error <= tolerance:
+        raise CertificateError(
+            f"Expected the parts of {source.name!r} to give its outputs within {tolerance:.1e}, "
+            f"but they differ by {error:.1e}."
+        )
+    if not certificate.parameters_conserved:
+        lost = [v.path for key, v in used.items() if key not in kept]
+        raise CertificateError(
+            f"Expected the parts of {source.name!r} to have its {len(used)} weights, but "
+            f"{lost or 'weights of another model'} {'are missing' if lost else 'were added'}."
+        )
+    if changes:
+        raise CertificateError(
+            f"Expected {source.name!r} to be as it was, but {' and '.join(changes)} changed."
+        )
+    return certificate
+
+
+@contextmanager
+def _state_kept(model: keras.Model) -> Iterator[None]:
+    weights = {id(variable) for variable in model.trainable_variables}
+    state = [(v, np.array(v)) for v in model.variables if id(v) not in weights]
+    try:
+        yield
+    finally:
+        for variable, value in state:
+            variable.assign(value)
+
+
+def _arrays(structure: Any) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(structure)]
+
+
+def _compare(
+    expected: list[np.ndarray], received: list[np.ndarray]
+) -> tuple[float, float, bool]:
+    if [a.shape for a in expected] != [a.shape for a in received]:
+        raise CertificateError(
+            f"Expected outputs of shapes {[a.shape for a in expected]}, received "
+            f"{[a.shape for a in received]}."
+        )
+    errors, tolerance, exact = [0.0], 0.0, True
+    for one, other in zip(expected, received, strict=True):
+        relative = _TOLERANCES.get(str(one.dtype), 0.0)
+        exact = exact and bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
+        one, other = one.astype("float64"), other.astype("float64")
+        same = (one == other) | (np.isnan(one) & np.isnan(other))
+        with np.errstate(invalid="ignore"):
+            errors.append(float(np.max(np.where(same, 0, np.abs(one - other)), initial=0)))
+        largest = np.max(np.abs(one), initial=0, where=np.isfinite(one))
+        tolerance = max(tolerance, relative * max(1.0, float(largest)))
+    return max(errors), tolerance, exact

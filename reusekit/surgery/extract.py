@@ -1,0 +1,78 @@
+"""Reading inner tensors of a model out as its outputs."""
+
+from typing import Any
+
+import keras
+
+from reusekit.errors import SurgeryError, nearest
+from reusekit.graph import AddressError, Graph, Tensor, ancestors, read, resolve_one
+from reusekit.surgery.assembling import assemble
+from reusekit.surgery.rebuild import Rebuild, plan
+
+_POOLS = {
+    ("avg", 3): keras.layers.GlobalAveragePooling1D,
+    ("avg", 4): keras.layers.GlobalAveragePooling2D,
+    ("avg", 5): keras.layers.GlobalAveragePooling3D,
+    ("max", 3): keras.layers.GlobalMaxPooling1D,
+    ("max", 4): keras.layers.GlobalMaxPooling2D,
+    ("max", 5): keras.layers.GlobalMaxPooling3D,
+}
+
+
+def extract(model: keras.Model, at: Any, pooling: str | None = None) -> keras.Model:
+    """A model from the same inputs to any inner tensors.
+
+    It shares the model's weights, keeps its input structure, and changes nothing about it.
+
+    Args:
+        model: A model with a functional graph.
+        at: An address, a `CutPoint`, a Keras tensor, or a list, tuple or dict of these, nested as
+            you like.
+        pooling: "avg" or "max" pools each tensor of rank three to five over all axes between batch
+            and channels; others, and all with None, come as they are.
+
+    Returns:
+        A model whose output has the structure of `at`.
+
+    Raises:
+        AddressError: A leaf of `at` names no tensor of the model, or several, or there is none.
+        SurgeryError: `pooling` is none of the above.
+
+    Example:
+        >>> x = keras.Input((8, 8, 3), name="x")
+        >>> y = keras.layers.Conv2D(4, 3, name="conv")(x)
+        >>> model = keras.Model(x, keras.layers.Flatten(name="flat")(y), name="m")
+        >>> taps = extract(model, {"early": "conv", "late": "flat"}, pooling="avg")
+        >>> {key: value.shape for key, value in taps.output.items()}
+        {'early': (None, 4), 'late': (None, 144)}
+    """
+    if pooling not in (None, "avg", "max"):
+        raise SurgeryError(
+            f"Expected pooling 'avg', 'max' or None, received {pooling!r}. "
+            f"{nearest(str(pooling), ['avg', 'max'])}"
+        )
+    graph = read(model)
+    if not keras.tree.flatten(at):
+        raise AddressError(f"Expected at least one address, received {at!r}.")
+    wanted = keras.tree.map_structure(lambda leaf: resolve_one(graph, leaf), at)
+    return _build(graph, wanted, pooling)
+
+
+def _build(graph: Graph, wanted: Any, pooling: str | None) -> keras.Model:
+    tensors = list(dict.fromkeys(keras.tree.flatten(wanted)))
+    calls = ancestors(graph, tensors)
+    steps = plan(graph, calls, graph.inputs, tensors)
+    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+    engine.run(graph, steps)
+    pooled = {tensor: _pooled(tensor, engine, pooling) for tensor in tensors}
+    inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
+    outputs = keras.tree.map_structure(pooled.get, wanted)
+    return assemble(inputs, outputs, f"{graph.model.name}_features", len(calls))
+
+
+def _pooled(tensor: Tensor, engine: Rebuild, pooling: str | None) -> keras.KerasTensor:
+    value = engine.values[tensor]
+    layer = _POOLS.get((pooling, len(tensor.shape)))
+    if layer is None:
+        return value
+    return layer(name=engine.names.unique(f"{tensor.address}_{pooling}"), dtype=tensor.dtype)(value)

@@ -1,0 +1,136 @@
+"""Putting layers in front of a model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from reusekit.graph import Graph, NoGraphError, read
+from reusekit.surgery.assembling import assemble, placeholder
+from reusekit.surgery.calling import Step
+from reusekit.surgery.errors import ShapeError
+from reusekit.surgery.rebuild import Rebuild, plan
+
+# Their `training` is True by default, though it makes no difference to them, and Keras hands the
+# default on to the layers that are called after them: a BatchNormalization would then run in
+# training mode whenever the model is called without saying otherwise.
+_SETS_TRAINING = (keras.layers.Resizing, keras.layers.CenterCrop)
+
+
+def prepend(
+    model: keras.Model,
+    preprocessing: keras.Model | keras.Layer | Sequence[keras.Layer],
+    name: str | None = None,
+) -> keras.Model:
+    """Puts preprocessing in front of a model, without nesting it.
+
+    The model's own layers stay at the top level, so that `conv1` is still `conv1`. So do those of
+    the preprocessing. Weights of both are shared, and neither is changed.
+
+    Args:
+        model: A model with a functional graph.
+        preprocessing: A model with as many outputs as the model has inputs, in the same order; the
+            result then takes its inputs. Or a layer or a list of layers, called one after another
+            on an input like the model's own; the model must then have a single input.
+        name: The name of the result; the model's own name by default.
+
+    Returns:
+        A functional model with the preprocessing's inputs and the model's outputs.
+
+    Raises:
+        ShapeError: What comes out of the preprocessing does not fit the model's inputs.
+        NoGraphError: The model or the preprocessing has no functional graph.
+
+    Example:
+        >>> x = keras.Input((8, 8, 3), name="image")
+        >>> model = keras.Model(x, keras.layers.Conv2D(4, 3, name="conv")(x), name="m")
+        >>> whole = prepend(model, keras.layers.Rescaling(1 / 255, name="rescale"))
+        >>> [layer.name for layer in whole.layers]
+        ['image', 'rescale', 'conv']
+    """
+    graph = read(model)
+    steps = plan(graph, graph.calls, graph.inputs, graph.outputs)
+    engine = Rebuild()
+    if isinstance(preprocessing, keras.Model):
+        inputs, fed = _call_model(graph, preprocessing, engine)
+    else:
+        inputs, fed = _call_layers(graph, _layers(preprocessing), engine)
+    for tensor, value in zip(graph.inputs, fed, strict=True):
+        same = value.dtype == tensor.dtype
+        engine.values[tensor] = value if same else keras.ops.cast(value, tensor.dtype)
+    engine.run(graph, steps)
+    outputs = keras.tree.map_structure(engine.values.get, graph.output_structure)
+    return assemble(inputs, outputs, name or model.name, len(graph.calls))
+
+
+def _call_model(
+    graph: Graph, preprocessing: keras.Model, engine: Rebuild
+) -> tuple[Any, list[keras.KerasTensor]]:
+    """The preprocessing's inputs in its own structure, and its outputs, flat."""
+    front = read(preprocessing)
+    _check_fit(graph, [tensor.shape for tensor in front.outputs])
+    steps = plan(front, front.calls, front.inputs, front.outputs, inline=True)
+    engine.values.update((t, placeholder(t, engine.names)) for t in front.inputs)
+    engine.run(front, [_pinned(step) for step in steps])
+    inputs = keras.tree.map_structure(engine.values.get, front.input_structure)
+    return inputs, [engine.values[tensor] for tensor in front.outputs]
+
+
+def _call_layers(
+    graph: Graph, layers: list[keras.Layer], engine: Rebuild
+) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
+    """An input like the model's own, and what the layers make of it."""
+    if len(graph.inputs) != 1:
+        raise ShapeError(
+            f"Expected a model with one input to put layers before, received {graph.model.name!r} "
+            f"with {len(graph.inputs)}: pass the preprocessing as a model with as many outputs."
+        )
+    first = graph.inputs[0]
+    # Asked on a tensor that records nothing, before anything is called.
+    spec = keras.KerasTensor(first.shape, first.dtype)
+    for layer in layers:
+        spec = layer.compute_output_spec(spec)
+    _check_fit(graph, [tuple(spec.shape)])
+    value = inputs = placeholder(first, engine.names)
+    for layer in layers:
+        engine.names.claim(layer)
+        value = layer(value, training=False) if isinstance(layer, _SETS_TRAINING) else layer(value)
+    return inputs, [value]
+
+
+def _pinned(step: Step) -> Step:
+    """A step that does not put what comes after it into training mode."""
+    if isinstance(step.operation, _SETS_TRAINING) and "training" not in step.kwargs:
+        return replace(step, kwargs={**step.kwargs, "training": False})
+    return step
+
+
+def _layers(preprocessing: Any) -> list[keras.Layer]:
+    layers = [preprocessing] if isinstance(preprocessing, keras.Layer) else preprocessing
+    if not isinstance(layers, Sequence) or not all(isinstance(x, keras.Layer) for x in layers):
+        raise NoGraphError(
+            "Expected preprocessing as a functional model, a layer or a list of layers, received "
+            f"{type(preprocessing).__name__}: {preprocessing!r}"
+        )
+    return list(layers)
+
+
+def _check_fit(graph: Graph, shapes: Sequence[tuple]) -> None:
+    if len(shapes) != len(graph.inputs):
+        raise ShapeError(
+            f"Expected preprocessing with {len(graph.inputs)} output(s), one for each input of "
+            f"{graph.model.name!r}, received {len(shapes)}."
+        )
+    for tensor, shape in zip(graph.inputs, shapes, strict=True):
+        fits = len(shape) == len(tensor.shape) and all(
+            None in (one, other) or one == other
+            for one, other in zip(shape, tensor.shape, strict=True)
+        )
+        if not fits:
+            raise ShapeError(
+                f"Expected preprocessing that gives {tensor.shape} for the input "
+                f"{tensor.address!r} of {graph.model.name!r}, received one that gives {shape}."
+            )
+
+

@@ -1,0 +1,224 @@
+"""The one engine: calls of a graph made again, on other tensors.
+
+Every operation of this room is a plan for it. It works in three steps that do not mix:
+
+1. `plan` chooses what to call: nested models stay whole where nothing inside them is cut, fed or
+   wanted; anything else is called layer by layer.
+2. `plan` then checks that each call finds all it reads. A refused plan has touched nothing.
+3. `Rebuild.run` calls. Where a call's tensors are the source's own, the source's result serves and
+   nothing is called. Where they have the same shapes, the call is recorded without running the
+   layer. Only where shapes differ is the layer really called.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from reusekit.graph import Call, DisconnectedError, Graph, Scope, Tensor, keras_internals
+from reusekit.surgery.calling import Step, call_step, fill
+from reusekit.surgery.masking import with_mask
+from reusekit.surgery.names import Names
+
+
+def plan(
+    graph: Graph,
+    calls: Iterable[Call],
+    fed: Iterable[Tensor],
+    wanted: Iterable[Tensor],
+    inline: bool = False,
+) -> list[Step]:
+    """What to call, in order, to get from some tensors to others.
+
+    Args:
+        graph: The graph that the calls belong to.
+        calls: Calls to make, in topological order. Those of model inputs are passed over.
+        fed: Tensors that are there before the first call.
+        wanted: Tensors that must be there after the last.
+        inline: Whether to call the layers of nested models one by one even where the nested model
+            could stay whole.
+
+    Returns:
+        The steps: single calls, and nested models called whole.
+
+    Raises:
+        DisconnectedError: A call, or the result, needs a tensor that is neither fed nor made.
+    """
+    calls = [call for call in calls if not call.is_input]
+    fed = set(fed)
+    whole = set() if inline else _whole_scopes(graph, calls, fed, set(wanted))
+    steps: list[Step] = []
+    for call in calls:
+        scope = next((scope for scope in call.scopes if scope in whole), None)
+        step = scope or call
+        if not steps or steps[-1] is not step:
+            steps.append(step)
+    _check_connected(graph, steps, fed, wanted)
+    return steps
+
+
+def _whole_scopes(
+    graph: Graph, calls: list[Call], fed: set[Tensor], wanted: set[Tensor]
+) -> set[Scope]:
+    """Nested models that may be called as they are."""
+    members: dict[Scope, int] = {}
+    for call in graph.calls:
+        for scope in call.scopes:
+            members[scope] = members.get(scope, 0) + 1
+    taken: dict[Scope, int] = {}
+    exposed: set[Scope] = set()
+    homes: dict[int, set[Scope | None]] = {}
+    for call in calls:
+        outside = {tensor for tensor in call.outputs if tensor in wanted}
+        inside_fed = any(tensor in fed for tensor in call.outputs)
+        for scope in call.scopes:
+            taken[scope] = taken.get(scope, 0) + 1
+            if inside_fed or not outside.issubset(scope.outputs):
+                exposed.add(scope)
+        homes.setdefault(id(call.operation), set()).add(call.scopes[0] if call.scopes else None)
+    available = fed | {tensor for call in calls for tensor in call.outputs}
+    whole = set()
+    for scope, count in taken.items():
+        reads = _tensors(scope.args)
+        if count == members[scope] and scope not in exposed and reads <= available:
+            whole.add(scope)
+    # Keras cannot load a model in which a nested model shares a layer with what is around it.
+    for call in calls:
+        if len({_model(home) for home in homes[id(call.operation)]}) > 1:
+            whole.difference_update(call.scopes)
+    return whole
+
+
+def _model(scope: Scope | None) -> int | None:
+    return None if scope is None else id(scope.operation)
+
+
+def _tensors(structure: Any) -> set[Tensor]:
+    return {leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Tensor)}
+
+
+def _reads(step: Step) -> Iterable[Tensor]:
+    return step.reads if isinstance(step, Call) else _tensors(step.args)
+
+
+def _check_connected(
+    graph: Graph, steps: list[Step], fed: set[Tensor], wanted: Iterable[Tensor]
+) -> None:
+    known = set(fed)
+    for step in steps:
+        missing = [tensor for tensor in _reads(step) if tensor not in known]
+        if missing:
+            raise DisconnectedError(
+                f"Expected every tensor that {step.address!r} of model {graph.model.name!r} reads "
+                f"to be fed or computed, missing {_listed(missing)}."
+            )
+        known.update(step.outputs)
+    missing = [tensor for tensor in wanted if tensor not in known]
+    if missing:
+        raise DisconnectedError(
+            f"Expected the result to be connected to its inputs, but {_listed(missing)} of model "
+            f"{graph.model.name!r} is not computed from them."
+        )
+
+
+def _listed(tensors: Iterable[Tensor]) -> str:
+    return ", ".join(repr(tensor.address) for tensor in tensors)
+
+
+class Rebuild:
+    """Makes a graph's calls on new tensors. One object for each model that is built.
+
+    Attributes:
+        values: From each tensor of the source to what stands for it in the new model.
+        names: The names taken in the new model.
+    """
+
+    def __init__(self, values: Mapping[Tensor, keras.KerasTensor] | None = None):
+        self.values: dict[Tensor, keras.KerasTensor] = dict(values or {})
+        self.names = Names()
+        self._carriers: set[Tensor] = set()
+
+    def run(self, graph: Graph, steps: Iterable[Step]) -> None:
+        """Makes the calls of a plan; `values` then has every tensor they make.
+
+        Raises:
+            ShapeError: A layer cannot take the shapes that it is now fed.
+        """
+        steps = list(steps)
+        # A layer at the top level keeps its name; one that comes out of a nested model gives way.
+        for step in steps:
+            if _is_at_top(step):
+                self.names.claim(step.operation)
+        for step in steps:
+            self._attach_masks(graph, step)
+            for tensor, value in zip(step.outputs, self._outputs(graph, step), strict=True):
+                self.values.setdefault(tensor, value)
+            self._note_masks(graph, step)
+
+    def _outputs(self, graph: Graph, step: Step) -> list[keras.KerasTensor]:
+        sources = step.sources if isinstance(step, Scope) else [t.source for t in step.outputs]
+        tensors = [tensor for tensor in _reads(step) if tensor in self.values]
+        if _is_at_top(step) and all(
+            self.values[tensor] is graph.surface.get(tensor) for tensor in tensors
+        ):
+            return list(sources)
+        if not self.names.claim(step.operation):
+            return self._call_wrapped(step, tensors)
+        args, kwargs = fill((step.args, step.kwargs), self.values)
+        if all(_alike(tensor, self.values[tensor]) for tensor in tensors):
+            outputs = [_fresh(source) for source in sources]
+            keras_internals.record(step.operation, args, kwargs, outputs)
+            return outputs
+        return call_step(step, step.operation, args, kwargs)
+
+    def _call_wrapped(self, step: Step, tensors: list[Tensor]) -> list[keras.KerasTensor]:
+        """Calls an operation whose name another one has by a nested model around it."""
+        wrapper = self.names.wrapper(step, {tensor: self.values[tensor] for tensor in tensors})
+        given = [self.values[tensor] for tensor in tensors]
+        return call_step(step, wrapper, (given if len(given) > 1 else given[0],), {})
+
+    # --- masks ----------------------------------------------------------------------------------
+
+    def _attach_masks(self, graph: Graph, step: Step) -> None:
+        """Sees to it that a tensor carries its mask where the step reads the mask off it."""
+        if isinstance(step, Scope):
+            return
+        for tensor, mask in step.masks:
+            if tensor not in self._carriers:
+                carrying = with_mask(
+                    self.values[tensor], self.values[mask], self.names, tensor.address
+                )
+                self.values[tensor] = carrying
+                self._carriers.add(tensor)
+
+    def _note_masks(self, graph: Graph, step: Step) -> None:
+        """Keeps account of which tensors of the new model carry their mask when it runs."""
+        inputs = [tensor for tensor in _tensors(step.args) if tensor in graph.masks]
+        given = any(
+            tensor in self.values
+            for name, value in step.kwargs.items()
+            if name.endswith("mask")
+            for tensor in _tensors(value)
+        )
+        # A layer makes its output's mask of its inputs' masks, or is the origin of the mask.
+        carries = given or all(tensor in self._carriers for tensor in inputs)
+        for tensor in step.outputs:
+            mask = self.values.get(graph.masks.get(tensor))
+            if mask is not None and carries:
+                self._carriers.add(tensor)
+                if keras_internals.mask_of(self.values[tensor]) is None:
+                    keras_internals.attach_mask(self.values[tensor], mask)
+
+
+def _is_at_top(step: Step) -> bool:
+    return "/" not in step.address
+
+
+def _alike(tensor: Tensor, value: keras.KerasTensor) -> bool:
+    return tensor.shape == tuple(value.shape) and tensor.dtype == value.dtype
+
+
+def _fresh(source: keras.KerasTensor) -> keras.KerasTensor:
+    return keras.KerasTensor(
+        source.shape, source.dtype, sparse=source.sparse, ragged=source.ragged, name=source.name
+    )

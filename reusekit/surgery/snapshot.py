@@ -1,0 +1,42 @@
+"""What must not change about a model, remembered so that it can be compared."""
+
+from dataclasses import dataclass
+
+import keras
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model's weights by identity and its flags, as they were at one moment.
+
+    Attributes:
+        weights: The ids of its weights, in order.
+        trainable: The trainable flag of each of its weights.
+        flags: The name and trainable flag of each layer, nested ones included.
+    """
+
+    weights: tuple[int, ...]
+    trainable: tuple[bool, ...]
+    flags: tuple[tuple[str, bool], ...]
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "Snapshot":
+        """The model as it is now."""
+        weights = model.weights
+        return cls(
+            tuple(id(variable) for variable in weights),
+            tuple(bool(variable.trainable) for variable in weights),
+            tuple((layer.name, bool(layer.trainable)) for layer in model._flatten_layers()),
+        )
+
+    def changes(self, model: keras.Model) -> list[str]:
+        """What is different about the model now, in words; empty if nothing is."""
+        now = Snapshot.of(model)
+        changed = []
+        if now.weights != self.weights:
+            changed.append("its list of weights")
+        if now.trainable != self.trainable:
+            changed.append("the trainable flags of its weights")
+        if now.flags != self.flags:
+            changed.append("the layers or their trainable flags")
+        return changed

@@ -1,0 +1,175 @@
+"""Cutting a model in two."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from reusekit.graph import Graph, Tensor, WideCutError, cut, cut_points, read, resolve
+from reusekit.surgery.assembling import assemble, placeholder, singleton
+from reusekit.surgery.certificate import Certificate, certify
+from reusekit.surgery.rebuild import Rebuild, plan
+from reusekit.surgery.snapshot import Snapshot
+from reusekit.surgery.stages import Stage, stages
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The two parts of a model: `top(bottom(x))` equals `model(x)`.
+
+    Attributes:
+        bottom: From the model's inputs to the frontier. It has the model's own input structure; its
+            output is one tensor where one crosses, else a list in the order of `frontier`.
+        top: From the frontier to the model's outputs, in the model's own output structure.
+        frontier: The addresses of the tensors between them: first those that were asked for.
+        free: Those of the frontier that are model inputs or computed from inputs without a weight.
+        shared: The paths of weights that both parts use, such as those of tied layers.
+        source: The model that was cut.
+    """
+
+    bottom: keras.Model
+    top: keras.Model
+    frontier: tuple[str, ...]
+    free: tuple[str, ...]
+    shared: tuple[str, ...]
+    source: keras.Model
+    _before: Snapshot = field(repr=False)
+
+    def __iter__(self):
+        """Unpacks as `bottom, top = split(...)`."""
+        return iter((self.bottom, self.top))
+
+    def verify(self, x: Any = None) -> Certificate:
+        """Runs the model and its parts on the same inputs.
+
+        Args:
+            x: Inputs in the model's structure; None makes random ones of the right dtypes and
+                ranges, always the same.
+
+        Returns:
+            The certificate.
+
+        Raises:
+            CertificateError: The outputs differ, or weights or flags were lost or changed.
+
+        Example:
+            >>> inputs = keras.Input((4,), name="x")
+            >>> hidden = keras.layers.Dense(3, name="hidden")(inputs)
+            >>> outputs = keras.layers.Dense(1, name="head")(hidden)
+            >>> model = keras.Model(inputs, outputs, name="m")
+            >>> split(model, "hidden").verify().parameters_conserved
+            True
+        """
+        return certify(self.source, [self.bottom, self.top], self._before, x)
+
+
+def split(model: keras.Model, at: Any, strict: bool = False) -> Split:
+    """Cuts a model in two at any of its tensors.
+
+    The top is everything that depends on `at`; the frontier is `at` and every other tensor, made by
+    what does not depend on it, that the top reads or the model puts out: skip connections, masks,
+    other inputs. Nested models are cut inside where the address says so, and stay whole elsewhere.
+
+    Both parts share the model's weights: training one trains the model. They are made of the
+    model's own layers and stock Keras layers, and survive saving where reusekit is not installed.
+
+    The model is not changed, except that Keras keeps, on each layer of the top, a record of each
+    call for as long as the layer lives: split once and keep the result, rather than splitting anew
+    at each step of a loop. A refused split leaves no record.
+
+    Args:
+        model: A model with a functional graph.
+        at: An address, a `CutPoint`, a Keras tensor, or a list of these.
+        strict: Whether to refuse a cut at which anything crosses beside `at` and free tensors.
+
+    Returns:
+        The two parts.
+
+    Raises:
+        AddressError: `at` names no tensor of the model, or several.
+        CutOrderError: One of several tensors asked for depends on another.
+        WideCutError: `strict`, and more would cross; the message names what, and the nearest clean
+            cuts.
+        NoGraphError: The model has no functional graph.
+
+    Example:
+        >>> inputs = keras.Input((4,), name="x")
+        >>> hidden = keras.layers.Dense(3, name="hidden")(inputs)
+        >>> model = keras.Model(inputs, keras.layers.Dense(1, name="head")(hidden), name="m")
+        >>> bottom, top = split(model, "hidden")
+        >>> bottom.output_shape, top.input_shape, top.count_params()
+        ((None, 3), (None, 3), 4)
+    """
+    graph = read(model)
+    before = Snapshot.of(model)
+    place = cut(graph, resolve(graph, at))
+    if strict and place.width > len(place.at):
+        raise WideCutError(_too_wide(graph, place.at, place.frontier, place.free))
+    bottom, top = build_stages(graph, stages(graph, [place]), ("bottom", "top"))
+    return Split(
+        bottom=bottom,
+        top=top,
+        frontier=tuple(tensor.address for tensor in place.frontier),
+        free=tuple(tensor.address for tensor in place.frontier if tensor in place.free),
+        shared=_shared(bottom, top),
+        source=model,
+        _before=before,
+    )
+
+
+def build_stages(graph: Graph, parts: list[Stage], suffixes: tuple[str, ...]) -> list[keras.Model]:
+    """One model for each stage. All are planned before the first is built."""
+    plans = [plan(graph, part.calls, part.fed, part.passed) for part in parts]
+    models = []
+    for number, (part, steps, suffix) in enumerate(zip(parts, plans, suffixes, strict=True)):
+        engine = Rebuild()
+        for step in steps:
+            if "/" not in step.address:
+                engine.names.claim(step.operation)
+        if number == 0:
+            engine.values.update((tensor, tensor.source) for tensor in graph.inputs)
+            inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
+        else:
+            engine.values.update((t, placeholder(t, engine.names)) for t in part.fed)
+            inputs = singleton([engine.values[tensor] for tensor in part.fed])
+        engine.run(graph, steps)
+        if number == len(parts) - 1:
+            outputs = keras.tree.map_structure(engine.values.get, graph.output_structure)
+        else:
+            outputs = singleton([engine.values[tensor] for tensor in part.passed])
+        name = f"{graph.model.name}_{suffix}"
+        models.append(assemble(inputs, outputs, name, len(graph.calls)))
+    return models
+
+
+def _shared(bottom: keras.Model, top: keras.Model) -> tuple[str, ...]:
+    below = {id(variable) for variable in bottom.weights}
+    return tuple(variable.path for variable in top.weights if id(variable) in below)
+
+
+def _too_wide(
+    graph: Graph,
+    at: tuple[Tensor, ...],
+    frontier: tuple[Tensor, ...],
+    free: frozenset[Tensor],
+) -> str:
+    missing = [t.address for t in frontier if t not in free and t not in at]
+    asked = ", ".join(repr(tensor.address) for tensor in at)
+    place = graph.maker[at[0]].index
+    before, after = None, None
+    for point in cut_points(graph):
+        index = graph.maker[graph.names[point.at]].index
+        if index < place:
+            before = point.at
+        elif index > place and after is None:
+            after = point.at
+    near = [
+        f"{address!r} {where}"
+        for address, where in ((before, "before it"), (after, "after it"))
+        if address is not None
+    ]
+    return (
+        f"Expected a clean cut of model {graph.model.name!r}, received {asked}, where "
+        f"{', '.join(map(repr, missing))} would cross as well. "
+        f"Nearest clean cuts: {' and '.join(near) if near else 'none'}."
+    )
