@@ -131,6 +131,11 @@ def cast(dtype: str) -> Any:
     return Cast(dtype)
 
 
+def state_variables(model: keras.Model) -> list[keras.Variable]:
+    """Variables that no setting of `trainable` would have an optimizer change."""
+    return [v for layer in model._flatten_layers() for v in layer._non_trainable_variables]
+
+
 def missing() -> list[str]:
     """The private attributes used here that the installed Keras does not have.
 
@@ -147,6 +152,8 @@ def missing() -> list[str]:
         "Operation._inbound_nodes": (layer, "_inbound_nodes"),
         "Layer._call_has_context_arg": (layer, "_call_has_context_arg"),
         "Layer.call_signature_parameters": (layer, "call_signature_parameters"),
+        "Layer._flatten_layers": (layer, "_flatten_layers"),
+        "Layer._non_trainable_variables": (layer, "_non_trainable_variables"),
         "Functional._inputs_struct": (model, "_inputs_struct"),
         "Functional._outputs_struct": (model, "_outputs_struct"),
         "Sequential._functional": (stack, "_functional"),
