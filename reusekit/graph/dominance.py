@@ -83,6 +83,7 @@ def _reaching_all_that_is_learned(graph: Graph) -> set[Tensor]:
                 if tensor in graph.free:
                     reached[tensor] = reached.get(tensor, 0) | bits
     return {
-        tensor for tensor in graph.tensors
+        tensor
+        for tensor in graph.tensors
         if tensor in graph.free and reached.get(tensor, 0) == everything
     }

@@ -63,8 +63,13 @@ def count_flops(graph: Graph) -> Flops:
                 uncounted.add(type(call.operation).__name__)
             counts.append(0)
         else:
-            counts.append(int(rule(call.operation, _shapes(call.inputs, shapes),
-                                   _shapes(call.outputs, shapes))))
+            counts.append(
+                int(
+                    rule(
+                        call.operation, _shapes(call.inputs, shapes), _shapes(call.outputs, shapes)
+                    )
+                )
+            )
     return Flops(tuple(counts), tuple(sorted(uncounted)), shapes, stride)
 
 
@@ -72,5 +77,3 @@ def _shapes(
     tensors: tuple[Tensor, ...], shapes: Mapping[Tensor, tuple[int, ...]]
 ) -> list[tuple[int, ...]]:
     return [shapes[tensor] for tensor in tensors]
-
-

@@ -72,6 +72,11 @@ def functional(model: Any) -> Functional | None:
     return None
 
 
+def all_layers(model: keras.Model) -> list[keras.Layer]:
+    """The model and every layer in it, nested ones included, each once."""
+    return model._flatten_layers()
+
+
 def runs_its_graph(model: Any) -> bool:
     """Whether calling the model runs its graph and nothing else, so that it may be inlined."""
     if functional(model) is None:

@@ -49,6 +49,14 @@ def implicit_mask_sources(
     yield from dict.fromkeys(tensor for name in wanted for tensor in held[name])
 
 
+def strips_masks(operation: Any) -> bool:
+    """Whether a call takes the masks off the tensors it is fed, so that no later call finds them.
+
+    MultiHeadAttention does, in the running model, to keep masks from the layers inside it.
+    """
+    return isinstance(operation, keras.layers.MultiHeadAttention)
+
+
 def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> bool:
     """Whether a layer hands the mask of its first input on to its output unchanged.
 

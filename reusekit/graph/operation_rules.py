@@ -11,6 +11,7 @@ from typing import Any
 Shapes = Sequence[tuple[int, ...]]
 Rule = Callable[[Any, Shapes, Shapes], float]
 
+
 def _size(shapes: Shapes) -> int:
     return sum(math.prod(shape) for shape in shapes)
 

@@ -109,7 +109,7 @@ def certify(
 @contextmanager
 def _state_kept(model: keras.Model) -> Iterator[None]:
     weights = {id(variable) for variable in model.trainable_variables}
-    state = [(v, np.array(v)) for v in model.variables if id(v) not in weights]
+    state = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables if id(v) not in weights]
     try:
         yield
     finally:
@@ -121,9 +121,7 @@ def _arrays(structure: Any) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(structure)]
 
 
-def _compare(
-    expected: list[np.ndarray], received: list[np.ndarray]
-) -> tuple[float, float, bool]:
+def _compare(expected: list[np.ndarray], received: list[np.ndarray]) -> tuple[float, float, bool]:
     if [a.shape for a in expected] != [a.shape for a in received]:
         raise CertificateError(
             f"Expected outputs of shapes {[a.shape for a in expected]}, received "

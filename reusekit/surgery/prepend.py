@@ -132,5 +132,3 @@ def _check_fit(graph: Graph, shapes: Sequence[tuple]) -> None:
                 f"Expected preprocessing that gives {tensor.shape} for the input "
                 f"{tensor.address!r} of {graph.model.name!r}, received one that gives {shape}."
             )
-
-

@@ -67,7 +67,6 @@ def _whole_scopes(
             members[scope] = members.get(scope, 0) + 1
     taken: dict[Scope, int] = {}
     exposed: set[Scope] = set()
-    homes: dict[int, set[Scope | None]] = {}
     for call in calls:
         outside = {tensor for tensor in call.outputs if tensor in wanted}
         inside_fed = any(tensor in fed for tensor in call.outputs)
@@ -75,22 +74,36 @@ def _whole_scopes(
             taken[scope] = taken.get(scope, 0) + 1
             if inside_fed or not outside.issubset(scope.outputs):
                 exposed.add(scope)
-        homes.setdefault(id(call.operation), set()).add(call.scopes[0] if call.scopes else None)
     available = fed | {tensor for call in calls for tensor in call.outputs}
-    whole = set()
-    for scope, count in taken.items():
-        reads = _tensors(scope.args)
-        if count == members[scope] and scope not in exposed and reads <= available:
-            whole.add(scope)
-    # Keras cannot load a model in which a nested model shares a layer with what is around it.
-    for call in calls:
-        if len({_model(home) for home in homes[id(call.operation)]}) > 1:
-            whole.difference_update(call.scopes)
+    whole = {
+        scope
+        for scope, count in taken.items()
+        if count == members[scope] and scope not in exposed and _tensors(scope.args) <= available
+    }
+    return _without_shared_layers(calls, whole)
+
+
+def _without_shared_layers(calls: list[Call], whole: set[Scope]) -> set[Scope]:
+    """Of nested models, those that share no layer with what is around them.
+
+    Keras cannot load a model in which a nested model shares a layer with what is outside it.
+    """
+    settled = False
+    while not settled:
+        homes: dict[int, set[int | None]] = {}
+        for call in calls:
+            homes.setdefault(id(call.operation), set()).add(_home(call, whole))
+        shared = {
+            scope for call in calls if len(homes[id(call.operation)]) > 1 for scope in call.scopes
+        }
+        settled = whole.isdisjoint(shared)
+        whole = whole - shared
     return whole
 
 
-def _model(scope: Scope | None) -> int | None:
-    return None if scope is None else id(scope.operation)
+def _home(call: Call, whole: set[Scope]) -> int | None:
+    """The nested model in which a layer would be called, or None where it is called by itself."""
+    return next((id(scope.operation) for scope in call.scopes if scope in whole), None)
 
 
 def _tensors(structure: Any) -> set[Tensor]:
@@ -193,6 +206,8 @@ class Rebuild:
 
     def _note_masks(self, graph: Graph, step: Step) -> None:
         """Keeps account of which tensors of the new model carry their mask when it runs."""
+        if not isinstance(step.operation, keras.Layer):
+            return
         inputs = [tensor for tensor in _tensors(step.args) if tensor in graph.masks]
         given = any(
             tensor in self.values
@@ -203,10 +218,10 @@ class Rebuild:
         # A layer makes its output's mask of its inputs' masks, or is the origin of the mask.
         carries = given or all(tensor in self._carriers for tensor in inputs)
         for tensor in step.outputs:
-            mask = self.values.get(graph.masks.get(tensor))
-            if mask is not None and carries:
+            if tensor in graph.masks and carries:
                 self._carriers.add(tensor)
-                if keras_internals.mask_of(self.values[tensor]) is None:
+                mask = self.values.get(graph.masks[tensor])
+                if mask is not None and keras_internals.mask_of(self.values[tensor]) is None:
                     keras_internals.attach_mask(self.values[tensor], mask)
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import keras
 
+from reusekit.graph import keras_internals
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -26,7 +28,7 @@ class Snapshot:
         return cls(
             tuple(id(variable) for variable in weights),
             tuple(bool(variable.trainable) for variable in weights),
-            tuple((layer.name, bool(layer.trainable)) for layer in model._flatten_layers()),
+            tuple((layer.name, bool(layer.trainable)) for layer in keras_internals.all_layers(model)),
         )
 
     def changes(self, model: keras.Model) -> list[str]:

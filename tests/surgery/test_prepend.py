@@ -26,7 +26,12 @@ def _resize():
 def test_layers_stay_at_the_top_level():
     whole = prepend(_normalised(), _resize())
     assert [layer.name for layer in whole.layers] == [
-        "photo", "resize", "rescale", "conv", "norm", "flat",
+        "photo",
+        "resize",
+        "rescale",
+        "conv",
+        "norm",
+        "flat",
     ]
 
 

@@ -1,0 +1,107 @@
+"""What must hold for every model, and at every tensor of it: the contract of this room."""
+
+import keras
+import numpy as np
+
+from reusekit.graph import cut, cut_points, read
+from reusekit.graph.frontier import depends
+from reusekit.surgery import extract, segment, split
+from reusekit.surgery.random_inputs import random_inputs
+
+
+def run_surgery_test(model, folder, save_every=4):
+    """Cuts a model everywhere and compares each result with the whole.
+
+    Args:
+        model: A small model.
+        folder: Where saved models may be written.
+        save_every: Of how many cuts one is saved and loaded again.
+    """
+    graph = read(model)
+    x = random_inputs(graph)
+    expected = arrays(model(x, training=False))
+    trainable = [(variable.path, variable.trainable) for variable in model.weights]
+    values = arrays(model.weights)
+
+    assert len({tensor.address for tensor in graph.tensors}) == len(graph.tensors)
+    _check_cut_points(model, graph)
+    for number, tensor in enumerate(graph.tensors):
+        _check_split(model, graph, tensor.address, x, expected)
+        if number % save_every == 1:
+            _check_saved(model, tensor.address, folder, x, expected)
+    _check_extract(model, graph, x, expected)
+    _check_segments(model, graph, x, expected)
+
+    assert [(v.path, v.trainable) for v in model.weights] == trainable
+    for now, before in zip(arrays(model.weights), values, strict=True):
+        np.testing.assert_array_equal(now, before)
+    assert_equal(arrays(model(x, training=False)), expected)
+
+
+def _check_split(model, graph, address, x, expected):
+    parts = split(model, address)
+    assert parts.verify(x).parameters_conserved
+    keras.tree.assert_same_structure(parts.bottom.input, graph.input_structure)
+    keras.tree.assert_same_structure(parts.top.output, graph.output_structure)
+    # Features that were stored carry no mask: the top must not lean on what a tensor carries.
+    stored = keras.tree.map_structure(keras.ops.convert_to_numpy, parts.bottom(x, training=False))
+    assert_equal(arrays(parts.top(stored, training=False)), expected)
+
+
+def _check_saved(model, address, folder, x, expected):
+    parts = split(model, address)
+    loaded = []
+    for part in parts:
+        part.save(folder / "part.keras")
+        part.save_weights(folder / "part.weights.h5")
+        loaded.append(keras.saving.load_model(folder / "part.keras"))
+        loaded[-1].load_weights(folder / "part.weights.h5")
+    bottom, top = loaded
+    assert_equal(arrays(top(bottom(x, training=False), training=False)), expected)
+
+
+def _check_cut_points(model, graph):
+    clean = cut_points(model)
+    for point in clean:
+        found = cut(graph, [graph.names[point.at]])
+        assert point.width == found.width == 1
+        assert point.tensors == tuple(tensor.address for tensor in found.frontier)
+    everywhere = cut_points(graph, max_width=None)
+    assert len(everywhere) == len(graph.tensors)
+    hidden = {tensor.address for tensor in (*graph.inputs, *graph.outputs)}
+    swept = [p for p in everywhere if p.width == 1 and p.at not in hidden]
+    assert swept == list(clean)
+
+
+def _check_extract(model, graph, x, expected):
+    at = {tensor.address.replace("/", "."): [tensor.address] for tensor in graph.tensors}
+    taps = extract(model, at)
+    keras.tree.assert_same_structure(taps.input, graph.input_structure)
+    found = taps(x, training=False)
+    assert set(found) == set(at)
+    outputs = [found[tensor.address.replace("/", ".")][0] for tensor in graph.outputs]
+    assert_equal(arrays(outputs), expected)
+
+
+def _check_segments(model, graph, x, expected):
+    chain = []
+    for point in cut_points(graph):
+        found = graph.names[point.at]
+        if not chain or depends(graph, found, graph.names[chain[-1]]):
+            chain.append(point.at)
+    if chain:
+        value = x
+        for part in segment(model, chain):
+            value = part(value, training=False)
+        assert_equal(arrays(value), expected)
+
+
+def arrays(structure):
+    return [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(structure)]
+
+
+def assert_equal(received, expected):
+    assert len(received) == len(expected)
+    for one, other in zip(received, expected, strict=True):
+        close = {"rtol": 1e-5, "atol": 1e-6} if one.dtype != "bfloat16" else {"rtol": 4e-2}
+        np.testing.assert_allclose(one.astype("float64"), other.astype("float64"), **close)
