@@ -1,1 +1,65 @@
-"""reusekit: cut, reuse and fine-tune pretrained Keras 3 models."""
+"""reusekit: cut pretrained Keras models anywhere, search how deep, register what is worth keeping.
+
+`import reusekit as rk` costs what `import keras` does. What needs keras-tuner is looked up where it
+is first used; MLflow and TensorFlow Datasets are imported by the rooms that need them.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from reusekit.startup import quiet
+
+with quiet():
+    import keras  # noqa: F401  (first, so that its backend starts quietly)
+
+from reusekit.backbones import Backbone, load_backbone
+from reusekit.errors import (
+    BackboneError,
+    ConfigError,
+    DataError,
+    ReusekitError,
+    SurgeryError,
+    TrackingError,
+)
+from reusekit.graph import CutPoint, CutPoints, cut_points
+from reusekit.sharing import ParameterCounts, count_params
+from reusekit.surgery import Certificate, Split, extract, prepend, segment, split
+from reusekit.training import attach, heads
+
+_LAZY = {"CutHyperModel": "reusekit.search", "CutTuner": "reusekit.search"}
+
+__all__ = [
+    "Backbone",
+    "BackboneError",
+    "Certificate",
+    "ConfigError",
+    "CutHyperModel",
+    "CutPoint",
+    "CutPoints",
+    "CutTuner",
+    "DataError",
+    "ParameterCounts",
+    "ReusekitError",
+    "Split",
+    "SurgeryError",
+    "TrackingError",
+    "attach",
+    "count_params",
+    "cut_points",
+    "extract",
+    "heads",
+    "load_backbone",
+    "prepend",
+    "segment",
+    "split",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

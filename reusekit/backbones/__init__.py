@@ -1,0 +1,6 @@
+"""Where pretrained models come from, each with its own preprocessing."""
+
+from reusekit.backbones.backbone import Backbone
+from reusekit.backbones.load import load_backbone, sources
+
+__all__ = ["Backbone", "load_backbone", "sources"]

@@ -1,0 +1,123 @@
+"""Backbones from `keras.applications`, every builder of the installed Keras."""
+
+import inspect
+import os
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from reusekit.backbones.backbone import Backbone
+from reusekit.backbones.preprocessing import as_layers
+from reusekit.errors import BackboneError, nearest
+from reusekit.surgery import prepend
+
+PREFIX = "keras.applications/"
+
+# Arguments of the builders that this loader decides itself. `include_preprocessing=False` would part
+# the weights from the preprocessing they were trained with; pooling belongs to the head.
+_OURS = {
+    "weights", "input_shape", "include_top", "input_tensor", "pooling", "include_preprocessing",
+}  # fmt: skip
+
+
+@cache
+def builders() -> dict[str, Callable[..., keras.Model]]:
+    """The builders of `keras.applications` by name, as the installed Keras has them.
+
+    Example:
+        >>> len(builders())
+        40
+        >>> "ResNet50" in builders()
+        True
+    """
+    return {
+        name: builder
+        for name, builder in sorted(vars(keras.applications).items())
+        if inspect.isfunction(builder) and "weights" in inspect.signature(builder).parameters
+    }
+
+
+def load_application(
+    name: str,
+    weights: str | os.PathLike | None = "imagenet",
+    input_shape: Sequence[int | None] | None = None,
+    include_top: bool = False,
+    **options: Any,
+) -> Backbone:
+    """Build a model of `keras.applications` with its preprocessing in front.
+
+    Args:
+        name: A builder's name, such as `ResNet50`.
+        weights: `imagenet` (downloaded by Keras once, then read from its cache), the path of a
+            weights file, or None for random weights.
+        input_shape: (height, width, channels); the builder's own default where None.
+        include_top: Whether to keep the classifier the weights were trained with.
+        **options: Further arguments of the builder, such as `alpha` of MobileNet.
+
+    Returns:
+        The backbone; its model takes raw pixels in [0, 255].
+
+    Raises:
+        BackboneError: An unknown name or option, a shape the builder refuses, or weights that
+            cannot be had. Random weights are never a substitute.
+    """
+    builder = builders().get(name)
+    if builder is None:
+        raise BackboneError(
+            f"Unknown backbone {PREFIX + name!r}. {nearest(name, builders())}"
+        )
+    allowed = set(inspect.signature(builder).parameters) - _OURS - {"kwargs"}
+    for option in options:
+        if option not in allowed:
+            raise BackboneError(f"{name} has no option {option!r}. {nearest(option, allowed)}")
+    if input_shape is not None and (len(input_shape) != 3 or input_shape[-1] != 3):
+        raise BackboneError(
+            f"{name} takes input_shape=(height, width, 3). Received: {tuple(input_shape)}. "
+            "Grey images are turned into three channels where the data is loaded."
+        )
+    weights = _checked(weights, name)
+    try:
+        model = builder(
+            weights=weights,
+            input_shape=None if input_shape is None else tuple(input_shape),
+            include_top=include_top,
+            **options,
+        )
+    except Exception as error:
+        raise BackboneError(_explained(error, name, weights)) from error
+    preprocess = inspect.getmodule(builder).preprocess_input
+    preprocessing = as_layers(preprocess, model.input_shape[1:])
+    if preprocessing is not None:
+        model = prepend(model, preprocessing)
+    return Backbone(model, preprocessing, PREFIX + name, weights)
+
+
+def _checked(weights: str | os.PathLike | None, name: str) -> str | None:
+    if weights is None or weights == "imagenet":
+        return weights
+    if not Path(weights).is_file():
+        raise BackboneError(
+            f"No weights file {str(weights)!r} for {name}. Expected 'imagenet', None (random "
+            "weights) or the path of a .weights.h5 or .h5 file."
+        )
+    return str(weights)
+
+
+def _explained(error: Exception, name: str, weights: str | None) -> str:
+    """One sentence for what a builder raised, with what to do about it."""
+    cause = " ".join(str(error).split())
+    download = re.search(r"URL fetch failure on \S*?([^/\s]+):? ", cause)
+    if download:
+        cache_folder = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models"
+        return (
+            f"The {weights!r} weights of {name} could not be downloaded ({cause}). Put the file "
+            f"{download[1].rstrip(':')} into {cache_folder}, where Keras looks first, or pass "
+            "weights='PATH' to a file you have, or weights=None for random weights."
+        )
+    if weights is None or weights == "imagenet":
+        return f"{name} could not be built: {cause}"
+    return f"The weights in {weights!r} do not fit {name}: {cause}"

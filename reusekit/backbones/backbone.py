@@ -1,0 +1,49 @@
+"""A pretrained model together with everything that makes its numbers what they are."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import keras
+
+from reusekit.backbones.digest import model_digest
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained model with its own preprocessing bound in front.
+
+    Attributes:
+        model: From raw input (images: float32 in [0, 255], shape (batch, height, width, channels))
+            to the backbone's last feature map. Its layers keep their own names as addresses.
+        preprocessing: From raw input to what the weights were trained on; a model of stock layers
+            that is already part of `model`. None where the backbone takes raw input as it is.
+        source: Where it came from, such as `keras.applications/ResNet50`.
+        weights: Which weights it holds: a name such as `imagenet`, a path, or None for random.
+
+    Example:
+        >>> import reusekit as rk
+        >>> backbone = rk.load_backbone("keras.applications/MobileNetV2", weights=None,
+        ...                             input_shape=(32, 32, 3))
+        >>> backbone.preprocessing.layers[-1].offset
+        -1.0
+        >>> backbone.model.output_shape
+        (None, 1, 1, 1280)
+    """
+
+    model: keras.Model
+    preprocessing: keras.Model | None = field(repr=False)
+    source: str
+    weights: str | None
+
+    @cached_property
+    def digest(self) -> str:
+        """Names this configuration with these weights: equal in every process and on every day.
+
+        Layer names do not enter it. Computed once, so take it before training changes the weights.
+        """
+        return model_digest(self.model)
+
+    @property
+    def name(self) -> str:
+        """The last part of the source, such as `ResNet50`."""
+        return self.source.rsplit("/", 1)[-1]

@@ -1,0 +1,64 @@
+"""One door to every source of pretrained models."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from reusekit.backbones import applications, glyphnet
+from reusekit.backbones.backbone import Backbone
+from reusekit.errors import BackboneError, nearest
+
+def sources() -> list[str]:
+    """Every source that `load_backbone` knows by name.
+
+    Example:
+        >>> sources()[:2]
+        ['reusekit/glyphnet', 'keras.applications/ConvNeXtBase']
+    """
+    return [glyphnet.SOURCE, *(applications.PREFIX + name for name in applications.builders())]
+
+
+def load_backbone(
+    source: str,
+    weights: str | os.PathLike | None = "default",
+    input_shape: Sequence[int | None] | None = None,
+    **options: Any,
+) -> Backbone:
+    """Load a pretrained model with its own preprocessing bound in front.
+
+    Args:
+        source: `keras.applications/NAME` for any builder there, or `reusekit/glyphnet`, the small
+            network that this package carries.
+        weights: The source's pretrained weights where `default` (`imagenet` for
+            `keras.applications`, `letters` for glyphnet), the path of a weights file, or None for
+            random weights.
+        input_shape: Shape of one example, (height, width, channels). None for the source's own.
+        **options: What else the builder takes; see its Keras documentation.
+
+    Returns:
+        The `Backbone`. Its model takes raw input: pixels in [0, 255], float32, shape
+        (batch, height, width, channels).
+
+    Raises:
+        BackboneError: An unknown source or option, or weights that cannot be had; the message says
+            what to do. A failed download never turns into random weights.
+
+    Example:
+        >>> import reusekit as rk
+        >>> backbone = rk.load_backbone("reusekit/glyphnet")
+        >>> backbone.model.input_shape
+        (None, 32, 32, 1)
+        >>> rk.load_backbone("keras.applications/ResNet5")
+        Traceback (most recent call last):
+        ...
+        reusekit.errors.BackboneError: Unknown backbone 'keras.applications/ResNet5'. Did you mean ...
+    """
+    if source == glyphnet.SOURCE:
+        if options:
+            raise BackboneError(f"{source} takes no options. Received: {', '.join(options)}.")
+        return glyphnet.load_glyphnet(weights, input_shape)
+    if source.startswith(applications.PREFIX):
+        name = source.removeprefix(applications.PREFIX)
+        weights = "imagenet" if weights == "default" else weights
+        return applications.load_application(name, weights, input_shape, **options)
+    raise BackboneError(f"Unknown backbone {source!r}. {nearest(source, sources())}")

@@ -1,0 +1,1 @@
+"""TFDS builders that this package carries; importing a module here registers its builder."""

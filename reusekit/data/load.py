@@ -1,0 +1,235 @@
+"""Load a split of any TFDS data set as (input, label) pairs."""
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from reusekit.data.fingerprint import fingerprint
+from reusekit.data.split import DataSplit
+from reusekit.errors import DataError, nearest
+
+# Data sets whose builders this package carries; they are prepared on first use, without a network.
+_EMBEDDED = {"sklearn_digits": "reusekit.data.builders.sklearn_digits"}
+
+
+def load_split(
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    download: bool = False,
+    image_size: Sequence[int] | None = None,
+    channels: int | None = None,
+    resize: Literal["stretch", "crop", "pad"] = "stretch",
+    examples_per_class: int | None = None,
+    seed: int = 0,
+) -> DataSplit:
+    """Load one split of a TFDS data set, decoded and resized.
+
+    Args:
+        name: A TFDS name, perhaps with configuration and version: `oxford_iiit_pet:4.0.0`.
+        split: A TFDS split, with slices: `train`, `train[:80%]`, `train+test`.
+        data_dir: TFDS's folder; its own default (`~/tensorflow_datasets`) where None.
+        download: Whether absent data may be downloaded.
+        image_size: (height, width) of the images; None leaves them as they are.
+        channels: 1 or 3, converting between grey and colour; None leaves them as they are.
+        resize: What to do where the aspect ratio differs: `stretch`, `crop` or `pad`.
+        examples_per_class: Keep that many examples of each class, drawn by `seed`; None keeps all.
+        seed: Decides which examples are kept and the order of shuffled batches.
+
+    Returns:
+        The split; its order is fixed, and shuffling is left to `DataSplit.batches`.
+
+    Raises:
+        DataError: An unknown name or split, absent data, a data set without class labels, or too
+            few examples of a class.
+
+    Example:
+        >>> digits = load_split("sklearn_digits", "train", examples_per_class=5)
+        >>> digits.size, digits.input_shape
+        (50, (8, 8, 1))
+        >>> load_split("sklearn_digits", "trian")
+        Traceback (most recent call last):
+        ...
+        reusekit.errors.DataError: sklearn_digits has no split 'trian'. Did you mean 'train'?
+    """
+    builder = _builder(name, data_dir)
+    _prepare(builder, download)
+    input_key, label_key = _supervised_keys(builder)
+    read = {"split": split, "shuffle_files": False, "read_config": _in_fixed_order()}
+    try:
+        examples = builder.as_dataset(as_supervised=True, **read)
+    except (AssertionError, ValueError, KeyError) as error:
+        raise _explained(error, builder, split) from error
+
+    if examples_per_class is not None:
+        skip = {input_key: tfds.decode.SkipDecoding()}
+        undecoded = builder.as_dataset(decoders=skip, **read)
+        labels = [int(e[label_key]) for e in undecoded.as_numpy_iterator()]
+        kept = few_per_class(np.array(labels), examples_per_class, seed)
+        examples = _only(examples, kept)
+    size = int(examples.cardinality())
+    if size == 0:
+        raise DataError(f"The split {split!r} of {builder.name} is empty.")
+    examples = examples.map(
+        _treatment(examples.element_spec[0], image_size, channels, resize), tf.data.AUTOTUNE
+    )
+    treatment = {
+        "image_size": image_size and list(image_size),
+        "channels": channels,
+        "resize": resize,
+        "examples_per_class": examples_per_class,
+        "seed": seed if examples_per_class else None,
+    }
+    return DataSplit(
+        name=builder.info.full_name,
+        split=split,
+        examples=examples,
+        size=size,
+        class_names=tuple(builder.info.features[label_key].names),
+        fingerprint=fingerprint(builder, split, treatment),
+        seed=seed,
+    )
+
+
+def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw the same number of examples of each class.
+
+    Args:
+        labels: Shape (size,).
+        count: How many of each.
+        seed: Decides which.
+
+    Returns:
+        Positions of the chosen examples, ascending.
+
+    Raises:
+        DataError: A class has fewer.
+
+    Example:
+        >>> few_per_class(np.array([0, 1, 0, 1, 1]), 2, seed=0).tolist()
+        [0, 1, 2, 4]
+    """
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(labels):
+        positions = np.flatnonzero(labels == label)
+        if len(positions) < count:
+            raise DataError(
+                f"examples_per_class={count} is more than class {label} has: {len(positions)}."
+            )
+        chosen.append(generator.permutation(positions)[:count])
+    return np.sort(np.concatenate(chosen))
+
+
+def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
+    module = _EMBEDDED.get(name.split(":")[0].split("/")[0])
+    if module:
+        __import__(module)  # registers the builder with TFDS
+    try:
+        return tfds.builder(name, data_dir=None if data_dir is None else os.fspath(data_dir))
+    except tfds.core.registered.DatasetNotFoundError as error:
+        known = [*_EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
+        raise DataError(f"Unknown data set {name!r}. {nearest(name, known)}") from error
+    except (AssertionError, ValueError) as error:  # an unknown version or configuration
+        raise DataError(f"The data set {name!r} cannot be used: {_one_line(error)}") from error
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, download: bool) -> None:
+    """Prepare what is embedded, and download what is absent where that is allowed."""
+    if not download and builder.name not in _EMBEDDED:
+        return
+    try:
+        builder.download_and_prepare()
+    except OSError as error:  # the network's errors are among them
+        what = "prepared" if builder.name in _EMBEDDED else "downloaded and prepared"
+        raise DataError(
+            f"{builder.name} could not be {what} in {builder.data_dir}: {_one_line(error)}"
+        ) from error
+
+
+def _supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    keys = builder.info.supervised_keys
+    if not keys or len(keys) != 2 or not all(isinstance(key, str) for key in keys):
+        raise DataError(
+            f"{builder.name} has no (input, label) pair. Expected supervised_keys of two names. "
+            f"Received: {keys}."
+        )
+    label = builder.info.features[keys[1]]
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise DataError(
+            f"The labels of {builder.name} are no classes. Expected a ClassLabel. Received: {label}."
+        )
+    return keys
+
+
+def _explained(
+    error: Exception, builder: tfds.core.DatasetBuilder, split: str
+) -> DataError:
+    splits = list(builder.info.splits or {})
+    if isinstance(error, AssertionError):
+        return DataError(
+            f"{builder.name} is not in {builder.data_dir}. Allow its download (download=True, "
+            "or --data.download true), or name the folder that has it (data_dir)."
+        )
+    unknown = split.split("[")[0]
+    if "+" not in split and unknown not in splits:
+        return DataError(f"{builder.name} has no split {unknown!r}. {nearest(unknown, splits)}")
+    return DataError(
+        f"The split {split!r} of {builder.name} cannot be read: {_one_line(error)} "
+        f"Its splits: {', '.join(splits)}."
+    )
+
+
+def _in_fixed_order() -> tfds.ReadConfig:
+    return tfds.ReadConfig(try_autocache=False, shuffle_seed=0)
+
+
+def _only(examples: tf.data.Dataset, positions: np.ndarray) -> tf.data.Dataset:
+    """The examples at these positions, in order."""
+    wanted = tf.constant(positions, tf.int64)
+    return (
+        examples.enumerate()
+        .filter(lambda position, _: tf.reduce_any(wanted == position))
+        .map(lambda _, example: example)
+        .apply(tf.data.experimental.assert_cardinality(len(positions)))
+    )
+
+
+def _treatment(spec: tf.TensorSpec, image_size, channels, resize):
+    """The function that turns a stored example into what a model is fed."""
+    is_image = spec.shape.rank == 3
+    if not is_image and (image_size or channels):
+        raise DataError(
+            f"image_size and channels are for images of shape (height, width, channels). "
+            f"Received inputs of shape {tuple(spec.shape)}."
+        )
+    resizing = image_size and keras.layers.Resizing(
+        *image_size,
+        antialias=True,
+        crop_to_aspect_ratio=resize == "crop",
+        pad_to_aspect_ratio=resize == "pad",
+    )
+
+    def treat(example, label):
+        if not is_image:
+            return example, label
+        example = tf.cast(example, tf.float32)
+        if channels == 3 and spec.shape[-1] == 1:
+            example = tf.image.grayscale_to_rgb(example)
+        elif channels == 1 and spec.shape[-1] == 3:
+            example = tf.image.rgb_to_grayscale(example)
+        if resizing:
+            example = resizing(example)
+        return example, label
+
+    return treat
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,42 @@
+"""Batches of stored features for Keras."""
+
+import numpy as np
+import tensorflow as tf
+
+
+def feed(
+    inputs: np.ndarray, labels: np.ndarray, batch_size: int, seed: int | None = None
+) -> tf.data.Dataset:
+    """Batches of (inputs, labels), gathered from arrays in memory or mapped into it.
+
+    Only positions are shuffled, never the features themselves, so a full shuffle costs the same for
+    arrays of any size.
+
+    Args:
+        inputs: Shape (examples, ...); may be a memory-mapped file.
+        labels: Shape (examples,).
+        batch_size: Examples a batch; the last one may be smaller.
+        seed: Shuffle fully at each pass, each pass anew, the same passes for the same seed; None
+            keeps the order.
+
+    Example:
+        >>> batches = feed(np.arange(3.0), np.arange(3), batch_size=2)
+        >>> [labels.tolist() for _, labels in batches.as_numpy_iterator()]
+        [[0, 1], [2]]
+    """
+    positions = tf.data.Dataset.range(len(labels))
+    if seed is not None:
+        positions = positions.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
+
+    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        taken = tf.numpy_function(
+            lambda at: (inputs[at], labels[at]),
+            [rows],
+            (tf.as_dtype(inputs.dtype), tf.as_dtype(labels.dtype)),
+        )
+        return (
+            tf.ensure_shape(taken[0], (None, *inputs.shape[1:])),
+            tf.ensure_shape(taken[1], (None,)),
+        )
+
+    return positions.batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,56 @@
+"""How many parameters a model has, each counted once."""
+
+from dataclasses import asdict, dataclass
+
+import keras
+
+from reusekit.graph.keras_internals import state_variables
+
+
+@dataclass(frozen=True)
+class ParameterCounts:
+    """A model's parameters; `total` is `trainable` and `frozen` and `state` together.
+
+    Attributes:
+        total: All of them, as `model.count_params()` has it.
+        trainable: What training changes now.
+        frozen: What training could change, and does not, since it is set not to.
+        state: What is never trained: moving statistics and the like.
+    """
+
+    total: int
+    trainable: int
+    frozen: int
+    state: int
+
+    def to_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return asdict(self)
+
+
+def count_params(model: keras.Model) -> ParameterCounts:
+    """Count a model's parameters, a shared variable once.
+
+    Args:
+        model: A built model.
+
+    Returns:
+        The counts, in scalars.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense"),
+        ...                           keras.layers.BatchNormalization()])
+        >>> model.get_layer("dense").trainable = False
+        >>> count_params(model)
+        ParameterCounts(total=27, trainable=6, frozen=15, state=6)
+    """
+    sizes = {id(v): int(keras.ops.size(v)) for v in model.weights}
+    trainable = {id(v) for v in model.trainable_variables} & set(sizes)
+    state = {id(v) for v in state_variables(model)} & set(sizes) - trainable
+    counted = {
+        "total": sum(sizes.values()),
+        "trainable": sum(sizes[key] for key in trainable),
+        "state": sum(sizes[key] for key in state),
+    }
+    frozen = counted["total"] - counted["trainable"] - counted["state"]
+    return ParameterCounts(frozen=frozen, **counted)

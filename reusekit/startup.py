@@ -1,0 +1,86 @@
+"""What happens before Keras is imported: TensorFlow's start-up noise is held back.
+
+TensorFlow writes informational lines to the process's standard error from C++ while it loads, before
+it reads `TF_CPP_MIN_LOG_LEVEL`, so the only way to keep them out is to catch the file descriptor.
+Everything that is not on the short list of known noise is passed on unchanged.
+"""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+_INFORMATIONAL = re.compile(
+    r"I\d{4} .*"  # glog's mark of an informational line
+    r"|WARNING: All log messages before absl::InitializeLog\(\) is called .*"
+    r"|To enable the following instructions: .*"  # second line of an informational message
+)
+_CUDA_INIT_FAILED = re.compile(r"E\d{4} .*failed call to cuInit")
+_NVIDIA_DRIVER = "/proc/driver/nvidia"
+_OUR_LEVEL = "1"  # of TF_CPP_MIN_LOG_LEVEL: warnings and errors
+
+
+def without_noise(lines: Iterable[str], has_driver: bool | None = None) -> list[str]:
+    """The lines a person should see of what TensorFlow printed while it loaded.
+
+    That CUDA does not start is noise only on a machine without an NVIDIA driver.
+
+    Args:
+        lines: What was printed, line by line.
+        has_driver: Whether this machine has an NVIDIA driver; looked up where None.
+
+    Example:
+        >>> without_noise(["I0000 00:00:17 3909 port.cc:153] oneDNN is on", "W0000 odd card"])
+        ['W0000 odd card']
+    """
+    if has_driver is None:
+        has_driver = os.path.exists(_NVIDIA_DRIVER)
+    return [
+        line
+        for line in lines
+        if not _INFORMATIONAL.match(line)
+        and (has_driver or not _CUDA_INIT_FAILED.match(line))
+    ]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back the noise on standard error while Keras and its backend start.
+
+    Does nothing where the user has set `TF_CPP_MIN_LOG_LEVEL` (then their word counts) or where
+    there is no standard error to catch.
+    """
+    ours = os.environ.get("TF_CPP_MIN_LOG_LEVEL", _OUR_LEVEL) == _OUR_LEVEL
+    if not ours:
+        yield
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = _OUR_LEVEL
+    try:
+        saved = os.dup(2)
+    except OSError:
+        yield
+        return
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            caught.seek(0)
+            kept = without_noise(caught.read().decode(errors="replace").splitlines())
+            if kept:
+                print("\n".join(kept), file=sys.stderr)
+
+
+def start_devices() -> None:
+    """Let TensorFlow look for its devices now, so that what it says about them is held back too.
+
+    For commands, not for imports: it initialises the CUDA driver.
+    """
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None:
+        with quiet():
+            tensorflow.config.list_physical_devices()

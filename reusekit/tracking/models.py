@@ -1,0 +1,93 @@
+"""Log the parts of a fine-tuned model and register the whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import keras
+import mlflow
+import mlflow.keras
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import infer_signature
+from mlflow.models.model import ModelInfo
+
+from reusekit.backbones.digest import model_digest
+from reusekit.errors import TrackingError
+from reusekit.sharing import count_params
+
+
+@dataclass(frozen=True)
+class LoggedParts:
+    """The three models a fine-tuned model is logged as."""
+
+    bottom: ModelInfo
+    top: ModelInfo
+    whole: ModelInfo
+
+
+def log_parts(
+    bottom: keras.Model,
+    top: keras.Model,
+    whole: keras.Model,
+    examples: np.ndarray,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float],
+) -> LoggedParts:
+    """Log bottom, top and whole to the active run, each with signature and parameter counts.
+
+    Args:
+        bottom: From input to the cut.
+        top: From the cut, head included, to the predictions.
+        whole: The two joined.
+        examples: A few inputs, shape (batch, ...), from which the signatures are read.
+        tags: What all three have in common, such as `reusekit.cut` and `reusekit.source`.
+        metrics: Measured on the whole model; attached to it.
+    """
+    at_cut = np.asarray(bottom.predict_on_batch(examples))
+    logged_bottom = _log(bottom, "bottom", examples, tags)
+    parent = {"reusekit.parent": logged_bottom.model_id}
+    logged_top = _log(top, "top", at_cut, {**tags, **parent})
+    logged_whole = _log(whole, "whole", examples, {**tags, **parent})
+    mlflow.log_metrics(dict(metrics), model_id=logged_whole.model_id)
+    return LoggedParts(logged_bottom, logged_top, logged_whole)
+
+
+def register(logged: ModelInfo, name: str, alias: str, tags: Mapping[str, str]) -> ModelVersion:
+    """Register a logged model as the next version of a name, and point an alias at it.
+
+    Raises:
+        TrackingError: The registry refuses.
+    """
+    try:
+        made = mlflow.register_model(logged.model_uri, name, tags=dict(tags))
+        mlflow.MlflowClient().set_registered_model_alias(name, alias, made.version)
+    except MlflowException as error:
+        raise TrackingError(f"The registry refuses {name}@{alias}: {error.message}") from error
+    return made
+
+
+def _log(
+    model: keras.Model, role: str, inputs: np.ndarray, tags: Mapping[str, str]
+) -> ModelInfo:
+    return mlflow.keras.log_model(
+        model,
+        name=role,
+        signature=infer_signature(inputs, np.asarray(model.predict_on_batch(inputs))),
+        # Named here, since MLflow takes 6 to 14 seconds to infer them.
+        pip_requirements=requirements(),
+        params={f"parameters.{k}": v for k, v in count_params(model).to_dict().items()},
+        tags={
+            **tags,
+            "reusekit.role": role,
+            "reusekit.digest": model_digest(model),
+        },
+    )
+
+
+def requirements() -> list[str]:
+    """What a saved model needs where it is loaded: stock Keras and its backend, not reusekit."""
+    backend = {"torch": "torch", "jax": "jax"}.get(keras.backend.backend(), "tensorflow")
+    return [f"{package}=={version(package)}" for package in ("keras", backend, "numpy")]

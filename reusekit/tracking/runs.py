@@ -1,0 +1,83 @@
+"""Runs that read well: one parent, a nested run for each trial, phase and evaluation."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import time
+from typing import Any, Literal
+
+import keras
+import mlflow
+from mlflow.entities import Metric, Param, RunTag
+
+KIND = "reusekit.kind"
+_MOST_IN_A_BATCH = 1000  # MLflow's limit for metrics
+
+
+@contextmanager
+def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[mlflow.ActiveRun]:
+    """The parent run of a pipeline; everything else is nested in it.
+
+    Args:
+        name: The run's name.
+        parameters: The pipeline's settings, nested as they are; logged with dotted names.
+    """
+    with mlflow.start_run(run_name=name, tags={KIND: "pipeline"}) as run:
+        mlflow.log_params(dotted(parameters))
+        yield run
+
+
+@contextmanager
+def step_run(
+    name: str, kind: Literal["trial", "phase", "evaluation"], parameters: Mapping[str, Any] = {}
+) -> Iterator[mlflow.ActiveRun]:
+    """A nested run for one trial, training phase or evaluation."""
+    with mlflow.start_run(run_name=name, nested=True, tags={KIND: kind}) as run:
+        if parameters:
+            mlflow.log_params(dict(parameters))
+        yield run
+
+
+def log_history(history: Mapping[str, list[float]]) -> None:
+    """Log a whole training history to the active run at once, each value at its epoch."""
+    now = int(time() * 1000)
+    metrics = [
+        Metric(name, float(value), now, epoch)
+        for name, values in history.items()
+        for epoch, value in enumerate(values)
+    ]
+    run_id = mlflow.active_run().info.run_id
+    for first in range(0, len(metrics), _MOST_IN_A_BATCH):
+        mlflow.MlflowClient().log_batch(run_id, metrics[first : first + _MOST_IN_A_BATCH])
+
+
+class EpochMetrics(keras.callbacks.Callback):
+    """Logs metrics to the active run while a model trains, each epoch at its own step.
+
+    Args:
+        first_step: The step of the first epoch: where an earlier phase ended, so that steps of one
+            training never overlap.
+    """
+
+    def __init__(self, first_step: int = 0) -> None:
+        super().__init__()
+        self.first_step = first_step
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Log what Keras reports at the end of an epoch."""
+        mlflow.log_metrics(dict(logs or {}), step=self.first_step + epoch)
+
+
+def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level with dotted names.
+
+    Example:
+        >>> dotted({"data": {"name": "mnist"}, "seed": 1})
+        {'data.name': 'mnist', 'seed': 1}
+    """
+    flat = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

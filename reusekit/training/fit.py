@@ -1,0 +1,77 @@
+"""Fit a classifier, stop when it no longer gets better, and keep its best epoch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import keras
+
+MONITORED = "val_loss"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one call of `fit` did.
+
+    Attributes:
+        history: Each metric's value by epoch.
+        best_epoch: The epoch (from 0) whose weights the model now holds.
+        seconds: How long it took.
+    """
+
+    history: dict[str, list[float]]
+    best_epoch: int
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Each metric at the best epoch."""
+        return {name: values[self.best_epoch] for name, values in self.history.items()}
+
+
+def fit_classifier(
+    model: keras.Model,
+    train: Any,
+    validation: Any,
+    *,
+    learning_rate: float,
+    epochs: int,
+    patience: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Fit:
+    """Train a model of class probabilities with Adam and leave it at its best epoch.
+
+    Args:
+        model: From inputs to probabilities, shape (batch, classes).
+        train: Batches of (inputs, labels), freshly shuffled at each pass: a `tf.data.Dataset` or
+            what else Keras takes. (Plain arrays would do, but Keras then spends a tenth of a second
+            an epoch on setting up its own pipeline.)
+        validation: Batches in a fixed order; their loss decides which epoch is the best.
+        learning_rate: Adam's rate.
+        epochs: At most that many passes.
+        patience: Stop after that many epochs without a lower validation loss.
+        callbacks: Keras callbacks that watch the training.
+
+    Returns:
+        What happened, epoch by epoch.
+    """
+    model.compile(
+        optimizer=keras.optimizers.Adam(learning_rate),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    stopping = keras.callbacks.EarlyStopping(
+        monitor=MONITORED, patience=patience, restore_best_weights=True
+    )
+    start = perf_counter()
+    history = model.fit(
+        train,
+        validation_data=validation,
+        epochs=epochs,
+        shuffle=False,  # the batches come shuffled
+        callbacks=[stopping, *callbacks],
+        verbose=0,
+    ).history
+    losses = history[MONITORED]
+    return Fit(history, min(range(len(losses)), key=losses.__getitem__), perf_counter() - start)
