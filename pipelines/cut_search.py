@@ -1,0 +1,69 @@
+"""Search how deep to cut a pretrained model, fine-tune the best cut, register it.
+
+    python pipelines/cut_search.py --config configs/digits.yaml --search.max_trials 8
+"""
+
+from reusekit import stages
+from reusekit.launch import launch
+from reusekit.settings import (
+    BackboneSettings,
+    BaselineSettings,
+    DataSettings,
+    FineTuneSettings,
+    HeadSettings,
+    SearchSettings,
+    TrackingSettings,
+)
+
+
+def cut_search(
+    backbone: BackboneSettings = BackboneSettings(),
+    data: DataSettings = DataSettings(),
+    search: SearchSettings = SearchSettings(),
+    finetune: FineTuneSettings = FineTuneSettings(),
+    baselines: BaselineSettings = BaselineSettings(),
+    tracking: TrackingSettings = TrackingSettings(),
+    output: str = "runs",
+    seed: int = 0,
+    verbose: bool = False,
+) -> None:
+    """Search how deep to cut a pretrained model, fine-tune the best cut, register it.
+
+    Args:
+        backbone: Which pretrained model to start from.
+        data: Which TFDS data set to train on.
+        search: What the search tries.
+        finetune: The phase after the search, with the top of the backbone unfrozen.
+        baselines: What the result is compared with.
+        tracking: Where MLflow keeps the run, and the name in the registry.
+        output: Folder for tables and figures; each run gets one of its own in it.
+        seed: Decides the examples, the initial weights, the order of batches and the trials.
+        verbose: Say more, and show the traceback of an error.
+    """
+    settings = dict(backbone=backbone, data=data, search=search, finetune=finetune, seed=seed)
+    with stages.start_job("cut_search", output, tracking, seed, settings, verbose) as job:
+        with job.stage("Load the backbone"):
+            pretrained = stages.load_backbone(backbone)
+            cuts = stages.candidate_cuts(pretrained, search.cuts, search.max_cuts)
+        with job.stage("Load the data"):
+            splits = stages.load_data(data, pretrained, seed)
+        with job.stage("Extract the features of every cut"):
+            features = stages.extract_pooled(pretrained, cuts, splits)
+        with job.stage("Search the cut"):
+            result = stages.search_cut(features, cuts, search, job.folder, seed)
+        with job.stage("Fine-tune the best cut"):
+            head = stages.head_of(result.best, search)
+            tuned = stages.finetune(
+                pretrained, result.best.cut, cuts, head, finetune, features, splits, job.folder, seed
+            )
+        with job.stage("Evaluate on the test split"):
+            test = stages.evaluate(tuned.whole, splits.test)
+        with job.stage("Train the baselines"):
+            rivals = stages.run_baselines(tuned.whole, splits, baselines, seed)
+        with job.stage("Register"):
+            version = stages.register(tuned, pretrained, splits, test, tracking)
+    stages.report(job, tuned, test, version, tracking, result, rivals)
+
+
+if __name__ == "__main__":
+    launch(cut_search)

@@ -1,0 +1,67 @@
+"""Fine-tune a pretrained model at a cut you name, and register it.
+
+    python pipelines/finetune.py --config configs/digits.yaml --cut block5_out
+"""
+
+from reusekit import stages
+from reusekit.launch import launch
+from reusekit.settings import (
+    BackboneSettings,
+    BaselineSettings,
+    DataSettings,
+    FineTuneSettings,
+    HeadSettings,
+    TrackingSettings,
+)
+
+
+def finetune(
+    cut: str,
+    backbone: BackboneSettings = BackboneSettings(),
+    data: DataSettings = DataSettings(),
+    head: HeadSettings = HeadSettings(),
+    finetune: FineTuneSettings = FineTuneSettings(),
+    baselines: BaselineSettings = BaselineSettings(),
+    tracking: TrackingSettings = TrackingSettings(),
+    output: str = "runs",
+    seed: int = 0,
+    verbose: bool = False,
+) -> None:
+    """Fine-tune a pretrained model at a cut you name, and register it.
+
+    Args:
+        cut: Where to cut the backbone; `reusekit cuts SOURCE` lists the choices.
+        backbone: Which pretrained model to start from.
+        data: Which TFDS data set to train on.
+        head: The head, and the first phase, in which only the head is trained.
+        finetune: The second phase, with the top of the backbone unfrozen.
+        baselines: What the result is compared with.
+        tracking: Where MLflow keeps the run, and the name in the registry.
+        output: Folder for this run's files; each run gets one of its own in it.
+        seed: Decides the examples, the initial weights and the order of batches.
+        verbose: Say more, and show the traceback of an error.
+    """
+    settings = dict(cut=cut, backbone=backbone, data=data, head=head, finetune=finetune, seed=seed)
+    with stages.start_job("finetune", output, tracking, seed, settings, verbose) as job:
+        with job.stage("Load the backbone"):
+            pretrained = stages.load_backbone(backbone)
+            cuts = stages.candidate_cuts(pretrained, including=cut)
+        with job.stage("Load the data"):
+            splits = stages.load_data(data, pretrained, seed)
+        with job.stage("Extract the features at the cut"):
+            features = stages.extract_pooled(pretrained, [p for p in cuts if p.at == cut], splits)
+        with job.stage("Train the head, then the top of the backbone"):
+            tuned = stages.finetune(
+                pretrained, cut, cuts, head, finetune, features, splits, job.folder, seed
+            )
+        with job.stage("Evaluate on the test split"):
+            test = stages.evaluate(tuned.whole, splits.test)
+        with job.stage("Train the baselines"):
+            rivals = stages.run_baselines(tuned.whole, splits, baselines, seed)
+        with job.stage("Register"):
+            version = stages.register(tuned, pretrained, splits, test, tracking)
+    stages.report(job, tuned, test, version, tracking, baselines=rivals)
+
+
+if __name__ == "__main__":
+    launch(finetune)

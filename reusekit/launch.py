@@ -1,0 +1,106 @@
+"""Run a typed function as a command: configuration in, one line out where something is wrong."""
+
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from reusekit.errors import ReusekitError, nearest
+from reusekit.startup import start_devices
+
+EXIT_BAD_INPUT = 2
+
+
+def launch(
+    function: Callable[..., Any], arguments: Sequence[str] | None = None, positional: bool = False
+) -> None:
+    """Run a function as a command whose options are the function's parameters.
+
+    Every parameter becomes an option and a key of `--config FILE`; pydantic models open up into
+    dotted options. Unknown keys are refused. `--print_config` prints what would be used.
+
+    An error of the caller's ends the process with exit code 2 and one line on standard error; with
+    `--verbose` (where the function has such a parameter) the traceback comes before it.
+
+    Args:
+        function: A function with type hints and a Google-style docstring.
+        arguments: The command line; the process's own where None.
+        positional: Whether parameters without a default are given by position, not by name.
+    """
+    parser = ArgumentParser(
+        prog=None if arguments is None else f"reusekit {function.__name__}",
+        exit_on_error=False,
+        description=_summary(function),
+    )
+    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
+    parser.add_function_arguments(function, as_positional=positional)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # A flag by itself, as people write it; jsonargparse wants a value.
+    arguments = ["--verbose=true" if word == "--verbose" else word for word in arguments]
+    verbose = "--verbose=true" in arguments
+    try:
+        options = parser.instantiate(parser.parse_args(arguments))
+        options.pop("config")
+        verbose = options.get("verbose", False)
+        start_devices()
+        function(**options)
+    except ArgumentError as error:
+        _stop(_configuration_error(str(error), list(parser.get_defaults().keys())), verbose)
+    except ReusekitError as error:
+        _stop(str(error), verbose)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def launch_one_of(
+    functions: Mapping[str, Callable[..., Any]], arguments: Sequence[str] | None = None
+) -> None:
+    """Run the function that the first word of the command line names; see `launch`.
+
+    Args:
+        functions: Subcommands by name.
+        arguments: The command line; the process's own where None.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if name in ("-h", "--help"):
+        for subcommand, function in functions.items():
+            print(f"reusekit {subcommand:<8} {_summary(function)}")
+        print("'reusekit SUBCOMMAND --help' says more.")
+    elif name in functions:
+        launch(functions[name], rest, positional=True)
+    else:
+        _stop(f"Unknown subcommand {name!r}. {nearest(name, functions)}", verbose=False)
+
+
+def _stop(message: str, verbose: bool) -> None:
+    if verbose:
+        traceback.print_exc()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def _configuration_error(message: str, keys: list[str]) -> str:
+    """jsonargparse's message in one line, with the nearest valid key where a key is unknown."""
+    message = re.sub(r"\s*For further information visit \S+", "", message)
+    message = re.sub(r"\d+ validation errors? for \S+\s*", "", message)
+    message = re.sub(r"\[type=[^\]]*\]\.?", "", message)
+    message = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message)
+    message = message.replace("Parser key", "Option")
+    unknown = (
+        re.search(r"Option '(?P<key>[^']+)' is not accepted", message)
+        or re.search(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'", message)
+        or re.search(r"unrecognized arguments: --(?P<key>[\w.]+)", message)
+    )
+    if not unknown:
+        return message
+    found = unknown.groupdict()
+    key = ".".join(part for part in (found.get("group"), found["key"]) if part)
+    return f"Unknown option {key!r}. {nearest(key, keys)}"
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return (function.__doc__ or "").strip().split("\n\n")[0]

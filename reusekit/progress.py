@@ -1,0 +1,106 @@
+"""Progress a person can see: bars on a terminal, plain lines elsewhere, no bars in CI."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TypeVar
+
+import keras
+from rich.console import Console
+from rich.progress import Progress, track
+from rich.table import Table
+
+T = TypeVar("T")
+
+console = Console(stderr=True, highlight=False)
+
+
+def bars_wanted() -> bool:
+    """Whether moving bars make sense: a terminal, and no CI."""
+    return console.is_terminal and not os.environ.get("CI")
+
+
+def tracked(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Pass the items on and show how far along they are.
+
+    Args:
+        items: What is worked through.
+        description: What is being done, such as `Extracting features`.
+        total: How many items there are, where `len(items)` does not tell.
+
+    Example:
+        >>> sum(tracked([1, 2, 3], "Adding"))
+        6
+    """
+    return iter(
+        track(items, description, total=total, console=console, disable=not bars_wanted())
+    )
+
+
+@contextmanager
+def counted(description: str, total: int) -> Iterator:
+    """A bar to advance by hand, where the work calls back: yields a function to call at each step."""
+    with Progress(console=console, disable=not bars_wanted()) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda text=description: progress.update(task, advance=1, description=text)
+
+
+class EpochProgress(keras.callbacks.Callback):
+    """A Keras callback that is a progress bar over epochs; use it as a context manager.
+
+    Args:
+        description: What is being trained.
+        epochs: At most how many epochs there will be.
+    """
+
+    def __init__(self, description: str, epochs: int) -> None:
+        super().__init__()
+        self._counted = counted(description, epochs)
+        self._description = description
+
+    def __enter__(self) -> "EpochProgress":
+        self._advance = self._counted.__enter__()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._counted.__exit__(*raised)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Advance the bar and show the validation loss."""
+        loss = (logs or {}).get("val_loss")
+        self._advance(self._description + ("" if loss is None else f" (val_loss {loss:.3f})"))
+
+
+class StageClock:
+    """Says which stage is running and remembers how long each took.
+
+    Example:
+        >>> clock = StageClock()
+        >>> with clock.stage("Load"):
+        ...     pass
+        >>> list(clock.seconds)
+        ['Load']
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside; the seconds are kept where it fails, too."""
+        console.print(f"[bold]{name}[/bold] ...")
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
+
+    def table(self) -> Table:
+        """Where the time went, stage by stage, in seconds."""
+        table = Table("stage", "seconds", title="Where the time went")
+        table.columns[1].justify = "right"
+        for name, seconds in self.seconds.items():
+            table.add_row(name, f"{seconds:.1f}")
+        table.add_row("total", f"{sum(self.seconds.values()):.1f}", style="bold")
+        return table

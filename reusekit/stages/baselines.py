@@ -1,0 +1,128 @@
+"""What transfer has to beat: the same network from scratch, and a linear model on the pixels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import keras
+import mlflow
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from reusekit.progress import EpochProgress
+from reusekit.settings import BaselineSettings
+from reusekit.stages.evaluate import Evaluation, evaluate, score
+from reusekit.stages.inputs import Splits
+from reusekit.surgery import clone
+from reusekit.tracking import log_history, step_run
+from reusekit.training.fit import Fit, fit_classifier
+
+_STRENGTHS = np.logspace(-4, 2, 13)  # inverse regularisation strengths tried for the linear model
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A rival of the fine-tuned model, tuned on the same validation data.
+
+    Attributes:
+        name: What it is.
+        choice: What was chosen for it, in words.
+        validation_accuracy: By which it was chosen.
+        test: How good it is.
+    """
+
+    name: str
+    choice: str
+    validation_accuracy: float
+    test: Evaluation
+
+
+def run_baselines(
+    whole: keras.Model, splits: Splits, settings: BaselineSettings, seed: int
+) -> list[Baseline]:
+    """Train and evaluate the baselines that the settings ask for."""
+    baselines = []
+    if settings.from_scratch:
+        baselines.append(from_scratch(whole, splits, settings, seed))
+    if settings.pixels:
+        baselines.append(linear_on_pixels(splits))
+    return baselines
+
+
+def from_scratch(
+    whole: keras.Model, splits: Splits, settings: BaselineSettings, seed: int
+) -> Baseline:
+    """Train the same network from random weights, all of it, at each rate; keep the best.
+
+    Each rate gets a nested run of the active MLflow run.
+    """
+    best: tuple[Fit, keras.Model, float] | None = None
+    train = splits.train.batches(settings.batch_size, shuffle=True, in_memory=True)
+    validation = splits.validation.batches(_EVALUATION_BATCH, in_memory=True)
+    for rate in settings.learning_rates:
+        keras.utils.set_random_seed(seed)
+        model = clone(whole, weights="fresh")
+        for layer in model.layers:
+            layer.trainable = True
+        with (
+            step_run(f"from scratch {rate:g}", "phase", {"learning_rate": rate}),
+            EpochProgress(f"From scratch at rate {rate:g}", settings.epochs) as progress,
+        ):
+            fit = fit_classifier(
+                model,
+                train,
+                validation,
+                learning_rate=rate,
+                epochs=settings.epochs,
+                patience=settings.patience,
+                callbacks=[progress],
+            )
+            log_history(fit.history)
+        if best is None or fit.metrics["val_loss"] < best[0].metrics["val_loss"]:
+            best = fit, model, rate
+    fit, model, rate = best
+    return Baseline(
+        name="same network from scratch",
+        choice=f"learning rate {rate:g}, epoch {fit.best_epoch + 1}",
+        validation_accuracy=fit.metrics["val_accuracy"],
+        test=evaluate(model, splits.test, "test from scratch"),
+    )
+
+
+def linear_on_pixels(splits: Splits) -> Baseline:
+    """Logistic regression on the pixels as they reach the backbone; its strength is tuned."""
+    (x, y), (vx, vy), (tx, ty) = (
+        _flat(split.arrays()) for split in (splits.train, splits.validation, splits.test)
+    )
+    models = [
+        make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)).fit(x, y)
+        for c in _STRENGTHS
+    ]
+    accuracies = [model.score(vx, vy) for model in models]
+    chosen = int(np.argmax(accuracies))
+    probabilities = _over_all_classes(models[chosen], tx, splits.train.classes)
+    test = score(probabilities, ty)
+    with step_run("test logistic regression", "evaluation", {"C": _STRENGTHS[chosen]}):
+        mlflow.log_metrics({"accuracy": test.accuracy, "loss": test.loss})
+    return Baseline(
+        name="logistic regression on pixels",
+        choice=f"C = {_STRENGTHS[chosen]:.2g}",
+        validation_accuracy=accuracies[chosen],
+        test=test,
+    )
+
+
+_EVALUATION_BATCH = 256
+
+
+def _flat(arrays: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    inputs, labels = arrays
+    return inputs.reshape(len(inputs), -1) / 255.0, labels
+
+
+def _over_all_classes(model, inputs: np.ndarray, classes: int) -> np.ndarray:
+    """The model's probabilities with a column for each class, absent ones among them."""
+    probabilities = np.zeros((len(inputs), classes))
+    probabilities[:, model.classes_] = model.predict_proba(inputs)
+    return probabilities

@@ -1,0 +1,65 @@
+"""The first stages: a backbone, and data in the shape it takes."""
+
+from dataclasses import dataclass
+
+from reusekit.backbones import Backbone
+from reusekit.backbones import load_backbone as load_pretrained
+from reusekit.data import DataSplit, load_split
+from reusekit.errors import ConfigError
+from reusekit.settings import BackboneSettings, DataSettings
+from reusekit.tracking import log_data
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three parts of a data set."""
+
+    train: DataSplit
+    validation: DataSplit
+    test: DataSplit
+
+
+def load_backbone(settings: BackboneSettings) -> Backbone:
+    """Load the pretrained model that the settings name."""
+    return load_pretrained(
+        settings.source, settings.weights, settings.input_shape, **settings.options
+    )
+
+
+def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
+    """Load the three splits with images of the size and channels that the backbone takes.
+
+    Each is recorded as an input of the active MLflow run.
+
+    Raises:
+        ConfigError: The backbone leaves its image size open, or the splits disagree.
+        DataError: The data cannot be read.
+    """
+    *size, channels = backbone.model.input_shape[1:]
+    if None in size:
+        raise ConfigError(
+            f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."
+        )
+
+    def load(split: str, examples_per_class: int | None = None) -> DataSplit:
+        return load_split(
+            settings.name,
+            split,
+            data_dir=settings.data_dir,
+            download=settings.download,
+            image_size=size,
+            channels=channels,
+            resize=settings.resize,
+            examples_per_class=examples_per_class,
+            seed=seed,
+        )
+
+    splits = Splits(
+        train=load(settings.train, settings.examples_per_class),
+        validation=load(settings.validation),
+        test=load(settings.test),
+    )
+    log_data(splits.train, "training")
+    log_data(splits.validation, "validation")
+    log_data(splits.test, "test")
+    return splits

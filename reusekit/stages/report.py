@@ -1,0 +1,81 @@
+"""What a person sees at the end."""
+
+from collections.abc import Sequence
+
+from mlflow.entities.model_registry import ModelVersion
+from rich.console import Console
+from rich.table import Table
+
+from reusekit.search import SearchResult
+from reusekit.settings import TrackingSettings
+from reusekit.sharing import count_params
+from reusekit.stages.baselines import Baseline
+from reusekit.stages.evaluate import Evaluation
+from reusekit.stages.finetune import FineTuned
+from reusekit.stages.job import Job
+from reusekit.tracking import ui_command
+
+
+def report(
+    job: Job,
+    tuned: FineTuned,
+    test: Evaluation,
+    version: ModelVersion,
+    tracking: TrackingSettings,
+    result: SearchResult | None = None,
+    baselines: Sequence[Baseline] = (),
+) -> None:
+    """Print the cuts, the winner beside its baselines, where the time went, and what to do next."""
+    out = Console(highlight=False)
+    if result is not None:
+        out.print(_cuts(result))
+    out.print(_comparison(tuned, test, baselines))
+    out.print(job.clock.table())
+    counts = count_params(tuned.whole)
+    out.print(
+        f"Cut at [bold]{tuned.cut}[/bold]: {counts.total:,} parameters, of which "
+        f"{counts.trainable:,} trained last and {counts.frozen:,} frozen."
+    )
+    for phase in tuned.phases:
+        if not phase.kept:
+            out.print(f"Phase {phase.name} made the validation loss no lower and was undone.")
+    out.print(
+        f"Registered [bold]{version.name}[/bold] version {version.version}, alias "
+        f"[bold]{tracking.alias}[/bold]. Load it with\n"
+        f'  mlflow.keras.load_model("models:/{version.name}@{tracking.alias}")\n'
+        f"Tables and figure: {job.folder}\n"
+        f"See the run: {ui_command(job.tracking_uri)}",
+        soft_wrap=True,
+    )
+
+
+def _cuts(result: SearchResult) -> Table:
+    table = Table(title="Cuts, shallow to deep")
+    table.add_column("cut")
+    for name in ("FLOPs before", "validation accuracy", "parameters", "trials", "seconds"):
+        table.add_column(name, justify="right")
+    for cut in result.cuts:
+        table.add_row(
+            cut.at,
+            f"{cut.depth:.0%}",
+            f"{cut.best.accuracy:.3f}",
+            f"{cut.parameters:,}",
+            str(len(cut.trials)),
+            f"{cut.seconds:.1f}",
+            style="bold green" if cut.at == result.best.cut else None,
+        )
+    return table
+
+
+def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline]) -> Table:
+    table = Table(title="On the test split")
+    table.add_column("model")
+    table.add_column("accuracy", justify="right")
+    table.add_column("chosen on the validation split")
+    values = f"cut {tuned.cut}"
+    if tuned.unfrozen_from is not None and tuned.phases[-1].kept:
+        values += f", trained on from {tuned.unfrozen_from}"
+    table.add_row("transfer", f"{test.accuracy:.3f}", values, style="bold green")
+    for baseline in baselines:
+        table.add_row(baseline.name, f"{baseline.test.accuracy:.3f}", baseline.choice)
+    return table
