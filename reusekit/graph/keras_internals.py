@@ -11,6 +11,7 @@ from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional
 from keras.src.ops.core import Cast
 from keras.src.ops.node import Node
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 
 class Record(NamedTuple):
@@ -77,6 +78,16 @@ def all_layers(model: keras.Model) -> list[keras.Layer]:
     return model._flatten_layers()
 
 
+def is_plain_functional(model: Any) -> bool:
+    """Whether the model is of Keras's own functional class and not of a subclass."""
+    return type(model) is Functional
+
+
+def sharing_scope() -> Any:
+    """A context in which an object that is serialised twice comes back as one object."""
+    return ObjectSharingScope()
+
+
 def runs_its_graph(model: Any) -> bool:
     """Whether calling the model runs its graph and nothing else, so that it may be inlined."""
     if functional(model) is None:
@@ -105,12 +116,7 @@ def attach_mask(tensor: keras.KerasTensor, mask: keras.KerasTensor | None) -> No
     set_keras_mask(tensor, mask)
 
 
-def call_arguments(operation: Any) -> frozenset[str]:
-    """The names of the arguments that the operation's `call` takes."""
-    return frozenset(getattr(operation, "call_signature_parameters", ()))
-
-
-def positional_arguments(operation: Any) -> tuple[str, ...]:
+def call_arguments(operation: Any) -> tuple[str, ...]:
     """The names of the arguments that the operation's `call` takes, in order."""
     return tuple(getattr(operation, "call_signature_parameters", ()))
 

@@ -51,6 +51,8 @@ class MaskFlow:
 
     def made(self, record: Record, bound: Bound, outputs: Sequence[Tensor]) -> None:
         """A call was made; its outputs carry masks if what they are made of does."""
+        if not self._carrying and all(internals.mask_of(t.source) is None for t in outputs):
+            return
         inputs = [tensor for x in record.inputs if (tensor := bound.get(id(x))) is not None]
         given = any(
             bound.get(id(leaf)) is not None

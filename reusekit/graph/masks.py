@@ -6,7 +6,9 @@ tensor records its mask, a MultiHeadAttention on two does not. Whoever cuts betw
 such a layer must carry the mask across as well.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import keras
@@ -35,10 +37,10 @@ def implicit_mask_sources(
     if isinstance(operation, _MERGES):
         yield from _tensors(args[:1], is_tensor)
         return
-    names = keras_internals.call_arguments(operation)
-    if not any(name.endswith("mask") for name in names):
+    names = _mask_arguments(type(operation))
+    if not names:
         return
-    given = dict(zip(keras_internals.positional_arguments(operation), args, strict=False)) | kwargs
+    given = dict(zip(keras_internals.call_arguments(operation), args, strict=False)) | kwargs
     held = {name: list(_tensors(value, is_tensor)) for name, value in given.items()}
     held = {name: tensors for name, tensors in held.items() if tensors}
     if len(held) == 1:
@@ -47,6 +49,13 @@ def implicit_mask_sources(
     else:
         wanted = [n for n in held if f"{n}_mask" in names and given.get(f"{n}_mask") is None]
     yield from dict.fromkeys(tensor for name in wanted for tensor in held[name])
+
+
+@cache
+def _mask_arguments(kind: type) -> frozenset[str]:
+    """The names of the masks that a class of layers takes as arguments of its call."""
+    names = inspect.signature(kind.call).parameters
+    return frozenset(name for name in names if name.endswith("mask"))
 
 
 def strips_masks(operation: Any) -> bool:

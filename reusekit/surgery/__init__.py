@@ -1,7 +1,14 @@
 """Models from models: split, extract, edit, clone, flatten, verify, on one rebuild engine."""
 
 from reusekit.surgery.certificate import Certificate
-from reusekit.surgery.errors import CertificateError, EditError, ShapeError
+from reusekit.surgery.clone import clone, flatten
+from reusekit.surgery.errors import (
+    CertificateError,
+    CopyError,
+    EditError,
+    LostTieError,
+    ShapeError,
+)
 from reusekit.surgery.extract import extract
 from reusekit.surgery.prepend import prepend
 from reusekit.surgery.segment import segment
@@ -10,10 +17,14 @@ from reusekit.surgery.split import Split, split
 __all__ = [
     "Certificate",
     "CertificateError",
+    "CopyError",
     "EditError",
+    "LostTieError",
     "ShapeError",
     "Split",
+    "clone",
     "extract",
+    "flatten",
     "prepend",
     "segment",
     "split",

@@ -11,7 +11,9 @@ from reusekit.graph import Tensor, keras_internals
 from reusekit.surgery.names import Names
 
 
-def assemble(inputs: Any, outputs: Any, name: str, calls: int) -> keras.Model:
+def assemble(
+    inputs: Any, outputs: Any, name: str, calls: int, trainable: bool | None = None
+) -> keras.Model:
     """A functional model, however deep.
 
     Args:
@@ -19,12 +21,13 @@ def assemble(inputs: Any, outputs: Any, name: str, calls: int) -> keras.Model:
         outputs: Keras tensors in the structure it is to return.
         name: Its name.
         calls: About how many calls it has.
+        trainable: The model's own flag; those of its layers stay as they are.
 
     Returns:
         The model. Its weights are those of the layers it is made of.
     """
     with _room_for(calls):
-        return keras.Model(inputs, outputs, name=name)
+        return keras.Model(inputs, outputs, name=name, trainable=trainable)
 
 
 @contextmanager

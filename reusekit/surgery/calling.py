@@ -11,17 +11,19 @@ from reusekit.surgery.errors import ShapeError
 Step = Call | Scope
 
 
-def fill(structure: Any, values: Mapping[Tensor, keras.KerasTensor]) -> Any:
-    """Recorded arguments with each tensor's value in its place.
+def fill(step: Step, values: Mapping[Tensor, keras.KerasTensor]) -> tuple[tuple, dict]:
+    """A step's recorded arguments with each tensor's value in its place.
 
     A tensor without a value becomes None: that is how a nested model is called without the mask
     that it does not need.
     """
+    if not step.kwargs and len(step.args) == 1 and isinstance(step.args[0], Tensor):
+        return (values.get(step.args[0]),), {}
 
     def put(leaf: Any) -> Any:
         return values.get(leaf) if isinstance(leaf, Tensor) else leaf
 
-    return keras.tree.map_structure(put, structure)
+    return keras.tree.map_structure(put, (step.args, step.kwargs))
 
 
 def call_step(step: Step, operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:

@@ -58,7 +58,7 @@ class Names:
                 tensor: keras.Input(batch_shape=value.shape, dtype=value.dtype, name=f"input_{n}")
                 for n, (tensor, value) in enumerate(values.items())
             }
-            args, kwargs = fill((step.args, step.kwargs), inputs)
+            args, kwargs = fill(step, inputs)
             outputs = call_step(step, step.operation, args, kwargs)
             given = list(inputs.values())
             self._wrappers[key] = keras.Model(

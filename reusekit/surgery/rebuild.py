@@ -57,10 +57,22 @@ def plan(
     return steps
 
 
+def surface(graph: Graph) -> list[Step]:
+    """The calls of a model as the model itself sees them: nested models whole."""
+    steps: list[Step] = []
+    for call in graph.calls:
+        step = call.scopes[0] if call.scopes else call
+        if not call.is_input and (not steps or steps[-1] is not step):
+            steps.append(step)
+    return steps
+
+
 def _whole_scopes(
     graph: Graph, calls: list[Call], fed: set[Tensor], wanted: set[Tensor]
 ) -> set[Scope]:
     """Nested models that may be called as they are."""
+    if not any(call.scopes for call in calls):
+        return set()
     members: dict[Scope, int] = {}
     for call in graph.calls:
         for scope in call.scopes:
@@ -141,14 +153,24 @@ def _listed(tensors: Iterable[Tensor]) -> str:
 class Rebuild:
     """Makes a graph's calls on new tensors. One object for each model that is built.
 
+    Args:
+        values: What is fed, to begin with.
+        copies: From the id of an operation to the one to call in its place, for a model that is to
+            have layers of its own.
+
     Attributes:
         values: From each tensor of the source to what stands for it in the new model.
         names: The names taken in the new model.
     """
 
-    def __init__(self, values: Mapping[Tensor, keras.KerasTensor] | None = None):
+    def __init__(
+        self,
+        values: Mapping[Tensor, keras.KerasTensor] | None = None,
+        copies: Mapping[int, Any] | None = None,
+    ):
         self.values: dict[Tensor, keras.KerasTensor] = dict(values or {})
         self.names = Names()
+        self._copies = copies
         self._carriers: set[Tensor] = set()
 
     def run(self, graph: Graph, steps: Iterable[Step]) -> None:
@@ -171,13 +193,16 @@ class Rebuild:
     def _outputs(self, graph: Graph, step: Step) -> list[keras.KerasTensor]:
         sources = step.sources if isinstance(step, Scope) else [t.source for t in step.outputs]
         tensors = [tensor for tensor in _reads(step) if tensor in self.values]
+        if self._copies is not None:
+            operation = self._copies[id(step.operation)]
+            return call_step(step, operation, *fill(step, self.values))
         if _is_at_top(step) and all(
             self.values[tensor] is graph.surface.get(tensor) for tensor in tensors
         ):
             return list(sources)
         if not self.names.claim(step.operation):
             return self._call_wrapped(step, tensors)
-        args, kwargs = fill((step.args, step.kwargs), self.values)
+        args, kwargs = fill(step, self.values)
         if all(_alike(tensor, self.values[tensor]) for tensor in tensors):
             outputs = [_fresh(source) for source in sources]
             keras_internals.record(step.operation, args, kwargs, outputs)
@@ -206,7 +231,7 @@ class Rebuild:
 
     def _note_masks(self, graph: Graph, step: Step) -> None:
         """Keeps account of which tensors of the new model carry their mask when it runs."""
-        if not isinstance(step.operation, keras.Layer):
+        if not graph.masks or not isinstance(step.operation, keras.Layer):
             return
         inputs = [tensor for tensor in _tensors(step.args) if tensor in graph.masks]
         given = any(

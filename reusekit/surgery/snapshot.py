@@ -24,11 +24,11 @@ class Snapshot:
     @classmethod
     def of(cls, model: keras.Model) -> "Snapshot":
         """The model as it is now."""
-        weights = model.weights
+        weights, layers = model.weights, keras_internals.all_layers(model)
         return cls(
             tuple(id(variable) for variable in weights),
             tuple(bool(variable.trainable) for variable in weights),
-            tuple((layer.name, bool(layer.trainable)) for layer in keras_internals.all_layers(model)),
+            tuple((layer.name, bool(layer.trainable)) for layer in layers),
         )
 
     def changes(self, model: keras.Model) -> list[str]:

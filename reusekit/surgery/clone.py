@@ -1,0 +1,219 @@
+"""A model of the same structure, with weights of its own or with the same ones."""
+
+import warnings
+from typing import Any
+
+import keras
+
+from reusekit.errors import SurgeryError, nearest
+from reusekit.graph import Graph, keras_internals, read
+from reusekit.surgery.assembling import assemble, placeholder
+from reusekit.surgery.copying import copy_operations
+from reusekit.surgery.errors import LostTieError
+from reusekit.surgery.rebuild import Rebuild, plan, surface
+
+_WAYS = ("copy", "share", "fresh")
+
+
+def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
+    """Makes a model of the same structure.
+
+    Kept are: the input and output structure, names, optional inputs, nesting, layers called several
+    times or shared with nested models, weights tied between layers, recorded call arguments such as
+    `training=False`, the trainable flags of model, layers and weights, and with "copy" the values
+    of all weights and other state (moving averages, random seeds). Not kept are the compilation and
+    a class of the user's own: a subclass of Model comes back as a plain functional model, with a
+    warning.
+
+    Args:
+        model: A model with a functional graph.
+        weights: "copy" gives the clone weights of its own with the same values; "fresh" gives it
+            newly initialised ones; "share" makes new calls of the same layers, so that training one
+            model trains the other.
+
+    Returns:
+        The clone: a Sequential for a Sequential, else a functional model.
+
+    Raises:
+        LostTieError: Layers share a weight without one knowing the other, so that copies would not.
+        CopyError: A layer does not come back from its configuration.
+        NoGraphError: The model has no functional graph.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> model = keras.Model(x, keras.layers.Dense(2, name="head")(x), name="m")
+        >>> twin = clone(model)
+        >>> twin.name, twin.get_layer("head") is model.get_layer("head")
+        ('m', False)
+    """
+    if weights not in _WAYS:
+        raise SurgeryError(
+            f"Expected weights {' or '.join(map(repr, _WAYS))}, received {weights!r}. "
+            f"{nearest(str(weights), _WAYS)}"
+        )
+    read(model)
+    _warn_of_lost_classes(model)
+    if weights == "share":
+        return _Builder({}, shared=True).build(model)
+    copies = copy_operations(_leaves(model))
+    twin = _Builder(copies).build(model)
+    _check_ties(model, twin)
+    if weights == "copy":
+        for old, new in zip(_state(model), _state(twin), strict=True):
+            new.assign(old)
+    _copy_flags(model, twin)
+    return twin
+
+
+def flatten(model: keras.Model) -> keras.Model:
+    """Inlines nested models, so that all layers stand at the top level.
+
+    A layer keeps its name where that is free; else it is put into a small nested model named by its
+    address, `encoder.dense` for `encoder/dense`. Weights are shared with the model, which is not
+    changed. Nested models with a `call` of their own stay whole.
+
+    Args:
+        model: A model with a functional graph.
+
+    Returns:
+        A functional model with equal outputs.
+
+    Raises:
+        NoGraphError: The model has no functional graph.
+
+    Example:
+        >>> inner = keras.Sequential(
+        ...     [keras.Input((4,)), keras.layers.Dense(3, name="a")], name="inner"
+        ... )
+        >>> x = keras.Input((4,), name="x")
+        >>> model = keras.Model(x, keras.layers.Dense(1, name="b")(inner(x)), name="m")
+        >>> [layer.name for layer in flatten(model).layers]
+        ['x', 'a', 'b']
+    """
+    graph = read(model)
+    steps = plan(graph, graph.calls, graph.inputs, graph.outputs, inline=True)
+    engine = Rebuild()
+    engine.values.update((t, placeholder(t, engine.names)) for t in graph.inputs)
+    engine.run(graph, steps)
+    return _assembled(graph, engine)
+
+
+class _Builder:
+    """Builds a model again out of copies of its layers, nested models first."""
+
+    def __init__(self, copies: dict[int, Any], shared: bool = False):
+        self._copies = copies
+        self._shared = shared
+
+    def build(self, model: keras.Model) -> keras.Model:
+        if isinstance(model, keras.Sequential):
+            return self._sequential(model)
+        graph = read(model)
+        steps = surface(graph)
+        engine = Rebuild(copies=None if self._shared else self._copies)
+        for step in steps:
+            if not self._shared:
+                self._of(step.operation)
+            engine.names.claim(step.operation)
+        engine.values.update((t, placeholder(t, engine.names)) for t in graph.inputs)
+        engine.run(graph, steps)
+        return _assembled(graph, engine)
+
+    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
+        inputs = keras_internals.functional(model).inputs[0]
+        name = keras_internals.producer(inputs).operation.name
+        start = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype, name=name)
+        layers = [layer if self._shared else self._of(layer) for layer in model.layers]
+        twin = keras.Sequential([start, *layers], name=model.name)
+        if not self._shared:
+            twin.trainable = model.trainable
+        return twin
+
+    def _of(self, operation: Any) -> Any:
+        """The copy of an operation; that of a nested model is built when it is first met."""
+        if id(operation) not in self._copies:
+            self._copies[id(operation)] = self.build(operation)
+        return self._copies[id(operation)]
+
+
+def _assembled(graph: Graph, engine: Rebuild) -> keras.Model:
+    inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
+    outputs = keras.tree.map_structure(engine.values.get, graph.output_structure)
+    model = assemble(inputs, outputs, graph.model.name, len(graph.calls), graph.model.trainable)
+    model.supports_masking = graph.model.supports_masking
+    return model
+
+
+def _is_rebuilt(operation: Any) -> bool:
+    """Whether a model is built again from its parts, rather than copied as one layer."""
+    return keras_internals.is_plain_functional(operation) or (
+        type(operation) is keras.Sequential and keras_internals.functional(operation) is not None
+    )
+
+
+def _leaves(model: keras.Model) -> list[Any]:
+    """Every layer and operation that is copied as it is: what nested models are made of."""
+    found: dict[int, Any] = {}
+    waiting = [model]
+    seen = {id(model)}
+    while waiting:
+        whole = waiting.pop()
+        parts = [step.operation for step in surface(read(whole))]
+        if isinstance(whole, keras.Sequential):
+            parts = whole.layers
+        for part in parts:
+            if not _is_rebuilt(part):
+                found[id(part)] = part
+            elif id(part) not in seen:
+                seen.add(id(part))
+                waiting.append(part)
+    return list(found.values())
+
+
+def _warn_of_lost_classes(model: keras.Model) -> None:
+    if not _is_rebuilt(model):
+        warnings.warn(
+            f"The clone of {model.name!r} is a plain functional model, not a "
+            f"{type(model).__name__}: what that class adds is not kept.",
+            stacklevel=3,
+        )
+
+
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """Every variable of a model once, in the order of its layers."""
+    layers = keras_internals.all_layers(model)
+    found = {id(variable): variable for layer in layers for variable in layer.variables}
+    return list(found.values())
+
+
+def _check_ties(model: keras.Model, twin: keras.Model) -> None:
+    """Each weight of the copy must stand in the same places as that of the model."""
+    places = [_places(each) for each in (model, twin)]
+    if places[0] != places[1]:
+        raise LostTieError(
+            f"Expected the weights of {model.name!r} to be shared between layers in a way that "
+            "copies of the layers keep, but some layers share a weight without one holding the "
+            "other. Use weights='share', or tie them by a layer that holds the other in its "
+            "configuration."
+        )
+
+
+def _places(model: keras.Model) -> list[list[int]]:
+    numbers: dict[int, int] = {}
+    return [
+        [numbers.setdefault(id(variable), len(numbers)) for variable in layer.variables]
+        for layer in keras_internals.all_layers(model)
+    ]
+
+
+def _copy_flags(model: keras.Model, twin: keras.Model) -> None:
+    pairs = list(
+        zip(keras_internals.all_layers(model), keras_internals.all_layers(twin), strict=True)
+    )
+    # A layer's flag is handed down to the layers in it, which stand later in this order.
+    for old, new in pairs:
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
+    for old, new in zip(_state(model), _state(twin), strict=True):
+        if new.trainable != old.trainable:
+            new.trainable = old.trainable
