@@ -54,7 +54,9 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
     read(model)
     _warn_of_lost_classes(model)
     if weights == "share":
-        return _Builder({}, shared=True).build(model)
+        twin = _Builder({}, shared=True).build(model)
+        _copy_flags(model, twin)
+        return twin
     copies = copy_operations(_leaves(model))
     twin = _Builder(copies).build(model)
     _check_ties(model, twin)
@@ -124,10 +126,8 @@ class _Builder:
         name = keras_internals.producer(inputs).operation.name
         start = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype, name=name)
         layers = [layer if self._shared else self._of(layer) for layer in model.layers]
-        twin = keras.Sequential([start, *layers], name=model.name)
-        if not self._shared:
-            twin.trainable = model.trainable
-        return twin
+        # Set at once, the flag is the model's own; set later, it would be handed to its layers.
+        return keras.Sequential([start, *layers], trainable=model.trainable, name=model.name)
 
     def _of(self, operation: Any) -> Any:
         """The copy of an operation; that of a nested model is built when it is first met."""

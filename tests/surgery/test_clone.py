@@ -1,0 +1,145 @@
+import keras
+import numpy as np
+import pytest
+from zoo import ZOO
+
+from reusekit.errors import SurgeryError
+from reusekit.graph import keras_internals, read
+from reusekit.surgery import CopyError, LostTieError, clone
+
+
+@keras.saving.register_keras_serializable("reusekit_tests")
+class Transposed(keras.layers.Layer):
+    """A dense layer with the kernel of another one."""
+
+    def __init__(self, source, **kwargs):
+        super().__init__(**kwargs)
+        self.source = source
+        self.built = True
+
+    def call(self, x):
+        return keras.ops.matmul(x, keras.ops.transpose(self.source.kernel))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.source.kernel.shape[0])
+
+    def get_config(self):
+        source = keras.saving.serialize_keras_object(self.source)
+        return {**super().get_config(), "source": source}
+
+    @classmethod
+    def from_config(cls, config):
+        config["source"] = keras.saving.deserialize_keras_object(config["source"])
+        return cls(**config)
+
+
+def tied():
+    x = keras.Input((4,), name="x")
+    first = keras.layers.Dense(3, name="first", use_bias=False)
+    return keras.Model(x, Transposed(first, name="tied")(first(x)), name="autoencoder")
+
+
+def test_a_tie_is_kept_and_points_into_the_clone():
+    model = tied()
+    twin = clone(model)
+    assert twin.count_params() == model.count_params() == 12
+    assert twin.get_layer("tied").source is twin.get_layer("first")
+    assert twin.get_layer("first") is not model.get_layer("first")
+
+
+def test_a_tie_that_no_configuration_knows_is_refused():
+    x = keras.Input((3,), name="x")
+    first, second = keras.layers.Dense(3, name="first"), keras.layers.Dense(3, name="second")
+    model = keras.Model(x, second(first(x)), name="secretly_tied")
+    second._trainable_variables[0] = first.kernel
+    with pytest.raises(LostTieError, match="secretly_tied"):
+        clone(model)
+    assert clone(model, weights="share").count_params() == model.count_params()
+
+
+def test_copy_is_equal_and_independent():
+    model = ZOO["residual"]()
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
+    twin = clone(model)
+    before = np.asarray(model(x, training=False))
+    np.testing.assert_array_equal(twin(x, training=False), before)
+    for variable in twin.weights:
+        variable.assign(variable + 1)
+    np.testing.assert_array_equal(model(x, training=False), before)
+
+
+def test_fresh_has_other_weights_of_the_same_shapes():
+    model = ZOO["linear"]()
+    twin = clone(model, weights="fresh")
+    assert [v.shape for v in twin.weights] == [v.shape for v in model.weights]
+    kernel, other = model.get_layer("a").kernel, twin.get_layer("a").kernel
+    assert not np.allclose(keras.ops.convert_to_numpy(kernel), keras.ops.convert_to_numpy(other))
+
+
+def test_flags_of_model_layers_and_variables_are_kept():
+    model = ZOO["frozen_parts"]()
+    model.trainable = False
+    model.get_layer("head").trainable = True
+    model.get_layer("head").bias.trainable = False
+    for weights in ("copy", "fresh", "share"):
+        twin = clone(model, weights)
+        assert twin.trainable is False
+        assert [layer.trainable for layer in twin.layers] == [x.trainable for x in model.layers]
+        assert [v.trainable for v in twin.weights] == [v.trainable for v in model.weights]
+
+
+def test_non_trainable_state_is_copied():
+    twin = clone(ZOO["frozen_parts"]())
+    mean = keras.ops.convert_to_numpy(twin.get_layer("bn").moving_mean)
+    np.testing.assert_allclose(mean, [0.5, -0.5, 0.1])
+
+
+def test_optional_inputs_stay_optional():
+    twin = clone(ZOO["optional_input"]())
+    optional = [keras_internals.is_optional(tensor.source) for tensor in read(twin).inputs]
+    assert optional == [False, True]
+
+
+def test_recorded_training_flag_is_kept():
+    twin = clone(ZOO["recorded_training_flag"]())
+    calls = {call.address: call for call in read(twin).calls}
+    assert calls["base/bn"].kwargs["training"] is False
+
+
+@pytest.mark.parametrize("name", ["sequential", "sequential_in_functional"])
+def test_a_sequential_stays_one(name):
+    model = ZOO[name]()
+    kinds = [type(layer) for layer in keras_internals.all_layers(clone(model))]
+    assert sorted(k.__name__ for k in kinds) == sorted(
+        type(layer).__name__ for layer in keras_internals.all_layers(model)
+    )
+
+
+def test_a_layer_shared_inside_and_outside_stays_one_layer():
+    twin = clone(ZOO["layer_shared_inside_and_outside"]())
+    assert twin.get_layer("sub").get_layer("shared") is twin.get_layer("shared")
+
+
+def test_a_class_that_is_not_kept_is_named():
+    with pytest.warns(UserWarning, match="plain functional model, not a Net"):
+        clone(ZOO["subclass_with_a_graph"]())
+
+
+def test_a_layer_that_cannot_come_back_is_named():
+    class Stubborn(keras.layers.Layer):
+        def __init__(self, table, **kwargs):
+            super().__init__(**kwargs)
+            self.table = table
+
+        def call(self, x):
+            return x
+
+    x = keras.Input((2,), name="x")
+    model = keras.Model(x, Stubborn({"a": object()}, name="stubborn")(x), name="m")
+    with pytest.raises(CopyError, match="'stubborn' of class Stubborn"):
+        clone(model)
+
+
+def test_unknown_way_names_the_valid_ones():
+    with pytest.raises(SurgeryError, match="'copy' or 'share' or 'fresh', received 'copies'"):
+        clone(ZOO["linear"](), weights="copies")
