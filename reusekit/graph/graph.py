@@ -166,6 +166,11 @@ class Graph:
         return found
 
     @cached_property
+    def own_steps(self) -> frozenset[Call | Scope]:
+        """The calls that the model itself makes, those of nested models whole."""
+        return frozenset(call.scopes[0] if call.scopes else call for call in self.calls)
+
+    @cached_property
     def by_source(self) -> Mapping[int, tuple[Tensor, ...]]:
         """From the id of a Keras tensor to the tensors it is the source of."""
         found: dict[int, list[Tensor]] = {}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
+from keras.src.backend import compute_output_spec
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional
 from keras.src.ops.core import Cast
@@ -135,6 +136,21 @@ def calls_of(operation: Any) -> int:
 def record(operation: Any, args: tuple, kwargs: dict, outputs: Iterable) -> None:
     """Records a symbolic call whose outputs are known already, without running the operation."""
     Node(operation=operation, call_args=args, call_kwargs=kwargs, outputs=list(outputs))
+
+
+def check_first_argument(layer: keras.Layer, argument: Any) -> None:
+    """Raises ValueError where a built layer would refuse the shape of its first argument."""
+    layer._assert_input_compatibility(argument)
+
+
+def traced_outputs(operation: Any, args: tuple, kwargs: dict) -> Any:
+    """What the operation's `call` returns, by tracing it on symbolic tensors.
+
+    Unlike a symbolic call, this records nothing, and finds out where shapes do not fit weights.
+    """
+    if isinstance(operation, keras.Layer):
+        return compute_output_spec(operation.call, *args, **kwargs)
+    return operation.compute_output_spec(*args, **kwargs)
 
 
 def cast(dtype: str) -> Any:

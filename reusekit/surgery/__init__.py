@@ -2,6 +2,8 @@
 
 from reusekit.surgery.certificate import Certificate
 from reusekit.surgery.clone import clone, flatten
+from reusekit.surgery.edit import Edited, edit, insert, remove, replace
+from reusekit.surgery.edits import Insert, Remove, Replace
 from reusekit.surgery.errors import (
     CertificateError,
     CopyError,
@@ -19,13 +21,21 @@ __all__ = [
     "CertificateError",
     "CopyError",
     "EditError",
+    "Edited",
+    "Insert",
     "LostTieError",
+    "Remove",
+    "Replace",
     "ShapeError",
     "Split",
     "clone",
+    "edit",
     "extract",
     "flatten",
+    "insert",
     "prepend",
+    "remove",
+    "replace",
     "segment",
     "split",
 ]

@@ -196,18 +196,23 @@ class Rebuild:
         if self._copies is not None:
             operation = self._copies[id(step.operation)]
             return call_step(step, operation, *fill(step, self.values))
-        if _is_at_top(step) and all(
-            self.values[tensor] is graph.surface.get(tensor) for tensor in tensors
-        ):
+        if self._is_source(graph, step, tensors):
             return list(sources)
         if not self.names.claim(step.operation):
             return self._call_wrapped(step, tensors)
         args, kwargs = fill(step, self.values)
-        if all(_alike(tensor, self.values[tensor]) for tensor in tensors):
+        built = getattr(step.operation, "built", True)
+        if built and all(_alike(tensor, self.values[tensor]) for tensor in tensors):
             outputs = [_fresh(source) for source in sources]
             keras_internals.record(step.operation, args, kwargs, outputs)
             return outputs
         return call_step(step, step.operation, args, kwargs)
+
+    def _is_source(self, graph: Graph, step: Step, tensors: list[Tensor]) -> bool:
+        """Whether a step is one of the model's own, on the model's own tensors."""
+        return step in graph.own_steps and all(
+            self.values[tensor] is graph.surface.get(tensor) for tensor in tensors
+        )
 
     def _call_wrapped(self, step: Step, tensors: list[Tensor]) -> list[keras.KerasTensor]:
         """Calls an operation whose name another one has by a nested model around it."""

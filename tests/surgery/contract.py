@@ -7,7 +7,7 @@ import numpy as np
 
 from reusekit.graph import cut, cut_points, read
 from reusekit.graph.frontier import depends
-from reusekit.surgery import clone, extract, flatten, segment, split
+from reusekit.surgery import Insert, clone, edit, extract, flatten, remove, segment, split
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
 
@@ -35,6 +35,9 @@ def run_surgery_test(model, folder, save_every=4):
     _check_extract(model, graph, x, expected)
     _check_segments(model, graph, x, expected)
     _check_clones(model, x, expected)
+    for tensor in graph.tensors:
+        if graph.readers[tensor] or tensor in graph.outputs:
+            _check_edit(model, tensor, x, expected)
 
     assert [(v.path, v.trainable) for v in model.weights] == trainable
     for now, before in zip(arrays(model.weights), values, strict=True):
@@ -115,6 +118,17 @@ def _check_clones(model, x, expected):
         assert Snapshot.of(other).trainable == Snapshot.of(model).trainable
         assert other.trainable == model.trainable
         assert [layer.name for layer in other.layers] == [layer.name for layer in model.layers]
+
+
+def _check_edit(model, tensor, x, expected):
+    """What does nothing may be put in anywhere, and taken out again."""
+    probe = keras.layers.Identity(name="probe", dtype=tensor.dtype)
+    result = edit(model, Insert(probe, after=tensor.address))
+    assert_equal(arrays(result.model(x, training=False)), expected)
+    assert result.moved[tensor.address] is not None
+    back = remove(result.model, "probe")
+    assert_equal(arrays(back(x, training=False)), expected)
+    assert {id(v) for v in back.variables} <= {id(v) for v in model.variables}
 
 
 def arrays(structure):

@@ -1,0 +1,45 @@
+"""What a call would return, found out without leaving a trace on the layer."""
+
+from typing import Any
+
+import keras
+
+from reusekit.graph import keras_internals
+from reusekit.surgery.copying import copy_operations
+from reusekit.surgery.errors import CopyError
+
+
+def outputs_of(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
+    """The outputs that a call would have, flat; nothing is recorded, built or changed.
+
+    Args:
+        operation: A layer or operation, built or not.
+        args: Positional arguments, with Keras tensors made for the purpose.
+        kwargs: Keyword arguments, likewise.
+
+    Returns:
+        Keras tensors with the shapes and dtypes that would come out.
+
+    Raises:
+        ValueError: The layer cannot take these shapes. (Or whatever else the layer raises.)
+
+    Example:
+        >>> layer = keras.layers.Dense(3, name="d")
+        >>> [out.shape for out in outputs_of(layer, (keras.KerasTensor((None, 4)),), {})]
+        [(None, 3)]
+        >>> layer.built
+        False
+    """
+    if isinstance(operation, keras.Layer) and not operation.built:
+        return keras.tree.flatten(_stand_in(operation)(*args, **kwargs))
+    if args and isinstance(operation, keras.Layer):
+        keras_internals.check_first_argument(operation, args[0])
+    return keras.tree.flatten(keras_internals.traced_outputs(operation, args, kwargs))
+
+
+def _stand_in(layer: keras.Layer) -> Any:
+    """A copy to call in the place of a layer that must not be built yet."""
+    try:
+        return copy_operations([layer])[id(layer)]
+    except CopyError:
+        return layer.compute_output_spec

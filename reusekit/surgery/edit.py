@@ -1,0 +1,238 @@
+"""Changing a model: a new one with layers put in, exchanged or taken out."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from reusekit.errors import SurgeryError, nearest
+from reusekit.graph import Graph, read, resolve
+from reusekit.surgery.assembling import assemble
+from reusekit.surgery.clone import clone
+from reusekit.surgery.edits import Edit, Insert, Orders, Remove, Replace, orders
+from reusekit.surgery.errors import EditError
+from reusekit.surgery.rebuild import Rebuild
+from reusekit.surgery.rewiring import Rewiring
+
+_WAYS = ("share", "copy")
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """An edited model, and where things went.
+
+    Attributes:
+        model: The edited model.
+        moved: From each address of the old model to that of the tensor which now stands in its
+            place: a replacement's output, or the input of what was removed. None where nothing does
+            because nothing reads it any more.
+    """
+
+    model: keras.Model
+    moved: Mapping[str, str | None]
+
+
+def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
+    """Makes several edits at once: validated as a whole, built once.
+
+    Addresses are those of the model as it is given. The model itself is not changed; a refused edit
+    leaves no trace. A nested model in which something is edited comes out inlined. Masks that were
+    recorded stay as recorded.
+
+    Args:
+        model: A model with a functional graph.
+        *edits: `Insert`, `Replace` and `Remove`. Several insertions at one place come in order.
+        weights: "share" keeps the model's layers, so that training one model trains the other;
+            "copy" makes the result of copies with equal weights.
+
+    Returns:
+        The edited model, a functional one, and where old addresses went.
+
+    Raises:
+        AddressError: An address means nothing in the model.
+        EditError: There is no edit, or edits contradict one another, or one makes no sense there.
+        ShapeError: A layer could not take what it would be fed; the message names the layer and
+            both shapes.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> y = keras.layers.Dense(3, name="a")(x)
+        >>> y = keras.layers.ReLU(name="relu")(y)
+        >>> model = keras.Model(x, keras.layers.Dense(1, name="b")(y), name="m")
+        >>> result = edit(
+        ...     model,
+        ...     Insert(keras.layers.Dropout(0.5, name="drop"), after="a"),
+        ...     Replace("relu", keras.layers.ELU(name="elu")),
+        ... )
+        >>> [layer.name for layer in result.model.layers], result.moved["relu"]
+        (['x', 'a', 'drop', 'elu', 'b'], 'elu')
+    """
+    if weights not in _WAYS:
+        raise SurgeryError(
+            f"Expected weights 'share' or 'copy', received {weights!r}. "
+            f"{nearest(str(weights), _WAYS)}"
+        )
+    if not edits:
+        raise EditError("Expected at least one edit, received none.")
+    graph = read(model)
+    wanted = orders(graph, edits)
+    rewired = Rewiring(graph, wanted)
+    _check_names(rewired, wanted)
+    if weights == "copy":
+        graph = read(clone(model))
+        edits = tuple(_by_address(read(model), each) for each in edits)
+        rewired = Rewiring(graph, orders(graph, edits))
+    return _build(graph, rewired)
+
+
+def insert(
+    model: keras.Model,
+    layer: keras.Layer,
+    *,
+    after: Any = None,
+    before: Any = None,
+    weights: str = "share",
+) -> keras.Model:
+    """Puts a layer into a model.
+
+    Args:
+        model: A model with a functional graph. It is not changed.
+        layer: The layer.
+        after: Where: all that reads the tensor at this address will read the layer's output. A
+            layer that is called several times means after each of its calls; `layer@1` means one.
+        before: Or where: the layer at this address will read the new layer's output, others not.
+        weights: "share" or "copy", as for `edit`.
+
+    Returns:
+        The new model. Use `edit` to learn where addresses went.
+
+    Raises:
+        AddressError: The address means nothing in the model.
+        EditError: Both or neither of `after` and `before`, or the place has several inputs.
+        ShapeError: A layer could not take what it would be fed.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> model = keras.Model(x, keras.layers.Dense(2, name="a")(x), name="m")
+        >>> edited = insert(model, keras.layers.Dropout(0.1, name="drop"), before="a")
+        >>> [layer.name for layer in edited.layers]
+        ['x', 'drop', 'a']
+    """
+    return edit(model, Insert(layer, after=after, before=before), weights=weights).model
+
+
+def replace(
+    model: keras.Model, at: Any, layer: keras.Layer, *, weights: str = "share"
+) -> keras.Model:
+    """Calls a layer in the place of another.
+
+    Args:
+        model: A model with a functional graph. It is not changed.
+        at: Address of a layer or nested model: all its calls, or one of them (`layer@1`).
+        layer: What is called in its place, on the same tensors, with those of the recorded call
+            arguments that it takes.
+        weights: "share" or "copy", as for `edit`.
+
+    Returns:
+        The new model.
+
+    Raises:
+        AddressError: The address means nothing in the model.
+        EditError: The layer has another number of outputs, or a name that is taken.
+        ShapeError: A layer could not take what it would be fed.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> y = keras.layers.Dense(2, name="a")(x)
+        >>> model = keras.Model(x, keras.layers.Dense(5, name="head")(y), name="m")
+        >>> replace(model, "head", keras.layers.Dense(3, name="head")).output_shape
+        (None, 3)
+    """
+    return edit(model, Replace(at, layer), weights=weights).model
+
+
+def remove(model: keras.Model, at: Any, *, weights: str = "share") -> keras.Model:
+    """Takes a layer out of a model, so that what read its output reads its input.
+
+    Args:
+        model: A model with a functional graph. It is not changed.
+        at: Address of a layer or nested model with one input: all its calls, or one (`layer@1`).
+        weights: "share" or "copy", as for `edit`.
+
+    Returns:
+        The new model.
+
+    Raises:
+        AddressError: The address means nothing in the model.
+        EditError: The layer has several inputs or outputs.
+        ShapeError: A layer could not take what it would be fed.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> y = keras.layers.Dropout(0.5, name="drop")(x)
+        >>> model = keras.Model(x, keras.layers.Dense(2, name="a")(y), name="m")
+        >>> [layer.name for layer in remove(model, "drop").layers]
+        ['x', 'a']
+    """
+    return edit(model, Remove(at), weights=weights).model
+
+
+def _build(graph: Graph, rewired: Rewiring) -> Edited:
+    edited = dataclasses.replace(graph, masks=rewired.masks())
+    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+    for tensor in graph.inputs:
+        engine.names.claim(graph.maker[tensor].operation)
+    engine.run(edited, rewired.steps)
+    inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
+    outputs = keras.tree.map_structure(engine.values.get, rewired.outputs)
+    model = assemble(inputs, outputs, graph.model.name, len(rewired.steps), graph.model.trainable)
+    return Edited(model, _moved(graph, rewired, engine, read(model)))
+
+
+def _moved(
+    graph: Graph, rewired: Rewiring, engine: Rebuild, result: Graph
+) -> dict[str, str | None]:
+    places = {id(source): tensor.address for tensor, source in result.surface.items()}
+    moved: dict[str, str | None] = {}
+    for address, tensor in graph.names.items():
+        # What was put after a tensor does not take its place: the tensor itself is still there.
+        here = engine.values.get(tensor)
+        value = here if here is not None else engine.values.get(rewired.now(tensor))
+        # Inside a nested model that stayed whole, everything is where it was.
+        inside = address if value is None and address in result.names else None
+        moved[address] = places.get(id(value), inside)
+    return moved
+
+
+def _check_names(rewired: Rewiring, wanted: Orders) -> None:
+    """A new layer must not have the name of another that stays."""
+    new = {id(layer): layer for layers in wanted.after.values() for layer in layers}
+    new |= {id(layer): layer for layers in wanted.before.values() for layer in layers}
+    new |= {id(layer): layer for layer in wanted.replaced.values()}
+    names: dict[str, Any] = {}
+    for tensor in rewired.graph.inputs:
+        operation = rewired.graph.maker[tensor].operation
+        names[operation.name] = operation
+    for step in rewired.steps:
+        other = names.setdefault(step.operation.name, step.operation)
+        clash = other is not step.operation and (id(other) in new or id(step.operation) in new)
+        if clash:
+            raise EditError(
+                f"Expected a new layer with a name of its own, received {other.name!r}, which "
+                "another layer of the result has: pass name= when making it."
+            )
+
+
+def _by_address(graph: Graph, each: Edit) -> Edit:
+    """An edit that names its place by addresses, which hold in a clone as well."""
+
+    def address(at: Any) -> Any:
+        if at is None or isinstance(at, str):
+            return at
+        return [tensor.address for tensor in resolve(graph, at)]
+
+    if isinstance(each, Insert):
+        return dataclasses.replace(each, after=address(each.after), before=address(each.before))
+    return dataclasses.replace(each, at=address(each.at))

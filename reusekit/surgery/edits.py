@@ -1,0 +1,174 @@
+"""What can be asked of `edit`: three small objects, and which calls of a model they mean."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from reusekit.errors import nearest
+from reusekit.graph import Graph, Scope, Tensor, UnknownAddressError, resolve
+from reusekit.surgery.calling import Step
+from reusekit.surgery.errors import EditError
+
+
+@dataclass(frozen=True)
+class Insert:
+    """Puts a layer after a tensor, for all that reads it, or before a call, for that call alone.
+
+    Attributes:
+        layer: The layer to insert.
+        after: Address of a tensor, or of a layer: then after each of its calls.
+        before: Address of a layer or nested model: then before each of its calls.
+    """
+
+    layer: keras.Layer
+    after: Any = None
+    before: Any = None
+
+    def __post_init__(self):
+        _check_layer(self.layer)
+        if (self.after is None) == (self.before is None):
+            raise EditError(
+                "Expected either after= or before=, received "
+                f"after={self.after!r} and before={self.before!r}."
+            )
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Calls a layer in the place of another.
+
+    Attributes:
+        at: Address of the layer or nested model to replace: all its calls, or one (`layer@1`).
+        layer: What to call in its place, on the same tensors.
+    """
+
+    at: Any
+    layer: keras.Layer
+
+    def __post_init__(self):
+        _check_layer(self.layer)
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Takes a layer out, so that what read its output reads its input.
+
+    Attributes:
+        at: Address of a layer or nested model with one input: all its calls, or one (`layer@1`).
+    """
+
+    at: Any
+
+
+Edit = Insert | Replace | Remove
+
+
+def _check_layer(layer: Any) -> None:
+    if not isinstance(layer, keras.Layer):
+        raise EditError(f"Expected a keras.Layer, received {type(layer).__name__}: {layer!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class Orders:
+    """What edits mean for the calls of one graph.
+
+    Attributes:
+        after: From each tensor to the layers to put after it, in order.
+        before: From each step to the layers to put before it, in order.
+        replaced: From each step to the layer to call in its place.
+        removed: The steps to take out.
+    """
+
+    after: dict[Tensor, list[keras.Layer]]
+    before: dict[Step, list[keras.Layer]]
+    replaced: dict[Step, keras.Layer]
+    removed: set[Step]
+
+    def opened(self, graph: Graph) -> set[Scope]:
+        """The nested models inside which something is to be done, at all of their calls."""
+        tensors = set(self.after)
+        steps = {*self.before, *self.replaced, *self.removed}
+        touched: set[int] = set()
+        for call in graph.calls:
+            for depth, scope in enumerate(call.scopes):
+                inside = {call, *call.scopes[depth + 1 :]} & steps
+                made = {tensor for tensor in call.outputs if tensor in tensors}
+                if inside or made - set(scope.outputs):
+                    touched.add(id(scope.operation))
+        return {
+            scope for call in graph.calls for scope in call.scopes if id(scope.operation) in touched
+        }
+
+
+def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
+    """Finds the calls that edits mean, and sees to it that they do not contradict one another.
+
+    Raises:
+        AddressError: An address means nothing in the model.
+        EditError: Two edits contradict each other.
+    """
+    found = Orders({}, {}, {}, set())
+    steps = _steps_by_address(graph)
+    for edit in edits:
+        match edit:
+            case Insert(after=None):
+                for step in _steps(graph, steps, edit.before):
+                    found.before.setdefault(step, []).append(edit.layer)
+            case Insert():
+                for tensor in _tensors(graph, steps, edit.after):
+                    found.after.setdefault(tensor, []).append(edit.layer)
+            case Replace():
+                for step in _steps(graph, steps, edit.at):
+                    if step in found.replaced:
+                        raise EditError(f"Expected one replacement of {step.address!r}, not two.")
+                    found.replaced[step] = edit.layer
+            case Remove():
+                found.removed.update(_steps(graph, steps, edit.at))
+            case _:
+                raise EditError(
+                    f"Expected Insert, Replace or Remove, received {type(edit).__name__}: {edit!r}"
+                )
+    for step in found.removed:
+        if step in found.replaced or step in found.before or found.after.keys() & {*step.outputs}:
+            raise EditError(f"Expected {step.address!r} to be removed or kept, not both.")
+    return found
+
+
+def _steps_by_address(graph: Graph) -> dict[str, list[Step]]:
+    """From each address of a call, with or without its number, to the calls it means."""
+    found: dict[str, dict[Step, None]] = {}
+    for call in graph.calls:
+        for step in (*call.scopes, call):
+            stem, _, number = step.address.rpartition("@")
+            for name in {step.address, stem if number.isdecimal() and stem else step.address}:
+                found.setdefault(name, {})[step] = None
+    return {name: list(steps) for name, steps in found.items()}
+
+
+def _steps(graph: Graph, steps: dict[str, list[Step]], at: Any) -> list[Step]:
+    if isinstance(at, str) and at in steps:
+        return _editable(steps[at])
+    if isinstance(at, str) and at not in graph.names:
+        raise UnknownAddressError(
+            f"Expected the address of a layer of model {graph.model.name!r}, received {at!r}. "
+            f"{nearest(at, steps)}"
+        )
+    return _editable([graph.maker[tensor] for tensor in resolve(graph, at)])
+
+
+def _editable(steps: list[Step]) -> list[Step]:
+    for step in steps:
+        if not isinstance(step, Scope) and step.is_input:
+            raise EditError(
+                f"Expected a layer, received the model input {step.address!r}: insert after it."
+            )
+    return steps
+
+
+def _tensors(graph: Graph, steps: dict[str, list[Step]], at: Any) -> list[Tensor]:
+    """The tensors after which to insert: a layer called several times has one for each call."""
+    if isinstance(at, str) and len(steps.get(at, ())) > 1:
+        at = [output for step in steps[at] for output in step.outputs]
+    return resolve(graph, at)

@@ -1,0 +1,223 @@
+"""The calls of a graph after some edits, with the shapes that then come out; nothing is called."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import keras
+
+from reusekit.graph import Call, Graph, Scope, Tensor, keras_internals
+from reusekit.graph.masks import passes_mask
+from reusekit.surgery.calling import Step
+from reusekit.surgery.dry_run import outputs_of
+from reusekit.surgery.edits import Orders
+from reusekit.surgery.errors import EditError, ShapeError
+
+
+class Rewiring:
+    """Walks a graph's calls once and lays them out anew as some orders say.
+
+    Attributes:
+        steps: The new calls, in order.
+        stands_in: From each tensor of the graph that is no longer read to what is read instead.
+    """
+
+    def __init__(self, graph: Graph, orders: Orders):
+        self.graph = graph
+        self.steps: list[Step] = []
+        self.stands_in: dict[Tensor, Tensor] = {}
+        self._orders = orders
+        self._addresses = {step.address for step in _opened(graph, set())}
+        opened = orders.opened(graph)
+        for tensor in graph.inputs:
+            self._insert_after(tensor, tensor)
+        for step in _opened(graph, opened):
+            self._walk(step)
+        self.outputs = keras.tree.map_structure(self.now, graph.output_structure)
+        self._drop_unread()
+
+    def now(self, leaf: Any) -> Any:
+        """What is read in the place of a tensor; anything else as it is."""
+        while leaf in self.stands_in if isinstance(leaf, Tensor) else False:
+            leaf = self.stands_in[leaf]
+        return leaf
+
+    def _walk(self, step: Step) -> None:
+        if step in self._orders.removed:
+            self._remove(step)
+            return
+        args, kwargs = keras.tree.map_structure(self.now, (step.args, step.kwargs))
+        for layer in self._orders.before.get(step, ()):
+            tensor = self._single_input(step, args, "put something before it")
+            inserted = self._add(layer, tensor)
+            args = keras.tree.map_structure(
+                lambda leaf, old=tensor, new=inserted: new if leaf is old else leaf, args
+            )
+        layer = self._orders.replaced.get(step)
+        if layer is not None:
+            self._replace(step, layer, args, kwargs)
+        else:
+            self._keep(step, args, kwargs)
+        for tensor in step.outputs:
+            self._insert_after(tensor, self.now(tensor))
+
+    def _keep(self, step: Step, args: tuple, kwargs: dict) -> None:
+        before = [*_tensors((step.args, step.kwargs))]
+        after = [*_tensors((args, kwargs))]
+        outputs = step.outputs
+        if any(not _alike(old, new) for old, new in zip(before, after, strict=True)):
+            specs = self._specs(step, step.operation, args, kwargs)
+            outputs = tuple(
+                old if _fits(old, spec) else _tensor(old.address, spec)
+                for old, spec in zip(step.outputs, specs, strict=True)
+            )
+            self._point(step.outputs, outputs)
+        changes: dict[str, Any] = {"args": args, "kwargs": kwargs, "outputs": outputs}
+        same = before == after
+        if isinstance(step, Call):
+            pairs = tuple((self.now(tensor), self.now(mask)) for tensor, mask in step.masks)
+            same = same and pairs == step.masks
+            changes |= {"masks": pairs, "inputs": tuple(dict.fromkeys(after))}
+        # What no edit reaches stays the source's own call, and need not be made again.
+        self.steps.append(step if same else replace(step, **changes))
+
+    def _replace(self, step: Step, layer: keras.Layer, args: tuple, kwargs: dict) -> None:
+        takes = {*keras_internals.call_arguments(layer), *keras_internals.context_arguments(layer)}
+        kwargs = {name: value for name, value in kwargs.items() if name in takes}
+        specs = self._specs(step, layer, args, kwargs)
+        if len(specs) != len(step.outputs):
+            raise EditError(
+                f"Expected a layer with {len(step.outputs)} output(s) in the place of "
+                f"{step.address!r}, received {layer.name!r} with {len(specs)}."
+            )
+        new = self._call(layer, args, kwargs, specs)
+        self._point(step.outputs, new.outputs)
+
+    def _remove(self, step: Step) -> None:
+        tensor = self._single_input(
+            step, keras.tree.map_structure(self.now, step.args), "remove it"
+        )
+        if len(step.outputs) != 1:
+            raise EditError(
+                f"Expected a layer with one output to remove, received {step.address!r} with "
+                f"{len(step.outputs)}."
+            )
+        self.stands_in[step.outputs[0]] = tensor
+
+    def _insert_after(self, tensor: Tensor, made: Tensor) -> None:
+        layers = self._orders.after.get(tensor, ())
+        for layer in layers:
+            made = self._add(layer, made)
+        if layers:
+            # Only what comes later is looked up, so that the layer itself reads the tensor.
+            self._point([tensor], [made])
+
+    def _add(self, layer: keras.Layer, tensor: Tensor) -> Tensor:
+        """A new call of a layer on one tensor."""
+        args = (tensor,)
+        specs = self._specs(None, layer, args, {})
+        if len(specs) != 1:
+            raise EditError(
+                f"Expected a layer with one output to insert, received {layer.name!r} with "
+                f"{len(specs)}."
+            )
+        return self._call(layer, args, {}, specs).outputs[0]
+
+    def _call(
+        self, layer: keras.Layer, args: tuple, kwargs: dict, specs: list[keras.KerasTensor]
+    ) -> Call:
+        calls = sum(step.operation is layer for step in self.steps)
+        address = f"{layer.name}@{calls}" if calls else layer.name
+        outputs = tuple(_tensor(address, spec) for spec in specs)
+        inputs = tuple(dict.fromkeys(_tensors((args, kwargs))))
+        call = Call(-1, address, layer, args, kwargs, inputs, (), outputs, (), False)
+        self.steps.append(call)
+        return call
+
+    def _point(self, old: Any, new: Any) -> None:
+        self.stands_in.update((o, n) for o, n in zip(old, new, strict=True) if o is not n)
+
+    def _single_input(self, step: Step, args: tuple, why: str) -> Tensor:
+        tensors = list(dict.fromkeys(_tensors(args)))
+        if len(tensors) != 1:
+            listed = ", ".join(repr(tensor.address) for tensor in tensors)
+            raise EditError(
+                f"Expected a layer with one input to {why}, received {step.address!r} with "
+                f"{len(tensors)}: {listed}. Insert after one of these, or replace the layer."
+            )
+        return tensors[0]
+
+    def _specs(
+        self, step: Step | None, operation: Any, args: tuple, kwargs: dict
+    ) -> list[keras.KerasTensor]:
+        """What a call would return, or one clear error that names the layer where it breaks."""
+
+        def probe(leaf: Any) -> Any:
+            return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
+
+        try:
+            return outputs_of(operation, *keras.tree.map_structure(probe, (args, kwargs)))
+        except Exception as error:
+            now = ", ".join(str(tensor.shape) for tensor in _tensors((args, kwargs)))
+            was = ""
+            if step is not None and operation is step.operation:
+                shapes = ", ".join(str(tensor.shape) for tensor in _tensors(step.args))
+                was = f", which took {shapes},"
+            reason = str(error).strip().splitlines()
+            raise ShapeError(
+                f"Expected {operation.name if step is None else step.address!r}{was} to take what "
+                f"it would be fed after the edit: {now}. Keras says: "
+                f"{reason[0] if reason else error!r}"
+            ) from error
+
+    def _drop_unread(self) -> None:
+        read = set(_tensors(self.outputs))
+        kept = []
+        for step in reversed(self.steps):
+            if not read.isdisjoint(step.outputs):
+                kept.append(step)
+                read.update(_tensors((step.args, step.kwargs)))
+                read.update(mask for _, mask in getattr(step, "masks", ()))
+        kept.reverse()
+        self.steps = kept
+
+    def masks(self) -> dict[Tensor, Tensor]:
+        """Which tensor carries which mask: as before, and handed on by what was inserted."""
+        masks = dict(self.graph.masks)
+        for step in self.steps:
+            inputs = list(_tensors(step.args))
+            mask = masks.get(inputs[0]) if inputs else None
+            fresh = [tensor for tensor in step.outputs if tensor not in self.graph.maker]
+            if (
+                mask is not None
+                and fresh
+                and passes_mask(step.operation, inputs[0].source, mask.shape)
+            ):
+                masks.update(dict.fromkeys(fresh, mask))
+        return masks
+
+
+def _opened(graph: Graph, opened: set[Scope]) -> Iterator[Step]:
+    """The calls of a graph, nested models whole unless they are among some."""
+    last = None
+    for call in graph.calls:
+        step = next((scope for scope in call.scopes if scope not in opened), call)
+        if not call.is_input and step is not last:
+            yield step
+        last = step
+
+
+def _tensors(structure: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Tensor))
+
+
+def _tensor(address: str, spec: keras.KerasTensor) -> Tensor:
+    return Tensor(address, tuple(spec.shape), str(spec.dtype), spec)
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
+def _fits(tensor: Tensor, spec: keras.KerasTensor) -> bool:
+    return tensor.shape == tuple(spec.shape) and tensor.dtype == spec.dtype
