@@ -39,12 +39,13 @@ class Split:
         """Unpacks as `bottom, top = split(...)`."""
         return iter((self.bottom, self.top))
 
-    def verify(self, x: Any = None) -> Certificate:
+    def verify(self, x: Any = None, expected: Any = None) -> Certificate:
         """Runs the model and its parts on the same inputs.
 
         Args:
             x: Inputs in the model's structure; None makes random ones of the right dtypes and
                 ranges, always the same.
+            expected: What the model gives for `x`, to save running it; None runs it.
 
         Returns:
             The certificate.
@@ -60,7 +61,7 @@ class Split:
             >>> split(model, "hidden").verify().parameters_conserved
             True
         """
-        return certify(self.source, [self.bottom, self.top], self._before, x)
+        return certify(self.source, [self.bottom, self.top], self._before, x, expected)
 
 
 def split(model: keras.Model, at: Any, strict: bool = False) -> Split:
