@@ -1,6 +1,6 @@
 """Search how deep to cut a pretrained model, fine-tune the best cut, register it.
 
-    python pipelines/cut_search.py --config configs/digits.yaml --search.max_trials 8
+python pipelines/cut_search.py --config configs/digits.yaml --search.max_trials 8
 """
 
 from reusekit import stages
@@ -10,7 +10,6 @@ from reusekit.settings import (
     BaselineSettings,
     DataSettings,
     FineTuneSettings,
-    HeadSettings,
     SearchSettings,
     TrackingSettings,
 )
@@ -40,8 +39,18 @@ def cut_search(
         seed: Decides the examples, the initial weights, the order of batches and the trials.
         verbose: Say more, and show the traceback of an error.
     """
-    settings = dict(backbone=backbone, data=data, search=search, finetune=finetune, seed=seed)
-    with stages.start_job("cut_search", output, tracking, seed, settings, verbose) as job:
+    with stages.start_job(
+        "cut_search",
+        output,
+        tracking,
+        seed,
+        verbose,
+        backbone=backbone,
+        data=data,
+        search=search,
+        finetune=finetune,
+        baselines=baselines,
+    ) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
             cuts = stages.candidate_cuts(pretrained, search.cuts, search.max_cuts)
@@ -52,9 +61,9 @@ def cut_search(
         with job.stage("Search the cut"):
             result = stages.search_cut(features, cuts, search, job.folder, seed)
         with job.stage("Fine-tune the best cut"):
-            head = stages.head_of(result.best, search)
+            cut, head = result.best.cut, stages.head_of(result.best, search)
             tuned = stages.finetune(
-                pretrained, result.best.cut, cuts, head, finetune, features, splits, job.folder, seed
+                pretrained, cut, cuts, head, finetune, features, splits, job.folder, seed
             )
         with job.stage("Evaluate on the test split"):
             test = stages.evaluate(tuned.whole, splits.test)

@@ -1,6 +1,6 @@
 """Fine-tune a pretrained model at a cut you name, and register it.
 
-    python pipelines/finetune.py --config configs/digits.yaml --cut block5_out
+python pipelines/finetune.py --config configs/digits.yaml --cut block5_out
 """
 
 from reusekit import stages
@@ -41,8 +41,19 @@ def finetune(
         seed: Decides the examples, the initial weights and the order of batches.
         verbose: Say more, and show the traceback of an error.
     """
-    settings = dict(cut=cut, backbone=backbone, data=data, head=head, finetune=finetune, seed=seed)
-    with stages.start_job("finetune", output, tracking, seed, settings, verbose) as job:
+    with stages.start_job(
+        "finetune",
+        output,
+        tracking,
+        seed,
+        verbose,
+        cut=cut,
+        backbone=backbone,
+        data=data,
+        head=head,
+        finetune=finetune,
+        baselines=baselines,
+    ) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
             cuts = stages.candidate_cuts(pretrained, including=cut)

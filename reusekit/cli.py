@@ -44,9 +44,7 @@ def init(folder: str, verbose: bool = False) -> None:
         )
     try:
         for name, source in carried.items():
-            shutil.copytree(
-                source, target / name, ignore=shutil.ignore_patterns("__pycache__")
-            )
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}.") from error
     print(f"python {target / 'pipelines' / 'cut_search.py'} --config "

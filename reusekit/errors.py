@@ -47,14 +47,19 @@ def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
     Example:
         >>> nearest("resnet5", ["resnet50", "vgg16"])
         "Did you mean 'resnet50'?"
+        >>> nearest("resnet50", ["keras.applications/ResNet50", "keras.applications/VGG16"])
+        "Did you mean 'keras.applications/ResNet50'?"
         >>> nearest("zzz", ["resnet50", "vgg16"])
         "Valid choices: 'resnet50', 'vgg16'."
     """
     valid = list(valid)
-    folded = {choice.lower(): choice for choice in valid}
+    # The last part of a path stands for the whole: `resnet50` for `keras.applications/ResNet50`.
+    folded = {choice.rsplit("/", 1)[-1].lower(): choice for choice in reversed(valid)}
+    folded |= {choice.lower(): choice for choice in valid}
     close = difflib.get_close_matches(received.lower(), folded, n=most, cutoff=0.6)
     if close:
-        return f"Did you mean {' or '.join(repr(folded[c]) for c in close)}?"
+        meant = dict.fromkeys(folded[match] for match in close)
+        return f"Did you mean {' or '.join(map(repr, meant))}?"
     if not valid:
         return ""
     shown = ", ".join(repr(choice) for choice in valid[:12])

@@ -84,7 +84,7 @@ def _stop(message: str, verbose: bool) -> None:
 
 
 def _configuration_error(message: str, keys: list[str]) -> str:
-    """jsonargparse's message in one line, with the nearest valid key where a key is unknown."""
+    """Jsonargparse's message in one line, with the nearest valid key where a key is unknown."""
     message = re.sub(r"\s*For further information visit \S+", "", message)
     message = re.sub(r"\d+ validation errors? for \S+\s*", "", message)
     message = re.sub(r"\[type=[^\]]*\]\.?", "", message)

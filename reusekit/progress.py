@@ -33,14 +33,12 @@ def tracked(items: Iterable[T], description: str, total: int | None = None) -> I
         >>> sum(tracked([1, 2, 3], "Adding"))
         6
     """
-    return iter(
-        track(items, description, total=total, console=console, disable=not bars_wanted())
-    )
+    return iter(track(items, description, total=total, console=console, disable=not bars_wanted()))
 
 
 @contextmanager
 def counted(description: str, total: int) -> Iterator:
-    """A bar to advance by hand, where the work calls back: yields a function to call at each step."""
+    """A bar to advance by hand: yields a function to call at each step."""
     with Progress(console=console, disable=not bars_wanted()) as progress:
         task = progress.add_task(description, total=total)
         yield lambda text=description: progress.update(task, advance=1, description=text)

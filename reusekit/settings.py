@@ -82,7 +82,10 @@ class FineTuneSettings(Settings):
         None, description="Cut from which on the bottom is trained; null to choose by share."
     )
     share: float = Field(
-        0.34, ge=0, le=1, description="Share of the cuts before the chosen one to unfreeze; 0: none."
+        0.34,
+        ge=0,
+        le=1,
+        description="Share of the cuts before the chosen one to unfreeze.",
     )
     learning_rate: PositiveFloat = Field(1e-4, description="Adam's rate in the second phase.")
     epochs: PositiveInt = Field(30, description="At most that many passes.")

@@ -1,8 +1,8 @@
 """What happens before Keras is imported: TensorFlow's start-up noise is held back.
 
-TensorFlow writes informational lines to the process's standard error from C++ while it loads, before
-it reads `TF_CPP_MIN_LOG_LEVEL`, so the only way to keep them out is to catch the file descriptor.
-Everything that is not on the short list of known noise is passed on unchanged.
+TensorFlow writes informational lines to the process's standard error from C++ while it loads,
+before it reads `TF_CPP_MIN_LOG_LEVEL`, so the only way to keep them out is to catch the file
+descriptor. Everything that is not on the short list of known noise is passed on unchanged.
 """
 
 import os
@@ -40,8 +40,7 @@ def without_noise(lines: Iterable[str], has_driver: bool | None = None) -> list[
     return [
         line
         for line in lines
-        if not _INFORMATIONAL.match(line)
-        and (has_driver or not _CUDA_INIT_FAILED.match(line))
+        if not _INFORMATIONAL.match(line) and (has_driver or not _CUDA_INIT_FAILED.match(line))
     ]
 
 

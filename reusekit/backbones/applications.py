@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,8 +18,8 @@ from reusekit.surgery import prepend
 
 PREFIX = "keras.applications/"
 
-# Arguments of the builders that this loader decides itself. `include_preprocessing=False` would part
-# the weights from the preprocessing they were trained with; pooling belongs to the head.
+# Arguments of the builders that this loader decides itself. `include_preprocessing=False` would
+# part the weights from the preprocessing they were trained with; pooling belongs to the head.
 _OURS = {
     "weights", "input_shape", "include_top", "input_tensor", "pooling", "include_preprocessing",
 }  # fmt: skip
@@ -67,9 +68,7 @@ def load_application(
     """
     builder = builders().get(name)
     if builder is None:
-        raise BackboneError(
-            f"Unknown backbone {PREFIX + name!r}. {nearest(name, builders())}"
-        )
+        raise BackboneError(f"Unknown backbone {PREFIX + name!r}. {nearest(name, builders())}")
     allowed = set(inspect.signature(builder).parameters) - _OURS - {"kwargs"}
     for option in options:
         if option not in allowed:
@@ -81,12 +80,15 @@ def load_application(
         )
     weights = _checked(weights, name)
     try:
-        model = builder(
-            weights=weights,
-            input_shape=None if input_shape is None else tuple(input_shape),
-            include_top=include_top,
-            **options,
-        )
+        with warnings.catch_warnings():
+            # Keras warns where it leaves a layer at its random weights; here that is an error.
+            warnings.filterwarnings("error", message=".*freshly-initialized weights.*")
+            model = builder(
+                weights=weights,
+                input_shape=None if input_shape is None else tuple(input_shape),
+                include_top=include_top,
+                **options,
+            )
     except Exception as error:
         raise BackboneError(_explained(error, name, weights)) from error
     preprocess = inspect.getmodule(builder).preprocess_input

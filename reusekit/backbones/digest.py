@@ -11,8 +11,8 @@ import numpy as np
 def model_digest(model: keras.Model) -> str:
     """A digest of a model's configuration and weights.
 
-    Automatic layer names count up within a process (`conv2d_7`), so they are replaced by their order
-    of appearance: the same model built twice, in two processes, has one digest.
+    Automatic layer names count up within a process (`conv2d_7`), so they are replaced by their
+    order of appearance: the same model built twice, in two processes, has one digest.
 
     Args:
         model: A functional or Sequential model.
@@ -40,7 +40,7 @@ def model_digest(model: keras.Model) -> str:
 
 
 def _without_names(config: Any) -> Any:
-    """A copy of a model's configuration with each layer name replaced by its order of appearance."""
+    """A model's configuration with each layer name replaced by its order of appearance."""
     numbers: dict[str, str] = {}
 
     def numbered(name: str) -> str:

@@ -8,6 +8,7 @@ from reusekit.backbones import applications, glyphnet
 from reusekit.backbones.backbone import Backbone
 from reusekit.errors import BackboneError, nearest
 
+
 def sources() -> list[str]:
     """Every source that `load_backbone` knows by name.
 
@@ -51,7 +52,7 @@ def load_backbone(
         >>> rk.load_backbone("keras.applications/ResNet5")
         Traceback (most recent call last):
         ...
-        reusekit.errors.BackboneError: Unknown backbone 'keras.applications/ResNet5'. Did you mean ...
+        reusekit.errors.BackboneError: Unknown backbone 'keras.applications/ResNet5'. Did you ...
     """
     if source == glyphnet.SOURCE:
         if options:

@@ -1,4 +1,4 @@
-"""The preprocessing of `keras.applications`, rebuilt as stock layers so that a model can carry it."""
+"""The preprocessing of `keras.applications`, as stock layers that a model can carry."""
 
 from collections.abc import Callable, Sequence
 
@@ -28,9 +28,9 @@ def as_layers(
         BackboneError: The function is not an affine map of each channel.
 
     Example:
-        >>> model = as_layers(lambda x: x[..., ::-1] - 100.0, (32, 32, 3))
-        >>> [type(layer).__name__ for layer in model.layers]
-        ['InputLayer', 'Flip', 'Rescaling']
+        >>> model = as_layers(lambda x: x[..., ::-1] - 100.0, (1, 1, 3))
+        >>> model(np.array([[[[1.0, 2.0, 3.0]]]])).numpy().tolist()
+        [[[[-97.0, -98.0, -99.0]]]]
         >>> as_layers(lambda x: x, (32, 32, 3)) is None
         True
     """

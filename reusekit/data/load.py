@@ -74,8 +74,6 @@ def load_split(
         kept = few_per_class(np.array(labels), examples_per_class, seed)
         examples = _only(examples, kept)
     size = int(examples.cardinality())
-    if size == 0:
-        raise DataError(f"The split {split!r} of {builder.name} is empty.")
     examples = examples.map(
         _treatment(examples.element_spec[0], image_size, channels, resize), tf.data.AUTOTUNE
     )
@@ -163,14 +161,13 @@ def _supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     label = builder.info.features[keys[1]]
     if not isinstance(label, tfds.features.ClassLabel):
         raise DataError(
-            f"The labels of {builder.name} are no classes. Expected a ClassLabel. Received: {label}."
+            f"The labels of {builder.name} are no classes. Expected a ClassLabel. Received: "
+            f"{label}."
         )
     return keys
 
 
-def _explained(
-    error: Exception, builder: tfds.core.DatasetBuilder, split: str
-) -> DataError:
+def _explained(error: Exception, builder: tfds.core.DatasetBuilder, split: str) -> DataError:
     splits = list(builder.info.splits or {})
     if isinstance(error, AssertionError):
         return DataError(

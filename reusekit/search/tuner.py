@@ -8,7 +8,8 @@ from typing import Any
 
 import keras
 import keras_tuner
-from keras_tuner.engine import base_tuner, trial as trial_module
+from keras_tuner.engine import base_tuner
+from keras_tuner.engine import trial as trial_module
 
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.results import TrialRecord

@@ -1,6 +1,5 @@
 """What transfer has to beat: the same network from scratch, and a linear model on the pixels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras

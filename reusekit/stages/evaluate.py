@@ -26,7 +26,7 @@ class Evaluation:
 
 
 def evaluate(model: keras.Model, split: DataSplit, name: str = "test") -> Evaluation:
-    """Measure a model of class probabilities on a split, in a nested run of the active MLflow run."""
+    """Measure a model of class probabilities on a split, in a nested run of the active run."""
     predictions = [
         (model.predict_on_batch(inputs), labels) for inputs, labels in split.batches(_BATCH)
     ]

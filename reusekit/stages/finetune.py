@@ -11,8 +11,8 @@ import mlflow
 
 from reusekit.backbones import Backbone
 from reusekit.errors import ConfigError, nearest
-from reusekit.graph import CutPoint
 from reusekit.features import extract_features, feed
+from reusekit.graph import CutPoint
 from reusekit.progress import EpochProgress
 from reusekit.search import TrialData
 from reusekit.settings import FineTuneSettings, HeadSettings
@@ -126,9 +126,7 @@ def finetune(
     return FineTuned(whole, split(whole, cut), cut, unfreeze_from, tuple(phases))
 
 
-def _unfreeze_from(
-    cut: str, cuts: Sequence[CutPoint], settings: FineTuneSettings
-) -> str | None:
+def _unfreeze_from(cut: str, cuts: Sequence[CutPoint], settings: FineTuneSettings) -> str | None:
     """The cut from which on the bottom is trained, or None where nothing of it is."""
     addresses = [point.at for point in cuts]
     before = addresses[: addresses.index(cut)]
@@ -153,7 +151,7 @@ def _second_phase(
     seed: int,
     first: Fit,
 ) -> Phase:
-    """Train what lies behind a cut on what is computed before it; undo it where it does not help."""
+    """Train what lies behind a cut on what is computed before it; undo it if it does not help."""
     top = split(whole, unfreeze_from).top
     for layer in top.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)

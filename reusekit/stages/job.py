@@ -1,7 +1,7 @@
-"""The frame of a pipeline: where its output goes, whether its tracker answers, what took how long."""
+"""The frame of a pipeline: its output folder, its tracker, its seed, and what took how long."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,8 +43,8 @@ def start_job(
     output: str,
     tracking: TrackingSettings,
     seed: int,
-    settings: Mapping[str, object],
     verbose: bool = False,
+    **settings: object,
 ) -> Iterator[Job]:
     """Check output folder and tracker before any work, then open the parent run.
 
@@ -53,8 +53,8 @@ def start_job(
         output: Folder under which this run gets one of its own.
         tracking: Where MLflow keeps the run.
         seed: Seeds Python, NumPy and Keras.
-        settings: What to log as the run's parameters; pydantic models open up.
         verbose: Let the libraries underneath say what they do.
+        **settings: What to log as the run's parameters; pydantic models open up.
 
     Raises:
         ConfigError: The output folder cannot be written.
@@ -72,7 +72,7 @@ def start_job(
     keras.utils.set_random_seed(seed)
     parameters = {
         key: value.model_dump() if isinstance(value, BaseModel) else value
-        for key, value in settings.items()
+        for key, value in {"seed": seed, **settings}.items()
     }
     with pipeline_run(name, parameters) as run:
         yield Job(folder, uri, run.info.run_id, clock)

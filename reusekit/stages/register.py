@@ -5,10 +5,10 @@ from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.backbones import Backbone
 from reusekit.settings import TrackingSettings
+from reusekit.sharing import count_params
 from reusekit.stages.evaluate import Evaluation
 from reusekit.stages.finetune import FineTuned
 from reusekit.stages.inputs import Splits
-from reusekit.sharing import count_params
 from reusekit.tracking import log_parts
 from reusekit.tracking import register as register_version
 

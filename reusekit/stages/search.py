@@ -30,9 +30,7 @@ from reusekit.tracking import log_history, step_run
 _EXTRACTION_BATCH = 64
 
 
-def extract_pooled(
-    backbone: Backbone, cuts: Sequence[CutPoint], splits: Splits
-) -> TrialData:
+def extract_pooled(backbone: Backbone, cuts: Sequence[CutPoint], splits: Splits) -> TrialData:
     """Tap all cuts in one pass over training and validation data, averaged over space."""
     taps = extract(backbone.model, {point.at: point.at for point in cuts}, pooling="avg")
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import keras
 import mlflow
@@ -69,9 +68,7 @@ def register(logged: ModelInfo, name: str, alias: str, tags: Mapping[str, str]) 
     return made
 
 
-def _log(
-    model: keras.Model, role: str, inputs: np.ndarray, tags: Mapping[str, str]
-) -> ModelInfo:
+def _log(model: keras.Model, role: str, inputs: np.ndarray, tags: Mapping[str, str]) -> ModelInfo:
     return mlflow.keras.log_model(
         model,
         name=role,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import keras
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric
 
 KIND = "reusekit.kind"
 _MOST_IN_A_BATCH = 1000  # MLflow's limit for metrics

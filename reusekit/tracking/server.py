@@ -60,8 +60,8 @@ def _check_answers(uri: str) -> None:
             answer.raise_for_status()
         except requests.RequestException as error:
             raise TrackingError(
-                f"The tracking server {uri} does not answer ({type(error).__name__}). Start it with "
-                f"'mlflow server', or keep runs in a file: --tracking.uri sqlite:///mlflow.db"
+                f"The tracking server {uri} does not answer ({type(error).__name__}). Start it "
+                "with 'mlflow server', or keep runs in a file: --tracking.uri sqlite:///mlflow.db"
             ) from error
     elif parts.scheme == "sqlite":
         folder = Path(uri.removeprefix("sqlite:///") or ".").absolute().parent

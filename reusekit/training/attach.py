@@ -30,8 +30,10 @@ def attach(bottom: keras.Model, head: keras.Model) -> keras.Model:
         (None, 10)
     """
     made, taken = bottom.output_shape, head.input_shape
-    fits = isinstance(made, tuple) and len(made) == len(taken) and all(
-        m is None or t is None or m == t for m, t in zip(made[1:], taken[1:], strict=True)
+    fits = (
+        isinstance(made, tuple)
+        and len(made) == len(taken)
+        and all(m is None or t is None or m == t for m, t in zip(made[1:], taken[1:], strict=True))
     )
     if not fits:
         raise SurgeryError(

@@ -1,6 +1,7 @@
 """The TFDS builder `sklearn_digits`: real handwritten digits that scikit-learn carries."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -9,8 +10,8 @@ from sklearn.model_selection import train_test_split
 
 _DESCRIPTION = """
 1,797 handwritten digits of 8x8 pixels: the test part of the "Optical Recognition of Handwritten
-Digits" data set of the UCI repository, as scikit-learn ships it. Grey values of 0 to 16 are scaled to
-0 to 255. The split into train (897), validation (300) and test (600) is stratified and fixed.
+Digits" data set of the UCI repository, as scikit-learn ships it. Grey values of 0 to 16 are scaled
+to 0 to 255. The split into train (897), validation (300) and test (600) is stratified and fixed.
 """
 _CITATION = """
 @misc{alpaydin1998digits,
@@ -38,7 +39,7 @@ class SklearnDigits(tfds.core.GeneratorBasedBuilder):
     """Scikit-learn's handwritten digits with a fixed split, prepared without a network."""
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(

@@ -1,0 +1,39 @@
+# Every target sets up what it needs, once, in .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test lint lock clean
+
+## Search how deep to cut glyphnet for handwritten digits, and register the best model.
+demo: $(INSTALLED)
+	$(BIN)/python pipelines/cut_search.py --config configs/digits.yaml
+
+## Run every test, the examples in the docstrings among them.
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+## Check style and that each room imports only the rooms below it.
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+## Pin the newest versions that pyproject.toml allows. Needs uv.
+lock:
+	uv pip compile pyproject.toml --extra test --group build --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
+		--output-file requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find reusekit pipelines scripts tests -name __pycache__ -type d -exec rm -rf {} +
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,58 @@
+"""What all tests share: a data folder and a tracking database of their own, and no bars."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything imports TFDS or MLflow: no test may touch what the user has.
+_SCRATCH = Path(tempfile.mkdtemp(prefix="reusekit-tests-"))
+os.environ["TFDS_DATA_DIR"] = str(_SCRATCH / "data")
+os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{_SCRATCH / 'unused.db'}"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["CI"] = "true"
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _prepared_digits(request: pytest.FixtureRequest) -> None:
+    """Doctests print nothing but what they show, so TFDS has its say before them."""
+    if isinstance(request.node, pytest.DoctestItem) and "reusekit.data" in request.node.name:
+        request.getfixturevalue("digits")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The embedded data, prepared once."""
+    from reusekit.data import load_split
+
+    return load_split("sklearn_digits", "train")
+
+
+@pytest.fixture(scope="session")
+def empty_database() -> Path:
+    """An MLflow database with all of its tables; making them takes seconds."""
+    import mlflow
+
+    file = _SCRATCH / "empty.db"
+    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
+@pytest.fixture
+def tracking(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A tracking database in an empty current folder; ends the runs that a test leaves open."""
+    import mlflow
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    yield mlflow.MlflowClient()
+    while mlflow.active_run():
+        mlflow.end_run()
+    mlflow.set_tracking_uri(None)

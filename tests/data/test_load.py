@@ -1,0 +1,145 @@
+"""Loading TFDS data: splits, slices, decoding, selection, order, and what is said where it fails."""
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+
+import reusekit as rk
+from reusekit.data import load_split
+
+
+def labels_of(batches) -> list[int]:
+    return [int(label) for _, labels in batches for label in labels]
+
+
+def test_the_digits_are_those_of_scikit_learn(digits):
+    source = load_digits()
+    images = np.concatenate(
+        [load_split("sklearn_digits", part).arrays()[0] for part in ("train", "validation", "test")]
+    )
+    expected = np.round(source.images * 255 / 16)[..., None]
+    assert sorted(map(bytes, images.astype("uint8"))) == sorted(
+        map(bytes, expected.astype("uint8"))
+    )
+    assert digits.class_names == tuple("0123456789")
+    assert digits.name == "sklearn_digits/1.0.0"
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 897), ("validation", 300), ("test", 600)])
+def test_each_split_has_its_size_and_every_class_in_proportion(split, size):
+    part = load_split("sklearn_digits", split)
+    share = np.bincount(part.labels()) / part.size
+    overall = np.bincount(load_digits().target) / 1797
+    assert part.size == size
+    np.testing.assert_allclose(share, overall, atol=0.003)
+
+
+def test_slices_and_sums_of_splits():
+    assert load_split("sklearn_digits", "train[:10%]").size == 90
+    assert load_split("sklearn_digits", "train[5:7]+test").size == 602
+
+
+def test_images_are_resized_and_turned_to_colour():
+    part = load_split("sklearn_digits", "validation[:3]", image_size=(12, 20), channels=3)
+    images, _ = part.arrays()
+    assert images.shape == (3, 12, 20, 3)
+    assert images.dtype == np.float32
+    assert 0 <= images.min() < 10
+    assert 200 < images.max() <= 255
+    np.testing.assert_array_equal(images[..., 0], images[..., 2])
+
+
+def test_padding_keeps_the_aspect_ratio():
+    part = load_split("sklearn_digits", "test[:5]", image_size=(8, 16), resize="pad")
+    images, _ = part.arrays()
+    plain, _ = load_split("sklearn_digits", "test[:5]").arrays()
+    np.testing.assert_allclose(images[:, :, 4:12], plain, atol=1e-3)
+    assert not images[:, :, :4].any()
+
+
+def test_few_of_each_class_are_drawn_by_the_seed():
+    def drawn(seed):
+        return load_split("sklearn_digits", "train", examples_per_class=3, seed=seed).arrays()
+
+    images, labels = drawn(1)
+    np.testing.assert_array_equal(np.bincount(labels), [3] * 10)
+    np.testing.assert_array_equal(drawn(1)[0], images)
+    assert not np.array_equal(drawn(2)[0], images)
+
+
+def test_the_plain_order_is_fixed_and_shuffled_passes_differ():
+    part = load_split("sklearn_digits", "train[:100]", seed=3)
+    fixed = labels_of(part.batches(7))
+    shuffled = part.batches(7, shuffle=True)
+    first, second = labels_of(shuffled), labels_of(shuffled)
+    assert fixed == part.labels().tolist()
+    assert first != fixed
+    assert first != second
+    assert sorted(first) == sorted(second) == sorted(fixed)
+    again = load_split("sklearn_digits", "train[:100]", seed=3).batches(7, shuffle=True)
+    assert labels_of(again) == first
+
+
+def test_the_fingerprint_follows_whatever_changes_the_numbers():
+    def fingerprint(split="train", **options):
+        return load_split("sklearn_digits", split, **options).fingerprint
+
+    assert fingerprint() == fingerprint(seed=5)
+    others = [
+        fingerprint(),
+        fingerprint("test"),
+        fingerprint(image_size=(16, 16)),
+        fingerprint(image_size=(16, 16), resize="crop"),
+        fingerprint(channels=3),
+        fingerprint(examples_per_class=5),
+        fingerprint(examples_per_class=5, seed=1),
+    ]
+    assert len(set(others)) == len(others)
+
+
+def test_the_fingerprint_follows_the_content(tmp_path):
+    before = load_split("sklearn_digits", "train", data_dir=tmp_path).fingerprint
+    file = next(tmp_path.glob("**/*train*.tfrecord*"))
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    assert load_split("sklearn_digits", "train", data_dir=tmp_path).fingerprint != before
+
+
+def test_any_data_set_of_the_catalogue():
+    with tfds.testing.mock_data(num_examples=6):
+        pets = load_split("oxford_iiit_pet", "train", image_size=(24, 24), resize="crop")
+        images, labels = pets.arrays()
+    assert images.shape == (6, 24, 24, 3)
+    assert pets.classes == 37
+    assert labels.max() < 37
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "options", "says"),
+    [
+        ("sklearn_digit", "train", {}, "Did you mean 'sklearn_digits'"),
+        ("mnits", "train", {}, "Did you mean 'mnist'"),
+        ("sklearn_digits", "trian", {}, "Did you mean 'train'?"),
+        ("sklearn_digits", "train[:x%]", {}, "cannot be read"),
+        ("sklearn_digits", "train[:99999]", {}, "897 examples"),
+        ("sklearn_digits", "train[:0]", {}, "no data"),
+        ("sklearn_digits:9.9.9", "train", {}, "sklearn_digits:9.9.9"),
+        ("sklearn_digits", "train", {"examples_per_class": 500}, "examples_per_class=500"),
+        ("mnist", "train", {}, "mnist is not in"),
+        ("coco/2017", "train", {}, "no (input, label) pair"),
+        ("diamonds", "train", {}, "no classes"),
+    ],
+)
+def test_bad_input_gets_one_clear_error(name, split, options, says):
+    with pytest.raises(rk.DataError) as caught:
+        load_split(name, split, **options)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(rk.DataError, match="could not be prepared in"):
+        load_split("sklearn_digits", "train", data_dir=tmp_path / "file" / "data")

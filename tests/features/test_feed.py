@@ -1,0 +1,38 @@
+"""Batches from arrays: everything once a pass, rows kept together, shuffled from a seed."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reusekit.features import feed
+
+
+def rows(batches) -> list[int]:
+    taken = []
+    for inputs, labels in batches.as_numpy_iterator():
+        np.testing.assert_array_equal(inputs[:, 0], labels)
+        taken += labels.tolist()
+    return taken
+
+
+@settings(deadline=None, max_examples=20)
+@given(size=st.integers(1, 40), batch=st.integers(1, 50), seed=st.integers(0, 1000))
+def test_every_row_once_a_pass(size, batch, seed):
+    inputs = np.arange(size, dtype="float32")[:, None].repeat(3, axis=1)
+    labels = np.arange(size)
+    assert rows(feed(inputs, labels, batch)) == list(range(size))
+    shuffled = feed(inputs, labels, batch, seed)
+    first, second = rows(shuffled), rows(shuffled)
+    assert sorted(first) == sorted(second) == list(range(size))
+    assert rows(feed(inputs, labels, batch, seed)) == first
+    assert len(shuffled) == -(-size // batch)
+
+
+def test_passes_differ_and_reach_across_the_whole_file(tmp_path):
+    inputs = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", "float32", (500, 2))
+    inputs[:] = np.arange(500)[:, None]
+    shuffled = feed(inputs, np.arange(500), 50, seed=1)
+    first, second = rows(shuffled), rows(shuffled)
+    assert first != second
+    assert max(first[:50]) > 400
+    assert min(first[:50]) < 100

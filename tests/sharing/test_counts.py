@@ -1,0 +1,39 @@
+"""Parameters counted once: the total is Keras's, for every model of the zoo."""
+
+import keras
+import pytest
+from zoo import ZOO
+
+import reusekit as rk
+from reusekit.sharing import count_params
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_total_is_what_keras_counts(name):
+    model = ZOO[name]()
+    counts = count_params(model)
+    assert counts.total == model.count_params()
+    assert counts.total == counts.trainable + counts.frozen + counts.state
+
+
+def test_freezing_moves_parameters_and_loses_none():
+    model = rk.load_backbone("reusekit/glyphnet").model
+    before = count_params(model)
+    assert before.frozen == 0
+    assert before.state == sum(
+        2 * layer.moving_mean.shape[0]
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    )
+    model.trainable = False
+    after = count_params(model)
+    assert (after.total, after.trainable, after.state) == (before.total, 0, before.state)
+    assert after.frozen == before.trainable
+    model.trainable = True
+
+
+def test_a_shared_layer_counts_once():
+    layer = keras.layers.Dense(4)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layer(layer(inputs)))
+    assert count_params(model).trainable == 20

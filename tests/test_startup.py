@@ -1,0 +1,60 @@
+"""Importing reusekit is quiet and light."""
+
+import subprocess
+import sys
+
+import pytest
+
+from reusekit.startup import without_noise
+
+
+def run(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_import_and_first_operation_print_nothing():
+    done = run(
+        "import reusekit; from reusekit.startup import start_devices; start_devices();"
+        "import keras; keras.ops.zeros(3)"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_import_brings_in_nothing_but_keras_and_itself():
+    done = run(
+        "import sys, keras; before = set(sys.modules); import reusekit\n"
+        "print({name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    assert done.stdout.strip() == "{'reusekit'}", done.stderr
+
+
+def test_lazy_names_are_there_and_unknown_ones_are_not():
+    import reusekit
+
+    assert issubclass(reusekit.CutTuner, object)
+    assert "CutHyperModel" in dir(reusekit)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        reusekit.no_such_name  # noqa: B018
+
+
+def test_warnings_and_errors_come_through():
+    lines = [
+        "I0000 00:00:1795498473.674838 2569 port.cc:153] oneDNN custom operations are on.",
+        "W0000 00:00:1795498473.674838 2569 card.cc:1] The card is too old.",
+        "E0000 00:00:1795498473.674838 2569 cuda_platform.cc:52] failed call to cuInit: 303",
+        "UserWarning: something of yours",
+    ]
+    assert without_noise(lines, has_driver=False) == [lines[1], lines[3]]
+    assert without_noise(lines, has_driver=True) == lines[1:]
+
+
+def test_a_failing_import_is_shown_whole():
+    done = run(
+        "from reusekit.startup import quiet\n"
+        "import os\n"
+        "with quiet():\n"
+        "    os.write(2, b'real trouble\\n')\n"
+        "    raise ImportError('gone')\n"
+    )
+    assert "real trouble" in done.stderr
+    assert "ImportError: gone" in done.stderr

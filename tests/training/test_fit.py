@@ -1,0 +1,32 @@
+"""Fitting leaves the model at its best epoch and says which that was."""
+
+import keras
+import numpy as np
+
+from reusekit import heads
+from reusekit.features import feed
+from reusekit.training import fit_classifier
+
+
+def test_ends_at_the_epoch_with_the_lowest_validation_loss():
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(40, 5)).astype("float32")
+    labels = generator.integers(0, 2, 40)  # nothing to learn, so that it gets worse at some point
+    keras.utils.set_random_seed(1)
+    head = heads.classifier((5,), classes=2, units=64)
+    validation = feed(inputs[:20], labels[:20], 20)
+    fit = fit_classifier(
+        head,
+        feed(inputs[20:], labels[20:], 10, seed=0),
+        validation,
+        learning_rate=0.05,
+        epochs=30,
+        patience=5,
+    )
+    losses = fit.history["val_loss"]
+    assert fit.best_epoch == int(np.argmin(losses))
+    assert len(losses) == fit.best_epoch + 6 < 30
+    loss, accuracy = head.evaluate(validation, verbose=0)
+    np.testing.assert_allclose(loss, fit.metrics["val_loss"], rtol=1e-5)
+    np.testing.assert_allclose(accuracy, fit.metrics["val_accuracy"])
+    assert fit.seconds > 0
