@@ -17,10 +17,12 @@ layers = keras.layers
 def rule_for(operation: Any) -> Rule | None:
     """The rule for a layer or operation, or None where none is known."""
     if isinstance(operation, keras.Layer):
+        if isinstance(operation, layers.Wrapper) and rule_for(operation.layer) is None:
+            return None
         for family, rule in _LAYERS:
             if isinstance(operation, family):
                 return rule
-        return None
+        return _PRIVATE.get(type(operation).__name__)
     return BY_NAME.get(type(operation).__name__)
 
 
@@ -173,23 +175,16 @@ def _convolutional_recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> flo
 
 
 def _bidirectional(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    one = rule_for(layer.forward_layer)
-    if one is None:
-        return 0
-    return 2 * one(layer.forward_layer, inputs, outputs)
+    return 2 * rule_for(layer.forward_layer)(layer.forward_layer, inputs, outputs)
 
 
 def _time_distributed(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    inner = rule_for(layer.layer)
-    if inner is None:
-        return 0
     steps = inputs[0][0]
-    return steps * inner(layer.layer, [inputs[0][1:]], [outputs[0][1:]])
+    return steps * rule_for(layer.layer)(layer.layer, [inputs[0][1:]], [outputs[0][1:]])
 
 
 def _wrapped(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    inner = rule_for(layer.layer)
-    return 0 if inner is None else inner(layer.layer, inputs, outputs)
+    return rule_for(layer.layer)(layer.layer, inputs, outputs)
 
 
 def _reversible_embedding(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
@@ -306,3 +301,9 @@ _LAYERS: list[tuple[Any, Rule]] = [
         _per_output(1),
     ),
 ]
+
+# Layers inside `keras.applications` that are not public, by the name of their class.
+_PRIVATE: dict[str, Rule] = {
+    "LayerScale": _per_output(1),
+    "StochasticDepth": _per_output(1),
+}

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import keras
 
 from reusekit.graph.flop_rules import rule_for
 from reusekit.graph.graph import Graph, Tensor
@@ -45,7 +48,6 @@ def count_flops(graph: Graph) -> Flops:
         The count.
 
     Example:
-        >>> import keras
         >>> from reusekit.graph import read
         >>> x = keras.Input((4,), name="x")
         >>> model = keras.Model(x, keras.layers.Dense(3, use_bias=False, name="head")(x))
@@ -66,14 +68,16 @@ def count_flops(graph: Graph) -> Flops:
             counts.append(
                 int(
                     rule(
-                        call.operation, _shapes(call.inputs, shapes), _shapes(call.outputs, shapes)
+                        call.operation,
+                        _shapes((call.args, call.kwargs), shapes),
+                        _shapes(call.outputs, shapes),
                     )
                 )
             )
     return Flops(tuple(counts), tuple(sorted(uncounted)), shapes, stride)
 
 
-def _shapes(
-    tensors: tuple[Tensor, ...], shapes: Mapping[Tensor, tuple[int, ...]]
-) -> list[tuple[int, ...]]:
-    return [shapes[tensor] for tensor in tensors]
+def _shapes(structure: Any, shapes: Mapping[Tensor, tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The shapes of the tensors in a structure; of one that is there twice, twice."""
+    leaves = keras.tree.flatten(structure)
+    return [shapes[leaf] for leaf in leaves if isinstance(leaf, Tensor)]

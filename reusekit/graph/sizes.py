@@ -15,27 +15,29 @@ NOMINAL_SEQUENCE = 128
 def strides(graph: Graph) -> dict[Tensor, float]:
     """How much coarser each tensor's first spatial axis is than the input's.
 
-    Follows the strides of the layers, so that it also works where sizes are open: 32.0 for the last
-    feature map of a ResNet, 0.5 after an upsampling of an input.
+    Follows the strides of the layers, so that padding does not blur it and sizes may be open: 32.0
+    for the last feature map of a ResNet, 0.5 after an upsampling of an input.
     """
     found: dict[Tensor, float] = {}
     for call in graph.calls:
-        coming = max((found[tensor] for tensor in call.inputs if tensor in found), default=1.0)
+        coming = max((found[tensor] for tensor in call.inputs), default=1.0)
         factor = _stride_of(call.operation)
         for tensor in call.outputs:
-            measured = _measured(call, tensor, found)
-            found[tensor] = measured if measured is not None else coming * factor
+            found[tensor] = coming * (_resized(call, tensor) if factor is None else factor)
     return found
 
 
-def _measured(call: Call, tensor: Tensor, found: Mapping[Tensor, float]) -> float | None:
-    """The stride by the ratio of known sizes, which no rule can get wrong."""
-    size = spatial_size(tensor)
+def _resized(call: Call, tensor: Tensor) -> float:
+    """The ratio of the sizes before and after a call that has no stride, such as slicing.
+
+    A ratio near one is padding or cropping.
+    """
+    after = spatial_size(tensor)
     for read in call.inputs:
         before = spatial_size(read)
-        if size and before and len(read.shape) == len(tensor.shape):
-            return found[read] * before / size
-    return None
+        if before and after and len(read.shape) == len(tensor.shape):
+            return 1.0 if 0.67 < before / after < 1.5 else before / after
+    return 1.0
 
 
 def spatial_size(tensor: Tensor) -> int | None:
@@ -46,8 +48,8 @@ def spatial_size(tensor: Tensor) -> int | None:
     return first or None
 
 
-def _stride_of(operation: Any) -> float:
-    """The stride of a layer by its settings."""
+def _stride_of(operation: Any) -> float | None:
+    """The stride of a layer by its settings, or None where it has no such setting."""
     for name in ("strides", "stride"):
         value = getattr(operation, name, None)
         if value is not None:
@@ -57,7 +59,7 @@ def _stride_of(operation: Any) -> float:
     size = getattr(operation, "size", None)
     if type(operation).__name__.startswith("UpSampling") and size is not None:
         return 1 / (size[0] if isinstance(size, tuple | list) else size)
-    return 1.0
+    return None
 
 
 def nominal_shapes(graph: Graph, stride: Mapping[Tensor, float]) -> dict[Tensor, tuple[int, ...]]:

@@ -1,0 +1,72 @@
+"""Counts against numbers worked out by hand: multiply-adds times two, and one for the rest."""
+
+import keras
+import pytest
+from keras import layers, ops
+
+from reusekit.graph import count_flops, read
+
+
+def total(shape, layer, dtype="float32"):
+    x = keras.Input(shape, dtype=dtype)
+    return count_flops(read(keras.Model(x, layer(x)))).total
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer", "expected"),
+    [
+        ((4,), layers.Dense(3), 2 * 4 * 3 + 3),
+        ((7, 4), layers.Dense(3, activation="relu"), 7 * (2 * 4 * 3 + 3 + 3)),
+        ((8, 8, 3), layers.Conv2D(5, 3, use_bias=False), 6 * 6 * 5 * 2 * 27),
+        ((8, 8, 4), layers.Conv2D(4, 3, groups=2, use_bias=False), 6 * 6 * 4 * 2 * 18),
+        ((8, 3), layers.Conv1D(5, 3, use_bias=False), 6 * 5 * 2 * 9),
+        ((8, 8, 3), layers.DepthwiseConv2D(3, use_bias=False), 6 * 6 * 3 * 2 * 9),
+        ((8, 8, 3), layers.SeparableConv2D(5, 3, use_bias=False), 6 * 6 * 2 * (27 + 15)),
+        ((4, 4, 3), layers.Conv2DTranspose(5, 2, 2, use_bias=False), 4 * 4 * 3 * 5 * 4 * 2),
+        ((6, 8), layers.EinsumDense("abc,cd->abd", (6, 5)), 2 * 6 * 8 * 5),
+        ((8, 8, 3), layers.BatchNormalization(), 2 * 192),
+        ((8, 8, 3), layers.MaxPooling2D(2), 4 * 48),
+        ((8, 8, 3), layers.GlobalAveragePooling2D(), 192),
+        ((5, 3), layers.LSTM(4), 5 * (2 * (3 * 16 + 4 * 16) + 40)),
+        ((5, 3), layers.GRU(4, reset_after=False), 5 * (2 * (3 * 12 + 4 * 12) + 40)),
+        ((5, 3), layers.Bidirectional(layers.SimpleRNN(4)), 2 * 5 * (2 * (12 + 16) + 40)),
+        ((5, 4), layers.TimeDistributed(layers.Dense(3, use_bias=False)), 5 * 24),
+        ((4, 4), layers.ReLU(), 16),
+        ((4, 4), layers.Flatten(), 0),
+        ((4, 4), lambda x: ops.matmul(x, x), 2 * 4 * 16),
+        ((4, 4), lambda x: ops.einsum("bij,bkj->bik", x, x), 2 * 4 * 4 * 4),
+        ((4, 4), lambda x: ops.transpose(x, (0, 2, 1)) + x, 16),
+    ],
+)
+def test_by_hand(shape, layer, expected):
+    assert total(shape, layer) == expected
+
+
+def test_multi_head_attention_by_hand():
+    x = keras.Input((6, 8))
+    y = layers.MultiHeadAttention(2, 4)(x, x)
+    projections = 4 * 6 * 8 * 8
+    products = 2 * 2 * 6 * 6 * 4
+    softmax = 5 * 2 * 6 * 6
+    assert count_flops(read(keras.Model(x, y))).total == 2 * (projections + products) + softmax
+
+
+def test_grouped_query_attention_projects_fewer_keys():
+    x = keras.Input((6, 8))
+    few = count_flops(read(keras.Model(x, layers.GroupQueryAttention(4, 4, 1)(x, x))))
+    many = count_flops(read(keras.Model(x, layers.GroupQueryAttention(4, 4, 4)(x, x))))
+    assert many.total - few.total == 2 * 2 * 6 * 8 * 3 * 4
+
+
+def test_looking_up_is_free_and_multiplying_back_is_not():
+    ids = keras.Input((5,), dtype="int32")
+    table = layers.ReversibleEmbedding(10, 4)
+    hidden = table(ids)
+    assert count_flops(read(keras.Model(ids, hidden))).total == 0
+    assert count_flops(read(keras.Model(ids, table(hidden, reverse=True)))).total == 2 * 5 * 4 * 10
+
+
+def test_the_published_count_of_vgg16():
+    model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(224, 224, 3))
+    # 15.3e9 multiply-adds in the convolutions (Simonyan and Zisserman; 123e6 more are dense).
+    assert count_flops(read(model)).total / 2e9 == pytest.approx(15.35, rel=0.01)
