@@ -81,7 +81,7 @@ def verify(name: str, every: int) -> dict:
     for address in [tensor.address for tensor in graph.tensors][::every]:
         result["tried"] += 1
         try:
-            certificate = split(model, address).verify(x, expected)
+            certificate = split(graph, address).verify(x, expected)
         except (CertificateError, ValueError, IndexError) as error:
             result["failures"].append(f"{address}: {error}")
         else:

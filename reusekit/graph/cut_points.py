@@ -165,7 +165,7 @@ def cut_points(model: keras.Model | Graph, max_width: int | None = 1) -> CutPoin
         a     8      float32      1       -  45.8%      72     32
         skip  8      float32      1       -  94.3%     144     32
     """
-    graph = model if isinstance(model, Graph) else read(model)
+    graph = read(model)
     costs = Costs(graph)
     points = _clean_points(graph, costs) if max_width == 1 else _all_points(graph, costs, max_width)
     return CutPoints(tuple(points), graph.model.name, costs.flops.uncounted)

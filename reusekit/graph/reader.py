@@ -16,7 +16,7 @@ from reusekit.graph.nesting import fed_to, may_inline
 from reusekit.graph.outline import Outline
 
 
-def read(model: keras.Model) -> Graph:
+def read(model: keras.Model | Graph) -> Graph:
     """Reads a model into a graph of calls and tensors. The model is not changed.
 
     Nested Functional and Sequential models are inlined, to any depth. A nested model whose class
@@ -24,7 +24,8 @@ def read(model: keras.Model) -> Graph:
 
     Args:
         model: A built model with a functional graph: Functional, Sequential, or a subclass that
-            was made from inputs and outputs.
+            was made from inputs and outputs. A graph is returned as it is: whoever cuts one model
+            many times reads it once.
 
     Returns:
         The graph.
@@ -41,6 +42,8 @@ def read(model: keras.Model) -> Graph:
         >>> [tensor.address for tensor in graph.tensors]
         ['x', 'hidden', 'head']
     """
+    if isinstance(model, Graph):
+        return model
     if internals.functional(model) is None:
         raise NoGraphError(_refusal(model))
     return _Reader(model).read()

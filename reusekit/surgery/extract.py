@@ -19,13 +19,13 @@ _POOLS = {
 }
 
 
-def extract(model: keras.Model, at: Any, pooling: str | None = None) -> keras.Model:
+def extract(model: keras.Model | Graph, at: Any, pooling: str | None = None) -> keras.Model:
     """A model from the same inputs to any inner tensors.
 
     It shares the model's weights, keeps its input structure, and changes nothing about it.
 
     Args:
-        model: A model with a functional graph.
+        model: A model with a functional graph, or one that was read already.
         at: An address, a `CutPoint`, a Keras tensor, or a list, tuple or dict of these, nested as
             you like.
         pooling: "avg" or "max" pools each tensor of rank three to five over all axes between batch

@@ -5,19 +5,19 @@ from typing import Any
 
 import keras
 
-from reusekit.graph import AddressError, cut, read, resolve
+from reusekit.graph import AddressError, Graph, cut, read, resolve
 from reusekit.surgery.split import build_stages
 from reusekit.surgery.stages import stages
 
 
-def segment(model: keras.Model, at: Sequence[Any]) -> list[keras.Model]:
+def segment(model: keras.Model | Graph, at: Sequence[Any]) -> list[keras.Model]:
     """Cuts a model at several places into a chain that gives its outputs.
 
     What an early segment makes and a late one reads is handed through by those between. All share
     the model's weights, as in `split`.
 
     Args:
-        model: A model with a functional graph.
+        model: A model with a functional graph, or one that was read already.
         at: Cuts from shallow to deep, each whatever `split` takes.
 
     Returns:

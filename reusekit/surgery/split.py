@@ -64,7 +64,7 @@ class Split:
         return certify(self.source, [self.bottom, self.top], self._before, x, expected)
 
 
-def split(model: keras.Model, at: Any, strict: bool = False) -> Split:
+def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
     """Cuts a model in two at any of its tensors.
 
     The top is everything that depends on `at`; the frontier is `at` and every other tensor, made by
@@ -79,7 +79,7 @@ def split(model: keras.Model, at: Any, strict: bool = False) -> Split:
     at each step of a loop. A refused split leaves no record.
 
     Args:
-        model: A model with a functional graph.
+        model: A model with a functional graph, or one that was read already.
         at: An address, a `CutPoint`, a Keras tensor, or a list of these.
         strict: Whether to refuse a cut at which anything crosses beside `at` and free tensors.
 
@@ -102,7 +102,7 @@ def split(model: keras.Model, at: Any, strict: bool = False) -> Split:
         ((None, 3), (None, 3), 4)
     """
     graph = read(model)
-    before = Snapshot.of(model)
+    before = Snapshot.of(graph.model)
     place = cut(graph, resolve(graph, at))
     if strict and place.width > len(place.at):
         raise WideCutError(_too_wide(graph, place.at, place.frontier, place.free))
@@ -113,7 +113,7 @@ def split(model: keras.Model, at: Any, strict: bool = False) -> Split:
         frontier=tuple(tensor.address for tensor in place.frontier),
         free=tuple(tensor.address for tensor in place.frontier if tensor in place.free),
         shared=_shared(bottom, top),
-        source=model,
+        source=graph.model,
         _before=before,
     )
 
