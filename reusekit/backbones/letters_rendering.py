@@ -36,13 +36,13 @@ class Style:
             images have none.
     """
 
-    rotation: float = 10.0
+    rotation: float = 12.0
     shear: float = 0.25
     aspect: float = 0.25
     height: tuple[float, float] = (0.65, 1.05)
     shift: float = 0.6
-    wobble: float = 1.5
-    pen: float = 0.5
+    wobble: float = 2.0
+    pen: float = 0.6
     pen_radius: tuple[float, float] = (0.8, 3.2)
     weight: tuple[float, float] = (-0.8, 1.6)
     coarse: float = 0.5
