@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ os.environ["CI"] = "true"
 
 
 def pytest_unconfigure() -> None:
+    """Leave nothing behind."""
     shutil.rmtree(_SCRATCH, ignore_errors=True)
 
 
@@ -24,6 +26,16 @@ def _prepared_digits(request: pytest.FixtureRequest) -> None:
     """Doctests print nothing but what they show, so TFDS has its say before them."""
     if isinstance(request.node, pytest.DoctestItem) and "reusekit.data" in request.node.name:
         request.getfixturevalue("digits")
+
+
+@pytest.fixture(scope="module")
+def module_tracking(empty_database: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A tracking database in an empty current folder, for all tests of a module."""
+    folder, before = tmp_path_factory.mktemp("tracking"), os.getcwd()
+    os.chdir(folder)
+    with database(empty_database, folder) as client:
+        yield client
+    os.chdir(before)
 
 
 @pytest.fixture(scope="session")
@@ -44,15 +56,24 @@ def empty_database() -> Path:
     return file
 
 
-@pytest.fixture
-def tracking(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A tracking database in an empty current folder; ends the runs that a test leaves open."""
+@contextmanager
+def database(empty: Path, folder: Path):
+    """A fresh tracking database in a folder; ends the runs that are left open in it."""
     import mlflow
 
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    shutil.copy(empty, folder / "mlflow.db")
+    # Absolute, since MLflow keeps the first database that it opened under a relative address.
+    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.set_experiment("Default")
     yield mlflow.MlflowClient()
     while mlflow.active_run():
         mlflow.end_run()
     mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture
+def tracking(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A tracking database in an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    with database(empty_database, tmp_path) as client:
+        yield client

@@ -15,7 +15,7 @@ from reusekit.settings import (
 )
 
 
-def finetune(
+def fine_tune(
     cut: str,
     backbone: BackboneSettings = BackboneSettings(),
     data: DataSettings = DataSettings(),
@@ -75,4 +75,4 @@ def finetune(
 
 
 if __name__ == "__main__":
-    launch(finetune)
+    launch(fine_tune)

@@ -33,6 +33,7 @@ def launch(
     parser = ArgumentParser(
         prog=None if arguments is None else f"reusekit {function.__name__}",
         exit_on_error=False,
+        allow_abbrev=False,
         description=_summary(function),
     )
     parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")

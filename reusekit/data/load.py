@@ -85,7 +85,7 @@ def load_split(
         "seed": seed if examples_per_class else None,
     }
     return DataSplit(
-        name=builder.info.full_name,
+        name=_full_name(builder),
         split=split,
         examples=examples,
         size=size,
@@ -181,6 +181,12 @@ def _explained(error: Exception, builder: tfds.core.DatasetBuilder, split: str) 
         f"The split {split!r} of {builder.name} cannot be read: {_one_line(error)} "
         f"Its splits: {', '.join(splits)}."
     )
+
+
+def _full_name(builder: tfds.core.DatasetBuilder) -> str:
+    """Name, configuration and version in the form that `tfds.load` takes."""
+    configuration = f"/{builder.builder_config.name}" if builder.builder_config else ""
+    return f"{builder.name}{configuration}:{builder.version}"
 
 
 def _in_fixed_order() -> tfds.ReadConfig:

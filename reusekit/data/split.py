@@ -11,7 +11,7 @@ class DataSplit:
     """A labelled part of a TFDS data set.
 
     Attributes:
-        name: Data set and version, such as `sklearn_digits/1.0.0`.
+        name: Data set and version, as TFDS takes them: `sklearn_digits:1.0.0`.
         split: What was asked for, such as `train[:80%]`.
         examples: Single (input, label) pairs in a fixed order; images are float32 in [0, 255].
         size: The number of examples.

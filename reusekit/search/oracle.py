@@ -1,9 +1,11 @@
 """An oracle that looks at every cut once before it goes where the gains are."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras_tuner
+from sklearn.exceptions import ConvergenceWarning
 
 from reusekit.search.space import CUT
 
@@ -31,7 +33,10 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
         number = int(trial_id)
         if number >= len(self.sweep):
-            return super().populate_space(trial_id)
+            with warnings.catch_warnings():
+                # About keras-tuner's own choice of kernel bounds; nothing a user could act on.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                return super().populate_space(trial_id)
         values = {hp.name: hp.default for hp in self.get_space().space}
         return {"status": "RUNNING", "values": values | {CUT: self.sweep[number]}}
 

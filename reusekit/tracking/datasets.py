@@ -14,7 +14,7 @@ class TFDSSource(DatasetSource):
     """Where a split comes from: a data set of TFDS, with version and split.
 
     Args:
-        name: TFDS name with version, such as `mnist/3.0.1`.
+        name: TFDS name with version, such as `mnist:3.0.1`.
         split: TFDS split, such as `train[:80%]`.
     """
 

@@ -1,4 +1,4 @@
-"""Loading TFDS data: splits, slices, decoding, selection, order, and what is said where it fails."""
+"""Loading TFDS data: splits, slices, selection, order, and what is said where it fails."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_the_digits_are_those_of_scikit_learn(digits):
         map(bytes, expected.astype("uint8"))
     )
     assert digits.class_names == tuple("0123456789")
-    assert digits.name == "sklearn_digits/1.0.0"
+    assert digits.name == "sklearn_digits:1.0.0"
 
 
 @pytest.mark.parametrize(("split", "size"), [("train", 897), ("validation", 300), ("test", 600)])

@@ -1,0 +1,112 @@
+"""Whatever a person gets wrong ends in one line that helps, and nothing is half-written."""
+
+import os
+import subprocess
+import sys
+
+import mlflow
+import pytest
+from repository import ROOT
+
+from reusekit.launch import EXIT_BAD_INPUT
+
+DIGITS = f"--config={ROOT / 'configs' / 'digits.yaml'}"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--backbone.source=keras.applications/ResNet5"], "Did you mean"),
+        (["--backbone.weights=nowhere.h5"], "nowhere.h5"),
+        (["--search.cuts=[block5_ot]"], "Did you mean 'block5_out'"),
+        (["--serch.max_trials=3"], "Did you mean 'search.max_trials'"),
+        (["--search.max_trial=3"], "Did you mean 'search.max_trials'"),
+        (["--search.max_trials=many"], "search.max_trials"),
+        (["--search.max_trials=0"], "greater than 0"),
+        (["--data.resize=squash"], "stretch"),
+        (["--seed=x"], "seed"),
+        (["--config=missing.yaml"], "missing.yaml"),
+        (["--data.name=mnits"], "mnist"),
+        (["--data.name=mnist"], "--data.download true"),
+        (["--data.train=trian"], "Did you mean 'train'"),
+        (["--data.examples_per_class=10000"], "examples_per_class=10000"),
+        (["--tracking.uri=http://127.0.0.1:9"], "does not answer"),
+        (["--output=taken/runs"], "'taken/runs' cannot be written"),
+    ],
+)
+def test_one_line_and_exit_code_2(words, says, run_pipeline, tracking, digits, capfd):
+    with open("taken", "w") as file:
+        file.write("a file where a folder is wanted")
+    with pytest.raises(SystemExit) as stopped:
+        run_pipeline("cut_search", DIGITS, *words)
+    out, err = capfd.readouterr()
+    assert stopped.value.code == EXIT_BAD_INPUT
+    assert out == ""
+    message = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert err.splitlines()[-1:] == message
+    assert says in message[0]
+    assert "Traceback" not in err
+    assert not tracking.search_registered_models()
+
+
+def test_the_unknown_key_of_a_file_is_named(run_pipeline, tracking, tmp_path, capfd):
+    (tmp_path / "typo.yaml").write_text("search:\n  max_trails: 3\n")
+    with pytest.raises(SystemExit):
+        run_pipeline("cut_search", "--config=typo.yaml")
+    assert "Did you mean 'search.max_trials'" in capfd.readouterr().err
+
+
+def test_the_tracker_is_asked_before_anything_is_loaded(run_pipeline, tracking, capfd):
+    with pytest.raises(SystemExit):
+        run_pipeline(
+            "cut_search", "--tracking.uri=http://127.0.0.1:9", "--backbone.source=nonsense"
+        )
+    err = capfd.readouterr().err
+    assert "does not answer" in err
+    assert "Load the backbone" not in err
+    assert not os.listdir("runs")
+
+
+def test_a_failed_job_leaves_a_failed_run_and_no_open_one(run_pipeline, tracking):
+    with pytest.raises(SystemExit):
+        run_pipeline("cut_search", "--search.cuts=[nowhere]", "--tracking.experiment=failing")
+    assert mlflow.active_run() is None
+    experiment = tracking.get_experiment_by_name("failing")
+    (run,) = tracking.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+
+
+def test_the_traceback_is_there_where_it_is_asked_for(run_pipeline, tracking, capfd):
+    with pytest.raises(SystemExit):
+        run_pipeline("cut_search", "--search.cuts=[nowhere]", "--verbose")
+    err = capfd.readouterr().err
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+def test_print_config_can_be_used_as_a_config(run_pipeline, tracking, capfd, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        run_pipeline("cut_search", DIGITS, "--search.max_trials=5", "--print_config")
+    assert stopped.value.code == 0
+    printed = capfd.readouterr().out
+    assert "max_trials: 5" in printed
+    (tmp_path / "again.yaml").write_text(printed)
+    with pytest.raises(SystemExit) as stopped:
+        run_pipeline("cut_search", "--config=again.yaml", "--print_config")
+    assert capfd.readouterr().out == printed
+
+
+def test_as_a_process_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "pipelines" / "cut_search.py", "--backbone.source=glyphnt"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"},
+    )
+    assert done.returncode == EXIT_BAD_INPUT
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: Unknown backbone 'glyphnt'. Did you mean"
+    )
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,194 @@
+"""The main job from end to end on real data: what MLflow holds after it, and what a person sees."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from repository import ROOT
+
+from reusekit.data import load_split
+
+QUICK = [
+    f"--config={ROOT / 'configs' / 'digits.yaml'}",
+    "--search.max_trials=3",
+    "--search.max_cuts=2",
+    "--search.epochs=12",
+    "--finetune.epochs=3",
+    "--baselines.learning_rates=[0.003]",
+    "--baselines.epochs=2",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(run_pipeline, module_tracking):
+    """The job run twice in one folder: the folder, and what the second run printed."""
+    run_pipeline("cut_search", *QUICK)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        run_pipeline("cut_search", *QUICK, "--seed=1")
+    return Path.cwd(), module_tracking, printed.getvalue()
+
+
+@pytest.fixture
+def runs(finished):
+    """The runs of the first job: the parent, and its children by kind."""
+    _, client, _ = finished
+    experiment = client.get_experiment_by_name("digits")
+    all_runs = client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])
+    parent = next(r for r in all_runs if r.data.tags["reusekit.kind"] == "pipeline")
+    children = {"trial": [], "phase": [], "evaluation": []}
+    for run in all_runs:
+        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id:
+            children[run.data.tags["reusekit.kind"]].append(run)
+    return parent, children
+
+
+def test_there_is_one_run_for_each_trial_phase_and_evaluation(runs):
+    parent, children = runs
+    assert parent.info.status == "FINISHED"
+    assert [run.data.params["cut"] for run in children["trial"][:2]] == ["stem_out", "block7_out"]
+    assert len(children["trial"]) == 3
+    assert [run.info.run_name for run in children["phase"]] == [
+        "phase head",
+        "phase finetune",
+        "from scratch 0.003",
+    ]
+    assert len(children["evaluation"]) == 3
+    assert all(run.info.status == "FINISHED" for kind in children.values() for run in kind)
+
+
+def test_settings_are_parameters_of_the_parent(runs):
+    parent, _ = runs
+    assert parent.data.params["backbone.source"] == "reusekit/glyphnet"
+    assert parent.data.params["data.examples_per_class"] == "10"
+    assert parent.data.params["seed"] == "0"
+    counts = {k: int(parent.data.params[f"parameters.{k}"]) for k in ("total", "trainable")}
+    assert 0 < counts["trainable"] < counts["total"]
+
+
+def test_steps_of_the_two_phases_never_overlap(finished, runs):
+    _, client, _ = finished
+    head, tuned = runs[1]["phase"][:2]
+    steps = [
+        [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")]
+        for run in (head, tuned)
+    ]
+    assert steps[0] == list(range(len(steps[0])))
+    assert steps[1] == list(range(len(steps[0]), len(steps[0]) + len(steps[1])))
+
+
+def test_a_trial_keeps_its_whole_history(finished, runs):
+    _, client, _ = finished
+    run = runs[1]["trial"][0]
+    history = client.get_metric_history(run.info.run_id, "val_accuracy")
+    assert [m.step for m in history] == list(range(len(history)))
+    best = run.data.metrics["best_val_accuracy"]
+    assert best in [m.value for m in history]
+
+
+def test_data_are_inputs_with_their_fingerprints(runs):
+    inputs = {d.tags[0].value: d.dataset for d in runs[0].inputs.dataset_inputs}
+    assert set(inputs) == {"training", "validation", "test"}
+    expected = load_split(
+        "sklearn_digits", "train", image_size=(32, 32), channels=1, examples_per_class=10
+    )
+    assert inputs["training"].digest == expected.fingerprint
+
+
+def test_figure_and_tables_are_there(finished, runs):
+    folder, client, _ = finished
+    run_id = runs[0].info.run_id
+    names = {artifact.path for artifact in client.list_artifacts(run_id)}
+    assert {"accuracy_over_depth.png", "cuts.json", "trials.json"} <= names
+    table = json.loads(
+        (folder / client.download_artifacts(run_id, "cuts.json", str(folder))).read_text()
+    )
+    assert "validation_accuracy" in table["columns"]
+    outputs = sorted(folder.glob("runs/*"))
+    assert len(outputs) == 2
+    assert {file.name for file in outputs[0].iterdir()} == {
+        "accuracy_over_depth.png",
+        "cuts.csv",
+        "search",
+        "trials.csv",
+    }
+
+
+def test_three_linked_models_with_signatures_and_counts(finished, runs):
+    models = mlflow.search_logged_models(
+        experiment_ids=[runs[0].info.experiment_id],
+        filter_string=f"source_run_id = '{runs[0].info.run_id}'",
+        output_format="list",
+    )
+    by_role = {model.tags["reusekit.role"]: model for model in models}
+    assert set(by_role) == {"bottom", "top", "whole"}
+    bottom = by_role["bottom"]
+    assert by_role["top"].tags["reusekit.parent"] == bottom.model_id
+    assert by_role["whole"].tags["reusekit.parent"] == bottom.model_id
+    totals = {role: int(m.params["parameters.total"]) for role, m in by_role.items()}
+    assert totals["bottom"] + totals["top"] == totals["whole"]
+    for model in models:
+        assert model.tags["reusekit.cut"] == runs[0].data.tags.get("reusekit.cut", "block7_out")
+        assert len(model.tags["reusekit.digest"]) == 32
+        info = mlflow.models.get_model_info(model.model_uri)
+        assert info.signature.inputs.inputs[0].type == np.dtype("float32")
+    accuracy = {m.key: m.value for m in by_role["whole"].metrics}["test_accuracy"]
+    assert accuracy == runs[0].data.metrics["test_accuracy"]
+
+
+def test_each_job_is_a_new_version_and_the_champion_is_the_last(finished):
+    _, client, _ = finished
+    assert len(client.search_model_versions("name = 'digits'")) == 2
+    assert int(client.get_model_version_by_alias("digits", "champion").version) == 2
+
+
+def test_the_champion_predicts_the_same_where_reusekit_is_not(finished, tmp_path):
+    folder, _, _ = finished
+    test = load_split("sklearn_digits", "test", image_size=(32, 32), channels=1)
+    images, labels = test.arrays()
+    np.save(tmp_path / "images.npy", images)
+    code = (
+        "import sys\n"
+        "sys.modules['reusekit'] = None\n"  # importing it is an ImportError from here on
+        "import mlflow, numpy\n"
+        f"mlflow.set_tracking_uri({mlflow.get_tracking_uri()!r})\n"
+        "model = mlflow.keras.load_model('models:/digits@champion')\n"
+        f"images = numpy.load({str(tmp_path / 'images.npy')!r})\n"
+        f"numpy.save({str(tmp_path / 'out.npy')!r}, model.predict(images, verbose=0))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    there = np.load(tmp_path / "out.npy")
+    here = mlflow.keras.load_model("models:/digits@champion").predict(images, verbose=0)
+    np.testing.assert_allclose(there, here, atol=1e-5)
+    run_id = mlflow.MlflowClient().get_model_version_by_alias("digits", "champion").run_id
+    logged = mlflow.get_run(run_id).data.metrics["test_accuracy"]
+    assert np.mean(there.argmax(axis=1) == labels) == pytest.approx(logged, abs=1e-6)
+
+
+def test_letters_help_with_digits(runs):
+    parent, children = runs
+    linear = next(r for r in children["evaluation"] if "logistic" in r.info.run_name)
+    assert parent.data.metrics["test_accuracy"] > linear.data.metrics["accuracy"]
+
+
+def test_a_person_sees_the_cuts_the_rivals_the_times_and_what_to_do_next(finished):
+    _, _, printed = finished
+    for words in (
+        "block7_out",
+        "stem_out",
+        "On the test split",
+        "same network from scratch",
+        "logistic regression on pixels",
+        "Where the time went",
+        "version 2",
+        'mlflow.keras.load_model("models:/digits@champion")',
+        f"mlflow ui --backend-store-uri {mlflow.get_tracking_uri()}",
+    ):
+        assert words in printed

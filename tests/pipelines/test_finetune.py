@@ -1,0 +1,62 @@
+"""The other pipeline, and the same jobs on a large backbone and mock data."""
+
+import mlflow
+import pytest
+import tensorflow_datasets as tfds
+from repository import ROOT
+
+
+def champion(name: str):
+    return mlflow.keras.load_model(f"models:/{name}@champion")
+
+
+def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
+    run_pipeline(
+        "finetune",
+        "--cut=block5_out",
+        "--data.examples_per_class=5",
+        "--head.epochs=5",
+        "--head.units=8",
+        "--finetune.epochs=2",
+        "--finetune.unfreeze_from=block3_out",
+        "--tracking.model=named",
+    )
+    model = champion("named")
+    names = [layer.name for layer in model.layers]
+    assert "block5_out" in names
+    assert "block6_out" not in names
+    assert model.get_layer("head_hidden").units == 8
+    assert model.get_layer("block4_1_conv").trainable
+    assert not model.get_layer("block3_1_conv").trainable
+    assert "block5_out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pipeline", ["cut_search", "finetune"])
+def test_resnet50_on_the_pets(pipeline, run_pipeline, tracking):
+    if pipeline == "cut_search":
+        words = [
+            f"--config={ROOT / 'configs' / 'resnet50_pets.yaml'}",
+            "--search.max_trials=2",
+            "--search.max_cuts=2",
+            "--search.epochs=2",
+        ]
+    else:
+        words = [
+            "--backbone.source=keras.applications/ResNet50",
+            "--data.name=oxford_iiit_pet",
+            "--data.validation=test",
+            "--cut=conv3_block1_out",
+            "--head.epochs=2",
+            "--tracking.model=resnet50_pets",
+        ]
+    words += [
+        "--backbone.weights=null",
+        "--backbone.input_shape=[32, 32, 3]",
+        "--finetune.epochs=1",
+        "--finetune.batch_size=8",
+    ]
+    with tfds.testing.mock_data(num_examples=12):
+        run_pipeline(pipeline, *words)
+    model = champion("resnet50_pets")
+    assert model.input_shape == (None, 32, 32, 3)
+    assert model.output_shape == (None, 37)

@@ -1,0 +1,93 @@
+"""Fine-tuning: what is frozen stays bit-equal, what is open moves, what does not help is undone."""
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+
+import reusekit as rk
+from reusekit import stages
+from reusekit.settings import BackboneSettings, DataSettings, FineTuneSettings, HeadSettings
+
+CUT, OPEN_FROM = "block4_out", "block2_out"
+
+
+@pytest.fixture(scope="module")
+def prepared(module_tracking):
+    backbone = stages.load_backbone(BackboneSettings())
+    cuts = stages.candidate_cuts(backbone)
+    splits = stages.load_data(DataSettings(examples_per_class=5), backbone, seed=0)
+    features = stages.extract_pooled(backbone, [p for p in cuts if p.at == CUT], splits)
+    mlflow.end_run()  # the data were logged to a run of their own
+    return backbone, cuts, features, splits
+
+
+def tune(prepared, tmp_path, **second):
+    backbone, cuts, features, splits = prepared
+    return stages.finetune(
+        backbone,
+        CUT,
+        cuts,
+        HeadSettings(epochs=8, patience=8),
+        FineTuneSettings(**{"unfreeze_from": OPEN_FROM, "epochs": 2} | second),
+        features,
+        splits,
+        tmp_path,
+        seed=0,
+    )
+
+
+def weights_by_layer(model) -> dict[str, list[np.ndarray]]:
+    return {layer.name: layer.get_weights() for layer in model.layers}
+
+
+def test_frozen_layers_stay_bit_equal_and_the_others_move(prepared, tmp_path):
+    backbone = prepared[0]
+    before = weights_by_layer(backbone.model)
+    digest = rk.load_backbone("reusekit/glyphnet").digest
+    tuned = tune(prepared, tmp_path, learning_rate=1e-3)
+    assert tuned.phases[1].kept
+
+    frozen = {layer.name for layer in rk.split(backbone.model, OPEN_FROM).bottom.layers}
+    for layer in rk.extract(backbone.model, CUT).layers:
+        after = tuned.whole.get_layer(layer.name).get_weights() if before[layer.name] else []
+        equal = all(np.array_equal(a, b) for a, b in zip(before[layer.name], after, strict=True))
+        is_norm = isinstance(layer, keras.layers.BatchNormalization)
+        assert equal == (layer.name in frozen or is_norm or not before[layer.name]), layer.name
+
+    # The backbone that was given is as it was.
+    for name, weights in weights_by_layer(backbone.model).items():
+        for one, other in zip(weights, before[name], strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert backbone.digest == digest
+
+
+def test_the_parts_are_the_whole(prepared, tmp_path):
+    tuned = tune(prepared, tmp_path)
+    certificate = tuned.parts.verify()
+    assert certificate.max_abs_error <= certificate.tolerance
+    images = next(iter(prepared[3].test.batches(8)))[0]
+    pieces = tuned.parts.top(tuned.parts.bottom(images, training=False), training=False)
+    np.testing.assert_allclose(pieces, tuned.whole(images, training=False), atol=1e-6)
+    counts = rk.count_params(tuned.whole)
+    assert 0 < counts.trainable < counts.total
+
+
+def test_a_phase_that_does_not_help_is_undone(prepared, tmp_path):
+    ruined = tune(prepared, tmp_path, learning_rate=50.0, epochs=1)
+    head_only = tune(prepared, tmp_path, share=0.0, unfreeze_from=None)
+    assert [phase.name for phase in head_only.phases] == ["head"]
+    assert not ruined.phases[1].kept
+    for one, other in zip(ruined.whole.weights, head_only.whole.weights, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_no_features_are_left_behind(prepared, tmp_path):
+    tune(prepared, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("at", ["block5_out", "block2_ot"])
+def test_unfreezing_from_elsewhere_is_refused(prepared, tmp_path, at):
+    with pytest.raises(rk.ConfigError, match=f"unfreeze_from='{at}' is no cut before"):
+        tune(prepared, tmp_path, unfreeze_from=at)

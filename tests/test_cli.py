@@ -1,0 +1,46 @@
+"""The command `reusekit`."""
+
+import subprocess
+import sys
+
+import pytest
+
+from reusekit.cli import cuts, init
+from reusekit.launch import launch_one_of
+
+COMMANDS = {"cuts": cuts, "init": init}
+
+
+def test_cuts_lists_them(capsys):
+    launch_one_of(COMMANDS, ["cuts", "reusekit/glyphnet"])
+    printed = capsys.readouterr().out
+    assert printed.index("stem_out") < printed.index("block3_out") < printed.index("block6_out")
+
+
+def test_init_lays_out_pipelines_that_run(tmp_path, capsys):
+    launch_one_of(COMMANDS, ["init", str(tmp_path / "mine")])
+    command = capsys.readouterr().out.split()
+    assert command[0] == "python"
+    done = subprocess.run(
+        [sys.executable, *command[1:], "--print_config"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "sklearn_digits" in done.stdout
+
+
+def test_init_overwrites_nothing(tmp_path, capsys):
+    (tmp_path / "configs").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        launch_one_of(COMMANDS, ["init", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "'configs' already" in capsys.readouterr().err
+    assert not (tmp_path / "pipelines").exists()
+
+
+def test_help_and_unknown_subcommands(capsys):
+    launch_one_of(COMMANDS, [])
+    assert "reusekit cuts" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        launch_one_of(COMMANDS, ["cutss"])
+    assert stopped.value.code == 2
+    assert "Did you mean 'cuts'" in capsys.readouterr().err
