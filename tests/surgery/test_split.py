@@ -200,6 +200,7 @@ def read_without_building(x, y):
 
 
 def test_parts_are_exported_where_the_source_could(tmp_path):
+    pytest.importorskip("tensorflow")
     model = ZOO["linear"]()
     for part in split(model, "a"):
         part.export(tmp_path / part.name, verbose=False)
