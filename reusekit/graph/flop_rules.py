@@ -9,7 +9,16 @@ from typing import Any
 
 import keras
 
-from reusekit.graph.operation_rules import BY_NAME, Rule, Shapes
+from reusekit.graph.operation_rules import BY_NAME, Rule, Shapes, size_of
+from reusekit.graph.sequence_rules import (
+    attention_scores,
+    convolutional_recurrent,
+    grouped_query_attention,
+    multi_head_attention,
+    recurrent,
+    reversible_embedding,
+    transformer_block,
+)
 
 layers = keras.layers
 
@@ -22,12 +31,8 @@ def rule_for(operation: Any) -> Rule | None:
         for family, rule in _LAYERS:
             if isinstance(operation, family):
                 return rule
-        return _PRIVATE.get(type(operation).__name__)
+        return _ELSEWHERE.get(type(operation).__name__)
     return BY_NAME.get(type(operation).__name__)
-
-
-def _size(shapes: Shapes) -> int:
-    return sum(math.prod(shape) for shape in shapes)
 
 
 def _nothing(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
@@ -35,21 +40,21 @@ def _nothing(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
 
 
 def _per_output(cost: float) -> Rule:
-    return lambda layer, inputs, outputs: cost * _size(outputs)
+    return lambda layer, inputs, outputs: cost * size_of(outputs)
 
 
 def _per_input(cost: float) -> Rule:
-    return lambda layer, inputs, outputs: cost * _size(inputs)
+    return lambda layer, inputs, outputs: cost * size_of(inputs)
 
 
 def _activation(layer: Any, outputs: Shapes) -> int:
     """One for each element, where the layer ends in an activation that is not linear."""
     activation = getattr(layer, "activation", None)
-    return 0 if activation in (None, keras.activations.linear) else _size(outputs)
+    return 0 if activation in (None, keras.activations.linear) else size_of(outputs)
 
 
 def _bias(layer: Any, outputs: Shapes) -> int:
-    return _size(outputs) if getattr(layer, "use_bias", False) else 0
+    return size_of(outputs) if getattr(layer, "use_bias", False) else 0
 
 
 def _channels(layer: Any, shape: tuple[int, ...]) -> int:
@@ -58,120 +63,65 @@ def _channels(layer: Any, shape: tuple[int, ...]) -> int:
 
 def _conv(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     taps = math.prod(layer.kernel_size) * _channels(layer, inputs[0]) / layer.groups
-    products = 2 * taps * _size(outputs)
+    products = 2 * taps * size_of(outputs)
     return products + _bias(layer, outputs) + _activation(layer, outputs)
 
 
 def _conv_transpose(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    products = 2 * math.prod(layer.kernel_size) * _size(inputs) * layer.filters
+    products = 2 * math.prod(layer.kernel_size) * size_of(inputs) * layer.filters
     return products + _bias(layer, outputs) + _activation(layer, outputs)
 
 
 def _depthwise(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    products = 2 * math.prod(layer.kernel_size) * _size(outputs)
+    products = 2 * math.prod(layer.kernel_size) * size_of(outputs)
     return products + _bias(layer, outputs) + _activation(layer, outputs)
 
 
 def _separable(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    positions = _size(outputs) / _channels(layer, outputs[0])
+    positions = size_of(outputs) / _channels(layer, outputs[0])
     deep = _channels(layer, inputs[0]) * layer.depth_multiplier
     products = 2 * positions * deep * (math.prod(layer.kernel_size) + layer.filters)
     return products + _bias(layer, outputs) + _activation(layer, outputs)
 
 
 def _dense(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    products = 2 * inputs[0][-1] * _size(outputs)
+    products = 2 * inputs[0][-1] * size_of(outputs)
     return products + _bias(layer, outputs) + _activation(layer, outputs)
 
 
 def _einsum_dense(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    kernel, _, _ = _einsum_terms(layer.equation)
-    result = layer.equation.split("->")[1]
+    terms, result = layer.equation.replace(" ", "").split("->")
+    kernel = terms.split(",")[1]
     contracted = [
         size
         for letter, size in zip(kernel, layer.kernel.shape, strict=True)
         if letter not in result
     ]
-    products = 2 * math.prod(contracted) * _size(outputs)
-    bias = _size(outputs) if layer.bias_axes else 0
+    products = 2 * math.prod(contracted) * size_of(outputs)
+    bias = size_of(outputs) if layer.bias_axes else 0
     return products + bias + _activation(layer, outputs)
-
-
-def _einsum_terms(equation: str) -> tuple[str, str, str]:
-    left, result = equation.replace(" ", "").split("->")
-    read, kernel = left.split(",")
-    return kernel, read, result
 
 
 def _normalization(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     # In inference a batch normalization is one multiply-add; the others first take their moments.
     moments = not isinstance(layer, layers.BatchNormalization | layers.Normalization)
-    return (7 if moments else 2) * _size(outputs)
+    return (7 if moments else 2) * size_of(outputs)
 
 
 def _pool(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     window = layer.pool_size
     taps = math.prod(window) if isinstance(window, tuple | list) else window
-    return taps * _size(outputs)
+    return taps * size_of(outputs)
 
 
 def _merge(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    return max(len(inputs) - 1, 1) * _size(outputs)
+    return max(len(inputs) - 1, 1) * size_of(outputs)
 
 
 def _dot(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     axes = layer.axes if isinstance(layer.axes, int) else layer.axes[0]
     axis = axes - 1 if axes > 0 else axes
-    return 2 * inputs[0][axis] * _size(outputs)
-
-
-def _attention_scores(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    query, value = inputs[0], inputs[1] if len(inputs) > 1 else inputs[0]
-    scores = query[-2] * value[-2]
-    return 2 * scores * (query[-1] + value[-1]) + 5 * scores
-
-
-def _multi_head_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    query = inputs[0]
-    value = inputs[1] if len(inputs) > 1 and len(inputs[1]) == len(query) else query
-    reads, looks_at = math.prod(query[:-1]), math.prod(value[:-1])
-    heads, key = layer.num_heads, layer.key_dim
-    value_size = getattr(layer, "value_dim", None) or key
-    key_heads = getattr(layer, "num_key_value_heads", heads)
-    project = reads * query[-1] * heads * key
-    project += looks_at * value[-1] * key_heads * (key + value_size)
-    project += reads * heads * value_size * outputs[0][-1]
-    attend = heads * reads * looks_at * (key + value_size)
-    softmax = 5 * heads * reads * looks_at
-    return 2 * (project + attend) + softmax
-
-
-def _grouped_query_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    class _Sizes:
-        num_heads = layer.num_query_heads
-        num_key_value_heads = layer.num_key_value_heads
-        key_dim = layer.head_dim
-
-    return _multi_head_attention(_Sizes, inputs, outputs)
-
-
-def _recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    steps = inputs[0][0]
-    return steps * _cell(layer.cell, inputs[0][1:])
-
-
-def _cell(cell: Any, shape: tuple[int, ...]) -> float:
-    """One step of a recurrent cell: every kernel once, and the gates' own arithmetic."""
-    matrices = [weight for weight in cell.weights if len(weight.shape) >= 2]
-    units = getattr(cell, "units", None) or 0
-    return sum(2 * math.prod(weight.shape) for weight in matrices) + 10 * units
-
-
-def _convolutional_recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    frame = inputs[0][1:]
-    spatial = frame[1:] if layer.data_format == "channels_first" else frame[:-1]
-    kernels = sum(math.prod(w.shape) for w in layer.cell.weights if len(w.shape) > 2)
-    return 2 * inputs[0][0] * kernels * math.prod(spatial)
+    return 2 * inputs[0][axis] * size_of(outputs)
 
 
 def _bidirectional(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
@@ -185,11 +135,6 @@ def _time_distributed(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
 
 def _wrapped(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     return rule_for(layer.layer)(layer.layer, inputs, outputs)
-
-
-def _reversible_embedding(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    looks_up = len(inputs[0]) < len(outputs[0])
-    return 0 if looks_up else 2 * inputs[0][-1] * _size(outputs)
 
 
 _MOVES = (
@@ -225,7 +170,7 @@ _MOVES = (
 
 # The first family that fits decides, so that a subclass stands before what it derives from.
 _LAYERS: list[tuple[Any, Rule]] = [
-    (layers.ReversibleEmbedding, _reversible_embedding),
+    (layers.ReversibleEmbedding, reversible_embedding),
     (_MOVES, _nothing),
     ((layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose), _conv_transpose),
     ((layers.SeparableConv1D, layers.SeparableConv2D), _separable),
@@ -279,13 +224,13 @@ _LAYERS: list[tuple[Any, Rule]] = [
         ),
         _merge,
     ),
-    (layers.MultiHeadAttention, _multi_head_attention),
-    (layers.GroupQueryAttention, _grouped_query_attention),
-    ((layers.Attention, layers.AdditiveAttention), _attention_scores),
+    (layers.MultiHeadAttention, multi_head_attention),
+    (layers.GroupQueryAttention, grouped_query_attention),
+    ((layers.Attention, layers.AdditiveAttention), attention_scores),
     (layers.Bidirectional, _bidirectional),
     (layers.TimeDistributed, _time_distributed),
-    ((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D), _convolutional_recurrent),
-    (layers.RNN, _recurrent),
+    ((layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D), convolutional_recurrent),
+    (layers.RNN, recurrent),
     (layers.Wrapper, _wrapped),
     (layers.Softmax, _per_output(5)),
     (layers.Rescaling, _per_output(2)),
@@ -302,8 +247,13 @@ _LAYERS: list[tuple[Any, Rule]] = [
     ),
 ]
 
-# Layers inside `keras.applications` that are not public, by the name of their class.
-_PRIVATE: dict[str, Rule] = {
+
+# Layers of `keras.applications` and KerasHub that Keras does not have, by the name of their class.
+_ELSEWHERE: dict[str, Rule] = {
     "LayerScale": _per_output(1),
     "StochasticDepth": _per_output(1),
+    "PositionEmbedding": _nothing,
+    "TokenAndPositionEmbedding": _per_output(1),
+    "TransformerEncoder": transformer_block,
+    "TransformerDecoder": transformer_block,
 }

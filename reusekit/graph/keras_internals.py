@@ -79,6 +79,11 @@ def all_layers(model: keras.Model) -> list[keras.Layer]:
     return model._flatten_layers()
 
 
+def direct_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer holds itself."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
 def is_plain_functional(model: Any) -> bool:
     """Whether the model is of Keras's own functional class and not of a subclass."""
     return type(model) is Functional

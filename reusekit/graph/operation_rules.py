@@ -12,20 +12,21 @@ Shapes = Sequence[tuple[int, ...]]
 Rule = Callable[[Any, Shapes, Shapes], float]
 
 
-def _size(shapes: Shapes) -> int:
+def size_of(shapes: Shapes) -> int:
+    """The elements of several tensors together."""
     return sum(math.prod(shape) for shape in shapes)
 
 
 def _one_per_output(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
-    return _size(outputs)
+    return size_of(outputs)
 
 
 def _five_per_output(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
-    return 5 * _size(outputs)
+    return 5 * size_of(outputs)
 
 
 def _one_per_input(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
-    return _size(inputs)
+    return size_of(inputs)
 
 
 def _none(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
@@ -33,7 +34,7 @@ def _none(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
 
 
 def _matmul(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
-    return 2 * inputs[0][-1] * _size(outputs)
+    return 2 * inputs[0][-1] * size_of(outputs)
 
 
 def _einsum(operation: Any, inputs: Shapes, outputs: Shapes) -> float:

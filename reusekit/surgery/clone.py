@@ -21,9 +21,10 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
     Kept are: the input and output structure, names, optional inputs, nesting, layers called several
     times or shared with nested models, weights tied between layers, recorded call arguments such as
     `training=False`, the trainable flags of model, layers and weights, and with "copy" the values
-    of all weights and other state (moving averages, random seeds). Not kept are the compilation and
-    a class of the user's own: a subclass of Model comes back as a plain functional model, with a
-    warning.
+    of all weights and other state (moving averages, random seeds). A subclass of Model keeps its
+    class where its own configuration gives the same model again, as KerasHub's backbones do;
+    elsewhere, and with "share", it comes back as a plain functional model, with a warning. The
+    compilation is not kept.
 
     Args:
         model: A model with a functional graph.
@@ -33,6 +34,9 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
 
     Returns:
         The clone: a Sequential for a Sequential, else a functional model.
+
+    Warns:
+        UserWarning: The model's class is not kept.
 
     Raises:
         LostTieError: Layers share a weight without one knowing the other, so that copies would not.
@@ -52,13 +56,15 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
             f"{nearest(str(weights), _WAYS)}"
         )
     read(model)
-    _warn_of_lost_classes(model)
     if weights == "share":
+        _warn_of_lost_class(model)
         twin = _Builder({}, shared=True).build(model)
         _copy_flags(model, twin)
         return twin
-    copies = copy_operations(_leaves(model))
-    twin = _Builder(copies).build(model)
+    twin = None if _is_rebuilt(model) else _of_same_class(model)
+    if twin is None:
+        _warn_of_lost_class(model)
+        twin = _Builder(copy_operations(_leaves(model))).build(model)
     _check_ties(model, twin)
     if weights == "copy":
         for old, new in zip(_state(model), _state(twin), strict=True):
@@ -170,7 +176,27 @@ def _leaves(model: keras.Model) -> list[Any]:
     return list(found.values())
 
 
-def _warn_of_lost_classes(model: keras.Model) -> None:
+def _of_same_class(model: keras.Model) -> keras.Model | None:
+    """What the model's class makes of its configuration, or None where that is another model."""
+    try:
+        twin = type(model).from_config(model.get_config())
+        same = _shape(twin) == _shape(model)
+    except Exception:
+        # Whatever a class does with a configuration that is not meant for it.
+        return None
+    return twin if same else None
+
+
+def _shape(model: keras.Model) -> tuple[list, list]:
+    """What two models of one structure have in common: their calls and weights, without names."""
+    calls = [
+        (type(call.operation), [(tensor.shape, tensor.dtype) for tensor in call.outputs])
+        for call in read(model).calls
+    ]
+    return calls, [(tuple(variable.shape), variable.dtype) for variable in _state(model)]
+
+
+def _warn_of_lost_class(model: keras.Model) -> None:
     if not _is_rebuilt(model):
         warnings.warn(
             f"The clone of {model.name!r} is a plain functional model, not a "

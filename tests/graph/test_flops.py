@@ -58,6 +58,25 @@ def test_grouped_query_attention_projects_fewer_keys():
     assert many.total - few.total == 2 * 2 * 6 * 8 * 3 * 4
 
 
+def test_a_transformer_block_is_its_attention_and_its_dense_layers():
+    class TransformerEncoder(layers.Layer):
+        """Holds what the layer of that name in KerasHub holds."""
+
+        def __init__(self):
+            super().__init__()
+            self.attention = layers.MultiHeadAttention(2, 4)
+            self.wide, self.narrow = layers.Dense(16), layers.Dense(8)
+
+        def call(self, x):
+            return self.narrow(self.wide(self.attention(x, x)))
+
+    x = keras.Input((6, 8))
+    attention = count_flops(read(keras.Model(x, layers.MultiHeadAttention(2, 4)(x, x))))
+    block = count_flops(read(keras.Model(x, TransformerEncoder()(x))))
+    assert block.total - attention.total == 2 * 6 * (8 * 16 + 16 * 8)
+    assert block.uncounted == ()
+
+
 def test_looking_up_is_free_and_multiplying_back_is_not():
     ids = keras.Input((5,), dtype="int32")
     table = layers.ReversibleEmbedding(10, 4)

@@ -122,7 +122,38 @@ def test_a_layer_shared_inside_and_outside_stays_one_layer():
 
 def test_a_class_that_is_not_kept_is_named():
     with pytest.warns(UserWarning, match="plain functional model, not a Net"):
-        clone(ZOO["subclass_with_a_graph"]())
+        clone(ZOO["subclass_with_a_graph"](), weights="share")
+
+
+def test_a_class_is_kept_where_its_configuration_gives_the_model_again():
+    class Net(keras.Model):
+        def __init__(self, units, **kwargs):
+            x = keras.Input((4,), name="x")
+            super().__init__(x, keras.layers.Dense(units, name="a")(x), **kwargs)
+            self.units = units
+
+        def get_config(self):
+            return {"name": self.name, "units": self.units}
+
+    model = Net(3, name="net")
+    twin = clone(model)
+    assert type(twin) is Net
+    x = np.ones((2, 4), "float32")
+    np.testing.assert_array_equal(twin(x), model(x))
+
+
+def test_a_class_whose_configuration_gives_another_model_is_not_kept():
+    class Net(keras.Model):
+        def __init__(self, **kwargs):
+            x = keras.Input((4,), name="x")
+            super().__init__(x, keras.layers.Dense(Net.units, name="a")(x), **kwargs)
+
+    Net.units = 3
+    model = Net(name="net")
+    Net.units = 5
+    with pytest.warns(UserWarning, match="not a Net"):
+        twin = clone(model)
+    assert twin.output_shape == (None, 3)
 
 
 def test_a_layer_that_cannot_come_back_is_named():
