@@ -51,7 +51,7 @@ class HeadSettings(Settings):
 
     units: int = Field(0, ge=0, description="Width of the hidden layer; 0 for none.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate before the last layer.")
-    learning_rate: PositiveFloat = Field(3e-3, description="Adam's rate.")
+    learning_rate: PositiveFloat = Field(1e-2, description="Adam's rate.")
     epochs: PositiveInt = Field(60, description="At most that many passes.")
     patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
     batch_size: PositiveInt = Field(32, description="Examples a step.")
@@ -68,7 +68,7 @@ class SearchSettings(Settings):
     units: list[int] = Field([0, 64], min_length=1, description="Hidden widths to try.")
     dropout: list[float] = Field([0.0, 0.25, 0.5], min_length=1, description="Rates to try.")
     learning_rate: tuple[PositiveFloat, PositiveFloat] = Field(
-        (3e-4, 3e-2), description="Lowest and highest learning rate to try."
+        (1e-3, 1e-1), description="Lowest and highest learning rate to try."
     )
     epochs: PositiveInt = Field(60, description="At most that many passes a trial.")
     patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")

@@ -7,8 +7,8 @@ To see how it works in half a minute, with few letters and a place of its own fo
     python scripts/pretrain_glyphnet.py --epochs 2 --images 1280 \
         --fonts cmr10 cmss10 cmti10 --out build/tiny.weights.h5
 
-Letters come from the fonts that matplotlib ships (`reusekit.backbones.letters`); every image is
-rendered once, differently (`reusekit.backbones.letters_rendering`), and none shows a digit. Beside
+Letters come from the fonts that matplotlib ships (`letters.drawing`); every image is
+rendered once, differently (`letters.rendering`), and none shows a digit. Beside
 the weights lies a JSON file with the accuracy on letters rendered anew and on fonts held out.
 """
 
@@ -26,10 +26,10 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import layers
+from letters.drawing import Letters, font_files, load_letters
+from letters.rendering import render
 
 from reusekit.backbones import glyphnet
-from reusekit.backbones.letters import Letters, font_files, load_letters
-from reusekit.backbones.letters_rendering import render
 from reusekit.startup import start_devices
 
 HELD_OUT_FONTS = ("DejaVuSerif-Italic", "cmti10")

@@ -22,7 +22,7 @@ class SearchSpace:
     cuts: Sequence[str]
     units: Sequence[int] = (0, 64)
     dropout: Sequence[float] = (0.0, 0.25, 0.5)
-    learning_rate: tuple[float, float] = (3e-4, 3e-2)
+    learning_rate: tuple[float, float] = (1e-3, 1e-1)
 
     def sample(self, hp: keras_tuner.HyperParameters) -> dict[str, object]:
         """Declare the choices to keras-tuner and return the values of this trial.

@@ -10,14 +10,14 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from letters.drawing import load_letters
+from letters.rendering import render
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 
 import reusekit as rk
 from reusekit.backbones import glyphnet
-from reusekit.backbones.letters import load_letters
-from reusekit.backbones.letters_rendering import render
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain_glyphnet.py"
 

@@ -143,7 +143,7 @@ def test_results_are_data_and_a_picture(hypermodel, tmp_path):
     assert frame["parameters"][2] == 200 + result.best.head_parameters
     trials = result.trials_frame()
     assert trials["trial"].tolist() == [0, 1, 2, 3, 4]
-    assert trials["learning_rate"].between(3e-4, 3e-2).all()
+    assert trials["learning_rate"].between(1e-3, 1e-1).all()
 
     figure = accuracy_over_depth(result, "three cuts")
     (axes,) = figure.axes

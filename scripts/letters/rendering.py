@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reusekit.backbones.letters import SIDE as CANVAS
-from reusekit.backbones.letters import Letters
-from reusekit.backbones.letters_strokes import EDGE, STEPS_PER_PIXEL
+from letters.drawing import SIDE as CANVAS
+from letters.drawing import Letters
+from letters.strokes import EDGE, STEPS_PER_PIXEL
 
 SIDE = 32
 """Pixels along each side of a rendered image; lengths below are in these pixels."""
@@ -65,7 +65,7 @@ def render(
         White strokes on black, uint8 (n, 32, 32, 1).
 
     Example:
-        >>> from reusekit.backbones.letters import load_letters
+        >>> from letters.drawing import load_letters
         >>> letters = load_letters(["cmr10"])
         >>> images = render(letters, np.array([0, 0]), np.random.default_rng(0))
         >>> images.shape, images.dtype, bool((images[0] == images[1]).all())

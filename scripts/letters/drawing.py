@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
-from reusekit.backbones.letters_strokes import edge_distance, spine_distance
+from letters.strokes import edge_distance, spine_distance
 
 SIDE = 64
 """Pixels along each side of a letter's canvas."""
@@ -38,8 +38,8 @@ class Letters:
     """Drawn letters; entry i of each array is one character in one font.
 
     Attributes:
-        edges: Distance to the outline, uint8 (n, 64, 64), as `letters_strokes.edge_distance`.
-        spines: Distance to the middle line, uint8 (n, 64, 64), as `letters_strokes.spine_distance`.
+        edges: Distance to the outline, uint8 (n, 64, 64), as `strokes.edge_distance`.
+        spines: Distance to the middle line, uint8 (n, 64, 64), as `strokes.spine_distance`.
         sizes: Width and height of the letter on its canvas in pixels, int64 (n, 2).
         labels: The class, str (n,): one character stands for all that look like it.
         characters: The character itself, str (n,).
