@@ -100,8 +100,13 @@ class BaselineSettings(Settings):
     learning_rates: list[PositiveFloat] = Field(
         [3e-4, 1e-3, 3e-3], min_length=1, description="Rates tried from scratch."
     )
-    epochs: PositiveInt = Field(100, description="At most that many passes from scratch.")
-    patience: PositiveInt = Field(25, description="Epochs to wait for a lower validation loss.")
+    epochs: PositiveInt = Field(30, description="At most that many epochs from scratch.")
+    passes: PositiveInt = Field(
+        1,
+        description="Passes over the training examples an epoch; several where they are few, so "
+        "that validating does not cost more than training.",
+    )
+    patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
     batch_size: PositiveInt = Field(32, description="Examples a step.")
     pixels: bool = Field(False, description="Logistic regression on the raw pixels.")
 
