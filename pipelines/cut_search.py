@@ -39,23 +39,22 @@ def cut_search(
         seed: Decides the examples, the initial weights, the order of batches and the trials.
         verbose: Say more, and show the traceback of an error.
     """
-    with stages.start_job(
-        "cut_search",
-        output,
-        tracking,
-        seed,
-        verbose,
-        backbone=backbone,
-        data=data,
-        search=search,
-        finetune=finetune,
-        baselines=baselines,
-    ) as job:
+    with stages.start_job("cut_search", output, tracking, seed, verbose) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
-            cuts = stages.candidate_cuts(pretrained, search.cuts, search.max_cuts)
+            cuts = stages.candidate_cuts(
+                pretrained, search.cuts, search.max_cuts, including=[finetune.unfreeze_from]
+            )
         with job.stage("Load the data"):
             splits = stages.load_data(data, pretrained, seed)
+        job.record(
+            splits,
+            backbone=backbone,
+            data=data,
+            search=search,
+            finetune=finetune,
+            baselines=baselines,
+        )
         with job.stage("Extract the features of every cut"):
             features = stages.extract_pooled(pretrained, cuts, splits)
         with job.stage("Search the cut"):

@@ -41,24 +41,21 @@ def fine_tune(
         seed: Decides the examples, the initial weights and the order of batches.
         verbose: Say more, and show the traceback of an error.
     """
-    with stages.start_job(
-        "finetune",
-        output,
-        tracking,
-        seed,
-        verbose,
-        cut=cut,
-        backbone=backbone,
-        data=data,
-        head=head,
-        finetune=finetune,
-        baselines=baselines,
-    ) as job:
+    with stages.start_job("finetune", output, tracking, seed, verbose) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
-            cuts = stages.candidate_cuts(pretrained, including=cut)
+            cuts = stages.candidate_cuts(pretrained, including=[cut, finetune.unfreeze_from])
         with job.stage("Load the data"):
             splits = stages.load_data(data, pretrained, seed)
+        job.record(
+            splits,
+            cut=cut,
+            backbone=backbone,
+            data=data,
+            head=head,
+            finetune=finetune,
+            baselines=baselines,
+        )
         with job.stage("Extract the features at the cut"):
             features = stages.extract_pooled(pretrained, [p for p in cuts if p.at == cut], splits)
         with job.stage("Train the head, then the top of the backbone"):

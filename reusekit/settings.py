@@ -79,7 +79,9 @@ class FineTuneSettings(Settings):
     """The second phase: the top of the bottom is unfrozen and trained on, at a lower rate."""
 
     unfreeze_from: str | None = Field(
-        None, description="Cut from which on the bottom is trained; null to choose by share."
+        None,
+        description="Cut from which on the bottom is trained, if the chosen one is deeper; null to "
+        "choose by share.",
     )
     share: float = Field(
         0.34,

@@ -15,7 +15,7 @@ def candidate_cuts(
     backbone: Backbone,
     wanted: Sequence[str] | None = None,
     most: int | None = None,
-    including: str | None = None,
+    including: Sequence[str | None] = (),
 ) -> list[CutPoint]:
     """The clean cuts of a backbone that are real choices.
 
@@ -27,7 +27,7 @@ def candidate_cuts(
         backbone: Where to cut.
         wanted: Addresses to use instead; each must be a clean cut.
         most: At most that many, spread evenly over the depth; None for all.
-        including: A clean cut that must be among them.
+        including: Clean cuts that must be among them; None is passed over.
 
     Returns:
         Cut points, shallow to deep.
@@ -48,13 +48,12 @@ def candidate_cuts(
     clean = {point.at: point for point in every if point.width == 1 and point.depth >= _APART}
     if not clean:
         raise ConfigError(f"{backbone.source} has no clean cut.")
-    for at in [*(wanted or []), *([including] if including else [])]:
+    including = [at for at in including if at is not None]
+    for at in [*(wanted or []), *including]:
         if at not in clean:
             raise ConfigError(f"{backbone.source} has no clean cut {at!r}. {nearest(at, clean)}")
     chosen = list(wanted) if wanted else evenly(_apart(list(clean.values())), most)
-    if including:
-        chosen.append(including)
-    return sorted({clean[at] for at in chosen}, key=lambda point: list(clean).index(point.at))
+    return [point for at, point in clean.items() if at in {*chosen, *including}]
 
 
 def _apart(points: Sequence[CutPoint]) -> list[str]:

@@ -10,7 +10,6 @@ import keras
 import mlflow
 
 from reusekit.backbones import Backbone
-from reusekit.errors import ConfigError, nearest
 from reusekit.features import extract_features, feed
 from reusekit.graph import CutPoint
 from reusekit.progress import EpochProgress
@@ -127,18 +126,13 @@ def finetune(
 
 
 def _unfreeze_from(cut: str, cuts: Sequence[CutPoint], settings: FineTuneSettings) -> str | None:
-    """The cut from which on the bottom is trained, or None where nothing of it is."""
+    """The cut from which on the bottom is trained, or None where no part of it is."""
     addresses = [point.at for point in cuts]
     before = addresses[: addresses.index(cut)]
     if settings.unfreeze_from is None:
         opened = math.ceil(settings.share * len(before))
         return before[-opened] if opened else None
-    if settings.unfreeze_from not in before:
-        raise ConfigError(
-            f"finetune.unfreeze_from={settings.unfreeze_from!r} is no cut before {cut!r}. "
-            f"{nearest(settings.unfreeze_from, before)}"
-        )
-    return settings.unfreeze_from
+    return settings.unfreeze_from if settings.unfreeze_from in before else None
 
 
 def _second_phase(

@@ -7,7 +7,6 @@ from reusekit.backbones import load_backbone as load_pretrained
 from reusekit.data import DataSplit, load_split
 from reusekit.errors import ConfigError
 from reusekit.settings import BackboneSettings, DataSettings
-from reusekit.tracking import log_data
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,6 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 
 def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     """Load the three splits with images of the size and channels that the backbone takes.
-
-    Each is recorded as an input of the active MLflow run.
 
     Raises:
         ConfigError: The backbone leaves its image size open, or the splits disagree.
@@ -54,12 +51,8 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
             seed=seed,
         )
 
-    splits = Splits(
+    return Splits(
         train=load(settings.train, settings.examples_per_class),
         validation=load(settings.validation),
         test=load(settings.test),
     )
-    log_data(splits.train, "training")
-    log_data(splits.validation, "validation")
-    log_data(splits.test, "test")
-    return splits

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from reusekit.errors import ConfigError
 from reusekit.progress import StageClock
 from reusekit.settings import TrackingSettings
-from reusekit.tracking import connect, pipeline_run
+from reusekit.stages.inputs import Splits
+from reusekit.tracking import connect, log_data, pipeline_run
 
 
 @dataclass(frozen=True)
@@ -21,32 +22,49 @@ class Job:
     """A running pipeline.
 
     Attributes:
+        name: The pipeline's name.
         folder: This run's own output folder.
         tracking_uri: The tracking server or database in use.
-        run_id: The parent run in MLflow.
+        seed: What all randomness starts from.
         clock: What took how long.
     """
 
+    name: str
     folder: Path
     tracking_uri: str
-    run_id: str
-    clock: StageClock = field(repr=False)
+    seed: int
+    clock: StageClock = field(default_factory=StageClock, repr=False)
+    _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Say that a stage begins, and time it."""
         return self.clock.stage(name)
 
+    def record(self, splits: Splits, **settings: object) -> None:
+        """Open the parent run in MLflow, with its settings and its data; the job's end closes it.
+
+        Call it once everything that a person can get wrong has been looked at, so that a mistake
+        leaves nothing behind.
+
+        Args:
+            splits: The data, recorded as inputs.
+            **settings: What to log as parameters; pydantic models open up.
+        """
+        parameters = {
+            key: value.model_dump() if isinstance(value, BaseModel) else value
+            for key, value in {"seed": self.seed, **settings}.items()
+        }
+        self._open.enter_context(pipeline_run(self.name, parameters))
+        log_data(splits.train, "training")
+        log_data(splits.validation, "validation")
+        log_data(splits.test, "test")
+
 
 @contextmanager
 def start_job(
-    name: str,
-    output: str,
-    tracking: TrackingSettings,
-    seed: int,
-    verbose: bool = False,
-    **settings: object,
+    name: str, output: str, tracking: TrackingSettings, seed: int, verbose: bool = False
 ) -> Iterator[Job]:
-    """Check output folder and tracker before any work, then open the parent run.
+    """Check the output folder and the tracker before any work, and seed everything.
 
     Args:
         name: The pipeline's name.
@@ -54,28 +72,21 @@ def start_job(
         tracking: Where MLflow keeps the run.
         seed: Seeds Python, NumPy and Keras.
         verbose: Let the libraries underneath say what they do.
-        **settings: What to log as the run's parameters; pydantic models open up.
 
     Raises:
         ConfigError: The output folder cannot be written.
         TrackingError: The tracker does not answer.
     """
     _let_talk(verbose)
-    clock = StageClock()
-    with clock.stage("Check tracker and output folder"):
-        folder = _new_folder(Path(output), name)
-        try:
-            uri = connect(tracking.uri, tracking.experiment)
-        except Exception:
+    folder = _new_folder(Path(output), name)
+    try:
+        job = Job(name, folder, connect(tracking.uri, tracking.experiment, tracking.model), seed)
+        keras.utils.set_random_seed(seed)
+        with job._open:
+            yield job
+    finally:
+        if not any(folder.iterdir()):
             folder.rmdir()
-            raise
-    keras.utils.set_random_seed(seed)
-    parameters = {
-        key: value.model_dump() if isinstance(value, BaseModel) else value
-        for key, value in {"seed": seed, **settings}.items()
-    }
-    with pipeline_run(name, parameters) as run:
-        yield Job(folder, uri, run.info.run_id, clock)
 
 
 def _let_talk(verbose: bool) -> None:
@@ -86,20 +97,12 @@ def _let_talk(verbose: bool) -> None:
 
 
 def _new_folder(output: Path, name: str) -> Path:
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    folder = output / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{name}"
     try:
-        for suffix in ("", *(f"-{number}" for number in range(2, 100))):
-            folder = output / (stem + suffix)
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                if output.is_dir():
-                    continue  # a run that began in the same second has it
-                raise
-            return folder
+        folder.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(
             f"The output folder {str(output)!r} cannot be written: {error.strerror}. "
             "Choose another with --output."
         ) from error
-    raise ConfigError(f"{output} holds a hundred runs named {stem}.")
+    return folder

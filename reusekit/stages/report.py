@@ -36,6 +36,8 @@ def report(
         f"Cut at [bold]{tuned.cut}[/bold]: {counts.total:,} parameters, of which "
         f"{counts.trainable:,} trained last and {counts.frozen:,} frozen."
     )
+    if tuned.unfrozen_from is None:
+        out.print("All of the bottom stayed frozen: there was nothing to unfreeze before the cut.")
     for phase in tuned.phases:
         if not phase.kept:
             out.print(f"Phase {phase.name} made the validation loss no lower and was undone.")

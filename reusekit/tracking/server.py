@@ -13,13 +13,14 @@ from reusekit.errors import TrackingError
 _SECONDS_TO_ANSWER = 5
 
 
-def connect(uri: str | None, experiment: str) -> str:
+def connect(uri: str | None, experiment: str, model: str | None = None) -> str:
     """Point MLflow at a server or database that answers, and choose the experiment.
 
     Args:
         uri: Where runs are kept, such as `http://host:5000` or `sqlite:///mlflow.db`; None for
             MLflow's own default (the environment's, else a SQLite file in the current folder).
         experiment: The experiment's name; it is created where it does not exist.
+        model: A name that will be registered, to be refused now and not at the end.
 
     Returns:
         The address in use.
@@ -32,10 +33,12 @@ def connect(uri: str | None, experiment: str) -> str:
     uri = mlflow.get_tracking_uri()
     _check_answers(uri)
     try:
+        if model is not None:
+            _check_name(model)
         mlflow.set_experiment(experiment)
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f"The tracking server {uri} refuses the experiment {experiment!r}: {error}"
+            f"The tracking server {uri} cannot be used for experiment {experiment!r}: {error}"
         ) from error
     return uri
 
@@ -50,6 +53,14 @@ def ui_command(uri: str) -> str:
     if urlsplit(uri).scheme in ("http", "https"):
         return f"open {uri} in a browser"
     return f"mlflow ui --backend-store-uri {uri}"
+
+
+def _check_name(model: str) -> None:
+    try:
+        mlflow.MlflowClient().get_registered_model(model)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise TrackingError(f"The registry refuses the name {model!r}: {error}") from error
 
 
 def _check_answers(uri: str) -> None:

@@ -18,6 +18,7 @@ DIGITS = f"--config={ROOT / 'configs' / 'digits.yaml'}"
     [
         (["--backbone.source=keras.applications/ResNet5"], "Did you mean"),
         (["--backbone.weights=nowhere.h5"], "nowhere.h5"),
+        (["--finetune.unfreeze_from=block5_ot"], "Did you mean 'block5_out'"),
         (["--search.cuts=[block5_ot]"], "Did you mean 'block5_out'"),
         (["--serch.max_trials=3"], "Did you mean 'search.max_trials'"),
         (["--search.max_trial=3"], "Did you mean 'search.max_trials'"),
@@ -31,6 +32,7 @@ DIGITS = f"--config={ROOT / 'configs' / 'digits.yaml'}"
         (["--data.train=trian"], "Did you mean 'train'"),
         (["--data.examples_per_class=10000"], "examples_per_class=10000"),
         (["--tracking.uri=http://127.0.0.1:9"], "does not answer"),
+        (["--tracking.model=a/b"], "refuses the name 'a/b'"),
         (["--output=taken/runs"], "'taken/runs' cannot be written"),
     ],
 )
@@ -46,7 +48,9 @@ def test_one_line_and_exit_code_2(words, says, run_pipeline, tracking, digits, c
     assert err.splitlines()[-1:] == message
     assert says in message[0]
     assert "Traceback" not in err
-    assert not tracking.search_registered_models()
+    experiments = [experiment.experiment_id for experiment in tracking.search_experiments()]
+    assert not tracking.search_runs(experiments)
+    assert not (os.path.isdir("runs") and os.listdir("runs"))
 
 
 def test_the_unknown_key_of_a_file_is_named(run_pipeline, tracking, tmp_path, capfd):
@@ -67,13 +71,31 @@ def test_the_tracker_is_asked_before_anything_is_loaded(run_pipeline, tracking, 
     assert not os.listdir("runs")
 
 
-def test_a_failed_job_leaves_a_failed_run_and_no_open_one(run_pipeline, tracking):
+def test_a_mistake_leaves_no_run_and_no_folder(run_pipeline, tracking, digits):
     with pytest.raises(SystemExit):
-        run_pipeline("cut_search", "--search.cuts=[nowhere]", "--tracking.experiment=failing")
+        run_pipeline("cut_search", "--search.cuts=[nowhere]", "--tracking.experiment=mistaken")
     assert mlflow.active_run() is None
-    experiment = tracking.get_experiment_by_name("failing")
-    (run,) = tracking.search_runs([experiment.experiment_id])
-    assert run.info.status == "FAILED"
+    experiment = tracking.get_experiment_by_name("mistaken")
+    assert not tracking.search_runs([experiment.experiment_id])
+    assert not os.listdir("runs")
+
+
+def test_a_job_that_breaks_leaves_a_failed_run_and_no_open_one(run_pipeline, tracking, digits):
+    with pytest.raises(SystemExit):
+        run_pipeline(
+            "finetune",
+            "--cut=block2_out",
+            "--data.examples_per_class=5",
+            "--head.epochs=1",
+            "--finetune.share=0",
+            "--tracking.experiment=broken",
+            "--tracking.alias=latest",  # which MLflow keeps for itself
+        )
+    assert mlflow.active_run() is None
+    experiment = tracking.get_experiment_by_name("broken")
+    runs = tracking.search_runs([experiment.experiment_id])
+    parent = next(run for run in runs if run.data.tags["reusekit.kind"] == "pipeline")
+    assert parent.info.status == "FAILED"
 
 
 def test_the_traceback_is_there_where_it_is_asked_for(run_pipeline, tracking, capfd):

@@ -28,7 +28,7 @@ def test_fewer_are_spread_evenly_and_named_ones_are_kept(resnet):
     assert [p.at for p in candidate_cuts(resnet, most=2)] == ["pool1_pool", "conv5_block3_out"]
     wanted = ["conv4_block1_out", "conv2_block1_out", "conv4_block1_out"]
     assert [p.at for p in candidate_cuts(resnet, wanted)] == wanted[1::-1]
-    points = candidate_cuts(resnet, most=2, including="conv1_relu")
+    points = candidate_cuts(resnet, most=2, including=["conv1_relu", None])
     assert [p.at for p in points] == ["conv1_relu", "pool1_pool", "conv5_block3_out"]
 
 
