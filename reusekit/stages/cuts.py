@@ -40,7 +40,7 @@ def candidate_cuts(
         >>> backbone = rk.load_backbone("keras.applications/ResNet50", weights=None,
         ...                             input_shape=(32, 32, 3))
         >>> [point.at for point in candidate_cuts(backbone, most=3)]
-        ['pool1_pool', 'conv4_block2_out', 'conv5_block3_out']
+        ['pool1_pool', 'conv4_block1_out', 'conv5_block3_out']
     """
     # All tensors, since `cut_points` leaves out the model's output, and the output of a backbone
     # without its classifier is the deepest cut there is.

@@ -16,6 +16,7 @@ from reusekit.data import load_split
 
 QUICK = [
     f"--config={ROOT / 'configs' / 'digits.yaml'}",
+    "--data.examples_per_class=5",
     "--search.max_trials=3",
     "--search.max_cuts=2",
     "--search.epochs=12",
@@ -66,7 +67,7 @@ def test_there_is_one_run_for_each_trial_phase_and_evaluation(runs):
 def test_settings_are_parameters_of_the_parent(runs):
     parent, _ = runs
     assert parent.data.params["backbone.source"] == "reusekit/glyphnet"
-    assert parent.data.params["data.examples_per_class"] == "10"
+    assert parent.data.params["data.examples_per_class"] == "5"
     assert parent.data.params["seed"] == "0"
     counts = {k: int(parent.data.params[f"parameters.{k}"]) for k in ("total", "trainable")}
     assert 0 < counts["trainable"] < counts["total"]
@@ -96,7 +97,7 @@ def test_data_are_inputs_with_their_fingerprints(runs):
     inputs = {d.tags[0].value: d.dataset for d in runs[0].inputs.dataset_inputs}
     assert set(inputs) == {"training", "validation", "test"}
     expected = load_split(
-        "sklearn_digits", "train", image_size=(32, 32), channels=1, examples_per_class=10
+        "sklearn_digits", "train", image_size=(32, 32), channels=1, examples_per_class=5
     )
     assert inputs["training"].digest == expected.fingerprint
 
