@@ -3,6 +3,8 @@
 python pipelines/cut_search.py --config configs/digits.yaml --search.max_trials 8
 """
 
+from pydantic import NonNegativeInt
+
 from reusekit import stages
 from reusekit.launch import launch
 from reusekit.settings import (
@@ -23,7 +25,7 @@ def cut_search(
     baselines: BaselineSettings = BaselineSettings(),
     tracking: TrackingSettings = TrackingSettings(),
     output: str = "runs",
-    seed: int = 0,
+    seed: NonNegativeInt = 0,
     verbose: bool = False,
 ) -> None:
     """Search how deep to cut a pretrained model, fine-tune the best cut, register it.
@@ -42,9 +44,9 @@ def cut_search(
     with stages.start_job("cut_search", output, tracking, seed, verbose) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
-            cuts = stages.candidate_cuts(
-                pretrained, search.cuts, search.max_cuts, including=[finetune.unfreeze_from]
-            )
+            if finetune.unfreeze_from is not None:
+                stages.clean_cut(pretrained, finetune.unfreeze_from)
+            cuts = stages.candidate_cuts(pretrained, search.cuts, search.max_cuts)
         with job.stage("Load the data"):
             splits = stages.load_data(data, pretrained, seed)
         job.record(
@@ -60,16 +62,23 @@ def cut_search(
         with job.stage("Search the cut"):
             result = stages.search_cut(features, cuts, search, job.folder, seed)
         with job.stage("Fine-tune the best cut"):
-            cut, head = result.best.cut, stages.head_of(result.best, search)
+            cut = result.best.cut
             tuned = stages.finetune(
-                pretrained, cut, cuts, head, finetune, features, splits, job.folder, seed
+                pretrained,
+                cut,
+                head=stages.head_of(result.best, search),
+                settings=finetune,
+                data=features,
+                splits=splits,
+                folder=job.folder,
+                seed=seed,
             )
         with job.stage("Evaluate on the test split"):
             test = stages.evaluate(tuned.whole, splits.test)
-        with job.stage("Train the baselines"):
-            rivals = stages.run_baselines(tuned.whole, splits, baselines, seed)
         with job.stage("Register"):
             version = stages.register(tuned, pretrained, splits, test, tracking)
+        with job.stage("Train the baselines"):
+            rivals = stages.run_baselines(tuned.whole, splits, baselines, job.folder, seed)
     stages.report(job, tuned, test, version, tracking, result, rivals)
 
 

@@ -1,7 +1,9 @@
 """Fine-tune a pretrained model at a cut you name, and register it.
 
-python pipelines/finetune.py --config configs/digits.yaml --cut block5_out
+python pipelines/finetune.py --config configs/digits_finetune.yaml --cut block5_out
 """
+
+from pydantic import NonNegativeInt
 
 from reusekit import stages
 from reusekit.launch import launch
@@ -24,7 +26,7 @@ def fine_tune(
     baselines: BaselineSettings = BaselineSettings(),
     tracking: TrackingSettings = TrackingSettings(),
     output: str = "runs",
-    seed: int = 0,
+    seed: NonNegativeInt = 0,
     verbose: bool = False,
 ) -> None:
     """Fine-tune a pretrained model at a cut you name, and register it.
@@ -44,7 +46,9 @@ def fine_tune(
     with stages.start_job("finetune", output, tracking, seed, verbose) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
-            cuts = stages.candidate_cuts(pretrained, including=[cut, finetune.unfreeze_from])
+            here = stages.clean_cut(pretrained, cut)
+            if finetune.unfreeze_from is not None:
+                stages.clean_cut(pretrained, finetune.unfreeze_from)
         with job.stage("Load the data"):
             splits = stages.load_data(data, pretrained, seed)
         job.record(
@@ -57,17 +61,24 @@ def fine_tune(
             baselines=baselines,
         )
         with job.stage("Extract the features at the cut"):
-            features = stages.extract_pooled(pretrained, [p for p in cuts if p.at == cut], splits)
+            features = stages.extract_pooled(pretrained, [here], splits)
         with job.stage("Train the head, then the top of the backbone"):
             tuned = stages.finetune(
-                pretrained, cut, cuts, head, finetune, features, splits, job.folder, seed
+                pretrained,
+                cut,
+                head=head,
+                settings=finetune,
+                data=features,
+                splits=splits,
+                folder=job.folder,
+                seed=seed,
             )
         with job.stage("Evaluate on the test split"):
             test = stages.evaluate(tuned.whole, splits.test)
-        with job.stage("Train the baselines"):
-            rivals = stages.run_baselines(tuned.whole, splits, baselines, seed)
         with job.stage("Register"):
             version = stages.register(tuned, pretrained, splits, test, tracking)
+        with job.stage("Train the baselines"):
+            rivals = stages.run_baselines(tuned.whole, splits, baselines, job.folder, seed)
     stages.report(job, tuned, test, version, tracking, baselines=rivals)
 
 

@@ -7,10 +7,12 @@ is first used; MLflow and TensorFlow Datasets are imported by the rooms that nee
 from importlib import import_module
 from typing import Any
 
-from reusekit.startup import quiet
+from reusekit.startup import look_for_devices, quiet
 
 with quiet():
     import keras  # noqa: F401  (first, so that its backend starts quietly)
+
+    look_for_devices()
 
 from reusekit.backbones import Backbone, load_backbone
 from reusekit.errors import (
@@ -60,7 +62,9 @@ from reusekit.surgery import (
 )
 from reusekit.training import attach, heads
 
-_LAZY = {"CutHyperModel": "reusekit.search", "CutTuner": "reusekit.search"}
+_LAZY = dict.fromkeys(
+    ("CutHyperModel", "CutSweepOracle", "CutTuner", "SearchSpace", "TrialData"), "reusekit.search"
+)
 
 __all__ = [
     "AddressError",
@@ -75,6 +79,7 @@ __all__ = [
     "CutOrderError",
     "CutPoint",
     "CutPoints",
+    "CutSweepOracle",
     "CutTuner",
     "DataError",
     "DisconnectedError",
@@ -88,10 +93,12 @@ __all__ = [
     "Remove",
     "Replace",
     "ReusekitError",
+    "SearchSpace",
     "ShapeError",
     "Split",
     "SurgeryError",
     "TrackingError",
+    "TrialData",
     "UnknownAddressError",
     "WideCutError",
     "attach",

@@ -3,10 +3,11 @@
 import shutil
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from reusekit.backbones import load_backbone
 from reusekit.errors import ConfigError
-from reusekit.graph import cut_points
+from reusekit.graph import CutPoints, cut_points
 from reusekit.launch import launch_one_of
 
 
@@ -25,7 +26,11 @@ def cuts(
         verbose: Show the traceback of an error.
     """
     # Where a model can be cut does not depend on its weights, so none are downloaded.
-    print(cut_points(load_backbone(source, weights=None, input_shape=input_shape).model, max_width))
+    model = load_backbone(source, weights=None, input_shape=input_shape).model
+    # All tensors, since a finite width leaves out the output, which is the deepest cut.
+    every = cut_points(model, max_width=None)
+    points = [p for p in every if p.width <= max_width and p.params_before]
+    print(CutPoints(tuple(points), every.model, every.uncounted))
 
 
 def init(folder: str, verbose: bool = False) -> None:
@@ -43,8 +48,13 @@ def init(folder: str, verbose: bool = False) -> None:
             f"{target} has a folder named {taken[0]!r} already. Choose a new one, or move it away."
         )
     try:
-        for name, source in carried.items():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        target.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=target) as draft:
+            ignore = shutil.ignore_patterns("__pycache__")
+            for name, source in carried.items():
+                shutil.copytree(source, Path(draft) / name, ignore=ignore)
+            for name in carried:
+                (Path(draft) / name).rename(target / name)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}.") from error
     print(f"python {target / 'pipelines' / 'cut_search.py'} --config "

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
+from pydantic import ValidationError
 
 from reusekit.errors import ReusekitError, nearest
-from reusekit.startup import start_devices
 
 EXIT_BAD_INPUT = 2
 
@@ -46,8 +46,10 @@ def launch(
         options = parser.instantiate(parser.parse_args(arguments))
         options.pop("config")
         verbose = options.get("verbose", False)
-        start_devices()
         function(**options)
+    except ValidationError as error:  # a rule that spans values
+        (first, *_) = error.errors()
+        _stop(f"{error.title}.{'.'.join(map(str, first['loc']))}: {first['msg']}", verbose)
     except ArgumentError as error:
         _stop(_configuration_error(str(error), list(parser.get_defaults().keys())), verbose)
     except ReusekitError as error:

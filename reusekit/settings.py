@@ -1,8 +1,19 @@
 """The settings of pipelines: what a configuration file may hold, checked before anything runs."""
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
@@ -49,8 +60,8 @@ class DataSettings(Settings):
 class HeadSettings(Settings):
     """The head, and its training on the frozen bottom."""
 
-    units: int = Field(0, ge=0, description="Width of the hidden layer; 0 for none.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate before the last layer.")
+    units: NonNegativeInt = Field(0, description="Width of the hidden layer; 0 for none.")
+    dropout: Share = Field(0.0, description="Dropout rate before the last layer.")
     learning_rate: PositiveFloat = Field(1e-2, description="Adam's rate.")
     epochs: PositiveInt = Field(60, description="At most that many passes.")
     patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
@@ -65,14 +76,23 @@ class SearchSettings(Settings):
     )
     max_cuts: PositiveInt = Field(16, description="Try that many cuts at most, spread evenly.")
     max_trials: PositiveInt = Field(24, description="Trials in all; each cut gets one first.")
-    units: list[int] = Field([0, 64], min_length=1, description="Hidden widths to try.")
-    dropout: list[float] = Field([0.0, 0.25, 0.5], min_length=1, description="Rates to try.")
+    units: list[NonNegativeInt] = Field(
+        [0, 64], min_length=1, description="Hidden widths to try; 0 for none."
+    )
+    dropout: list[Share] = Field([0.0, 0.25, 0.5], min_length=1, description="Rates to try.")
     learning_rate: tuple[PositiveFloat, PositiveFloat] = Field(
         (1e-3, 1e-1), description="Lowest and highest learning rate to try."
     )
     epochs: PositiveInt = Field(60, description="At most that many passes a trial.")
     patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
     batch_size: PositiveInt = Field(32, description="Examples a step.")
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _ascending(cls, rates: tuple[float, float]) -> tuple[float, float]:
+        if rates[0] > rates[1]:
+            raise ValueError("expected the lowest rate first")
+        return rates
 
 
 class FineTuneSettings(Settings):
@@ -87,7 +107,7 @@ class FineTuneSettings(Settings):
         0.34,
         ge=0,
         le=1,
-        description="Share of the cuts before the chosen one to unfreeze.",
+        description="Share of the backbone's cuts before the chosen one to unfreeze.",
     )
     learning_rate: PositiveFloat = Field(1e-4, description="Adam's rate in the second phase.")
     epochs: PositiveInt = Field(30, description="At most that many passes.")
@@ -122,3 +142,12 @@ class TrackingSettings(Settings):
     experiment: str = Field("reusekit", description="Experiment that the run belongs to.")
     model: str = Field("reusekit", description="Name in the model registry.")
     alias: str = Field("champion", description="Alias that is moved to the new version.")
+
+    @field_validator("alias")
+    @classmethod
+    def _free(cls, alias: str) -> str:
+        if not re.fullmatch(r"(?!latest$|v\d+$)[\w-]+", alias):
+            raise ValueError(
+                "expected letters, digits, _ and -, and not 'latest' or 'v1', which MLflow keeps"
+            )
+        return alias

@@ -9,8 +9,12 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+BEGAN = time.perf_counter()
+"""When this process began to import reusekit."""
 
 _INFORMATIONAL = re.compile(
     r"I\d{4} .*"  # glog's mark of an informational line
@@ -74,12 +78,12 @@ def quiet() -> Iterator[None]:
                 print("\n".join(kept), file=sys.stderr)
 
 
-def start_devices() -> None:
-    """Let TensorFlow look for its devices now, so that what it says about them is held back too.
+def look_for_devices() -> None:
+    """On a machine without an NVIDIA driver, have TensorFlow find out now that there is no GPU.
 
-    For commands, not for imports: it initialises the CUDA driver.
+    What it says about that at the first operation would not be held back any more. Where there is a
+    driver nothing is done, since looking would initialise CUDA at import.
     """
     tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is not None:
-        with quiet():
-            tensorflow.config.list_physical_devices()
+    if tensorflow is not None and not os.path.exists(_NVIDIA_DRIVER):
+        tensorflow.config.list_physical_devices()

@@ -30,7 +30,6 @@ from letters.drawing import Letters, font_files, load_letters
 from letters.rendering import render
 
 from reusekit.backbones import glyphnet
-from reusekit.startup import start_devices
 
 HELD_OUT_FONTS = ("DejaVuSerif-Italic", "cmti10")
 BATCH = 128
@@ -122,7 +121,6 @@ def write(backbone: keras.Model, report: dict, out: Path) -> None:
 def pretrain(args: argparse.Namespace) -> dict:
     """Train, measure, write; returns the report that was written."""
     start = time.perf_counter()
-    start_devices()
     keras.utils.set_random_seed(args.seed)
     if args.verbose:
         print("Drawing the letters of each font once ...", flush=True)

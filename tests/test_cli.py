@@ -5,16 +5,21 @@ import sys
 
 import pytest
 
+import reusekit as rk
 from reusekit.cli import cuts, init
 from reusekit.launch import launch_one_of
+from reusekit.stages import clean_cut
 
 COMMANDS = {"cuts": cuts, "init": init}
 
 
-def test_cuts_lists_them(capsys):
+def test_every_cut_that_is_listed_can_be_used(capsys):
     launch_one_of(COMMANDS, ["cuts", "reusekit/glyphnet"])
-    printed = capsys.readouterr().out
-    assert printed.index("stem_out") < printed.index("block3_out") < printed.index("block6_out")
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert listed[0] == "stem_conv"
+    assert listed[-1] == "block7_out"
+    backbone = rk.load_backbone("reusekit/glyphnet")
+    assert [clean_cut(backbone, at).at for at in listed] == listed
 
 
 def test_init_lays_out_pipelines_that_run(tmp_path, capsys):

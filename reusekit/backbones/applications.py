@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -19,9 +18,11 @@ from reusekit.surgery import prepend
 PREFIX = "keras.applications/"
 
 # Arguments of the builders that this loader decides itself. `include_preprocessing=False` would
-# part the weights from the preprocessing they were trained with; pooling belongs to the head.
+# part the weights from the preprocessing they were trained with; pooling and classes belong to the
+# head.
 _OURS = {
     "weights", "input_shape", "include_top", "input_tensor", "pooling", "include_preprocessing",
+    "classes", "classifier_activation", "name",
 }  # fmt: skip
 
 
@@ -44,9 +45,9 @@ def builders() -> dict[str, Callable[..., keras.Model]]:
 
 def load_application(
     name: str,
+    /,
     weights: str | os.PathLike | None = "imagenet",
     input_shape: Sequence[int | None] | None = None,
-    include_top: bool = False,
     **options: Any,
 ) -> Backbone:
     """Build a model of `keras.applications` with its preprocessing in front.
@@ -56,15 +57,19 @@ def load_application(
         weights: `imagenet` (downloaded by Keras once, then read from its cache), the path of a
             weights file, or None for random weights.
         input_shape: (height, width, channels); the builder's own default where None.
-        include_top: Whether to keep the classifier the weights were trained with.
         **options: Further arguments of the builder, such as `alpha` of MobileNet.
 
     Returns:
-        The backbone; its model takes raw pixels in [0, 255].
+        The backbone, without the classifier; its model takes raw pixels in [0, 255], float32, shape
+        (batch, height, width, 3).
 
     Raises:
         BackboneError: An unknown name or option, a shape the builder refuses, or weights that
             cannot be had. Random weights are never a substitute.
+
+    Example:
+        >>> load_application("MobileNet", weights=None, input_shape=(32, 32, 3), alpha=0.25).name
+        'MobileNet'
     """
     builder = builders().get(name)
     if builder is None:
@@ -86,7 +91,7 @@ def load_application(
             model = builder(
                 weights=weights,
                 input_shape=None if input_shape is None else tuple(input_shape),
-                include_top=include_top,
+                include_top=False,
                 **options,
             )
     except Exception as error:
@@ -112,13 +117,12 @@ def _checked(weights: str | os.PathLike | None, name: str) -> str | None:
 def _explained(error: Exception, name: str, weights: str | None) -> str:
     """One sentence for what a builder raised, with what to do about it."""
     cause = " ".join(str(error).split())
-    download = re.search(r"URL fetch failure on \S*?([^/\s]+):? ", cause)
-    if download:
+    if "URL fetch failure" in cause:
         cache_folder = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models"
         return (
-            f"The {weights!r} weights of {name} could not be downloaded ({cause}). Put the file "
-            f"{download[1].rstrip(':')} into {cache_folder}, where Keras looks first, or pass "
-            "weights='PATH' to a file you have, or weights=None for random weights."
+            f"The {weights!r} weights of {name} could not be downloaded ({cause}). Fetch that file "
+            "elsewhere and pass its path as weights, or copy the folder "
+            f"{cache_folder} from a machine where this worked; weights=None is for random weights."
         )
     if weights is None or weights == "imagenet":
         return f"{name} could not be built: {cause}"

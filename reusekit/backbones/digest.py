@@ -12,7 +12,8 @@ def model_digest(model: keras.Model) -> str:
     """A digest of a model's configuration and weights.
 
     Automatic layer names count up within a process (`conv2d_7`), so they are replaced by their
-    order of appearance: the same model built twice, in two processes, has one digest.
+    order of appearance: the same model built twice, in two processes, has one digest. So have a
+    model and its frozen or compiled self.
 
     Args:
         model: A functional or Sequential model.
@@ -39,6 +40,10 @@ def model_digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
+# What a model was compiled or built with, and whether it is frozen, is not what it computes.
+_PASSED_OVER = {"keras_version", "compile_config", "build_config", "trainable"}
+
+
 def _without_names(config: Any) -> Any:
     """A model's configuration with each layer name replaced by its order of appearance."""
     numbers: dict[str, str] = {}
@@ -48,7 +53,10 @@ def _without_names(config: Any) -> Any:
 
     def walk(node: Any, key: str = "") -> Any:
         if isinstance(node, dict):
-            return {k: walk(v, k) for k, v in node.items() if k != "keras_version"}
+            policy = node.get("class_name") == "DTypePolicy"
+            return {
+                k: v if policy else walk(v, k) for k, v in node.items() if k not in _PASSED_OVER
+            }
         if key == "name" and isinstance(node, str):
             return numbered(node)
         if key in ("keras_history", "input_layers", "output_layers"):

@@ -1,7 +1,7 @@
 """Glyphnet: a small residual network that ships inside the package and knows letters, not digits.
 
 It makes transfer learning possible with no download: `scripts/pretrain_glyphnet.py` trained it to
-tell printed letters apart, and no digit was ever drawn for it. Eight layers named `*_out` part it
+tell printed letters apart, and it was never shown a digit. Eight layers named `*_out` part it
 cleanly, so that there is a real choice of how deep to cut.
 """
 

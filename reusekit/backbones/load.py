@@ -21,6 +21,7 @@ def sources() -> list[str]:
 
 def load_backbone(
     source: str,
+    /,
     weights: str | os.PathLike | None = "default",
     input_shape: Sequence[int | None] | None = None,
     **options: Any,

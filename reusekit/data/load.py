@@ -1,17 +1,20 @@
 """Load a split of any TFDS data set as (input, label) pairs."""
 
+import contextlib
 import os
+import sys
 from collections.abc import Sequence
-from typing import Literal
 
-import keras
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from reusekit.data.fingerprint import fingerprint
+from reusekit.data.selection import few_per_class, only, rows_of
 from reusekit.data.split import DataSplit
+from reusekit.data.treatment import Resize, treatment
 from reusekit.errors import DataError, nearest
+from reusekit.progress import bars_wanted
 
 # Data sets whose builders this package carries; they are prepared on first use, without a network.
 _EMBEDDED = {"sklearn_digits": "reusekit.data.builders.sklearn_digits"}
@@ -25,7 +28,7 @@ def load_split(
     download: bool = False,
     image_size: Sequence[int] | None = None,
     channels: int | None = None,
-    resize: Literal["stretch", "crop", "pad"] = "stretch",
+    resize: Resize = "stretch",
     examples_per_class: int | None = None,
     seed: int = 0,
 ) -> DataSplit:
@@ -40,14 +43,14 @@ def load_split(
         channels: 1 or 3, converting between grey and colour; None leaves them as they are.
         resize: What to do where the aspect ratio differs: `stretch`, `crop` or `pad`.
         examples_per_class: Keep that many examples of each class, drawn by `seed`; None keeps all.
-        seed: Decides which examples are kept and the order of shuffled batches.
+        seed: Decides which examples are kept.
 
     Returns:
         The split; its order is fixed, and shuffling is left to `DataSplit.batches`.
 
     Raises:
-        DataError: An unknown name or split, absent data, a data set without class labels, or too
-            few examples of a class.
+        DataError: An unknown name or split, absent data, a data set without class labels, images
+            that are not 8-bit grey or colour, or too few examples of a class.
 
     Example:
         >>> digits = load_split("sklearn_digits", "train", examples_per_class=5)
@@ -71,58 +74,25 @@ def load_split(
         skip = {input_key: tfds.decode.SkipDecoding()}
         undecoded = builder.as_dataset(decoders=skip, **read)
         labels = [int(e[label_key]) for e in undecoded.as_numpy_iterator()]
-        kept = few_per_class(np.array(labels), examples_per_class, seed)
-        examples = _only(examples, kept)
-    size = int(examples.cardinality())
-    examples = examples.map(
-        _treatment(examples.element_spec[0], image_size, channels, resize), tf.data.AUTOTUNE
-    )
-    treatment = {
+        examples = only(examples, few_per_class(np.array(labels), examples_per_class, seed))
+    treat = treatment(examples.element_spec[0], image_size, channels, resize)
+    treated = {
         "image_size": image_size and list(image_size),
         "channels": channels,
         "resize": resize,
         "examples_per_class": examples_per_class,
-        "seed": seed if examples_per_class else None,
+        "seed": seed if examples_per_class else 0,
     }
     return DataSplit(
         name=_full_name(builder),
         split=split,
-        examples=examples,
-        size=size,
+        examples=examples.map(treat, tf.data.AUTOTUNE),
+        size=int(examples.cardinality()),
         class_names=tuple(builder.info.features[label_key].names),
-        fingerprint=fingerprint(builder, split, treatment),
-        seed=seed,
+        fingerprint=fingerprint(builder, split, treated),
+        treatment=treated,
+        rows=rows_of(builder, split),
     )
-
-
-def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw the same number of examples of each class.
-
-    Args:
-        labels: Shape (size,).
-        count: How many of each.
-        seed: Decides which.
-
-    Returns:
-        Positions of the chosen examples, ascending.
-
-    Raises:
-        DataError: A class has fewer.
-
-    Example:
-        >>> few_per_class(np.array([0, 1, 0, 1, 1]), 2, seed=0).tolist()
-        [0, 1, 2, 4]
-    """
-    generator = np.random.default_rng(seed)
-    chosen = []
-    for label in np.unique(labels):
-        positions = np.flatnonzero(labels == label)
-        if len(positions) < count:
-            raise DataError(
-                f"examples_per_class={count} is more than class {label} has: {len(positions)}."
-            )
-        chosen.append(generator.permutation(positions)[:count])
-    return np.sort(np.concatenate(chosen))
 
 
 def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
@@ -142,9 +112,12 @@ def _prepare(builder: tfds.core.DatasetBuilder, download: bool) -> None:
     """Prepare what is embedded, and download what is absent where that is allowed."""
     if not download and builder.name not in _EMBEDDED:
         return
+    if not bars_wanted():
+        tfds.disable_progress_bar()
     try:
-        builder.download_and_prepare()
-    except OSError as error:  # the network's errors are among them
+        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it does
+            builder.download_and_prepare()
+    except Exception as error:  # TFDS lets through whatever a builder, a disk or a network raises
         what = "prepared" if builder.name in _EMBEDDED else "downloaded and prepared"
         raise DataError(
             f"{builder.name} could not be {what} in {builder.data_dir}: {_one_line(error)}"
@@ -191,47 +164,6 @@ def _full_name(builder: tfds.core.DatasetBuilder) -> str:
 
 def _in_fixed_order() -> tfds.ReadConfig:
     return tfds.ReadConfig(try_autocache=False, shuffle_seed=0)
-
-
-def _only(examples: tf.data.Dataset, positions: np.ndarray) -> tf.data.Dataset:
-    """The examples at these positions, in order."""
-    wanted = tf.constant(positions, tf.int64)
-    return (
-        examples.enumerate()
-        .filter(lambda position, _: tf.reduce_any(wanted == position))
-        .map(lambda _, example: example)
-        .apply(tf.data.experimental.assert_cardinality(len(positions)))
-    )
-
-
-def _treatment(spec: tf.TensorSpec, image_size, channels, resize):
-    """The function that turns a stored example into what a model is fed."""
-    is_image = spec.shape.rank == 3
-    if not is_image and (image_size or channels):
-        raise DataError(
-            f"image_size and channels are for images of shape (height, width, channels). "
-            f"Received inputs of shape {tuple(spec.shape)}."
-        )
-    resizing = image_size and keras.layers.Resizing(
-        *image_size,
-        antialias=True,
-        crop_to_aspect_ratio=resize == "crop",
-        pad_to_aspect_ratio=resize == "pad",
-    )
-
-    def treat(example, label):
-        if not is_image:
-            return example, label
-        example = tf.cast(example, tf.float32)
-        if channels == 3 and spec.shape[-1] == 1:
-            example = tf.image.grayscale_to_rgb(example)
-        elif channels == 1 and spec.shape[-1] == 3:
-            example = tf.image.rgb_to_grayscale(example)
-        if resizing:
-            example = resizing(example)
-        return example, label
-
-    return treat
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,6 +1,9 @@
 """A part of a data set, ready to train on and named by its content."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,8 +19,10 @@ class DataSplit:
         examples: Single (input, label) pairs in a fixed order; images are float32 in [0, 255].
         size: The number of examples.
         class_names: Names of the classes, in label order.
-        fingerprint: Equal where the data are the same: content, split, selection, decoding.
-        seed: Decides the order of shuffled batches.
+        fingerprint: Differs where content, split, selection or treatment differ.
+        treatment: How the examples were selected and resized: options of `load_split`.
+        rows: Which rows of which files it consists of, before `examples_per_class`; empty where
+            the data set has no files, as under `tfds.testing.mock_data`.
     """
 
     name: str
@@ -26,7 +31,8 @@ class DataSplit:
     size: int
     class_names: tuple[str, ...] = field(repr=False)
     fingerprint: str
-    seed: int = 0
+    treatment: Mapping[str, Any] = field(repr=False)
+    rows: tuple[tuple[str, range], ...] = field(repr=False)
 
     @property
     def classes(self) -> int:
@@ -38,29 +44,46 @@ class DataSplit:
         """The shape of one input, without the batch axis."""
         return tuple(self.examples.element_spec[0].shape)
 
-    def batches(
-        self, batch_size: int, shuffle: bool = False, in_memory: bool = False
-    ) -> tf.data.Dataset:
+    def batches(self, batch_size: int, shuffle_seed: int | None = None) -> tf.data.Dataset:
         """Batches of (inputs, labels), in the fixed order or freshly shuffled at each pass.
-
-        Two passes over a shuffled data set differ from each other, and are the same two passes in
-        every process with the same seed.
 
         Args:
             batch_size: Examples a batch; the last one may be smaller.
-            shuffle: Whether to shuffle fully, over all examples.
-            in_memory: Whether to keep the decoded examples in memory after the first pass.
+            shuffle_seed: Shuffle fully over all examples, each pass anew; TensorFlow mixes its own
+                global seed in, so set that too for the same passes in every process. None keeps
+                the order.
         """
-        examples = self.examples.cache() if in_memory else self.examples
-        if shuffle:
-            examples = examples.shuffle(self.size, seed=self.seed, reshuffle_each_iteration=True)
+        examples = self.examples
+        if shuffle_seed is not None:
+            examples = examples.shuffle(self.size, seed=shuffle_seed, reshuffle_each_iteration=True)
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
-    def labels(self) -> np.ndarray:
-        """All labels in the fixed order, int64, shape (size,)."""
-        return np.array([label for _, label in self.examples.as_numpy_iterator()], np.int64)
+    def arrays(self, file: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """All examples: inputs (size, ...) and int64 labels (size,), in the fixed order.
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """All examples in memory: inputs (size, ...) and labels (size,), in the fixed order."""
-        inputs, labels = next(iter(self.examples.batch(self.size).as_numpy_iterator()))
+        Args:
+            file: A `.npy` file to keep the inputs in, mapped into memory; None keeps them in
+                memory. The examples must have one shape.
+        """
+        spec, _ = self.examples.element_spec
+        shape, dtype = (self.size, *spec.shape), spec.dtype.as_numpy_dtype
+        if file is None:
+            inputs = np.empty(shape, dtype)
+        else:
+            inputs = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+        labels = np.empty(self.size, np.int64)
+        for row, (example, label) in enumerate(self.examples.as_numpy_iterator()):
+            inputs[row], labels[row] = example, label
         return inputs, labels
+
+    def overlaps(self, other: "DataSplit") -> bool:
+        """Whether the two may share an example: the same rows of the same file.
+
+        Which rows `examples_per_class` left out is not looked at.
+        """
+        return any(
+            file == other_file
+            and max(rows.start, other_rows.start) < min(rows.stop, other_rows.stop)
+            for file, rows in self.rows
+            for other_file, other_rows in other.rows
+        )

@@ -17,7 +17,7 @@ def extract_features(
     size: int,
     folder: str | os.PathLike | None = None,
     description: str = "Extracting features",
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Compute a model's named outputs for every example, in inference mode, in one pass.
 
     Args:
@@ -25,12 +25,13 @@ def extract_features(
             taps cost one pass together.
         batches: Batches of (inputs, labels) in a fixed order.
         size: The number of examples.
-        folder: Where to keep the features as memory-mapped `.npy` files, one for each output; None
-            keeps them in memory.
+        folder: Where to keep the features as memory-mapped `.npy` files, one for each output; it is
+            made where it does not exist. None keeps them in memory.
         description: What the progress bar says.
 
     Returns:
-        For each output an array of shape (size, ...), in the order of the batches.
+        For each output an array of shape (size, ...), and the labels, int64, shape (size,); both in
+        the order of the batches.
 
     Raises:
         ReusekitError: The features are not finite, or the batches hold another number of examples.
@@ -38,35 +39,41 @@ def extract_features(
     Example:
         >>> inputs = keras.Input((2,))
         >>> model = keras.Model(inputs, {"twice": inputs * 2})
-        >>> extract_features(model, [(np.ones((3, 2)), np.zeros(3))], size=3)["twice"].shape
-        (3, 2)
+        >>> features, labels = extract_features(model, [(np.ones((3, 2)), np.zeros(3))], size=3)
+        >>> features["twice"].shape, labels.shape
+        ((3, 2), (3,))
     """
     arrays: dict[str, np.ndarray] = {}
+    labels = np.empty(size, np.int64)
     position = 0
-    for inputs, _ in tracked(batches, description, total=_length(batches)):
+    for inputs, targets in tracked(batches, description, total=_length(batches)):
         outputs = model.predict_on_batch(inputs)
-        count = len(next(iter(outputs.values())))
-        if position + count > size:
+        rows = slice(position, position + len(targets))
+        if rows.stop > size:
             raise ReusekitError(f"Expected {size} examples. Received more than that.")
+        labels[rows] = targets
         for number, (name, values) in enumerate(outputs.items()):
             if not np.isfinite(values).all():
                 raise ReusekitError(
-                    f"The features at {name!r} are not finite (examples {position} to "
-                    f"{position + count - 1}). Check the input's range and the weights."
+                    f"The features at {name!r} are not finite (examples {rows.start} to "
+                    f"{rows.stop - 1}). Check the input's range and the weights."
                 )
             if name not in arrays:
-                file = None if folder is None else Path(folder) / f"features_{number}.npy"
-                arrays[name] = _array(file, (size, *values.shape[1:]), values.dtype)
-            arrays[name][position : position + count] = values
-        position += count
+                arrays[name] = _array(folder, number, (size, *values.shape[1:]), values.dtype)
+            arrays[name][rows] = values
+        position = rows.stop
     if position != size:
         raise ReusekitError(f"Expected {size} examples. Received: {position}.")
-    return arrays
+    return arrays, labels
 
 
-def _array(file: Path | None, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    if file is None:
+def _array(
+    folder: str | os.PathLike | None, number: int, shape: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    if folder is None:
         return np.empty(shape, dtype)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    file = Path(folder) / f"features_{number}.npy"
     return np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
 
 

@@ -1,5 +1,8 @@
 """Batches of stored features for Keras."""
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,7 +13,7 @@ def feed(
     """Batches of (inputs, labels), gathered from arrays in memory or mapped into it.
 
     Only positions are shuffled, never the features themselves, so a full shuffle costs the same for
-    arrays of any size.
+    arrays of any size. The order follows from the seed alone, whatever TensorFlow's own seed is.
 
     Args:
         inputs: Shape (examples, ...); may be a memory-mapped file.
@@ -24,9 +27,13 @@ def feed(
         >>> [labels.tolist() for _, labels in batches.as_numpy_iterator()]
         [[0, 1], [2]]
     """
-    positions = tf.data.Dataset.range(len(labels))
-    if seed is not None:
-        positions = positions.shuffle(len(labels), seed=seed, reshuffle_each_iteration=True)
+    passes = itertools.count()
+
+    def orders() -> Iterator[np.ndarray]:
+        positions = np.arange(len(labels))
+        if seed is not None:
+            positions = np.random.default_rng((seed, next(passes))).permutation(positions)
+        yield from np.split(positions, range(batch_size, len(labels), batch_size))
 
     def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         taken = tf.numpy_function(
@@ -39,4 +46,11 @@ def feed(
             tf.ensure_shape(taken[1], (None,)),
         )
 
-    return positions.batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)
+    rows = tf.TensorSpec((None,), tf.int64)
+    count = -(-len(labels) // batch_size)
+    return (
+        tf.data.Dataset.from_generator(orders, output_signature=rows)
+        .apply(tf.data.experimental.assert_cardinality(count))
+        .map(gather)
+        .prefetch(tf.data.AUTOTUNE)
+    )

@@ -1,6 +1,6 @@
 """The hypermodel of a cut search: the features of every cut are there, a trial builds a head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,16 +85,30 @@ class CutHyperModel(keras_tuner.HyperModel):
         )
 
     def train(
-        self, hp: keras_tuner.HyperParameters, model: keras.Model, callbacks: Any = ()
+        self,
+        hp: keras_tuner.HyperParameters,
+        model: keras.Model,
+        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        epochs: int | None = None,
+        initial_epoch: int = 0,
     ) -> Fit:
-        """Train a built head and leave it at its best epoch."""
+        """Train a built head and leave it at its best epoch.
+
+        Args:
+            hp: The trial's hyperparameters.
+            model: The head that `build` made for them.
+            callbacks: Keras callbacks that watch.
+            epochs: The epoch to end at, where a tuner sets it; else the hypermodel's own.
+            initial_epoch: The epoch to begin at, where a tuner goes on with a trial.
+        """
         cut = hp.get(CUT)
         return fit_classifier(
             model,
             feed(self.data.train[cut], self.data.train_labels, self.batch_size, self.seed),
             feed(self.data.validation[cut], self.data.validation_labels, 256),
             learning_rate=hp.get("learning_rate"),
-            epochs=self.epochs,
+            epochs=epochs or self.epochs,
+            initial_epoch=initial_epoch,
             patience=self.patience,
             callbacks=callbacks or (),
         )
@@ -103,4 +117,11 @@ class CutHyperModel(keras_tuner.HyperModel):
         self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> dict[str, float]:
         """Train as keras-tuner's own tuners ask for it; returns the metrics of the best epoch."""
-        return self.train(hp, model, kwargs.get("callbacks")).metrics
+        fit = self.train(
+            hp,
+            model,
+            kwargs.get("callbacks"),
+            epochs=kwargs.get("epochs"),
+            initial_epoch=kwargs.get("initial_epoch", 0),
+        )
+        return fit.metrics

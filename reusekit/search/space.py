@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import keras_tuner
 
+from reusekit.errors import ConfigError
+
 CUT = "cut"
 
 
@@ -23,6 +25,16 @@ class SearchSpace:
     units: Sequence[int] = (0, 64)
     dropout: Sequence[float] = (0.0, 0.25, 0.5)
     learning_rate: tuple[float, float] = (1e-3, 1e-1)
+
+    def __post_init__(self) -> None:
+        """Check what keras-tuner would pass over."""
+        if not self.cuts:
+            raise ConfigError("Expected at least one cut to search. Received none.")
+        low, high = self.learning_rate
+        if not 0 < low <= high:
+            raise ConfigError(
+                f"Expected learning_rate=(lowest, highest), above 0. Received: {(low, high)}."
+            )
 
     def sample(self, hp: keras_tuner.HyperParameters) -> dict[str, object]:
         """Declare the choices to keras-tuner and return the values of this trial.

@@ -33,9 +33,29 @@ class CutTuner(base_tuner.BaseTuner):
     Args:
         hypermodel: Knows the features and builds the heads.
         oracle: Any oracle of keras-tuner; its objective is one of `val_accuracy`, `val_loss`.
-        directory: Where the trials are kept.
+        directory: Where the trials are kept, in `trials`; what lies there from before is erased.
         watch: Entered around each trial with its number and hyperparameters; what it yields is
             called with the record of the finished trial.
+
+    Attributes:
+        records: The finished trials, in order.
+        failures: What the others raised, in order. A failed trial does not end the search; three
+            in a row do.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from reusekit.search import CutSweepOracle, SearchSpace, TrialData
+        >>> features = {"shallow": np.zeros((8, 4)), "deep": np.eye(8)}
+        >>> labels = np.arange(8)
+        >>> data = TrialData(features, labels, features, labels, classes=8)
+        >>> hypermodel = CutHyperModel(data, SearchSpace(cuts=["shallow", "deep"]), epochs=30)
+        >>> oracle = CutSweepOracle(["shallow", "deep"], max_trials=2, objective="val_accuracy")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tuner = CutTuner(hypermodel, oracle, folder)
+        ...     tuner.search()
+        >>> [record.cut for record in tuner.records]
+        ['shallow', 'deep']
     """
 
     def __init__(
@@ -54,19 +74,24 @@ class CutTuner(base_tuner.BaseTuner):
             overwrite=True,
         )
         self.records: list[TrialRecord] = []
+        self.failures: list[Exception] = []
         self._watch = watch
 
     def run_trial(self, trial: trial_module.Trial, *args: object, **kwargs: object) -> dict:
         """Train the head that this trial asks for; returns its metrics at the best epoch."""
         hp = trial.hyperparameters
         number = int(trial.trial_id)
-        with self._watch(number, hp.values) as report:
-            head = self.hypermodel.build(hp)
-            fit = self.hypermodel.train(hp, head)
-            self.save_model(trial.trial_id, head)
-            record = TrialRecord(number, hp.get(CUT), dict(hp.values), fit, head.count_params())
-            self.records.append(record)
-            report(record)
+        try:
+            with self._watch(number, hp.values) as report:
+                head = self.hypermodel.build(hp)
+                fit = self.hypermodel.train(hp, head)
+                self.save_model(trial.trial_id, head)
+                record = TrialRecord(number, hp.get(CUT), dict(hp.values), fit, head.count_params())
+                self.records.append(record)
+                report(record)
+        except Exception as error:
+            self.failures.append(error)  # keras-tuner keeps the trial and drops the exception
+            raise
         return fit.metrics
 
     def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:

@@ -1,7 +1,7 @@
 """Stages: plain functions, typed in and out, from which pipelines are composed."""
 
 from reusekit.stages.baselines import Baseline, run_baselines
-from reusekit.stages.cuts import candidate_cuts
+from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluate import Evaluation, evaluate
 from reusekit.stages.finetune import FineTuned, Phase, finetune
 from reusekit.stages.inputs import Splits, load_backbone, load_data
@@ -18,6 +18,7 @@ __all__ = [
     "Phase",
     "Splits",
     "candidate_cuts",
+    "clean_cut",
     "evaluate",
     "extract_pooled",
     "finetune",

@@ -1,21 +1,23 @@
 """What transfer has to beat: the same network from scratch, and a linear model on the pixels."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import keras
 import mlflow
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from reusekit.features import feed
 from reusekit.progress import EpochProgress
 from reusekit.settings import BaselineSettings
 from reusekit.stages.evaluate import Evaluation, evaluate, score
-from reusekit.stages.inputs import Splits
+from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.surgery import clone
 from reusekit.tracking import log_history, step_run
 from reusekit.training.fit import Fit, fit_classifier
 
-_EVALUATION_BATCH = 256
 _STRENGTHS = np.logspace(-3, 3, 7)  # inverse regularisation strengths tried for the linear model
 
 
@@ -37,49 +39,67 @@ class Baseline:
 
 
 def run_baselines(
-    whole: keras.Model, splits: Splits, settings: BaselineSettings, seed: int
+    whole: keras.Model, splits: Splits, settings: BaselineSettings, folder: Path, seed: int
 ) -> list[Baseline]:
-    """Train and evaluate the baselines that the settings ask for."""
+    """Train and evaluate the baselines that the settings ask for.
+
+    Args:
+        whole: The fine-tuned model, whose architecture is trained from scratch.
+        splits: The same data.
+        settings: Which baselines, and how they are tuned.
+        folder: Where decoded images are kept meanwhile.
+        seed: Decides initial weights and the order of batches.
+
+    Returns:
+        The baselines asked for.
+    """
     baselines = []
     if settings.from_scratch:
-        baselines.append(from_scratch(whole, splits, settings, seed))
+        baselines.append(from_scratch(whole, splits, settings, folder, seed))
     if settings.pixels:
         baselines.append(linear_on_pixels(splits))
     return baselines
 
 
 def from_scratch(
-    whole: keras.Model, splits: Splits, settings: BaselineSettings, seed: int
+    whole: keras.Model, splits: Splits, settings: BaselineSettings, folder: Path, seed: int
 ) -> Baseline:
     """Train the same network from random weights, all of it, at each rate; keep the best.
 
-    Each rate gets a nested run of the active MLflow run.
+    Each rate gets a nested run of the active MLflow run. Arguments as for `run_baselines`.
+
+    Returns:
+        The rate with the highest validation accuracy.
     """
     best: tuple[Fit, keras.Model, float] | None = None
-    train = splits.train.batches(settings.batch_size, shuffle=True, in_memory=True)
-    train = train.repeat(settings.passes)
-    validation = splits.validation.batches(_EVALUATION_BATCH, in_memory=True)
-    for rate in settings.learning_rates:
-        keras.utils.set_random_seed(seed)
-        model = clone(whole, weights="fresh")
-        for layer in model.layers:
-            layer.trainable = True
-        with (
-            step_run(f"from scratch {rate:g}", "phase", {"learning_rate": rate}),
-            EpochProgress(f"From scratch at rate {rate:g}", settings.epochs) as progress,
-        ):
-            fit = fit_classifier(
-                model,
-                train,
-                validation,
-                learning_rate=rate,
-                epochs=settings.epochs,
-                patience=settings.patience,
-                callbacks=[progress],
-            )
-            log_history(fit.history)
-        if best is None or fit.metrics["val_accuracy"] > best[0].metrics["val_accuracy"]:
-            best = fit, model, rate
+    with TemporaryDirectory(dir=folder) as scratch:
+        train = feed(
+            *splits.train.arrays(Path(scratch) / "train.npy"), settings.batch_size, seed
+        ).repeat(settings.passes)
+        validation = feed(
+            *splits.validation.arrays(Path(scratch) / "validation.npy"), INFERENCE_BATCH
+        )
+        for rate in settings.learning_rates:
+            keras.utils.set_random_seed(seed)
+            model = clone(whole, weights="fresh")
+            for layer in model.layers:
+                layer.trainable = True
+            with (
+                step_run(f"from scratch {rate:g}", "phase", {"learning_rate": rate}),
+                EpochProgress(f"From scratch at rate {rate:g}", settings.epochs) as progress,
+            ):
+                fit = fit_classifier(
+                    model,
+                    train,
+                    validation,
+                    learning_rate=rate,
+                    epochs=settings.epochs,
+                    patience=settings.patience,
+                    callbacks=[progress],
+                )
+                log_history(fit.history)
+            if best is None or fit.metrics["val_accuracy"] > best[0].metrics["val_accuracy"]:
+                best = fit, model, rate
     fit, model, rate = best
     return Baseline(
         name="same network from scratch",
@@ -90,7 +110,14 @@ def from_scratch(
 
 
 def linear_on_pixels(splits: Splits) -> Baseline:
-    """Logistic regression on the pixels, scaled to [0, 1]; its regularisation is tuned."""
+    """Logistic regression on the pixels, scaled to [0, 1]; its regularisation is tuned.
+
+    Args:
+        splits: The data, which must fit into memory.
+
+    Returns:
+        The regularisation with the highest validation accuracy.
+    """
     (x, y), (vx, vy), (tx, ty) = (
         _flat(split.arrays()) for split in (splits.train, splits.validation, splits.test)
     )

@@ -7,9 +7,8 @@ import mlflow
 import numpy as np
 
 from reusekit.data import DataSplit
+from reusekit.stages.inputs import INFERENCE_BATCH
 from reusekit.tracking import step_run
-
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -26,9 +25,19 @@ class Evaluation:
 
 
 def evaluate(model: keras.Model, split: DataSplit, name: str = "test") -> Evaluation:
-    """Measure a model of class probabilities on a split, in a nested run of the active run."""
+    """Measure a model of class probabilities, in a nested run of the active run.
+
+    Args:
+        model: From inputs to class probabilities.
+        split: What to measure it on.
+        name: The nested run's name.
+
+    Returns:
+        Its accuracy and loss.
+    """
     predictions = [
-        (model.predict_on_batch(inputs), labels) for inputs, labels in split.batches(_BATCH)
+        (model.predict_on_batch(inputs), labels)
+        for inputs, labels in split.batches(INFERENCE_BATCH)
     ]
     probabilities = np.concatenate([p for p, _ in predictions])
     labels = np.concatenate([np.asarray(y) for _, y in predictions])

@@ -8,6 +8,9 @@ from reusekit.data import DataSplit, load_split
 from reusekit.errors import ConfigError
 from reusekit.settings import BackboneSettings, DataSettings
 
+INFERENCE_BATCH = 64
+"""Examples a batch where nothing is trained: it decides speed and memory, never numbers."""
+
 
 @dataclass(frozen=True)
 class Splits:
@@ -19,7 +22,17 @@ class Splits:
 
 
 def load_backbone(settings: BackboneSettings) -> Backbone:
-    """Load the pretrained model that the settings name."""
+    """Load the pretrained model that the settings name.
+
+    Raises:
+        BackboneError: It cannot be had.
+        ConfigError: An option is a setting of its own.
+    """
+    taken = settings.options.keys() & {"weights", "input_shape"}
+    if taken:
+        raise ConfigError(
+            f"backbone.options.{min(taken)} is a setting of its own: backbone.{min(taken)}."
+        )
     return load_pretrained(
         settings.source, settings.weights, settings.input_shape, **settings.options
     )
@@ -29,7 +42,7 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     """Load the three splits with images of the size and channels that the backbone takes.
 
     Raises:
-        ConfigError: The backbone leaves its image size open, or the splits disagree.
+        ConfigError: The backbone leaves its image size open, or two splits share examples.
         DataError: The data cannot be read.
     """
     *size, channels = backbone.model.input_shape[1:]
@@ -51,8 +64,16 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
             seed=seed,
         )
 
-    return Splits(
+    splits = Splits(
         train=load(settings.train, settings.examples_per_class),
         validation=load(settings.validation),
         test=load(settings.test),
     )
+    pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
+    for one, other in pairs:
+        if getattr(splits, one).overlaps(getattr(splits, other)):
+            raise ConfigError(
+                f"data.{one}={getattr(settings, one)!r} and data.{other}="
+                f"{getattr(settings, other)!r} share examples; expected splits that do not."
+            )
+    return splits

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from time import perf_counter
 
 import keras
 from pydantic import BaseModel
@@ -14,7 +15,11 @@ from reusekit.errors import ConfigError
 from reusekit.progress import StageClock
 from reusekit.settings import TrackingSettings
 from reusekit.stages.inputs import Splits
+from reusekit.startup import BEGAN
 from reusekit.tracking import connect, log_data, pipeline_run
+
+# This module is imported last of what a pipeline needs.
+_IMPORT_SECONDS = perf_counter() - BEGAN
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Job:
         name: The pipeline's name.
         folder: This run's own output folder.
         tracking_uri: The tracking server or database in use.
+        experiment: The experiment that its run belongs to.
         seed: What all randomness starts from.
         clock: What took how long.
     """
@@ -32,8 +38,9 @@ class Job:
     name: str
     folder: Path
     tracking_uri: str
+    experiment: str
     seed: int
-    clock: StageClock = field(default_factory=StageClock, repr=False)
+    clock: StageClock = field(repr=False)
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -54,7 +61,7 @@ class Job:
             key: value.model_dump() if isinstance(value, BaseModel) else value
             for key, value in {"seed": self.seed, **settings}.items()
         }
-        self._open.enter_context(pipeline_run(self.name, parameters))
+        self._open.enter_context(pipeline_run(self.name, self.experiment, parameters))
         log_data(splits.train, "training")
         log_data(splits.validation, "validation")
         log_data(splits.test, "test")
@@ -78,15 +85,21 @@ def start_job(
         TrackingError: The tracker does not answer.
     """
     _let_talk(verbose)
+    had_output = Path(output).is_dir()
     folder = _new_folder(Path(output), name)
+    clock = StageClock()
+    clock.seconds["Import the libraries"] = _IMPORT_SECONDS
     try:
-        job = Job(name, folder, connect(tracking.uri, tracking.experiment, tracking.model), seed)
+        with clock.stage("Ask the tracker"):
+            uri = connect(tracking.uri, tracking.model)
         keras.utils.set_random_seed(seed)
+        job = Job(name, folder, uri, tracking.experiment, seed, clock)
         with job._open:
             yield job
     finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        for made in (folder,) if had_output else (folder, folder.parent):
+            if not any(made.iterdir()):
+                made.rmdir()
 
 
 def _let_talk(verbose: bool) -> None:

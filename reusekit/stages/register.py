@@ -22,6 +22,16 @@ def register(
 ) -> ModelVersion:
     """Log bottom, top and whole to the active run and register the whole under its alias.
 
+    Args:
+        tuned: The model and its parts.
+        backbone: Where it comes from.
+        splits: What it was trained on; a few test inputs show the parts to be the whole.
+        test: How good it is.
+        settings: The name and the alias in the registry.
+
+    Returns:
+        The new version.
+
     Raises:
         SurgeryError: Bottom and top do not compute what the whole computes.
         TrackingError: The registry refuses.
@@ -35,9 +45,9 @@ def register(
         "reusekit.data": splits.train.fingerprint,
     }
     metrics = {"test_accuracy": test.accuracy, "test_loss": test.loss}
-    logged = log_parts(tuned.parts.bottom, tuned.parts.top, tuned.whole, examples, tags, metrics)
+    whole = log_parts(tuned.parts.bottom, tuned.parts.top, tuned.whole, examples, tags, metrics)
     mlflow.log_params(
         {f"parameters.{name}": n for name, n in count_params(tuned.whole).to_dict().items()}
     )
     mlflow.log_metrics(metrics)
-    return register_version(logged.whole, settings.model, settings.alias, tags)
+    return register_version(whole, settings.model, settings.alias, tags)

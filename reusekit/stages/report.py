@@ -25,7 +25,17 @@ def report(
     result: SearchResult | None = None,
     baselines: Sequence[Baseline] = (),
 ) -> None:
-    """Print the cuts, the winner beside its baselines, where the time went, and what to do next."""
+    """Print the cuts, the winner beside its baselines, where the time went, and what to do next.
+
+    Args:
+        job: The finished job.
+        tuned: Its model.
+        test: How good that is.
+        version: Its version in the registry.
+        tracking: Where that is.
+        result: The search, if there was one.
+        baselines: What to compare with.
+    """
     out = Console(highlight=False)
     if result is not None:
         out.print(_cuts(result))
@@ -36,7 +46,7 @@ def report(
         f"Cut at [bold]{tuned.cut}[/bold]: {counts.total:,} parameters, of which "
         f"{counts.trainable:,} trained last and {counts.frozen:,} frozen."
     )
-    if tuned.unfrozen_from is None:
+    if len(tuned.phases) == 1:
         out.print("All of the bottom stayed frozen: there was nothing to unfreeze before the cut.")
     for phase in tuned.phases:
         if not phase.kept:
@@ -53,7 +63,7 @@ def report(
 
 def _cuts(result: SearchResult) -> Table:
     table = Table(title="Cuts, shallow to deep")
-    table.add_column("cut")
+    table.add_column("cut", no_wrap=True)
     for name in ("FLOPs before", "validation accuracy", "parameters", "trials", "seconds"):
         table.add_column(name, justify="right")
     for cut in result.cuts:
@@ -70,14 +80,18 @@ def _cuts(result: SearchResult) -> Table:
 
 
 def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline]) -> Table:
-    table = Table(title="On the test split")
-    table.add_column("model")
-    table.add_column("accuracy", justify="right")
+    table = Table(title="Accuracy")
+    table.add_column("model", no_wrap=True)
+    table.add_column("test", justify="right")
+    table.add_column("validation", justify="right")
     table.add_column("chosen on the validation split")
-    values = f"cut {tuned.cut}"
-    if tuned.unfrozen_from is not None and tuned.phases[-1].kept:
-        values += f", trained on from {tuned.unfrozen_from}"
-    table.add_row("transfer", f"{test.accuracy:.3f}", values, style="bold green")
-    for baseline in baselines:
-        table.add_row(baseline.name, f"{baseline.test.accuracy:.3f}", baseline.choice)
+    choice = f"cut {tuned.cut}"
+    if tuned.unfrozen_from is not None:
+        choice += f", trained on from {tuned.unfrozen_from}"
+    kept = [phase for phase in tuned.phases if phase.kept][-1]
+    rows = [("transfer", test, kept.fit.metrics["val_accuracy"], choice)]
+    rows += [(b.name, b.test, b.validation_accuracy, b.choice) for b in baselines]
+    for name, measured, validation, chosen in rows:
+        style = "bold green" if name == "transfer" else None
+        table.add_row(name, f"{measured.accuracy:.3f}", f"{validation:.3f}", chosen, style=style)
     return table

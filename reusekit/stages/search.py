@@ -5,8 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+import numpy as np
 
 from reusekit.backbones import Backbone
+from reusekit.data import DataSplit
+from reusekit.errors import ReusekitError
 from reusekit.features import extract_features
 from reusekit.graph import CutPoint
 from reusekit.progress import counted
@@ -23,29 +26,35 @@ from reusekit.search import (
 )
 from reusekit.search.results import ranked
 from reusekit.settings import HeadSettings, SearchSettings
-from reusekit.stages.inputs import Splits
+from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.surgery import extract
 from reusekit.tracking import log_history, step_run
 
-_EXTRACTION_BATCH = 64
-
 
 def extract_pooled(backbone: Backbone, cuts: Sequence[CutPoint], splits: Splits) -> TrialData:
-    """Tap all cuts in one pass over training and validation data, averaged over space."""
+    """Tap all cuts in one pass over training and validation data, averaged over space.
+
+    Args:
+        backbone: What is cut.
+        cuts: Where.
+        splits: What to run it on; the test split is left alone.
+
+    Returns:
+        For each cut features of shape (examples, channels), with labels.
+
+    Raises:
+        ReusekitError: The features are not finite.
+    """
     taps = extract(backbone.model, {point.at: point.at for point in cuts}, pooling="avg")
 
-    def features(part: str) -> dict:
-        split = getattr(splits, part)
-        batches = split.batches(_EXTRACTION_BATCH)
-        return extract_features(taps, batches, split.size, description=f"Features of {part}")
+    def run(split: DataSplit, name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        batches = split.batches(INFERENCE_BATCH)
+        return extract_features(taps, batches, split.size, description=f"Features of {name}")
 
-    return TrialData(
-        train=features("train"),
-        train_labels=splits.train.labels(),
-        validation=features("validation"),
-        validation_labels=splits.validation.labels(),
-        classes=splits.train.classes,
-    )
+    train, train_labels = run(splits.train, "train")
+    validation, validation_labels = run(splits.validation, "validation")
+    classes = splits.train.classes
+    return TrialData(train, train_labels, validation, validation_labels, classes)
 
 
 def search_cut(
@@ -58,6 +67,19 @@ def search_cut(
     """Search cut, head and learning rate; each trial is a nested run of the active MLflow run.
 
     The figure of accuracy over depth and the tables are written to the folder and logged.
+
+    Args:
+        data: Features of every cut.
+        cuts: What to choose from, shallow to deep.
+        settings: What the search tries.
+        folder: Where trials, tables and figure are written.
+        seed: Decides the trials, their initial weights and the order of batches.
+
+    Returns:
+        All trials, by cut.
+
+    Raises:
+        ReusekitError: No trial succeeded; the first cause is named.
     """
     space = SearchSpace(
         cuts=[point.at for point in cuts],
@@ -76,7 +98,12 @@ def search_cut(
     )
     with counted("Trials", settings.max_trials) as advance:
         tuner = CutTuner(hypermodel, oracle, folder / "search", _tracked(advance))
-        tuner.search()
+        try:
+            tuner.search()
+        except RuntimeError as error:  # keras-tuner gives up after three failures in a row
+            raise ReusekitError(f"Three trials in a row failed: {tuner.failures[-1]}") from error
+    if not tuner.records:
+        raise ReusekitError(f"Every trial failed. The first cause: {tuner.failures[0]}")
     result = _by_cut(tuner.records, cuts)
 
     result.to_frame().to_csv(folder / "cuts.csv", index=False)

@@ -1,13 +1,12 @@
 """MLflow: runs, logged sub-models, parameter counts, the registry."""
 
 from reusekit.tracking.datasets import log_data
-from reusekit.tracking.models import LoggedParts, log_parts, register
+from reusekit.tracking.models import log_parts, register
 from reusekit.tracking.runs import EpochMetrics, log_history, pipeline_run, step_run
 from reusekit.tracking.server import connect, ui_command
 
 __all__ = [
     "EpochMetrics",
-    "LoggedParts",
     "connect",
     "log_data",
     "log_history",

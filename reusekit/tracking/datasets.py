@@ -1,6 +1,7 @@
 """TFDS data as MLflow data sets: which split of what, named by its content."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import mlflow
@@ -11,23 +12,24 @@ from reusekit.data import DataSplit, load_split
 
 
 class TFDSSource(DatasetSource):
-    """Where a split comes from: a data set of TFDS, with version and split.
+    """Where a split comes from: a data set of TFDS, with version, split and treatment.
 
     Args:
         name: TFDS name with version, such as `mnist:3.0.1`.
         split: TFDS split, such as `train[:80%]`.
+        treatment: How examples were selected and resized: options of `reusekit.data.load_split`.
     """
 
-    def __init__(self, name: str, split: str) -> None:
-        self.name, self.split = name, split
+    def __init__(self, name: str, split: str, treatment: Mapping[str, Any]) -> None:
+        self.name, self.split, self.treatment = name, split, dict(treatment)
 
     @staticmethod
     def _get_source_type() -> str:
         return "tfds"
 
     def load(self, **options: Any) -> DataSplit:
-        """Load the split again; options as in `reusekit.data.load_split`."""
-        return load_split(self.name, self.split, **options)
+        """Load the split again, treated as it was; options as in `reusekit.data.load_split`."""
+        return load_split(self.name, self.split, **self.treatment | options)
 
     @staticmethod
     def _can_resolve(raw_source: Any) -> bool:
@@ -35,16 +37,16 @@ class TFDSSource(DatasetSource):
 
     @classmethod
     def _resolve(cls, raw_source: DataSplit) -> "TFDSSource":
-        return cls(raw_source.name, raw_source.split)
+        return cls(raw_source.name, raw_source.split, raw_source.treatment)
 
     def to_dict(self) -> dict[str, Any]:
         """The source as MLflow stores it."""
-        return {"name": self.name, "split": self.split}
+        return {"name": self.name, "split": self.split, "treatment": self.treatment}
 
     @classmethod
     def from_dict(cls, source_dict: dict[str, Any]) -> "TFDSSource":
         """The source from what MLflow stored."""
-        return cls(source_dict["name"], source_dict["split"])
+        return cls(source_dict["name"], source_dict["split"], source_dict["treatment"])
 
 
 class TFDSDataset(Dataset):

@@ -1,7 +1,6 @@
 """Log the parts of a fine-tuned model and register the whole."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 
 import keras
@@ -18,15 +17,6 @@ from reusekit.errors import TrackingError
 from reusekit.sharing import count_params
 
 
-@dataclass(frozen=True)
-class LoggedParts:
-    """The three models a fine-tuned model is logged as."""
-
-    bottom: ModelInfo
-    top: ModelInfo
-    whole: ModelInfo
-
-
 def log_parts(
     bottom: keras.Model,
     top: keras.Model,
@@ -34,7 +24,7 @@ def log_parts(
     examples: np.ndarray,
     tags: Mapping[str, str],
     metrics: Mapping[str, float],
-) -> LoggedParts:
+) -> ModelInfo:
     """Log bottom, top and whole to the active run, each with signature and parameter counts.
 
     Args:
@@ -44,18 +34,30 @@ def log_parts(
         examples: A few inputs, shape (batch, ...), from which the signatures are read.
         tags: What all three have in common, such as `reusekit.cut` and `reusekit.source`.
         metrics: Measured on the whole model; attached to it.
+
+    Returns:
+        What MLflow knows of the whole.
     """
     at_cut = np.asarray(bottom.predict_on_batch(examples))
     logged_bottom = _log(bottom, "bottom", examples, tags)
     parent = {"reusekit.parent": logged_bottom.model_id}
-    logged_top = _log(top, "top", at_cut, {**tags, **parent})
+    _log(top, "top", at_cut, {**tags, **parent})
     logged_whole = _log(whole, "whole", examples, {**tags, **parent})
     mlflow.log_metrics(dict(metrics), model_id=logged_whole.model_id)
-    return LoggedParts(logged_bottom, logged_top, logged_whole)
+    return logged_whole
 
 
 def register(logged: ModelInfo, name: str, alias: str, tags: Mapping[str, str]) -> ModelVersion:
     """Register a logged model as the next version of a name, and point an alias at it.
+
+    Args:
+        logged: What was logged.
+        name: The name in the registry.
+        alias: What is moved to the new version.
+        tags: Set on the version.
+
+    Returns:
+        The new version.
 
     Raises:
         TrackingError: The registry refuses.

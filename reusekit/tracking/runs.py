@@ -8,19 +8,35 @@ from typing import Any, Literal
 import keras
 import mlflow
 from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+from reusekit.errors import TrackingError
 
 KIND = "reusekit.kind"
 _MOST_IN_A_BATCH = 1000  # MLflow's limit for metrics
 
 
 @contextmanager
-def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[mlflow.ActiveRun]:
+def pipeline_run(
+    name: str, experiment: str, parameters: Mapping[str, Any]
+) -> Iterator[mlflow.ActiveRun]:
     """The parent run of a pipeline; everything else is nested in it.
 
     Args:
         name: The run's name.
+        experiment: The experiment it belongs to; made where it does not exist.
         parameters: The pipeline's settings, nested as they are; logged with dotted names.
+
+    Yields:
+        The run.
+
+    Raises:
+        TrackingError: The experiment cannot be used; it may have been deleted.
     """
+    try:
+        mlflow.set_experiment(experiment)
+    except MlflowException as error:
+        raise TrackingError(f"The experiment {experiment!r} cannot be used: {error}") from error
     with mlflow.start_run(run_name=name, tags={KIND: "pipeline"}) as run:
         mlflow.log_params(dotted(parameters))
         yield run
@@ -30,7 +46,16 @@ def pipeline_run(name: str, parameters: Mapping[str, Any]) -> Iterator[mlflow.Ac
 def step_run(
     name: str, kind: Literal["trial", "phase", "evaluation"], parameters: Mapping[str, Any] = {}
 ) -> Iterator[mlflow.ActiveRun]:
-    """A nested run for one trial, training phase or evaluation."""
+    """A nested run for one trial, training phase or evaluation; its kind is in a tag.
+
+    Args:
+        name: The run's name.
+        kind: What it is for.
+        parameters: Logged as they are.
+
+    Yields:
+        The run.
+    """
     with mlflow.start_run(run_name=name, nested=True, tags={KIND: kind}) as run:
         if parameters:
             mlflow.log_params(dict(parameters))
@@ -38,7 +63,11 @@ def step_run(
 
 
 def log_history(history: Mapping[str, list[float]]) -> None:
-    """Log a whole training history to the active run at once, each value at its epoch."""
+    """Log a whole training history to the active run at once, each value at its epoch.
+
+    Args:
+        history: Each metric's values by epoch, as Keras has them.
+    """
     now = int(time() * 1000)
     metrics = [
         Metric(name, float(value), now, epoch)

@@ -1,6 +1,8 @@
 """Find the tracking server, and find out whether it answers before any work is done."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,33 +15,31 @@ from reusekit.errors import TrackingError
 _SECONDS_TO_ANSWER = 5
 
 
-def connect(uri: str | None, experiment: str, model: str | None = None) -> str:
-    """Point MLflow at a server or database that answers, and choose the experiment.
+def connect(uri: str | None, model: str) -> str:
+    """Point MLflow at a server or database that answers.
 
     Args:
         uri: Where runs are kept, such as `http://host:5000` or `sqlite:///mlflow.db`; None for
             MLflow's own default (the environment's, else a SQLite file in the current folder).
-        experiment: The experiment's name; it is created where it does not exist.
-        model: A name that will be registered, to be refused now and not at the end.
+        model: The name that a model will be registered under, to be refused now and not at the
+            end.
 
     Returns:
         The address in use.
 
     Raises:
-        TrackingError: It does not answer, refuses, or cannot be written.
+        TrackingError: It does not answer, cannot be used, or refuses the name.
     """
     if uri is not None:
         mlflow.set_tracking_uri(uri)
     uri = mlflow.get_tracking_uri()
     _check_answers(uri)
     try:
-        if model is not None:
-            _check_name(model)
-        mlflow.set_experiment(experiment)
-    except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"The tracking server {uri} cannot be used for experiment {experiment!r}: {error}"
-        ) from error
+        _check_name(model)
+    except TrackingError:
+        raise
+    except Exception as error:  # a store's driver raises whatever it likes
+        raise TrackingError(f"The tracking server {_shown(uri)} cannot be used: {error}") from error
     return uri
 
 
@@ -47,12 +47,22 @@ def ui_command(uri: str) -> str:
     """The command that opens the MLflow UI on what is kept there.
 
     Example:
-        >>> ui_command("sqlite:///mlflow.db")
-        'mlflow ui --backend-store-uri sqlite:///mlflow.db'
+        >>> ui_command("http://tracking:5000")
+        'open http://tracking:5000 in a browser'
     """
     if urlsplit(uri).scheme in ("http", "https"):
-        return f"open {uri} in a browser"
-    return f"mlflow ui --backend-store-uri {uri}"
+        return f"open {_shown(uri)} in a browser"
+    beside = Path(sys.executable).with_name("mlflow")
+    program = str(beside) if beside.is_file() else "mlflow"
+    if beside.is_relative_to(Path.cwd()):
+        program = str(beside.relative_to(Path.cwd()))
+    return shlex.join([program, "ui", "--backend-store-uri", _shown(uri)])
+
+
+def _shown(uri: str) -> str:
+    """An address without its password."""
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri
 
 
 def _check_name(model: str) -> None:
@@ -71,12 +81,14 @@ def _check_answers(uri: str) -> None:
             answer.raise_for_status()
         except requests.RequestException as error:
             raise TrackingError(
-                f"The tracking server {uri} does not answer ({type(error).__name__}). Start it "
-                "with 'mlflow server', or keep runs in a file: --tracking.uri sqlite:///mlflow.db"
+                f"The tracking server {_shown(uri)} does not answer ({type(error).__name__}). "
+                "Start it with 'mlflow server', or keep runs in a file: "
+                "--tracking.uri sqlite:///mlflow.db"
             ) from error
     elif parts.scheme == "sqlite":
         folder = Path(uri.removeprefix("sqlite:///") or ".").absolute().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise TrackingError(
-                f"The tracking database {uri} cannot be written: {folder} is no writable folder."
+                f"The tracking database {_shown(uri)} cannot be written: {folder} is no folder "
+                "that can be."
             )

@@ -16,7 +16,7 @@ class Fit:
 
     Attributes:
         history: Each metric's value by epoch.
-        best_epoch: The epoch (from 0) whose weights the model now holds.
+        best_epoch: The epoch (from 0, in `history`) whose weights the model now holds.
         seconds: How long it took.
     """
 
@@ -38,6 +38,7 @@ def fit_classifier(
     learning_rate: float,
     epochs: int,
     patience: int,
+    initial_epoch: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Fit:
     """Train a model of class probabilities with Adam and leave it at its best epoch.
@@ -49,7 +50,8 @@ def fit_classifier(
             an epoch on setting up its own pipeline.)
         validation: Batches in a fixed order; their loss decides which epoch is the best.
         learning_rate: Adam's rate.
-        epochs: At most that many passes.
+        epochs: The epoch to end at, at the latest.
+        initial_epoch: The number of the first epoch, where an earlier training goes on.
         patience: Stop after that many epochs without a lower validation loss.
         callbacks: Keras callbacks that watch the training.
 
@@ -69,6 +71,7 @@ def fit_classifier(
         train,
         validation_data=validation,
         epochs=epochs,
+        initial_epoch=initial_epoch,
         shuffle=False,  # the batches come shuffled
         callbacks=[stopping, *callbacks],
         verbose=0,

@@ -86,6 +86,8 @@ def test_a_failed_download_says_what_to_do_and_never_gives_random_weights(tmp_pa
         (SMALL, {"include_preprocessing": False}, "no option 'include_preprocessing'"),
         (SMALL, {"input_shape": (32, 32, 1)}, "(height, width, 3). Received: (32, 32, 1)"),
         (SMALL, {"input_shape": (8, 8, 3)}, "could not be built"),
+        (SMALL, {"name": "x"}, "no option 'name'"),
+        (SMALL, {"include_top": True}, "no option 'include_top'"),
         (SMALL, {"weights": "no/such/file.h5"}, "No weights file 'no/such/file.h5'"),
         ("reusekit/glyphnet", {"input_shape": (28, 28, 1)}, "(32, 32, 1)"),
         ("reusekit/glyphnet", {"alpha": 1}, "takes no options"),

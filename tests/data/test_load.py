@@ -9,6 +9,10 @@ import reusekit as rk
 from reusekit.data import load_split
 
 
+def labels(split) -> np.ndarray:
+    return split.arrays()[1]
+
+
 def labels_of(batches) -> list[int]:
     return [int(label) for _, labels in batches for label in labels]
 
@@ -29,7 +33,7 @@ def test_the_digits_are_those_of_scikit_learn(digits):
 @pytest.mark.parametrize(("split", "size"), [("train", 897), ("validation", 300), ("test", 600)])
 def test_each_split_has_its_size_and_every_class_in_proportion(split, size):
     part = load_split("sklearn_digits", split)
-    share = np.bincount(part.labels()) / part.size
+    share = np.bincount(labels(part)) / part.size
     overall = np.bincount(load_digits().target) / 1797
     assert part.size == size
     np.testing.assert_allclose(share, overall, atol=0.003)
@@ -62,22 +66,22 @@ def test_few_of_each_class_are_drawn_by_the_seed():
     def drawn(seed):
         return load_split("sklearn_digits", "train", examples_per_class=3, seed=seed).arrays()
 
-    images, labels = drawn(1)
-    np.testing.assert_array_equal(np.bincount(labels), [3] * 10)
+    images, drawn_labels = drawn(1)
+    np.testing.assert_array_equal(np.bincount(drawn_labels), [3] * 10)
     np.testing.assert_array_equal(drawn(1)[0], images)
     assert not np.array_equal(drawn(2)[0], images)
 
 
 def test_the_plain_order_is_fixed_and_shuffled_passes_differ():
-    part = load_split("sklearn_digits", "train[:100]", seed=3)
+    part = load_split("sklearn_digits", "train[:100]")
     fixed = labels_of(part.batches(7))
-    shuffled = part.batches(7, shuffle=True)
+    shuffled = part.batches(7, shuffle_seed=3)
     first, second = labels_of(shuffled), labels_of(shuffled)
-    assert fixed == part.labels().tolist()
+    assert fixed == labels(part).tolist()
     assert first != fixed
     assert first != second
     assert sorted(first) == sorted(second) == sorted(fixed)
-    again = load_split("sklearn_digits", "train[:100]", seed=3).batches(7, shuffle=True)
+    again = load_split("sklearn_digits", "train[:100]").batches(7, shuffle_seed=3)
     assert labels_of(again) == first
 
 
@@ -110,10 +114,33 @@ def test_the_fingerprint_follows_the_content(tmp_path):
 def test_any_data_set_of_the_catalogue():
     with tfds.testing.mock_data(num_examples=6):
         pets = load_split("oxford_iiit_pet", "train", image_size=(24, 24), resize="crop")
-        images, labels = pets.arrays()
+        images, breeds = pets.arrays()
     assert images.shape == (6, 24, 24, 3)
     assert pets.classes == 37
-    assert labels.max() < 37
+    assert breeds.max() < 37
+
+
+def test_arrays_can_lie_on_disk(tmp_path):
+    part = load_split("sklearn_digits", "validation[:20]")
+    on_disk, disk_labels = part.arrays(tmp_path / "images.npy")
+    assert isinstance(on_disk, np.memmap)
+    np.testing.assert_array_equal(on_disk, part.arrays()[0])
+    np.testing.assert_array_equal(disk_labels, labels(part))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        ("train", "test", False),
+        ("train", "train[:1%]", True),
+        ("train[:80%]", "train[80%:]", False),
+        ("train[:80%]", "train[79%:]", True),
+        ("validation+test", "test[5:]", True),
+    ],
+)
+def test_splits_know_whether_they_share_examples(one, other, overlap):
+    first, second = load_split("sklearn_digits", one), load_split("sklearn_digits", other)
+    assert first.overlaps(second) == second.overlaps(first) == overlap
 
 
 @pytest.mark.parametrize(
@@ -130,6 +157,7 @@ def test_any_data_set_of_the_catalogue():
         ("mnist", "train", {}, "mnist is not in"),
         ("coco/2017", "train", {}, "no (input, label) pair"),
         ("diamonds", "train", {}, "no classes"),
+        ("sklearn_digits", "train", {"channels": 4}, "channels"),
     ],
 )
 def test_bad_input_gets_one_clear_error(name, split, options, says):

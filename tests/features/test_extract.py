@@ -27,7 +27,8 @@ CUTS = ["stem_out", "block3_out", "block7_out"]
 def test_one_pass_equals_a_pass_for_each_cut(backbone, data, kept, tmp_path):
     taps = rk.extract(backbone, {at: at for at in CUTS}, pooling="avg")
     folder = tmp_path if kept == "disk" else None
-    features = extract_features(taps, feed(*data, batch_size=16), 50, folder)
+    features, labels = extract_features(taps, feed(*data, batch_size=16), 50, folder)
+    np.testing.assert_array_equal(labels, data[1])
     assert list(features) == CUTS
     for at in CUTS:
         alone = rk.extract(backbone, at)(data[0], training=False)
@@ -41,8 +42,8 @@ def test_random_layers_and_batch_statistics_do_not_act(data):
     x = keras.layers.Dropout(0.5)(inputs)
     x = keras.layers.BatchNormalization(name="norm")(x)
     model = keras.Model(inputs, {"out": x})
-    features = extract_features(model, feed(*data, batch_size=16), 50)["out"]
-    np.testing.assert_allclose(features, data[0] / np.sqrt(1 + 1e-3), rtol=1e-5)
+    features, _ = extract_features(model, feed(*data, batch_size=16), 50)
+    np.testing.assert_allclose(features["out"], data[0] / np.sqrt(1 + 1e-3), rtol=1e-5)
     assert not model.get_layer("norm").moving_mean.numpy().any()
 
 

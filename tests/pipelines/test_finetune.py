@@ -44,7 +44,8 @@ def test_resnet50_on_the_pets(pipeline, run_pipeline, tracking):
         words = [
             "--backbone.source=keras.applications/ResNet50",
             "--data.name=oxford_iiit_pet",
-            "--data.validation=test",
+            "--data.train=train[:80%]",
+            "--data.validation=train[80%:]",
             "--cut=conv3_block1_out",
             "--head.epochs=2",
             "--tracking.model=resnet50_pets",

@@ -4,6 +4,7 @@ import keras_tuner
 import numpy as np
 import pytest
 
+import reusekit as rk
 from reusekit.search import (
     CutHyperModel,
     CutResult,
@@ -124,6 +125,34 @@ def test_keras_tuners_own_tuners_take_the_hypermodel_unchanged(hypermodel, tuner
     trials = search.oracle.get_best_trials(3)
     assert {trial.status for trial in trials} == {"COMPLETED"}
     assert all(0 <= trial.score <= 1 for trial in trials)
+
+
+def test_a_budget_of_epochs_is_kept(hypermodel):
+    hp = keras_tuner.HyperParameters()
+    model = hypermodel.build(hp)
+    assert len(hypermodel.train(hp, model, epochs=2).history["loss"]) == 2
+    assert len(hypermodel.train(hp, model, epochs=4, initial_epoch=1).history["loss"]) == 3
+
+
+def test_a_failed_trial_is_kept_and_the_search_goes_on(hypermodel, tmp_path, monkeypatch):
+    build = hypermodel.build
+
+    def fails_in_the_middle(hp):
+        if hp.get("cut") == "middle":
+            raise MemoryError("no room for this head")
+        return build(hp)
+
+    search = tuner(hypermodel, tmp_path, trials=3)
+    monkeypatch.setattr(hypermodel, "build", fails_in_the_middle)
+    search.search()
+    assert [record.cut for record in search.records] == ["shallow", "deep"]
+    assert [str(failure) for failure in search.failures] == ["no room for this head"]
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.01), (0.0, 0.1)])
+def test_rates_that_make_no_range_are_refused(rates):
+    with pytest.raises(rk.ConfigError, match="lowest, highest"):
+        SearchSpace(CUTS, learning_rate=rates)
 
 
 def test_results_are_data_and_a_picture(hypermodel, tmp_path):

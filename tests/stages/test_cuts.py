@@ -28,8 +28,10 @@ def test_fewer_are_spread_evenly_and_named_ones_are_kept(resnet):
     assert [p.at for p in candidate_cuts(resnet, most=2)] == ["pool1_pool", "conv5_block3_out"]
     wanted = ["conv4_block1_out", "conv2_block1_out", "conv4_block1_out"]
     assert [p.at for p in candidate_cuts(resnet, wanted)] == wanted[1::-1]
-    points = candidate_cuts(resnet, most=2, including=["conv1_relu", None])
+    points = candidate_cuts(resnet, most=2, including=["conv1_relu"])
     assert [p.at for p in points] == ["conv1_relu", "pool1_pool", "conv5_block3_out"]
+    points = candidate_cuts(resnet, ["conv4_block1_out"], including=["conv1_relu"])
+    assert [p.at for p in points] == ["conv1_relu", "conv4_block1_out"]
 
 
 @pytest.mark.parametrize("at", ["conv4_block1_ou", "conv2_block1_1_conv"])

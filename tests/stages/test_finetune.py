@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import reusekit as rk
@@ -14,23 +15,21 @@ CUT, OPEN_FROM = "block4_out", "block2_out"
 @pytest.fixture(scope="module")
 def prepared(module_tracking):
     backbone = stages.load_backbone(BackboneSettings())
-    cuts = stages.candidate_cuts(backbone)
     splits = stages.load_data(DataSettings(examples_per_class=5), backbone, seed=0)
-    features = stages.extract_pooled(backbone, [p for p in cuts if p.at == CUT], splits)
-    return backbone, cuts, features, splits
+    features = stages.extract_pooled(backbone, [stages.clean_cut(backbone, CUT)], splits)
+    return backbone, features, splits
 
 
 def tune(prepared, tmp_path, **second):
-    backbone, cuts, features, splits = prepared
+    backbone, features, splits = prepared
     return stages.finetune(
         backbone,
         CUT,
-        cuts,
-        HeadSettings(epochs=8, patience=8),
-        FineTuneSettings(**{"unfreeze_from": OPEN_FROM, "epochs": 2} | second),
-        features,
-        splits,
-        tmp_path,
+        head=HeadSettings(epochs=8, patience=8),
+        settings=FineTuneSettings(**{"unfreeze_from": OPEN_FROM, "epochs": 2} | second),
+        data=features,
+        splits=splits,
+        folder=tmp_path,
         seed=0,
     )
 
@@ -64,7 +63,7 @@ def test_the_parts_are_the_whole(prepared, tmp_path):
     tuned = tune(prepared, tmp_path)
     certificate = tuned.parts.verify()
     assert certificate.max_abs_error <= certificate.tolerance
-    images = next(iter(prepared[3].test.batches(8)))[0]
+    images = next(iter(prepared[2].test.batches(8)))[0]
     pieces = tuned.parts.top(tuned.parts.bottom(images, training=False), training=False)
     np.testing.assert_allclose(pieces, tuned.whole(images, training=False), atol=1e-6)
     counts = rk.count_params(tuned.whole)
@@ -76,13 +75,18 @@ def test_a_phase_that_does_not_help_is_undone(prepared, tmp_path):
     head_only = tune(prepared, tmp_path, share=0.0, unfreeze_from=None)
     assert [phase.name for phase in head_only.phases] == ["head"]
     assert not ruined.phases[1].kept
+    assert ruined.unfrozen_from is None
+    assert rk.count_params(ruined.whole) == rk.count_params(head_only.whole)
     for one, other in zip(ruined.whole.weights, head_only.whole.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_no_features_are_left_behind(prepared, tmp_path):
-    tune(prepared, tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_nothing_is_left_behind_but_the_history(prepared, tmp_path):
+    tuned = tune(prepared, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["phases.csv"]
+    history = pd.read_csv(tmp_path / "phases.csv")
+    second = history[history["phase"] == "finetune"]["val_loss"]
+    np.testing.assert_allclose(second, tuned.phases[1].fit.history["val_loss"])
 
 
 def test_what_lies_behind_the_cut_cannot_be_unfrozen(prepared, tmp_path):

@@ -1,6 +1,9 @@
 """The tracker is checked before anything depends on it."""
 
-import mlflow
+import shlex
+import subprocess
+from pathlib import Path
+
 import pytest
 
 import reusekit as rk
@@ -8,9 +11,16 @@ from reusekit.tracking import connect, ui_command
 
 
 def test_a_database_file_serves(tracking):
-    uri = connect("sqlite:///mlflow.db", "an experiment")
-    assert mlflow.get_experiment_by_name("an experiment")
-    assert ui_command(uri) == "mlflow ui --backend-store-uri sqlite:///mlflow.db"
+    assert connect("sqlite:///mlflow.db", "a model") == "sqlite:///mlflow.db"
+    assert not tracking.search_registered_models()
+
+
+def test_the_ui_command_runs_as_printed_and_tells_no_password():
+    program, *words = shlex.split(ui_command("sqlite:////a folder/mlflow.db"))
+    assert words == ["ui", "--backend-store-uri", "sqlite:////a folder/mlflow.db"]
+    done = subprocess.run([program, "ui", "--help"], capture_output=True, text=True)
+    assert "--backend-store-uri" in done.stdout
+    assert "hidden" not in ui_command("postgresql://me:hidden@host/db")
 
 
 def test_a_server_that_does_not_answer_is_named_with_what_to_do(tracking):
@@ -20,8 +30,12 @@ def test_a_server_that_does_not_answer_is_named_with_what_to_do(tracking):
     assert "mlflow server" in str(caught.value)
 
 
-@pytest.mark.parametrize("uri", ["sqlite:///no/such/folder/mlflow.db", "nonsense://x"])
+@pytest.mark.parametrize(
+    "uri",
+    ["sqlite:///no/such/folder/mlflow.db", "nonsense://x", "sqlite:///garbage", "postgresql://x/y"],
+)
 def test_what_cannot_be_used_is_refused(tracking, uri):
+    Path("garbage").write_text("no database" * 100)
     with pytest.raises(rk.TrackingError) as caught:
         connect(uri, "x")
     assert uri in str(caught.value)
