@@ -1,5 +1,6 @@
 """Runs that read well: one parent, a nested run for each trial, phase and evaluation."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import time
@@ -34,7 +35,8 @@ def pipeline_run(
         TrackingError: The experiment cannot be used; it may have been deleted.
     """
     try:
-        mlflow.set_experiment(experiment)
+        if "MLFLOW_RUN_ID" not in os.environ:  # `mlflow run` has opened the run already
+            mlflow.set_experiment(experiment)
     except MlflowException as error:
         raise TrackingError(f"The experiment {experiment!r} cannot be used: {error}") from error
     with mlflow.start_run(run_name=name, tags={KIND: "pipeline"}) as run:

@@ -1,0 +1,23 @@
+"""The commands that pipelines, configurations and the README show are commands that work."""
+
+import re
+import shlex
+
+import pytest
+from repository import ROOT
+
+SHOWN = re.compile(r"^\W*(?:\.venv/bin/)?python pipelines/(\w+)\.py (.+)$", re.MULTILINE)
+FILES = [*ROOT.glob("pipelines/*.py"), *ROOT.glob("configs/*.yaml"), ROOT / "README.md"]
+COMMANDS = sorted({match for file in FILES for match in SHOWN.findall(file.read_text())})
+
+
+def test_there_are_some():
+    assert {name for name, _ in COMMANDS} == {"cut_search", "finetune"}
+
+
+@pytest.mark.parametrize(("name", "words"), COMMANDS)
+def test_its_settings_are_accepted(name, words, run_pipeline, monkeypatch, capfd):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stopped:
+        run_pipeline(name, *shlex.split(words), "--print_config")
+    assert stopped.value.code == 0, capfd.readouterr().err
