@@ -4,6 +4,8 @@ python scripts/benchmark_surgery.py            # all of it: a minute or two
 python scripts/benchmark_surgery.py --quick    # shorter chains, one application model
 """
 
+import reusekit  # isort: skip  # noqa: F401  (first: it starts Keras quietly)
+
 import argparse
 import sys
 import time

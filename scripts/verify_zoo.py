@@ -9,6 +9,8 @@ there, and a later run with the same file goes on where this one stopped.
     python scripts/verify_zoo.py --model ResNet50 --model VGG16
 """
 
+import reusekit  # isort: skip  # noqa: F401  (first: it starts Keras quietly)
+
 import argparse
 import json
 import time
