@@ -4,9 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint lock clean
+.PHONY: help demo test lint lock clean
 
-## Search how deep to cut glyphnet for handwritten digits, and register the best model.
+help:
+	@awk '/^## /{text=substr($$0,4)} /^[a-z]+:/{if (text) printf "make %-6s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
+
+## Search how deep to cut glyphnet for handwritten digits, and register the result.
 demo: $(INSTALLED)
 	$(BIN)/python pipelines/cut_search.py --config configs/digits.yaml
 
@@ -26,6 +29,7 @@ lock:
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
 		--output-file requirements.lock
 
+## Remove what these targets made, .venv among it.
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find reusekit pipelines scripts tests -name __pycache__ -type d -exec rm -rf {} +
@@ -33,7 +37,7 @@ clean:
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
-	@echo "Installing into .venv, once; a few minutes ..."
+	@echo "Installing into .venv, once: about 3 GB, a few minutes ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

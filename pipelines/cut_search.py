@@ -75,10 +75,10 @@ def cut_search(
             )
         with job.stage("Evaluate on the test split"):
             test = stages.evaluate(tuned.whole, splits.test)
-        with job.stage("Register"):
-            version = stages.register(tuned, pretrained, splits, test, tracking)
         with job.stage("Train the baselines"):
             rivals = stages.run_baselines(tuned.whole, splits, baselines, job.folder, seed)
+        with job.stage("Register"):
+            version = stages.register(tuned, pretrained, splits, test, tracking)
     stages.report(job, tuned, test, version, tracking, result, rivals)
 
 

@@ -1,6 +1,8 @@
 """The command `reusekit`."""
 
+import shlex
 import shutil
+import sys
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,8 +59,8 @@ def init(folder: str, verbose: bool = False) -> None:
                 (Path(draft) / name).rename(target / name)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}.") from error
-    print(f"python {target / 'pipelines' / 'cut_search.py'} --config "
-          f"{target / 'configs' / 'digits.yaml'}")  # fmt: skip
+    pipeline, config = target / "pipelines" / "cut_search.py", target / "configs" / "digits.yaml"
+    print(shlex.join([sys.executable, str(pipeline), "--config", str(config)]))
 
 
 def _carried() -> dict[str, Path]:

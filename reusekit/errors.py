@@ -20,6 +20,10 @@ class BackboneError(ReusekitError):
     """A pretrained backbone cannot be loaded as asked."""
 
 
+class HeadError(ReusekitError):
+    """A head cannot be made as asked."""
+
+
 class DataError(ReusekitError):
     """A data set cannot be read as asked."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 from pydantic import ValidationError
 
-from reusekit.errors import ReusekitError, nearest
+from reusekit.errors import ConfigError, ReusekitError, nearest
 
 EXIT_BAD_INPUT = 2
 
@@ -43,6 +43,7 @@ def launch(
     arguments = ["--verbose=true" if word == "--verbose" else word for word in arguments]
     verbose = "--verbose=true" in arguments
     try:
+        _check_order(arguments)
         options = parser.instantiate(parser.parse_args(arguments))
         options.pop("config")
         verbose = options.get("verbose", False)
@@ -77,6 +78,13 @@ def launch_one_of(
         launch(functions[name], rest, positional=True)
     else:
         _stop(f"Unknown subcommand {name!r}. {nearest(name, functions)}", verbose=False)
+
+
+def _check_order(arguments: Sequence[str]) -> None:
+    """Refuse options that a configuration file behind them would silently override."""
+    options = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    if "--config" in options and options[0] not in ("--config", "--verbose"):
+        raise ConfigError(f"Put --config first: it would override {options[0]}.")
 
 
 def _stop(message: str, verbose: bool) -> None:

@@ -1,7 +1,7 @@
 """The command `reusekit`."""
 
+import shlex
 import subprocess
-import sys
 
 import pytest
 
@@ -24,11 +24,8 @@ def test_every_cut_that_is_listed_can_be_used(capsys):
 
 def test_init_lays_out_pipelines_that_run(tmp_path, capsys):
     launch_one_of(COMMANDS, ["init", str(tmp_path / "mine")])
-    command = capsys.readouterr().out.split()
-    assert command[0] == "python"
-    done = subprocess.run(
-        [sys.executable, *command[1:], "--print_config"], capture_output=True, text=True
-    )
+    command = shlex.split(capsys.readouterr().out)
+    done = subprocess.run([*command, "--print_config"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "sklearn_digits" in done.stdout
 

@@ -1,6 +1,7 @@
 """Load a split of any TFDS data set as (input, label) pairs."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -112,10 +113,12 @@ def _prepare(builder: tfds.core.DatasetBuilder, download: bool) -> None:
     """Prepare what is embedded, and download what is absent where that is allowed."""
     if not download and builder.name not in _EMBEDDED:
         return
-    if not bars_wanted():
+    if not bars_wanted() or builder.name in _EMBEDDED:
         tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # TFDS prints what it does
+        # TFDS prints that it downloads, also where it only prepares what is there.
+        told = io.StringIO() if builder.name in _EMBEDDED else sys.stderr
+        with contextlib.redirect_stdout(told):
             builder.download_and_prepare()
     except Exception as error:  # TFDS lets through whatever a builder, a disk or a network raises
         what = "prepared" if builder.name in _EMBEDDED else "downloaded and prepared"

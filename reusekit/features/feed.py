@@ -1,7 +1,6 @@
 """Batches of stored features for Keras."""
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -29,11 +28,8 @@ def feed(
     """
     passes = itertools.count()
 
-    def orders() -> Iterator[np.ndarray]:
-        positions = np.arange(len(labels))
-        if seed is not None:
-            positions = np.random.default_rng((seed, next(passes))).permutation(positions)
-        yield from np.split(positions, range(batch_size, len(labels), batch_size))
+    def order(_: int) -> np.ndarray:
+        return np.random.default_rng((seed, next(passes))).permutation(len(labels))
 
     def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         taken = tf.numpy_function(
@@ -46,11 +42,13 @@ def feed(
             tf.ensure_shape(taken[1], (None,)),
         )
 
-    rows = tf.TensorSpec((None,), tf.int64)
-    count = -(-len(labels) // batch_size)
-    return (
-        tf.data.Dataset.from_generator(orders, output_signature=rows)
-        .apply(tf.data.experimental.assert_cardinality(count))
-        .map(gather)
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    positions = tf.data.Dataset.range(len(labels))
+    if seed is not None:
+        # One call of NumPy a pass: a generator of positions would cost more than small heads do.
+        positions = (
+            tf.data.Dataset.range(1)
+            .map(lambda one: tf.ensure_shape(tf.numpy_function(order, [one], tf.int64), (None,)))
+            .unbatch()
+            .apply(tf.data.experimental.assert_cardinality(len(labels)))
+        )
+    return positions.batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)

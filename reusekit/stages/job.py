@@ -102,8 +102,14 @@ def start_job(
                 made.rmdir()
 
 
+def _no_retracing(record: logging.LogRecord) -> bool:
+    """TensorFlow takes many models in one process for one that is traced again and again."""
+    return "triggered tf.function retracing" not in record.getMessage()
+
+
 def _let_talk(verbose: bool) -> None:
     """Warnings of the libraries always come through; what they do comes through where wanted."""
+    logging.getLogger("tensorflow").addFilter(_no_retracing)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # sixty lines for a new database
     for library in ("mlflow", "absl"):
         logging.getLogger(library).setLevel(logging.INFO if verbose else logging.WARNING)

@@ -43,8 +43,9 @@ def report(
     out.print(job.clock.table())
     counts = count_params(tuned.whole)
     out.print(
-        f"Cut at [bold]{tuned.cut}[/bold]: {counts.total:,} parameters, of which "
-        f"{counts.trainable:,} trained last and {counts.frozen:,} frozen."
+        f"Cut at [bold]{tuned.cut}[/bold]: {counts.total:,} parameters ({counts.trainable:,} "
+        f"trainable, {counts.frozen:,} frozen, {counts.state:,} statistics).",
+        soft_wrap=True,
     )
     if len(tuned.phases) == 1:
         out.print("All of the bottom stayed frozen: there was nothing to unfreeze before the cut.")
@@ -64,7 +65,7 @@ def report(
 def _cuts(result: SearchResult) -> Table:
     table = Table(title="Cuts, shallow to deep")
     table.add_column("cut", no_wrap=True)
-    for name in ("FLOPs before", "validation accuracy", "parameters", "trials", "seconds"):
+    for name in ("FLOPs before", "validation accuracy", "parameters", "trials", "training s"):
         table.add_column(name, justify="right")
     for cut in result.cuts:
         table.add_row(

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from mlflow.exceptions import MlflowException
 from reusekit.errors import TrackingError
 
 _SECONDS_TO_ANSWER = 5
+_ATTEMPTS = 4
 
 
 def connect(uri: str | None, model: str) -> str:
@@ -34,12 +36,19 @@ def connect(uri: str | None, model: str) -> str:
         mlflow.set_tracking_uri(uri)
     uri = mlflow.get_tracking_uri()
     _check_answers(uri)
-    try:
-        _check_name(model)
-    except TrackingError:
-        raise
-    except Exception as error:  # a store's driver raises whatever it likes
-        raise TrackingError(f"The tracking server {_shown(uri)} cannot be used: {error}") from error
+    for attempt in range(_ATTEMPTS):
+        try:
+            _check_name(model)
+        except TrackingError:
+            raise
+        except Exception as error:  # a store's driver raises whatever it likes
+            if attempt + 1 == _ATTEMPTS:
+                raise TrackingError(
+                    f"The tracking store {_shown(uri)} cannot be used: {error}"
+                ) from error
+            time.sleep(1)  # another process may be making the tables of a new database
+        else:
+            break
     return uri
 
 
@@ -70,7 +79,9 @@ def _check_name(model: str) -> None:
         mlflow.MlflowClient().get_registered_model(model)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise TrackingError(f"The registry refuses the name {model!r}: {error}") from error
+            raise TrackingError(
+                f"{_shown(mlflow.get_tracking_uri())} cannot register {model!r}: {error}"
+            ) from error
 
 
 def _check_answers(uri: str) -> None:
@@ -89,6 +100,6 @@ def _check_answers(uri: str) -> None:
         folder = Path(uri.removeprefix("sqlite:///") or ".").absolute().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise TrackingError(
-                f"The tracking database {_shown(uri)} cannot be written: {folder} is no folder "
-                "that can be."
+                f"The tracking database {_shown(uri)} cannot be written: there is no writable "
+                f"folder {folder}. Choose another, such as --tracking.uri sqlite:///mlflow.db"
             )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from reusekit.errors import HeadError
+
 
 def classifier(
     input_shape: Sequence[int | None],
@@ -30,6 +32,9 @@ def classifier(
     Returns:
         A model from features to probabilities, float32, shape (batch, classes).
 
+    Raises:
+        HeadError: A shape that is neither vector nor map, no class, or a negative width.
+
     Example:
         >>> head = classifier((4, 4, 8), classes=3, units=16)
         >>> head.output_shape
@@ -37,6 +42,12 @@ def classifier(
         >>> [layer.name for layer in head.layers]
         ['head_input', 'head_pooling', 'head_hidden', 'head_probabilities']
     """
+    if len(input_shape) not in (1, 3) or classes < 1 or units < 0:
+        raise HeadError(
+            "A classifier takes input_shape=(channels,) or (height, width, channels), without the "
+            f"batch axis, classes of at least 1 and units of at least 0. Received: input_shape="
+            f"{tuple(input_shape)}, classes={classes}, units={units}."
+        )
     inputs = keras.Input(tuple(input_shape), name=f"{name}_input")
     x = inputs
     if len(input_shape) == 3:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import reusekit as rk
 from reusekit import heads
 
 
@@ -30,3 +31,11 @@ def test_standardizing_takes_out_scale_and_offset():
     scaled = heads.classifier((6,), classes=3, standardize=features * 1000 + 50)
     scaled.layers[-1].set_weights(head.layers[-1].get_weights())
     np.testing.assert_allclose(scaled(features * 1000 + 50), head(features), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"input_shape": (None, 4, 4, 8)}, {"input_shape": (4, 8)}, {"classes": 0}]
+)
+def test_what_makes_no_head_is_refused(wrong):
+    with pytest.raises(rk.HeadError, match="without the batch axis"):
+        heads.classifier(**{"input_shape": (8,), "classes": 3} | wrong)
