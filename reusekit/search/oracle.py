@@ -6,6 +6,7 @@ from typing import Any
 
 import keras_tuner
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 
 from reusekit.search.space import CUT
 
@@ -33,7 +34,8 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
         number = int(trial_id)
         if number >= len(self.sweep):
-            with warnings.catch_warnings():
+            # Its matrices are tiny: threads would cost more than they gain.
+            with threadpool_limits(1), warnings.catch_warnings():
                 # About keras-tuner's own choice of kernel bounds; nothing a user could act on.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 return super().populate_space(trial_id)
