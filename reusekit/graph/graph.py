@@ -44,8 +44,13 @@ class Scope:
     operation: Any
     args: tuple
     kwargs: dict[str, Any]
-    outputs: tuple[Tensor, ...]
-    sources: tuple[keras.KerasTensor, ...] = field(repr=False)
+    outputs: tuple[Tensor, ...] = ()
+    sources: tuple[keras.KerasTensor, ...] = field(default=(), repr=False)
+
+    def close(self, outputs: tuple[Tensor, ...], sources: tuple[keras.KerasTensor, ...]) -> None:
+        """Says, once, what the call returned: its own calls refer to it before that is read."""
+        object.__setattr__(self, "outputs", outputs)
+        object.__setattr__(self, "sources", sources)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend import compute_output_spec
-from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.backend.common.masking import set_keras_mask
 from keras.src.models.functional import Functional
 from keras.src.ops.core import Cast
 from keras.src.ops.node import Node
@@ -16,8 +16,12 @@ from keras.src.saving.serialization_lib import ObjectSharingScope
 
 
 class Record(NamedTuple):
-    """One recorded symbolic call, as Keras keeps it."""
+    """One recorded symbolic call, as Keras keeps it.
 
+    Its key tells it apart from every other: the operation, and which of its calls this is.
+    """
+
+    key: tuple[int, int]
     operation: Any
     number: int
     args: tuple
@@ -26,11 +30,6 @@ class Record(NamedTuple):
     outputs: list
     is_input: bool
 
-    @property
-    def key(self) -> tuple[int, int]:
-        """What tells two calls apart: the operation, and which of its calls this is."""
-        return id(self.operation), self.number
-
 
 def producer(tensor: keras.KerasTensor) -> Record:
     """The call that made a symbolic tensor."""
@@ -38,6 +37,7 @@ def producer(tensor: keras.KerasTensor) -> Record:
     node = operation._inbound_nodes[number]
     arguments = node.arguments
     return Record(
+        (id(operation), number),
         operation,
         number,
         arguments.args,
@@ -114,7 +114,7 @@ def output_structure(model: Functional) -> Any:
 
 def mask_of(tensor: keras.KerasTensor) -> keras.KerasTensor | None:
     """The mask that Keras attached to a symbolic tensor, or None."""
-    return get_keras_mask(tensor)
+    return getattr(tensor, "_keras_mask", None)
 
 
 def attach_mask(tensor: keras.KerasTensor, mask: keras.KerasTensor | None) -> None:
@@ -127,10 +127,9 @@ def call_arguments(operation: Any) -> tuple[str, ...]:
     return tuple(getattr(operation, "call_signature_parameters", ()))
 
 
-def context_arguments(operation: Any) -> frozenset[str]:
-    """Arguments handed down from an outer call (`training`) that the operation takes."""
-    takes = getattr(operation, "_call_has_context_arg", {})
-    return frozenset(name for name, taken in takes.items() if taken)
+def takes(operation: Any, context_argument: str) -> bool:
+    """Whether the operation takes an argument that an outer call hands down (`training`)."""
+    return getattr(operation, "_call_has_context_arg", {}).get(context_argument, False)
 
 
 def calls_of(operation: Any) -> int:

@@ -40,6 +40,8 @@ class MaskFlow:
 
     def reads(self, record: Record, bound: Bound) -> tuple[tuple[Tensor, Tensor], ...]:
         """The masks that a call reads off its tensors, paired with these."""
+        if not self._carrying:
+            return ()
         found = []
         for source in implicit_mask_sources(
             record.operation, record.args, record.kwargs, _is_keras_tensor

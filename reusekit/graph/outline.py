@@ -46,6 +46,8 @@ def _in_order(targets: list[keras.KerasTensor]) -> list[Record]:
 
 def _needs(record: Record) -> list[keras.KerasTensor]:
     """The tensors a call depends on, masks that it reads off them included."""
+    if all(internals.mask_of(tensor) is None for tensor in record.inputs):
+        return record.inputs
     sources = implicit_mask_sources(
         record.operation,
         record.args,
@@ -60,13 +62,9 @@ def _named(records: list[Record]) -> dict[tuple[int, int], str]:
     numbers: dict[int, list[int]] = {}
     for record in records:
         numbers.setdefault(id(record.operation), []).append(record.number)
-    places = {
-        key: {number: place for place, number in enumerate(sorted(found))}
-        for key, found in numbers.items()
-    }
-    names = {}
-    for record in records:
-        place = places[id(record.operation)]
-        suffix = f"@{place[record.number]}" if len(place) > 1 else ""
-        names[record.key] = f"{record.operation.name}{suffix}"
+    names = {record.key: record.operation.name for record in records}
+    for operation, found in numbers.items():
+        if len(found) > 1:
+            for place, number in enumerate(sorted(found)):
+                names[operation, number] += f"@{place}"
     return names

@@ -78,46 +78,15 @@ class _Frame:
     record: Record | None = None
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A call before it is known whether anything needs it."""
-
-    address: str
-    operation: Any
-    args: tuple
-    kwargs: dict
-    masks: tuple[tuple[Tensor, Tensor], ...]
-    outputs: tuple[Tensor, ...]
-    scopes: tuple[Scope, ...]
-    is_input: bool = False
-
-    @property
-    def inputs(self) -> tuple[Tensor, ...]:
-        args, kwargs = self.args, self.kwargs
-        leaves = args if _is_one_tensor(args, kwargs) else keras.tree.flatten((args, kwargs))
-        return tuple(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Tensor)))
-
-
-def _is_keras_tensor(leaf: Any) -> bool:
-    return isinstance(leaf, keras.KerasTensor)
-
-
-def _is_one_tensor(args: tuple, kwargs: dict) -> bool:
-    """The usual call, worth a short way past the tree functions."""
-    return not kwargs and len(args) == 1 and isinstance(args[0], Tensor | keras.KerasTensor)
-
-
 class _Reader:
-    """Walks a model and the models nested in it, and drafts their calls in one order."""
+    """Walks a model and the models nested in it, and lists their calls in one order."""
 
     def __init__(self, model: keras.Model):
         self.model = model
-        self.drafts: list[_Draft] = []
+        self.calls: list[Call] = []
         self.names = NameTable()
         self.masks = MaskFlow()
         self.outlines: dict[int, Outline] = {}
-        # Scopes are made when their model is entered and know their outputs when it is left.
-        self.finished: dict[Scope, Scope] = {}
 
     def read(self) -> Graph:
         root = self._frame(internals.functional(self.model))
@@ -132,7 +101,7 @@ class _Reader:
             elif may_inline(record):
                 stack.append(self._enter(top, record))
             elif not (record.is_input and id(record.outputs[0]) in top.bound):
-                self._draft(top, record)
+                self._call(top, record)
         return self._graph(root)
 
     def _frame(self, functional: Any, **others: Any) -> _Frame:
@@ -141,36 +110,35 @@ class _Reader:
             outline = self.outlines[id(functional)] = Outline(functional)
         return _Frame(functional, outline, iter(outline.records), **others)
 
-    def _draft(self, frame: _Frame, record: Record) -> None:
+    def _call(self, frame: _Frame, record: Record) -> None:
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
+        bound, made = frame.bound, record.outputs
         args, kwargs = _arguments(frame, record)
-        takes_training = "training" in internals.context_arguments(record.operation)
-        if frame.training is not None and takes_training:
+        if frame.training is not None and internals.takes(record.operation, "training"):
             kwargs = {**kwargs, "training": frame.training}
-        several = len(record.outputs) > 1
+        inputs = dict.fromkeys([bound[id(tensor)] for tensor in record.inputs])
+        inputs.pop(None, None)
+        names = [address] if len(made) == 1 else [f"{address}:{n}" for n in range(len(made))]
         outputs = tuple(
-            Tensor(
-                f"{address}:{position}" if several else address,
-                tuple(source.shape),
-                str(source.dtype),
-                source,
-            )
-            for position, source in enumerate(record.outputs)
+            [Tensor(name, t.shape, t.dtype, t) for name, t in zip(names, made, strict=True)]
         )
-        frame.bound.update((id(tensor.source), tensor) for tensor in outputs)
+        for tensor in outputs:
+            bound[id(tensor.source)] = tensor
         self.names.enter(address, outputs)
-        masks = self.masks.reads(record, frame.bound)
-        self.masks.made(record, frame.bound, outputs)
-        self.drafts.append(
-            _Draft(
-                address,
-                record.operation,
-                args,
-                kwargs,
-                masks,
-                outputs,
-                frame.scopes,
-                record.is_input,
+        masks = self.masks.reads(record, bound)
+        self.masks.made(record, bound, outputs)
+        self.calls.append(
+            Call(
+                index=len(self.calls),
+                address=address,
+                operation=record.operation,
+                args=args,
+                kwargs=kwargs,
+                inputs=tuple(inputs),
+                masks=masks,
+                outputs=outputs,
+                scopes=frame.scopes,
+                is_input=record.is_input,
             )
         )
 
@@ -178,7 +146,7 @@ class _Reader:
         """Starts to read a nested model in place of its call."""
         args, kwargs = _arguments(frame, record)
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
-        scope = Scope(address, record.operation, args, kwargs, (), ())
+        scope = Scope(address, record.operation, args, kwargs)
         nested = self._frame(
             internals.functional(record.operation),
             prefix=f"{address}/",
@@ -208,8 +176,19 @@ class _Reader:
     ) -> Tensor:
         """A nested model converts what it is fed to the dtype of its input."""
         made = Tensor(address, tensor.shape, dtype, keras.KerasTensor(tensor.shape, dtype))
-        self.drafts.append(
-            _Draft(address, internals.cast(dtype), (tensor,), {}, (), (made,), scopes)
+        self.calls.append(
+            Call(
+                index=len(self.calls),
+                address=address,
+                operation=internals.cast(dtype),
+                args=(tensor,),
+                kwargs={},
+                inputs=(tensor,),
+                masks=(),
+                outputs=(made,),
+                scopes=scopes,
+                is_input=False,
+            )
         )
         return made
 
@@ -220,7 +199,7 @@ class _Reader:
         outer.bound.update(
             (id(outside), made) for made, outside in zip(outputs, returned, strict=True)
         )
-        self.finished[scope] = replace(scope, outputs=outputs, sources=tuple(returned))
+        scope.close(outputs, tuple(returned))
         self.names.enter(scope.address, outputs)
 
     def _graph(self, root: _Frame) -> Graph:
@@ -247,36 +226,28 @@ class _Reader:
         """Drops calls that no output depends on: a nested model may have outputs nobody reads."""
         needed = set(outputs)
         kept = []
-        for draft in reversed(self.drafts):
-            if draft.is_input or not needed.isdisjoint(draft.outputs):
-                inputs = draft.inputs
-                kept.append((draft, inputs))
-                needed.update(inputs)
-                needed.update(mask for _, mask in draft.masks)
-        return tuple(
-            Call(
-                index=index,
-                address=draft.address,
-                operation=draft.operation,
-                args=draft.args,
-                kwargs=draft.kwargs,
-                inputs=inputs,
-                masks=draft.masks,
-                outputs=draft.outputs,
-                scopes=tuple(self.finished[scope] for scope in draft.scopes),
-                is_input=draft.is_input,
-            )
-            for index, (draft, inputs) in enumerate(reversed(kept))
-        )
+        for call in reversed(self.calls):
+            if call.is_input or not needed.isdisjoint(call.outputs):
+                kept.append(call)
+                needed.update(call.reads)
+        if len(kept) == len(self.calls):
+            return tuple(self.calls)
+        return tuple(replace(call, index=index) for index, call in enumerate(reversed(kept)))
 
 
 def _arguments(frame: _Frame, record: Record) -> tuple[tuple, dict]:
     """A call's arguments, with tensors of the graph in the place of Keras tensors."""
     args, kwargs = record.args, record.kwargs
-    if _is_one_tensor(args, kwargs):
-        return (frame.bound[id(args[0])],), {}
+    # The usual call, of one layer on one tensor, is worth a short way past the tree functions.
+    if len(args) == 1 and isinstance(args[0], keras.KerasTensor):
+        args = (frame.bound[id(args[0])],)
+    else:
+        args = _filled(args, frame.bound)
+    return args, _filled(kwargs, frame.bound) if kwargs else {}
 
+
+def _filled(structure: Any, bound: dict[int, Tensor | None]) -> Any:
     def fill(leaf: Any) -> Any:
-        return frame.bound.get(id(leaf)) if _is_keras_tensor(leaf) else leaf
+        return bound.get(id(leaf)) if isinstance(leaf, keras.KerasTensor) else leaf
 
-    return keras.tree.map_structure(fill, args), keras.tree.map_structure(fill, kwargs)
+    return keras.tree.map_structure(fill, structure)

@@ -82,8 +82,12 @@ class Rewiring:
         self.steps.append(step if same else replace(step, **changes))
 
     def _replace(self, step: Step, layer: keras.Layer, args: tuple, kwargs: dict) -> None:
-        takes = {*keras_internals.call_arguments(layer), *keras_internals.context_arguments(layer)}
-        kwargs = {name: value for name, value in kwargs.items() if name in takes}
+        taken = keras_internals.call_arguments(layer)
+        kwargs = {
+            name: value
+            for name, value in kwargs.items()
+            if name in taken or keras_internals.takes(layer, name)
+        }
         specs = self._specs(step, layer, args, kwargs)
         if len(specs) != len(step.outputs):
             raise EditError(
