@@ -1,14 +1,13 @@
 """Proof that the parts of a model do together what the model does."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from reusekit.graph import read
+from reusekit.graph import Graph
 from reusekit.surgery.errors import CertificateError
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
@@ -46,7 +45,7 @@ class Certificate:
 
 
 def certify(
-    source: keras.Model,
+    graph: Graph,
     parts: Sequence[keras.Model],
     before: Snapshot,
     x: Any = None,
@@ -55,10 +54,10 @@ def certify(
     """Runs a model, then its parts one after another, in inference, and compares.
 
     State that running changes (random seeds, statistics of a BatchNormalization that was recorded
-    with `training=True`) is put back after each run, so that both runs start from the same.
+    with `training=True`) stays as it was, so that both runs start from the same.
 
     Args:
-        source: The whole model.
+        graph: The whole model.
         parts: Models in a chain.
         before: The model as it was before it was taken apart.
         x: Inputs in the model's structure; None makes random ones.
@@ -70,18 +69,18 @@ def certify(
     Raises:
         CertificateError: Something does not agree; the message says what.
     """
-    graph = read(source)
+    source = graph.model
     if x is None:
         x = random_inputs(graph)
     if expected is None:
-        with _state_kept(source):
+        with keras.StatelessScope():
             expected = source(x, training=False)
     expected = _arrays(expected)
-    with _state_kept(source):
+    with keras.StatelessScope():
         received = x
         for part in parts:
             received = part(received, training=False)
-        received = _arrays(received)
+    received = _arrays(received)
     error, tolerance, exact = _compare(expected, received)
     used = {id(v): v for call in graph.calls for v in call.variables}
     kept = {id(v) for part in parts for v in part.weights}
@@ -111,17 +110,6 @@ def certify(
             f"Expected {source.name!r} to be as it was, but {' and '.join(changes)} changed."
         )
     return certificate
-
-
-@contextmanager
-def _state_kept(model: keras.Model) -> Iterator[None]:
-    weights = {id(variable) for variable in model.trainable_variables}
-    state = [(v, keras.ops.convert_to_numpy(v)) for v in model.variables if id(v) not in weights]
-    try:
-        yield
-    finally:
-        for variable, value in state:
-            variable.assign(value)
 
 
 def _arrays(structure: Any) -> list[np.ndarray]:

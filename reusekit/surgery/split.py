@@ -33,6 +33,7 @@ class Split:
     free: tuple[str, ...]
     shared: tuple[str, ...]
     source: keras.Model
+    _graph: Graph = field(repr=False)
     _before: Snapshot = field(repr=False)
 
     def __iter__(self):
@@ -61,7 +62,7 @@ class Split:
             >>> split(model, "hidden").verify().parameters_conserved
             True
         """
-        return certify(self.source, [self.bottom, self.top], self._before, x, expected)
+        return certify(self._graph, [self.bottom, self.top], self._before, x, expected)
 
 
 def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
@@ -114,6 +115,7 @@ def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
         free=tuple(tensor.address for tensor in place.frontier if tensor in place.free),
         shared=_shared(bottom, top),
         source=graph.model,
+        _graph=graph,
         _before=before,
     )
 
