@@ -1,8 +1,8 @@
 """Splits every model of `keras.applications` at every tensor and checks each split.
 
 Each split is run against the whole model on random inputs; weights and flags are checked as well.
-All 40 models take hours on two cores, so each model's row is written to a file as soon as it is
-there, and a later run with the same file goes on where this one stopped.
+All 40 models take a few hours on two cores. Each model keeps its progress in a file, so that the
+same command goes on where it was stopped, in the middle of a model as well.
 
     python scripts/verify_zoo.py                       # everything
     python scripts/verify_zoo.py --every 50            # a sample of the tensors
@@ -13,46 +13,57 @@ import reusekit  # isort: skip  # noqa: F401  (first: it starts Keras quietly)
 
 import argparse
 import json
+import multiprocessing
+import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import keras
+from rich.progress import Progress
 
 from reusekit.graph import read
+from reusekit.progress import bars_wanted, console
 from reusekit.surgery import CertificateError, split
 from reusekit.surgery.random_inputs import random_inputs
 
 # The smallest that a model takes, in the order in which they are tried.
 SIZES = (32, 71, 75, 96, 128, 224)
 COLUMNS = ("model", "size", "tensors", "tried", "split", "exact", "seconds")
+SECONDS_BETWEEN_SAVES = 20
 
 
 def main() -> None:
-    """Runs the models asked for and prints the table."""
+    """Runs the models asked for and prints the table, a row as soon as it is there."""
     options = parse()
-    done = json.loads(options.progress.read_text()) if options.progress.exists() else {}
     names = options.model or application_names()
-    print(row({column: column for column in COLUMNS}))
-    for name in names:
-        key = f"{name} every {options.every}"
-        if key not in done:
-            done[key] = verify(name, options.every)
-            options.progress.write_text(json.dumps(done, indent=1))
-        print(row(done[key]), flush=True)
-        for failure in done[key]["failures"]:
-            print(f"    {failure}")
-    rows = [done[f"{name} every {options.every}"] for name in names]
-    totals = {column: sum(r[column] for r in rows) for column in COLUMNS[2:]}
-    print(row({"model": f"{len(rows)} models", "size": "", **totals}))
+    options.progress.mkdir(parents=True, exist_ok=True)
+    # Each process has a core to itself; its images are too small to share out.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // options.jobs)))
+    print(line({column: column for column in COLUMNS}), flush=True)
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
+        futures = {
+            name: pool.submit(verify, name, options.every, options.progress / f"{name}.json")
+            for name in names
+        }
+        with Progress(console=console, disable=not bars_wanted(), transient=True) as bars:
+            rows = list(finished(futures, options.progress, bars))
+    totals = {column: sum(row[column] for row in rows) for column in COLUMNS[2:]}
+    print(line({"model": f"{len(rows)} models", "size": "", **totals}))
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--model", action="append", help="a model's name; may be given again")
+    parser.add_argument(
+        "--model", action="append", choices=application_names(), metavar="NAME",
+        help="a model of keras.applications; may be given again",
+    )  # fmt: skip
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth tensor only")
-    parser.add_argument("--progress", type=Path, default=Path("verify_zoo.json"))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models at the same time")
+    parser.add_argument("--progress", type=Path, default=Path("verify_zoo"), metavar="FOLDER")
     return parser.parse_args()
 
 
@@ -62,35 +73,61 @@ def application_names() -> list[str]:
     return sorted(name for name, value in found if callable(value) and name[0].isupper())
 
 
-def verify(name: str, every: int) -> dict:
-    """Splits one model and returns its row of the table."""
+def finished(futures: dict[str, Future], folder: Path, bars: Progress) -> Iterator[dict]:
+    """The rows in order, each printed when it is there; bars for the models at work meanwhile."""
+    tasks = {}
+    for future in futures.values():
+        while not future.done():
+            for other in (n for n, f in futures.items() if f.running() or n in tasks):
+                row = load(folder / f"{other}.json")
+                if row:
+                    if other not in tasks:
+                        tasks[other] = bars.add_task(other)
+                    bars.update(tasks[other], completed=row["tried"], total=row["to_try"])
+            time.sleep(0.5)
+        row = future.result()
+        print(line(row), flush=True)
+        for failure in row["failures"]:
+            print(f"    {failure}", flush=True)
+        yield row
+
+
+def verify(name: str, every: int, file: Path) -> dict:
+    """Splits one model at its tensors, from where its file says, and returns its row."""
+    conditions = {"every": every, "keras": keras.version(), "backend": keras.backend.backend()}
+    row = load(file)
+    if row.get("conditions") != conditions:
+        row = {"model": name, "conditions": conditions, "tried": 0, "split": 0, "exact": 0}
+        row |= {"seconds": 0, "failures": [], "to_try": None}
+    if row["tried"] == row["to_try"]:
+        return row
+    began, before = time.perf_counter(), row["seconds"]
+    saved = began
     keras.utils.clear_session()
     keras.utils.set_random_seed(0)
-    model, size = build(name)
+    model, row["size"] = build(name)
     graph = read(model)
     x = random_inputs(graph, batch=1)
     expected = model(x, training=False)
-    began = time.perf_counter()
-    result = {
-        "model": name,
-        "size": size,
-        "tensors": len(graph.tensors),
-        "tried": 0,
-        "split": 0,
-        "exact": 0,
-        "failures": [],
-    }
-    for address in [tensor.address for tensor in graph.tensors][::every]:
-        result["tried"] += 1
+    addresses = [tensor.address for tensor in graph.tensors]
+    row["tensors"] = len(addresses)
+    addresses = addresses[::every]
+    row["to_try"] = len(addresses)
+    for address in addresses[row["tried"] :]:
         try:
             certificate = split(graph, address).verify(x, expected)
         except (CertificateError, ValueError, IndexError) as error:
-            result["failures"].append(f"{address}: {error}")
+            row["failures"].append(f"{address}: {error}")
         else:
-            result["split"] += 1
-            result["exact"] += certificate.exact
-    result["seconds"] = round(time.perf_counter() - began, 1)
-    return result
+            row["split"] += 1
+            row["exact"] += certificate.exact
+        row["tried"] += 1
+        now = time.perf_counter()
+        row["seconds"] = round(before + now - began, 1)
+        if now - saved > SECONDS_BETWEEN_SAVES or row["tried"] == row["to_try"]:
+            save(row, file)
+            saved = now
+    return row
 
 
 def build(name: str) -> tuple[keras.Model, int]:
@@ -104,16 +141,22 @@ def build(name: str) -> tuple[keras.Model, int]:
     raise refused
 
 
-def row(cells: dict) -> str:
-    """One line of the table."""
-    return "  ".join(aligned(cells))
+def load(file: Path) -> dict:
+    """The row as it was saved last; empty where there is none."""
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
-def aligned(cells: dict) -> Iterator[str]:
-    """The cells of a line: the name to the left, numbers to the right."""
-    for column in COLUMNS:
-        text = str(cells[column])
-        yield text.ljust(20) if column == "model" else text.rjust(8)
+def save(row: dict, file: Path) -> None:
+    """Writes a row beside its file and renames it, so that no kill leaves half of one."""
+    beside = file.with_suffix(".part")
+    beside.write_text(json.dumps(row, indent=1))
+    beside.replace(file)
+
+
+def line(cells: dict) -> str:
+    """One line of the table: the name to the left, numbers to the right."""
+    texts = (str(cells[column]) for column in COLUMNS)
+    return "  ".join(t.rjust(8) if place else t.ljust(20) for place, t in enumerate(texts))
 
 
 if __name__ == "__main__":
