@@ -22,6 +22,7 @@ from reusekit.errors import (
     HeadError,
     ReusekitError,
     SurgeryError,
+    TieError,
     TrackingError,
 )
 from reusekit.graph import (
@@ -37,7 +38,7 @@ from reusekit.graph import (
     WideCutError,
     cut_points,
 )
-from reusekit.sharing import ParameterCounts, count_params
+from reusekit.sharing import ParameterCounts, count_params, layers
 from reusekit.surgery import (
     Certificate,
     CertificateError,
@@ -99,6 +100,7 @@ __all__ = [
     "ShapeError",
     "Split",
     "SurgeryError",
+    "TieError",
     "TrackingError",
     "TrialData",
     "UnknownAddressError",
@@ -112,6 +114,7 @@ __all__ = [
     "flatten",
     "heads",
     "insert",
+    "layers",
     "load_backbone",
     "prepend",
     "remove",

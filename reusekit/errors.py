@@ -16,6 +16,10 @@ class SurgeryError(ReusekitError):
     """A model cannot be cut, edited or cloned as asked. Nothing was changed."""
 
 
+class TieError(SurgeryError):
+    """Weights cannot be tied as asked, or a tie would be lost. Nothing was changed."""
+
+
 class BackboneError(ReusekitError):
     """A pretrained backbone cannot be loaded as asked."""
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend import compute_output_spec
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.backend.common.masking import set_keras_mask
 from keras.src.models.functional import Functional
 from keras.src.ops.core import Cast
@@ -92,6 +93,11 @@ def is_plain_functional(model: Any) -> bool:
 def sharing_scope() -> Any:
     """A context in which an object that is serialised twice comes back as one object."""
     return ObjectSharingScope()
+
+
+def in_sharing_scope() -> bool:
+    """Whether objects are being loaded together, so that a shared one comes back as one."""
+    return get_global_attribute("shared_objects/id_to_obj_map") is not None
 
 
 def runs_its_graph(model: Any) -> bool:

@@ -1,0 +1,109 @@
+"""What a layer has to share: its weight matrix, and the equation by which it multiplies with it."""
+
+from typing import Any, NamedTuple
+
+import keras
+
+from reusekit.errors import TieError
+
+_EMBEDDINGS = (keras.layers.Embedding, keras.layers.ReversibleEmbedding)
+_CONVOLUTIONS = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+# Over the last axis, as Dense does it; an Embedding is a Dense layer on one-hot vectors.
+_LAST_AXIS = "...a,ab->...b"
+
+
+class Equation(NamedTuple):
+    """An einsum equation in three parts, without arrows and commas.
+
+    Attributes:
+        inputs: The subscripts of the layer's input.
+        kernel: Those of its kernel.
+        outputs: Those of its output.
+    """
+
+    inputs: str
+    kernel: str
+    outputs: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Equation":
+        """Reads `inputs,kernel->outputs`."""
+        left, outputs = text.replace(" ", "").split("->")
+        inputs, kernel = left.split(",")
+        return cls(inputs, kernel, outputs)
+
+    @property
+    def transposed(self) -> "Equation":
+        """The equation that leads from the outputs' axes back to the inputs' axes."""
+        return Equation(self.outputs, self.kernel, self.inputs)
+
+    @property
+    def made(self) -> str:
+        """The subscripts of the output that come from the kernel, in the order of the output."""
+        return "".join(axis for axis in self.outputs if axis in set(self.kernel) - set(self.inputs))
+
+    def __str__(self) -> str:
+        return f"{self.inputs},{self.kernel}->{self.outputs}"
+
+
+def check_source(source: Any) -> None:
+    """Raises TieError unless the layer is of a kind whose matrix can be shared.
+
+    Raises:
+        TieError: With the kinds that can.
+    """
+    if isinstance(source, _CONVOLUTIONS):
+        if set(source.kernel_size) != {1} or source.groups != 1:
+            raise TieError(
+                "Expected a convolution with kernels of size 1 and one group, received "
+                f"{source.name!r} with kernel_size={source.kernel_size}, groups={source.groups}."
+            )
+    elif not isinstance(source, (keras.layers.Dense, keras.layers.EinsumDense, *_EMBEDDINGS)):
+        raise TieError(
+            "Expected an Embedding, ReversibleEmbedding, Dense, EinsumDense or a convolution with "
+            f"kernels of size 1, received {type(source).__name__}: {source!r}"
+        )
+
+
+def equation(source: keras.Layer) -> Equation:
+    """The equation of a layer: that of an EinsumDense, or the usual one over the last axis."""
+    text = source.equation if isinstance(source, keras.layers.EinsumDense) else _LAST_AXIS
+    return Equation.parse(text)
+
+
+def kernel_shape(source: keras.Layer) -> tuple[int, ...]:
+    """The shape of a built layer's kernel, in the axes of `equation`."""
+    if isinstance(source, _EMBEDDINGS):
+        return source.input_dim, source.output_dim
+    shape = tuple(source.kernel.shape)
+    return shape[-2:] if isinstance(source, _CONVOLUTIONS) else shape
+
+
+def kernel(source: keras.Layer, dtype: str) -> Any:
+    """The weight as the layer itself uses it: LoRA's part added, int8 scaled back to floats.
+
+    Args:
+        source: A built layer.
+        dtype: The dtype to compute in.
+
+    Raises:
+        TieError: The layer is quantised in a way that has no matrix to share.
+    """
+    embedding = isinstance(source, _EMBEDDINGS)
+    weight = source.embeddings if embedding else source.kernel
+    mode = source.quantization_mode
+    if mode is None:
+        weight = keras.ops.convert_to_tensor(weight, dtype=dtype)
+        shape = kernel_shape(source)
+        return weight if len(weight.shape) == len(shape) else keras.ops.reshape(weight, shape)
+    if mode != "int8" or source.lora_enabled or isinstance(source, keras.layers.EinsumDense):
+        raise TieError(
+            f"Expected the tied layer {source.name!r} in floating point, or an Embedding or Dense "
+            f"in int8 without LoRA, received {type(source).__name__} quantised to {mode!r}"
+            f"{' with LoRA' if source.lora_enabled else ''}. Quantise with filters= that leave it "
+            "out, or replace the layer that is tied to it first."
+        )
+    scale = source.embeddings_scale if embedding else source.kernel_scale
+    scale = keras.ops.convert_to_tensor(scale, dtype=dtype)
+    weight = keras.ops.cast(weight, dtype)
+    return weight / (keras.ops.expand_dims(scale, -1) if embedding else scale)
