@@ -38,7 +38,7 @@ from reusekit.graph import (
     WideCutError,
     cut_points,
 )
-from reusekit.sharing import ParameterCounts, count_params, layers
+from reusekit.sharing import ParameterCounts, Tie, count_params, layers, tied_weights
 from reusekit.surgery import (
     Certificate,
     CertificateError,
@@ -46,7 +46,6 @@ from reusekit.surgery import (
     Edited,
     EditError,
     Insert,
-    LostTieError,
     Remove,
     Replace,
     ShapeError,
@@ -90,7 +89,6 @@ __all__ = [
     "ForeignTensorError",
     "HeadError",
     "Insert",
-    "LostTieError",
     "NoGraphError",
     "ParameterCounts",
     "Remove",
@@ -100,6 +98,7 @@ __all__ = [
     "ShapeError",
     "Split",
     "SurgeryError",
+    "Tie",
     "TieError",
     "TrackingError",
     "TrialData",
@@ -121,6 +120,7 @@ __all__ = [
     "replace",
     "segment",
     "split",
+    "tied_weights",
 ]
 
 

@@ -3,16 +3,18 @@
 A Keras release that moves one of them breaks this file and no other; `missing()` names what moved.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import keras
 from keras.src.backend import compute_output_spec
-from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.backend.common.masking import set_keras_mask
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional
 from keras.src.ops.core import Cast
 from keras.src.ops.node import Node
+from keras.src.ops.numpy import Take
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
 
@@ -148,6 +150,30 @@ def record(operation: Any, args: tuple, kwargs: dict, outputs: Iterable) -> None
     Node(operation=operation, call_args=args, call_kwargs=kwargs, outputs=list(outputs))
 
 
+@contextmanager
+def forgetting(operations: Iterable[Any], only_after_an_error: bool = False) -> Iterator[None]:
+    """Symbolic calls made inside are forgotten at the end.
+
+    Keras keeps a record of each on the operation, and counts the names that it gives of itself.
+
+    Args:
+        operations: The operations that may be called or called upon.
+        only_after_an_error: Whether to keep the records where all goes well.
+    """
+    marks = [(each, len(each._inbound_nodes), len(each._outbound_nodes)) for each in operations]
+    names = (get_global_attribute("object_name_uids") or {}).copy()
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        if failed or not only_after_an_error:
+            for operation, made, read in marks:
+                del operation._inbound_nodes[made:]
+                del operation._outbound_nodes[read:]
+            set_global_attribute("object_name_uids", names or None)
+
+
 def check_first_argument(layer: keras.Layer, argument: Any) -> None:
     """Raises ValueError where a built layer would refuse the shape of its first argument."""
     layer._assert_input_compatibility(argument)
@@ -163,14 +189,53 @@ def traced_outputs(operation: Any, args: tuple, kwargs: dict) -> Any:
     return operation.compute_output_spec(*args, **kwargs)
 
 
+def traced_mask_ranks(layer: keras.Layer, args: tuple, kwargs: dict) -> list[int]:
+    """The rank of the mask that a layer's `call` sets on each of its outputs; 0 where it sets none.
+
+    Its `call` is traced on symbolic tensors, which records nothing.
+    """
+    ranks: list[int] = []
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        outputs = layer.call(*args, **kwargs)
+        masks = (get_keras_mask(output) for output in keras.tree.flatten(outputs))
+        ranks[:] = [0 if mask is None else len(mask.shape) for mask in masks]
+        return outputs
+
+    compute_output_spec(call, *args, **kwargs)
+    return ranks
+
+
 def cast(dtype: str) -> Any:
     """The operation by which a nested model converts what it is fed to its input's dtype."""
     return Cast(dtype)
 
 
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables that a layer holds itself, not in a layer inside it."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def take(tensor: keras.KerasTensor, indices: Any, axis: int, name: str) -> keras.KerasTensor:
+    """`keras.ops.take` under a name of its own, so that it has an address that stays the same."""
+    return Take(axis=axis, name=name)(tensor, indices)
+
+
 def state_variables(model: keras.Model) -> list[keras.Variable]:
     """Variables that no setting of `trainable` would have an optimizer change."""
     return [v for layer in model._flatten_layers() for v in layer._non_trainable_variables]
+
+
+def replaced_by_low_rank(layer: keras.Layer) -> list[keras.Variable]:
+    """The layer's own weights that `enable_lora` froze, to train two small ones in their place."""
+    if not getattr(layer, "lora_enabled", False):
+        return []
+    return [layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel]
+
+
+def has_generator(layer: keras.Layer) -> bool:
+    """Whether the layer itself draws random numbers."""
+    return bool(layer._seed_generators)
 
 
 def missing() -> list[str]:
@@ -187,10 +252,12 @@ def missing() -> list[str]:
     wanted = {
         "KerasTensor._keras_history": (model.outputs[0], "_keras_history"),
         "Operation._inbound_nodes": (layer, "_inbound_nodes"),
+        "Operation._outbound_nodes": (layer, "_outbound_nodes"),
         "Layer._call_has_context_arg": (layer, "_call_has_context_arg"),
         "Layer.call_signature_parameters": (layer, "call_signature_parameters"),
         "Layer._flatten_layers": (layer, "_flatten_layers"),
         "Layer._non_trainable_variables": (layer, "_non_trainable_variables"),
+        "Layer._seed_generators": (layer, "_seed_generators"),
         "Functional._inputs_struct": (model, "_inputs_struct"),
         "Functional._outputs_struct": (model, "_outputs_struct"),
         "Sequential._functional": (stack, "_functional"),

@@ -2,5 +2,6 @@
 
 from reusekit.sharing import layers
 from reusekit.sharing.counts import ParameterCounts, count_params
+from reusekit.sharing.ties import Tie, tied_weights
 
-__all__ = ["ParameterCounts", "count_params", "layers"]
+__all__ = ["ParameterCounts", "Tie", "count_params", "layers", "tied_weights"]

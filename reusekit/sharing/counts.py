@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 import keras
 
 from reusekit.graph.keras_internals import state_variables
+from reusekit.sharing.ties import tied_weights
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,14 @@ class ParameterCounts:
         trainable: What training changes now.
         frozen: What training could change, and does not, since it is set not to.
         state: What is never trained: moving statistics and the like.
+        tied: Those of the total that are in weights with more than one owner (`rk.tied_weights`).
     """
 
     total: int
     trainable: int
     frozen: int
     state: int
+    tied: int
 
     def to_dict(self) -> dict[str, int]:
         """The counts by name."""
@@ -42,7 +45,7 @@ def count_params(model: keras.Model) -> ParameterCounts:
         ...                           keras.layers.BatchNormalization()])
         >>> model.get_layer("dense").trainable = False
         >>> count_params(model)
-        ParameterCounts(total=27, trainable=6, frozen=15, state=6)
+        ParameterCounts(total=27, trainable=6, frozen=15, state=6, tied=0)
     """
     sizes = {id(v): int(keras.ops.size(v)) for v in model.weights}
     trainable = {id(v) for v in model.trainable_variables} & set(sizes)
@@ -51,6 +54,7 @@ def count_params(model: keras.Model) -> ParameterCounts:
         "total": sum(sizes.values()),
         "trainable": sum(sizes[key] for key in trainable),
         "state": sum(sizes[key] for key in state),
+        "tied": sum(tie.parameters for tie in tied_weights(model)),
     }
     frozen = counted["total"] - counted["trainable"] - counted["state"]
     return ParameterCounts(frozen=frozen, **counted)

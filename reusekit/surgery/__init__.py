@@ -8,7 +8,6 @@ from reusekit.surgery.errors import (
     CertificateError,
     CopyError,
     EditError,
-    LostTieError,
     ShapeError,
 )
 from reusekit.surgery.extract import extract
@@ -23,7 +22,6 @@ __all__ = [
     "EditError",
     "Edited",
     "Insert",
-    "LostTieError",
     "Remove",
     "Replace",
     "ShapeError",

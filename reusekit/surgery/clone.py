@@ -1,16 +1,15 @@
 """A model of the same structure, with weights of its own or with the same ones."""
 
 import warnings
-from typing import Any
 
 import keras
 
-from reusekit.errors import SurgeryError, nearest
-from reusekit.graph import Graph, keras_internals, read
-from reusekit.surgery.assembling import assemble, placeholder
+from reusekit.errors import SurgeryError, TieError, nearest
+from reusekit.graph import keras_internals, read
+from reusekit.surgery.assembling import placeholder
+from reusekit.surgery.building import Builder, assembled, is_rebuilt, leaves
 from reusekit.surgery.copying import copy_operations
-from reusekit.surgery.errors import LostTieError
-from reusekit.surgery.rebuild import Rebuild, plan, surface
+from reusekit.surgery.rebuild import Rebuild, plan
 
 _WAYS = ("copy", "share", "fresh")
 
@@ -39,7 +38,7 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
         UserWarning: The model's class is not kept.
 
     Raises:
-        LostTieError: Layers share a weight without one knowing the other, so that copies would not.
+        TieError: Layers share a weight without one knowing the other, so that copies would not.
         CopyError: A layer does not come back from its configuration.
         NoGraphError: The model has no functional graph.
 
@@ -58,13 +57,13 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
     read(model)
     if weights == "share":
         _warn_of_lost_class(model)
-        twin = _Builder({}, shared=True).build(model)
+        twin = Builder({}, shared=True).build(model)
         _copy_flags(model, twin)
         return twin
-    twin = None if _is_rebuilt(model) else _of_same_class(model)
+    twin = None if is_rebuilt(model) else _of_same_class(model)
     if twin is None:
         _warn_of_lost_class(model)
-        twin = _Builder(copy_operations(_leaves(model))).build(model)
+        twin = Builder(copy_operations(leaves(model))).build(model)
     _check_ties(model, twin)
     if weights == "copy":
         for old, new in zip(_state(model), _state(twin), strict=True):
@@ -103,77 +102,7 @@ def flatten(model: keras.Model) -> keras.Model:
     engine = Rebuild()
     engine.values.update((t, placeholder(t, engine.names)) for t in graph.inputs)
     engine.run(graph, steps)
-    return _assembled(graph, engine)
-
-
-class _Builder:
-    """Builds a model again out of copies of its layers, nested models first."""
-
-    def __init__(self, copies: dict[int, Any], shared: bool = False):
-        self._copies = copies
-        self._shared = shared
-
-    def build(self, model: keras.Model) -> keras.Model:
-        if isinstance(model, keras.Sequential):
-            return self._sequential(model)
-        graph = read(model)
-        steps = surface(graph)
-        engine = Rebuild(copies=None if self._shared else self._copies)
-        for step in steps:
-            if not self._shared:
-                self._of(step.operation)
-            engine.names.claim(step.operation)
-        engine.values.update((t, placeholder(t, engine.names)) for t in graph.inputs)
-        engine.run(graph, steps)
-        return _assembled(graph, engine)
-
-    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
-        inputs = keras_internals.functional(model).inputs[0]
-        name = keras_internals.producer(inputs).operation.name
-        start = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype, name=name)
-        layers = [layer if self._shared else self._of(layer) for layer in model.layers]
-        # Set at once, the flag is the model's own; set later, it would be handed to its layers.
-        return keras.Sequential([start, *layers], trainable=model.trainable, name=model.name)
-
-    def _of(self, operation: Any) -> Any:
-        """The copy of an operation; that of a nested model is built when it is first met."""
-        if id(operation) not in self._copies:
-            self._copies[id(operation)] = self.build(operation)
-        return self._copies[id(operation)]
-
-
-def _assembled(graph: Graph, engine: Rebuild) -> keras.Model:
-    inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
-    outputs = keras.tree.map_structure(engine.values.get, graph.output_structure)
-    model = assemble(inputs, outputs, graph.model.name, len(graph.calls), graph.model.trainable)
-    model.supports_masking = graph.model.supports_masking
-    return model
-
-
-def _is_rebuilt(operation: Any) -> bool:
-    """Whether a model is built again from its parts, rather than copied as one layer."""
-    return keras_internals.is_plain_functional(operation) or (
-        type(operation) is keras.Sequential and keras_internals.functional(operation) is not None
-    )
-
-
-def _leaves(model: keras.Model) -> list[Any]:
-    """Every layer and operation that is copied as it is: what nested models are made of."""
-    found: dict[int, Any] = {}
-    waiting = [model]
-    seen = {id(model)}
-    while waiting:
-        whole = waiting.pop()
-        parts = [step.operation for step in surface(read(whole))]
-        if isinstance(whole, keras.Sequential):
-            parts = whole.layers
-        for part in parts:
-            if not _is_rebuilt(part):
-                found[id(part)] = part
-            elif id(part) not in seen:
-                seen.add(id(part))
-                waiting.append(part)
-    return list(found.values())
+    return assembled(graph, engine)
 
 
 def _of_same_class(model: keras.Model) -> keras.Model | None:
@@ -197,7 +126,7 @@ def _shape(model: keras.Model) -> tuple[list, list]:
 
 
 def _warn_of_lost_class(model: keras.Model) -> None:
-    if not _is_rebuilt(model):
+    if not is_rebuilt(model):
         warnings.warn(
             f"The clone of {model.name!r} is a plain functional model, not a "
             f"{type(model).__name__}: what that class adds is not kept.",
@@ -216,7 +145,7 @@ def _check_ties(model: keras.Model, twin: keras.Model) -> None:
     """Each weight of the copy must stand in the same places as that of the model."""
     places = [_places(each) for each in (model, twin)]
     if places[0] != places[1]:
-        raise LostTieError(
+        raise TieError(
             f"Expected the weights of {model.name!r} to be shared between layers in a way that "
             "copies of the layers keep, but some layers share a weight without one holding the "
             "other. Use weights='share', or tie them by a layer that holds the other in its "

@@ -15,9 +15,5 @@ class CertificateError(SurgeryError):
     """The parts of a model do not do what the whole does."""
 
 
-class LostTieError(SurgeryError):
-    """Two layers share a weight in a way that a copy of them would not keep."""
-
-
 class CopyError(SurgeryError):
     """A layer cannot be made again from its configuration."""

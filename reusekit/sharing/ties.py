@@ -1,0 +1,90 @@
+"""The ledger of shared weights: every variable that has more than one owner."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import keras
+
+from reusekit.graph import keras_internals
+
+
+@dataclass(frozen=True)
+class Tie:
+    """One weight that several layers own.
+
+    Attributes:
+        owners: The addresses of the layers, in the order of the model.
+        name: The weight's own name, such as `embeddings`.
+        shape: Its shape.
+        parameters: How many scalars it holds.
+        variable: The weight.
+    """
+
+    owners: tuple[str, ...]
+    name: str
+    shape: tuple[int, ...]
+    parameters: int
+    variable: keras.Variable = field(repr=False, compare=False)
+
+
+def tied_weights(model: keras.Model) -> list[Tie]:
+    """Finds every weight of a model that has more than one owner, by identity and not by name.
+
+    An owner is a layer that holds the weight itself or in a layer inside it. A layer that stands
+    both in a nested model and outside it has two addresses and counts as two owners. A layer that
+    is merely called several times is one. Where all owners are inside one layer that is not itself
+    a functional model, such as an encoder block, their addresses lead into it.
+
+    Args:
+        model: A built model of any kind; it need not have a functional graph.
+
+    Returns:
+        The ties, in the order of the model's weights.
+
+    Example:
+        >>> from reusekit.sharing.layers import TiedDense
+        >>> tokens = keras.Input((7,), dtype="int32", name="tokens")
+        >>> embedding = keras.layers.Embedding(50, 4, name="embedding")
+        >>> logits = TiedDense(embedding, name="logits")(embedding(tokens))
+        >>> tied_weights(keras.Model(tokens, logits))
+        [Tie(owners=('embedding', 'logits'), name='embeddings', shape=(50, 4), parameters=200)]
+    """
+    places: dict[int, list[tuple[keras.Layer, ...]]] = {}
+    for path in _paths((model,)):
+        for variable in keras_internals.own_variables(path[-1]):
+            places.setdefault(id(variable), []).append(path[1:])
+    ties = []
+    for variable in model.weights:
+        owners = _addresses(places.get(id(variable), []))
+        if len(owners) > 1:
+            shape = tuple(variable.shape)
+            ties.append(Tie(owners, variable.name, shape, math.prod(shape), variable))
+    return ties
+
+
+def _paths(path: tuple[keras.Layer, ...]) -> Iterator[tuple[keras.Layer, ...]]:
+    """Every way to go from a layer down to itself and the layers in it."""
+    yield path
+    for layer in keras_internals.direct_layers(path[-1]):
+        yield from _paths((*path, layer))
+
+
+def _addresses(paths: list[tuple[keras.Layer, ...]]) -> tuple[str, ...]:
+    """The addresses of some owners, no deeper than it takes to tell them apart."""
+    if len(paths) < 2:
+        return ()
+    short = tuple(dict.fromkeys(_named(_reachable(path)) for path in paths))
+    return short if len(short) > 1 else tuple(dict.fromkeys(map(_named, paths)))
+
+
+def _reachable(path: tuple[keras.Layer, ...]) -> tuple[keras.Layer, ...]:
+    """As much of a path as an address can name: nested functional models and one layer."""
+    for depth, layer in enumerate(path, start=1):
+        if not keras_internals.runs_its_graph(layer):
+            return path[:depth]
+    return path
+
+
+def _named(path: tuple[keras.Layer, ...]) -> str:
+    return "/".join(layer.name for layer in path)
