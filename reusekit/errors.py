@@ -32,6 +32,10 @@ class DataError(ReusekitError):
     """A data set cannot be read as asked."""
 
 
+class CacheError(ReusekitError):
+    """Features cannot be named, stored or read back as asked. Nothing half-written is left."""
+
+
 class ConfigError(ReusekitError):
     """A pipeline's configuration does not fit its data, model or machine."""
 

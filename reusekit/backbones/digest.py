@@ -31,7 +31,7 @@ def model_digest(model: keras.Model) -> str:
         False
     """
     digest = hashlib.blake2b(digest_size=16)
-    config = _without_names(json.loads(model.to_json()))
+    config = without_names(json.loads(model.to_json()))
     digest.update(json.dumps(config, sort_keys=True).encode())
     for variable in model.weights:
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
@@ -44,7 +44,7 @@ def model_digest(model: keras.Model) -> str:
 _PASSED_OVER = {"keras_version", "compile_config", "build_config", "trainable"}
 
 
-def _without_names(config: Any) -> Any:
+def without_names(config: Any) -> Any:
     """A model's configuration with each layer name replaced by its order of appearance."""
     numbers: dict[str, str] = {}
 

@@ -2,5 +2,16 @@
 
 from reusekit.features.extract import extract_features
 from reusekit.features.feed import feed
+from reusekit.features.frontier import Frontier, frontier
+from reusekit.features.key import FeatureKey, feature_keys
+from reusekit.features.padding import Padding
 
-__all__ = ["extract_features", "feed"]
+__all__ = [
+    "FeatureKey",
+    "Frontier",
+    "Padding",
+    "extract_features",
+    "feature_keys",
+    "feed",
+    "frontier",
+]

@@ -1,0 +1,115 @@
+"""What is stored of a cut, and how the tensors that cross it come back."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+
+from reusekit.graph import Graph, Tensor, ancestors, cut, read, resolve
+from reusekit.graph.sizes import nominal_shapes, strides
+from reusekit.surgery import extract
+
+
+@dataclass(frozen=True, eq=False)
+class Frontier:
+    """The tensors that cross a cut, and those of them, or of the inputs, that are stored.
+
+    Attributes:
+        graph: The model that is cut.
+        crossing: The tensors that cross, in the order in which `split(model, at).top` takes them;
+            with pooling those that were asked for.
+        stored: The tensors that are stored.
+        pooling: How they are pooled before: "avg", "max" or None.
+    """
+
+    graph: Graph = field(repr=False)
+    crossing: tuple[Tensor, ...]
+    stored: tuple[Tensor, ...]
+    pooling: str | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The addresses of the stored tensors."""
+        return tuple(tensor.address for tensor in self.stored)
+
+    def restore(self, stored: Mapping[str, Any]) -> Any:
+        """The tensors that cross, from what is stored: one, or a list in the order of `crossing`.
+
+        Args:
+            stored: A batch of each stored tensor, by address. Works inside `tf.data`, too.
+        """
+        found = dict(stored)
+        if self._recomputed:
+            inputs = [stored[tensor.address] for tensor in self._needed]
+            made = self._from_inputs(inputs, training=False)
+            found.update(zip((t.address for t in self._recomputed), made, strict=True))
+        tensors = [found[tensor.address] for tensor in self.crossing]
+        return tensors[0] if len(tensors) == 1 else tensors
+
+    @cached_property
+    def _recomputed(self) -> list[Tensor]:
+        return [tensor for tensor in self.crossing if tensor not in self.stored]
+
+    @cached_property
+    def _needed(self) -> list[Tensor]:
+        return inputs_of(self.graph, self._recomputed)
+
+    @cached_property
+    def _from_inputs(self) -> keras.Model:
+        model = extract(self.graph, [tensor.address for tensor in self._recomputed])
+        of = dict(zip(self.graph.inputs, model.inputs, strict=True))
+        return keras.Model([of[tensor] for tensor in self._needed], model.outputs)
+
+
+def frontier(model: keras.Model | Graph, at: Any, pooling: str | None = None) -> Frontier:
+    """Decides what to store of a cut.
+
+    The tensors asked for are stored, and so is what else crosses with them. Free tensors among
+    that, which follow from the inputs without a weight (a padding mask, an attention mask made
+    from it), are stored, or the inputs are in their place, whichever takes fewer bytes.
+
+    Args:
+        model: A model, or one that was read already.
+        at: Where it is cut: an address, a `CutPoint`, a Keras tensor, or a list of these.
+        pooling: "avg" or "max" stores the tensors asked for alone, pooled as by `extract`: a head
+            takes them, and no top that needs the others. None stores whole maps.
+
+    Raises:
+        AddressError: `at` names no tensor of the model, or several.
+        CutOrderError: One of several tensors asked for depends on another.
+
+    Example:
+        >>> tokens = keras.Input((16,), dtype="int32", name="tokens")
+        >>> same = keras.ops.equal(tokens[:, :, None], tokens[:, None, :])
+        >>> x = keras.layers.Embedding(9, 4, name="embedding")(tokens)
+        >>> y = keras.layers.MultiHeadAttention(1, 4)(x, x, attention_mask=same)
+        >>> frontier(keras.Model(tokens, y), "embedding").names
+        ('embedding', 'tokens')
+    """
+    graph = read(model)
+    place = cut(graph, resolve(graph, at))
+    if pooling is not None:
+        return Frontier(graph, place.at, place.at, pooling)
+    free = [tensor for tensor in place.frontier if tensor in place.free]
+    kept = tuple(tensor for tensor in place.frontier if tensor not in place.free)
+    inputs = inputs_of(graph, free)
+    if free and _bytes(graph, inputs) < _bytes(graph, free):
+        free = [tensor for tensor in inputs if tensor not in kept]
+    return Frontier(graph, place.frontier, (*kept, *free), pooling)
+
+
+def inputs_of(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The model inputs that some tensors are computed from, in the model's order."""
+    needed = {t for call in ancestors(graph, tensors) if call.is_input for t in call.outputs}
+    return [tensor for tensor in graph.inputs if tensor in needed]
+
+
+def _bytes(graph: Graph, tensors: Sequence[Tensor]) -> int:
+    """Bytes of one example; open sizes are taken as the cut points take them."""
+    shapes = nominal_shapes(graph, strides(graph))
+    # Keras names its dtypes as NumPy does, and registers bfloat16 with it.
+    return sum(math.prod(shapes[t]) * np.dtype(t.dtype).itemsize for t in tensors)
