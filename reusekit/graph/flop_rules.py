@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from reusekit.graph import keras_internals
 from reusekit.graph.operation_rules import BY_NAME, Rule, Shapes, size_of
 from reusekit.graph.sequence_rules import (
     attention_scores,
@@ -17,7 +18,6 @@ from reusekit.graph.sequence_rules import (
     multi_head_attention,
     recurrent,
     reversible_embedding,
-    transformer_block,
 )
 
 layers = keras.layers
@@ -137,6 +137,28 @@ def _wrapped(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     return rule_for(layer.layer)(layer.layer, inputs, outputs)
 
 
+def _decoder_block(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """What each part of the block takes, and the sum that leads past each of its sublayers.
+
+    The block's own code does not run on symbolic tensors, as that of an encoder block does.
+    """
+    sequence = inputs[0]
+    flops = size_of([sequence])
+    wide = [sequence]
+    sources = [sequence, *inputs[1:2]]
+    for part in keras_internals.direct_layers(layer):
+        if isinstance(part, layers.MultiHeadAttention):
+            # The first attention looks at the sequence itself, a second one at the encoder's.
+            flops += multi_head_attention(part, [sequence, sources.pop(0)], [sequence])
+            flops += size_of([sequence])
+        elif isinstance(part, layers.Dense):
+            read, wide = wide, [(*sequence[:-1], part.units)]
+            flops += _dense(part, read, wide)
+        elif isinstance(part, layers.LayerNormalization):
+            flops += _normalization(part, [sequence], [sequence])
+    return flops
+
+
 _MOVES = (
     layers.InputLayer,
     layers.Embedding,
@@ -254,6 +276,5 @@ _ELSEWHERE: dict[str, Rule] = {
     "StochasticDepth": _per_output(1),
     "PositionEmbedding": _nothing,
     "TokenAndPositionEmbedding": _per_output(1),
-    "TransformerEncoder": transformer_block,
-    "TransformerDecoder": transformer_block,
+    "TransformerDecoder": _decoder_block,
 }

@@ -6,9 +6,11 @@ from typing import Any
 
 import keras
 
+from reusekit.graph import keras_internals as internals
 from reusekit.graph.flop_rules import rule_for
-from reusekit.graph.graph import Graph, Tensor
+from reusekit.graph.graph import Call, Graph, Tensor
 from reusekit.graph.sizes import nominal_shapes, strides
+from reusekit.graph.tracing import read_inside
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Flops:
 
     Attributes:
         per_call: FLOPs of each call by its index, for one example in inference.
-        uncounted: The classes of layers and operations that no rule covers, sorted. They count as
-            zero.
+        uncounted: The classes of layers and operations that no rule covers and whose inside cannot
+            be seen, sorted. They count as zero.
         shapes: The shape of one example of each tensor that the count is based on.
         stride: The stride of each tensor.
     """
@@ -39,7 +41,8 @@ def count_flops(graph: Graph) -> Flops:
 
     A multiply-add counts as two, any other arithmetic on an element as one; moving, reshaping and
     looking up count as zero. Dimensions the model leaves open are taken at a nominal size, see
-    `reusekit.graph.sizes.nominal_shapes`. A layer without a rule counts as zero and is named.
+    `reusekit.graph.sizes.nominal_shapes`. A layer without a rule costs what the calls cost that its
+    own `call` is made of; where that cannot be seen, it counts as zero and is named.
 
     Args:
         graph: A model that was read.
@@ -59,25 +62,42 @@ def count_flops(graph: Graph) -> Flops:
     counts: list[int] = []
     uncounted: set[str] = set()
     for call in graph.calls:
-        rule = None if call.is_input else rule_for(call.operation)
-        if rule is None:
-            if not call.is_input:
-                uncounted.add(type(call.operation).__name__)
-            counts.append(0)
-        else:
-            counts.append(
-                int(
-                    rule(
-                        call.operation,
-                        _shapes((call.args, call.kwargs), shapes),
-                        _shapes(call.outputs, shapes),
-                    )
-                )
-            )
+        count, unknown = (0, ()) if call.is_input else _count(call, shapes)
+        counts.append(count)
+        uncounted.update(unknown)
     return Flops(tuple(counts), tuple(sorted(uncounted)), shapes, stride)
 
 
+def _count(call: Call, shapes: Mapping[Tensor, tuple[int, ...]]) -> tuple[int, tuple[str, ...]]:
+    """The FLOPs of one call, and the classes in it that no rule covers."""
+    rule = rule_for(call.operation)
+    if rule is not None:
+        given = _shapes(_arguments(call), shapes)
+        return int(rule(call.operation, given, _shapes(call.outputs, shapes))), ()
+    inside = read_inside(call, shapes)
+    if inside is None:
+        return 0, (type(call.operation).__name__,)
+    found = count_flops(inside)
+    return found.total, found.uncounted
+
+
+def _arguments(call: Call) -> list:
+    """A call's arguments in the order of its signature, however they were passed."""
+    order = internals.call_arguments(call.operation)
+    named = sorted(
+        call.kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else -1
+    )
+    return [*call.args, *(value for _, value in named)]
+
+
 def _shapes(structure: Any, shapes: Mapping[Tensor, tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The shapes of the tensors in a structure; of one that is there twice, twice."""
+    """The shapes of the tensors in a structure; of one that is there twice, twice.
+
+    A weight or a constant, such as a layer's own code multiplies by, has no batch dimension.
+    """
     leaves = keras.tree.flatten(structure)
-    return [shapes[leaf] for leaf in leaves if isinstance(leaf, Tensor)]
+    return [
+        shapes[leaf] if isinstance(leaf, Tensor) else tuple(leaf.shape)
+        for leaf in leaves
+        if isinstance(leaf, Tensor | keras.Variable) or keras.ops.is_tensor(leaf)
+    ]

@@ -1,12 +1,9 @@
-"""How many FLOPs layers over sequences take: attention, recurrence, transformer blocks."""
+"""How many FLOPs layers over sequences take: attention, recurrence, looking up."""
 
 import math
 from types import SimpleNamespace
 from typing import Any
 
-import keras
-
-from reusekit.graph import keras_internals
 from reusekit.graph.operation_rules import Shapes, size_of
 
 
@@ -67,17 +64,3 @@ def reversible_embedding(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     """Looking up is free; multiplying back by the table is not."""
     looks_up = len(inputs[0]) < len(outputs[0])
     return 0 if looks_up else 2 * inputs[0][-1] * size_of(outputs)
-
-
-def transformer_block(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """Attention, and what is done to each position by itself."""
-    sequence = inputs[0]
-    flops = 0.0
-    for part in keras_internals.direct_layers(layer):
-        if isinstance(part, keras.layers.MultiHeadAttention):
-            flops += multi_head_attention(part, [sequence, sequence], [sequence])
-        elif isinstance(part, keras.layers.Dense | keras.layers.EinsumDense):
-            flops += 2 * math.prod(sequence[:-1]) * math.prod(part.kernel.shape)
-        elif isinstance(part, keras.layers.LayerNormalization):
-            flops += 7 * math.prod(sequence)
-    return flops

@@ -3,6 +3,7 @@
 import keras
 import pytest
 from keras import layers, ops
+from zoo_hub import HUB
 
 from reusekit.graph import count_flops, read
 
@@ -58,23 +59,86 @@ def test_grouped_query_attention_projects_fewer_keys():
     assert many.total - few.total == 2 * 2 * 6 * 8 * 3 * 4
 
 
-def test_a_transformer_block_is_its_attention_and_its_dense_layers():
-    class TransformerEncoder(layers.Layer):
-        """Holds what the layer of that name in KerasHub holds."""
+class Block(layers.Layer):
+    """Attention and two dense layers, one after another, and a weight of its own."""
 
-        def __init__(self):
-            super().__init__()
-            self.attention = layers.MultiHeadAttention(2, 4)
-            self.wide, self.narrow = layers.Dense(16), layers.Dense(8)
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = layers.MultiHeadAttention(2, 4)
+        self.wide, self.narrow = layers.Dense(16), layers.Dense(8, use_bias=False)
 
-        def call(self, x):
-            return self.narrow(self.wide(self.attention(x, x)))
+    def build(self, shape):
+        self.mix = self.add_weight(shape=(8, 8), name="mix")
 
+    def call(self, x):
+        y = self.narrow(self.wide(self.attention(query=x, value=x)))
+        return ops.matmul(y, self.mix) + x
+
+
+def test_a_layer_without_a_rule_is_what_it_is_made_of():
     x = keras.Input((6, 8))
     attention = count_flops(read(keras.Model(x, layers.MultiHeadAttention(2, 4)(x, x))))
-    block = count_flops(read(keras.Model(x, TransformerEncoder()(x))))
-    assert block.total - attention.total == 2 * 6 * (8 * 16 + 16 * 8)
+    block = count_flops(read(keras.Model(x, Block()(x))))
+    dense = 2 * 6 * (8 * 16 + 16 * 8) + 6 * 16
+    assert block.total - attention.total == dense + 2 * 6 * 8 * 8 + 6 * 8
     assert block.uncounted == ()
+
+
+def test_counting_leaves_nothing_behind():
+    x = keras.Input((6, 8))
+    block = Block()
+    model = keras.Model(x, block(x))
+    before = keras.layers.Add().name
+    count_flops(read(model))
+    parts = (block, block.attention, block.wide, block.narrow)
+    assert [len(part._inbound_nodes) for part in parts] == [1, 0, 0, 0]
+    number = int(before.partition("_")[2] or 0)
+    assert keras.layers.Add().name == f"add_{number + 1}"
+
+
+def test_a_layer_that_does_not_show_what_it_is_made_of_is_named():
+    class Opaque(layers.Layer):
+        def call(self, x):
+            return x if x.shape[0] is None else 1 / 0
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    x = keras.Input((6, 8))
+    found = count_flops(read(keras.Model(x, layers.ReLU()(Opaque()(x)))))
+    assert (found.total, found.uncounted) == (48, ("Opaque",))
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_nothing_in_kerashubs_models_is_uncounted(name):
+    assert count_flops(read(HUB[name].build())).uncounted == ()
+
+
+def test_a_vit_block_by_hand():
+    """Five patches of four features, two heads of two, a hidden layer of six, twice."""
+    flops = count_flops(read(HUB["vit"].build()))
+    attention = 2 * (4 * 5 * 4 * 4 + 2 * 2 * 5 * 5 * 2) + 5 * 2 * 5 * 5
+    hidden = 5 * (2 * 4 * 6 + 6 + 6) + 5 * (2 * 6 * 4 + 4)
+    norm, residual = 7 * 5 * 4, 5 * 4
+    encoder = 2 * (norm + attention + residual + norm + hidden + residual) + norm
+    patches = 4 * 4 * (2 * 4 * 4 * 3 + 1) + 5 * 4
+    assert flops.per_call == (0, patches, encoder)
+
+
+def test_an_encoder_block_and_a_decoder_block_of_one_size_cost_the_same():
+    """One is counted by what it is made of, the other by its rule; masks are not counted."""
+    counts = []
+    for name in ("bert", "gpt2"):
+        graph = read(HUB[name].build())
+        counts += [
+            flops
+            for call, flops in zip(graph.calls, count_flops(graph).per_call, strict=True)
+            if call.address.startswith("transformer_layer")
+        ]
+    norm, positions = 7 * 4, 128
+    attention = 2 * (4 * 4 * 4 + 2 * 2 * positions * 2) + 5 * 2 * positions
+    hidden = (2 * 4 * 6 + 6 + 6) + (2 * 6 * 4 + 4)
+    assert counts == [positions * (2 * norm + attention + hidden + 2 * 4)] * 4
 
 
 def test_looking_up_is_free_and_multiplying_back_is_not():

@@ -1,0 +1,121 @@
+"""KerasHub's models, built small: what the zoo has no stand-in for. Importing KerasHub takes time.
+
+Nothing here imports it before a member is built.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import keras
+
+HUB = {}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model of KerasHub and what is known about it.
+
+    Attributes:
+        build: Makes it.
+        blocks: The addresses of its blocks' outputs, shallow to deep.
+        not_rebuilt: The name of the layer, if any, that KerasHub cannot make again from its own
+            configuration. Such a model cannot be copied, nor a part with this layer be loaded.
+    """
+
+    build: Callable[[], keras.Model]
+    blocks: tuple[str, ...]
+    not_rebuilt: str | None = None
+
+
+def member(*blocks, **known):
+    """Enters a builder under its own name."""
+
+    def enter(build):
+        HUB[build.__name__] = Member(build, blocks, **known)
+        return build
+
+    return enter
+
+
+@member("transformer_layer_0", "transformer_layer_1")
+def bert():
+    from keras_hub.models import BertBackbone
+
+    return BertBackbone(
+        vocabulary_size=11,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=4,
+        intermediate_dim=6,
+        max_sequence_length=8,
+        name="bert",
+    )
+
+
+@member("transformer_layer_0", "transformer_layer_1")
+def gpt2():
+    from keras_hub.models import GPT2Backbone
+
+    return GPT2Backbone(
+        vocabulary_size=11,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=4,
+        intermediate_dim=6,
+        max_sequence_length=8,
+        name="gpt2",
+    )
+
+
+@member("decoder_block_0", "decoder_block_1")
+def gemma():
+    from keras_hub.models import GemmaBackbone
+
+    return GemmaBackbone(
+        vocabulary_size=11,
+        num_layers=2,
+        num_query_heads=2,
+        num_key_value_heads=1,
+        hidden_dim=4,
+        intermediate_dim=6,
+        head_dim=2,
+        name="gemma",
+    )
+
+
+@member(
+    "vit_encoder/transformer_block_1",
+    "vit_encoder/transformer_block_2",
+    not_rebuilt="vit_patching_and_embedding",
+)
+def vit():
+    """Its encoder is one layer: the blocks have addresses once that is expanded."""
+    from keras_hub.models import ViTBackbone
+
+    return ViTBackbone(
+        image_shape=(8, 8, 3),
+        patch_size=4,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=4,
+        mlp_dim=6,
+        dropout_rate=0.5,
+        name="vit",
+    )
+
+
+@member("stack0_block0_out", "stack1_block0_out")
+def resnet():
+    """KerasHub wants 64 filters."""
+    from keras_hub.models import ResNetBackbone
+
+    return ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[64, 64],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        image_shape=(8, 8, 3),
+        name="resnet",
+    )
