@@ -3,6 +3,7 @@
 A Keras release that moves one of them breaks this file and no other; `missing()` names what moved.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -152,16 +153,13 @@ def record(operation: Any, args: tuple, kwargs: dict, outputs: Iterable) -> None
 
 @contextmanager
 def forgetting(operations: Iterable[Any], only_after_an_error: bool = False) -> Iterator[None]:
-    """Symbolic calls made inside are forgotten at the end.
-
-    Keras keeps a record of each on the operation, and counts the names that it gives of itself.
+    """The records that Keras keeps of symbolic calls made inside are dropped at the end.
 
     Args:
         operations: The operations that may be called or called upon.
         only_after_an_error: Whether to keep the records where all goes well.
     """
     marks = [(each, len(each._inbound_nodes), len(each._outbound_nodes)) for each in operations]
-    names = (get_global_attribute("object_name_uids") or {}).copy()
     failed = True
     try:
         yield
@@ -171,7 +169,26 @@ def forgetting(operations: Iterable[Any], only_after_an_error: bool = False) -> 
             for operation, made, read in marks:
                 del operation._inbound_nodes[made:]
                 del operation._outbound_nodes[read:]
-            set_global_attribute("object_name_uids", names or None)
+
+
+@contextmanager
+def naming_afresh(taken: Iterable[str]) -> Iterator[None]:
+    """What Keras names inside gets the same name each time, and counts for nothing outside.
+
+    Args:
+        taken: Names that are not to be given.
+    """
+    before = get_global_attribute("object_name_uids")
+    counts: defaultdict[str, int] = defaultdict(int)
+    for name in taken:
+        stem, _, number = name.rpartition("_")
+        stem, next_number = (stem, int(number) + 1) if stem and number.isdecimal() else (name, 1)
+        counts[stem] = max(counts[stem], next_number)
+    set_global_attribute("object_name_uids", counts)
+    try:
+        yield
+    finally:
+        set_global_attribute("object_name_uids", before)
 
 
 def check_first_argument(layer: keras.Layer, argument: Any) -> None:
@@ -226,11 +243,19 @@ def state_variables(model: keras.Model) -> list[keras.Variable]:
     return [v for layer in model._flatten_layers() for v in layer._non_trainable_variables]
 
 
-def replaced_by_low_rank(layer: keras.Layer) -> list[keras.Variable]:
-    """The layer's own weights that `enable_lora` froze, to train two small ones in their place."""
-    if not getattr(layer, "lora_enabled", False):
-        return []
-    return [layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel]
+def to_be_trained(layer: keras.Layer) -> list[keras.Variable]:
+    """The layer's own variables that are trained where it is: not those that LoRA stands for."""
+    base = None
+    if getattr(layer, "lora_enabled", False):
+        base = layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel
+    return [variable for variable in layer._trainable_variables if variable is not base]
+
+
+def flag_variables(layer: keras.Layer, trainable: bool) -> None:
+    """Sets the flags of the layer's own variables; what LoRA stands for is never trained."""
+    chosen = {id(variable) for variable in to_be_trained(layer)}
+    for variable in layer._trainable_variables:
+        variable.trainable = trainable and id(variable) in chosen
 
 
 def has_generator(layer: keras.Layer) -> bool:

@@ -2,6 +2,17 @@
 
 from reusekit.training import heads
 from reusekit.training.attach import attach
+from reusekit.training.errors import TrainingError
 from reusekit.training.fit import Fit, fit_classifier
+from reusekit.training.freezing import Freezing, VariableState, freeze
 
-__all__ = ["Fit", "attach", "fit_classifier", "heads"]
+__all__ = [
+    "Fit",
+    "Freezing",
+    "TrainingError",
+    "VariableState",
+    "attach",
+    "fit_classifier",
+    "freeze",
+    "heads",
+]

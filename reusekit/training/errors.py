@@ -1,0 +1,7 @@
+"""What can be wrong with how a model is to be trained."""
+
+from reusekit.errors import ReusekitError
+
+
+class TrainingError(ReusekitError):
+    """A model cannot be frozen, thawed or trained as asked. Nothing was changed."""

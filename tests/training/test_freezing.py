@@ -1,0 +1,408 @@
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from zoo import ZOO
+
+import reusekit as rk
+from reusekit.training import TrainingError, freeze
+
+
+def values(variables):
+    return [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+
+
+def data(model, examples=8):
+    rng = np.random.default_rng(0)
+    x = rng.random((examples, *model.input_shape[1:]), dtype="float32")
+    return x, rng.random((examples, *model.output_shape[1:]), dtype="float32")
+
+
+def train(model, steps=3, jit_compile="auto", optimizer=None):
+    model.compile(optimizer or keras.optimizers.SGD(0.1), "mse", jit_compile=jit_compile)
+    x, y = data(model)
+    model.fit(x, y, batch_size=len(x), epochs=steps, verbose=0)
+
+
+def states(report):
+    return {variable.path: variable.state for variable in report.variables}
+
+
+def check_training(model, report, still=()):
+    """Trains, and compares what moved with what the report says. `still`: paths that may not move.
+
+    A bias before a BatchNormalization has no gradient to speak of, and may or may not move.
+    """
+    weights = model.weights
+    before = values(weights)
+    train(model)
+    for variable, told, old, new in zip(
+        weights, report.variables, before, values(weights), strict=True
+    ):
+        assert variable.path == told.path
+        if told.state in ("frozen", "state"):
+            np.testing.assert_array_equal(old, new, err_msg=told.path)
+        elif told.path not in still:
+            assert not np.array_equal(old, new), told.path
+
+
+@pytest.mark.parametrize("policy", ["frozen", "statistics", "train"])
+def test_what_is_frozen_stays_bit_equal_and_the_rest_moves(policy):
+    model = ZOO["residual"]()
+    report = freeze(model, "out0", batch_norm=policy)
+    found = states(report)
+    moved = {
+        "frozen": ("frozen", "frozen", "state", "state"),
+        "statistics": ("frozen", "frozen", "statistics", "statistics"),
+        "train": ("trainable", "trainable", "statistics", "statistics"),
+    }[policy]
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    assert tuple(found[f"bn0/{name}"] for name in names) == moved
+    assert found["stem/kernel"] == found["conv0/kernel"] == "frozen"
+    assert found["conv1/kernel"] == found["bn1/gamma"] == found["head/kernel"] == "trainable"
+    assert found["bn1/moving_mean"] == "statistics"
+    check_training(model, report)
+
+
+def test_a_cut_inside_a_branch_leaves_the_other_branch_trainable():
+    model = ZOO["several_branches"]()
+    found = states(freeze(model, "deep"))
+    assert {path for path, state in found.items() if state == "frozen"} == {
+        "deep/kernel",
+        "deep/bias",
+    }
+    frontier = rk.split(model, "deep").frontier
+    freeze(model, frontier)
+    assert not model.get_layer("one").trainable
+    assert not model.get_layer("three").trainable
+    assert model.get_layer("up").trainable
+
+
+def test_at_a_clean_cut_the_bottom_is_frozen():
+    model = ZOO["residual"]()
+    for point in rk.cut_points(model):
+        freeze(model, point)
+        bottom, top = rk.split(model, point)
+        assert bottom.trainable_variables == []
+        assert top.non_trainable_weights == [
+            v for v in top.weights if v.path.split("/")[-1].startswith("moving")
+        ]
+
+
+def test_inside_nested_models_flags_are_set_by_layer():
+    model = ZOO["nested_three_deep"]()
+    model.trainable = False
+    report = freeze(model, "middle/inner/core")
+    trained = {variable.path for variable in model.trainable_variables}
+    assert trained == {p for p, state in states(report).items() if state == "trainable"}
+    addresses = {v.address for v in report.variables if v.state == "frozen"}
+    assert addresses == {"outer_a", "middle/middle_a", "middle/inner/inner_a"} | {
+        "middle/inner/core/deep"
+    }
+    assert model.trainable
+    check_training(model, report)
+
+
+def test_a_layer_on_both_sides_of_the_cut_is_frozen_and_named():
+    model = ZOO["layer_called_twice"]()
+    report = freeze(model, "scale0")
+    assert report.shared == ("shared@0",)
+    assert not model.get_layer("shared").trainable
+    assert "Frozen though used after the cut as well: shared@0" in str(report)
+    check_training(model, report)
+
+
+def test_a_call_of_the_tower_of_a_siamese_model_freezes_it_for_both():
+    model = ZOO["siamese"]()
+    report = freeze(model, "tower@0")
+    assert {v.path for v in model.trainable_variables} == {"head/kernel", "head/bias"}
+    assert report.shared == ("tower@0/a", "tower@0/b")
+
+
+def test_none_thaws_and_one_call_says_all():
+    model = ZOO["residual"]()
+    model.trainable = False
+    everything = states(freeze(model, None))
+    assert "frozen" not in everything.values()
+    freeze(model, "out1")
+    freeze(model, "stem")
+    assert {v.path for v in model.non_trainable_weights if "moving" not in v.path} == {
+        "stem/kernel",
+        "stem/bias",
+    }
+    freeze(model, "out0", batch_norm="statistics")
+    assert states(freeze(model, None)) == everything
+
+
+def test_weights_replaced_by_low_rank_ones_stay_frozen_when_thawed():
+    model = ZOO["lora_dense"]()
+    before = {v.path: v.trainable for v in model.weights}
+    freeze(model, model.layers[-1].name)
+    assert model.trainable_variables == []
+    freeze(model, None)
+    assert {v.path: v.trainable for v in model.weights} == before
+    assert not all(before.values())
+
+
+# --- frozen means inference ----------------------------------------------------------------------
+
+
+def noisy():
+    x = keras.Input((6, 8), name="x")
+    y = layers.Dense(8, name="a")(x)
+    for layer in (
+        layers.Dropout(0.5, name="dropout"),
+        layers.SpatialDropout1D(0.5, name="spatial"),
+        layers.GaussianDropout(0.5, name="gaussian"),
+        layers.GaussianNoise(1.0, name="noise"),
+        layers.AlphaDropout(0.5, name="alpha"),
+        layers.BatchNormalization(name="bn"),
+    ):
+        y = layer(y)
+    y = layers.MultiHeadAttention(2, 4, dropout=0.5, name="attention")(y, y)
+    y = layers.Attention(dropout=0.5, name="plain_attention")([y, y])
+    y = layers.Bidirectional(
+        layers.GRU(3, dropout=0.5, recurrent_dropout=0.5, return_sequences=True), name="both"
+    )(y)
+    y = layers.LSTM(4, dropout=0.5, recurrent_dropout=0.5, name="lstm")(y)
+    y = layers.Dropout(0.5, name="later")(y)
+    return keras.Model(x, layers.Dense(4, name="head")(y), name="noisy")
+
+
+def training_outputs(model, at, x):
+    """What a tensor of the model is under `fit`: what a loss without gradient gets to see."""
+    seen = []
+    tapped = rk.extract(model, at)
+
+    def watch(_, output):
+        seen.append(output)
+        return 0.0 * keras.ops.sum(output)
+
+    tapped.compile(keras.optimizers.SGD(0.0), loss=watch, run_eagerly=True)
+    tapped.fit(x, np.zeros(len(x)), batch_size=len(x), shuffle=False, verbose=0)
+    return keras.ops.convert_to_numpy(seen[0])
+
+
+def test_before_the_cut_fit_runs_in_inference_mode_exactly():
+    model = noisy()
+    x, _ = data(model)
+    noisy_outputs = training_outputs(model, "lstm", x)
+    expected = keras.ops.convert_to_numpy(rk.extract(model, "lstm")(x))
+    assert not np.allclose(noisy_outputs, expected)
+    report = freeze(model, "lstm")
+    assert report.silenced == (
+        *("dropout", "spatial", "gaussian", "noise", "alpha"),
+        *("attention", "plain_attention", "both", "lstm"),
+    )
+    np.testing.assert_array_equal(training_outputs(model, "lstm", x), expected)
+    assert not np.allclose(training_outputs(model, "later", x), expected)
+    check_training(model, report)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_silence_holds_in_other_precisions(dtype):
+    x = keras.Input((6,), dtype="float32", name="x")
+    y = layers.Dropout(0.5, dtype=dtype, name="dropout")(x)
+    y = layers.GaussianNoise(1.0, dtype=dtype, name="noise")(y)
+    model = keras.Model(x, layers.Dense(1, name="head")(y))
+    freeze(model, "noise")
+    x, _ = data(model, 200)
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(rk.extract(model, "noise")(x, training=True)),
+        keras.ops.convert_to_numpy(rk.extract(model, "noise")(x)),
+    )
+
+
+def test_rates_come_back_exactly_even_from_a_saved_model(tmp_path):
+    def rates(model):
+        cell = model.get_layer("lstm").cell
+        attention = model.get_layer("attention").get_config()["dropout"]
+        return [
+            *(model.get_layer(name).rate for name in ("dropout", "spatial", "alpha", "later")),
+            *(model.get_layer("noise").stddev, cell.dropout, cell.recurrent_dropout, attention),
+        ]
+
+    model = noisy()
+    model.get_layer("dropout").rate = 0.1
+    before = rates(model)
+    freeze(model, "lstm")
+    freeze(model, "lstm")
+    assert rates(model) != before
+    assert rates(model)[3] == 0.5
+    model.save(tmp_path / "model.keras")
+    for frozen in (model, rk.clone(model), keras.saving.load_model(tmp_path / "model.keras")):
+        freeze(frozen, None)
+        assert rates(frozen) == before
+
+
+def test_stochastic_depth_of_keras_applications_is_silenced():
+    model = keras.applications.EfficientNetB0(weights=None, input_shape=(32, 32, 3), classes=3)
+    report = freeze(model, "block2b_add")
+    assert report.silenced == ("block2b_drop",)
+    x, _ = data(model, 2)
+    bottom = rk.split(model, "block2b_add").bottom
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(bottom(x, training=True)),
+        keras.ops.convert_to_numpy(bottom(x)),
+    )
+
+
+def test_augmentation_stays_random_and_is_named():
+    report = freeze(ZOO["random_layers"](), "conv")
+    assert report.random == ("flip",)
+    assert report.silenced == ("noise",)
+
+
+def test_a_layer_that_training_changes_all_the_same_is_refused():
+    x = keras.Input((4,), name="x")
+    y = layers.SpectralNormalization(layers.Dense(3), name="normed")(layers.Dense(4, name="a")(x))
+    model = keras.Model(x, layers.Dense(1, name="head")(y))
+    with pytest.raises(TrainingError, match="received 'normed': SpectralNormalization"):
+        freeze(model, "normed")
+    assert model.get_layer("a").trainable
+    freeze(model, "a")
+
+
+# --- it holds ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["frozen", "statistics", "train"])
+def test_a_clone_is_frozen_alike(policy):
+    model = noisy()
+    report = freeze(model, "lstm", batch_norm=policy)
+    clone = rk.clone(model)
+    assert [v.trainable for v in clone.weights] == [v.trainable for v in model.weights]
+    again = freeze(clone, "lstm", batch_norm=policy)
+    assert [v.state for v in again.variables] == [v.state for v in report.variables]
+    check_training(rk.clone(model), again)
+
+
+@pytest.mark.parametrize("policy", ["frozen", "train"])
+@pytest.mark.parametrize("name", ["residual", "nested_three_deep", "masked_lstm"])
+def test_a_saved_model_is_frozen_alike(tmp_path, name, policy):
+    model = ZOO[name]()
+    at = rk.cut_points(model)[-1].at
+    freeze(model, at, batch_norm=policy)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    flags = [v.trainable for v in model.weights]
+    assert [v.trainable for v in loaded.weights] == flags
+    assert not all(flags)
+
+
+def test_what_a_file_forgets_the_same_call_sets_again(tmp_path):
+    model = noisy()
+    report = freeze(model, "lstm", batch_norm="statistics")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    forgotten = {v.path for v in loaded.trainable_variables} - {
+        v.path for v in model.trainable_variables
+    }
+    assert {path.split("/")[0] for path in forgotten} == {"bn", "attention"}
+    again = freeze(loaded, "lstm", batch_norm="statistics")
+    assert [v.state for v in again.variables] == [v.state for v in report.variables]
+
+
+def test_weights_saved_before_freezing_load_into_the_frozen_model(tmp_path):
+    model = noisy()
+    model.save_weights(tmp_path / "m.weights.h5")
+    frozen = noisy()
+    freeze(frozen, "lstm")
+    frozen.load_weights(tmp_path / "m.weights.h5")
+    for old, new in zip(values(model.weights), values(frozen.weights), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_resumed_training_goes_on_frozen_with_the_same_numbers(tmp_path):
+    def run(epochs, folder):
+        keras.utils.set_random_seed(0)
+        model = ZOO["residual"]()
+        report = freeze(model, "out0")
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+        x, y = data(model)
+        backup = keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False)
+        model.fit(x, y, batch_size=4, epochs=epochs, shuffle=False, verbose=0, callbacks=[backup])
+        return report, values(model.weights)
+
+    _, straight = run(4, str(tmp_path / "straight"))
+    _, half = run(2, str(tmp_path / "resumed"))
+    report, resumed = run(4, str(tmp_path / "resumed"))
+    for told, one, two, three in zip(report.variables, straight, half, resumed, strict=True):
+        np.testing.assert_array_equal(one, three)
+        assert np.array_equal(one, two) == (told.state in ("frozen", "state")), told.path
+
+
+# --- the report and bad input --------------------------------------------------------------------
+
+
+def test_the_report_is_data():
+    model = ZOO["residual"]()
+    report = freeze(model, "out0")
+    frame = report.to_frame()
+    assert list(frame.columns) == ["address", "path", "shape", "parameters", "state"]
+    assert frame["path"].tolist() == [variable.path for variable in model.weights]
+    counts = rk.count_params(model)
+    assert report.parameters() == {
+        "trainable": counts.trainable,
+        "frozen": counts.frozen,
+        "statistics": 8,
+        "state": counts.state - 8,
+    }
+    assert frame["parameters"].sum() == model.count_params()
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_every_variable_of_every_model_is_listed_once(name):
+    model = ZOO[name]()
+    flags = [variable.trainable for variable in model.weights]
+    points = rk.cut_points(model, max_width=None)
+    report = freeze(model, points[len(points) // 2])
+    assert [v.path for v in report.variables] == [v.path for v in model.weights]
+    assert [v.state == "trainable" for v in report.variables] == [
+        v.trainable for v in model.weights
+    ]
+    thawed = freeze(model, None)
+    assert "frozen" not in states(thawed).values() or name in ("lora_dense",)
+    assert len(flags) == len(thawed.variables)
+
+
+def test_bad_input_changes_nothing():
+    model = ZOO["residual"]()
+    freeze(model, "out0")
+    flags = [v.trainable for v in model.weights]
+    with pytest.raises(rk.UnknownAddressError, match="Did you mean 'out1'"):
+        freeze(model, "outt1")
+    with pytest.raises(TrainingError, match=r"received 'freeze'\. Did you mean 'frozen'"):
+        freeze(model, "stem", batch_norm="freeze")
+    with pytest.raises(rk.AddressError):
+        freeze(model, [])
+    assert [v.trainable for v in model.weights] == flags
+
+
+# --- ResNet50 at its clean cuts ------------------------------------------------------------------
+
+
+def freeze_and_train_resnet(at):
+    """Freezes a small ResNet50 at one cut, trains it, and looks at every variable."""
+    keras.utils.set_random_seed(0)
+    model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)
+    report = freeze(model, at)
+    weights = model.weights
+    before = values(weights)
+    model.compile(keras.optimizers.Adam(0.001), "mse")
+    x, y = data(model, 4)
+    model.fit(x, y, batch_size=4, epochs=3, verbose=0)
+    for told, old, new in zip(report.variables, before, values(weights), strict=True):
+        fixed = told.state in ("frozen", "state")
+        assert np.array_equal(old, new) == fixed, (at, told.path)
+    return report
+
+
+@pytest.mark.parametrize("at", ["pool1_pool", "conv4_block6_out", "avg_pool"])
+def test_resnet50_frozen_at_a_clean_cut(at):
+    report = freeze_and_train_resnet(at)
+    point = rk.cut_points(
+        keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)
+    )[at]
+    fixed = [v for v in report.variables if v.state in ("frozen", "state")]
+    assert sum(variable.parameters for variable in fixed) == point.params_before
