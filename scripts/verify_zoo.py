@@ -43,7 +43,8 @@ def main() -> None:
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // options.jobs)))
     print(line({column: column for column in COLUMNS}), flush=True)
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
+    # A process for each model, since what compiled convolutions take is not given back.
+    with ProcessPoolExecutor(options.jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
         futures = {
             name: pool.submit(verify, name, options.every, options.progress / f"{name}.json")
             for name in names
