@@ -76,13 +76,13 @@ class CutHyperModel(keras_tuner.HyperModel):
         values = self.space.sample(hp)
         keras.utils.set_random_seed(self.seed)
         features = self.data.train[values[CUT]]
-        return classifier(
-            features.shape[1:],
+        head = classifier(
             self.data.classes,
             units=values["units"],
             dropout=values["dropout"],
             standardize=features,
         )
+        return head.build(features.shape[1:])
 
     def train(
         self,

@@ -116,12 +116,11 @@ def _train_head(
     """The first phase: a new head on the features of the frozen bottom."""
     features = data.train[cut]
     head = classifier(
-        features.shape[1:],
         data.classes,
         units=settings.units,
         dropout=settings.dropout,
         standardize=features,
-    )
+    ).build(features.shape[1:])
     with (
         step_run("phase head", "phase", settings.model_dump()),
         EpochProgress("Training the head", settings.epochs) as progress,

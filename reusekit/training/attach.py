@@ -1,12 +1,16 @@
 """Put a head on a bottom."""
 
+from typing import Any
+
 import keras
 
 from reusekit.errors import SurgeryError
+from reusekit.graph import Tensor, read
 from reusekit.surgery import prepend
+from reusekit.training.heads import Head
 
 
-def attach(bottom: keras.Model, head: keras.Model) -> keras.Model:
+def attach(bottom: keras.Model, head: Head | keras.Model) -> keras.Model:
     """Join a bottom and a head into one model, flat, sharing the weights of both.
 
     Every layer of the two keeps its name as its address, so that the result can be cut again
@@ -14,29 +18,47 @@ def attach(bottom: keras.Model, head: keras.Model) -> keras.Model:
 
     Args:
         bottom: From input to features.
-        head: From features to predictions, such as `rk.heads.classifier` makes.
+        head: What `rk.heads` makes, which is then built with new weights for the bottom's features;
+            or a model from features to predictions, such as a head that was built and trained.
 
     Returns:
-        A model from the bottom's input to the head's output.
+        A model from the bottom's input to the head's output, to be compiled with the head's loss
+        and metrics, `head.compile_args`.
 
     Raises:
-        SurgeryError: The bottom's output is not what the head takes.
+        HeadError: The head cannot take the bottom's features.
+        SurgeryError: The features are not what the head was built for.
+        NoGraphError: The bottom has no functional graph.
 
     Example:
         >>> import reusekit as rk
         >>> bottom = rk.load_backbone("reusekit/glyphnet", weights=None).model
-        >>> head = rk.heads.classifier(bottom.output_shape[1:], classes=10)
-        >>> rk.attach(bottom, head).output_shape
+        >>> head = rk.heads.classifier(classes=10)
+        >>> model = rk.attach(bottom, head)
+        >>> model.output_shape
         (None, 10)
+        >>> model.compile("adam", **head.compile_args)
     """
-    made, taken = bottom.output_shape, head.input_shape
-    fits = (
-        isinstance(made, tuple)
-        and len(made) == len(taken)
-        and all(m is None or t is None or m == t for m, t in zip(made[1:], taken[1:], strict=True))
-    )
-    if not fits:
+    if isinstance(head, Head):
+        return head.attach_to(bottom)
+    made, taken = read(bottom).output_structure, read(head).input_structure
+    if not _fits(keras.tree.flatten(made), keras.tree.flatten(taken)):
         raise SurgeryError(
-            f"The head {head.name!r} takes {taken}. Received a bottom whose output is {made}."
+            f"The head {head.name!r} takes {_shapes(taken)}. Received a bottom whose output is "
+            f"{_shapes(made)}."
         )
-    return prepend(head, bottom)
+    return prepend(head, bottom, name=f"{bottom.name}_{head.name}")
+
+
+def _fits(made: list[Tensor], taken: list[Tensor]) -> bool:
+    return len(made) == len(taken) and all(
+        len(one.shape) == len(other.shape)
+        and all(
+            None in pair or pair[0] == pair[1] for pair in zip(one.shape, other.shape, strict=True)
+        )
+        for one, other in zip(made, taken, strict=True)
+    )
+
+
+def _shapes(structure: Any) -> Any:
+    return keras.tree.map_structure(lambda tensor: tensor.shape, structure)

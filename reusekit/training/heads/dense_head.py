@@ -1,0 +1,113 @@
+"""Heads that end in one dense layer: pooling, hidden layers, outputs."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import keras
+import numpy as np
+from keras import layers
+
+from reusekit.errors import HeadError, nearest
+from reusekit.training.heads.head import Head, one_tensor
+from reusekit.training.heads.pooling import Pooling, check_pooling, pool
+
+Normalization = Literal["batch", "layer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseHead(Head):
+    """Pooling where needed, hidden layers if wanted, one dense layer.
+
+    Args:
+        pooling: How features of several positions become one vector; a vector is taken as it is.
+            "average", "max", "concatenated" (both), "attention" (an average with learned weights),
+            "flatten" or "token" (the first of a sequence). Of a sequence that carries a Keras mask,
+            "average" and "attention" pass over the masked positions.
+        units: Width of the hidden ReLU layer, or widths of several in their order; 0 for none.
+        dropout: Share that is dropped, while training, of each hidden layer's output; of the
+            features where there is no hidden layer.
+        normalization: "batch" or "layer" normalizes the features and each hidden layer's output.
+        standardize: Pooled features (examples, channels) whose mean and variance the head learns to
+            remove, so that one learning rate suits cuts of any scale. None leaves them as they are.
+        name: As of any head.
+    """
+
+    pooling: Pooling = "average"
+    units: int | Sequence[int] = 0
+    dropout: float = 0.0
+    normalization: Normalization | None = None
+    standardize: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check what Keras would refuse late, or in the words of a layer the user never named."""
+        check_pooling(self.pooling)
+        if not all(isinstance(units, int | np.integer) and units >= 0 for units in self._widths()):
+            raise HeadError(
+                f"Expected units of at least 0, or a list of widths. Received: {self.units!r}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise HeadError(f"Expected dropout from 0 to below 1. Received: {self.dropout!r}.")
+        if self.normalization not in (None, *get_args(Normalization)):
+            near = nearest(str(self.normalization), get_args(Normalization))
+            raise HeadError(
+                f"Expected a normalization or None. Received: {self.normalization!r}. {near}"
+            )
+
+    @abstractmethod
+    def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """The last layer."""
+
+    def connect(self, features: Any) -> keras.KerasTensor:
+        """Call the head's layers on features; see `Head.connect`."""
+        features = one_tensor(features, type(self).__name__.lower())
+        pooled = self._standardized(pool(features, self.pooling, self.name))
+        return self._output(self._hidden(pooled))
+
+    def _hidden(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        """What comes before the last layer."""
+        x = self._normalized(x, f"{self.name}_features")
+        widths = [units for units in self._widths() if units]
+        for number, units in enumerate(widths):
+            suffix = f"_{number}" if len(widths) > 1 else ""
+            x = layers.Dense(units, activation="relu", name=f"{self.name}_hidden{suffix}")(x)
+            x = self._normalized(x, f"{self.name}_hidden{suffix}")
+            x = self._dropped(x, suffix)
+        return x if widths else self._dropped(x)
+
+    def _widths(self) -> Sequence[Any]:
+        return self.units if isinstance(self.units, Sequence) else [self.units]
+
+    def _standardized(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        if self.standardize is None:
+            return x
+        if np.ndim(self.standardize) != 2 or np.shape(self.standardize)[1] != x.shape[-1]:
+            raise HeadError(
+                f"Expected standardize as pooled features of shape (examples, {x.shape[-1]}). "
+                f"Received: shape {np.shape(self.standardize)}."
+            )
+        layer = layers.Normalization(name=f"{self.name}_normalization")
+        layer.adapt(self.standardize)
+        return layer(x)
+
+    def _normalized(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:
+        if self.normalization is None:
+            return x
+        kinds = {"batch": layers.BatchNormalization, "layer": layers.LayerNormalization}
+        return kinds[self.normalization](name=f"{name}_{self.normalization}_normalization")(x)
+
+    def _dropped(self, x: keras.KerasTensor, suffix: str = "") -> keras.KerasTensor:
+        if not self.dropout:
+            return x
+        return layers.Dropout(self.dropout, name=f"{self.name}_dropout{suffix}")(x)
+
+
+def check_width(what: str, width: Any) -> None:
+    """Refuse a number of outputs that is none.
+
+    Raises:
+        HeadError: It is not a whole number of at least 1.
+    """
+    if not isinstance(width, int | np.integer) or width < 1:
+        raise HeadError(f"Expected {what} of at least 1. Received: {what}={width!r}.")

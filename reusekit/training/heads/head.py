@@ -1,0 +1,109 @@
+"""What every head is: a specification that is built on the features it is given."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from reusekit.errors import HeadError
+from reusekit.graph import read
+from reusekit.surgery import prepend
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head(ABC):
+    """A head before it is built. One head may go on many bottoms: each has new layers.
+
+    Args:
+        name: The name of the model that `build` makes; its layers' names begin with it.
+    """
+
+    name: str = "head"
+
+    @property
+    @abstractmethod
+    def compile_args(self) -> dict[str, Any]:
+        """The loss and the metrics, new ones each time.
+
+        For `model.compile("adam", **head.compile_args)`, or with another loss,
+        `**head.compile_args | {"loss": "huber"}`.
+        """
+
+    @abstractmethod
+    def connect(self, features: Any) -> Any:
+        """Call the head's layers, new ones each time, on symbolic features.
+
+        Args:
+            features: One Keras tensor; some heads take a list or dict of them.
+
+        Returns:
+            The outputs, float32 under any precision policy, so that the loss is exact.
+
+        Raises:
+            HeadError: The head cannot take such features.
+        """
+
+    def build(self, input_shape: Any) -> keras.Model:
+        """Make the head as a model of its own, to be trained on features that are there already.
+
+        Args:
+            input_shape: The shape of one example's features, without the batch axis; a list or dict
+                of shapes for a head that takes several.
+
+        Returns:
+            A model from features to outputs, of stock Keras layers.
+
+        Raises:
+            HeadError: No shape, or one that the head cannot take.
+        """
+        try:
+            features = keras.tree.map_shape_structure(_features, input_shape)
+        except (TypeError, ValueError):
+            features = None
+        if not keras.tree.flatten(features) or None in keras.tree.flatten(features):
+            raise HeadError(
+                "Expected input_shape as a tuple of axis lengths without the batch axis, such as "
+                f"(height, width, channels). Received: {input_shape!r}."
+            )
+        return self.build_like(features)
+
+    def build_like(self, features: Any) -> keras.Model:
+        """Make the head as a model for features of the shapes and dtypes that tensors have."""
+        several = keras.tree.is_nested(features)
+        numbers = iter(range(len(keras.tree.flatten(features))))
+
+        def placeholder(like: Any) -> keras.KerasTensor:
+            name = f"{self.name}_input_{next(numbers)}" if several else f"{self.name}_input"
+            return keras.Input(batch_shape=like.shape, dtype=like.dtype, name=name)
+
+        inputs = keras.tree.map_structure(placeholder, features)
+        return keras.Model(inputs, self.connect(inputs), name=self.name)
+
+    def attach_to(self, bottom: keras.Model) -> keras.Model:
+        """The bottom with this head on it; `rk.attach` says more."""
+        head = self.bound_to(bottom).build_like(read(bottom).output_structure)
+        return prepend(head, bottom, name=f"{bottom.name}_{self.name}")
+
+    def bound_to(self, bottom: keras.Model) -> "Head":
+        """The head with what it takes from the bottom beside features; for most heads, nothing."""
+        return self
+
+
+def _features(shape: tuple) -> keras.KerasTensor:
+    return keras.KerasTensor((None, *shape), "float32")
+
+
+def one_tensor(features: Any, head: str) -> Any:
+    """The features themselves, where they are a single tensor.
+
+    Raises:
+        HeadError: They are several.
+    """
+    tensors = keras.tree.flatten(features)
+    if len(tensors) != 1:
+        raise HeadError(
+            f"Expected one tensor of features for a {head} head. Received {len(tensors)}. "
+            "A multitap head takes several."
+        )
+    return tensors[0]

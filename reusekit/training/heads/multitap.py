@@ -1,0 +1,159 @@
+"""One linear classifier on the features of several cuts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from reusekit.errors import HeadError
+from reusekit.graph import keras_internals
+from reusekit.training.heads.classifier import Classifier
+from reusekit.training.heads.dense_head import check_width
+from reusekit.training.heads.head import Head
+from reusekit.training.heads.pooling import Pooling, check_pooling, pool
+
+
+@dataclass(frozen=True)
+class Multitap(Head):
+    """A linear classifier on the features of several cuts at once, as `rk.extract` gives them.
+
+    Each cut's features are pooled, brought to mean 0 and variance 1 in each example, and put side
+    by side. What the last layer of a backbone has lost may still be there at an earlier one;
+    `select` then keeps the features that matter. After Head2Toe (Evci et al., ICML 2022).
+
+    Args:
+        classes: How many classes to tell apart. Labels are their numbers, from 0.
+        logits: Whether to give logits rather than probabilities; the loss then takes them.
+        pooling: As of `classifier`, for each cut. "flatten" has most features, for `select`.
+        kept: The places, in the features side by side, of those to use; None uses all. `select`
+            finds them.
+        name: The name of the head; its layers' names begin with it.
+
+    Raises:
+        HeadError: No class, an unknown pooling, or places that are not there.
+
+    Example:
+        >>> import reusekit as rk
+        >>> backbone = rk.load_backbone("reusekit/glyphnet", weights=None).model
+        >>> taps = rk.extract(backbone, ["block2_out", "block4_out", "block7_out"])
+        >>> model = rk.attach(taps, rk.heads.multitap(classes=10))
+        >>> model.get_layer("head_features").output.shape
+        (None, 144)
+        >>> model.output_shape
+        (None, 10)
+    """
+
+    classes: int
+    _: KW_ONLY
+    logits: bool = False
+    pooling: Pooling = "average"
+    kept: Sequence[int] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check what can be checked before the features are there."""
+        check_width("classes", self.classes)
+        check_pooling(self.pooling)
+        if self.kept is not None and (len(self.kept) == 0 or min(self.kept) < 0):
+            raise HeadError(f"Expected places from 0 to keep, or None. Received: {self.kept!r}.")
+
+    @property
+    def compile_args(self) -> dict[str, Any]:
+        """Those of a classifier."""
+        return Classifier(self.classes, logits=self.logits).compile_args
+
+    def connect(self, features: Any) -> keras.KerasTensor:
+        """Call the head's layers on the features of one or several cuts; see `Head.connect`."""
+        joined = self._joined(features)
+        if self.kept is not None:
+            if max(self.kept) >= joined.shape[-1]:
+                raise HeadError(
+                    f"Expected to keep some of the {joined.shape[-1]} features. Received place "
+                    f"{max(self.kept)}: they were selected on other cuts, or pooled otherwise."
+                )
+            places = [int(place) for place in self.kept]
+            joined = keras_internals.take(joined, places, axis=-1, name=f"{self.name}_kept")
+        return Classifier(self.classes, logits=self.logits, name=self.name).connect(joined)
+
+    def select(
+        self,
+        features: Any,
+        labels: np.ndarray,
+        *,
+        fraction: float,
+        penalty: float = 1e-3,
+        epochs: int = 50,
+        batch_size: int = 64,
+        learning_rate: float = 1e-2,
+    ) -> "Multitap":
+        """Keep the features that matter most.
+
+        A linear classifier is trained on all of them under a group lasso, which presses all of a
+        feature's weights to zero together; a feature matters as much as the norm of its weights.
+        The result is a new head, with weights of its own, to be trained without the penalty.
+
+        Args:
+            features: What the cuts give for the training examples, in their own structure, as
+                `rk.extract(model, [...]).predict(x)` does.
+            labels: The numbers of the classes, shape (examples,).
+            fraction: The share of the features to keep, above 0; at least one is kept.
+            penalty: How much the norms of the weights count beside the loss.
+            epochs: How often to pass over the examples.
+            batch_size: Examples a step.
+            learning_rate: Adam's.
+
+        Returns:
+            This head with `kept` set, in ascending order.
+
+        Raises:
+            HeadError: A fraction that is none.
+
+        Example:
+            >>> features = [np.eye(4)[[0, 1, 0, 1]], np.ones((4, 3))]
+            >>> head = Multitap(classes=2).select(features, np.array([0, 1, 0, 1]), fraction=0.25)
+            >>> head.kept
+            (0, 1)
+        """
+        if not 0 < fraction <= 1:
+            raise HeadError(f"Expected a fraction above 0, at most 1. Received: {fraction!r}.")
+        inputs = keras.tree.map_structure(lambda x: keras.Input(np.shape(x)[1:]), features)
+        joined = keras.Model(inputs, self._joined(inputs)).predict(features, verbose=0)
+        linear = layers.Dense(
+            self.classes,
+            activation="softmax",
+            dtype="float32",
+            kernel_regularizer=lambda kernel: penalty * ops.sum(_norms(kernel)),
+        )
+        model = keras.Sequential([keras.Input(joined.shape[1:]), linear])
+        model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
+        model.fit(joined, labels, epochs=epochs, batch_size=batch_size, verbose=0)
+        relevance = ops.convert_to_numpy(_norms(linear.kernel))
+        count = math.ceil(fraction * len(relevance))
+        kept = np.sort(np.argsort(-relevance, kind="stable")[:count])
+        return replace(self, kept=tuple(kept.tolist()))
+
+    def _joined(self, features: Any) -> keras.KerasTensor:
+        """All features, pooled and normalized for each cut, side by side.
+
+        Unit norm, as in the paper, would leave the features of a wide cut so small that training
+        takes ten times as long.
+        """
+        taps = []
+        for number, tap in enumerate(keras.tree.flatten(features)):
+            name = f"{self.name}_tap_{number}"
+            vector = pool(tap, self.pooling, name)
+            normalization = layers.LayerNormalization(
+                center=False, scale=False, name=f"{name}_normalization"
+            )
+            taps.append(normalization(vector))
+        if len(taps) == 1:
+            return taps[0]
+        return layers.Concatenate(name=f"{self.name}_features")(taps)
+
+
+def _norms(kernel: Any) -> Any:
+    """The norm of each feature's weights, kept off zero, where its slope would be infinite."""
+    return ops.sqrt(ops.sum(ops.square(kernel), axis=-1) + 1e-12)

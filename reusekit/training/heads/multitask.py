@@ -1,0 +1,75 @@
+"""Several tasks on the same features."""
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, replace
+from typing import Any
+
+import keras
+
+from reusekit.errors import HeadError
+from reusekit.training.heads.head import Head
+from reusekit.training.heads.siamese import Siamese
+
+
+@dataclass(frozen=True)
+class Multitask(Head):
+    """Several heads on the same features, each an output of its own by the task's name.
+
+    Args:
+        tasks: From each task's name to its head, of any kind that gives one output. The names of
+            the heads are not used: a task's layers begin with this head's name and the task's.
+        weights: From each task's name to what its loss counts; None counts all alike.
+        name: The name of the head.
+
+    Raises:
+        HeadError: No tasks, something that is no head or gives several outputs, or weights for
+            other tasks.
+
+    Example:
+        >>> from reusekit.training.heads import classifier, regression
+        >>> head = Multitask({"digit": classifier(10, units=8), "slant": regression()})
+        >>> model = head.build((4, 4, 16))
+        >>> {task: output.shape for task, output in model.output.items()}
+        {'digit': (None, 10), 'slant': (None, 1)}
+        >>> model.compile("adam", **head.compile_args)
+        >>> model.get_layer("head_digit_hidden").units
+        8
+    """
+
+    tasks: Mapping[str, Head]
+    _: KW_ONLY
+    weights: Mapping[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the tasks."""
+        if not isinstance(self.tasks, Mapping) or not self.tasks:
+            raise HeadError(f"Expected tasks as a dict of heads by name. Received: {self.tasks!r}.")
+        for task, head in self.tasks.items():
+            if not isinstance(head, Head) or isinstance(head, Multitask | Siamese):
+                raise HeadError(
+                    f"Expected a head with one output for the task {task!r}, such as a classifier. "
+                    f"Received: {head!r}."
+                )
+        if self.weights is not None and set(self.weights) != set(self.tasks):
+            raise HeadError(
+                f"Expected weights for the tasks {sorted(self.tasks)}. Received weights for "
+                f"{sorted(self.weights)}."
+            )
+
+    @property
+    def compile_args(self) -> dict[str, Any]:
+        """The losses and metrics of the tasks, by the tasks' names."""
+        merged: dict[str, Any] = {}
+        for task, head in self.tasks.items():
+            for key, value in head.compile_args.items():
+                merged.setdefault(key, {})[task] = value
+        return merged if self.weights is None else merged | {"loss_weights": dict(self.weights)}
+
+    def connect(self, features: Any) -> dict[str, keras.KerasTensor]:
+        """Call each task's layers on features; see `Head.connect`."""
+        named = {task: replace(h, name=f"{self.name}_{task}") for task, h in self.tasks.items()}
+        return {task: head.connect(features) for task, head in named.items()}
+
+    def bound_to(self, bottom: keras.Model) -> "Multitask":
+        """The head with what its tasks take from the bottom beside features."""
+        return replace(self, tasks={task: h.bound_to(bottom) for task, h in self.tasks.items()})

@@ -1,0 +1,102 @@
+"""From features of any rank to one vector."""
+
+from typing import Literal, get_args
+
+import keras
+from keras import layers
+
+from reusekit.errors import HeadError, nearest
+from reusekit.graph import keras_internals
+
+Pooling = Literal["average", "max", "concatenated", "attention", "flatten", "token"]
+
+_AVERAGE = {
+    1: layers.GlobalAveragePooling1D,
+    2: layers.GlobalAveragePooling2D,
+    3: layers.GlobalAveragePooling3D,
+}
+_MAX = {1: layers.GlobalMaxPooling1D, 2: layers.GlobalMaxPooling2D, 3: layers.GlobalMaxPooling3D}
+_ATTENTION_WIDTH = (
+    64  # of the projections in which positions are compared; fewer where channels are
+)
+
+
+def check_pooling(pooling: str) -> None:
+    """Refuse a pooling there is none of.
+
+    Raises:
+        HeadError: With the nearest valid ones.
+    """
+    if pooling not in get_args(Pooling):
+        raise HeadError(
+            f"Expected a pooling. Received: {pooling!r}. {nearest(str(pooling), get_args(Pooling))}"
+        )
+
+
+def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.KerasTensor:
+    """Make one vector for each example.
+
+    Args:
+        features: Shape (batch, channels), which is taken as it is; or (batch, length, channels),
+            (batch, height, width, channels), (batch, depth, height, width, channels).
+        pooling: "average" or "max" over all positions; "concatenated": the two of them;
+            "attention": an average whose weights are learned; "flatten": every position's channels
+            side by side; "token": the first position of a sequence.
+        name: What the names of the layers begin with.
+
+    Returns:
+        Shape (batch, channels), for "concatenated" twice and for "flatten" many times as wide.
+
+    Raises:
+        HeadError: Another rank, or an axis of unknown length that would have to be known.
+    """
+    spatial = len(features.shape) - 2
+    if not 0 <= spatial <= 3:
+        raise _refused("features of shape (channels,) with up to three axes before", features)
+    if pooling == "token" and spatial != 1:
+        raise _refused("a sequence, (length, channels), to take the first token of", features)
+    if features.shape[-1] is None:
+        raise _refused("a known number of channels", features)
+    if spatial == 0:
+        return features
+    if pooling == "flatten":
+        if None in features.shape[1:]:
+            raise _refused("known axes, to flatten them", features)
+        return layers.Flatten(name=f"{name}_pooling")(features)
+    if pooling == "token":
+        return keras_internals.take(features, 0, axis=1, name=f"{name}_pooling")
+    if pooling == "attention":
+        return _attend(features, name)
+    if pooling == "concatenated":
+        return layers.Concatenate(name=f"{name}_pooling")(
+            [
+                _AVERAGE[spatial](name=f"{name}_average")(features),
+                _MAX[spatial](name=f"{name}_max")(features),
+            ]
+        )
+    kinds = _AVERAGE if pooling == "average" else _MAX
+    return kinds[spatial](name=f"{name}_pooling")(features)
+
+
+def _attend(features: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """An average over positions; how much each counts is learned by comparing it with the mean.
+
+    Beside being short, Keras's own attention passes over the masked positions of a sequence. The
+    query's kernel starts at zero, so that training starts from the plain average.
+    """
+    channels = features.shape[-1]
+    width = min(channels, _ATTENTION_WIDTH)
+    if len(features.shape) > 3:
+        features = layers.Reshape((-1, channels), name=f"{name}_positions")(features)
+    mean = layers.GlobalAveragePooling1D(keepdims=True, name=f"{name}_mean")(features)
+    query = layers.Dense(width, kernel_initializer="zeros", name=f"{name}_query")(mean)
+    key = layers.Dense(width, use_bias=False, name=f"{name}_key")(features)
+    attended = layers.Attention(name=f"{name}_attention")([query, features, key])
+    return layers.Reshape((channels,), name=f"{name}_pooling")(attended)
+
+
+def _refused(expected: str, features: keras.KerasTensor) -> HeadError:
+    return HeadError(
+        f"Expected {expected}. Received features of shape {tuple(features.shape[1:])}, without the "
+        "batch axis."
+    )

@@ -1,0 +1,131 @@
+"""Do two inputs match? One bottom looks at both."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal, get_args
+
+import keras
+from keras import layers
+
+from reusekit.errors import HeadError, nearest
+from reusekit.graph import read
+from reusekit.surgery import flatten, prepend
+from reusekit.training.heads.dense_head import DenseHead
+from reusekit.training.heads.head import one_tensor
+from reusekit.training.heads.pooling import pool
+
+Join = Literal["difference", "product", "concatenated", "cosine", "distance"]
+_ONE_NUMBER = ("cosine", "distance")
+_SIDES = ("left", "right")
+
+
+@dataclass(frozen=True)
+class Siamese(DenseHead):
+    """A head that tells whether two inputs match; `rk.attach` calls the one bottom on both.
+
+    The attached model takes `[left, right]`, each in the bottom's own input structure. The second
+    call of the bottom's layers has addresses such as `conv1@1`.
+
+    Args:
+        join: What is made of the two feature vectors: "difference" (absolute), "product",
+            "concatenated", "cosine" (one number) or "distance" (squared Euclidean, one number).
+        logits: Whether to give a logit rather than the probability that the two match.
+        pooling: As of `classifier`, for each of the two, with one set of weights.
+        units: Width of the ReLU layer on what was joined, or widths of several; 0 for none.
+        dropout: Share that is dropped while training.
+        normalization: "batch", "layer" or None.
+        standardize: Pooled features (examples, channels) whose mean and variance are removed from
+            each of the two.
+        name: The name of the head; its layers' names begin with it.
+
+    Raises:
+        HeadError: An unknown way to join, hidden layers on one number, or what `classifier` would
+            refuse.
+
+    Example:
+        >>> import reusekit as rk
+        >>> bottom = rk.load_backbone("reusekit/glyphnet", weights=None).model
+        >>> head = rk.heads.siamese(join="cosine")
+        >>> model = rk.attach(bottom, head)
+        >>> model.input_shape, model.output_shape
+        ([(None, 32, 32, 1), (None, 32, 32, 1)], (None, 1))
+        >>> rk.count_params(model).total - rk.count_params(bottom).total
+        2
+    """
+
+    join: Join = "difference"
+    _: KW_ONLY
+    logits: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the join and what all dense heads have."""
+        super().__post_init__()
+        if self.join not in get_args(Join):
+            raise HeadError(
+                f"Expected a way to join two vectors. Received: {self.join!r}. "
+                f"{nearest(str(self.join), get_args(Join))}"
+            )
+        if self.join in _ONE_NUMBER and (any(self._widths()) or self.dropout or self.normalization):
+            raise HeadError(
+                f"Expected no hidden layers, dropout or normalization where join={self.join!r} "
+                f"gives one number. Received: units={self.units!r}, dropout={self.dropout!r}, "
+                f"normalization={self.normalization!r}."
+            )
+
+    @property
+    def compile_args(self) -> dict[str, Any]:
+        """Binary cross-entropy and accuracy; the label is 1 where the two match."""
+        return {
+            "loss": keras.losses.BinaryCrossentropy(from_logits=self.logits),
+            "metrics": [
+                keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if self.logits else 0.5)
+            ],
+        }
+
+    def build_like(self, features: Any) -> keras.Model:
+        """Make the head as a model of two inputs, each like the features."""
+        like = one_tensor(features, "siamese")
+        inputs = [
+            keras.Input(batch_shape=like.shape, dtype=like.dtype, name=f"{self.name}_{side}")
+            for side in _SIDES
+        ]
+        # Both sides go through one model, so that what it learns is shared; then it is inlined.
+        x = keras.Input(batch_shape=like.shape, dtype=like.dtype)
+        side = keras.Model(x, self._standardized(pool(x, self.pooling, self.name)))
+        joined = self._joined([side(each) for each in inputs])
+        return flatten(keras.Model(inputs, self._output(self._hidden(joined)), name=self.name))
+
+    def attach_to(self, bottom: keras.Model) -> keras.Model:
+        """The bottom called on two inputs, with this head on both; `rk.attach` says more."""
+        graph = read(bottom)
+        head = self.build_like(graph.output_structure)
+        sides = [
+            keras.tree.map_structure(
+                lambda x, side=side: keras.Input(
+                    batch_shape=x.shape, dtype=x.dtype, name=f"{x.address}_{side}"
+                ),
+                graph.input_structure,
+            )
+            for side in _SIDES
+        ]
+        both = keras.Model(sides, [bottom(side) for side in sides])
+        return prepend(head, both, name=f"{bottom.name}_{self.name}")
+
+    def _joined(self, vectors: list[keras.KerasTensor]) -> keras.KerasTensor:
+        name = f"{self.name}_{self.join}"
+        if self.join == "difference":
+            high = layers.Maximum(name=f"{self.name}_maximum")(vectors)
+            low = layers.Minimum(name=f"{self.name}_minimum")(vectors)
+            return layers.Subtract(name=name)([high, low])
+        if self.join == "distance":
+            difference = layers.Subtract(name=f"{self.name}_difference")(vectors)
+            return layers.Dot(axes=-1, name=name)([difference, difference])
+        if self.join == "cosine":
+            return layers.Dot(axes=-1, normalize=True, name=name)(vectors)
+        kinds = {"product": layers.Multiply, "concatenated": layers.Concatenate}
+        return kinds[self.join](name=name)(vectors)
+
+    def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
+        activation, what = (None, "logit") if self.logits else ("sigmoid", "probability")
+        return layers.Dense(1, activation=activation, dtype="float32", name=f"{self.name}_{what}")(
+            x
+        )

@@ -1,0 +1,115 @@
+"""From features of any rank to one vector, by numbers."""
+
+import keras
+import numpy as np
+import pytest
+
+import reusekit as rk
+from reusekit.training.heads.pooling import pool
+
+SHAPES = {"sequence": (5, 6), "map": (4, 5, 6), "volume": (2, 3, 4, 6)}
+
+
+def values(shape) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(3, *shape)).astype("float32")
+
+
+def pooled(features, pooling, shape=None) -> np.ndarray:
+    inputs = keras.Input(features.shape[1:] if shape is None else shape)
+    model = keras.Model(inputs, pool(inputs, pooling, "head"))
+    return np.asarray(model(features))
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_average_max_and_both(shape):
+    x = values(shape)
+    axes = tuple(range(1, x.ndim - 1))
+    average, largest = x.mean(axis=axes), x.max(axis=axes)
+    np.testing.assert_allclose(pooled(x, "average"), average, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(pooled(x, "max"), largest)
+    both = np.concatenate([average, largest], axis=1)
+    np.testing.assert_allclose(pooled(x, "concatenated"), both, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_flatten_keeps_every_position(shape):
+    x = values(shape)
+    np.testing.assert_array_equal(pooled(x, "flatten"), x.reshape(len(x), -1))
+
+
+def test_token_is_the_first_of_a_sequence():
+    x = values((5, 6))
+    np.testing.assert_array_equal(pooled(x, "token"), x[:, 0])
+    np.testing.assert_array_equal(pooled(x, "token", (None, 6)), x[:, 0])
+
+
+@pytest.mark.parametrize("pooling", ["average", "max", "concatenated", "attention", "flatten"])
+def test_a_vector_is_taken_as_it_is(pooling):
+    x = values((6,))
+    np.testing.assert_array_equal(pooled(x, pooling), x)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (4, 5, 6)], ids=["sequence", "map"])
+def test_attention_starts_as_the_average_and_learns_where_to_look(shape):
+    """One position carries the class, the others noise that an average does not get rid of."""
+    x = values(shape)
+    axes = tuple(range(1, x.ndim - 1))
+    np.testing.assert_allclose(pooled(x, "attention"), x.mean(axis=axes), rtol=1e-4, atol=1e-6)
+
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 256)
+    x = generator.normal(size=(256, *shape)).astype("float32") * 3
+    x[..., 0] = 0
+    there = x.reshape(256, -1, shape[-1])
+    place = generator.integers(0, there.shape[1], 256)
+    there[np.arange(256), place] = 0
+    there[np.arange(256), place, 0] = 6
+    there[np.arange(256), place, 1] = 2 * labels - 1
+    accuracy = {}
+    for pooling in ("average", "attention"):
+        head = rk.heads.classifier(2, pooling=pooling)
+        model = head.build(shape)
+        model.compile(keras.optimizers.Adam(0.02), **head.compile_args)
+        history = model.fit(there.reshape(x.shape), labels, 32, epochs=40, verbose=0).history
+        accuracy[pooling] = history["accuracy"][-1]
+    assert accuracy["attention"] > 0.9 > 0.8 > accuracy["average"]
+
+
+@pytest.mark.parametrize("pooling", ["average", "max", "concatenated", "attention"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_axes_between_batch_and_channels_may_be_unknown(shape, pooling):
+    x = values(shape)
+    unknown = (*[None] * (len(shape) - 1), shape[-1])
+    expected = pooled(x, pooling)  # attention starts as the average, so it is comparable too
+    np.testing.assert_allclose(pooled(x, pooling, unknown), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["average", "attention"])
+def test_masked_positions_do_not_count(pooling):
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    embedded = keras.layers.Embedding(9, 4, mask_zero=True, name="embed")(ids)
+    model = rk.attach(keras.Model(ids, embedded), rk.heads.classifier(2, pooling=pooling))
+    if pooling == "attention":
+        kernel = model.get_layer("head_query").kernel
+        kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
+    short = model(np.array([[3, 7, 2]]))
+    np.testing.assert_allclose(model(np.array([[3, 7, 2, 0, 0]])), short, rtol=1e-5)
+    assert np.abs(np.asarray(model(np.array([[3, 7, 2, 1, 1]])) - short)).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooling", "message"),
+    [
+        ((4, None, 6), "flatten", r"known axes, to flatten them\. Received .*\(4, None, 6\)"),
+        ((6,), "token", r"a sequence, \(length, channels\).*Received .*\(6,\)"),
+        ((4, 4, 6), "token", r"a sequence, \(length, channels\).*Received .*\(4, 4, 6\)"),
+        ((4, None), "average", r"a known number of channels\. Received .*\(4, None\)"),
+        ((2, 2, 2, 2, 6), "average", r"up to three axes before\. Received .*\(2, 2, 2, 2, 6\)"),
+        ((4, 6), "avarage", r"Received: 'avarage'\. Did you mean 'average'\?"),
+    ],
+)
+def test_what_cannot_be_pooled_is_refused(shape, pooling, message):
+    with pytest.raises(rk.HeadError, match=message):
+        rk.heads.classifier(3, pooling=pooling).build(shape)
