@@ -3,10 +3,13 @@
 Nothing here imports it before a member is built.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
+
+from reusekit.surgery import expand
 
 HUB = {}
 
@@ -18,13 +21,14 @@ class Member:
     Attributes:
         build: Makes it.
         blocks: The addresses of its blocks' outputs, shallow to deep.
-        not_rebuilt: The name of the layer, if any, that KerasHub cannot make again from its own
-            configuration. Such a model cannot be copied, nor a part with this layer be loaded.
+        not_rebuilt: The classes of those of its layers that KerasHub cannot make again from their
+            own configurations. What is made of them cannot be copied or loaded, unless a class of
+            KerasHub makes the whole.
     """
 
     build: Callable[[], keras.Model]
     blocks: tuple[str, ...]
-    not_rebuilt: str | None = None
+    not_rebuilt: tuple[str, ...] = ()
 
 
 def member(*blocks, **known):
@@ -83,13 +87,9 @@ def gemma():
     )
 
 
-@member(
-    "vit_encoder/transformer_block_1",
-    "vit_encoder/transformer_block_2",
-    not_rebuilt="vit_patching_and_embedding",
-)
+@member(not_rebuilt=("ViTPatchingAndEmbedding",))
 def vit():
-    """Its encoder is one layer: the blocks have addresses once that is expanded."""
+    """Its encoder is one layer, so that no block has an address."""
     from keras_hub.models import ViTBackbone
 
     return ViTBackbone(
@@ -102,6 +102,17 @@ def vit():
         dropout_rate=0.5,
         name="vit",
     )
+
+
+@member(
+    "vit_encoder/transformer_block_1",
+    "vit_encoder/transformer_block_2",
+    not_rebuilt=("ViTPatchingAndEmbedding", "ViTEncoderBlock"),
+)
+def vit_expanded():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The expansion of 'vit'")
+        return expand(vit(), "vit_encoder")
 
 
 @member("stack0_block0_out", "stack1_block0_out")

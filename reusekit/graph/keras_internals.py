@@ -172,18 +172,24 @@ def forgetting(operations: Iterable[Any], only_after_an_error: bool = False) -> 
 
 
 @contextmanager
-def naming_afresh(taken: Iterable[str]) -> Iterator[None]:
+def naming_afresh(names: Iterable[str], again: bool = False) -> Iterator[None]:
     """What Keras names inside gets the same name each time, and counts for nothing outside.
 
     Args:
-        taken: Names that are not to be given.
+        names: Names that are not to be given.
+        again: Whether they are to be given once more instead, in the order of their numbers.
     """
-    before = get_global_attribute("object_name_uids")
-    counts: defaultdict[str, int] = defaultdict(int)
-    for name in taken:
+    numbers: dict[str, list[int]] = {}
+    for name in names:
         stem, _, number = name.rpartition("_")
-        stem, next_number = (stem, int(number) + 1) if stem and number.isdecimal() else (name, 1)
-        counts[stem] = max(counts[stem], next_number)
+        numbered = bool(stem) and number.isdecimal()
+        numbers.setdefault(stem if numbered else name, []).append(int(number) if numbered else 0)
+    counts = defaultdict(int)
+    for stem, used in numbers.items():
+        following = min(used) if again else max(used) + 1
+        if following:
+            counts[stem] = following
+    before = get_global_attribute("object_name_uids")
     set_global_attribute("object_name_uids", counts)
     try:
         yield
@@ -263,6 +269,11 @@ def has_generator(layer: keras.Layer) -> bool:
     return bool(layer._seed_generators)
 
 
+def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The model's variables that the optimizer was built for."""
+    return optimizer._trainable_variables
+
+
 def missing() -> list[str]:
     """The private attributes used here that the installed Keras does not have.
 
@@ -287,6 +298,8 @@ def missing() -> list[str]:
         "Functional._outputs_struct": (model, "_outputs_struct"),
         "Sequential._functional": (stack, "_functional"),
     }
+    optimizer = keras.optimizers.SGD()
+    wanted["Optimizer._trainable_variables"] = (optimizer, "_trainable_variables")
     lost = [name for name, (owner, attribute) in wanted.items() if not hasattr(owner, attribute)]
     if not lost:
         node = layer._inbound_nodes[0]

@@ -42,7 +42,7 @@ def read_inside(call: Call, shapes: Mapping[Tensor, tuple[int, ...]]) -> Graph |
     layer = call.operation
     if not isinstance(layer, keras.Layer):
         return None
-    with internals.forgetting(internals.all_layers(layer)), keras.StatelessScope():
+    with internals.forgetting(internals.all_layers(layer)):
         try:
             fed = {
                 tensor: keras.Input(
@@ -54,7 +54,7 @@ def read_inside(call: Call, shapes: Mapping[Tensor, tuple[int, ...]]) -> Graph |
                 for number, tensor in enumerate(call.inputs)
             }
             outputs = trace(layer, call.args, call.kwargs, fed)
-            return read(keras.Model(list(fed.values()), outputs))
+            return read(keras.Model(list(fed.values()), outputs, name=layer.name))
         except Exception:
             # Whatever code that was not written for symbolic tensors does with them.
             return None
@@ -66,6 +66,7 @@ def trace(
     """What a layer's `call` returns on symbolic tensors; its inner calls are recorded.
 
     Whether the model is being trained is left open, so that each inner layer is told when it runs.
+    No state moves on. Operations between the layers have the same names each time.
 
     Args:
         layer: A built layer.
@@ -80,7 +81,9 @@ def trace(
     args, kwargs = keras.tree.map_structure(put, (args, kwargs))
     if internals.takes(layer, "training"):
         kwargs = {**kwargs, "training": None}
-    return layer.call(*args, **kwargs)
+    taken = [each.name for each in (*internals.all_layers(layer), *fed.values())]
+    with internals.naming_afresh(taken), keras.StatelessScope():
+        return layer.call(*args, **kwargs)
 
 
 def fed_dtype(layer: keras.Layer, tensor: Tensor) -> str:

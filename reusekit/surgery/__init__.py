@@ -10,6 +10,7 @@ from reusekit.surgery.errors import (
     EditError,
     ShapeError,
 )
+from reusekit.surgery.expand import expand
 from reusekit.surgery.extract import extract
 from reusekit.surgery.prepend import prepend
 from reusekit.surgery.segment import segment
@@ -28,6 +29,7 @@ __all__ = [
     "Split",
     "clone",
     "edit",
+    "expand",
     "extract",
     "flatten",
     "insert",

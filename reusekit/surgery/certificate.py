@@ -50,8 +50,9 @@ def certify(
     before: Snapshot,
     x: Any = None,
     expected: Any = None,
+    training: bool = False,
 ) -> Certificate:
-    """Runs a model, then its parts one after another, in inference, and compares.
+    """Runs a model, then its parts one after another, and compares.
 
     State that running changes (random seeds, statistics of a BatchNormalization that was recorded
     with `training=True`) stays as it was, so that both runs start from the same.
@@ -62,6 +63,8 @@ def certify(
         before: The model as it was before it was taken apart.
         x: Inputs in the model's structure; None makes random ones.
         expected: What the model gives for `x`, where that is known; else the model is run.
+        training: Whether to run in training mode instead of in inference. What is random comes out
+            equal, since both runs start from the same seeds.
 
     Returns:
         The certificate.
@@ -74,12 +77,12 @@ def certify(
         x = random_inputs(graph)
     if expected is None:
         with keras.StatelessScope():
-            expected = source(x, training=False)
+            expected = source(x, training=training)
     expected = _arrays(expected)
     with keras.StatelessScope():
         received = x
         for part in parts:
-            received = part(received, training=False)
+            received = part(received, training=training)
     received = _arrays(received)
     error, tolerance, exact = _compare(expected, received)
     used = {id(v): v for call in graph.calls for v in call.variables}
@@ -96,8 +99,8 @@ def certify(
     )
     if not error <= tolerance:
         raise CertificateError(
-            f"Expected the parts of {source.name!r} to give its outputs within {tolerance:.1e}, "
-            f"but they differ by {error:.1e}."
+            f"Expected the parts of {source.name!r} to give its outputs within {tolerance:.1e}"
+            f"{' in training' if training else ''}, but they differ by {error:.1e}."
         )
     if not certificate.parameters_conserved:
         lost = [v.path for key, v in used.items() if key not in kept]

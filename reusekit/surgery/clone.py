@@ -55,14 +55,20 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
             f"{nearest(str(weights), _WAYS)}"
         )
     read(model)
+    twin = twin_of(model, weights)
+    if type(twin) is not type(model):
+        warn_of_lost_class(model, "clone")
+    return twin
+
+
+def twin_of(model: keras.Model, weights: str) -> keras.Model:
+    """As `clone`, without a word about the class."""
     if weights == "share":
-        _warn_of_lost_class(model)
         twin = Builder({}, shared=True).build(model)
         _copy_flags(model, twin)
         return twin
     twin = None if is_rebuilt(model) else _of_same_class(model)
     if twin is None:
-        _warn_of_lost_class(model)
         twin = Builder(copy_operations(leaves(model))).build(model)
     _check_ties(model, twin)
     if weights == "copy":
@@ -70,6 +76,16 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
             new.assign(old)
     _copy_flags(model, twin)
     return twin
+
+
+def warn_of_lost_class(model: keras.Model, what: str) -> None:
+    """Says of what was made of a model that it is not of the model's class, if that has its own."""
+    if not is_rebuilt(model):
+        warnings.warn(
+            f"The {what} of {model.name!r} is a plain functional model, not a "
+            f"{type(model).__name__}: what that class adds is not kept.",
+            stacklevel=3,
+        )
 
 
 def flatten(model: keras.Model) -> keras.Model:
@@ -83,7 +99,7 @@ def flatten(model: keras.Model) -> keras.Model:
         model: A model with a functional graph.
 
     Returns:
-        A functional model with equal outputs.
+        A plain functional model with equal outputs, whatever the model's class.
 
     Raises:
         NoGraphError: The model has no functional graph.
@@ -107,8 +123,11 @@ def flatten(model: keras.Model) -> keras.Model:
 
 def _of_same_class(model: keras.Model) -> keras.Model | None:
     """What the model's class makes of its configuration, or None where that is another model."""
+    names = [layer.name for layer in keras_internals.all_layers(model)]
     try:
-        twin = type(model).from_config(model.get_config())
+        # What the class leaves to Keras to name is to have the same name, as everything else has.
+        with keras_internals.naming_afresh(names, again=True):
+            twin = type(model).from_config(model.get_config())
         same = _shape(twin) == _shape(model)
     except Exception:
         # Whatever a class does with a configuration that is not meant for it.
@@ -123,15 +142,6 @@ def _shape(model: keras.Model) -> tuple[list, list]:
         for call in read(model).calls
     ]
     return calls, [(tuple(variable.shape), variable.dtype) for variable in _state(model)]
-
-
-def _warn_of_lost_class(model: keras.Model) -> None:
-    if not is_rebuilt(model):
-        warnings.warn(
-            f"The clone of {model.name!r} is a plain functional model, not a "
-            f"{type(model).__name__}: what that class adds is not kept.",
-            stacklevel=3,
-        )
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
