@@ -5,10 +5,12 @@ from reusekit.training.attach import attach
 from reusekit.training.errors import TrainingError
 from reusekit.training.fit import Fit, fit_classifier
 from reusekit.training.freezing import Freezing, VariableState, freeze
+from reusekit.training.unfreezing import GradualUnfreezing
 
 __all__ = [
     "Fit",
     "Freezing",
+    "GradualUnfreezing",
     "TrainingError",
     "VariableState",
     "attach",

@@ -158,10 +158,10 @@ def freeze(model: keras.Model, up_to: Any, batch_norm: str = "frozen") -> Freezi
 
 
 def could_be_trained(graph: Graph) -> list[keras.Variable]:
-    """Every variable that an optimizer would train were nothing frozen, each once."""
+    """Every variable that an optimizer would train were nothing frozen, in the model's order."""
     parts = _parts(_layers(graph.calls))
-    found = {id(v): v for part in parts for v in keras_internals.to_be_trained(part)}
-    return list(found.values())
+    found = {id(v) for part in parts for v in keras_internals.to_be_trained(part)}
+    return [v for v in graph.model.weights if id(v) in found]
 
 
 class Plan:
