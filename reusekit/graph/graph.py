@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from reusekit.graph import keras_internals
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tensor:
@@ -88,6 +90,15 @@ class Call:
         if not self.masks:
             return self.inputs
         return tuple(dict.fromkeys((*self.inputs, *(mask for _, mask in self.masks))))
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether Keras recorded the call.
+
+        It does not record how a nested model converts what it is fed, nor every mask that is
+        computed on the way.
+        """
+        return keras_internals.has_history(self.outputs[0].source)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -173,7 +184,22 @@ class Graph:
     @cached_property
     def own_steps(self) -> frozenset[Call | Scope]:
         """The calls that the model itself makes, those of nested models whole."""
-        return frozenset(call.scopes[0] if call.scopes else call for call in self.calls)
+        return frozenset(
+            call.scopes[0] if call.scopes else call
+            for call in self.calls
+            if call.scopes or call.is_recorded
+        )
+
+    @cached_property
+    def leaking(self) -> frozenset[Scope]:
+        """Nested models in which a mask is made that is read outside, though it is no output."""
+        return frozenset(
+            scope
+            for call in self.calls
+            for tensor in call.reads
+            for scope in self.maker[tensor].scopes
+            if scope not in call.scopes and tensor not in scope.outputs
+        )
 
     @cached_property
     def by_source(self) -> Mapping[int, tuple[Tensor, ...]]:

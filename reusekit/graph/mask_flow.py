@@ -1,28 +1,52 @@
 """Which tensor carries which mask when the model runs.
 
 The masks that Keras attached while the model was built are only part of it. A nested model was
-built without the mask that it is called with, and MultiHeadAttention takes the masks off its inputs
-when it runs, so that a residual sum after it has none. Both are followed here, call by call.
+built without the mask that it is called with; MultiHeadAttention takes the masks off its inputs
+when it runs, so that a residual sum after it has none; ReversibleEmbedding makes its mask when it
+runs and not before. All of this is followed here, call by call. A mask that is computed nowhere in
+the recorded calls is added to them where a call reads it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
 from reusekit.graph import keras_internals as internals
 from reusekit.graph.graph import Tensor
 from reusekit.graph.keras_internals import Record
-from reusekit.graph.masks import implicit_mask_sources, passes_mask, strips_masks
+from reusekit.graph.masks import (
+    HiddenMask,
+    hidden_mask_ranks,
+    implicit_mask_sources,
+    made_masks,
+    masks_token_zero,
+    strips_masks,
+)
 
 Bound = dict[int, Tensor | None]
+Add = Callable[[str, Any, tuple, dict, Sequence[keras.KerasTensor]], Sequence[Tensor]]
+
+
+class _Symbol(NamedTuple):
+    """A mask as a Keras tensor, not looked up before it is needed: it may be computed later.
+
+    Attributes:
+        bound: From the ids of Keras tensors to the tensors of the graph they stand for.
+        source: The mask.
+        address: What it is called where the graph has no name for it.
+    """
+
+    bound: Bound
+    source: keras.KerasTensor
+    address: str
 
 
 class MaskFlow:
     """Follows masks through the calls of a model, in the order in which they are read."""
 
     def __init__(self):
-        # A mask may be computed after the tensor that carries it, so it is looked up when needed.
-        self._masks: dict[Tensor, tuple[Bound, keras.KerasTensor] | Tensor] = {}
+        self._masks: dict[Tensor, _Symbol | Tensor] = {}
         self._carrying: set[Tensor] = set()
 
     def fed(self, tensor: Tensor, mask: Tensor) -> None:
@@ -30,69 +54,163 @@ class MaskFlow:
         self._masks[tensor] = mask
         self._carrying.add(tensor)
 
-    def mask_of(self, tensor: Tensor) -> Tensor | None:
-        """The mask that a tensor was made with, where it is in the graph."""
-        found = self._masks.get(tensor)
-        if isinstance(found, tuple):
-            bound, source = found
-            return bound.get(id(source))
-        return found
+    def carried(self, tensor: Tensor | None, add: Add) -> Tensor | None:
+        """The mask that a tensor carries, added to the graph where it is not in it."""
+        if tensor not in self._carrying:
+            return None
+        mask = self._masks[tensor]
+        return _computed(mask, add) if isinstance(mask, _Symbol) else mask
 
-    def reads(self, record: Record, bound: Bound) -> tuple[tuple[Tensor, Tensor], ...]:
+    def reads(self, record: Record, bound: Bound, add: Add) -> tuple[tuple[Tensor, Tensor], ...]:
         """The masks that a call reads off its tensors, paired with these."""
         if not self._carrying:
             return ()
-        found = []
-        for source in implicit_mask_sources(
+        sources = implicit_mask_sources(
             record.operation, record.args, record.kwargs, _is_keras_tensor
-        ):
-            tensor = bound.get(id(source))
-            if tensor in self._carrying and (mask := self.mask_of(tensor)) is not None:
-                found.append((tensor, mask))
-        return tuple(found)
+        )
+        tensors = [bound.get(id(source)) for source in sources]
+        pairs = [(tensor, self.carried(tensor, add)) for tensor in tensors]
+        return tuple((tensor, mask) for tensor, mask in pairs if mask is not None)
 
-    def made(self, record: Record, bound: Bound, outputs: Sequence[Tensor]) -> None:
+    def made(self, record: Record, bound: Bound, outputs: Sequence[Tensor], add: Add) -> None:
         """A call was made; its outputs carry masks if what they are made of does."""
-        if not self._carrying and all(internals.mask_of(t.source) is None for t in outputs):
+        layer = record.operation
+        if not isinstance(layer, keras.Layer):
             return
-        inputs = [tensor for x in record.inputs if (tensor := bound.get(id(x))) is not None]
-        given = any(
-            bound.get(id(leaf)) is not None
-            for name, value in record.kwargs.items()
-            if name.endswith("mask")
-            for leaf in keras.tree.flatten(value)
-        )
-        carries = given or all(tensor in self._carrying for tensor in self._masked(inputs))
-        for tensor in outputs if carries else ():
-            mask = internals.mask_of(tensor.source)
+        built = [internals.mask_of(tensor.source) for tensor in outputs]
+        if not self._carrying and not any(mask is not None for mask in built):
+            masks = []
+        elif self._is_as_built(record, bound):
+            masks = _symbols(bound, built, outputs)
+        else:
+            masks = self._made_now(record, bound, outputs, add)
+        if not any(masks):
+            masks = _set_when_run(record, bound, outputs, add)
+        for tensor, mask in zip(outputs, masks, strict=False):
             if mask is not None:
-                self._masks[tensor] = (bound, mask)
+                self._masks[tensor] = mask
                 self._carrying.add(tensor)
-            elif self._hands_on(record, inputs):
-                self._masks[tensor] = self._masks[inputs[0]]
-                self._carrying.add(tensor)
-        if strips_masks(record.operation):
-            self._carrying.difference_update(inputs)
+        if strips_masks(layer):
+            self._carrying.difference_update(bound.get(id(x)) for x in record.inputs)
 
-    def _masked(self, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Those tensors that were made with a mask, or that Keras thinks were."""
-        return (
-            tensor
-            for tensor in tensors
-            if tensor in self._masks or internals.mask_of(tensor.source) is not None
-        )
+    def _is_as_built(self, record: Record, bound: Bound) -> bool:
+        """Whether what a layer makes its masks of is what it was when the model was built."""
+        if any(_is_keras_tensor(leaf) for leaf in keras.tree.flatten(record.kwargs.get("mask"))):
+            return True
+        for leaf in keras.tree.flatten(_first_argument(record)):
+            if _is_keras_tensor(leaf):
+                built, tensor = internals.mask_of(leaf), bound.get(id(leaf))
+                now = self._masks[tensor] if tensor in self._carrying else None
+                if built is None and now is None:
+                    continue
+                if not isinstance(now, _Symbol) or now.source is not built:
+                    return False
+                if now.bound is not bound:
+                    return False
+        return True
 
-    def _hands_on(self, record: Record, inputs: Sequence[Tensor]) -> bool:
-        """Whether a call hands on a mask that was not there when the model was built."""
-        if not inputs or inputs[0] not in self._carrying or len(record.outputs) != 1:
-            return False
-        mask = self.mask_of(inputs[0])
-        return mask is not None and passes_mask(record.operation, inputs[0].source, mask.shape)
+    def _made_now(
+        self, record: Record, bound: Bound, outputs: Sequence[Tensor], add: Add
+    ) -> list[_Symbol | Tensor | None]:
+        """The masks of a layer's outputs, made of the masks that its inputs carry now."""
+        stands_for: Bound = {}
+
+        def symbol(tensor: Tensor | None) -> keras.KerasTensor | None:
+            if tensor is None:
+                return None
+            made = keras.KerasTensor(tensor.shape, tensor.dtype)
+            stands_for[id(made)] = tensor
+            return made
+
+        def fed(leaf: Any) -> Any:
+            return symbol(bound.get(id(leaf))) if _is_keras_tensor(leaf) else leaf
+
+        def mask(leaf: Any) -> Any:
+            return symbol(self.carried(bound.get(id(leaf)), add))
+
+        first = _first_argument(record)
+        inputs, masks = (keras.tree.map_structure(each, first) for each in (fed, mask))
+        try:
+            made = made_masks(record.operation, inputs, masks)
+        except Exception:
+            # The layer makes its masks in a way that only works on values.
+            ranks = [len(m.shape) for m in keras.tree.flatten(masks) if m is not None]
+            return _hidden(record, bound, outputs, ranks[:1] * len(outputs), add)
+        return _symbols(stands_for, made, outputs)
 
     def among(self, tensors: set[Tensor]) -> dict[Tensor, Tensor]:
         """From each tensor that is made with a mask to the mask, where both are among some."""
-        pairs = ((tensor, self.mask_of(tensor)) for tensor in self._masks)
+        pairs = (
+            (t, mask.bound.get(id(mask.source)) if isinstance(mask, _Symbol) else mask)
+            for t, mask in self._masks.items()
+        )
         return {t: mask for t, mask in pairs if t in tensors and mask in tensors}
+
+
+def _symbols(
+    bound: Bound, masks: Sequence[keras.KerasTensor | None], outputs: Sequence[Tensor]
+) -> list[_Symbol | None]:
+    return [
+        None if mask is None else _Symbol(bound, mask, f"{tensor.address}/mask")
+        for tensor, mask in zip(outputs, masks, strict=False)
+    ]
+
+
+def _computed(mask: _Symbol, add: Add) -> Tensor:
+    """A mask as a tensor of the graph; what it takes to compute it is added where it is not."""
+    bound = mask.bound
+    waiting = [mask.source]
+    added = 0
+    while waiting:
+        top = waiting[-1]
+        if id(top) in bound:
+            waiting.pop()
+            continue
+        record = internals.producer(top)
+        missing = [x for x in record.inputs if id(x) not in bound]
+        if missing:
+            waiting.extend(missing)
+            continue
+        address = mask.address if top is mask.source else f"{mask.address}/{(added := added + 1)}"
+        args, kwargs = keras.tree.map_structure(
+            lambda leaf: bound[id(leaf)] if _is_keras_tensor(leaf) else leaf,
+            (record.args, record.kwargs),
+        )
+        made = add(address, record.operation, args, kwargs, record.outputs)
+        bound.update((id(x), tensor) for x, tensor in zip(record.outputs, made, strict=True))
+    return bound[id(mask.source)]
+
+
+def _set_when_run(
+    record: Record, bound: Bound, outputs: Sequence[Tensor], add: Add
+) -> list[_Symbol | Tensor | None]:
+    """Masks that a layer sets in its `call`, which does not run while a model is built."""
+    layer, args, kwargs = record.operation, record.args, record.kwargs
+    if masks_token_zero(layer, args, kwargs):
+        tokens = bound[id(record.inputs[0])]
+        symbol = keras.KerasTensor(tokens.shape, tokens.dtype)
+        mask = keras.layers.Embedding.compute_mask(layer, symbol)
+        return _symbols({id(symbol): tokens}, [mask], outputs)
+    return _hidden(record, bound, outputs, hidden_mask_ranks(layer, args, kwargs), add)
+
+
+def _hidden(
+    record: Record, bound: Bound, outputs: Sequence[Tensor], ranks: Sequence[int], add: Add
+) -> list[Tensor | None]:
+    """Stand-ins for masks that only the layer itself can make; where its rank is 0 is none."""
+    inputs = tuple(tensor for x in record.inputs if (tensor := bound.get(id(x))) is not None)
+    found: list[Tensor | None] = []
+    for tensor, rank in zip(outputs, ranks, strict=False):
+        spec = keras.KerasTensor(tensor.shape[:rank], "bool")
+        mask = HiddenMask(record.operation)
+        made = add(f"{tensor.address}/mask", mask, inputs, {}, [spec]) if rank else [None]
+        found.extend(made)
+    return found
+
+
+def _first_argument(record: Record) -> Any:
+    """What Keras makes a layer's output masks of: the masks of its first argument."""
+    return record.args[0] if record.args else next(iter(record.kwargs.values()), None)
 
 
 def _is_keras_tensor(leaf: object) -> bool:

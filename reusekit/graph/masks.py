@@ -1,4 +1,4 @@
-"""Masks are hidden edges: which calls read a mask that is not among their recorded arguments.
+"""Masks are hidden edges: which calls read or make one that is not among what Keras recorded.
 
 Keras attaches a mask to a tensor, and a layer that is called on that tensor finds it there. Whether
 Keras also writes it into the recorded call depends on how the layer was called: an LSTM on one
@@ -16,12 +16,16 @@ import keras
 from reusekit.graph import keras_internals
 
 _MERGES = (keras.layers.Multiply, keras.layers.Maximum, keras.layers.Minimum)
+_SETTERS = {"_keras_mask", "set_keras_mask"}
 
 
 def implicit_mask_sources(
     operation: Any, args: tuple, kwargs: dict[str, Any], is_tensor: Callable[[Any], bool]
 ) -> Iterator[Any]:
     """Tensors off which a call reads the mask when it runs, beyond the recorded arguments.
+
+    A layer that is not Keras's own may read the mask off any tensor that it is fed, without an
+    argument for it; unless it is given a mask, it is taken to do so.
 
     Args:
         operation: The layer or operation called.
@@ -38,12 +42,14 @@ def implicit_mask_sources(
         yield from _tensors(args[:1], is_tensor)
         return
     names = _mask_arguments(type(operation))
-    if not names:
+    if not names and _is_stock(type(operation)):
         return
     given = dict(zip(keras_internals.call_arguments(operation), args, strict=False)) | kwargs
     held = {name: list(_tensors(value, is_tensor)) for name, value in given.items()}
     held = {name: tensors for name, tensors in held.items() if tensors}
-    if len(held) == 1:
+    if not _is_stock(type(operation)) and names.isdisjoint(held):
+        wanted = list(held)
+    elif len(held) == 1:
         # Keras fills `mask` only where a single argument holds all the tensors.
         wanted = [next(iter(held))] if "mask" in names and given.get("mask") is None else []
     else:
@@ -58,6 +64,11 @@ def _mask_arguments(kind: type) -> frozenset[str]:
     return frozenset(name for name in names if name.endswith("mask"))
 
 
+@cache
+def _is_stock(kind: type) -> bool:
+    return kind.__module__.startswith("keras.src.")
+
+
 def strips_masks(operation: Any) -> bool:
     """Whether a call takes the masks off the tensors it is fed, so that no later call finds them.
 
@@ -66,20 +77,84 @@ def strips_masks(operation: Any) -> bool:
     return isinstance(operation, keras.layers.MultiHeadAttention)
 
 
-def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> bool:
-    """Whether a layer hands the mask of its first input on to its output unchanged.
+def made_masks(layer: keras.Layer, inputs: Any, masks: Any) -> list[keras.KerasTensor | None]:
+    """The masks that a layer makes, of the masks of what it is fed, for its outputs.
 
     Asked on symbolic tensors made for the purpose, so that nothing is recorded on the layer.
+
+    Args:
+        layer: The layer.
+        inputs: Its first argument: Keras tensors in some structure.
+        masks: The mask of each, or None, in the same structure.
+
+    Returns:
+        One for each output; empty if it makes none. One of `masks` where that is handed on.
     """
-    if not isinstance(layer, keras.Layer) or not layer.supports_masking:
+    if not layer.supports_masking:
+        return []
+    return keras.tree.flatten(layer.compute_mask(inputs, masks))
+
+
+def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> bool:
+    """Whether a layer hands the mask of its first input on to its output unchanged."""
+    if not isinstance(layer, keras.Layer):
         return False
-    probe = keras.KerasTensor(tensor.shape, tensor.dtype)
     mask = keras.KerasTensor(mask_shape, "bool")
     try:
-        return layer.compute_mask(probe, mask) is mask
+        made = made_masks(layer, keras.KerasTensor(tensor.shape, tensor.dtype), mask)
     except Exception:
         # A layer may compute its mask from values; then it makes one of its own.
         return False
+    return made[:1] == [mask]
+
+
+def masks_token_zero(layer: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
+    """Whether a call sets a mask that Keras knows nothing of while it builds a model.
+
+    ReversibleEmbedding does so in its `call`, which does not run then.
+    """
+    if not isinstance(layer, keras.layers.ReversibleEmbedding) or not layer.mask_zero:
+        return False
+    given = dict(zip(keras_internals.call_arguments(layer), args, strict=False)) | kwargs
+    return not given.get("reverse", False)
+
+
+class HiddenMask(keras.Operation):
+    """Stands for a mask that a layer sets when it runs and that no other operation can compute.
+
+    It cannot be called; whoever needs the mask where the layer is not must refuse.
+
+    Args:
+        layer: The layer that sets it.
+    """
+
+    def __init__(self, layer: keras.Layer):
+        super().__init__(name=f"{layer.name}_mask")
+        # As learned as what it belongs to: it is no free tensor.
+        self.weights = layer.weights
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuses."""
+        raise NotImplementedError(f"{self.name!r} is known to no one but its layer.")
+
+
+def hidden_mask_ranks(layer: Any, args: tuple, kwargs: dict[str, Any]) -> list[int]:
+    """For each output of a call, the rank of the mask that its `call` sets on it; 0 for none.
+
+    Only layers that may do so are traced: those that are not Keras's own, and hold a layer that
+    makes masks or name the attribute in their code.
+    """
+    if not isinstance(layer, keras.Layer) or _is_stock(type(layer)) or not _may_set(layer):
+        return []
+    return keras_internals.traced_mask_ranks(layer, args, kwargs)
+
+
+def _may_set(layer: keras.Layer) -> bool:
+    code = getattr(inspect.unwrap(type(layer).call), "__code__", None)
+    return (code is not None and not _SETTERS.isdisjoint(code.co_names)) or any(
+        isinstance(inner, keras.layers.Masking) or getattr(inner, "mask_zero", False)
+        for inner in keras_internals.all_layers(layer)
+    )
 
 
 def _tensors(structure: Any, is_tensor: Callable[[Any], bool]) -> Iterator[Any]:

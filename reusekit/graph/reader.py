@@ -1,7 +1,8 @@
 """Reading a model: from the calls Keras recorded to a `Graph`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -125,8 +126,9 @@ class _Reader:
         for tensor in outputs:
             bound[id(tensor.source)] = tensor
         self.names.enter(address, outputs)
-        masks = self.masks.reads(record, bound)
-        self.masks.made(record, bound, outputs)
+        add = partial(self._add, frame.scopes)
+        masks = self.masks.reads(record, bound, add)
+        self.masks.made(record, bound, outputs, add)
         self.calls.append(
             Call(
                 index=len(self.calls),
@@ -146,6 +148,13 @@ class _Reader:
         """Starts to read a nested model in place of its call."""
         args, kwargs = _arguments(frame, record)
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
+        fed = [None if x is None else frame.bound[id(x)] for x in fed_to(record)]
+        masks = keras.tree.flatten(kwargs.get("mask"))
+        if not any(isinstance(mask, Tensor) for mask in masks):
+            # What Keras did not record, it finds on the tensors when the model runs.
+            masks = [self.masks.carried(t, partial(self._add, frame.scopes)) for t in fed]
+            if any(masks):
+                kwargs = {**kwargs, "mask": masks if len(masks) > 1 else masks[0]}
         scope = Scope(address, record.operation, args, kwargs)
         nested = self._frame(
             internals.functional(record.operation),
@@ -154,43 +163,56 @@ class _Reader:
             training=kwargs.get("training") if frame.training is None else frame.training,
             record=record,
         )
-        wanted = nested.functional.inputs
-        masks = keras.tree.flatten(kwargs.get("mask"))
-        masks += [None] * (len(wanted) - len(masks))
-        for given, inner, mask in zip(fed_to(record), wanted, masks, strict=False):
-            if given is None:
+        masks += [None] * (len(fed) - len(masks))
+        for tensor, inner, mask in zip(fed, nested.functional.inputs, masks, strict=False):
+            if tensor is None:
                 nested.bound[id(inner)] = None
                 continue
             name = f"{nested.prefix}{internals.producer(inner).operation.name}"
-            tensor = frame.bound[id(given)]
             if tensor.dtype != inner.dtype:
-                tensor = self._convert(tensor, inner.dtype, name, nested.scopes)
+                # A nested model converts what it is fed to the dtype of its input.
+                spec = keras.KerasTensor(tensor.shape, inner.dtype)
+                cast = internals.cast(inner.dtype)
+                (tensor,) = self._add(nested.scopes, name, cast, (tensor,), {}, [spec])
             nested.bound[id(inner)] = tensor
             self.names.enter(name, (tensor,))
             if isinstance(mask, Tensor):
                 self.masks.fed(tensor, mask)
         return nested
 
-    def _convert(
-        self, tensor: Tensor, dtype: str, address: str, scopes: tuple[Scope, ...]
-    ) -> Tensor:
-        """A nested model converts what it is fed to the dtype of its input."""
-        made = Tensor(address, tensor.shape, dtype, keras.KerasTensor(tensor.shape, dtype))
+    def _add(
+        self,
+        scopes: tuple[Scope, ...],
+        address: str,
+        operation: Any,
+        args: tuple,
+        kwargs: dict,
+        specs: Sequence[keras.KerasTensor],
+    ) -> tuple[Tensor, ...]:
+        """Adds a call that happens when the model runs, though Keras recorded none."""
+        sources = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
+        names = [address] if len(sources) == 1 else [f"{address}:{n}" for n in range(len(sources))]
+        outputs = tuple(
+            [Tensor(name, x.shape, x.dtype, x) for name, x in zip(names, sources, strict=True)]
+        )
+        leaves = keras.tree.flatten((args, kwargs))
+        inputs = dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        self.names.enter(address, outputs)
         self.calls.append(
             Call(
                 index=len(self.calls),
                 address=address,
-                operation=internals.cast(dtype),
-                args=(tensor,),
-                kwargs={},
-                inputs=(tensor,),
+                operation=operation,
+                args=args,
+                kwargs=kwargs,
+                inputs=tuple(inputs),
                 masks=(),
-                outputs=(made,),
+                outputs=outputs,
                 scopes=scopes,
                 is_input=False,
             )
         )
-        return made
+        return outputs
 
     def _leave(self, frame: _Frame, outer: _Frame) -> None:
         """Ends a nested model: its outputs are what its call returned."""

@@ -16,6 +16,7 @@ from typing import Any
 import keras
 
 from reusekit.graph import Call, DisconnectedError, Graph, Scope, Tensor, keras_internals
+from reusekit.graph.masks import HiddenMask
 from reusekit.surgery.calling import Step, call_step, fill
 from reusekit.surgery.masking import with_mask
 from reusekit.surgery.names import Names
@@ -45,7 +46,7 @@ def plan(
         DisconnectedError: A call, or the result, needs a tensor that is neither fed nor made.
     """
     calls = [call for call in calls if not call.is_input]
-    fed = set(fed)
+    fed, wanted = set(fed), list(wanted)
     whole = set() if inline else _whole_scopes(graph, calls, fed, set(wanted))
     steps: list[Step] = []
     for call in calls:
@@ -53,8 +54,10 @@ def plan(
         step = scope or call
         if not steps or steps[-1] is not step:
             steps.append(step)
+    hidden = [step for step in steps if isinstance(step.operation, HiddenMask)]
     _check_connected(graph, steps, fed, wanted)
-    return steps
+    _check_not_hidden(graph, hidden, wanted)
+    return [step for step in steps if step not in hidden]
 
 
 def surface(graph: Graph) -> list[Step]:
@@ -62,7 +65,7 @@ def surface(graph: Graph) -> list[Step]:
     steps: list[Step] = []
     for call in graph.calls:
         step = call.scopes[0] if call.scopes else call
-        if not call.is_input and (not steps or steps[-1] is not step):
+        if step in graph.own_steps and not call.is_input and (not steps or steps[-1] is not step):
             steps.append(step)
     return steps
 
@@ -78,7 +81,7 @@ def _whole_scopes(
         for scope in call.scopes:
             members[scope] = members.get(scope, 0) + 1
     taken: dict[Scope, int] = {}
-    exposed: set[Scope] = set()
+    exposed: set[Scope] = set(graph.leaking)
     for call in calls:
         outside = {tensor for tensor in call.outputs if tensor in wanted}
         inside_fed = any(tensor in fed for tensor in call.outputs)
@@ -146,6 +149,21 @@ def _check_connected(
         )
 
 
+def _check_not_hidden(graph: Graph, hidden: list[Step], wanted: list[Tensor]) -> None:
+    """A mask that only its layer can make must not have to leave the part that the layer is in."""
+    for step in hidden:
+        if step.outputs[0] not in wanted:
+            continue
+        layer = step.address.removesuffix("/mask")
+        readers = ", ".join(repr(call.address) for call in graph.readers[step.outputs[0]])
+        raise DisconnectedError(
+            f"Expected the masks that cross a cut to be computed by calls that Keras recorded, but "
+            f"that of {layer!r} in model {graph.model.name!r} is set by the layer when it runs and "
+            f"read by {readers}. Cut before {layer!r} or after what reads its mask, or have the "
+            "layer's class compute it in compute_mask."
+        )
+
+
 def _listed(tensors: Iterable[Tensor]) -> str:
     return ", ".join(repr(tensor.address) for tensor in tensors)
 
@@ -171,7 +189,7 @@ class Rebuild:
         self.values: dict[Tensor, keras.KerasTensor] = dict(values or {})
         self.names = Names()
         self._copies = copies
-        self._carriers: set[Tensor] = set()
+        self._carriers: dict[Tensor, Tensor] = {}
 
     def run(self, graph: Graph, steps: Iterable[Step]) -> None:
         """Makes the calls of a plan; `values` then has every tensor they make.
@@ -185,7 +203,7 @@ class Rebuild:
             if _is_at_top(step):
                 self.names.claim(step.operation)
         for step in steps:
-            self._attach_masks(graph, step)
+            self._attach_masks(step)
             for tensor, value in zip(step.outputs, self._outputs(graph, step), strict=True):
                 self.values.setdefault(tensor, value)
             self._note_masks(graph, step)
@@ -196,7 +214,7 @@ class Rebuild:
         if self._copies is not None:
             operation = self._copies[id(step.operation)]
             return call_step(step, operation, *fill(step, self.values))
-        if self._is_source(graph, step, tensors):
+        if self._is_source(graph, step):
             return list(sources)
         if not self.names.claim(step.operation):
             return self._call_wrapped(step, tensors)
@@ -208,10 +226,12 @@ class Rebuild:
             return outputs
         return call_step(step, step.operation, args, kwargs)
 
-    def _is_source(self, graph: Graph, step: Step, tensors: list[Tensor]) -> bool:
+    def _is_source(self, graph: Graph, step: Step) -> bool:
         """Whether a step is one of the model's own, on the model's own tensors."""
+        # A mask that it reads off one of these is there whenever the tensor is.
+        tensors = step.inputs if isinstance(step, Call) else _tensors(step.args)
         return step in graph.own_steps and all(
-            self.values[tensor] is graph.surface.get(tensor) for tensor in tensors
+            self.values.get(tensor) is graph.surface.get(tensor) for tensor in tensors
         )
 
     def _call_wrapped(self, step: Step, tensors: list[Tensor]) -> list[keras.KerasTensor]:
@@ -222,17 +242,18 @@ class Rebuild:
 
     # --- masks ----------------------------------------------------------------------------------
 
-    def _attach_masks(self, graph: Graph, step: Step) -> None:
+    def _attach_masks(self, step: Step) -> None:
         """Sees to it that a tensor carries its mask where the step reads the mask off it."""
         if isinstance(step, Scope):
             return
         for tensor, mask in step.masks:
-            if tensor not in self._carriers:
+            # A hidden mask has no value; the layer that sets it is in this model as well.
+            if self._carriers.get(tensor) is not mask and mask in self.values:
                 carrying = with_mask(
                     self.values[tensor], self.values[mask], self.names, tensor.address
                 )
                 self.values[tensor] = carrying
-                self._carriers.add(tensor)
+                self._carriers[tensor] = mask
 
     def _note_masks(self, graph: Graph, step: Step) -> None:
         """Keeps account of which tensors of the new model carry their mask when it runs."""
@@ -249,10 +270,11 @@ class Rebuild:
         carries = given or all(tensor in self._carriers for tensor in inputs)
         for tensor in step.outputs:
             if tensor in graph.masks and carries:
-                self._carriers.add(tensor)
-                mask = self.values.get(graph.masks[tensor])
-                if mask is not None and keras_internals.mask_of(self.values[tensor]) is None:
-                    keras_internals.attach_mask(self.values[tensor], mask)
+                self._carriers[tensor] = graph.masks[tensor]
+                mask, value = self.values.get(graph.masks[tensor]), self.values[tensor]
+                own = value is graph.surface.get(tensor)
+                if mask is not None and not own and keras_internals.mask_of(value) is None:
+                    keras_internals.attach_mask(value, mask)
 
 
 def _is_at_top(step: Step) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from reusekit.graph import Call, Graph, Scope, Tensor, keras_internals
-from reusekit.graph.masks import passes_mask
+from reusekit.graph.masks import HiddenMask, passes_mask
 from reusekit.surgery.calling import Step
 from reusekit.surgery.dry_run import outputs_of
 from reusekit.surgery.edits import Orders
@@ -28,7 +28,7 @@ class Rewiring:
         self.stands_in: dict[Tensor, Tensor] = {}
         self._orders = orders
         self._addresses = {step.address for step in _opened(graph, set())}
-        opened = orders.opened(graph)
+        opened = orders.opened(graph) | graph.leaking
         for tensor in graph.inputs:
             self._insert_after(tensor, tensor)
         for step in _opened(graph, opened):
@@ -72,8 +72,12 @@ class Rewiring:
                 for old, spec in zip(step.outputs, specs, strict=True)
             )
             self._point(step.outputs, outputs)
-        changes: dict[str, Any] = {"args": args, "kwargs": kwargs, "outputs": outputs}
         same = before == after
+        if not same and all(tensor.dtype == "bool" for tensor in outputs):
+            # It may be a mask, and now another than the one that a tensor carries by itself.
+            outputs = tuple(replace(tensor) for tensor in outputs)
+            self._point(step.outputs, outputs)
+        changes: dict[str, Any] = {"args": args, "kwargs": kwargs, "outputs": outputs}
         if isinstance(step, Call):
             pairs = tuple((self.now(tensor), self.now(mask)) for tensor, mask in step.masks)
             same = same and pairs == step.masks
@@ -206,7 +210,7 @@ def _opened(graph: Graph, opened: set[Scope]) -> Iterator[Step]:
     last = None
     for call in graph.calls:
         step = next((scope for scope in call.scopes if scope not in opened), call)
-        if not call.is_input and step is not last:
+        if not call.is_input and step is not last and not isinstance(step.operation, HiddenMask):
             yield step
         last = step
 
