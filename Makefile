@@ -1,13 +1,22 @@
-# Every target sets up what it needs, once, in .venv.
+# Every target sets up what it needs, once, in .venv (and in .venv-jax, for the tests on JAX).
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+JAX_BIN := .venv-jax/bin
+JAX_INSTALLED := .venv-jax/.installed
+# What imports Keras and never TensorFlow, so that it runs on every backend of Keras.
+JAX_ROOMS := graph surgery sharing
 
-.PHONY: help demo test lint lock clean
+define NEW_ENOUGH
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
+endef
+
+.PHONY: help demo test test-jax lint lock clean
 
 help:
-	@awk '/^## /{text=substr($$0,4)} /^[a-z]+:/{if (text) printf "make %-6s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
+	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if (text) printf "make %-8s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
 
 ## Search how deep to cut glyphnet for handwritten digits, and register the result.
 demo: $(INSTALLED)
@@ -16,6 +25,11 @@ demo: $(INSTALLED)
 ## Run every test, the examples in the docstrings among them.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+## Run the tests of graph, surgery and sharing on JAX, where no TensorFlow is installed.
+test-jax: $(JAX_INSTALLED)
+	KERAS_BACKEND=jax $(JAX_BIN)/python -m pytest tests/test_backends.py \
+		$(JAX_ROOMS:%=tests/%) $(JAX_ROOMS:%=reusekit/%)
 
 ## Check style and that each room imports only the rooms below it.
 lint: $(INSTALLED)
@@ -28,17 +42,26 @@ lock:
 	uv pip compile pyproject.toml --extra test --group build --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
 		--output-file requirements.lock
+	uv pip compile requirements-jax.in --constraint requirements.lock --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--upgrade --output-file requirements-jax.lock
 
 ## Remove what these targets made, .venv among it.
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-jax build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find reusekit pipelines scripts tests -name __pycache__ -type d -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
+	@$(NEW_ENOUGH)
 	@echo "Installing into .venv, once: about 3 GB, a few minutes ..."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(JAX_INSTALLED): requirements-jax.lock
+	@$(NEW_ENOUGH)
+	@echo "Installing into .venv-jax, once: about 0.8 GB, a minute ..."
+	$(PYTHON) -m venv .venv-jax
+	$(JAX_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-jax.lock
 	@touch $@
