@@ -1,0 +1,115 @@
+"""Where a feature store keeps what, on disk."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reusekit.errors import CacheError
+
+FORMAT = 1
+_MARK = "feature_store.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of a store.
+
+    Attributes:
+        root: The store's folder. `entries/KEY` holds whole entries, `drafts/KEY` what is being made
+            or was left unfinished, `locks/` the locks of both; `removed/` is on its way out.
+    """
+
+    root: Path
+
+    def entry(self, digest: str) -> Path:
+        """The folder of a whole entry."""
+        return self.root / "entries" / digest
+
+    def draft(self, digest: str) -> Path:
+        """The folder of an entry that is not whole yet."""
+        return self.root / "drafts" / digest
+
+    def lock(self, digest: str) -> Path:
+        """The lock of who makes or removes an entry."""
+        return self.root / "locks" / f"{digest}.lock"
+
+    def lease(self, digest: str) -> Path:
+        """The lock that all who read an entry share."""
+        return self.root / "locks" / f"{digest}.lease"
+
+    @property
+    def budget_lock(self) -> Path:
+        """The lock of who counts the store's bytes."""
+        return self.root / "locks" / "budget.lock"
+
+    def exists(self) -> bool:
+        """Whether there is a store."""
+        return (self.root / _MARK).is_file()
+
+    def create(self) -> None:
+        """Make the folders where there is no store yet.
+
+        Raises:
+            CacheError: The folder holds something else, a store of another format, or cannot be
+                written.
+        """
+        with os_errors_explained(self.root):
+            if self.root.is_dir() and not self.exists() and any(self.root.iterdir()):
+                raise CacheError(
+                    f"Expected a feature store, or a folder to make one in. {self.root} holds "
+                    "something else."
+                )
+            for folder in ("entries", "drafts", "locks", "removed"):
+                (self.root / folder).mkdir(parents=True, exist_ok=True)
+            if not self.exists():
+                write_durably(self.root / _MARK, json.dumps({"format": FORMAT}))
+            told = json.loads((self.root / _MARK).read_text())
+        if told != {"format": FORMAT}:
+            raise CacheError(
+                f"Expected a feature store of format {FORMAT}. {self.root} says of itself: {told}."
+            )
+
+    def remove(self, folder: Path) -> None:
+        """Remove an entry or a draft: at once for whoever looks, and then from the disk."""
+        target = self.root / "removed" / uuid.uuid4().hex
+        try:
+            folder.rename(target)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(target, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what a killed process was removing."""
+        for folder in (self.root / "removed").iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a small file so that it is there as a whole, after a power failure too, or not."""
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def os_errors_explained(root: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise CacheError(
+            f"The feature store {root} cannot be used: {error.strerror or error}{where}. Choose "
+            "another folder, or see that this one can be written and its disk is not full."
+        ) from error

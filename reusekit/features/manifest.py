@@ -1,0 +1,131 @@
+"""What an entry says of itself: its arrays, their shards, and a checksum of each."""
+
+import json
+import math
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reusekit.features.layout import write_durably
+
+_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """One array of an entry.
+
+    Attributes:
+        name: What its maker called it.
+        dtype: Its dtype's name, such as `float32` or `bfloat16`.
+        shape: The shape of one example.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one example."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is in an entry or a draft.
+
+    Attributes:
+        digest: The key it is stored under.
+        size: The number of examples when it is whole.
+        arrays: Its arrays, in the key's order.
+        rows_per_shard: Examples in each shard but the last.
+        checksums: For each shard a checksum of each array's file; None for a shard that is not
+            there yet.
+        made: When and with what it was made.
+        about: What its maker said of it.
+    """
+
+    digest: str
+    size: int
+    arrays: tuple[ArraySpec, ...]
+    rows_per_shard: int
+    checksums: tuple[tuple[int, ...] | None, ...]
+    made: Mapping[str, str]
+    about: Mapping[str, Any]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every shard is there."""
+        return None not in self.checksums
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the arrays of the whole entry."""
+        return self.size * sum(array.row_bytes for array in self.arrays)
+
+    def rows(self, shard: int) -> range:
+        """The examples in a shard."""
+        start = shard * self.rows_per_shard
+        return range(start, min(start + self.rows_per_shard, self.size))
+
+    def gaps(self) -> list[range]:
+        """The runs of examples whose shards are not there."""
+        return joined(self.rows(n) for n, found in enumerate(self.checksums) if found is None)
+
+    def with_shard(self, shard: int, checksums: tuple[int, ...] | None) -> "Manifest":
+        """The same with one shard added, or taken out where None."""
+        found = list(self.checksums)
+        found[shard] = checksums
+        return replace(self, checksums=tuple(found))
+
+    def write(self, folder: Path) -> None:
+        """Write it into the entry's folder, whole or not at all."""
+        told = asdict(self)
+        write_durably(folder / _FILE, json.dumps({**told, "checksum": _checksum(told)}, indent=1))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest | None":
+        """The manifest in a folder; None where there is none, or a damaged one."""
+        try:
+            told = json.loads((folder / _FILE).read_text())
+            if told.pop("checksum") != _checksum(told):
+                return None
+            return cls(
+                digest=told["digest"],
+                size=told["size"],
+                arrays=tuple(
+                    ArraySpec(array["name"], array["dtype"], tuple(array["shape"]))
+                    for array in told["arrays"]
+                ),
+                rows_per_shard=told["rows_per_shard"],
+                checksums=tuple(found and tuple(found) for found in told["checksums"]),
+                made=told["made"],
+                about=told["about"],
+            )
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError):
+            return None
+
+
+def joined(runs: Iterable[range]) -> list[range]:
+    """The union of runs of numbers, in order, as runs that do not touch.
+
+    Example:
+        >>> joined([range(5, 8), range(0, 2), range(2, 3), range(6, 7)])
+        [range(0, 3), range(5, 8)]
+    """
+    union: list[range] = []
+    for run in sorted(runs, key=lambda run: run.start):
+        if union and run.start <= union[-1].stop:
+            union[-1] = range(union[-1].start, max(union[-1].stop, run.stop))
+        else:
+            union.append(run)
+    return union
+
+
+def _checksum(told: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(told, sort_keys=True).encode())

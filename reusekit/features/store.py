@@ -1,0 +1,265 @@
+"""Features on disk, computed once and found again by what they were made of."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from reusekit.errors import CacheError, DataError
+from reusekit.features.budget import EntryInfo, list_entries, make_room, remove, shrink
+from reusekit.features.draft import SHARD_BYTES, Draft, sound
+from reusekit.features.entry import Entry
+from reusekit.features.key import FeatureKey
+from reusekit.features.layout import Layout, os_errors_explained
+from reusekit.features.locks import Lease, sole_maker
+from reusekit.features.manifest import Manifest, joined
+from reusekit.features.shards import DamagedShard, read_shard, shard_file
+
+Batch = Mapping[str, np.ndarray]
+"""Some examples of each array of an entry, by name; examples come first."""
+
+
+def default_path() -> Path:
+    """Where features are stored when nobody says: `~/.cache/reusekit/features`, as XDG has it."""
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "reusekit" / "features"
+
+
+class FeatureStore:
+    """A folder of features that any number of processes read and fill.
+
+    An entry holds several arrays: the tensors that cross a cut. It is written to a draft in shards
+    and shown when it is whole. One process makes an entry; others that want it wait and read. A
+    killed one leaves its whole shards to the next. Each shard has a checksum, which is compared
+    when the entry is opened: what is damaged is computed again.
+
+    Args:
+        path: The folder; it is made where there is none. None for `default_path()`.
+        budget: How many bytes of features it may hold. Where more are wanted, what was used longest
+            ago is removed, but nothing that is in use. None for as many as the disk has.
+        shard_bytes: About how large each shard of an entry shall be.
+
+    Raises:
+        CacheError: The folder holds something else or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> store = FeatureStore(tempfile.mkdtemp())
+        >>> key = FeatureKey("a1", arrays=("x",), size=3)
+        >>> def compute(start, stop):
+        ...     print("computing")
+        ...     yield {"x": np.arange(start, stop, dtype="float32")}
+        >>> store.get_or_compute(key, compute)["x"][[2, 0]].tolist()
+        computing
+        [2.0, 0.0]
+        >>> store.get_or_compute(key, compute)["x"].shape
+        (3,)
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike | None = None,
+        budget: int | None = None,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        if budget is not None and budget < 1:
+            raise CacheError(
+                f"Expected a budget of at least one byte, or None. Received: {budget}."
+            )
+        self.path = default_path() if path is None else Path(path)
+        self.budget, self.shard_bytes = budget, shard_bytes
+        self._layout = Layout(self.path)
+        self._layout.create()
+
+    def get(self, key: FeatureKey) -> Entry | None:
+        """The entry of a key; None where there is none, or where it is damaged."""
+        with os_errors_explained(self.path):
+            lease = Lease(self._layout.lease(key.digest))
+            folder = self._layout.entry(key.digest)
+            manifest = Manifest.read(folder)
+            if manifest is None or not manifest.whole or len(manifest.arrays) != len(key.arrays):
+                lease.close()
+                return None
+            try:
+                shards = [
+                    [
+                        read_shard(shard_file(folder, number, n), array, len(manifest.rows(n)), c)
+                        for n, c in enumerate(found[number] for found in manifest.checksums)
+                    ]
+                    for number, array in enumerate(manifest.arrays)
+                ]
+            except DamagedShard:
+                lease.close()
+                return None
+            os.utime(folder)  # this is what `used` tells
+            return Entry(key, manifest, shards, lease)
+
+    def get_or_compute(
+        self, key: FeatureKey, compute: Callable[[int, int], Iterable[Batch]]
+    ) -> Entry:
+        """The entry of a key, computed where it is not there.
+
+        Args:
+            key: What is wanted.
+            compute: Called with the numbers of the first example and of the one after the last,
+                for each run of examples that is not there; returns batches of them in order. Where
+                the run goes to the end, it should give all there are, so that a data set that has
+                grown is noticed.
+
+        Raises:
+            CacheError: The features cannot be stored: they are not finite, differ in shape, do not
+                fit into the budget or onto the disk, or the folder cannot be written.
+            DataError: There are more or fewer examples than the key says.
+        """
+        (entry,) = self.get_or_compute_all([key], lambda _, *run: ([b] for b in compute(*run)))
+        return entry
+
+    def get_or_compute_all(
+        self,
+        keys: Sequence[FeatureKey],
+        compute: Callable[[Sequence[FeatureKey], int, int], Iterable[Sequence[Batch]]],
+    ) -> list[Entry]:
+        """The entries of several keys; those that are not there are computed in one pass.
+
+        Args:
+            keys: What is wanted, of equal sizes.
+            compute: As for `get_or_compute`; called with the keys that are to be computed, too, and
+                returns for each batch one mapping for each of them.
+
+        Raises:
+            CacheError, DataError: As for `get_or_compute`.
+        """
+        if len({key.size for key in keys}) > 1 or len({key.digest for key in keys}) < len(keys):
+            raise CacheError("Expected different keys of one size.")
+        found = {key.digest: self.get(key) for key in keys}
+        missing = [key for key in keys if found[key.digest] is None]
+        with ExitStack() as held:
+            # In one order, so that two processes that want the same never wait for each other.
+            for key in sorted(missing, key=lambda key: key.digest):
+                what = str(key.about.get("cut", key.digest[:12]))
+                with os_errors_explained(self.path):
+                    held.enter_context(sole_maker(self._layout.lock(key.digest), what))
+            # Another process may have made some of them while this one waited.
+            found.update((key.digest, self.get(key)) for key in missing)
+            missing = [key for key in missing if found[key.digest] is None]
+            if missing:
+                self._make(missing, compute)
+                found.update((key.digest, self.get(key)) for key in missing)
+        if None in found.values():
+            raise CacheError(f"What was just written to {self.path} does not read back. Try again.")
+        return [found[key.digest] for key in keys]
+
+    def _make(self, keys: Sequence[FeatureKey], compute: Callable) -> None:
+        """Compute what these entries lack, in one pass. The caller holds their locks."""
+        with os_errors_explained(self.path):
+            drafts = [Draft(self._layout, key, self.shard_bytes) for key in keys]
+        begun = False
+        try:
+            for run in joined(gap for draft in drafts for gap in draft.gaps):
+                position = run.start
+                for batches in compute(keys, run.start, run.stop):
+                    with os_errors_explained(self.path):
+                        stop = _stop(position, batches, run)
+                        for draft, batch in zip(drafts, batches, strict=True):
+                            draft.check(batch, position)
+                        if not begun:
+                            self._begin(drafts)
+                            begun = True
+                        for draft, batch in zip(drafts, batches, strict=True):
+                            draft.write(batch, position)
+                    position = stop
+                if position != run.stop:
+                    raise DataError(_changed(keys[0].size, f"{position}, and no more"))
+            with os_errors_explained(self.path):
+                for draft in drafts:
+                    draft.finish()
+        except (CacheError, DataError):
+            if begun:
+                for draft in drafts:
+                    draft.discard()
+            raise
+        finally:
+            for draft in drafts:
+                draft.abandon()
+
+    def _begin(self, drafts: Sequence[Draft]) -> None:
+        with FileLock(self._layout.budget_lock):
+            self._layout.sweep()
+            needed = {draft.key.digest: draft.manifest.bytes for draft in drafts}
+            to_come = sum(draft.bytes_to_come for draft in drafts)
+            make_room(self._layout, self.budget, needed, to_come)
+            for draft in drafts:
+                draft.begin()
+
+    def entries(self) -> list[EntryInfo]:
+        """All entries, unfinished ones among them, the one that was used last at the end."""
+        with os_errors_explained(self.path):
+            return list_entries(self._layout)
+
+    def verify(self) -> dict[str, int]:
+        """Read every whole entry and compare its checksums; nothing is changed.
+
+        Returns:
+            From the key of each whole entry to how many of its shards are damaged; all of them
+            where its manifest is.
+        """
+        damaged = {}
+        with os_errors_explained(self.path):
+            for entry in self.entries():
+                if not entry.whole:
+                    continue
+                lease = Lease(self._layout.lease(entry.digest))
+                manifest = Manifest.read(entry.folder)
+                if manifest is not None:
+                    shards = range(len(manifest.checksums))
+                    bad = sum(not sound(entry.folder, manifest, n) for n in shards)
+                    damaged[entry.digest] = bad
+                elif entry.folder.exists():
+                    damaged[entry.digest] = len({*entry.folder.glob("0-*.npy")})
+                lease.close()
+        return damaged
+
+    def gc(self, budget: int | None = None) -> list[EntryInfo]:
+        """Remove what was left unfinished, and what was used longest ago until the rest fits.
+
+        Nothing that is in use is removed.
+
+        Args:
+            budget: How many bytes may stay; the store's own where None.
+
+        Returns:
+            What was removed.
+        """
+        with os_errors_explained(self.path):
+            self._layout.sweep()
+            removed = [
+                entry for entry in self.entries() if not entry.whole and remove(self._layout, entry)
+            ]
+            budget = self.budget if budget is None else budget
+            if budget is not None:
+                removed += shrink(self._layout, budget)[0]
+            return removed
+
+    def clear(self) -> list[EntryInfo]:
+        """Remove everything that is not in use; returns what was removed."""
+        with os_errors_explained(self.path):
+            self._layout.sweep()
+            return [entry for entry in self.entries() if remove(self._layout, entry)]
+
+
+def _stop(position: int, batches: Sequence[Batch], run: range) -> int:
+    """The number of the example after a batch's last."""
+    stop = position + len(next(iter(batches[0].values())))
+    if stop > run.stop:
+        raise DataError(_changed(run.stop, f"{stop} or more"))
+    return stop
+
+
+def _changed(expected: int, received: str) -> str:
+    return (
+        f"Expected {expected} examples. Received: {received}. The data set is not what it was when "
+        "it was loaded; load it again."
+    )
