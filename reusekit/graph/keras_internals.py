@@ -274,11 +274,6 @@ def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     return optimizer._trainable_variables
 
 
-def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """The model's variables that the optimizer was built for."""
-    return optimizer._trainable_variables
-
-
 def missing() -> list[str]:
     """The private attributes used here that the installed Keras does not have.
 
@@ -303,8 +298,6 @@ def missing() -> list[str]:
         "Functional._outputs_struct": (model, "_outputs_struct"),
         "Sequential._functional": (stack, "_functional"),
     }
-    optimizer = keras.optimizers.SGD()
-    wanted["Optimizer._trainable_variables"] = (optimizer, "_trainable_variables")
     optimizer = keras.optimizers.SGD()
     wanted["Optimizer._trainable_variables"] = (optimizer, "_trainable_variables")
     lost = [name for name, (owner, attribute) in wanted.items() if not hasattr(owner, attribute)]
