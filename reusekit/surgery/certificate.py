@@ -51,6 +51,7 @@ def certify(
     x: Any = None,
     expected: Any = None,
     training: bool = False,
+    state: Sequence[tuple[keras.Variable, Any]] = (),
 ) -> Certificate:
     """Runs a model, then its parts one after another, and compares.
 
@@ -65,6 +66,7 @@ def certify(
         expected: What the model gives for `x`, where that is known; else the model is run.
         training: Whether to run in training mode instead of in inference. What is random comes out
             equal, since both runs start from the same seeds.
+        state: Values to run with in the place of some variables' own.
 
     Returns:
         The certificate.
@@ -76,10 +78,10 @@ def certify(
     if x is None:
         x = random_inputs(graph)
     if expected is None:
-        with keras.StatelessScope():
+        with keras.StatelessScope(state):
             expected = source(x, training=training)
     expected = _arrays(expected)
-    with keras.StatelessScope():
+    with keras.StatelessScope(state):
         received = x
         for part in parts:
             received = part(received, training=training)
@@ -100,7 +102,8 @@ def certify(
     if not error <= tolerance:
         raise CertificateError(
             f"Expected the parts of {source.name!r} to give its outputs within {tolerance:.1e}"
-            f"{' in training' if training else ''}, but they differ by {error:.1e}."
+            f"{' in training' if training else ''}{' with other weights' if state else ''}, "
+            f"but they differ by {error:.1e}."
         )
     if not certificate.parameters_conserved:
         lost = [v.path for key, v in used.items() if key not in kept]

@@ -27,8 +27,8 @@ def expand(model: keras.Model, at: Any) -> keras.Model:
     have addresses such as `encoder/block_1`, to cut at, extract and edit. To open a block in turn,
     expand the result at that address.
 
-    The weights are those of the model. What comes out is compared with it on random inputs, in
-    inference and in training, with equal random seeds, before it is returned.
+    The weights are those of the model. What comes out is compared with it on random inputs before
+    it is returned: in inference, and in training with equal seeds and other weights.
 
     `training` reaches the inner layers as in any nested model: they get what the model is called
     with, so that dropout drops in `fit` and not in `predict`. A layer whose Python code branches on
@@ -54,9 +54,10 @@ def expand(model: keras.Model, at: Any) -> keras.Model:
     Raises:
         AddressError: An address means nothing in the model.
         EditError: A layer holds no other layers, or a nested model of them would not do the same:
-            it has weights or regularisers of its own, its `call` does not run on symbolic tensors,
-            computes with a fixed tensor, or makes masks.
-        CertificateError: The result gives something else than the model, in training perhaps.
+            it has weights or a regulariser of its own, or makes masks, or its `call` does not run
+            on symbolic tensors.
+        CertificateError: The result would give something else than the model: in training, or once
+            the weights have changed.
         NoGraphError: The model has no functional graph.
 
     Example:
@@ -81,9 +82,10 @@ def expand(model: keras.Model, at: Any) -> keras.Model:
     with keras_internals.forgetting(operations.values(), only_after_an_error=True):
         nested = {id(calls[0].operation): _nested(graph, calls) for calls in targets}
         opened = {s.operation for calls in targets for call in calls for s in call.scopes}
+        _check_sequentials((model, *opened), nested)
         expanded = Builder(_kept(model, opened) | nested).build(model)
-        for training in (False, True):
-            certify(graph, [expanded], before, training=training)
+        certify(graph, [expanded], before)
+        certify(graph, [expanded], before, training=True, state=_other_weights(graph))
     for whole in (model, *opened):
         warn_of_lost_class(whole, "expansion")
     return expanded
@@ -157,9 +159,9 @@ def _nested(graph: Graph, calls: Sequence[Call]) -> Any:
             f"{reason[0] if reason else error!r}",
         ) from error
     model.supports_masking = layer.supports_masking
-    _check_faithful(call, model)
-    plain = len(fed) == 1 and isinstance(call.args[:1], tuple) and set(call.kwargs) <= {"training"}
-    return model if plain else _Regrouping(model)
+    _check_weights(call, model)
+    plain = len(call.args) == 1 and isinstance(call.args[0], Tensor)
+    return model if plain and set(call.kwargs) <= {"training"} else _Regrouping(model)
 
 
 class _Regrouping:
@@ -174,6 +176,18 @@ class _Regrouping:
         leaves = keras.tree.flatten((args, kwargs))
         tensors = {id(leaf): leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)}
         return self._model(singleton(list(tensors.values())), **training)
+
+
+def _check_sequentials(models: Sequence[keras.Model], nested: dict[int, Any]) -> None:
+    """A Sequential can hold a nested model only if that takes a single tensor."""
+    for model in models:
+        for layer in model.layers if isinstance(model, keras.Sequential) else ():
+            if isinstance(nested.get(id(layer)), _Regrouping):
+                raise EditError(
+                    f"Expected layers of the Sequential {model.name!r} that take one tensor, "
+                    f"received {layer.name!r}, which takes a mask as well: expand it in what "
+                    "flatten(model) gives."
+                )
 
 
 def _kept(model: keras.Model, opened: set[keras.Model]) -> dict[int, Any]:
@@ -234,25 +248,19 @@ def _check_layer(graph: Graph, calls: Sequence[Call]) -> None:
             )
 
 
-def _check_faithful(call: Call, model: keras.Model) -> None:
-    """What can be seen of the calls that were traced."""
-    for inner in read(model).calls:
-        fixed = [
-            leaf
-            for leaf in keras.tree.flatten((inner.args, inner.kwargs))
-            if isinstance(leaf, keras.Variable) or keras.ops.is_tensor(leaf)
-        ]
-        if fixed and not inner.scopes:
-            raise _refusal(
-                call,
-                f"but it computes {inner.address!r} with a tensor that would no longer follow the "
-                "weight it may come from",
-            )
+def _check_weights(call: Call, model: keras.Model) -> None:
+    """Every weight of the layer must be held by a layer that its call calls."""
     reached = {id(variable) for variable in model.variables}
     lost = [v.path for v in call.operation.variables if id(v) not in reached]
     if lost:
         listed = ", ".join(map(repr, lost))
         raise _refusal(call, f"but no layer that its call calls holds its weights {listed}")
+
+
+def _other_weights(graph: Graph) -> list[tuple[keras.Variable, Any]]:
+    """Another value for each weight, to find what a trace took out of a weight for good."""
+    weights = {id(v): v for call in graph.calls for v in call.variables if "float" in v.dtype}
+    return [(v, keras.ops.cast(1.25 * v + 0.125, v.dtype)) for v in weights.values()]
 
 
 def _refusal(call: Call, reason: str) -> EditError:
