@@ -38,7 +38,15 @@ from reusekit.graph import (
     WideCutError,
     cut_points,
 )
-from reusekit.sharing import ParameterCounts, Tie, count_params, layers, tied_weights
+from reusekit.sharing import (
+    ParameterCounts,
+    Tie,
+    count_params,
+    join,
+    layers,
+    tie,
+    tied_weights,
+)
 from reusekit.surgery import (
     Certificate,
     CertificateError,
@@ -113,6 +121,7 @@ __all__ = [
     "flatten",
     "heads",
     "insert",
+    "join",
     "layers",
     "load_backbone",
     "prepend",
@@ -120,6 +129,7 @@ __all__ = [
     "replace",
     "segment",
     "split",
+    "tie",
     "tied_weights",
 ]
 

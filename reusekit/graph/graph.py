@@ -203,10 +203,15 @@ class Graph:
 
     @cached_property
     def by_source(self) -> Mapping[int, tuple[Tensor, ...]]:
-        """From the id of a Keras tensor to the tensors it is the source of."""
-        found: dict[int, list[Tensor]] = {}
+        """From the id of a Keras tensor to the tensors it stands for.
+
+        A nested model's output is known by the tensor inside it and by the one its call returned.
+        """
+        found: dict[int, dict[Tensor, None]] = {}
         for tensor in self.tensors:
-            found.setdefault(id(tensor.source), []).append(tensor)
+            found.setdefault(id(tensor.source), {})[tensor] = None
+        for tensor, source in self.surface.items():
+            found.setdefault(id(source), {})[tensor] = None
         return {key: tuple(tensors) for key, tensors in found.items()}
 
     def __repr__(self) -> str:

@@ -1,7 +1,9 @@
-"""Which weights there are, whose they are, and how many; layers that share one."""
+"""Which weights there are, whose they are, and how many; layers that share one, ties made whole."""
 
 from reusekit.sharing import layers
 from reusekit.sharing.counts import ParameterCounts, count_params
+from reusekit.sharing.join import join
+from reusekit.sharing.tie import tie
 from reusekit.sharing.ties import Tie, tied_weights
 
-__all__ = ["ParameterCounts", "Tie", "count_params", "layers", "tied_weights"]
+__all__ = ["ParameterCounts", "Tie", "count_params", "join", "layers", "tie", "tied_weights"]

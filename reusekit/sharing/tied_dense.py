@@ -85,10 +85,10 @@ class TiedDense(keras.layers.Layer):
         if not self.source.built:
             self._build_source(input_shape)
         sizes = self._sizes(input_shape)
-        if self.use_bias:
+        if self.use_bias and self.bias is None:
             shape = [sizes[axis] for axis in self.equation.made]
             self.bias = self.add_weight(name="bias", shape=shape, initializer=self.bias_initializer)
-        if self.scale:
+        if self.scale and self.multiplier is None:
             self.multiplier = self.add_weight(name="scale", shape=(), initializer="ones")
 
     def _build_source(self, input_shape: tuple) -> None:
@@ -114,7 +114,7 @@ class TiedDense(keras.layers.Layer):
         given = input_shape[len(input_shape) - len(axes) :]
         fits = len(given) == len(axes)
         for axis, size in zip(axes, given, strict=False):
-            fits = fits and (size is None or sizes.setdefault(axis, size) == size)
+            fits = fits and (sizes.setdefault(axis, size) == size or size is None)
         if not fits:
             taken = tuple(sizes.get(axis) for axis in axes)
             raise TieError(
@@ -160,17 +160,33 @@ class TiedDense(keras.layers.Layer):
         leading = input_shape[: len(input_shape) - count]
         return (*leading, *(sizes[axis] for axis in equation.outputs.replace("...", "")))
 
+    def tied_to(self, source: keras.Layer) -> "TiedDense":
+        """The same layer, with the same bias and scale, tied to another source of equal shape."""
+        twin = TiedDense(
+            source,
+            activation=self.activation,
+            bias_initializer=self.bias_initializer,
+            **self._settings(),
+        )
+        twin.bias, twin.multiplier = self.bias, self.multiplier
+        return twin
+
     def get_config(self) -> dict:
         """The configuration; within one save, the source in it is the very layer it is."""
         return {
-            **super().get_config(),
+            **self._settings(),
             "source": keras.saving.serialize_keras_object(self.source),
+            "activation": keras.activations.serialize(self.activation),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+        }
+
+    def _settings(self) -> dict:
+        return {
+            **super().get_config(),
             "transpose": self.transpose,
             "units": self.units,
             "use_bias": self.use_bias,
-            "activation": keras.activations.serialize(self.activation),
             "scale": self.scale,
-            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
         }
 
     @classmethod

@@ -38,6 +38,17 @@ class Equation(NamedTuple):
         return Equation(self.outputs, self.kernel, self.inputs)
 
     @property
+    def canonical(self) -> str:
+        """The same for equations that do the same: leading axes as an ellipsis, others renamed."""
+        inputs, outputs = self.inputs, self.outputs
+        while inputs[0] == outputs[0] and inputs[0] not in (".", *self.kernel):
+            inputs, outputs = inputs[1:], outputs[1:]
+        axes = dict.fromkeys((inputs + self.kernel + outputs).replace(".", ""))
+        letters = {ord(axis): chr(ord("a") + place) for place, axis in enumerate(axes)}
+        parts = (f"...{part.replace('.', '')}" for part in (inputs, outputs))
+        return str(Equation(next(parts), self.kernel, next(parts))).translate(letters)
+
+    @property
     def made(self) -> str:
         """The subscripts of the output that come from the kernel, in the order of the output."""
         return "".join(axis for axis in self.outputs if axis in set(self.kernel) - set(self.inputs))
@@ -65,6 +76,22 @@ def check_source(source: Any) -> None:
         )
 
 
+def matrix(layer: Any) -> Any:
+    """The weight that a layer multiplies with, as it is stored; None where it has none."""
+    return getattr(layer, "embeddings" if isinstance(layer, _EMBEDDINGS) else "kernel", None)
+
+
+def multiplies(layer: Any) -> bool:
+    """Whether a layer does what a `TiedDense` can do: multiply, add a bias, activate."""
+    if isinstance(layer, _CONVOLUTIONS):
+        last = layer.data_format == "channels_last"
+        return last and layer.groups == 1 and {*layer.kernel_size, *layer.strides} == {1}
+    if isinstance(layer, keras.layers.EinsumDense) and layer.bias is not None:
+        sizes = dict(zip(equation(layer).kernel, layer.kernel.shape, strict=True))
+        return tuple(layer.bias.shape) == tuple(sizes[axis] for axis in equation(layer).made)
+    return isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense))
+
+
 def equation(source: keras.Layer) -> Equation:
     """The equation of a layer: that of an EinsumDense, or the usual one over the last axis."""
     text = source.equation if isinstance(source, keras.layers.EinsumDense) else _LAST_AXIS
@@ -90,7 +117,7 @@ def kernel(source: keras.Layer, dtype: str) -> Any:
         TieError: The layer is quantised in a way that has no matrix to share.
     """
     embedding = isinstance(source, _EMBEDDINGS)
-    weight = source.embeddings if embedding else source.kernel
+    weight = matrix(source)
     mode = source.quantization_mode
     if mode is None:
         weight = keras.ops.convert_to_tensor(weight, dtype=dtype)

@@ -15,6 +15,7 @@ from reusekit.surgery.edits import Edit, Insert, Orders, Remove, Replace, orders
 from reusekit.surgery.errors import EditError
 from reusekit.surgery.rebuild import Rebuild
 from reusekit.surgery.rewiring import Rewiring
+from reusekit.surgery.tie_check import check_ties
 
 _WAYS = ("share", "copy")
 
@@ -55,6 +56,7 @@ def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
         EditError: There is no edit, or edits contradict one another, or one makes no sense there.
         ShapeError: A layer could not take what it would be fed; the message names the layer and
             both shapes.
+        TieError: A layer would go while one that stays is tied to its weights.
 
     Example:
         >>> x = keras.Input((4,), name="x")
@@ -78,6 +80,7 @@ def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
         raise EditError("Expected at least one edit, received none.")
     graph = read(model)
     wanted = orders(graph, edits)
+    check_ties(graph, wanted, copied=weights == "copy")
     rewired = Rewiring(graph, wanted)
     _check_names(rewired, wanted)
     if weights == "copy":

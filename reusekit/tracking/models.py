@@ -14,6 +14,7 @@ from mlflow.models.model import ModelInfo
 
 from reusekit.backbones.digest import model_digest
 from reusekit.errors import TrackingError
+from reusekit.graph.keras_internals import all_layers
 from reusekit.sharing import count_params
 
 
@@ -76,7 +77,7 @@ def _log(model: keras.Model, role: str, inputs: np.ndarray, tags: Mapping[str, s
         name=role,
         signature=infer_signature(inputs, np.asarray(model.predict_on_batch(inputs))),
         # Named here, since MLflow takes 6 to 14 seconds to infer them.
-        pip_requirements=requirements(),
+        pip_requirements=requirements(model),
         params={f"parameters.{k}": v for k, v in count_params(model).to_dict().items()},
         tags={
             **tags,
@@ -86,7 +87,13 @@ def _log(model: keras.Model, role: str, inputs: np.ndarray, tags: Mapping[str, s
     )
 
 
-def requirements() -> list[str]:
-    """What a saved model needs where it is loaded: stock Keras and its backend, not reusekit."""
+def requirements(model: keras.Model) -> list[str]:
+    """What a saved model needs where it is loaded: Keras, its backend, and reusekit if it is tied.
+
+    A model with a `TiedDense` loads once reusekit has been imported; any other needs no reusekit.
+    """
     backend = {"torch": "torch", "jax": "jax"}.get(keras.backend.backend(), "tensorflow")
-    return [f"{package}=={version(package)}" for package in ("keras", backend, "numpy")]
+    packages = ["keras", backend, "numpy"]
+    if any(type(layer).__module__.startswith("reusekit.") for layer in all_layers(model)):
+        packages.append("reusekit")
+    return [f"{package}=={version(package)}" for package in packages]

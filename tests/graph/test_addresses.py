@@ -56,3 +56,10 @@ def test_a_tensor_made_twice_is_ambiguous():
     model = ZOO["siamese"]()
     with pytest.raises(AmbiguousAddressError, match="2 times: 'tower@0/a', 'tower@1/a'"):
         resolve(read(model), model.get_layer("tower").get_layer("a").output)
+
+
+def test_a_nested_models_output_is_known_by_the_tensor_its_call_returned():
+    x = keras.Input((4,), name="x")
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="d")], name="inner")
+    model = keras.Model(x, inner(x), name="m")
+    assert [t.address for t in resolve(read(model), model.output)] == ["inner/d"]

@@ -1,0 +1,155 @@
+"""Making two weights of a model one."""
+
+from typing import Any, Literal, NamedTuple
+
+import keras
+
+from reusekit.errors import TieError
+from reusekit.graph import keras_internals, read
+from reusekit.sharing import tied_source
+from reusekit.sharing.tied_dense import TiedDense
+from reusekit.sharing.weight_addresses import Weight, find_weight
+from reusekit.surgery import clone
+from reusekit.surgery.substitute import substitute
+
+
+class _Plan(NamedTuple):
+    """Which layer keeps its weight, and which one gives its own up."""
+
+    source: Weight
+    replaced: Weight
+    merged: bool  # whether calls of the source itself take the place of the other layer's
+
+
+def tie(
+    model: keras.Model,
+    a: Any,
+    b: Any,
+    transform: Literal["transpose"] | None = None,
+    keep: Literal["a", "b"] = "a",
+) -> keras.Model:
+    """Makes two weights of a model one, in a new model with weights of its own.
+
+    A dense layer (or a convolution that is one) whose kernel becomes another layer's weight comes
+    back as `rk.layers.TiedDense` of the same name, with its own bias. Two layers with no other
+    weight and equal configurations become one layer that is called twice. Initialiser, regulariser,
+    constraint and trainable flag of the weight are those of the layer that stays: `a` if possible.
+
+    Args:
+        model: A model with a functional graph. It is not changed.
+        a: The first weight: `layer/weight`, just `layer` for its kernel or embeddings, or a
+            `keras.Variable` of the model.
+        b: The second, likewise.
+        transform: "transpose" where one is the other transposed; None where they are the same.
+        keep: Which value the shared weight begins with: that of "a" or that of "b".
+
+    Returns:
+        The new model.
+
+    Raises:
+        TieError: A weight that is not there, shapes that do not fit, or layers that cannot share.
+        NoGraphError: The model has no functional graph.
+
+    Example:
+        >>> tokens = keras.Input((7,), dtype="int32", name="tokens")
+        >>> hidden = keras.layers.Embedding(50, 4, name="embedding")(tokens)
+        >>> model = keras.Model(tokens, keras.layers.Dense(50, name="logits")(hidden))
+        >>> tied = tie(model, "embedding", "logits", transform="transpose")
+        >>> model.count_params(), tied.count_params()
+        (450, 250)
+    """
+    if transform not in (None, "transpose"):
+        raise TieError(f"Expected transform None or 'transpose', received {transform!r}.")
+    if keep not in ("a", "b"):
+        raise TieError(f"Expected keep 'a' or 'b', received {keep!r}.")
+    graph = read(model)
+    first, second = find_weight(graph, a), find_weight(graph, b)
+    _check(first, second, transform)
+    plan = _plan(first, second, transform)
+
+    twin = clone(model)
+    layers = (keras_internals.all_layers(each) for each in (model, twin))
+    copies = {id(old): new for old, new in zip(*layers, strict=True)}
+    source, replaced = (copies[id(weight.layer)] for weight in (plan.source, plan.replaced))
+    replacement = source if plan.merged else _tied(source, replaced, transform)
+    tied = substitute(twin, {replaced: replacement})
+    if not plan.merged and replaced.bias is not None:
+        replacement.bias.assign(replaced.bias)
+    kept = first if keep == "a" else second
+    if kept is not plan.source:
+        value = keras.ops.reshape(kept.variable, kept.shape)
+        value = keras.ops.transpose(value) if transform else value
+        target = source.weights[_place(plan.source)]
+        target.assign(keras.ops.reshape(value, target.shape))
+    return tied
+
+
+def _check(first: Weight, second: Weight, transform: str | None) -> None:
+    if first.variable is second.variable:
+        raise TieError(f"Expected two weights, received one: {first.address!r} is tied already.")
+    for weight in (first, second):
+        layer = weight.layer
+        if layer.quantization_mode or getattr(layer, "lora_enabled", False):
+            raise TieError(
+                f"Expected layers in floating point and without LoRA, received {layer.name!r}. "
+                "Tie first, then quantise or enable LoRA."
+            )
+    one, other = first.shape, second.shape
+    if one != (other[::-1] if transform else other):
+        turned = one == (other if transform else other[::-1])
+        hint = f" They would with transform={None if transform else 'transpose'!r}."
+        raise TieError(
+            f"Expected weights whose shapes agree{' once transposed' if transform else ''}, "
+            f"received {first.address!r} {one} and {second.address!r} {other}."
+            f"{hint if turned else ''}"
+        )
+
+
+def _plan(a: Weight, b: Weight, transform: str | None) -> _Plan:
+    for source, replaced in ((a, b), (b, a)):
+        if _can_replace(source, replaced, transform):
+            return _Plan(source, replaced, merged=False)
+    if transform is None and len(a.layer.weights) == 1 and _alike(a.layer, b.layer):
+        return _Plan(a, b, merged=True)
+    raise TieError(
+        "Expected a Dense, an EinsumDense or a convolution of size and stride 1 together with "
+        "another layer that multiplies with a matrix over the same axes, or two layers of equal "
+        f"configuration with one weight each; received {a.address!r} of {type(a.layer).__name__} "
+        f"and {b.address!r} of {type(b.layer).__name__}."
+    )
+
+
+def _can_replace(source: Weight, replaced: Weight, transform: str | None) -> bool:
+    """Whether the one layer, with the weight of the other, would be a TiedDense."""
+    if not (source.is_matrix and replaced.is_matrix and tied_source.multiplies(replaced.layer)):
+        return False
+    try:
+        tied_source.check_source(source.layer)
+    except TieError:
+        return False
+    equation = tied_source.equation(source.layer)
+    if transform:
+        equation = equation.transposed._replace(kernel=equation.kernel[::-1])
+    return equation.canonical == tied_source.equation(replaced.layer).canonical
+
+
+def _alike(a: keras.Layer, b: keras.Layer) -> bool:
+    one, other = ({**layer.get_config(), "name": None} for layer in (a, b))
+    return type(a) is type(b) and one == other
+
+
+def _tied(source: keras.Layer, replaced: keras.Layer, transform: str | None) -> TiedDense:
+    return TiedDense(
+        source,
+        transpose=transform == "transpose",
+        use_bias=replaced.bias is not None,
+        activation=replaced.activation,
+        bias_initializer=replaced.bias_initializer,
+        dtype=replaced.dtype_policy,
+        trainable=replaced.trainable,
+        name=replaced.name,
+    )
+
+
+def _place(weight: Weight) -> int:
+    return [id(variable) for variable in weight.layer.weights].index(id(weight.variable))

@@ -1,0 +1,190 @@
+"""TiedDense multiplies with the very weight of another layer."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import reusekit as rk
+from reusekit.sharing.layers import TiedDense
+
+RNG = np.random.default_rng(0)
+
+
+def array(*shape):
+    return RNG.normal(size=shape).astype("float32")
+
+
+def built(layer, shape):
+    layer.build(shape)
+    return layer
+
+
+SOURCES = {
+    "embedding": (layers.Embedding(9, 4), None, (2, 3, 4), "...a,ba->...b", True),
+    "embedding as it is": (layers.Embedding(9, 4), None, (2, 3, 9), "...a,ab->...b", False),
+    "reversible": (layers.ReversibleEmbedding(9, 4), None, (2, 4), "...a,ba->...b", True),
+    "dense": (layers.Dense(4), (None, 6), (2, 3, 4), "...a,ba->...b", True),
+    "dense as it is": (layers.Dense(4), (None, 6), (2, 6), "...a,ab->...b", False),
+    "einsum": (
+        layers.EinsumDense("abc,cde->abde", (None, 2, 5)),
+        (None, 3, 4),
+        (2, 3, 2, 5),
+        "abde,cde->abc",
+        True,
+    ),
+    "einsum as it is": (
+        layers.EinsumDense("abc,cde->abde", (None, 2, 5), bias_axes="de"),
+        (None, 3, 4),
+        (2, 3, 4),
+        "abc,cde->abde",
+        False,
+    ),
+    "output in the middle": (
+        layers.EinsumDense("abc,bd->adc", (7, None)),
+        (None, 3, 4),
+        (2, 7, 4),
+        "adc,bd->abc",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_it_computes_what_the_equation_says(name):
+    source, shape, given, equation, transpose = SOURCES[name]
+    built(source, shape)
+    x = array(*given)
+    tied = TiedDense(source, transpose=transpose, bias_initializer="normal", scale=True)
+    y = tied(x)
+    tied.multiplier.assign(3.0)
+    y = keras.ops.convert_to_numpy(tied(x))
+    kernel = keras.ops.convert_to_numpy(
+        source.embeddings if hasattr(source, "embeddings") else source.kernel
+    )
+    bias = keras.ops.convert_to_numpy(tied.bias)
+    if name == "output in the middle":
+        bias = bias[:, None]
+    np.testing.assert_allclose(y, 3 * np.einsum(equation, x, kernel) + bias, rtol=1e-4, atol=1e-5)
+    assert tied.compute_output_shape(given) == y.shape
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_convolution_of_size_one_is_a_matrix(rank):
+    kind = (layers.Conv1D, layers.Conv2D, layers.Conv3D)[rank - 1]
+    source = built(kind(4, 1), (None, *[5] * rank, 6))
+    x = array(2, *[5] * rank, 4)
+    kernel = keras.ops.convert_to_numpy(source.kernel).reshape(6, 4)
+    np.testing.assert_allclose(TiedDense(source)(x), x @ kernel.T, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_both_uses_reach_the_one_variable():
+    tokens = keras.Input((3,), dtype="int32")
+    embedding = layers.Embedding(8, 4, name="embedding")
+    model = keras.Model(tokens, TiedDense(embedding, use_bias=False)(embedding(tokens)))
+    model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    x = np.array([[0, 1, 2]])
+    before = keras.ops.convert_to_numpy(embedding.embeddings)
+    target = array(1, 3, 8)
+    model.train_on_batch(x, target)
+    step = before - keras.ops.convert_to_numpy(embedding.embeddings)
+    hidden = before[x[0]]
+    error = 2 * (hidden @ before.T - target[0]) / target.size
+    expected = error.T @ hidden  # as an output
+    np.add.at(expected, x[0], error @ before)  # as an input
+    np.testing.assert_allclose(step, expected, rtol=1e-4, atol=1e-6)
+    # Adam's two slots for the one weight, and its counters.
+    model.compile("adam", loss="mse")
+    model.train_on_batch(x, target)
+    assert sum(tuple(v.shape) == (8, 4) for v in model.optimizer.variables) == 2
+
+
+def test_it_may_be_built_before_its_source():
+    embedding = layers.Embedding(8, 4)
+    assert TiedDense(embedding)(array(2, 4)).shape == (2, 8)
+    encoder = layers.Dense(4)
+    assert TiedDense(encoder, units=6)(array(2, 4)).shape == (2, 6)
+    assert encoder.kernel.shape == (6, 4)
+    with pytest.raises(rk.TieError, match="pass units="):
+        TiedDense(layers.Dense(4))(array(2, 4))
+
+
+def test_it_works_in_a_sequential_and_in_a_subclass():
+    encoder = layers.Dense(3, name="encoder")
+    stack = keras.Sequential([keras.Input((5,)), encoder, TiedDense(encoder)])
+    assert stack.output_shape == (None, 5)
+    assert stack.count_params() == 5 * 3 + 3 + 5
+
+    class Autoencoder(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.encoder = layers.Dense(3, name="encoder")
+            self.decoder = TiedDense(self.encoder, name="decoder")
+
+        def call(self, x):
+            return self.decoder(self.encoder(x))
+
+    model = Autoencoder()
+    assert model(array(2, 5)).shape == (2, 5)
+    assert model.count_params() == stack.count_params()
+    assert rk.tied_weights(model)[0].owners == ("encoder", "decoder")
+
+
+def test_mixed_precision_computes_in_half_and_keeps_the_weight_whole():
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    embedding = layers.Embedding(8, 4, dtype=policy)
+    tied = TiedDense(embedding, dtype=policy)
+    y = tied(embedding(np.array([[1, 2]])))
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    assert embedding.embeddings.dtype == tied.bias.dtype == "float32"
+
+
+@pytest.mark.parametrize("kind", ["Embedding", "Dense"])
+def test_lora_on_the_source_counts_here_too(kind):
+    source = layers.Embedding(8, 4) if kind == "Embedding" else layers.Dense(4)
+    built(source, None if kind == "Embedding" else (None, 8))
+    tied = TiedDense(source, use_bias=False)
+    x = array(2, 4)
+    tied(x)
+    source.enable_lora(2)
+    name = "embeddings" if kind == "Embedding" else "kernel"
+    getattr(source, f"lora_{name}_b").assign(array(2, 4))
+    weight = keras.ops.convert_to_numpy(getattr(source, name))
+    np.testing.assert_allclose(tied(x), x @ weight.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Embedding", "ReversibleEmbedding", "Dense"])
+def test_a_source_in_int8_is_scaled_back(kind):
+    make = getattr(layers, kind)
+    source = built(make(4) if kind == "Dense" else make(8, 4), (None, 8))
+    tied = TiedDense(source, use_bias=False)
+    x = array(2, 4)
+    before = keras.ops.convert_to_numpy(tied(x))
+    source.quantize("int8")
+    after = keras.ops.convert_to_numpy(tied(x))
+    assert 0 < np.abs(after - before).max() < 0.02 * np.abs(before).max()
+
+
+def test_where_quantisation_leaves_no_matrix_it_is_refused():
+    source = built(layers.Dense(4), (None, 8))
+    tied = TiedDense(source)
+    tied(array(2, 4))
+    source.quantize("int4")
+    with pytest.raises(rk.TieError, match="int4"):
+        tied(array(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: TiedDense(layers.Dropout(0.1)), "received Dropout"),
+        (lambda: TiedDense("embedding"), "received str"),
+        (lambda: TiedDense(layers.Conv2D(4, 3)), r"kernel_size=\(3, 3\)"),
+        (lambda: TiedDense(layers.Conv2D(4, 1, groups=2)), "groups=2"),
+        (lambda: TiedDense(layers.Embedding(8, 4))(array(2, 5)), r"received \(2, 5\)"),
+        (lambda: TiedDense(layers.Embedding(8, 4), units=9)(array(2, 4)), "units=8"),
+    ],
+)
+def test_bad_input_is_one_clear_error(make, said):
+    with pytest.raises(rk.TieError, match=said):
+        make()

@@ -1,0 +1,231 @@
+"""Every operation with every kind of tie: it keeps the tie, or it raises TieError."""
+
+import subprocess
+import sys
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+from tied_models import TIED
+
+import reusekit as rk
+from reusekit.graph import read
+from reusekit.surgery.random_inputs import random_inputs
+from reusekit.tracking.models import requirements
+
+OPERATIONS = {}
+
+
+def operation(work):
+    OPERATIONS[work.__name__] = work
+    return work
+
+
+@operation
+def clone_copy(tied, folder):
+    return rk.clone(tied.model)
+
+
+@operation
+def clone_share(tied, folder):
+    return rk.clone(tied.model, weights="share")
+
+
+@operation
+def split_with_both_ends_below(tied, folder):
+    return rk.split(tied.model, tied.model.output).bottom
+
+
+@operation
+def split_with_both_ends_above(tied, folder):
+    return rk.split(tied.model, tied.model.input).top
+
+
+@operation
+def parted_and_joined(tied, folder):
+    return rk.join(*saved_apart(rk.split(tied.model, tied.between), folder))
+
+
+@operation
+def joined_as_told(tied, folder):
+    parts = rk.split(tied.model, tied.between)
+    return rk.join(*saved_apart(parts, folder), shared=parts.shared)
+
+
+@operation
+def segment_and_chain(tied, folder):
+    chain = rk.segment(tied.model, [tied.source, tied.between])
+    whole = chain[0]
+    for part in chain[1:]:
+        whole = rk.join(whole, part)
+    return whole
+
+
+@operation
+def extract(tied, folder):
+    return rk.extract(tied.model, read(tied.model).outputs[0].address)
+
+
+@operation
+def insert(tied, folder):
+    return rk.insert(tied.model, keras.layers.Identity(name="probe"), after=tied.between)
+
+
+@operation
+def insert_into_a_copy(tied, folder):
+    probe = keras.layers.Identity(name="probe")
+    return rk.insert(tied.model, probe, after=tied.between, weights="copy")
+
+
+@operation
+def remove(tied, folder):
+    probe = keras.layers.Identity(name="probe")
+    return rk.remove(rk.insert(tied.model, probe, after=tied.between), "probe")
+
+
+@operation
+def replace(tied, folder):
+    probe = keras.layers.Identity(name="probe")
+    probed = rk.insert(tied.model, probe, after=tied.between)
+    return rk.replace(probed, "probe", keras.layers.Activation("linear", name="line"))
+
+
+@operation
+def flatten(tied, folder):
+    return rk.flatten(tied.model)
+
+
+@operation
+def save_and_load(tied, folder):
+    return reloaded(tied.model, folder / "m.keras")
+
+
+@operation
+def save_and_load_weights(tied, folder):
+    twin = rk.clone(tied.model, weights="fresh")
+    tied.model.save_weights(folder / "m.weights.h5")
+    twin.load_weights(folder / "m.weights.h5")
+    return twin
+
+
+@operation
+def flattened_saved_and_loaded(tied, folder):
+    return reloaded(rk.flatten(tied.model), folder / "m.keras")
+
+
+@operation
+def mlflow_log_and_load(tied, folder):
+    with mlflow.start_run():
+        logged = mlflow.keras.log_model(
+            tied.model, name="m", pip_requirements=requirements(tied.model)
+        )
+    return mlflow.keras.load_model(logged.model_uri)
+
+
+@pytest.mark.parametrize("kind", TIED)
+@pytest.mark.parametrize("work", OPERATIONS)
+def test_a_tie_is_kept(work, kind, tmp_path, request):
+    if work.startswith("mlflow"):
+        request.getfixturevalue("tracking")
+    tied = TIED[kind]()
+    x = random_inputs(read(tied.model))
+    expected = tied.model(x, training=False)
+    result = OPERATIONS[work](tied, tmp_path)
+    assert result.count_params() == tied.model.count_params()
+    owners = [[owner.split("/")[-1] for owner in t.owners] for t in rk.tied_weights(result)]
+    assert owners == [[o.split("/")[-1] for o in t.owners] for t in rk.tied_weights(tied.model)]
+    assert owners and len(owners[0]) == 2
+    np.testing.assert_allclose(result(x, training=False), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_a_fresh_clone_has_a_tie_of_its_own(kind):
+    model = TIED[kind]().model
+    fresh = rk.clone(model, weights="fresh")
+    assert [t.owners for t in rk.tied_weights(fresh)] == [t.owners for t in rk.tied_weights(model)]
+    assert fresh.count_params() == model.count_params()
+    assert {id(v) for v in fresh.weights}.isdisjoint(id(v) for v in model.weights)
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_a_split_between_the_ends_names_what_both_sides_keep(kind):
+    tied = TIED[kind]()
+    parts = rk.split(tied.model, tied.between)
+    variable = rk.tied_weights(tied.model)[0].variable
+    assert variable.path in parts.shared
+    assert all(any(v is variable for v in part.weights) for part in parts)
+
+
+@pytest.mark.parametrize("kind", TIED)
+@pytest.mark.parametrize("way", ["replace", "remove", "clone_model", "from_config", "insert_copy"])
+def test_what_would_untie_is_refused_and_changes_nothing(way, kind):
+    tied = TIED[kind]()
+    model, source = tied.model, tied.model.get_layer(tied.source)
+    before = [layer._inbound_nodes[:] for layer in model.layers]
+    width = model.get_layer(tied.source).output.shape[-1]
+    with pytest.raises(rk.TieError):
+        if way == "replace":
+            rk.replace(model, tied.source, tied.replacement)
+        elif way == "remove":
+            rk.remove(model, tied.source)
+        elif way == "clone_model":
+            keras.models.clone_model(model)
+        elif way == "from_config":
+            keras.Model.from_config(model.get_config())
+        else:
+            late = rk.layers.TiedDense(source, units=width, name="late")
+            rk.insert(model, late, after=tied.source, weights="copy")
+    assert [layer._inbound_nodes for layer in model.layers] == before
+    assert len(rk.tied_weights(model)) == len(rk.tied_weights(TIED[kind]().model))
+
+
+@pytest.mark.parametrize("kind", TIED)
+def test_both_ends_may_be_exchanged_in_one_edit(kind):
+    tied = TIED[kind]()
+    [end] = rk.tied_weights(tied.model)[0].owners[1:]
+    # An edit is planned on shapes before anything is built, and the tied layer needs one by then.
+    tied.replacement.build(tied.model.get_layer(tied.source).input.shape)
+    result = rk.edit(
+        tied.model,
+        rk.Replace(tied.source, tied.replacement),
+        rk.Replace(end, rk.layers.TiedDense(tied.replacement, name="new_end")),
+    )
+    owners = rk.tied_weights(result.model)[0].owners
+    assert owners == (tied.replacement.name, "new_end")
+
+
+LOAD = """
+import sys, keras, numpy as np, reusekit as rk
+model = keras.saving.load_model(sys.argv[1])
+x, expected = np.load(sys.argv[2]), np.load(sys.argv[3])
+np.testing.assert_allclose(model(x, training=False), expected, rtol=1e-5, atol=1e-6)
+print(model.count_params(), len(rk.tied_weights(model)), model.layers[-1].name)
+"""
+
+
+def test_a_fresh_process_loads_the_tie_after_a_plain_import(tmp_path):
+    model = TIED["embedding"]().model
+    x = random_inputs(read(model))
+    model.save(tmp_path / "m.keras")
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", model(x))
+    words = [tmp_path / name for name in ("m.keras", "x.npy", "y.npy")]
+    done = subprocess.run([sys.executable, "-c", LOAD, *words], capture_output=True, text=True)
+    assert done.stdout.split() == [str(model.count_params()), "1", "logits"], done.stderr
+
+
+def test_only_a_tied_model_requires_reusekit():
+    tied = TIED["embedding"]().model
+    assert any(line.startswith("reusekit==") for line in requirements(tied))
+    stock = rk.replace(tied, "logits", keras.layers.Dense(3, name="stock"))
+    assert not any(line.startswith("reusekit") for line in requirements(stock))
+
+
+def saved_apart(parts, folder):
+    return [reloaded(part, folder / f"{part.name}.keras") for part in parts]
+
+
+def reloaded(model, file):
+    model.save(file)
+    return keras.saving.load_model(file)
