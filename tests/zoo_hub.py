@@ -1,13 +1,11 @@
-"""KerasHub's models, built small: what the zoo has no stand-in for. Importing KerasHub takes time.
-
-Nothing here imports it before a member is built.
-"""
+"""KerasHub's models, built small: what the zoo has no stand-in for."""
 
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import keras
+import pytest
 
 from reusekit.surgery import expand
 
@@ -41,11 +39,17 @@ def member(*blocks, **known):
     return enter
 
 
+def models():
+    """KerasHub's models, imported when the first member is built: that takes seconds.
+
+    The tests on JAX skip them, since KerasHub brings TensorFlow.
+    """
+    return pytest.importorskip("keras_hub").models
+
+
 @member("transformer_layer_0", "transformer_layer_1")
 def bert():
-    from keras_hub.models import BertBackbone
-
-    return BertBackbone(
+    return models().BertBackbone(
         vocabulary_size=11,
         num_layers=2,
         num_heads=2,
@@ -58,9 +62,7 @@ def bert():
 
 @member("transformer_layer_0", "transformer_layer_1")
 def gpt2():
-    from keras_hub.models import GPT2Backbone
-
-    return GPT2Backbone(
+    return models().GPT2Backbone(
         vocabulary_size=11,
         num_layers=2,
         num_heads=2,
@@ -73,9 +75,7 @@ def gpt2():
 
 @member("decoder_block_0", "decoder_block_1")
 def gemma():
-    from keras_hub.models import GemmaBackbone
-
-    return GemmaBackbone(
+    return models().GemmaBackbone(
         vocabulary_size=11,
         num_layers=2,
         num_query_heads=2,
@@ -90,9 +90,7 @@ def gemma():
 @member(not_rebuilt=("ViTPatchingAndEmbedding",))
 def vit():
     """Its encoder is one layer, so that no block has an address."""
-    from keras_hub.models import ViTBackbone
-
-    return ViTBackbone(
+    return models().ViTBackbone(
         image_shape=(8, 8, 3),
         patch_size=4,
         num_layers=2,
@@ -118,9 +116,7 @@ def vit_expanded():
 @member("stack0_block0_out", "stack1_block0_out")
 def resnet():
     """KerasHub wants 64 filters."""
-    from keras_hub.models import ResNetBackbone
-
-    return ResNetBackbone(
+    return models().ResNetBackbone(
         input_conv_filters=[64],
         input_conv_kernel_sizes=[3],
         stackwise_num_filters=[64, 64],
