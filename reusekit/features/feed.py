@@ -1,13 +1,17 @@
 """Batches of stored features for Keras."""
 
 import itertools
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from reusekit.features.sharded_array import ShardedArray
+
 
 def feed(
-    inputs: np.ndarray, labels: np.ndarray, batch_size: int, seed: int | None = None
+    inputs: Any, labels: np.ndarray | ShardedArray, batch_size: int, seed: int | None = None
 ) -> tf.data.Dataset:
     """Batches of (inputs, labels), gathered from arrays in memory or mapped into it.
 
@@ -15,7 +19,8 @@ def feed(
     arrays of any size. The order follows from the seed alone, whatever TensorFlow's own seed is.
 
     Args:
-        inputs: Shape (examples, ...); may be a memory-mapped file.
+        inputs: An array of shape (examples, ...), which may be a memory-mapped file or an array of
+            a `FeatureStore`, or a tuple, list (which comes as a tuple) or dictionary of such.
         labels: Shape (examples,).
         batch_size: Examples a batch; the last one may be smaller.
         seed: Shuffle fully at each pass, each pass anew, the same passes for the same seed; None
@@ -27,20 +32,21 @@ def feed(
         [[0, 1], [2]]
     """
     passes = itertools.count()
+    inputs = keras.tree.lists_to_tuples(inputs)  # tf.data would stack what is in a list
+    arrays = [*keras.tree.flatten(inputs), labels]
 
     def order(_: int) -> np.ndarray:
         return np.random.default_rng((seed, next(passes))).permutation(len(labels))
 
-    def gather(rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        taken = tf.numpy_function(
-            lambda at: (inputs[at], labels[at]),
+    def gather(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
+        *taken, labels = tf.numpy_function(
+            lambda at: [array[at] for array in arrays],
             [rows],
-            (tf.as_dtype(inputs.dtype), tf.as_dtype(labels.dtype)),
+            [tf.as_dtype(array.dtype) for array in arrays],
         )
-        return (
-            tf.ensure_shape(taken[0], (None, *inputs.shape[1:])),
-            tf.ensure_shape(taken[1], (None,)),
-        )
+        for part, array in zip([*taken, labels], arrays, strict=True):
+            part.set_shape((None, *array.shape[1:]))
+        return keras.tree.pack_sequence_as(inputs, taken), labels
 
     positions = tf.data.Dataset.range(len(labels))
     if seed is not None:

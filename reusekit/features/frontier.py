@@ -37,17 +37,18 @@ class Frontier:
         return tuple(tensor.address for tensor in self.stored)
 
     def restore(self, stored: Mapping[str, Any]) -> Any:
-        """The tensors that cross, from what is stored: one, or a list in the order of `crossing`.
+        """The tensors that cross, from what is stored: one, or a tuple in `crossing`'s order.
 
         Args:
-            stored: A batch of each stored tensor, by address. Works inside `tf.data`, too.
+            stored: A batch of each stored tensor, by address, in whatever precision; the model's
+                own comes back. Works inside `tf.data`, too.
         """
-        found = dict(stored)
+        found = {t.address: keras.ops.cast(stored[t.address], t.dtype) for t in self.stored}
         if self._recomputed:
-            inputs = [stored[tensor.address] for tensor in self._needed]
+            inputs = [found[tensor.address] for tensor in self._needed]
             made = self._from_inputs(inputs, training=False)
             found.update(zip((t.address for t in self._recomputed), made, strict=True))
-        tensors = [found[tensor.address] for tensor in self.crossing]
+        tensors = tuple(found[tensor.address] for tensor in self.crossing)
         return tensors[0] if len(tensors) == 1 else tensors
 
     @cached_property

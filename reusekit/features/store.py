@@ -132,25 +132,24 @@ class FeatureStore:
         Raises:
             CacheError, DataError: As for `get_or_compute`.
         """
-        if len({key.size for key in keys}) > 1 or len({key.digest for key in keys}) < len(keys):
-            raise CacheError("Expected different keys of one size.")
-        found = {key.digest: self.get(key) for key in keys}
-        missing = [key for key in keys if found[key.digest] is None]
+        if len({key.size for key in keys}) > 1:
+            raise CacheError("Expected keys of one size: they are computed in one pass.")
+        found = [self.get(key) for key in keys]
+        missing = {k.digest: k for k, entry in zip(keys, found, strict=True) if entry is None}
         with ExitStack() as held:
             # In one order, so that two processes that want the same never wait for each other.
-            for key in sorted(missing, key=lambda key: key.digest):
-                what = str(key.about.get("cut", key.digest[:12]))
+            for digest, key in sorted(missing.items()):
+                what = str(key.about.get("cut", digest[:12]))
                 with os_errors_explained(self.path):
-                    held.enter_context(sole_maker(self._layout.lock(key.digest), what))
+                    held.enter_context(sole_maker(self._layout.lock(digest), what))
             # Another process may have made some of them while this one waited.
-            found.update((key.digest, self.get(key)) for key in missing)
-            missing = [key for key in missing if found[key.digest] is None]
-            if missing:
-                self._make(missing, compute)
-                found.update((key.digest, self.get(key)) for key in missing)
-        if None in found.values():
+            to_make = [key for key in missing.values() if self.get(key) is None]
+            if to_make:
+                self._make(to_make, compute)
+            found = [entry or self.get(key) for key, entry in zip(keys, found, strict=True)]
+        if None in found:
             raise CacheError(f"What was just written to {self.path} does not read back. Try again.")
-        return [found[key.digest] for key in keys]
+        return found
 
     def _make(self, keys: Sequence[FeatureKey], compute: Callable) -> None:
         """Compute what these entries lack, in one pass. The caller holds their locks."""

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reusekit.features import feed
+from reusekit.features import FeatureKey, FeatureStore, feed
 
 
 def rows(batches) -> list[int]:
@@ -47,3 +47,26 @@ def test_passes_differ_and_reach_across_the_whole_file(tmp_path):
     assert first != second
     assert max(first[:50]) > 400
     assert min(first[:50]) < 100
+
+
+def test_structures_and_stored_arrays_come_in_the_order_of_plain_ones(tmp_path):
+    rows = np.arange(90, dtype="float32")
+
+    def compute(start, stop):
+        for at in range(start, stop, 8):
+            part = rows[at : min(at + 8, stop)]
+            yield {"maps": np.tile(part[:, None], (1, 5)).astype("bfloat16"), ":labels": part}
+
+    store = FeatureStore(tmp_path, shard_bytes=300)
+    entry = store.get_or_compute(FeatureKey("k", ("maps", ":labels"), 90), compute)
+    plain = {"maps": np.asarray(entry["maps"]), "more": [rows.astype(bool), rows]}
+    stored = {"maps": entry["maps"], "more": [rows.astype(bool), rows]}
+    pairs = zip(feed(plain, rows, 7, 3), feed(stored, entry[":labels"], 7, 3), strict=True)
+    for (one, label), (other, stored_label) in pairs:
+        assert other["maps"].dtype == "bfloat16"
+        assert other["maps"].shape[1:] == (5,)
+        np.testing.assert_array_equal(other["maps"], one["maps"])
+        np.testing.assert_array_equal(other["maps"][:, 0], label)
+        np.testing.assert_array_equal(other["more"][0], label != 0)
+        np.testing.assert_array_equal(other["more"][1], one["more"][1])
+        np.testing.assert_array_equal(label, stored_label)

@@ -3,6 +3,7 @@
 import gc
 import json
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -127,8 +128,10 @@ def test_one_pass_makes_several_entries_and_only_those_that_lack(store):
     found = store.get_or_compute_all([key("ccc"), key("bb"), key("a")], compute)
     assert asked == [["a", "ccc"], ["bb"]]
     assert [entry["x"].shape[1] for entry in found] == [5, 4, 3]
-    with pytest.raises(CacheError, match="different keys of one size"):
-        store.get_or_compute_all([key("a"), key("a")], compute)
+    named = [key("a", arrays=("x",)), key("a", arrays=("y",))]
+    assert [list(entry) for entry in store.get_or_compute_all(named, compute)] == [["x"], ["y"]]
+    with pytest.raises(CacheError, match="keys of one size"):
+        store.get_or_compute_all([key("a"), key("d", size=3)], compute)
 
 
 def damage_truncate(path):
@@ -356,3 +359,21 @@ def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
     (other / "feature_store.json").write_text('{"format": 2}')
     with pytest.raises(CacheError, match="format 1"):
         FeatureStore(other)
+
+
+def test_memory_does_not_grow_with_the_number_of_examples(store):
+    def peak(size):
+        def compute(start, stop):
+            for at in range(start, stop, 10):
+                yield {"x": np.full((10, 50_000), at, "float32")}
+
+        tracemalloc.start()
+        with store.get_or_compute(key(f"m{size}", size=size), compute) as entry:
+            for at in range(0, size, 10):
+                assert entry["x"][at : at + 10][0, 0] == at
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(20)  # what is made once
+    assert peak(400) < 1.1 * peak(40)
