@@ -32,7 +32,8 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
             model trains the other.
 
     Returns:
-        The clone: a Sequential for a Sequential, else a functional model.
+        The clone: a Sequential for a Sequential, a model of the same class where that can be kept,
+        else a plain functional model.
 
     Warns:
         UserWarning: The model's class is not kept.

@@ -10,7 +10,7 @@ import keras
 from reusekit.errors import SurgeryError, nearest
 from reusekit.graph import Graph, read, resolve
 from reusekit.surgery.assembling import assemble
-from reusekit.surgery.clone import clone
+from reusekit.surgery.clone import twin_of, warn_of_lost_class
 from reusekit.surgery.edits import Edit, Insert, Orders, Remove, Replace, orders
 from reusekit.surgery.errors import EditError
 from reusekit.surgery.rebuild import Rebuild
@@ -49,7 +49,11 @@ def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
             "copy" makes the result of copies with equal weights.
 
     Returns:
-        The edited model, a functional one, and where old addresses went.
+        The edited model and where old addresses went. The model is a plain functional one, whatever
+        the class of the one that was edited.
+
+    Warns:
+        UserWarning: The model's class has something of its own, which the result lacks.
 
     Raises:
         AddressError: An address means nothing in the model.
@@ -57,6 +61,8 @@ def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
         ShapeError: A layer could not take what it would be fed; the message names the layer and
             both shapes.
         TieError: A layer would go while one that stays is tied to its weights.
+        CopyError: `weights` is "copy", and a layer does not come back from its configuration.
+        NoGraphError: The model has no functional graph.
 
     Example:
         >>> x = keras.Input((4,), name="x")
@@ -84,9 +90,11 @@ def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
     rewired = Rewiring(graph, wanted)
     _check_names(rewired, wanted)
     if weights == "copy":
-        graph = read(clone(model))
-        edits = tuple(_by_address(read(model), each) for each in edits)
+        edits = tuple(_by_address(graph, each) for each in edits)
+        graph = read(twin_of(graph.model, "copy"))
         rewired = Rewiring(graph, orders(graph, edits))
+    # A copy may have kept the class; what is built of it does not.
+    warn_of_lost_class(read(model).model, "edited form")
     return _build(graph, rewired)
 
 
@@ -109,12 +117,16 @@ def insert(
         weights: "share" or "copy", as for `edit`.
 
     Returns:
-        The new model. Use `edit` to learn where addresses went.
+        The new model, a plain functional one. Use `edit` to learn where addresses went.
+
+    Warns:
+        UserWarning: The model's class is not kept, as for `edit`.
 
     Raises:
         AddressError: The address means nothing in the model.
         EditError: Both or neither of `after` and `before`, or the place has several inputs.
         ShapeError: A layer could not take what it would be fed.
+        NoGraphError: The model has no functional graph.
 
     Example:
         >>> x = keras.Input((4,), name="x")
@@ -139,12 +151,16 @@ def replace(
         weights: "share" or "copy", as for `edit`.
 
     Returns:
-        The new model.
+        The new model, a plain functional one.
+
+    Warns:
+        UserWarning: The model's class is not kept, as for `edit`.
 
     Raises:
         AddressError: The address means nothing in the model.
         EditError: The layer has another number of outputs, or a name that is taken.
         ShapeError: A layer could not take what it would be fed.
+        NoGraphError: The model has no functional graph.
 
     Example:
         >>> x = keras.Input((4,), name="x")
@@ -165,12 +181,16 @@ def remove(model: keras.Model, at: Any, *, weights: str = "share") -> keras.Mode
         weights: "share" or "copy", as for `edit`.
 
     Returns:
-        The new model.
+        The new model, a plain functional one.
+
+    Warns:
+        UserWarning: The model's class is not kept, as for `edit`.
 
     Raises:
         AddressError: The address means nothing in the model.
         EditError: The layer has several inputs or outputs.
         ShapeError: A layer could not take what it would be fed.
+        NoGraphError: The model has no functional graph.
 
     Example:
         >>> x = keras.Input((4,), name="x")

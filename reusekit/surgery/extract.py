@@ -32,11 +32,13 @@ def extract(model: keras.Model | Graph, at: Any, pooling: str | None = None) -> 
             and channels; others, and all with None, come as they are.
 
     Returns:
-        A model whose output has the structure of `at`.
+        A plain functional model, whatever the model's class, whose output has the structure of
+        `at`.
 
     Raises:
         AddressError: A leaf of `at` names no tensor of the model, or several, or there is none.
         SurgeryError: `pooling` is none of the above.
+        NoGraphError: The model has no functional graph.
 
     Example:
         >>> x = keras.Input((8, 8, 3), name="x")

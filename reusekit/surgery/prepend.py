@@ -36,7 +36,7 @@ def prepend(
         name: The name of the result; the model's own name by default.
 
     Returns:
-        A functional model with the preprocessing's inputs and the model's outputs.
+        A plain functional model with the preprocessing's inputs and the model's outputs.
 
     Raises:
         ShapeError: What comes out of the preprocessing does not fit the model's inputs.

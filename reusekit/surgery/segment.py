@@ -14,7 +14,7 @@ def segment(model: keras.Model | Graph, at: Sequence[Any]) -> list[keras.Model]:
     """Cuts a model at several places into a chain that gives its outputs.
 
     What an early segment makes and a late one reads is handed through by those between. All share
-    the model's weights, as in `split`.
+    the model's weights and are plain functional models, as in `split`.
 
     Args:
         model: A model with a functional graph, or one that was read already.
@@ -27,6 +27,7 @@ def segment(model: keras.Model | Graph, at: Sequence[Any]) -> list[keras.Model]:
     Raises:
         AddressError: There are no cuts, or one names no tensor of the model.
         CutOrderError: The cuts are not in order, or one does not depend on the one before it.
+        NoGraphError: The model has no functional graph.
 
     Example:
         >>> x = keras.Input((4,), name="x")

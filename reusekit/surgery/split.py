@@ -74,6 +74,8 @@ def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
 
     Both parts share the model's weights: training one trains the model. They are made of the
     model's own layers and stock Keras layers, and survive saving where reusekit is not installed.
+    They are plain functional models, also where the model is of a class of its own (a KerasHub
+    backbone): what such a class adds stays with the model.
 
     The model is not changed, except that Keras keeps, on each layer of the top, a record of each
     call for as long as the layer lives: split once and keep the result, rather than splitting anew
