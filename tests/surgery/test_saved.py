@@ -1,0 +1,195 @@
+"""Models made by surgery are saved, loaded and exported like any other."""
+
+import pickle
+import subprocess
+import sys
+
+import keras
+import pytest
+from contract import arrays, assert_equal
+from zoo import ZOO
+
+from reusekit.graph import cut_points, read
+from reusekit.surgery import (
+    Insert,
+    Remove,
+    Replace,
+    edit,
+    extract,
+    flatten,
+    insert,
+    remove,
+    replace,
+    segment,
+    split,
+)
+from reusekit.surgery.random_inputs import random_inputs
+
+STOCK = (
+    "linear",
+    "sequential",
+    "residual",
+    "layer_called_five_times",
+    "nested_three_deep",
+    "siamese",
+    "names_shared_across_nesting",
+    "dict_inputs_and_outputs",
+    "nested_structures",
+    "masked_bidirectional",
+    "masked_attention",
+    "mask_into_a_nested_model",
+    "operations_between_layers",
+    "lstm_with_states",
+)
+
+EXPORTED = (
+    "linear",
+    "residual",
+    "layer_called_twice",
+    "layer_shared_inside_and_outside",
+    "nested_three_deep",
+    "sequential_in_functional",
+    "several_inputs_and_outputs",
+    "dict_inputs_and_outputs",
+    "masked_lstm",
+    "masked_attention",
+    "mask_into_a_nested_model",
+    "lstm_with_states",
+)
+
+ELSEWHERE = """
+import pickle
+import sys
+from pathlib import Path
+
+
+class Barred:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "reusekit":
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, Barred())
+import keras
+import numpy as np
+
+files = sorted(Path(sys.argv[1]).glob("*.keras"))
+for file in files:
+    x, expected = pickle.loads(file.with_suffix(".pickle").read_bytes())
+    received = keras.tree.flatten(keras.saving.load_model(file)(x, training=False))
+    for one, other in zip(received, expected, strict=True):
+        one = keras.ops.convert_to_numpy(one)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6, err_msg=file.name)
+print(len(files), "reusekit" in sys.modules)
+"""
+
+
+def run(model, x):
+    return model(x, training=False)
+
+
+def middle(model):
+    """A tensor in the middle that is neither an input nor an output."""
+    graph = read(model)
+    ends = {*graph.inputs, *graph.outputs}
+    inner = [t for t in graph.tensors if t not in ends and graph.readers[t]]
+    return inner[len(inner) // 2]
+
+
+def made_from(model):
+    """Models made from one in every way that works on any, each with what to call it on."""
+    x, tensor = random_inputs(read(model)), middle(model)
+    bottom, top = split(model, tensor.address)
+    probe = keras.layers.Identity(name="probe", dtype=tensor.dtype)
+    inserted = insert(model, probe, after=tensor.address)
+    taps = {"inner": tensor.address, "outer": [each.address for each in read(model).outputs]}
+    made = {
+        "bottom": (bottom, x),
+        "top": (top, run(bottom, x)),
+        "inserted": (inserted, x),
+        "removed": (remove(inserted, "probe"), x),
+        "extracted": (extract(model, taps), x),
+        "pooled": (extract(model, tensor.address, pooling="avg"), x),
+        "flattened": (flatten(model), x),
+    }
+    value, clean = x, cut_points(model)
+    for number, part in enumerate(segment(model, [clean[0].at if clean else tensor.address])):
+        made[f"segment{number}"] = (part, value)
+        value = run(part, value)
+    return made
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_whatever_is_made_comes_back(name, tmp_path):
+    for way, (made, x) in made_from(ZOO[name]()).items():
+        expected = arrays(run(made, x))
+        made.save(tmp_path / f"{way}.keras")
+        made.save_weights(tmp_path / f"{way}.weights.h5")
+        loaded = keras.saving.load_model(tmp_path / f"{way}.keras")
+        assert_equal(arrays(run(loaded, x)), expected)
+        for variable in loaded.weights:
+            variable.assign(keras.ops.zeros_like(variable))
+        loaded.load_weights(tmp_path / f"{way}.weights.h5")
+        assert_equal(arrays(run(loaded, x)), expected)
+
+
+def test_parts_of_a_replaced_and_shortened_model_come_back(tmp_path):
+    model = ZOO["residual"]()
+    gap = keras.layers.GlobalMaxPooling2D(name="pool")
+    made = edit(
+        replace(model, "head", keras.layers.Dense(5, name="head")),
+        Replace("pool", gap),
+        Remove("bn1"),
+        Insert(keras.layers.Dropout(0.5, name="drop"), before="head"),
+        weights="copy",
+    ).model
+    x = random_inputs(read(model))
+    for part in split(made, "relu1"):
+        part.save(tmp_path / "part.keras")
+        loaded = keras.saving.load_model(tmp_path / "part.keras")
+        assert_equal(arrays(run(loaded, x)), arrays(run(part, x)))
+        x = run(part, x)
+    assert x.shape == (2, 5)
+
+
+def test_stock_models_load_where_reusekit_is_not_installed(tmp_path):
+    saved = 0
+    for name in STOCK:
+        for way, (made, x) in made_from(ZOO[name]()).items():
+            made.save(tmp_path / f"{name}-{way}.keras")
+            x = keras.tree.map_structure(keras.ops.convert_to_numpy, x)
+            content = pickle.dumps((x, arrays(run(made, x))))
+            (tmp_path / f"{name}-{way}.pickle").write_bytes(content)
+            saved += 1
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.split() == [str(saved), "False"], done.stderr
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="exported from TensorFlow")
+@pytest.mark.parametrize("name", EXPORTED)
+def test_what_is_made_is_exported_where_the_source_is(name, tmp_path):
+    model = ZOO[name]()
+    made, x = made_from(model), random_inputs(read(model))
+    # A SavedModel may put out a list or a dict of tensors, but no structure inside a structure.
+    taps = extract(model, [middle(model).address, read(model).outputs[0].address])
+    ways = {way: made[way] for way in ("bottom", "top", "inserted", "flattened")}
+    # First the source itself: what fails there says nothing about what is made from it.
+    for way, (each, fed) in {"source": (model, x), "taps": (taps, x), **ways}.items():
+        served = exported(each, tmp_path / way, fed)
+        assert_equal(arrays(served), arrays(run(each, fed)))
+
+
+def exported(model, folder, x):
+    """What a SavedModel of a model gives for some inputs."""
+    import tensorflow as tf
+
+    model.export(folder, verbose=False)
+    x = keras.tree.map_structure(tf.convert_to_tensor, x)
+    # It owns the variables that `serve` reads, and must live as long.
+    loaded = tf.saved_model.load(folder)
+    return loaded.serve(x)
