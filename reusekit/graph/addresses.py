@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from reusekit.errors import nearest
+from reusekit.graph import keras_internals
 from reusekit.graph.errors import (
     AddressError,
     AmbiguousAddressError,
@@ -100,8 +101,17 @@ def _by_source(graph: Graph, source: keras.KerasTensor) -> Tensor:
         )
     raise ForeignTensorError(
         f"Expected a tensor of model {graph.model.name!r}, received a Keras tensor of shape "
-        f"{source.shape} ({source.name!r}) that is not part of it."
+        f"{source.shape} ({source.name!r}) that is not part of it.{_same_layer(graph, source)}"
     )
+
+
+def _same_layer(graph: Graph, source: keras.KerasTensor) -> str:
+    """A hint where the tensor is of a layer that the model calls too, on other tensors."""
+    if not keras_internals.has_history(source):
+        return ""
+    layer = keras_internals.producer_key(source)[0]
+    calls = [call.address for call in graph.calls if id(call.operation) == layer]
+    return f" The model calls its layer at {', '.join(map(repr, calls))}." if calls else ""
 
 
 def addresses(tensors: Iterable[Tensor]) -> list[str]:

@@ -63,3 +63,13 @@ def test_a_nested_models_output_is_known_by_the_tensor_its_call_returned():
     inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="d")], name="inner")
     model = keras.Model(x, inner(x), name="m")
     assert [t.address for t in resolve(read(model), model.output)] == ["inner/d"]
+
+
+def test_a_layers_tensor_in_another_model_is_pointed_to_by_its_address():
+    x = keras.Input((4,), name="x")
+    layer = keras.layers.Dense(4, name="d")
+    first = keras.Model(x, layer(x), name="first")
+    other = keras.Input((4,), name="other")
+    second = keras.Model(other, layer(other), name="second")
+    with pytest.raises(ForeignTensorError, match="calls its layer at 'd'"):
+        resolve(read(second), first.output)
