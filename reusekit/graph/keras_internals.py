@@ -4,8 +4,9 @@ A Keras release that moves one of them breaks this file and no other; `missing()
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -274,6 +275,45 @@ def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     return optimizer._trainable_variables
 
 
+def scale_learning_rate(
+    optimizer: keras.optimizers.Optimizer, multiplier: Callable[[int], float]
+) -> None:
+    """Makes an optimizer change each variable at a multiple of its learning rate.
+
+    An optimizer meets its rate in two places: `update_step` is passed it, and weight decay asks for
+    it.
+
+    Args:
+        optimizer: It is changed for good.
+        multiplier: From a variable's place among those that the optimizer is built for to the
+            multiple, asked at each step that is traced.
+    """
+    update_step, apply_decay = optimizer.update_step, optimizer._apply_weight_decay
+    current_rate = optimizer._get_current_learning_rate
+
+    def rate_of(variable: Any, learning_rate: Any) -> Any:
+        return learning_rate * multiplier(optimizer._get_variable_index(variable))
+
+    def scaled_update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
+        update_step(gradient, variable, rate_of(variable, learning_rate))
+
+    def scaled_decay(variables: Iterable) -> None:
+        for variable in variables:
+            optimizer._get_current_learning_rate = partial(rate_of, variable, current_rate())
+            try:
+                apply_decay([variable])
+            finally:
+                del optimizer._get_current_learning_rate
+
+    optimizer.update_step = scaled_update_step
+    optimizer._apply_weight_decay = scaled_decay
+
+
+def has_scaled_rate(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether `scale_learning_rate` was called on the optimizer."""
+    return "update_step" in vars(optimizer)
+
+
 def missing() -> list[str]:
     """The private attributes used here that the installed Keras does not have.
 
@@ -299,7 +339,13 @@ def missing() -> list[str]:
         "Sequential._functional": (stack, "_functional"),
     }
     optimizer = keras.optimizers.SGD()
-    wanted["Optimizer._trainable_variables"] = (optimizer, "_trainable_variables")
+    parts = (
+        "_trainable_variables",
+        "_apply_weight_decay",
+        "_get_current_learning_rate",
+        "_get_variable_index",
+    )
+    wanted |= {f"Optimizer.{part}": (optimizer, part) for part in parts}
     lost = [name for name, (owner, attribute) in wanted.items() if not hasattr(owner, attribute)]
     if not lost:
         node = layer._inbound_nodes[0]

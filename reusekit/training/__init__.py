@@ -5,16 +5,26 @@ from reusekit.training.attach import attach
 from reusekit.training.errors import TrainingError
 from reusekit.training.fit import Fit, fit_classifier
 from reusekit.training.freezing import Freezing, VariableState, freeze
+from reusekit.training.layerwise import (
+    LayerwiseOptimizer,
+    Rates,
+    VariableRate,
+    layerwise_optimizer,
+)
 from reusekit.training.unfreezing import GradualUnfreezing
 
 __all__ = [
     "Fit",
     "Freezing",
     "GradualUnfreezing",
+    "LayerwiseOptimizer",
+    "Rates",
     "TrainingError",
+    "VariableRate",
     "VariableState",
     "attach",
     "fit_classifier",
     "freeze",
     "heads",
+    "layerwise_optimizer",
 ]
