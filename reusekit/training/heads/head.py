@@ -70,15 +70,22 @@ class Head(ABC):
 
     def build_like(self, features: Any) -> keras.Model:
         """Make the head as a model for features of the shapes and dtypes that tensors have."""
-        several = keras.tree.is_nested(features)
-        numbers = iter(range(len(keras.tree.flatten(features))))
-
-        def placeholder(like: Any) -> keras.KerasTensor:
-            name = f"{self.name}_input_{next(numbers)}" if several else f"{self.name}_input"
-            return keras.Input(batch_shape=like.shape, dtype=like.dtype, name=name)
-
-        inputs = keras.tree.map_structure(placeholder, features)
+        inputs = self._inputs(features)
         return keras.Model(inputs, self.connect(inputs), name=self.name)
+
+    def _inputs(self, features: Any) -> Any:
+        """Placeholders in the structure of the features, each named by its place in it."""
+        inputs = [
+            keras.Input(batch_shape=like.shape, dtype=like.dtype, name=self._input_name(path))
+            for path, like in keras.tree.flatten_with_path(features)
+        ]
+        return keras.tree.pack_sequence_as(features, inputs)
+
+    def _input_name(self, path: tuple) -> str:
+        # Keras wants the inputs of a model that takes a dict named by their keys.
+        if len(path) == 1 and isinstance(path[0], str):
+            return path[0]
+        return "_".join(map(str, (self.name, "input", *path)))
 
     def attach_to(self, bottom: keras.Model) -> keras.Model:
         """The bottom with this head on it; `rk.attach` says more."""

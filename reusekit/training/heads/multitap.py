@@ -84,8 +84,8 @@ class Multitap(Head):
         labels: np.ndarray,
         *,
         fraction: float,
-        penalty: float = 1e-3,
-        epochs: int = 50,
+        penalty: float = 1e-2,
+        epochs: int = 20,
         batch_size: int = 64,
         learning_rate: float = 1e-2,
     ) -> "Multitap":
@@ -112,19 +112,23 @@ class Multitap(Head):
             HeadError: A fraction that is none.
 
         Example:
-            >>> features = [np.eye(4)[[0, 1, 0, 1]], np.ones((4, 3))]
-            >>> head = Multitap(classes=2).select(features, np.array([0, 1, 0, 1]), fraction=0.25)
+            >>> labels = np.arange(64) % 2
+            >>> shallow, deep = np.random.default_rng(0).normal(size=(2, 64, 6))
+            >>> deep[:, 3] += 5 * labels
+            >>> head = Multitap(classes=2).select([shallow, deep], labels, fraction=0.05)
             >>> head.kept
-            (0, 1)
+            (9,)
         """
         if not 0 < fraction <= 1:
             raise HeadError(f"Expected a fraction above 0, at most 1. Received: {fraction!r}.")
-        inputs = keras.tree.map_structure(lambda x: keras.Input(np.shape(x)[1:]), features)
+        shapes = keras.tree.map_structure(lambda x: (None, *np.shape(x)[1:]), features)
+        inputs = self._inputs(keras.tree.map_shape_structure(keras.KerasTensor, shapes))
         joined = keras.Model(inputs, self._joined(inputs)).predict(features, verbose=0)
         linear = layers.Dense(
             self.classes,
             activation="softmax",
             dtype="float32",
+            kernel_initializer="zeros",  # what never matters stays there
             kernel_regularizer=lambda kernel: penalty * ops.sum(_norms(kernel)),
         )
         model = keras.Sequential([keras.Input(joined.shape[1:]), linear])

@@ -1,0 +1,152 @@
+"""Guessing masked tokens, with the weight of the embedding."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import reusekit as rk
+from reusekit import heads
+
+KINDS = {"reversible": layers.ReversibleEmbedding, "plain": layers.Embedding}
+
+
+def bottom(kind=layers.ReversibleEmbedding, **options) -> keras.Model:
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = kind(20, 6, name="embedding", **options)(ids)
+    return keras.Model(ids, layers.Dense(9, activation="tanh", name="mix")(x), name="bottom")
+
+
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(1, 20, (4, 7))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_multiplies_with_the_embedding_itself(kind):
+    below = bottom(kind)
+    model = rk.attach(below, heads.masked_language_model())
+    hidden = np.asarray(rk.extract(model, "head_normalization")(tokens()))
+    table = below.get_layer("embedding").embeddings
+    np.testing.assert_allclose(model(tokens()), hidden @ np.asarray(table).T, rtol=1e-4, atol=1e-5)
+    table.assign(table * 2)
+    hidden = np.asarray(rk.extract(model, "head_normalization")(tokens()))
+    np.testing.assert_allclose(model(tokens()), hidden @ np.asarray(table).T, rtol=1e-4, atol=1e-5)
+    # A dense layer from 9 channels to 6, its normalization, and a bias with the plain embedding.
+    added = 9 * 6 + 6 + 2 * 6 + (20 if kind is layers.Embedding else 0)
+    assert rk.count_params(model).total == rk.count_params(below).total + added
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_training_moves_the_one_table_from_both_ends(kind):
+    """Tokens that occur nowhere get a gradient from the output alone."""
+    below = bottom(kind)
+    head = heads.masked_language_model()
+    model = rk.attach(below, head)
+    model.compile(keras.optimizers.SGD(0.5), **head.compile_args)
+    before = np.asarray(below.get_layer("embedding").embeddings)
+    ids = np.full((4, 7), 3)
+    model.fit(ids, ids, epochs=1, verbose=0)
+    after = np.asarray(below.get_layer("embedding").embeddings)
+    assert (np.abs(after - before).max(axis=1) > 0).all()
+
+
+def test_a_tie_to_a_plain_embedding_loads_where_reusekit_was_imported(tmp_path):
+    model = rk.attach(bottom(layers.Embedding), heads.masked_language_model())
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "tokens.npy", tokens())
+    code = """
+import keras, numpy as np, reusekit
+model = keras.saving.load_model("model.keras")
+np.save("logits.npy", model.predict(np.load("tokens.npy"), verbose=0))
+table = model.get_layer("embedding").embeddings
+table.assign(table * 0)
+assert np.ptp(np.asarray(model(np.load("tokens.npy"))) - model.layers[-1].bias) == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    received = np.load(tmp_path / "logits.npy")
+    np.testing.assert_allclose(received, model.predict(tokens(), verbose=0), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_masked_out_does_not_count():
+    head = heads.masked_language_model()
+    model = rk.attach(bottom(), head)
+    model.compile(**head.compile_args)
+    weights = (np.random.default_rng(1).uniform(size=(4, 7)) < 0.3).astype("float32")
+    loss, accuracy = model.evaluate(tokens(), tokens(), sample_weight=weights, verbose=0)
+    logits = model.predict(tokens(), verbose=0)
+    counted = weights > 0
+    losses = keras.losses.sparse_categorical_crossentropy(tokens(), logits, from_logits=True)
+    np.testing.assert_allclose(loss, np.asarray(losses)[counted].mean(), rtol=1e-5)
+    right = logits.argmax(axis=-1) == tokens()
+    np.testing.assert_allclose(accuracy, right[counted].mean(), rtol=1e-5)
+
+
+def several_embeddings(kind=layers.Embedding) -> keras.Model:
+    ids = keras.Input((7,), dtype="int32", name="ids")
+    segments = keras.Input((7,), dtype="int32", name="segments")
+    parts = [kind(20, 6, name="tokens")(ids), layers.Embedding(2, 6, name="kinds")(segments)]
+    return keras.Model([ids, segments], layers.Add(name="sum")(parts), name="bottom")
+
+
+def test_finds_the_reversible_among_several():
+    below = several_embeddings(layers.ReversibleEmbedding)
+    model = rk.attach(below, heads.masked_language_model(transform=False))
+    assert model.output_shape == (None, 7, 20)
+    assert rk.count_params(model).total == rk.count_params(below).total
+
+
+def test_takes_the_one_that_is_named():
+    below = several_embeddings()
+    for embedding in ("tokens", below.get_layer("tokens")):
+        model = rk.attach(below, heads.masked_language_model(embedding=embedding))
+        assert model.output_shape == (None, 7, 20)
+
+
+def test_an_embedding_inside_a_nested_model_is_found():
+    ids = keras.Input((7,), dtype="int32", name="outer_ids")
+    nested = keras.Model(ids, layers.Dense(6, name="after")(bottom()(ids)), name="outer")
+    model = rk.attach(nested, heads.masked_language_model(embedding="bottom/embedding"))
+    assert model.output_shape == (None, 7, 20)
+    assert rk.split(model, "head_transform").verify(tokens()).parameters_conserved
+
+
+def test_is_a_task_beside_others():
+    """As BERT is pretrained: masked tokens, and a class from the first token."""
+    tasks = {"words": heads.masked_language_model(), "next": heads.classifier(2, pooling="token")}
+    head = heads.multitask(tasks)
+    below = bottom()
+    model = rk.attach(below, head)
+    model.compile("adam", **head.compile_args)
+    y = {"words": tokens(), "next": np.arange(4) % 2}
+    losses = model.fit(tokens(), y, epochs=5, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+    assert model.get_layer("embedding") is below.get_layer("embedding")
+
+
+def test_what_cannot_be_tied_is_refused():
+    with pytest.raises(rk.HeadError, match=r"embedding=None.*'tokens', 'kinds'"):
+        rk.attach(several_embeddings(), heads.masked_language_model())
+    with pytest.raises(rk.HeadError, match=r"embedding='sum'.*'tokens', 'kinds'"):
+        rk.attach(several_embeddings(), heads.masked_language_model(embedding="sum"))
+    with pytest.raises(rk.AddressError, match="Did you mean 'tokens'"):
+        rk.attach(several_embeddings(), heads.masked_language_model(embedding="token"))
+    with pytest.raises(rk.HeadError, match="The bottom's embeddings: none"):
+        x = keras.Input((7, 6))
+        rk.attach(keras.Model(x, layers.Dense(6)(x)), heads.masked_language_model())
+    with pytest.raises(rk.HeadError, match=r"embedding=<Embedding name=foreign.*'embedding'"):
+        foreign = layers.Embedding(20, 6, name="foreign")
+        rk.attach(bottom(), heads.masked_language_model(embedding=foreign))
+    with pytest.raises(rk.HeadError, match="no bottom to find it in"):
+        heads.masked_language_model().build((7, 6))
+    with pytest.raises(rk.HeadError, match=r"either a vocabulary.*or an embedding"):
+        heads.masked_language_model(20, embedding="tokens")
+    with pytest.raises(rk.HeadError, match=r"as wide as the embedding, 6.*\(None, 9\)"):
+        rk.attach(bottom(), heads.masked_language_model(transform=False))
+    with pytest.raises(rk.HeadError, match=r"\(length, channels\).*\(4, 4, 6\)"):
+        heads.masked_language_model(20).build((4, 4, 6))
