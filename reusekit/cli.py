@@ -6,9 +6,14 @@ import sys
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
 
 from reusekit.backbones import load_backbone
-from reusekit.errors import ConfigError
+from reusekit.errors import CacheError, ConfigError
+from reusekit.features import EntryInfo, FeatureStore, default_path
 from reusekit.graph import CutPoints, cut_points
 from reusekit.launch import launch_one_of
 
@@ -63,6 +68,71 @@ def init(folder: str, verbose: bool = False) -> None:
     print(shlex.join([sys.executable, str(pipeline), "--config", str(config)]))
 
 
+def cache(
+    action: Literal["list", "verify", "gc", "clear"],
+    path: str | None = None,
+    budget: int | None = None,
+    verbose: bool = False,
+) -> None:
+    """List, verify or remove stored features: cache list | verify | gc | clear.
+
+    Args:
+        action: "list" shows what is stored. "verify" reads all of it and compares its checksums.
+            "gc" removes what was left unfinished and, where there is a budget, what was used
+            longest ago. "clear" removes everything. What is in use always stays.
+        path: The store's folder; ~/.cache/reusekit/features where none is given.
+        budget: How many bytes may stay; for gc.
+        verbose: Show the traceback of an error.
+    """
+    folder = Path(path) if path else default_path()
+    if not FeatureStore.exists(folder):
+        raise CacheError(f"There is no feature store in {folder}. Name its folder with --path.")
+    if budget is not None and action != "gc":
+        raise CacheError(f"A budget is for 'gc'. Received it for {action!r}.")
+    store = FeatureStore(folder, budget)
+    if action == "list":
+        _show(store.entries(), f"Features in {folder}")
+    elif action == "verify":
+        damaged = store.verify()
+        _show(store.entries(), f"Features in {folder}", damaged)
+        bad = sum(count > 0 for count in damaged.values())
+        if bad:
+            raise CacheError(
+                f"{bad} of {len(damaged)} entries are damaged. Their damaged shards are computed "
+                "again when they are next asked for."
+            )
+    else:
+        removed = store.gc() if action == "gc" else store.clear()
+        _show(removed, f"Removed from {folder}")
+        print(f"{len(store.entries())} entries stay.")
+
+
+def _show(entries: list[EntryInfo], title: str, damaged: dict[str, int] | None = None) -> None:
+    table = Table("key", "state", "model", "cut", "data", "examples", "bytes", "used", title=title)
+    for column in table.columns[5:7]:
+        column.justify = "right"
+    for entry in entries:
+        state = "whole" if entry.whole else "unfinished"
+        if damaged and damaged.get(entry.digest):
+            state = f"{damaged[entry.digest]} shards damaged"
+        about = {"model": "", "cut": "", "data": "", "split": "", **entry.about}
+        table.add_row(
+            entry.digest[:12],
+            state,
+            str(about["model"]),
+            f"{about['cut']} {about.get('pooling') or ''}".strip(),
+            f"{about['data']} {about['split']}".strip(),
+            f"{entry.size:,}",
+            f"{entry.bytes:,}",
+            f"{entry.used.astimezone():%Y-%m-%d %H:%M}",
+        )
+    total = f"{sum(entry.bytes for entry in entries):,}"
+    table.add_section()
+    table.add_row("total", "", "", "", "", "", total, "")
+    # As wide as it is: a pipe has no width of its own.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
 def _carried() -> dict[str, Path]:
     """The folders that `init` copies: inside the wheel, or beside the package in a checkout."""
     package = Path(str(files("reusekit")))
@@ -74,4 +144,4 @@ def _carried() -> dict[str, Path]:
 
 def main() -> None:
     """Run the command line."""
-    launch_one_of({"cuts": cuts, "init": init})
+    launch_one_of({"cuts": cuts, "init": init, "cache": cache})

@@ -3,14 +3,16 @@
 import shlex
 import subprocess
 
+import numpy as np
 import pytest
 
 import reusekit as rk
-from reusekit.cli import cuts, init
+from reusekit.cli import cache, cuts, init
+from reusekit.features import FeatureKey, FeatureStore
 from reusekit.launch import launch_one_of
 from reusekit.stages import clean_cut
 
-COMMANDS = {"cuts": cuts, "init": init}
+COMMANDS = {"cuts": cuts, "init": init, "cache": cache}
 
 
 def test_every_cut_that_is_listed_can_be_used(capsys):
@@ -46,3 +48,58 @@ def test_help_and_unknown_subcommands(capsys):
         launch_one_of(COMMANDS, ["cutss"])
     assert stopped.value.code == 2
     assert "Did you mean 'cuts'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    about = {"model": "net", "cut": "block3_out", "data": "digits:1.0.0", "split": "train"}
+    for name, size in (("aaaaaaaaaaaaaaaa", 1000), ("bbbbbbbbbbbbbbbb", 500)):
+        key = FeatureKey(name, ("x",), size, about)
+        store.get_or_compute(key, lambda start, stop: [{"x": np.zeros((stop, 4), "float32")}])
+    return store
+
+
+def run_cache(capsys, store, *words):
+    """What the command prints, line by line, and its error, where there is one."""
+    try:
+        launch_one_of(COMMANDS, ["cache", words[0], f"--path={store.path}", *words[1:]])
+    except SystemExit as stopped:
+        assert stopped.code == 2
+    return capsys.readouterr()
+
+
+def test_the_cache_is_listed(store, capsys):
+    out = run_cache(capsys, store, "list").out
+    row = next(line for line in out.splitlines() if "aaaaaaaaaaaa" in line)
+    assert [part.strip() for part in row.split("│")[1:8]] == [
+        "aaaaaaaaaaaa", "whole", "net", "block3_out", "digits:1.0.0 train", "1,000", "16,000",
+    ]  # fmt: skip
+    assert "24,000" in out
+
+
+def test_the_cache_is_verified(store, capsys):
+    assert run_cache(capsys, store, "verify").err == ""
+    (path,) = store.path.glob("entries/bbb*/*.npy")
+    path.write_bytes(path.read_bytes()[:-1])
+    found = run_cache(capsys, store, "verify")
+    assert "1 shards damaged" in found.out
+    assert "error: 1 of 2 entries are damaged" in found.err
+
+
+def test_the_cache_is_reduced_and_cleared(store, capsys):
+    assert "1 entries stay" in run_cache(capsys, store, "gc", "--budget=10000").out
+    assert [entry.digest[0] for entry in store.entries()] == ["b"]
+    assert "0 entries stay" in run_cache(capsys, store, "clear").out
+    assert store.entries() == []
+
+
+def test_mistaken_cache_commands_are_refused_and_touch_nothing(store, tmp_path, capsys):
+    assert "budget is for 'gc'" in run_cache(capsys, store, "list", "--budget=1").err
+    assert "at least one byte" in run_cache(capsys, store, "gc", "--budget=0").err
+    assert "'list'" in run_cache(capsys, store, "lits").err
+    with pytest.raises(SystemExit):
+        launch_one_of(COMMANDS, ["cache", "clear", f"--path={tmp_path / 'nowhere'}"])
+    assert "no feature store in" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+    assert len(store.entries()) == 2

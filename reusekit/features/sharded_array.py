@@ -5,6 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from reusekit.features.shards import let_go
+
+RESIDENT_BYTES = 64 << 20
+"""After so many bytes were taken, mapped memory is given back, lest all of a file add up in it."""
+
 
 class ShardedArray:
     """An array mapped into memory, shard by shard.
@@ -31,6 +36,7 @@ class ShardedArray:
         self._shards = list(shards)
         self._rows = len(self._shards[0])
         self._lease = lease
+        self._taken = 0
         self.dtype = dtype
         self.shape = (sum(map(len, self._shards)), *self._shards[0].shape[1:])
 
@@ -75,6 +81,11 @@ class ShardedArray:
                 zip(shards.tolist(), offsets.tolist(), strict=True)
             ):
                 taken[place] = self._shards[shard][row]
+        self._taken += taken.nbytes
+        if self._taken > RESIDENT_BYTES:
+            self._taken = 0
+            for shard in self._shards:
+                let_go(shard)
         return taken.view(self.dtype)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

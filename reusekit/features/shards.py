@@ -4,6 +4,7 @@ A CRC-32 tells a torn, truncated or altered file from a sound one as fast as a d
 """
 
 import io
+import mmap
 import os
 import zlib
 from contextlib import suppress
@@ -115,11 +116,17 @@ def read_shard(
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             if shape != (rows, *array.shape) or dtype != stored_dtype(array.dtype):
                 raise DamagedShard(f"{path} holds {dtype} of shape {shape}.")
-            mapped = np.memmap(file, dtype, "r", file.tell(), shape)
+            # Not `np.memmap`: taking rows of its objects costs several times more.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return np.ndarray(shape, dtype, mapped, file.tell())
     except (FileNotFoundError, ValueError) as error:
         raise DamagedShard(f"{path} is missing or is no .npy file.") from error
-    # A plain array over the same memory: taking rows of a memmap object costs several times more.
-    return mapped.view(np.ndarray)
+
+
+def let_go(shard: np.ndarray) -> None:
+    """Give a mapped shard's memory back; what is read again comes from the system's cache."""
+    if isinstance(shard.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        shard.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _file_checksum(file: BinaryIO) -> int:

@@ -74,6 +74,11 @@ class FeatureStore:
         self._layout = Layout(self.path)
         self._layout.create()
 
+    @staticmethod
+    def exists(path: str | os.PathLike) -> bool:
+        """Whether a folder is a feature store; nothing is made."""
+        return Layout(Path(path)).exists()
+
     def get(self, key: FeatureKey) -> Entry | None:
         """The entry of a key; None where there is none, or where it is damaged."""
         with os_errors_explained(self.path):

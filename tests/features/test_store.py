@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import threading
 import tracemalloc
 from pathlib import Path
@@ -377,3 +378,22 @@ def test_memory_does_not_grow_with_the_number_of_examples(store):
 
     peak(20)  # what is made once
     assert peak(400) < 1.1 * peak(40)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells, others do not")
+def test_what_was_read_does_not_stay_in_memory(store, monkeypatch):
+    monkeypatch.setattr("reusekit.features.sharded_array.RESIDENT_BYTES", 4 << 20)
+
+    def mapped_kilobytes():
+        (line,) = re.findall(r"RssFile:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(line)
+
+    def compute(start, stop):
+        for at in range(start, stop, 10):
+            yield {"x": np.full((10, 100_000), at, "float32")}
+
+    array = store.get_or_compute(key(), compute)["x"]  # 40 MB
+    before = mapped_kilobytes()
+    for at in np.random.default_rng(0).permutation(SIZE).reshape(-1, 5):
+        np.testing.assert_array_equal(array[at][:, 0], at // 10 * 10)
+    assert mapped_kilobytes() - before < 12_000

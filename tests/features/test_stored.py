@@ -189,7 +189,8 @@ def sentences():
         "tokens": tf.TensorSpec((None,), tf.int32),
         "valid": tf.TensorSpec((None,), tf.bool),
     }
-    return tf.data.Dataset.from_generator(generate, output_signature=spec)
+    generated = tf.data.Dataset.from_generator(generate, output_signature=spec)
+    return generated.apply(tf.data.experimental.assert_cardinality(SIZE))
 
 
 @pytest.mark.parametrize("length", [12, 20])
@@ -254,3 +255,35 @@ def test_wrong_requests_are_refused(store):
     with pytest.raises(DataError, match=r"Expected 20 examples. Received: 30 or more"):
         stored_features(store, model, ["stem"], replace(data, size=20))
     assert store.entries() == []
+
+
+def test_a_transformer_is_cut_at_a_block_with_its_mask(store):
+    hub = pytest.importorskip("keras_hub")
+    keras.utils.set_random_seed(0)
+    bert = hub.models.BertBackbone(
+        vocabulary_size=20,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=12,
+        max_sequence_length=24,
+    )
+
+    def tokenised(example):
+        return {
+            "token_ids": example["tokens"],
+            "segment_ids": tf.zeros_like(example["tokens"]),
+            "padding_mask": example["valid"],
+        }
+
+    data, found = data_of(sentences().map(tokenised)), []
+    for length in (12, 24):
+        padding = Padding(length)
+        (block,) = stored_features(store, bert, ["transformer_layer_0"], data, padding=padding)
+        assert list(block.arrays) == ["transformer_layer_0", "padding_mask"]
+        assert block.arrays["transformer_layer_0"].shape == (SIZE, length, 8)
+        top = rk.split(bert, "transformer_layer_0").top
+        found.append(from_stored(block, top)["pooled_output"])
+    whole = bert.predict(padding.batch(data.examples, 8), verbose=0)["pooled_output"]
+    np.testing.assert_allclose(found[1], whole, atol=1e-5)
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
