@@ -99,7 +99,7 @@ def test_counting_leaves_nothing_behind():
 def test_a_layer_that_does_not_show_what_it_is_made_of_is_named():
     class Opaque(layers.Layer):
         def call(self, x):
-            return x if x.shape[0] is None else 1 / 0
+            return ops.convert_to_tensor(ops.convert_to_numpy(x))
 
         def compute_output_shape(self, shape):
             return shape

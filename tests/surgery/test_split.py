@@ -149,6 +149,8 @@ def test_a_bottom_makes_no_new_calls():
 
 
 def test_a_certificate_is_refused_where_parts_do_not_agree():
+    # Some weights let nothing through the activation, and then the parts agree.
+    keras.utils.set_random_seed(0)
     model = ZOO["linear"]()
     parts = split(model, "a")
     other = split(ZOO["linear"](), "a")
