@@ -116,17 +116,36 @@ def test_an_embedding_inside_a_nested_model_is_found():
     assert rk.split(model, "head_transform").verify(tokens()).parameters_conserved
 
 
-def test_is_a_task_beside_others():
-    """As BERT is pretrained: masked tokens, and a class from the first token."""
+def test_bert_is_trained_as_it_was(tmp_path):
+    """Masked tokens, and a class from the first token, on KerasHub's own backbone."""
+    keras_hub = pytest.importorskip("keras_hub")
+    keras.utils.set_random_seed(0)
+    bert = keras_hub.models.BertBackbone(
+        vocabulary_size=20,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=16,
+        max_sequence_length=7,
+        dropout=0.0,
+    )
+    below = rk.extract(bert, "transformer_layer_1")
     tasks = {"words": heads.masked_language_model(), "next": heads.classifier(2, pooling="token")}
     head = heads.multitask(tasks)
-    below = bottom()
     model = rk.attach(below, head)
-    model.compile("adam", **head.compile_args)
+    model.compile(keras.optimizers.Adam(0.01), **head.compile_args)
+    ones = np.ones_like(tokens())
+    x = {"token_ids": tokens(), "segment_ids": ones * 0, "padding_mask": ones}
     y = {"words": tokens(), "next": np.arange(4) % 2}
-    losses = model.fit(tokens(), y, epochs=5, verbose=0).history["loss"]
-    assert losses[-1] < losses[0]
-    assert model.get_layer("embedding") is below.get_layer("embedding")
+    losses = model.fit(x, y, epochs=8, verbose=0).history["words_loss"]
+    assert losses[-1] < 0.95 * losses[0]
+    # Two layers and their weights are new: 8 to 8 with a normalization, and 8 to 2.
+    assert rk.count_params(model).total == rk.count_params(below).total + (72 + 16) + 18
+    assert rk.split(model, "transformer_layer_0").verify(x).parameters_conserved
+    model.save(tmp_path / "bert.keras")
+    loaded = keras.saving.load_model(tmp_path / "bert.keras")
+    for task, output in model.predict(x, verbose=0).items():
+        np.testing.assert_allclose(loaded.predict(x, verbose=0)[task], output, rtol=1e-5)
 
 
 def test_what_cannot_be_tied_is_refused():

@@ -81,6 +81,14 @@ class Siamese(DenseHead):
             ],
         }
 
+    def connect(self, features: Any) -> keras.KerasTensor:
+        """Call the head's layers on a pair of features, [left, right]; see `Head.connect`."""
+        left, right = features
+        # Both sides go through one model, so that what it learns is shared.
+        x = keras.Input(batch_shape=left.shape, dtype=left.dtype)
+        side = keras.Model(x, self._standardized(pool(x, self.pooling, self.name)))
+        return self._output(self._hidden(self._joined([side(left), side(right)])))
+
     def build_like(self, features: Any) -> keras.Model:
         """Make the head as a model of two inputs, each like the features."""
         like = one_tensor(features, "siamese")
@@ -88,11 +96,7 @@ class Siamese(DenseHead):
             keras.Input(batch_shape=like.shape, dtype=like.dtype, name=f"{self.name}_{side}")
             for side in _SIDES
         ]
-        # Both sides go through one model, so that what it learns is shared; then it is inlined.
-        x = keras.Input(batch_shape=like.shape, dtype=like.dtype)
-        side = keras.Model(x, self._standardized(pool(x, self.pooling, self.name)))
-        joined = self._joined([side(each) for each in inputs])
-        return flatten(keras.Model(inputs, self._output(self._hidden(joined)), name=self.name))
+        return flatten(keras.Model(inputs, self.connect(inputs), name=self.name))
 
     def attach_to(self, bottom: keras.Model) -> keras.Model:
         """The bottom called on two inputs, with this head on both; `rk.attach` says more."""
