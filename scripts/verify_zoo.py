@@ -31,7 +31,7 @@ from reusekit.surgery.random_inputs import random_inputs
 # The smallest that a model takes, in the order in which they are tried.
 SIZES = (32, 71, 75, 96, 128, 224)
 COLUMNS = ("model", "size", "tensors", "tried", "split", "exact", "seconds")
-SECONDS_BETWEEN_SAVES = 20
+SECONDS_BETWEEN_SAVES = 2
 
 
 def main() -> None:
