@@ -42,9 +42,10 @@ lock:
 	uv pip compile pyproject.toml --extra test --group build --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
 		--output-file requirements.lock
-	uv pip compile requirements-jax.in --constraint requirements.lock --universal \
-		--python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		--upgrade --output-file requirements-jax.lock
+	echo "tensorflow-text; sys_platform == 'never'" | uv pip compile requirements-jax.in \
+		--constraint requirements.lock --override /dev/stdin --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
+		--output-file requirements-jax.lock
 
 ## Remove what these targets made, .venv among it.
 clean:
@@ -61,7 +62,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 $(JAX_INSTALLED): requirements-jax.lock
 	@$(NEW_ENOUGH)
-	@echo "Installing into .venv-jax, once: about 0.8 GB, a minute ..."
+	@echo "Installing into .venv-jax, once: about 2 GB, a few minutes ..."
 	$(PYTHON) -m venv .venv-jax
-	$(JAX_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-jax.lock
+	$(JAX_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-jax.lock
 	@touch $@
