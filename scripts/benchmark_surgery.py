@@ -7,19 +7,23 @@ python scripts/benchmark_surgery.py --quick    # shorter chains, one application
 import reusekit  # isort: skip  # noqa: F401  (first: it starts Keras quietly)
 
 import argparse
+import gc
+import resource
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 
-from reusekit.graph import cut_points, read
+from reusekit.graph import cut_points, keras_internals, read
 from reusekit.surgery import split
 
 # The model, and the seconds within which its cut points should be listed.
 APPLICATIONS = (("ResNet50", 0.1), ("EfficientNetV2L", 1.0), ("NASNetLarge", 1.0))
 CHAINS = (100, 300, 1000, 3000, 10_000)
+TRACED = 20
 
 
 def main() -> None:
@@ -60,54 +64,74 @@ def halves(model: keras.Model, at: str) -> tuple[keras.Model, keras.Model]:
 
 
 def chains(lengths: tuple[int, ...]) -> None:
-    """Chains of layers, to see how time grows."""
-    print(f"\n{'chain':>8}{'read':>10}{'us/call':>9}{'cut_points':>12}{'split':>10}{'keras':>10}")
+    """Chains of layers, and the microseconds for each layer, to see how time grows."""
+    columns = ("read", "cut_points", "split", "keras")
+    titles = "".join(f"{title:>12}{'us/layer':>10}" for title in columns)
+    print(f"\n{'chain':>8}{titles}{'ratio':>7}")
     for length in lengths:
         x = y = keras.Input((1,), name="x")
         for number in range(length):
             y = keras.layers.Dense(1, use_bias=False, name=f"d{number}")(y)
         model = keras.Model(x, y)
         at = f"d{length // 2}"
-        repeats = 3 if length <= 1000 else 1
-        reading = best(lambda model=model: read(model), repeats)
-        listing = best(lambda model=model: cut_points(model), repeats)
-        ours = best(lambda model=model, at=at: split(model, at), repeats)
-        theirs = best(lambda model=model, at=at: halves(model, at), repeats)
-        print(
-            f"{length:8}{reading:9.3f}s{reading / length * 1e6:9.1f}{listing:11.3f}s"
-            f"{ours:9.3f}s{theirs:9.3f}s"
+        repeats = 5 if length <= 1000 else 2
+        works = (
+            lambda model=model: read(model),
+            lambda model=model: cut_points(model),
+            lambda model=model, at=at: split(model, at),
+            lambda model=model, at=at: halves(model, at),
         )
+        taken = [best(work, repeats) for work in works]
+        cells = "".join(f"{t:11.3f}s{t / length * 1e6:10.1f}" for t in taken)
+        print(f"{length:8}{cells}{taken[2] / taken[3]:7.2f}", flush=True)
 
 
 def repeated(times: int) -> None:
     """What splitting again and again leaves behind on the source."""
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3))
     at = "block_6_expand"
-    split(model, at)
-    tracemalloc.start()
-    before = tracemalloc.get_traced_memory()[0]
-    calls = [len(layer._inbound_nodes) for layer in model.layers]
-    began = time.perf_counter()
+    top = [layer for layer in split(model, at).top.layers if layer in model.layers]
+    calls, resident, began = _calls(model), _resident(), time.perf_counter()
     for _ in range(times):
         split(model, at)
     seconds = time.perf_counter() - began
-    grown = (tracemalloc.get_traced_memory()[0] - before) / times
+    grown = (_resident() - resident) / times / len(top)
+    left = (_calls(model) - calls) / times
+    # Following each allocation slows the work down severalfold, and a few splits tell as much.
+    tracemalloc.start()
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(TRACED):
+        split(model, at)
+    gc.collect()
+    traced = (tracemalloc.get_traced_memory()[0] - before) / TRACED / len(top)
     tracemalloc.stop()
-    after = [len(layer._inbound_nodes) for layer in model.layers]
-    layers = sum(b > a for a, b in zip(calls, after, strict=True))
     print(
-        f"\n{times} splits of MobileNetV2 in {seconds:.1f} s: each leaves {grown / 1024:.0f} KiB, "
-        f"one record on each of {layers} layers of the top ({len(model.layers)} in all)"
+        f"\n{times} splits of MobileNetV2 in {seconds:.1f} s. Each leaves {left:.0f} records, one "
+        f"on each of the {len(top)} layers of the top ({len(model.layers)} in all), of "
+        f"{traced:.0f} bytes by allocation; the process grew by {grown:.0f} bytes for each."
     )
 
 
+def _calls(model: keras.Model) -> int:
+    """How many calls Keras has recorded on the layers of a model."""
+    return sum(keras_internals.calls_of(layer) for layer in model.layers)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process holds, garbage collected."""
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
 def best(work: Callable[[], object], repeats: int = 3) -> float:
-    """The shortest of several runs, in seconds."""
+    """The shortest of several runs, in seconds of this process, whatever else the machine does."""
     times = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began = time.process_time()
         work()
-        times.append(time.perf_counter() - began)
+        times.append(time.process_time() - began)
     return min(times)
 
 
