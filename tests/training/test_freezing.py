@@ -169,24 +169,26 @@ def noisy():
     return keras.Model(x, layers.Dense(4, name="head")(y), name="noisy")
 
 
-def training_outputs(model, at, x):
-    """What a tensor of the model is under `fit`: what a loss without gradient gets to see."""
-    seen = []
+def in_training(model, at, x):
+    """A tensor of the model as a training step computes it."""
+    return keras.ops.convert_to_numpy(rk.extract(model, at)(x, training=True))
+
+
+def fitted_and_evaluated(model, at, x):
+    """The loss that `fit` sees on a tensor of the model, and the one that `evaluate` sees."""
     tapped = rk.extract(model, at)
-
-    def watch(_, output):
-        seen.append(output)
-        return 0.0 * keras.ops.sum(output)
-
-    tapped.compile(keras.optimizers.SGD(0.0), loss=watch, run_eagerly=True)
-    tapped.fit(x, np.zeros(len(x)), batch_size=len(x), shuffle=False, verbose=0)
-    return keras.ops.convert_to_numpy(seen[0])
+    tapped.compile(keras.optimizers.SGD(0.0), "mse")
+    y = np.zeros((len(x), *tapped.output_shape[1:]))
+    options = {"batch_size": len(x), "verbose": 0}
+    return tapped.fit(x, y, **options).history["loss"][0], tapped.evaluate(x, y, **options)
 
 
 def test_before_the_cut_fit_runs_in_inference_mode_exactly():
     model = noisy()
     x, _ = data(model)
-    noisy_outputs = training_outputs(model, "lstm", x)
+    noisy_outputs = in_training(model, "lstm", x)
+    fitted, evaluated = fitted_and_evaluated(model, "lstm", x)
+    assert abs(fitted / evaluated - 1) > 0.01
     expected = keras.ops.convert_to_numpy(rk.extract(model, "lstm")(x))
     assert not np.allclose(noisy_outputs, expected)
     report = freeze(model, "lstm")
@@ -194,8 +196,10 @@ def test_before_the_cut_fit_runs_in_inference_mode_exactly():
         *("dropout", "spatial", "gaussian", "noise", "alpha"),
         *("attention", "plain_attention", "both", "lstm"),
     )
-    np.testing.assert_array_equal(training_outputs(model, "lstm", x), expected)
-    assert not np.allclose(training_outputs(model, "later", x), expected)
+    np.testing.assert_array_equal(in_training(model, "lstm", x), expected)
+    fitted, evaluated = fitted_and_evaluated(model, "lstm", x)
+    assert fitted == pytest.approx(evaluated, rel=1e-5)
+    assert not np.allclose(in_training(model, "later", x), expected)
     check_training(model, report)
 
 

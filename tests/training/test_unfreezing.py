@@ -13,6 +13,9 @@ from zoo import ZOO
 import reusekit as rk
 from reusekit.training import GradualUnfreezing, TrainingError, freeze
 
+# JAX optimizers train all the weights they know or none, so that the callback refuses JAX.
+pytestmark = pytest.mark.skipif(keras.backend.backend() == "jax", reason="refused on JAX")
+
 STAGES = {0: "pool", 2: "out0", 4: None}
 
 
@@ -275,6 +278,14 @@ def test_bad_stages_change_nothing(stages, error, message):
     assert len(model.trainable_variables) == 10
     for old, new in zip(before, values(model.weights), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_a_backend_that_cannot_train_some_of_the_weights_is_refused(monkeypatch):
+    model, *_ = residual()
+    model.compile("sgd", "mse")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(TrainingError, match="received JAX"):
+        GradualUnfreezing(STAGES).set_model(model)
 
 
 def test_an_optimizer_made_for_fewer_weights_is_refused():
