@@ -36,6 +36,9 @@ def expand(model: keras.Model, at: Any) -> keras.Model:
     training than its traced calls, and is refused. Arguments other than tensors keep the values
     they were called with.
 
+    To be saved and loaded, or cloned, the result needs each inner layer to come back from its own
+    configuration. KerasHub's ViT blocks do not; what is inside them, expanded in turn, does.
+
     The model is not changed, except that Keras keeps, on each layer that is called again, a record
     of each call for as long as the layer lives; on inner layers of what is expanded this is their
     first. A refusal leaves no record.

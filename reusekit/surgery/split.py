@@ -73,9 +73,10 @@ def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
     other inputs. Nested models are cut inside where the address says so, and stay whole elsewhere.
 
     Both parts share the model's weights: training one trains the model. They are made of the
-    model's own layers and stock Keras layers, and survive saving where reusekit is not installed.
-    They are plain functional models, also where the model is of a class of its own (a KerasHub
-    backbone): what such a class adds stays with the model.
+    model's own layers and stock Keras layers, and survive saving where reusekit is not installed,
+    as far as each layer comes back from its own configuration (not all of KerasHub's do). They are
+    plain functional models, also where the model is of a class of its own, such as a KerasHub
+    backbone: what such a class adds stays with the model.
 
     The model is not changed, except that Keras keeps, on each layer of the top, a record of each
     call for as long as the layer lives: split once and keep the result, rather than splitting anew
