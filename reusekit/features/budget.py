@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,23 +45,9 @@ def list_entries(layout: Layout) -> list[EntryInfo]:
     found = []
     for kind in ("entries", "drafts"):
         for folder in (layout.root / kind).iterdir():
-            manifest = Manifest.read(folder)
-            try:
-                used = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
-            except FileNotFoundError:  # another process removed or finished it meanwhile
-                continue
-            found.append(
-                EntryInfo(
-                    digest=folder.name,
-                    whole=kind == "entries",
-                    size=manifest.size if manifest else 0,
-                    bytes=manifest.bytes if manifest else _bytes_on_disk(folder),
-                    arrays=tuple(array.name for array in manifest.arrays) if manifest else (),
-                    used=used,
-                    about=manifest.about if manifest else {},
-                    folder=folder,
-                )
-            )
+            # Another process may remove or finish it meanwhile.
+            with suppress(FileNotFoundError):
+                found.append(_info(folder, whole=kind == "entries"))
     return sorted(found, key=lambda entry: entry.used)
 
 
@@ -128,5 +115,13 @@ def make_room(layout: Layout, budget: int | None, needed: Mapping[str, int], to_
         )
 
 
-def _bytes_on_disk(folder: Path) -> int:
-    return sum(file.stat().st_size for file in os.scandir(folder) if file.is_file())
+def _info(folder: Path, whole: bool) -> EntryInfo:
+    manifest = Manifest.read(folder)
+    used = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+    if manifest is None:
+        on_disk = sum(file.stat().st_size for file in os.scandir(folder) if file.is_file())
+        return EntryInfo(folder.name, whole, 0, on_disk, (), used, {}, folder)
+    names = tuple(array.name for array in manifest.arrays)
+    return EntryInfo(
+        folder.name, whole, manifest.size, manifest.bytes, names, used, manifest.about, folder
+    )

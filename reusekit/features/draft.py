@@ -182,7 +182,7 @@ class Draft:
 def _sound_part(folder: Path, key: FeatureKey) -> Manifest | None:
     """What a folder's manifest says, without the shards that are not sound."""
     manifest = Manifest.read(folder)
-    if manifest is None or len(manifest.arrays) != len(key.arrays) or manifest.size != key.size:
+    if manifest is None or not manifest.answers(key):
         return None
     for shard, checksums in enumerate(manifest.checksums):
         if checksums is not None and not sound(folder, manifest, shard):

@@ -1,6 +1,5 @@
 """Where a feature store keeps what, on disk."""
 
-import json
 import os
 import shutil
 import uuid
@@ -11,8 +10,8 @@ from pathlib import Path
 
 from reusekit.errors import CacheError
 
-FORMAT = 1
 _MARK = "feature_store.json"
+_FORMAT = '{"format": 1}'
 
 
 @dataclass(frozen=True)
@@ -58,21 +57,23 @@ class Layout:
             CacheError: The folder holds something else, a store of another format, or cannot be
                 written.
         """
+        mark = self.root / _MARK
         with os_errors_explained(self.root):
-            if self.root.is_dir() and not self.exists() and any(self.root.iterdir()):
-                raise CacheError(
-                    f"Expected a feature store, or a folder to make one in. {self.root} holds "
-                    "something else."
-                )
+            self.root.mkdir(parents=True, exist_ok=True)
+            # Looked for before the mark, since another process that makes this store begins with it.
+            others = [path for path in self.root.iterdir() if not path.name.startswith(_MARK)]
+            if not mark.exists():
+                if others:
+                    raise CacheError(
+                        f"Expected a feature store, or a folder to make one in. {self.root} holds "
+                        "something else."
+                    )
+                write_durably(mark, _FORMAT)
+            told = mark.read_text()
+            if told != _FORMAT:
+                raise CacheError(f"Expected {_FORMAT!r} in {mark}. Received: {told[:80]!r}.")
             for folder in ("entries", "drafts", "locks", "removed"):
-                (self.root / folder).mkdir(parents=True, exist_ok=True)
-            if not self.exists():
-                write_durably(self.root / _MARK, json.dumps({"format": FORMAT}))
-            told = json.loads((self.root / _MARK).read_text())
-        if told != {"format": FORMAT}:
-            raise CacheError(
-                f"Expected a feature store of format {FORMAT}. {self.root} says of itself: {told}."
-            )
+                (self.root / folder).mkdir(exist_ok=True)
 
     def remove(self, folder: Path) -> None:
         """Remove an entry or a draft: at once for whoever looks, and then from the disk."""

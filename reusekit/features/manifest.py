@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reusekit.features.key import FeatureKey
 from reusekit.features.layout import write_durably
 
 _FILE = "manifest.json"
@@ -62,6 +63,10 @@ class Manifest:
     def whole(self) -> bool:
         """Whether every shard is there."""
         return None not in self.checksums
+
+    def answers(self, key: FeatureKey) -> bool:
+        """Whether it has as many arrays and examples as the key says."""
+        return (len(self.arrays), self.size) == (len(key.arrays), key.size)
 
     @property
     def bytes(self) -> int:

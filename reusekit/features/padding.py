@@ -21,7 +21,7 @@ class Padding:
     Attributes:
         length: The length of each open axis afterwards.
         longer: What becomes of a longer example: `refuse` is an error, `truncate` cuts its end off.
-        value: What is filled in: a number; False in boolean inputs.
+        value: What numbers are filled up with; boolean inputs are with False.
 
     Example:
         >>> examples = tf.data.Dataset.from_tensor_slices([3, 1]).map(tf.range)
@@ -48,11 +48,16 @@ class Padding:
         return examples.map(lambda *example: self._fitting(_one(example))).padded_batch(
             batch_size,
             tf.nest.map_structure(self._shape, spec),
-            tf.nest.map_structure(lambda part: tf.cast(self.value, part.dtype), spec),
+            tf.nest.map_structure(self._filling, spec),
         )
 
     def _shape(self, spec: tf.TensorSpec) -> list[int]:
         return [self.length if size is None else size for size in spec.shape]
+
+    def _filling(self, spec: tf.TensorSpec) -> tf.Tensor:
+        if spec.dtype.is_floating or spec.dtype.is_integer:
+            return tf.cast(self.value, spec.dtype)
+        return tf.zeros((), spec.dtype)  # False, or an empty string
 
     def _fitting(self, example: Any) -> Any:
         def fit(part: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ class ShardedArray:
     """An array mapped into memory, shard by shard.
 
     Takes rows by number, slice, list or mask, as an array of NumPy's does, and returns copies in
-    memory; `np.asarray` reads all of it.
+    memory. `np.asarray` reads all of it, which is the faster way to use a small one.
 
     Args:
         shards: Arrays of equal shapes but for the last's, which may be shorter.

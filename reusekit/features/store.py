@@ -85,7 +85,7 @@ class FeatureStore:
             lease = Lease(self._layout.lease(key.digest))
             folder = self._layout.entry(key.digest)
             manifest = Manifest.read(folder)
-            if manifest is None or not manifest.whole or len(manifest.arrays) != len(key.arrays):
+            if manifest is None or not manifest.whole or not manifest.answers(key):
                 lease.close()
                 return None
             try:

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,18 @@ def test_what_is_there_is_not_computed_again(store):
     assert source.runs == [(0, SIZE)]
     assert len(files(store)) == 8
     assert not files(store, "drafts/*")
+
+
+def test_an_entry_of_another_size_is_no_answer(store):
+    store.get_or_compute(key(size=40), lambda start, stop: Source()(start, stop)).close()
+    assert store.get(key(size=60)) is None
+    made = store.get_or_compute(key(size=60), lambda start, stop: Source()(start, stop))
+    assert len(made["x"]) == 60
+
+
+def test_processes_may_make_a_store_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: FeatureStore(tmp_path / "new"), range(40)))
 
 
 def test_arrays_go_by_the_names_of_whoever_asks(store):
@@ -169,6 +182,24 @@ def test_a_damaged_shard_is_found_and_only_it_is_computed_again(damage, store):
     assert store.verify() == {"k": 0}
 
 
+def test_one_pass_writes_to_each_entry_what_it_lacks(store):
+    source = Source()
+    store.get_or_compute(key("a"), source).close()
+    damage_flip(files(store)[3])
+    sound = {path.name: path.stat().st_ino for path in files(store) if "000003" not in path.name}
+
+    def compute(keys, start, stop):
+        for batch in source(start, stop):
+            yield [{"x": batch["x"][:, : 8 // len(one.digest)]} for one in keys]
+
+    found = store.get_or_compute_all([key("a"), key("bb")], compute)
+    assert source.runs[1:] == [(0, SIZE)]
+    np.testing.assert_array_equal(np.asarray(found[0]["x"]), source.values)
+    np.testing.assert_array_equal(np.asarray(found[1]["x"]), source.values[:, :4])
+    kept = {path.name: path.stat().st_ino for path in files(store, "entries/a/*.npy")}
+    assert sound.items() <= kept.items()
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', None])
 def test_a_damaged_manifest_is_never_believed(text, store):
     source = Source()
@@ -176,7 +207,7 @@ def test_a_damaged_manifest_is_never_believed(text, store):
     (path,) = files(store, "entries/*/manifest.json")
     if text is None:
         told = json.loads(path.read_text())
-        told["rows_per_shard"] = 13
+        told["about"] = {"cut": "elsewhere"}
         text = json.dumps(told)
     path.write_text(text)
     assert store.verify() == {"k": 8}
@@ -358,7 +389,7 @@ def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
     other = tmp_path / "future"
     other.mkdir()
     (other / "feature_store.json").write_text('{"format": 2}')
-    with pytest.raises(CacheError, match="format 1"):
+    with pytest.raises(CacheError, match=r'"format": 1.*Received: .*"format": 2'):
         FeatureStore(other)
 
 

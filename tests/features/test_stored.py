@@ -230,6 +230,14 @@ def test_padding_never_changes_a_prediction(store):
     np.testing.assert_allclose(found[0], found[2], atol=1e-6)
 
 
+def test_booleans_are_filled_with_false_whatever_numbers_are_filled_with():
+    batch = next(Padding(14, value=7).batch(sentences(), SIZE).as_numpy_iterator())
+    for row, example in enumerate(sentences().as_numpy_iterator()):
+        length = len(example["tokens"])
+        assert batch["valid"][row].tolist() == [True] * length + [False] * (14 - length)
+        assert set(batch["tokens"][row, length:]) == {7}
+
+
 def test_examples_of_several_lengths_need_a_padding_that_is_long_enough(store):
     model, data = attending(8), data_of(sentences())
     with pytest.raises(DataError, match=r"differ in shape.*Padding\(length="):
