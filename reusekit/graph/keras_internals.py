@@ -347,6 +347,8 @@ def missing() -> list[str]:
     )
     wanted |= {f"Optimizer.{part}": (optimizer, part) for part in parts}
     lost = [name for name, (owner, attribute) in wanted.items() if not hasattr(owner, attribute)]
+    if get_global_attribute("object_name_uids") is None:
+        lost.append("global attribute object_name_uids")
     if not lost:
         node = layer._inbound_nodes[0]
         parts = ("arguments", "outputs", "is_input")
