@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ class Layout:
         mark = self.root / _MARK
         with os_errors_explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            # Looked for before the mark, since another process that makes this store begins with it.
+            # Looked for before the mark: another process that makes this store begins with it.
             others = [path for path in self.root.iterdir() if not path.name.startswith(_MARK)]
             if not mark.exists():
                 if others:
@@ -108,9 +109,10 @@ def os_errors_explained(root: Path) -> Iterator[None]:
     """Turn what the operating system refuses into one sentence."""
     try:
         yield
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+    except (OSError, sqlite3.Error) as error:  # readers share a lock that SQLite keeps
+        reason = getattr(error, "strerror", None) or error
+        where = f" ({error.filename})" if getattr(error, "filename", None) else ""
         raise CacheError(
-            f"The feature store {root} cannot be used: {error.strerror or error}{where}. Choose "
-            "another folder, or see that this one can be written and its disk is not full."
+            f"The feature store {root} cannot be used: {reason}{where}. Choose another "
+            "folder, or see that this one can be written and its disk is not full."
         ) from error

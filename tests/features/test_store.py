@@ -3,6 +3,7 @@
 import gc
 import json
 import re
+import shutil
 import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -377,6 +378,16 @@ def test_gc_removes_what_was_left_and_what_is_too_much(store):
     held.close()
     assert [entry.digest for entry in store.clear()] == ["a"]
     assert nothing_is_left(store)
+
+
+def test_a_store_that_lost_a_folder_says_so(store):
+    shutil.rmtree(store.path / "locks")
+    for use in (lambda: store.get(key()), lambda: store.get_or_compute(key(), Source())):
+        with pytest.raises(CacheError, match="cannot be used"):
+            use()
+    shutil.rmtree(store.path)
+    with pytest.raises(CacheError, match="No such file"):
+        store.entries()
 
 
 def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
