@@ -40,6 +40,18 @@ def test_multiplies_with_the_embedding_itself(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_clone_has_one_table_of_its_own(kind):
+    model = rk.attach(bottom(kind), heads.masked_language_model())
+    twin = rk.clone(model)
+    np.testing.assert_allclose(twin(tokens()), model(tokens()), rtol=1e-6)
+    assert rk.count_params(twin) == rk.count_params(model)
+    table = twin.get_layer("embedding").embeddings
+    table.assign(table * 0)
+    assert np.ptp(np.asarray(twin(tokens())), axis=-1).max() == 0
+    assert np.ptp(np.asarray(model(tokens())), axis=-1).max() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_training_moves_the_one_table_from_both_ends(kind):
     """Tokens that occur nowhere get a gradient from the output alone."""
     below = bottom(kind)

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from reusekit.training.heads.dense_head import DenseHead, check_width
+from reusekit.training.heads.dense_head import DenseHead
+from reusekit.training.heads.head import check_width
 
 
 @dataclass(frozen=True)

@@ -101,13 +101,3 @@ class DenseHead(Head):
         if not self.dropout:
             return x
         return layers.Dropout(self.dropout, name=f"{self.name}_dropout{suffix}")(x)
-
-
-def check_width(what: str, width: Any) -> None:
-    """Refuse a number of outputs that is none.
-
-    Raises:
-        HeadError: It is not a whole number of at least 1.
-    """
-    if not isinstance(width, int | np.integer) or width < 1:
-        raise HeadError(f"Expected {what} of at least 1. Received: {what}={width!r}.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 
 from reusekit.errors import HeadError
 from reusekit.graph import read
@@ -82,10 +83,10 @@ class Head(ABC):
         return keras.tree.pack_sequence_as(features, inputs)
 
     def _input_name(self, path: tuple) -> str:
-        # Keras wants the inputs of a model that takes a dict named by their keys.
-        if len(path) == 1 and isinstance(path[0], str):
+        # Keras wants inputs that come in a dict named by their keys; no name may have a "/".
+        if len(path) == 1 and isinstance(path[0], str) and "/" not in path[0]:
             return path[0]
-        return "_".join(map(str, (self.name, "input", *path)))
+        return "_".join(map(str, (self.name, "input", *path))).replace("/", ".")
 
     def attach_to(self, bottom: keras.Model) -> keras.Model:
         """The bottom with this head on it; `rk.attach` says more."""
@@ -114,3 +115,13 @@ def one_tensor(features: Any, head: str) -> Any:
             "rk.extract(bottom, ADDRESS) gives one; a multitap head takes several."
         )
     return tensors[0]
+
+
+def check_width(what: str, width: Any) -> None:
+    """Refuse a number of outputs that is none.
+
+    Raises:
+        HeadError: It is not a whole number of at least 1.
+    """
+    if not isinstance(width, int | np.integer) or width < 1:
+        raise HeadError(f"Expected {what} of at least 1. Received: {what}={width!r}.")

@@ -9,8 +9,7 @@ from keras import layers
 from reusekit.errors import HeadError
 from reusekit.graph import read, resolve_one
 from reusekit.sharing.layers import TiedDense
-from reusekit.training.heads.dense_head import check_width
-from reusekit.training.heads.head import Head, one_tensor
+from reusekit.training.heads.head import Head, check_width, one_tensor
 
 
 @dataclass(frozen=True)

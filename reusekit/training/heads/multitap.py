@@ -1,6 +1,5 @@
 """One linear classifier on the features of several cuts."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
@@ -12,8 +11,7 @@ from keras import layers, ops
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
 from reusekit.training.heads.classifier import Classifier
-from reusekit.training.heads.dense_head import check_width
-from reusekit.training.heads.head import Head
+from reusekit.training.heads.head import Head, check_width
 from reusekit.training.heads.pooling import Pooling, check_pooling, pool
 
 
@@ -99,7 +97,7 @@ class Multitap(Head):
             features: What the cuts give for the training examples, in their own structure, as
                 `rk.extract(model, [...]).predict(x)` does.
             labels: The numbers of the classes, shape (examples,).
-            fraction: The share of the features to keep, above 0; at least one is kept.
+            fraction: The share of the features to keep, above 0; one feature at least is kept.
             penalty: How much the norms of the weights count beside the loss.
             epochs: How often to pass over the examples.
             batch_size: Examples a step.
@@ -115,8 +113,8 @@ class Multitap(Head):
             >>> labels = np.arange(64) % 2
             >>> shallow, deep = np.random.default_rng(0).normal(size=(2, 64, 6))
             >>> deep[:, 3] += 5 * labels
-            >>> head = Multitap(classes=2).select([shallow, deep], labels, fraction=0.05)
-            >>> head.kept
+            >>> head = Multitap(classes=2)
+            >>> head.select([shallow, deep], labels, fraction=0.1, batch_size=8).kept
             (9,)
         """
         if not 0 < fraction <= 1:
@@ -135,7 +133,7 @@ class Multitap(Head):
         model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
         model.fit(joined, labels, epochs=epochs, batch_size=batch_size, verbose=0)
         relevance = ops.convert_to_numpy(_norms(linear.kernel))
-        count = math.ceil(fraction * len(relevance))
+        count = max(1, round(fraction * len(relevance)))
         kept = np.sort(np.argsort(-relevance, kind="stable")[:count])
         return replace(self, kept=tuple(kept.tolist()))
 
