@@ -78,9 +78,11 @@ def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
     plain functional models, also where the model is of a class of its own, such as a KerasHub
     backbone: what such a class adds stays with the model.
 
-    The model is not changed, except that Keras keeps, on each layer of the top, a record of each
-    call for as long as the layer lives: split once and keep the result, rather than splitting anew
-    at each step of a loop. A refused split leaves no record.
+    The model is not changed, except that Keras keeps, on each layer of the top (and of a nested
+    model that is cut inside), a record of each call for as long as the layer lives, a little more
+    than a kilobyte each, also when the top is gone: a split of MobileNetV2 in the middle leaves
+    110 KB. Split once and keep the result, or split a clone, which takes its records with it. A
+    refused split leaves no record.
 
     Args:
         model: A model with a functional graph, or one that was read already.

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from reusekit.graph import (
     cut_points,
     read,
 )
-from reusekit.surgery import CertificateError, split
+from reusekit.surgery import CertificateError, clone, split
 from reusekit.surgery.random_inputs import random_inputs
 
 
@@ -146,6 +149,19 @@ def test_a_bottom_makes_no_new_calls():
     after = dict(zip(names(model), call_counts(model), strict=True))
     grown = [n for n, b in zip(names(model), before, strict=True) if after[n] > b]
     assert grown == ["pool", "head"]
+
+
+def test_a_clone_takes_the_records_of_its_splits_with_it():
+    model = ZOO["residual"]()
+    before = call_counts(model)
+    twin = clone(model)
+    parts = split(twin, "out0")
+    assert parts.verify().exact
+    gone = [weakref.ref(part) for part in (twin, parts.top, parts.top.get_layer("head"))]
+    del twin, parts
+    gc.collect()
+    assert [reference() for reference in gone] == [None, None, None]
+    assert call_counts(model) == before
 
 
 def test_a_certificate_is_refused_where_parts_do_not_agree():
