@@ -5,12 +5,8 @@ from reusekit.training.attach import attach
 from reusekit.training.errors import TrainingError
 from reusekit.training.fit import Fit, fit_classifier
 from reusekit.training.freezing import Freezing, VariableState, freeze
-from reusekit.training.layerwise import (
-    LayerwiseOptimizer,
-    Rates,
-    VariableRate,
-    layerwise_optimizer,
-)
+from reusekit.training.layerwise import layerwise_optimizer
+from reusekit.training.optimizer import LayerwiseOptimizer, Rates, VariableRate
 from reusekit.training.unfreezing import GradualUnfreezing
 
 __all__ = [

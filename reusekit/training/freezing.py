@@ -1,6 +1,5 @@
 """Freezing a model up to a cut: what lies before it runs in inference mode and does not change."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -10,21 +9,11 @@ import keras
 
 from reusekit.errors import nearest
 from reusekit.graph import Graph, ancestors, keras_internals, read, resolve
+from reusekit.training import silencing
 from reusekit.training.errors import TrainingError
 
 _POLICIES = ("frozen", "statistics", "train")
 _STATES = ("trainable", "frozen", "statistics", "state")
-
-# What a rate is multiplied by to silence it. Not by zero: a Dropout that is made with a rate of
-# zero has no random generator, so that copies and saved models would have other state than the
-# model. float32 and narrower dtypes round the product to zero, hence nothing is dropped; and a
-# power of two loses no digit, hence the rate comes back exactly, even from a saved model.
-_SILENT = 2.0**-900
-_SILENCED_BELOW = 2.0**-450
-
-# The attributes that say how much is dropped or disturbed, in Keras, KerasHub and as people write
-# them: `rate`, `stddev`, `dropout`, `recurrent_dropout`, `drop_path_rate`, `_dropout` ...
-_RATE = re.compile(r"_?(rate|stddev|\w*drop(out|_?path)?(_rate|_prob|_probability)?)")
 
 
 @dataclass(frozen=True)
@@ -111,7 +100,9 @@ def freeze(model: keras.Model, up_to: Any, batch_norm: str = "frozen") -> Freezi
     mode by itself, but would go on dropping. So the rates of dropout, noise and stochastic depth
     before the cut, also inside recurrent and attention layers, are made so small (by a factor of
     2**-900) that nothing is dropped. They come back exactly where a later call thaws the layer. As
-    with `trainable`, that goes for every model that shares the layer.
+    with `trainable`, that goes for every model that shares the layer. A layer of the caller's own
+    that acts differently in training must heed `trainable`, or be told how much by an attribute
+    named in the usual ways (`rate`, `stddev`, `dropout`, `drop_path_rate` ...).
 
     `clone` keeps flags and rates. A `.keras` file keeps the rates and the flags of layers, but not
     those of single variables ("statistics") nor of layers inside another layer (as in
@@ -220,9 +211,9 @@ class Plan:
                 part.trainable = True
                 keras_internals.flag_variables(part, self._batch_norm == "train")
         for part in after:
-            _scale_rates(part, 1 / _SILENT)
+            silencing.unsilence(part)
         for part in before:
-            _scale_rates(part, _SILENT)
+            silencing.silence(part)
 
     def report(self) -> Freezing:
         """The state of each variable now."""
@@ -255,8 +246,10 @@ class Plan:
                 for variable in self._graph.model.weights
             ),
             shared=self._addresses(lambda layer: id(layer) in self._shared and layer.weights),
-            silenced=self._addresses(lambda layer: any(map(_is_silenced, _parts([layer])))),
-            random=self._addresses(lambda layer: any(map(_is_random, _parts([layer])))),
+            silenced=self._addresses(
+                lambda layer: any(map(silencing.is_silenced, _parts([layer])))
+            ),
+            random=self._addresses(lambda layer: any(map(silencing.is_random, _parts([layer])))),
         )
 
     def _all_parts(self) -> list[keras.Layer]:
@@ -307,30 +300,3 @@ def _set_flags(parts: list[keras.Layer], trainable: bool) -> None:
 
 def _is_batch_norm(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization)
-
-
-def _rates(layer: keras.Layer) -> dict[str, float]:
-    """The attributes by which a layer is told how much to drop or to disturb in training."""
-    if not keras_internals.takes(layer, "training"):
-        return {}
-    return {
-        name: value
-        for name, value in vars(layer).items()
-        if type(value) in (int, float) and _RATE.fullmatch(name)
-    }
-
-
-def _scale_rates(layer: keras.Layer, factor: float) -> None:
-    """Silences a layer's rates or brings them back; does nothing where that is done already."""
-    for name, rate in _rates(layer).items():
-        if rate and (rate < _SILENCED_BELOW) == (factor > 1):
-            setattr(layer, name, rate * factor)
-
-
-def _is_silenced(layer: keras.Layer) -> bool:
-    return any(0 < rate < _SILENCED_BELOW for rate in _rates(layer).values())
-
-
-def _is_random(layer: keras.Layer) -> bool:
-    """Whether a layer has a random generator and nothing that says how much to use it."""
-    return keras_internals.has_generator(layer) and not _rates(layer)

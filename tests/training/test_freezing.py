@@ -386,14 +386,14 @@ def test_bad_input_changes_nothing():
 # --- ResNet50 at its clean cuts ------------------------------------------------------------------
 
 
-def freeze_and_train_resnet(at):
+def freeze_and_train_resnet(at, **options):
     """Freezes a small ResNet50 at one cut, trains it, and looks at every variable."""
     keras.utils.set_random_seed(0)
     model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)
     report = freeze(model, at)
     weights = model.weights
     before = values(weights)
-    model.compile(keras.optimizers.Adam(0.001), "mse")
+    model.compile(keras.optimizers.Adam(0.001), "mse", jit_compile=False, **options)
     x, y = data(model, 4)
     model.fit(x, y, batch_size=4, epochs=3, verbose=0)
     for told, old, new in zip(report.variables, before, values(weights), strict=True):

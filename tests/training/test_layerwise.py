@@ -433,11 +433,11 @@ def test_another_process_loads_it_after_importing_reusekit(tmp_path):
 def test_a_variable_without_a_rate_is_an_error():
     model = chain()
     optimizer = layerwise_optimizer(model, optimizers.SGD(0.1))
+    before = values(model.weights)
     wider = keras.Model(model.input, layers.Dense(1, name="later")(model.output))
     wider.compile(optimizer, "mse")
-    with pytest.raises(TrainingError, match="2 have none, such as 'later/kernel'"):
+    with pytest.raises(TrainingError, match="'later/kernel' has none"):
         wider.fit(*data(wider), verbose=0)
-    before = values(model.weights)
     for old, new in zip(before, values(model.weights), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -451,7 +451,7 @@ def test_a_loaded_model_with_more_to_train_is_not_trained_at_wrong_rates(tmp_pat
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     loaded.predict(data(model)[0], verbose=0)
-    with pytest.raises(TrainingError, match="Expected a learning rate for each"):
+    with pytest.raises(TrainingError, match="5 variables were trained"):
         loaded.fit(*data(model), verbose=0)
 
 
