@@ -1,7 +1,7 @@
 """Freezing a model up to a cut: what lies before it runs in inference mode and does not change."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,8 +43,8 @@ class Freezing:
 
     Attributes:
         variables: Each variable of the model once, in the order of the graph.
-        shared: The addresses of layers that are called before the cut and after it. They are
-            frozen, for one weight cannot be both.
+        shared: The addresses of layers before the cut with a weight that is used after it as well,
+            by the same layer or one that is tied to it. One weight cannot be both: it is frozen.
         silenced: The addresses of layers before the cut that would drop values or add noise in
             training, and now do not.
         random: The addresses of layers before the cut that are still random in training: data
@@ -178,7 +178,7 @@ class Plan:
         before = [] if up_to is None else ancestors(graph, resolve(graph, up_to))
         self.frozen = {id(layer): layer for layer in _layers(before)}
         after = set(graph.calls) - set(before)
-        self._shared = self.frozen.keys() & {id(layer) for layer in _layers(after)}
+        self._used_after = {id(variable) for call in after for variable in call.variables}
         self._check()
 
     def _check(self) -> None:
@@ -245,12 +245,15 @@ class Plan:
                 )
                 for variable in self._graph.model.weights
             ),
-            shared=self._addresses(lambda layer: id(layer) in self._shared and layer.weights),
+            shared=self._addresses(self._is_shared),
             silenced=self._addresses(
                 lambda layer: any(map(silencing.is_silenced, _parts([layer])))
             ),
             random=self._addresses(lambda layer: any(map(silencing.is_random, _parts([layer])))),
         )
+
+    def _is_shared(self, layer: keras.Layer) -> bool:
+        return any(id(variable) in self._used_after for variable in layer.weights)
 
     def _all_parts(self) -> list[keras.Layer]:
         return _parts(_layers(self._graph.calls))
@@ -263,7 +266,7 @@ class Plan:
                 owners.setdefault(id(variable), call.address)
         return owners
 
-    def _addresses(self, wanted: Any) -> tuple[str, ...]:
+    def _addresses(self, wanted: Callable[[keras.Layer], bool]) -> tuple[str, ...]:
         """The addresses of those frozen layers of which something holds."""
         first = {id(call.operation): call for call in reversed(self._graph.calls)}
         calls = sorted((first[key] for key in self.frozen), key=lambda call: call.index)

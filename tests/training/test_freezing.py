@@ -119,6 +119,29 @@ def test_a_call_of_the_tower_of_a_siamese_model_freezes_it_for_both():
     assert report.shared == ("tower@0/a", "tower@0/b")
 
 
+def test_a_tied_weight_is_frozen_where_it_stands_before_the_cut(tmp_path):
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    embedding = layers.Embedding(9, 4, name="embedding")
+    y = layers.Dense(4, name="dense")(embedding(tokens))
+    logits = rk.layers.TiedDense(embedding, name="logits")(y)
+    model = keras.Model(tokens, logits, name="tied")
+    report = freeze(model, "embedding")
+    assert report.shared == ("embedding",)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for each in (model, rk.clone(model), loaded):
+        freeze(each, "embedding")
+        before = values(each.weights)
+        each.compile("sgd", "mse")
+        each.fit(np.arange(10).reshape(2, 5) % 9, np.ones((2, 5, 9)), verbose=0)
+        moved = [
+            v.path
+            for v, old in zip(each.weights, before, strict=True)
+            if np.any(keras.ops.convert_to_numpy(v) != old)
+        ]
+        assert moved == ["dense/kernel", "dense/bias", "logits/bias"]
+
+
 def test_none_thaws_and_one_call_says_all():
     model = ZOO["residual"]()
     model.trainable = False
