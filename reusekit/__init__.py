@@ -70,7 +70,15 @@ from reusekit.surgery import (
     segment,
     split,
 )
-from reusekit.training import attach, heads
+from reusekit.training import (
+    Freezing,
+    GradualUnfreezing,
+    TrainingError,
+    attach,
+    freeze,
+    heads,
+    layerwise_optimizer,
+)
 
 _LAZY = dict.fromkeys(
     ("CutHyperModel", "CutSweepOracle", "CutTuner", "SearchSpace", "TrialData"), "reusekit.search"
@@ -96,6 +104,8 @@ __all__ = [
     "EditError",
     "Edited",
     "ForeignTensorError",
+    "Freezing",
+    "GradualUnfreezing",
     "HeadError",
     "Insert",
     "NoGraphError",
@@ -110,6 +120,7 @@ __all__ = [
     "Tie",
     "TieError",
     "TrackingError",
+    "TrainingError",
     "TrialData",
     "UnknownAddressError",
     "WideCutError",
@@ -121,10 +132,12 @@ __all__ = [
     "expand",
     "extract",
     "flatten",
+    "freeze",
     "heads",
     "insert",
     "join",
     "layers",
+    "layerwise_optimizer",
     "load_backbone",
     "prepend",
     "remove",
