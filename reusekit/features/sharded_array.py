@@ -7,8 +7,11 @@ import numpy as np
 
 from reusekit.features.shards import let_go
 
-RESIDENT_BYTES = 64 << 20
-"""After so many bytes were taken, mapped memory is given back, lest all of a file add up in it."""
+RESIDENT_BYTES = 32 << 20
+"""About so much memory the files of an array may take up, however large they are."""
+
+# The system maps the surroundings of what is read, too: on Linux about eight times as much.
+_SURROUNDINGS = 8
 
 
 class ShardedArray:
@@ -82,7 +85,7 @@ class ShardedArray:
             ):
                 taken[place] = self._shards[shard][row]
         self._taken += taken.nbytes
-        if self._taken > RESIDENT_BYTES:
+        if self._taken * _SURROUNDINGS > RESIDENT_BYTES and self.nbytes > RESIDENT_BYTES:
             self._taken = 0
             for shard in self._shards:
                 let_go(shard)
