@@ -118,7 +118,8 @@ class Graph:
         input_structure: The inputs in the model's own structure, with `Tensor` leaves.
         output_structure: The outputs, likewise.
         names: From each address to its tensor. A nested model's own address, `outer`, names its
-            output; `outer/input` names what it was fed.
+            output; `outer/input` names what it was fed; `layer/mask` names a mask that is computed
+            only when the model runs.
         ambiguous: From a name that several tensors answer to, to their addresses.
         masks: From a tensor to the mask that it carries when the model runs, where the graph has
             both.

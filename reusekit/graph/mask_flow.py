@@ -103,9 +103,8 @@ class MaskFlow:
                 now = self._masks[tensor] if tensor in self._carrying else None
                 if built is None and now is None:
                     continue
-                if not isinstance(now, _Symbol) or now.source is not built:
-                    return False
-                if now.bound is not bound:
+                same = isinstance(now, _Symbol) and now.source is built and now.bound is bound
+                if not same:
                     return False
         return True
 
@@ -130,10 +129,8 @@ class MaskFlow:
 
         first = _first_argument(record)
         inputs, masks = (keras.tree.map_structure(each, first) for each in (fed, mask))
-        try:
-            made = made_masks(record.operation, inputs, masks)
-        except Exception:
-            # The layer makes its masks in a way that only works on values.
+        made = made_masks(record.operation, inputs, masks)
+        if made is None:
             ranks = [len(m.shape) for m in keras.tree.flatten(masks) if m is not None]
             return _hidden(record, bound, outputs, ranks[:1] * len(outputs), add)
         return _symbols(stands_for, made, outputs)

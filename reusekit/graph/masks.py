@@ -77,7 +77,9 @@ def strips_masks(operation: Any) -> bool:
     return isinstance(operation, keras.layers.MultiHeadAttention)
 
 
-def made_masks(layer: keras.Layer, inputs: Any, masks: Any) -> list[keras.KerasTensor | None]:
+def made_masks(
+    layer: keras.Layer, inputs: Any, masks: Any
+) -> list[keras.KerasTensor | None] | None:
     """The masks that a layer makes, of the masks of what it is fed, for its outputs.
 
     Asked on symbolic tensors made for the purpose, so that nothing is recorded on the layer.
@@ -88,11 +90,18 @@ def made_masks(layer: keras.Layer, inputs: Any, masks: Any) -> list[keras.KerasT
         masks: The mask of each, or None, in the same structure.
 
     Returns:
-        One for each output; empty if it makes none. One of `masks` where that is handed on.
+        One for each output; empty if it makes none. One of `masks` where that is handed on. None
+        where the layer can only be asked with values.
     """
     if not layer.supports_masking:
         return []
-    return keras.tree.flatten(layer.compute_mask(inputs, masks))
+    try:
+        made = keras.tree.flatten(layer.compute_mask(inputs, masks))
+    except Exception:
+        # Whatever a layer does that does not expect symbolic tensors.
+        return None
+    known = all(mask is None or isinstance(mask, keras.KerasTensor) for mask in made)
+    return made if known else None
 
 
 def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> bool:
@@ -100,12 +109,8 @@ def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> boo
     if not isinstance(layer, keras.Layer):
         return False
     mask = keras.KerasTensor(mask_shape, "bool")
-    try:
-        made = made_masks(layer, keras.KerasTensor(tensor.shape, tensor.dtype), mask)
-    except Exception:
-        # A layer may compute its mask from values; then it makes one of its own.
-        return False
-    return made[:1] == [mask]
+    made = made_masks(layer, keras.KerasTensor(tensor.shape, tensor.dtype), mask)
+    return bool(made) and made[0] is mask
 
 
 def masks_token_zero(layer: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -146,7 +151,11 @@ def hidden_mask_ranks(layer: Any, args: tuple, kwargs: dict[str, Any]) -> list[i
     """
     if not isinstance(layer, keras.Layer) or _is_stock(type(layer)) or not _may_set(layer):
         return []
-    return keras_internals.traced_mask_ranks(layer, args, kwargs)
+    try:
+        return keras_internals.traced_mask_ranks(layer, args, kwargs)
+    except Exception:
+        # A layer that cannot be traced says by compute_output_spec what comes out of it.
+        return []
 
 
 def _may_set(layer: keras.Layer) -> bool:

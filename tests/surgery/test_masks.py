@@ -192,6 +192,21 @@ def a_layer_of_the_users_own_reads_a_mask():
     return keras.Model(x, layers.Dense(2, name="head")(y), name="m")
 
 
+@keras.saving.register_keras_serializable("test_masks")
+class TellsMasks(HidesMasks):
+    """As the refusal advises."""
+
+    def compute_mask(self, x, mask=None):
+        return self.inner.compute_mask(x)
+
+
+@masked
+def a_hidden_mask_that_is_told():
+    x = ids()
+    y = layers.Dense(4, name="a")(TellsMasks(name="tokens")(x))
+    return keras.Model(x, layers.LSTM(3, name="lstm")(y), name="m")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_tensor(name, tmp_path):
     run_surgery_test(MODELS[name](), tmp_path)
@@ -276,3 +291,24 @@ def test_a_mask_that_only_its_layer_can_make_may_stay_on_one_side():
         assert_equal(arrays(other(x)), arrays(model(x)))
     result = edit(model, Insert(layers.Dropout(0.1, name="drop"), after="a"))
     assert_equal(arrays(result.model(x)), arrays(model(x)))
+
+
+class MasksByValue(layers.Layer):
+    """Makes its mask of values, so that it cannot be asked what it makes of a symbol."""
+
+    def call(self, x):
+        return x * 2.0
+
+    def compute_mask(self, x, mask=None):
+        return None if mask is None else ops.logical_or(ops.convert_to_numpy(mask), False)
+
+
+def test_a_mask_that_is_made_of_values_is_refused_where_it_would_cross():
+    inner = keras.Input((5, 4), name="inner")
+    y = layers.Dense(4, name="a")(MasksByValue(name="by_value")(inner))
+    block = keras.Model(inner, layers.LSTM(3, name="lstm")(y), name="block")
+    x = ids()
+    model = keras.Model(x, layers.Dense(2, name="head")(block(embedding()(x))), name="m")
+    with pytest.raises(DisconnectedError, match="'block/by_value' in model 'm' is set by the"):
+        split(model, "block/a")
+    assert split(model, "block/lstm").verify().exact
