@@ -17,6 +17,7 @@ with quiet():
 from reusekit.backbones import Backbone, load_backbone
 from reusekit.errors import (
     BackboneError,
+    CacheError,
     ConfigError,
     DataError,
     HeadError,
@@ -80,15 +81,20 @@ from reusekit.training import (
     layerwise_optimizer,
 )
 
-_LAZY = dict.fromkeys(
-    ("CutHyperModel", "CutSweepOracle", "CutTuner", "SearchSpace", "TrialData"), "reusekit.search"
-)
+_LAZY = {
+    **dict.fromkeys(
+        ("CutHyperModel", "CutSweepOracle", "CutTuner", "SearchSpace", "TrialData"),
+        "reusekit.search",
+    ),
+    **dict.fromkeys(("FeatureStore", "Padding", "stored_features"), "reusekit.features"),
+}
 
 __all__ = [
     "AddressError",
     "AmbiguousAddressError",
     "Backbone",
     "BackboneError",
+    "CacheError",
     "Certificate",
     "CertificateError",
     "ConfigError",
@@ -103,12 +109,14 @@ __all__ = [
     "DisconnectedError",
     "EditError",
     "Edited",
+    "FeatureStore",
     "ForeignTensorError",
     "Freezing",
     "GradualUnfreezing",
     "HeadError",
     "Insert",
     "NoGraphError",
+    "Padding",
     "ParameterCounts",
     "Remove",
     "Replace",
@@ -144,6 +152,7 @@ __all__ = [
     "replace",
     "segment",
     "split",
+    "stored_features",
     "tie",
     "tied_weights",
 ]

@@ -77,7 +77,7 @@ def tie(
         replacement.bias.assign(replaced.bias)
     kept = first if keep == "a" else second
     if kept is not plan.source:
-        value = keras.ops.reshape(kept.variable, kept.shape)
+        value = keras.ops.reshape(keras.ops.copy(kept.variable.value), kept.shape)
         value = keras.ops.transpose(value) if transform else value
         target = source.weights[_place(plan.source)]
         target.assign(keras.ops.reshape(value, target.shape))

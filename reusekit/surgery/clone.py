@@ -74,7 +74,8 @@ def twin_of(model: keras.Model, weights: str) -> keras.Model:
     _check_ties(model, twin)
     if weights == "copy":
         for old, new in zip(_state(model), _state(twin), strict=True):
-            new.assign(old)
+            # JAX would hand the very array over, and a training step gives its arrays away.
+            new.assign(keras.ops.copy(old.value))
     _copy_flags(model, twin)
     return twin
 
