@@ -174,3 +174,14 @@ def test_a_layer_that_cannot_come_back_is_named():
 def test_unknown_way_names_the_valid_ones():
     with pytest.raises(SurgeryError, match="'copy' or 'share' or 'fresh', received 'copies'"):
         clone(ZOO["linear"](), weights="copies")
+
+
+def test_training_the_clone_leaves_the_model_its_weights():
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, keras.layers.Dense(2, name="a")(x), name="m")
+    twin = clone(model)
+    before = model.get_weights()
+    twin.compile("sgd", "mse")
+    twin.fit(np.ones((8, 4)), np.ones((8, 2)), epochs=2, verbose=0)
+    for now, then in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, then)
