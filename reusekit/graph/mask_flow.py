@@ -21,6 +21,7 @@ from reusekit.graph.masks import (
     implicit_mask_sources,
     made_masks,
     masks_token_zero,
+    may_set_masks,
     strips_masks,
 )
 
@@ -78,13 +79,13 @@ class MaskFlow:
         if not isinstance(layer, keras.Layer):
             return
         built = [internals.mask_of(tensor.source) for tensor in outputs]
-        if not self._carrying and not any(mask is not None for mask in built):
-            masks = []
-        elif self._is_as_built(record, bound):
-            masks = _symbols(bound, built, outputs)
-        else:
-            masks = self._made_now(record, bound, outputs, add)
-        if not any(masks):
+        masks: Sequence[_Symbol | Tensor | None] = ()
+        if self._carrying or built.count(None) < len(built):
+            if self._is_as_built(record, bound):
+                masks = _symbols(bound, built, outputs)
+            else:
+                masks = self._made_now(record, bound, outputs, add)
+        if not any(masks) and may_set_masks(type(layer)):
             masks = _set_when_run(record, bound, outputs, add)
         for tensor, mask in zip(outputs, masks, strict=False):
             if mask is not None:

@@ -113,7 +113,13 @@ def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> boo
     return bool(made) and made[0] is mask
 
 
-def masks_token_zero(layer: Any, args: tuple, kwargs: dict[str, Any]) -> bool:
+@cache
+def may_set_masks(kind: type) -> bool:
+    """Whether layers of a class may set masks that Keras does not know of before they run."""
+    return issubclass(kind, keras.layers.ReversibleEmbedding) or not _is_stock(kind)
+
+
+def masks_token_zero(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> bool:
     """Whether a call sets a mask that Keras knows nothing of while it builds a model.
 
     ReversibleEmbedding does so in its `call`, which does not run then.
@@ -143,13 +149,13 @@ class HiddenMask(keras.Operation):
         raise NotImplementedError(f"{self.name!r} is known to no one but its layer.")
 
 
-def hidden_mask_ranks(layer: Any, args: tuple, kwargs: dict[str, Any]) -> list[int]:
+def hidden_mask_ranks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> list[int]:
     """For each output of a call, the rank of the mask that its `call` sets on it; 0 for none.
 
     Only layers that may do so are traced: those that are not Keras's own, and hold a layer that
     makes masks or name the attribute in their code.
     """
-    if not isinstance(layer, keras.Layer) or _is_stock(type(layer)) or not _may_set(layer):
+    if _is_stock(type(layer)) or not _sets(layer):
         return []
     try:
         return keras_internals.traced_mask_ranks(layer, args, kwargs)
@@ -158,7 +164,7 @@ def hidden_mask_ranks(layer: Any, args: tuple, kwargs: dict[str, Any]) -> list[i
         return []
 
 
-def _may_set(layer: keras.Layer) -> bool:
+def _sets(layer: keras.Layer) -> bool:
     code = getattr(inspect.unwrap(type(layer).call), "__code__", None)
     return (code is not None and not _SETTERS.isdisjoint(code.co_names)) or any(
         isinstance(inner, keras.layers.Masking) or getattr(inner, "mask_zero", False)

@@ -11,7 +11,7 @@ from reusekit.graph import keras_internals as internals
 from reusekit.graph.errors import NoGraphError
 from reusekit.graph.graph import Call, Graph, Scope, Tensor
 from reusekit.graph.keras_internals import Record
-from reusekit.graph.mask_flow import MaskFlow
+from reusekit.graph.mask_flow import Add, MaskFlow
 from reusekit.graph.name_table import NameTable
 from reusekit.graph.nesting import fed_to, may_inline
 from reusekit.graph.outline import Outline
@@ -72,6 +72,7 @@ class _Frame:
     functional: Any
     outline: Outline
     records: Iterator[Record]
+    add: Add
     prefix: str = ""
     scopes: tuple[Scope, ...] = ()
     training: Any = None
@@ -109,7 +110,8 @@ class _Reader:
         outline = self.outlines.get(id(functional))
         if outline is None:
             outline = self.outlines[id(functional)] = Outline(functional)
-        return _Frame(functional, outline, iter(outline.records), **others)
+        add = partial(self._add, others.get("scopes", ()))
+        return _Frame(functional, outline, iter(outline.records), add, **others)
 
     def _call(self, frame: _Frame, record: Record) -> None:
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
@@ -126,9 +128,8 @@ class _Reader:
         for tensor in outputs:
             bound[id(tensor.source)] = tensor
         self.names.enter(address, outputs)
-        add = partial(self._add, frame.scopes)
-        masks = self.masks.reads(record, bound, add)
-        self.masks.made(record, bound, outputs, add)
+        masks = self.masks.reads(record, bound, frame.add)
+        self.masks.made(record, bound, outputs, frame.add)
         self.calls.append(
             Call(
                 index=len(self.calls),
@@ -152,7 +153,7 @@ class _Reader:
         masks = keras.tree.flatten(kwargs.get("mask"))
         if not any(isinstance(mask, Tensor) for mask in masks):
             # What Keras did not record, it finds on the tensors when the model runs.
-            masks = [self.masks.carried(t, partial(self._add, frame.scopes)) for t in fed]
+            masks = [self.masks.carried(tensor, frame.add) for tensor in fed]
             if any(masks):
                 kwargs = {**kwargs, "mask": masks if len(masks) > 1 else masks[0]}
         scope = Scope(address, record.operation, args, kwargs)
@@ -173,7 +174,7 @@ class _Reader:
                 # A nested model converts what it is fed to the dtype of its input.
                 spec = keras.KerasTensor(tensor.shape, inner.dtype)
                 cast = internals.cast(inner.dtype)
-                (tensor,) = self._add(nested.scopes, name, cast, (tensor,), {}, [spec])
+                (tensor,) = nested.add(name, cast, (tensor,), {}, [spec])
             nested.bound[id(inner)] = tensor
             self.names.enter(name, (tensor,))
             if isinstance(mask, Tensor):
@@ -259,12 +260,16 @@ class _Reader:
 
 def _arguments(frame: _Frame, record: Record) -> tuple[tuple, dict]:
     """A call's arguments, with tensors of the graph in the place of Keras tensors."""
-    args, kwargs = record.args, record.kwargs
-    # The usual call, of one layer on one tensor, is worth a short way past the tree functions.
-    if len(args) == 1 and isinstance(args[0], keras.KerasTensor):
-        args = (frame.bound[id(args[0])],)
+    args, kwargs, bound = record.args, record.kwargs, frame.bound
+    first = args[0] if len(args) == 1 else None
+    # The usual calls, of a layer on a tensor or on a list, are worth a short way past the tree
+    # functions.
+    if isinstance(first, keras.KerasTensor):
+        args = (bound[id(first)],)
+    elif type(first) is list and all(isinstance(leaf, keras.KerasTensor) for leaf in first):
+        args = ([bound[id(leaf)] for leaf in first],)
     else:
-        args = _filled(args, frame.bound)
+        args = _filled(args, bound)
     return args, _filled(kwargs, frame.bound) if kwargs else {}
 
 
