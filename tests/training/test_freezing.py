@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from verify_freezing import build, freeze_and_train
 from zoo import ZOO
 
 import reusekit as rk
@@ -409,27 +410,10 @@ def test_bad_input_changes_nothing():
 # --- ResNet50 at its clean cuts ------------------------------------------------------------------
 
 
-def freeze_and_train_resnet(at, **options):
-    """Freezes a small ResNet50 at one cut, trains it, and looks at every variable."""
-    keras.utils.set_random_seed(0)
-    model = keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)
-    report = freeze(model, at)
-    weights = model.weights
-    before = values(weights)
-    model.compile(keras.optimizers.Adam(0.001), "mse", jit_compile=False, **options)
-    x, y = data(model, 4)
-    model.fit(x, y, batch_size=4, epochs=3, verbose=0)
-    for told, old, new in zip(report.variables, before, values(weights), strict=True):
-        fixed = told.state in ("frozen", "state")
-        assert np.array_equal(old, new) == fixed, (at, told.path)
-    return report
-
-
 @pytest.mark.parametrize("at", ["pool1_pool", "conv4_block6_out", "avg_pool"])
 def test_resnet50_frozen_at_a_clean_cut(at):
-    report = freeze_and_train_resnet(at)
-    point = rk.cut_points(
-        keras.applications.ResNet50(weights=None, input_shape=(32, 32, 3), classes=3)
-    )[at]
+    report, wrong = freeze_and_train("ResNet50", at, run_eagerly=False)
+    assert not wrong
+    point = rk.cut_points(build("ResNet50"))[at]
     fixed = [v for v in report.variables if v.state in ("frozen", "state")]
     assert sum(variable.parameters for variable in fixed) == point.params_before
