@@ -81,7 +81,7 @@ def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
     The model is not changed, except that Keras keeps, on each layer of the top (and of a nested
     model that is cut inside), a record of each call for as long as the layer lives, a little more
     than a kilobyte each, also when the top is gone: a split of MobileNetV2 in the middle leaves
-    110 KB. Split once and keep the result, or split a clone, which takes its records with it. A
+    115 KB. Split once and keep the result, or split a clone, which takes its records with it. A
     refused split leaves no record.
 
     Args:

@@ -14,7 +14,7 @@ def test_the_short_run_reports_growth_and_what_a_split_leaves():
         text=True,
         check=True,
     )
-    application, chain, last = (part.splitlines() for part in done.stdout.split("\n\n"))
+    first, application, chain = (part.splitlines() for part in done.stdout.split("\n\n"))
 
     titles, resnet = (line.split() for line in application)
     assert (resnet[0], titles[0]) == ("ResNet50", "model")
@@ -27,7 +27,7 @@ def test_the_short_run_reports_growth_and_what_a_split_leaves():
     reading = [float(row[2]) for row in rows]
     assert reading[-1] < 4 * reading[0]
 
-    left = re.search(r"leaves (\d+) records, one on each of the (\d+) layers", " ".join(last))
+    left = re.search(r"leaves (\d+) records, one on each of the (\d+) layers", " ".join(first))
     records, layers = map(int, left.groups())
     assert records == layers
-    assert 100 < int(re.search(r"of (\d+) bytes by allocation", " ".join(last))[1]) < 3000
+    assert 100 < int(re.search(r"of (\d+) bytes by allocation", " ".join(first))[1]) < 3000
