@@ -7,8 +7,6 @@ JAX_BIN := .venv-jax/bin
 JAX_INSTALLED := .venv-jax/.installed
 # What imports Keras and never TensorFlow, so that it runs on every backend of Keras.
 JAX_ROOMS := graph surgery sharing
-# They log models through the tracking room, which needs TensorFlow.
-NOT_ON_JAX := tests/sharing/test_language_model.py tests/sharing/test_ties_kept.py
 
 define NEW_ENOUGH
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -31,7 +29,7 @@ test: $(INSTALLED)
 ## Run the tests of graph, surgery and sharing on JAX, where no TensorFlow is installed.
 test-jax: $(JAX_INSTALLED)
 	KERAS_BACKEND=jax $(JAX_BIN)/python -m pytest tests/test_backends.py \
-		$(JAX_ROOMS:%=tests/%) $(JAX_ROOMS:%=reusekit/%) $(NOT_ON_JAX:%=--ignore=%)
+		$(JAX_ROOMS:%=tests/%) $(JAX_ROOMS:%=reusekit/%)
 
 ## Check style and that each room imports only the rooms below it.
 lint: $(INSTALLED)

@@ -1,18 +1,18 @@
 """Every operation with every kind of tie: it keeps the tie, or it raises TieError."""
 
+import os
 import subprocess
 import sys
 
 import keras
-import mlflow
 import numpy as np
 import pytest
+from repository import ROOT
 from tied_models import TIED
 
 import reusekit as rk
 from reusekit.graph import read
 from reusekit.surgery.random_inputs import random_inputs
-from reusekit.tracking.models import requirements
 
 OPERATIONS = {}
 
@@ -116,10 +116,11 @@ def flattened_saved_and_loaded(tied, folder):
 
 @operation
 def mlflow_log_and_load(tied, folder):
+    mlflow = pytest.importorskip("mlflow")
+    models = pytest.importorskip("reusekit.tracking.models")
+    needed = models.requirements(tied.model)
     with mlflow.start_run():
-        logged = mlflow.keras.log_model(
-            tied.model, name="m", pip_requirements=requirements(tied.model)
-        )
+        logged = mlflow.keras.log_model(tied.model, name="m", pip_requirements=needed)
     return mlflow.keras.load_model(logged.model_uri)
 
 
@@ -127,6 +128,7 @@ def mlflow_log_and_load(tied, folder):
 @pytest.mark.parametrize("work", OPERATIONS)
 def test_a_tie_is_kept(work, kind, tmp_path, request):
     if work.startswith("mlflow"):
+        pytest.importorskip("mlflow")
         request.getfixturevalue("tracking")
     tied = TIED[kind]()
     x = random_inputs(read(tied.model))
@@ -211,11 +213,17 @@ def test_a_fresh_process_loads_the_tie_after_a_plain_import(tmp_path):
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "y.npy", model(x))
     words = [tmp_path / name for name in ("m.keras", "x.npy", "y.npy")]
-    done = subprocess.run([sys.executable, "-c", LOAD, *words], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.stdout.split() == [str(model.count_params()), "1", "logits"], done.stderr
 
 
 def test_only_a_tied_model_requires_reusekit():
+    requirements = pytest.importorskip("reusekit.tracking.models").requirements
     tied = TIED["embedding"]().model
     assert any(line.startswith("reusekit==") for line in requirements(tied))
     stock = rk.replace(tied, "logits", keras.layers.Dense(3, name="stock"))
