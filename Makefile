@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+# How many files of tests run at the same time; each worker takes about 3 GB.
+WORKERS ?= 2
 JAX_BIN := .venv-jax/bin
 JAX_INSTALLED := .venv-jax/.installed
 # What imports Keras and never TensorFlow, so that it runs on every backend of Keras.
@@ -24,7 +26,7 @@ demo: $(INSTALLED)
 
 ## Run every test, the examples in the docstrings among them.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 ## Run the tests of graph, surgery and sharing on JAX, where no TensorFlow is installed.
 test-jax: $(JAX_INSTALLED)
