@@ -117,3 +117,14 @@ def _same_layer(graph: Graph, source: keras.KerasTensor) -> str:
 def addresses(tensors: Iterable[Tensor]) -> list[str]:
     """The addresses of tensors, for messages."""
     return [tensor.address for tensor in tensors]
+
+
+def without_call_number(address: str) -> str:
+    """The address of a call's layer: without the `@` and number that tell several calls apart.
+
+    Example:
+        >>> without_call_number("outer/layer@2"), without_call_number("layer")
+        ('outer/layer', 'layer')
+    """
+    stem, _, number = address.rpartition("@")
+    return stem if stem and number.isdecimal() else address

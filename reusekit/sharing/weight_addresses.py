@@ -7,6 +7,7 @@ import keras
 
 from reusekit.errors import TieError, nearest
 from reusekit.graph import Graph
+from reusekit.graph.addresses import without_call_number
 from reusekit.sharing import tied_source
 
 
@@ -69,8 +70,7 @@ def find_weight(graph: Graph, at: Any) -> Weight:
 def _weights(graph: Graph) -> dict[str, Weight]:
     found = {}
     for call in graph.calls:
-        stem, _, number = call.address.rpartition("@")
-        layer = stem if stem and number.isdecimal() else call.address
+        layer = without_call_number(call.address)
         for variable in call.variables:
             address = f"{layer}/{variable.name}"
             found.setdefault(address, Weight(address, call.operation, variable))

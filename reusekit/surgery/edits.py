@@ -8,6 +8,7 @@ import keras
 
 from reusekit.errors import nearest
 from reusekit.graph import Graph, Scope, Tensor, UnknownAddressError, resolve
+from reusekit.graph.addresses import without_call_number
 from reusekit.surgery.calling import Step
 from reusekit.surgery.errors import EditError
 
@@ -141,8 +142,7 @@ def _steps_by_address(graph: Graph) -> dict[str, list[Step]]:
     found: dict[str, dict[Step, None]] = {}
     for call in graph.calls:
         for step in (*call.scopes, call):
-            stem, _, number = step.address.rpartition("@")
-            for name in {step.address, stem if number.isdecimal() and stem else step.address}:
+            for name in {step.address, without_call_number(step.address)}:
                 found.setdefault(name, {})[step] = None
     return {name: list(steps) for name, steps in found.items()}
 
