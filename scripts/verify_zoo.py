@@ -31,7 +31,6 @@ from reusekit.surgery.random_inputs import random_inputs
 # The smallest that a model takes, in the order in which they are tried.
 SIZES = (32, 71, 75, 96, 128, 224)
 COLUMNS = ("model", "size", "tensors", "tried", "split", "exact", "seconds")
-SECONDS_BETWEEN_SAVES = 2
 
 
 def main() -> None:
@@ -46,7 +45,9 @@ def main() -> None:
     # A process for each model, since what compiled convolutions take is not given back.
     with ProcessPoolExecutor(options.jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
         futures = {
-            name: pool.submit(verify, name, options.every, options.progress / f"{name}.json")
+            name: pool.submit(
+                verify, name, options.every, options.progress / f"{name}.json", options.save
+            )
             for name in names
         }
         with Progress(console=console, disable=not bars_wanted(), transient=True) as bars:
@@ -65,6 +66,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth tensor only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models at the same time")
     parser.add_argument("--progress", type=Path, default=Path("verify_zoo"), metavar="FOLDER")
+    parser.add_argument(
+        "--save", type=float, default=2, metavar="SECONDS", help="how long between two saves"
+    )  # fmt: skip
     return parser.parse_args()
 
 
@@ -93,7 +97,7 @@ def finished(futures: dict[str, Future], folder: Path, bars: Progress) -> Iterat
         yield row
 
 
-def verify(name: str, every: int, file: Path) -> dict:
+def verify(name: str, every: int, file: Path, seconds_between_saves: float = 2) -> dict:
     """Splits one model at its tensors, from where its file says, and returns its row."""
     conditions = {"every": every, "keras": keras.version(), "backend": keras.backend.backend()}
     row = load(file)
@@ -125,7 +129,7 @@ def verify(name: str, every: int, file: Path) -> dict:
         row["tried"] += 1
         now = time.perf_counter()
         row["seconds"] = round(before + now - began, 1)
-        if now - saved > SECONDS_BETWEEN_SAVES or row["tried"] == row["to_try"]:
+        if now - saved > seconds_between_saves or row["tried"] == row["to_try"]:
             save(row, file)
             saved = now
     return row

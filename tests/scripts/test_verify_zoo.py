@@ -14,7 +14,7 @@ EVERY = 8
 
 def command(folder, *models):
     chosen = [part for model in models for part in ("--model", model)]
-    sample = ["--every", str(EVERY), "--jobs", "1", "--progress", str(folder)]
+    sample = ["--every", str(EVERY), "--jobs", "1", "--progress", str(folder), "--save", "0"]
     return [sys.executable, verify_zoo.__file__, *chosen, *sample]
 
 
