@@ -42,26 +42,36 @@ def silence(layer: keras.Layer) -> None:
 def unsilence(layer: keras.Layer) -> None:
     """Gives a layer its rates back, if it was silenced."""
     for name, rate in _rates(layer).items():
-        if rate < _SILENCED_BELOW:
+        if 0 < rate < _SILENCED_BELOW:
             setattr(layer, name, rate / _FACTOR)
 
 
 def is_silenced(layer: keras.Layer) -> bool:
     """Whether a layer would drop or disturb something in training and now does not."""
-    return any(rate < _SILENCED_BELOW for rate in _rates(layer).values())
+    return any(0 < rate < _SILENCED_BELOW for rate in _rates(layer).values())
 
 
 def is_random(layer: keras.Layer) -> bool:
-    """Whether a layer draws random numbers and has no rate by which it could be silenced."""
+    """Whether a layer draws random numbers and has no rate by which it could be silenced.
+
+    Example:
+        >>> is_random(keras.layers.RandomFlip()), is_random(keras.layers.LSTMCell(2, dropout=0.0))
+        (True, False)
+    """
     return keras_internals.has_generator(layer) and not _rates(layer)
 
 
+def drops(layer: keras.Layer) -> bool:
+    """Whether a layer would drop values or add noise in training if it were not silenced."""
+    return any(rate > 0 for rate in _rates(layer).values())
+
+
 def _rates(layer: keras.Layer) -> dict[str, float]:
-    """The attributes by which a layer is told how much to drop or disturb, where that is not 0."""
+    """The attributes by which a layer is told how much to drop or disturb, which may be 0."""
     if not keras_internals.takes(layer, "training"):
         return {}
     return {
         name: value
         for name, value in vars(layer).items()
-        if type(value) in (int, float) and value > 0 and _RATE.fullmatch(name)
+        if type(value) in (int, float) and value >= 0 and _RATE.fullmatch(name)
     }

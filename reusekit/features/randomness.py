@@ -1,0 +1,98 @@
+"""What is random in a frozen bottom: so that nothing random is stored as if it were not."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from reusekit.graph import Call, Graph, ancestors, keras_internals, resolve
+from reusekit.training import silencing
+
+
+@dataclass(frozen=True)
+class Randomness:
+    """The calls before a cut that draw random numbers, by address, in the order of the graph.
+
+    A layer that holds layers of several kinds is named under each.
+
+    Attributes:
+        augmenting: Those that vary the data in training: `RandomFlip`, `RandAugment`, `MixUp`, and
+            any layer that draws random numbers and is told no rate. In inference they do nothing.
+        silenced: Those that drop values or add noise in training: dropout, noise, stochastic
+            depth. A frozen bottom runs in inference mode, where they do nothing.
+        always: Those that have no `training` argument and so are random in inference as well.
+    """
+
+    augmenting: tuple[str, ...]
+    silenced: tuple[str, ...]
+    always: tuple[str, ...]
+
+
+def random_before(graph: Graph, at: Any) -> Randomness:
+    """What is random of everything that the tensors at a cut are computed from.
+
+    Nested models are looked into, and so are layers that hold other layers (`Pipeline`,
+    `Bidirectional`, a user's own). A call that was made with `training=False`, or that is part of a
+    model called so, is not random; of a layer whose `call` says `training=False` itself, that
+    cannot be known.
+
+    A layer is known to be random by the `keras.random.SeedGenerator` that it holds, or by a rate
+    under one of the usual names (`rate`, `stddev`, `dropout`, `drop_path_rate` ...).
+
+    Args:
+        graph: A model that was read.
+        at: An address, a `CutPoint`, a Keras tensor, or a list of these.
+
+    Raises:
+        AddressError: `at` names no tensor of the model, or several.
+
+    Example:
+        >>> from reusekit.graph import read
+        >>> x = keras.Input((8, 8, 3), name="x")
+        >>> y = keras.layers.RandomFlip(name="flip")(x)
+        >>> y = keras.layers.Dropout(0.5, name="drop")(y)
+        >>> model = keras.Model(x, keras.layers.Flatten(name="flat")(y))
+        >>> random_before(read(model), "flat")
+        Randomness(augmenting=('flip',), silenced=('drop',), always=())
+        >>> random_before(read(model), "x")
+        Randomness(augmenting=(), silenced=(), always=())
+    """
+    calls = [call for call in ancestors(graph, resolve(graph, at)) if _may_be_random(call)]
+    return Randomness(
+        augmenting=_addresses(calls, is_augmenting),
+        silenced=_addresses(calls, silencing.drops),
+        always=_addresses(calls, is_always_random),
+    )
+
+
+def is_augmenting(layer: keras.Layer) -> bool:
+    """Whether a layer itself, not one inside it, varies the data in training and only then."""
+    return silencing.is_random(layer) and keras_internals.takes(layer, "training")
+
+
+def is_always_random(layer: keras.Layer) -> bool:
+    """Whether a layer itself draws random numbers whenever it is called."""
+    return silencing.is_random(layer) and not keras_internals.takes(layer, "training")
+
+
+def _may_be_random(call: Call) -> bool:
+    """Whether a call may be random, by what is recorded of it and of the models around it."""
+    if call.is_input or not isinstance(call.operation, keras.Layer):
+        return False
+    if any(scope.kwargs.get("training") is False for scope in call.scopes):
+        return False
+    # Keras records the default of the layer's `call` where the caller said nothing.
+    training = inspect.signature(call.operation.call).parameters.get("training")
+    said = training is not None and training.default is not False
+    return not (said and call.kwargs.get("training") is False)
+
+
+def _addresses(calls: list[Call], wanted: Callable[[keras.Layer], bool]) -> tuple[str, ...]:
+    """The addresses of the calls of layers that are, or hold, what is wanted."""
+    return tuple(
+        call.address
+        for call in calls
+        if any(map(wanted, keras_internals.all_layers(call.operation)))
+    )
