@@ -50,13 +50,15 @@ def feature_keys(
     dtype: str | None = None,
     padding: Padding | None = None,
     preprocessing: Any = None,
+    compute_dtype: str | None = None,
+    view: Sequence[int] | None = None,
 ) -> list[FeatureKey]:
     """The keys under which the features of a data set at some cuts of a model are stored.
 
     Two keys are equal where all of this is: the layers below the cut with their configurations,
-    connections and weights to the last bit; pooling, dtype, padding and preprocessing; the name,
-    version, split and content of the data set. Layer names, what the model computes elsewhere,
-    whether it is frozen or compiled, the process and the day do not count.
+    connections and weights to the last bit; pooling, dtypes, padding and preprocessing; the view;
+    the name, version, split and content of the data set. Layer names, what the model computes
+    elsewhere, whether it is frozen or compiled, the process and the day do not count.
 
     Args:
         frontiers: Cuts of one model. Each weight is read once for all of them.
@@ -65,6 +67,8 @@ def feature_keys(
         padding: How examples of different lengths are brought to one.
         preprocessing: What is done to the examples that neither the model nor
             `data.fingerprint` says: a Keras model, or anything that serialises to JSON.
+        compute_dtype: What the bottom computes in; None for the model's own precision.
+        view: What the random numbers of an augmented view follow from; None where there are none.
 
     Raises:
         CacheError: A layer or the preprocessing does not say what it is.
@@ -97,6 +101,10 @@ def feature_keys(
         "padding": padding and asdict(padding),
         "preprocessing": preprocessing,
     }
+    if compute_dtype is not None:
+        common["compute_dtype"] = compute_dtype
+    if view is not None:
+        common["view"] = list(view)
     keys = []
     for one in frontiers:
         same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.stored]}
@@ -107,6 +115,8 @@ def feature_keys(
             "data": data.name,
             "split": data.split,
         }
+        if view is not None:
+            about["view"] = view[0]
         keys.append(FeatureKey(_digest(same), (*one.names, LABELS), data.size, about))
     return keys
 

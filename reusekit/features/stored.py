@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -11,11 +11,14 @@ import tensorflow as tf
 
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError, DataError, nearest
+from reusekit.features.augmented import augmented
 from reusekit.features.entry import Entry
 from reusekit.features.feed import feed
 from reusekit.features.frontier import Frontier, frontier
 from reusekit.features.key import LABELS, FeatureKey, feature_keys
 from reusekit.features.padding import Padding
+from reusekit.features.precision import in_compute_dtype
+from reusekit.features.randomness import random_before
 from reusekit.features.sharded_array import ShardedArray
 from reusekit.features.store import Batch, FeatureStore
 from reusekit.graph import Graph, read
@@ -68,6 +71,9 @@ def stored_features(
     dtype: str | None = None,
     padding: Padding | None = None,
     preprocessing: Any = None,
+    view: int | None = None,
+    seed: int = 0,
+    compute_dtype: str | None = None,
     batch_size: int = 64,
     description: str = "Extracting features",
 ) -> list[StoredFeatures]:
@@ -75,7 +81,8 @@ def stored_features(
 
     Args:
         store: Where they are kept.
-        model: What is cut; its bottom runs in inference mode.
+        model: What is cut; its bottom runs in inference mode, all of it or, for an augmented view,
+            all but the augmentation.
         cuts: For each cut an address, a `CutPoint`, a Keras tensor, or a list of these.
         data: What the model is fed, in its fixed order.
         pooling: "avg" or "max" stores the tensors asked for, pooled; None what crosses, whole.
@@ -84,6 +91,11 @@ def stored_features(
         padding: How examples of different lengths are brought to one.
         preprocessing: What is done to the examples that neither the model nor `data.fingerprint`
             says; see `feature_keys`.
+        view: The number of an augmented view, from 0: the layers before the cuts that vary the
+            data in training do so, and everything that crosses is stored. None varies nothing.
+        seed: The random numbers of a view follow from this, its number and `batch_size` alone.
+        compute_dtype: "bfloat16" has the bottom compute in that, which is quicker and less exact;
+            None in the model's own precision.
         batch_size: Examples a batch of the pass: it decides speed and memory.
         description: What the progress bar says.
 
@@ -91,7 +103,10 @@ def stored_features(
         The features of each cut. Removing them from the store waits until they are let go of.
 
     Raises:
-        CacheError: The features cannot be named or stored.
+        CacheError: The features cannot be named or stored, there is nothing before a cut that
+            would make a view differ from another, or without a view something is random.
+        CopyError: A layer does not come back from its configuration: for a view one that draws
+            random numbers, with `compute_dtype` any.
         DataError: The examples differ in shape and there is no padding, one is longer than the
             padding allows, or there are more or fewer than there were.
         AddressError: A cut names no tensor of the model, or several.
@@ -114,21 +129,53 @@ def stored_features(
         )
     graph = read(model)
     frontiers = [frontier(graph, at, pooling) for at in cuts]
-    keys = feature_keys(frontiers, data, dtype, padding, preprocessing)
+    entropy = None if view is None else (view, seed, batch_size)
+    _check_randomness(frontiers, entropy)
+    if view is not None:  # what is free may be augmented: it does not follow from the inputs
+        frontiers = [replace(one, stored=one.crossing) for one in frontiers]
+    keys = feature_keys(frontiers, data, dtype, padding, preprocessing, compute_dtype, entropy)
 
     def compute(missing: Sequence[FeatureKey], start: int, stop: int) -> Iterator[list[Batch]]:
         wanted = dict.fromkeys(name for key in missing for name in key.arrays if name != LABELS)
-        taps = extract(graph, {name: name for name in wanted}, pooling)
+        running = graph if compute_dtype is None else in_compute_dtype(graph, compute_dtype)
+        wanted = {name: running.names[name] for name in wanted}
+        if view is None:
+            bottom = extract(running, wanted, pooling)
+        else:
+            bottom, reseed = augmented(running, wanted, pooling)
         batches = _batches(data, start, stop, padding, batch_size)
         total = math.ceil((stop - start) / batch_size)
-        for inputs, labels in tracked(batches, description, total=total):
-            outputs = taps.predict_on_batch(inputs)
+        for number, (inputs, labels) in enumerate(tracked(batches, description, total=total)):
+            if view is not None:  # a pass that goes on starts at a whole batch
+                reseed(*entropy, start // batch_size + number)
+            outputs = bottom.predict_on_batch(inputs)
             made = {name: _as_stored(values, dtype) for name, values in outputs.items()}
             made[LABELS] = np.asarray(labels)
             yield [{name: made[name] for name in key.arrays} for key in missing]
 
     entries = store.get_or_compute_all(keys, compute)
     return [StoredFeatures(*pair) for pair in zip(frontiers, entries, strict=True)]
+
+
+def _check_randomness(frontiers: Sequence[Frontier], entropy: tuple[int, ...] | None) -> None:
+    """Without a view nothing may be random that does not stop; with one something must be."""
+    if entropy is not None and min(entropy) < 0:
+        raise CacheError(
+            f"Expected the number of a view and its seed to be 0 or more. Received: {entropy[:2]}."
+        )
+    for one in frontiers:
+        found = random_before(one.graph, one.crossing)
+        cut, always = one.crossing[0].address, ", ".join(map(repr, found.always))
+        if entropy is None and always:
+            raise CacheError(
+                f"Expected features that are the same each time. What crosses at {cut!r} depends "
+                f"on {always}, random in inference as well. Cut before, or store a view."
+            )
+        if entropy is not None and not found.augmenting and not always:
+            raise CacheError(
+                f"Expected a cut after layers that vary the data in training. There are none "
+                f"before {cut!r}, so that every view is the same: leave out view={entropy[0]}."
+            )
 
 
 def _as_stored(values: Any, dtype: str | None) -> np.ndarray:

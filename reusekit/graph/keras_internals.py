@@ -270,6 +270,12 @@ def has_generator(layer: keras.Layer) -> bool:
     return bool(layer._seed_generators)
 
 
+def generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
+    """The random generators of a layer and of those in it, each once, in a fixed order."""
+    held = (each for part in all_layers(layer) for each in part._seed_generators)
+    return list({id(each): each for each in held}.values())
+
+
 def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """The model's variables that the optimizer was built for."""
     return optimizer._trainable_variables

@@ -1,11 +1,13 @@
 """Reading inner tensors of a model out as its outputs."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
 
 from reusekit.errors import SurgeryError, nearest
-from reusekit.graph import AddressError, Graph, Tensor, ancestors, read, resolve_one
+from reusekit.graph import AddressError, Call, Graph, Tensor, ancestors, read, resolve_one
 from reusekit.surgery.assembling import assemble
 from reusekit.surgery.rebuild import Rebuild, plan
 
@@ -57,13 +59,25 @@ def extract(model: keras.Model | Graph, at: Any, pooling: str | None = None) -> 
     if not keras.tree.flatten(at):
         raise AddressError(f"Expected at least one address, received {at!r}.")
     wanted = keras.tree.map_structure(lambda leaf: resolve_one(graph, leaf), at)
-    return _build(graph, wanted, pooling)
+    return taps(graph, wanted, pooling, {})
 
 
-def _build(graph: Graph, wanted: Any, pooling: str | None) -> keras.Model:
+def taps(
+    graph: Graph, wanted: Any, pooling: str | None, instead: Mapping[Call, keras.Layer]
+) -> keras.Model:
+    """As `extract`, and with other layers in the place of those of some calls.
+
+    Args:
+        graph: A model that was read.
+        wanted: Tensors of it, in the structure of the output.
+        pooling: As for `extract`.
+        instead: From a call to what is called on its arguments instead, giving the same shapes.
+            Where there is any, nested models come out inlined.
+    """
     tensors = list(dict.fromkeys(keras.tree.flatten(wanted)))
     calls = ancestors(graph, tensors)
-    steps = plan(graph, calls, graph.inputs, tensors)
+    steps = plan(graph, calls, graph.inputs, tensors, inline=bool(instead))
+    steps = [replace(s, operation=instead[s]) if s in instead else s for s in steps]
     engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
     engine.run(graph, steps)
     pooled = {tensor: _pooled(tensor, engine, pooling) for tensor in tensors}

@@ -1,0 +1,145 @@
+"""The part of a model before a cut with its augmentation at work, all else in inference mode."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from reusekit.features.frontier import frontier
+from reusekit.features.randomness import is_augmenting, random_before
+from reusekit.features.tensor_digests import tensor_digests
+from reusekit.graph import Call, Graph, ancestors, keras_internals, read
+from reusekit.surgery.copying import copy_operations
+from reusekit.surgery.extract import taps
+from reusekit.training import silencing
+
+
+def augmented_bottom(
+    model: keras.Model | Graph, at: Any, pooling: str | None = None, seed: int | None = None
+) -> keras.Model:
+    """The part of a model before a cut, which augments whenever it is called.
+
+    Layers that vary the data in training (see `random_before`) are called in training mode, in
+    `predict` as well. Everything else is in inference mode, inside `fit` as well. The weights are
+    the model's own and the result lists none, so that nothing trains them. The layers that draw
+    random numbers are copies, so that the model's generators stay as they are.
+
+    A layer that holds an augmenting one beside others is called in training mode as a whole; those
+    others are frozen and silenced as by `freeze`.
+
+    Args:
+        model: A model, or one that was read already.
+        at: Where it is cut: an address, a `CutPoint`, a Keras tensor, or a list of these.
+        pooling: "avg" or "max" gives the tensors asked for alone, pooled as by `extract`; None what
+            crosses the cut.
+        seed: Where the random numbers begin, not negative; None takes the layers' own seeds.
+
+    Returns:
+        A model whose output `split(model, at).top` takes; with pooling one that a head takes.
+
+    Raises:
+        AddressError: `at` names no tensor of the model, or several.
+        CopyError: A layer that draws random numbers does not come back from its configuration.
+
+    Example:
+        >>> x = keras.Input((4, 4, 1), name="x")
+        >>> y = keras.layers.RandomFlip("horizontal", name="flip")(x)
+        >>> model = keras.Model(x, keras.layers.Rescaling(2.0, name="twice")(y))
+        >>> bottom = augmented_bottom(model, "twice", seed=0)
+        >>> image = np.arange(16.0).reshape(1, 4, 4, 1)
+        >>> rows = {tuple(np.ravel(bottom(image)[0, 0])) for _ in range(9)}
+        >>> sorted(tuple(map(float, row)) for row in rows)
+        [(0.0, 2.0, 4.0, 6.0), (6.0, 4.0, 2.0, 0.0)]
+    """
+    graph = read(model)
+    wanted = frontier(graph, at, pooling).crossing
+    bottom, reseed = augmented(graph, wanted if len(wanted) > 1 else wanted[0], pooling)
+    if seed is not None:
+        reseed(seed)
+    outputs = _Frozen(bottom, name=f"{bottom.name}_frozen")(bottom.input)
+    return keras.Model(bottom.input, outputs, name=bottom.name)
+
+
+def augmented(
+    graph: Graph, wanted: Any, pooling: str | None
+) -> tuple[keras.Model, Callable[..., None]]:
+    """As `extract`, and it augments when it is run in inference mode.
+
+    Args:
+        graph: A model that was read.
+        wanted: Tensors of it, in the structure of the output.
+        pooling: As for `extract`.
+
+    Returns:
+        The model, and a function that makes its random numbers follow from some integers, none of
+        them negative: whatever the layers are called and whatever else is wanted.
+    """
+    tensors = keras.tree.flatten(wanted)
+    found = random_before(graph, tensors)
+    names = {*found.augmenting, *found.always}
+    calls = [call for call in ancestors(graph, tensors) if call.address in names]
+    # A copy for each call, not layer: which of its calls are made must not matter to the others.
+    copies = {call: copy_operations([call.operation])[id(call.operation)] for call in calls}
+    model = taps(graph, wanted, pooling, {call: _InMode(copy) for call, copy in copies.items()})
+    # Only now are the copies built.
+    for call, copy in copies.items():
+        for old, new in zip(call.operation.variables, copy.variables, strict=True):
+            new.assign(old.value)
+    return model, partial(_reseed, _sources(graph, copies))
+
+
+def _sources(
+    graph: Graph, copies: Mapping[Call, keras.Layer]
+) -> list[tuple[tuple[int, ...], keras.random.SeedGenerator]]:
+    """Each random generator with numbers that tell it from all others, in every process alike."""
+    digests = tensor_digests(graph, [call.outputs[0] for call in copies])
+    met: Counter[str] = Counter()  # two calls may do the same to the same tensor
+    found = []
+    for call, copy in copies.items():
+        digest = digests[call.outputs[0]]
+        for number, generator in enumerate(keras_internals.generators(copy)):
+            found.append(((int(digest, 16), met[digest], number), generator))
+        met[digest] += 1
+    return found
+
+
+def _reseed(
+    sources: Iterable[tuple[tuple[int, ...], keras.random.SeedGenerator]], *entropy: int
+) -> None:
+    for numbers, generator in sources:
+        state = np.random.SeedSequence([*entropy, *numbers]).generate_state(2)
+        # Some backends keep the state as int32.
+        generator.state.assign((state % 2**31).astype("int32"))
+
+
+class _InMode(keras.Layer):
+    """Calls a layer in training mode if it augments, else in inference mode."""
+
+    def __init__(self, layer: keras.Layer) -> None:
+        super().__init__(name=layer.name, dtype=layer.dtype_policy, autocast=False)
+        self.layer = layer
+        parts = keras_internals.all_layers(layer)
+        self._training = any(map(is_augmenting, parts))
+        self._takes_training = keras_internals.takes(layer, "training")
+        layer.trainable = False
+        for part in parts:
+            silencing.silence(part)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        if self._takes_training:
+            kwargs = {**kwargs, "training": self._training}
+        return self.layer(*args, **kwargs)
+
+
+class _Frozen(keras.Layer):
+    """Runs a model in inference mode, whatever mode it is called in, and hides its weights."""
+
+    def __init__(self, model: keras.Model, name: str) -> None:
+        super().__init__(name=name, autocast=False)
+        self._run = partial(model, training=False)  # Keras does not look into it for weights
+
+    def call(self, inputs: Any) -> Any:
+        return self._run(inputs)
