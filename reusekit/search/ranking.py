@@ -1,0 +1,234 @@
+"""Which cut is worth training on, told from stored features before anything is trained."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas
+import scipy.linalg
+import scipy.stats
+from sklearn.linear_model import RidgeClassifierCV
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from reusekit.errors import ConfigError, DataError, nearest
+
+# The strengths of regularisation that the probe chooses from; its features have variance 1.
+_STRENGTHS = np.logspace(-2, 6, 9)
+
+# How small and large alpha / beta may grow beside the features' largest square: beyond, nothing
+# would change but for the evidence of a target that the features contain, which has no maximum.
+_RATIOS = 1e-12, 1e12
+_ITERATIONS = 1000
+_TINY = np.finfo(float).tiny
+
+
+def logme(features: Any, labels: Any) -> float:
+    """The logarithm of the maximum evidence of the labels given the features, for one example.
+
+    Each class is regressed on the features by a Bayesian linear model whose two variances (of
+    noise and of weights) are those under which the labels are likeliest; the score is the
+    logarithm of that likelihood, averaged over examples and classes. Higher is better. Only scores
+    of features of the same examples compare.
+
+    You, Liu, Wang, Long: LogME: Practical Assessment of Pre-trained Models for Transfer Learning,
+    ICML 2021. The variances are found by its fixed-point iteration, on their ratio alone.
+
+    Args:
+        features: Shape (examples, channels), of any floating dtype. Constant ones count for what a
+            constant explains.
+        labels: A class for each example: integers or strings. A class with one example counts as
+            any other.
+
+    Raises:
+        DataError: Shapes do not fit, a number is not finite, or there are fewer than two classes.
+
+    Example:
+        >>> numbers = np.random.default_rng(0)
+        >>> labels = np.arange(60) % 3
+        >>> noise = numbers.normal(size=(60, 5))
+        >>> telling = noise + labels[:, None]
+        >>> logme(telling, labels) > logme(noise, labels)
+        True
+    """
+    features, labels = _checked(features, labels)
+    left, singular, _ = scipy.linalg.svd(features, full_matrices=False)
+    floor = singular[0] * max(features.shape) * np.finfo(float).eps
+    left, squares = left[:, singular > floor], singular[singular > floor] ** 2
+    targets = (labels[:, None] == np.unique(labels)).astype(float)
+    evidences = [_evidence(target, left.T @ target, squares) for target in targets.T]
+    return float(np.mean(evidences)) / len(labels)
+
+
+def _evidence(target: np.ndarray, projected: np.ndarray, squares: np.ndarray) -> float:
+    """The logarithm of the maximum evidence of one target.
+
+    With noise of variance 1 / beta and weights of variance 1 / alpha, the target is normal with
+    covariance (I + F F' / ratio) / beta, where ratio = alpha / beta. Given the ratio, the best beta
+    has a closed form; the best ratio is a fixed point.
+
+    Args:
+        target: A number for each example, its square not zero.
+        projected: The target along each left singular vector of the features F.
+        squares: The squares of their singular values, falling, none of them zero.
+    """
+    size, explained = len(target), projected**2
+    outside = max(target @ target - explained.sum(), 0.0)
+    # Features that say nothing lead to infinity, those that say all to zero.
+    low, high = _RATIOS[0] * squares[:1].sum(), _RATIOS[1] * squares[:1].sum()
+    ratio = math.sqrt(low * high)
+    for _ in range(_ITERATIONS if squares.size else 0):
+        known = (squares / (ratio + squares)).sum()
+        weights = (explained * squares / (ratio + squares) ** 2).sum()
+        residual = (explained * (ratio / (ratio + squares)) ** 2).sum() + outside
+        before = ratio
+        ratio = np.clip(known * residual / max(weights * (size - known), _TINY), low, high)
+        if abs(ratio - before) <= 1e-8 * before:
+            break
+    left = (explained / (1 + squares / ratio)).sum() + outside
+    return (
+        size * (math.log(size / left) - math.log(2 * math.pi) - 1) - np.log1p(squares / ratio).sum()
+    ) / 2
+
+
+def ridge_probe(features: Any, labels: Any, folds: int = 5) -> float:
+    """The accuracy of a ridge classifier on examples that it was not fitted to.
+
+    The classifier is solved in closed form; features are scaled to variance 1, and the strength of
+    regularisation is chosen within the examples it is fitted to. Folds are drawn by a fixed seed
+    and keep the shares of the classes.
+
+    Args:
+        features: Shape (examples, channels), of any floating dtype.
+        labels: A class for each example: integers or strings. A class that has fewer examples than
+            there are folds is missing from some; one with a single example is never recognised.
+        folds: How many parts the examples are divided into; each is predicted from the others.
+
+    Returns:
+        The share of all examples that are predicted rightly.
+
+    Raises:
+        DataError: As for `logme`, or no class has as many examples as there are folds, or a fold
+            leaves one class only.
+
+    Example:
+        >>> labels = np.arange(40) % 2
+        >>> ridge_probe(labels[:, None] + np.zeros((40, 3)), labels)
+        1.0
+    """
+    features, labels = _checked(features, labels)
+    sizes = np.sort(np.unique(labels, return_counts=True)[1])[::-1]
+    if folds < 2 or sizes[0] < folds or sizes[1] < 2:
+        raise DataError(
+            f"Expected at least 2 folds, a class with at least as many examples, and a second one "
+            f"with at least 2. Received: {folds} folds and classes of {', '.join(map(str, sizes))}."
+        )
+    probe = make_pipeline(StandardScaler(), RidgeClassifierCV(_STRENGTHS))
+    parts = StratifiedKFold(folds, shuffle=True, random_state=0)
+    with warnings.catch_warnings():  # of classes smaller than the folds, which is said above
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        predicted = cross_val_predict(probe, features, labels, cv=parts)
+    return float(np.mean(predicted == labels))
+
+
+_METHODS: Mapping[str, Callable[[Any, Any], float]] = {"logme": logme, "ridge": ridge_probe}
+
+
+def rank_cuts(features: Mapping[str, Any], labels: Any, method: str = "logme") -> pandas.DataFrame:
+    """Ranks cuts by what a linear model could make of their features.
+
+    Args:
+        features: From each cut to its pooled features, of shape (examples, channels).
+        labels: A class for each example.
+        method: "logme" or "ridge"; the former is quicker.
+
+    Returns:
+        The best first: `cut`, `score` (higher is better), `rank` (from 1; equal scores share the
+        better one) and `seconds`.
+
+    Raises:
+        ConfigError: An unknown method, or no cut.
+        DataError: As for `logme` and `ridge_probe`.
+
+    Example:
+        >>> labels = np.arange(40) % 2
+        >>> noise = np.random.default_rng(0).normal(size=(40, 3))
+        >>> ranked = rank_cuts({"early": noise, "late": noise + labels[:, None]}, labels)
+        >>> ranked["cut"].tolist(), ranked["rank"].tolist()
+        (['late', 'early'], [1, 2])
+    """
+    if method not in _METHODS:
+        raise ConfigError(
+            f"Expected to rank cuts by {' or '.join(map(repr, _METHODS))}, received {method!r}. "
+            f"{nearest(str(method), _METHODS)}"
+        )
+    if not features:
+        raise ConfigError("Expected the features of at least one cut, received none.")
+    rows = []
+    for cut, values in features.items():
+        start = perf_counter()
+        score = _METHODS[method](values, labels)
+        rows.append({"cut": cut, "score": score, "seconds": perf_counter() - start})
+    frame = pandas.DataFrame(rows)
+    frame["rank"] = frame["score"].rank(ascending=False, method="min").astype(int)
+    frame = frame.sort_values("rank", kind="stable", ignore_index=True)
+    return frame[["cut", "score", "rank", "seconds"]]
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """How far two orders agree, from -1 (reversed) to 1 (equal); NaN where one is all alike.
+
+    Attributes:
+        spearman: Spearman's rho.
+        kendall: Kendall's tau-b: of pairs in the same order, less those in the other one.
+    """
+
+    spearman: float
+    kendall: float
+
+
+def rank_correlation(scores: Sequence[float], results: Sequence[float]) -> RankCorrelation:
+    """How well scores before training foretold the order of what came out of it.
+
+    Args:
+        scores: A score for each cut.
+        results: What each cut reached when it was trained, in the same order; higher is better.
+
+    Raises:
+        DataError: The two differ in length, or there are fewer than two.
+
+    Example:
+        >>> rank_correlation([0.1, 0.2, 0.9], [0.5, 0.7, 0.6]).spearman
+        0.5
+    """
+    if len(scores) != len(results) or len(scores) < 2:
+        raise DataError(
+            f"Expected as many scores as results, and at least 2 of each. Received {len(scores)} "
+            f"and {len(results)}."
+        )
+    if len(set(scores)) == 1 or len(set(results)) == 1:
+        return RankCorrelation(float("nan"), float("nan"))
+    spearman = scipy.stats.spearmanr(scores, results).statistic
+    kendall = scipy.stats.kendalltau(scores, results).statistic
+    return RankCorrelation(float(spearman), float(kendall))
+
+
+def _checked(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    features, labels = np.asarray(features), np.asarray(labels)
+    if features.ndim != 2 or not features.size or labels.shape != features.shape[:1]:
+        raise DataError(
+            "Expected features of shape (examples, channels) and a label for each example. "
+            f"Received shapes {features.shape} and {labels.shape}. Pool feature maps first."
+        )
+    features = features.astype(np.float64)
+    if not np.isfinite(features).all():
+        raise DataError("Expected finite features. Received infinite ones, or NaN.")
+    if len(np.unique(labels)) < 2:
+        raise DataError(f"Expected at least two classes. Received one: {labels[0]!r}.")
+    return features, labels
