@@ -57,12 +57,28 @@ def logme(features: Any, labels: Any) -> float:
         True
     """
     features, labels = _checked(features, labels)
-    left, singular, _ = scipy.linalg.svd(features, full_matrices=False)
-    floor = singular[0] * max(features.shape) * np.finfo(float).eps
-    left, squares = left[:, singular > floor], singular[singular > floor] ** 2
     targets = (labels[:, None] == np.unique(labels)).astype(float)
-    evidences = [_evidence(target, left.T @ target, squares) for target in targets.T]
+    squares, projected = _in_singular_directions(features, targets)
+    evidences = [_evidence(*each, squares) for each in zip(targets.T, projected.T, strict=True)]
     return float(np.mean(evidences)) / len(labels)
+
+
+def _in_singular_directions(
+    features: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The squares of the singular values, and the targets along each left singular vector.
+
+    From the smaller of the two Gram matrices, which takes a fraction of a decomposition's time.
+    Directions that rounding cannot tell from nothing are left out.
+    """
+    wide = features.shape[0] <= features.shape[1]
+    gram = features @ features.T if wide else features.T @ features
+    squares, vectors = scipy.linalg.eigh(gram)
+    kept = squares > squares[-1] * max(features.shape) * np.finfo(float).eps
+    squares, vectors = squares[kept], vectors[:, kept]
+    if wide:
+        return squares, vectors.T @ targets
+    return squares, vectors.T @ (features.T @ targets) / np.sqrt(squares)[:, None]
 
 
 def _evidence(target: np.ndarray, projected: np.ndarray, squares: np.ndarray) -> float:
@@ -75,12 +91,12 @@ def _evidence(target: np.ndarray, projected: np.ndarray, squares: np.ndarray) ->
     Args:
         target: A number for each example, its square not zero.
         projected: The target along each left singular vector of the features F.
-        squares: The squares of their singular values, falling, none of them zero.
+        squares: The squares of their singular values, rising, none of them zero.
     """
     size, explained = len(target), projected**2
     outside = max(target @ target - explained.sum(), 0.0)
     # Features that say nothing lead to infinity, those that say all to zero.
-    low, high = _RATIOS[0] * squares[:1].sum(), _RATIOS[1] * squares[:1].sum()
+    low, high = (ratio * squares[-1:].sum() for ratio in _RATIOS)
     ratio = math.sqrt(low * high)
     for _ in range(_ITERATIONS if squares.size else 0):
         known = (squares / (ratio + squares)).sum()
