@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reusekit.graph import Graph, Tensor, ancestors, cut, read, resolve
+from reusekit.graph import Cut, Graph, Tensor, ancestors, cut, read, resolve
 from reusekit.graph.sizes import nominal_shapes, strides
 from reusekit.surgery import extract
 
@@ -20,6 +20,7 @@ class Frontier:
 
     Attributes:
         graph: The model that is cut.
+        asked: The tensors that were asked for.
         crossing: The tensors that cross, in the order in which `split(model, at).top` takes them;
             with pooling those that were asked for.
         stored: The tensors that are stored.
@@ -27,6 +28,7 @@ class Frontier:
     """
 
     graph: Graph = field(repr=False)
+    asked: tuple[Tensor, ...]
     crossing: tuple[Tensor, ...]
     stored: tuple[Tensor, ...]
     pooling: str | None
@@ -35,6 +37,11 @@ class Frontier:
     def names(self) -> tuple[str, ...]:
         """The addresses of the stored tensors."""
         return tuple(tensor.address for tensor in self.stored)
+
+    @cached_property
+    def place(self) -> Cut:
+        """The cut itself, with what depends on it."""
+        return cut(self.graph, self.asked)
 
     def restore(self, stored: Mapping[str, Any]) -> Any:
         """The tensors that cross, from what is stored: one, or a tuple in `crossing`'s order.
@@ -94,13 +101,13 @@ def frontier(model: keras.Model | Graph, at: Any, pooling: str | None = None) ->
     graph = read(model)
     place = cut(graph, resolve(graph, at))
     if pooling is not None:
-        return Frontier(graph, place.at, place.at, pooling)
+        return Frontier(graph, place.at, place.at, place.at, pooling)
     free = [tensor for tensor in place.frontier if tensor in place.free]
     kept = tuple(tensor for tensor in place.frontier if tensor not in place.free)
     inputs = inputs_of(graph, free)
     if free and _bytes(graph, inputs) < _bytes(graph, free):
         free = [tensor for tensor in inputs if tensor not in kept]
-    return Frontier(graph, place.frontier, (*kept, *free), pooling)
+    return Frontier(graph, place.at, place.frontier, (*kept, *free), pooling)
 
 
 def inputs_of(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -1,0 +1,216 @@
+"""How fast this machine runs a bottom, moves features and takes a training step."""
+
+import math
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import keras
+import numpy as np
+
+from reusekit.errors import DataError
+from reusekit.features.feed import feed
+from reusekit.features.layout import os_errors_explained
+from reusekit.features.manifest import ArraySpec
+from reusekit.features.store import FeatureStore
+
+_PROBE_BYTES = 32 << 20
+_ROW_BYTES = 64 << 10  # about a deep feature map
+_SMALL, _LARGE = (8, 8), (2048, 2048)  # inputs and outputs of the layers whose steps are timed
+_WARM, _STEPS = 3, 10
+_MORE_BATCHES = 3
+_ROUNDING = 1e-4  # of the largest number, between two runs that are meant to give the same
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds that a plan is made of.
+
+    Attributes:
+        bottom_seconds: To run one example through the deepest bottom that is needed, in inference;
+            a shallower cut costs its share of the FLOPs. None where no bottom has to run.
+        input_seconds: To read one example of the data set.
+        read_bytes_per_second: From the disk.
+        write_bytes_per_second: To the disk, until they are safe.
+        gather_bytes_per_second: From memory, in random order.
+        step_overhead: Of a training step, whatever is trained.
+        seconds_per_parameter: Of a training step for each parameter that is trained: mostly the
+            optimizer's work.
+        seconds_per_flop: Of what is trained.
+    """
+
+    bottom_seconds: float | None
+    input_seconds: float = 0.0
+    read_bytes_per_second: float = 1e9
+    write_bytes_per_second: float = 5e8
+    gather_bytes_per_second: float = 5e9
+    step_overhead: float = 2e-3
+    seconds_per_parameter: float = 2e-9
+    seconds_per_flop: float = 2e-11
+
+    def __str__(self) -> str:
+        bottom = "not run"
+        if self.bottom_seconds is not None:
+            bottom = f"{1e3 * self.bottom_seconds:.2f} ms an example"
+        return (
+            f"Speeds: bottom {bottom}, inputs {1e3 * self.input_seconds:.2f} ms an example, disk "
+            f"{self.read_bytes_per_second / 1e9:.2f} GB/s read and "
+            f"{self.write_bytes_per_second / 1e9:.2f} written, memory "
+            f"{self.gather_bytes_per_second / 1e9:.2f} GB/s, {1e3 * self.step_overhead:.2f} ms a "
+            f"training step and {1e9 * self.seconds_per_parameter:.2f} ns for each parameter, "
+            f"{1e-9 / self.seconds_per_flop:.1f} GFLOP/s."
+        )
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What running a bottom on one batch, twice, tells.
+
+    Attributes:
+        bottom_seconds: Of one example.
+        input_seconds: To read one example of the data set.
+        input_bytes: Bytes of one example's inputs.
+        outputs: What one example of each output is, by name.
+        unsteady: The outputs that came out differently: something random acts in inference too.
+    """
+
+    bottom_seconds: float
+    input_seconds: float
+    input_bytes: int
+    outputs: Mapping[str, ArraySpec]
+    unsteady: frozenset[str]
+
+
+def rehearse(bottom: keras.Model, batches: Iterable[tuple[Any, Any]]) -> Rehearsal:
+    """Run a bottom on the first batch of a data set.
+
+    Args:
+        bottom: A model whose output is a dictionary.
+        batches: Batches of (inputs, labels).
+
+    Raises:
+        DataError: There is no batch.
+    """
+    batches = iter(batches)
+    start = perf_counter()
+    inputs, labels = next(batches, (None, ()))
+    read = [perf_counter() - start]
+    for _ in range(_MORE_BATCHES):  # the first one sets reading up
+        start = perf_counter()
+        if next(batches, None) is None:
+            break
+        read.append(perf_counter() - start)
+    if not len(labels):
+        raise DataError("Expected a data set with examples. Received an empty one.")
+    first = _run(bottom, inputs)
+    start = perf_counter()
+    second = _run(bottom, inputs)
+    ran = perf_counter() - start
+    return Rehearsal(
+        bottom_seconds=ran / len(labels),
+        input_seconds=sum(read[1:] or read) / len(read[1:] or read) / len(labels),
+        input_bytes=sum(part.numpy().nbytes for part in keras.tree.flatten(inputs)) // len(labels),
+        outputs={n: ArraySpec(n, v.dtype.name, v.shape[1:]) for n, v in second.items()},
+        unsteady=frozenset(name for name in first if not _steady(first[name], second[name])),
+    )
+
+
+def _run(bottom: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
+    outputs = bottom.predict_on_batch(inputs)
+    return {name: keras.ops.convert_to_numpy(values) for name, values in outputs.items()}
+
+
+def _steady(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two runs gave the same but for the order in which sums were made."""
+    if not keras.backend.is_float_dtype(first.dtype.name):
+        return bool((first == second).all())
+    first, second = first.astype("float32"), second.astype("float32")
+    largest = np.abs(first).max(initial=0, where=np.isfinite(first))
+    return np.allclose(first, second, rtol=0, atol=_ROUNDING * largest, equal_nan=True)
+
+
+def measure(store: FeatureStore, rehearsal: Rehearsal | None = None, flops: float = 0) -> Costs:
+    """The speeds of this machine, found in about a second.
+
+    Args:
+        store: Its disk is measured.
+        rehearsal: What running the bottom told; None where it need not run.
+        flops: FLOPs of one example in the rehearsal.
+
+    Raises:
+        CacheError: The store's folder cannot be written, or its disk is full.
+    """
+    with os_errors_explained(store.path):
+        write, read, gather = _disk(store.path)
+    overhead = _step_seconds(*_SMALL)
+    per_parameter = max(0.0, _step_seconds(*_LARGE) - overhead) / math.prod(_LARGE)
+    return Costs(
+        bottom_seconds=rehearsal and rehearsal.bottom_seconds,
+        input_seconds=rehearsal.input_seconds if rehearsal else 0.0,
+        read_bytes_per_second=read,
+        write_bytes_per_second=write,
+        gather_bytes_per_second=gather,
+        step_overhead=overhead,
+        seconds_per_parameter=per_parameter,
+        seconds_per_flop=rehearsal.bottom_seconds / flops if flops else _seconds_per_flop(),
+    )
+
+
+def _disk(folder: Path) -> tuple[float, float, float]:
+    """Bytes a second written, read and taken from memory, with what the store does meanwhile."""
+    rows = _PROBE_BYTES // _ROW_BYTES
+    content = np.random.default_rng(0).bytes(_PROBE_BYTES)
+    with tempfile.TemporaryFile(dir=folder) as file:  # it has no name, so a kill leaves nothing
+        start = perf_counter()
+        zlib.crc32(content)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+        write = perf_counter() - start
+        if hasattr(os, "posix_fadvise"):  # else what is read comes from the system's cache
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        file.seek(0)
+        start = perf_counter()
+        zlib.crc32(file.read())
+        read = perf_counter() - start
+    held = np.frombuffer(content, np.uint8).reshape(rows, _ROW_BYTES)
+    order = np.random.default_rng(0).permutation(rows)
+    start = perf_counter()
+    for batch in np.split(order, rows // 32):
+        held[batch]
+    gather = perf_counter() - start
+    return tuple(_PROBE_BYTES / seconds for seconds in (write, read, gather))
+
+
+def _step_seconds(inputs: int, outputs: int) -> float:
+    """Seconds of a training step of a dense layer on single examples, by Adam."""
+    model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs, use_bias=False)])
+    model.compile(optimizer="adam", loss="mse")
+    count = _WARM + _STEPS
+    examples = np.zeros((count, inputs), "float32")
+    model.train_on_batch(examples[:1], np.zeros((1, outputs)))  # makes the optimizer's state
+    batches = iter(feed(examples, np.zeros((count, outputs), "float32"), 1))
+    for _ in range(_WARM):
+        model.train_function(batches)
+    seconds = []
+    for _ in range(_STEPS):
+        start = perf_counter()
+        model.train_function(batches)
+        seconds.append(perf_counter() - start)
+    return float(np.median(seconds))  # something else may have had the processor meanwhile
+
+
+def _seconds_per_flop() -> float:
+    """Seconds of a floating-point operation in a product of matrices."""
+    matrix = keras.ops.ones((1024, 1024))
+    run = perf_counter()
+    for turn in range(3):
+        if turn == 1:  # the first one prepares
+            run = perf_counter()
+        keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix))
+    return (perf_counter() - run) / 2 / (2 * 1024**3)

@@ -1,0 +1,118 @@
+"""Measures this machine, then chooses what to compute once, what to store, what to train together.
+
+Nautilus (Nakandala and Kumar, SIGMOD 2022) chooses with fixed speeds; here they are measured.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import psutil
+
+from reusekit.data import DataSplit
+from reusekit.errors import ConfigError
+from reusekit.features.choice import TRAIN, VALIDATION, choose
+from reusekit.features.costs import Costs
+from reusekit.features.decisions import Decisions
+from reusekit.features.padding import Padding
+from reusekit.features.plan import Plan
+from reusekit.features.store import FeatureStore
+from reusekit.features.survey import Survey
+from reusekit.features.together import Trials
+from reusekit.graph import Graph, read
+
+
+def plan(
+    model: keras.Model | Graph,
+    trials: Sequence[Trials],
+    train: DataSplit,
+    validation: DataSplit,
+    store: FeatureStore,
+    *,
+    dtype: str | None = None,
+    padding: Padding | None = None,
+    preprocessing: Any = None,
+    compute_dtype: str | None = None,
+    disk: int | None = None,
+    memory: int | None = None,
+    augmented_views: int = 0,
+    seed: int = 0,
+    batch_size: int = 64,
+    costs: Costs | None = None,
+) -> Plan:
+    """Choose how to come by the features of many trials, and which trials to train together.
+
+    Nothing is computed but the first batch, twice, to measure the bottom and to see whether it
+    gives the same both times; and not even that where all is stored already.
+
+    Args:
+        model: The backbone; what is before a trial's cut runs in inference mode.
+        trials: What is to be trained.
+        train: The examples to train on.
+        validation: Those to compare on; they are never augmented.
+        store: Where features are kept.
+        dtype: What features are stored as; None for what the model computes.
+        padding: How examples of different lengths are brought to one.
+        preprocessing: What is done to the examples that neither the model nor the data sets'
+            fingerprints say; see `feature_keys`.
+        compute_dtype: "bfloat16" has the bottom compute in that; None in the model's own precision.
+        disk: Bytes that the features may take; None for the store's budget, or else for most of
+            what is free on its disk.
+        memory: Bytes that training may take; None for half of what the machine has available.
+        augmented_views: Where random augmentation lies before a cut, how many augmented views of
+            the training examples to store. With 0 the bottom runs on every batch instead.
+        seed: Augmentation follows from this.
+        batch_size: Examples a batch of a pass.
+        costs: The speeds, where they are known; None measures them.
+
+    Returns:
+        The plan. Print it; `obtain` then does what it says.
+
+    Raises:
+        ConfigError: There are no trials, or a budget is negative.
+        CacheError: Features cannot be named, or the store cannot be written.
+        DataError: The data set holds no example.
+        AddressError: A trial's cut names no tensor of the model, or several.
+
+    Example:
+        >>> import tempfile
+        >>> import reusekit as rk
+        >>> from reusekit.data import load_split
+        >>> train = load_split("sklearn_digits", "train[:50]", image_size=(32, 32))
+        >>> test = load_split("sklearn_digits", "test[:20]", image_size=(32, 32))
+        >>> model = rk.load_backbone("reusekit/glyphnet").model
+        >>> cuts = [Trials(at, "avg", count=3) for at in ("stem_out", "block7_out")]
+        >>> made = plan(model, cuts, train, test, FeatureStore(tempfile.mkdtemp()))
+        >>> [(one.at, one.how) for one in made.features]
+        [('stem_out', 'tap'), ('block7_out', 'tap')]
+        >>> source = made.obtain(train, training=True)["block7_out", "avg"]
+        >>> source.arrays().shape
+        (50, 64)
+    """
+    _check(trials, disk, memory, augmented_views)
+    survey = Survey(
+        read(model),
+        tuple(trials),
+        {TRAIN: train, VALIDATION: validation},
+        store,
+        {
+            "dtype": dtype,
+            "padding": padding,
+            "preprocessing": preprocessing,
+            "compute_dtype": compute_dtype,
+        },
+        batch_size,
+        augmented_views,
+        seed,
+    )
+    available = psutil.virtual_memory().available / 2 if memory is None else memory
+    problem = survey.problem(costs, survey.disk_budget(disk), available)
+    return Decisions(survey, problem, choose(problem)).plan()
+
+
+def _check(trials: Sequence[Trials], disk: int | None, memory: int | None, views: int) -> None:
+    if not trials:
+        raise ConfigError("Expected the trials to plan for. Received none.")
+    for name, value in (("disk", disk), ("memory", memory), ("augmented_views", views)):
+        if value is not None and value < 0:
+            raise ConfigError(f"Expected {name} of 0 or more. Received: {value}.")
