@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from reusekit.features.frontier import frontier
-from reusekit.features.randomness import is_augmenting, random_before
+from reusekit.features.randomness import random_before
 from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Call, Graph, ancestors, keras_internals, read
 from reusekit.surgery.copying import copy_operations
@@ -35,7 +35,8 @@ def augmented_bottom(
         at: Where it is cut: an address, a `CutPoint`, a Keras tensor, or a list of these.
         pooling: "avg" or "max" gives the tensors asked for alone, pooled as by `extract`; None what
             crosses the cut.
-        seed: Where the random numbers begin, not negative; None takes the layers' own seeds.
+        seed: Where the random numbers begin, not negative; None takes the layers' own seeds. It
+            does not reach layers that draw without a generator.
 
     Returns:
         A model whose output `split(model, at).top` takes; with pooling one that a head takes.
@@ -75,7 +76,8 @@ def augmented(
 
     Returns:
         The model, and a function that makes its random numbers follow from some integers, none of
-        them negative: whatever the layers are called and whatever else is wanted.
+        them negative: whatever the layers are called and whatever else is wanted. It cannot reach
+        layers that hold no generator (`Randomness.unseeded`).
     """
     tensors = keras.tree.flatten(wanted)
     found = random_before(graph, tensors)
@@ -83,7 +85,8 @@ def augmented(
     calls = [call for call in ancestors(graph, tensors) if call.address in names]
     # A copy for each call, not layer: which of its calls are made must not matter to the others.
     copies = {call: copy_operations([call.operation])[id(call.operation)] for call in calls}
-    model = taps(graph, wanted, pooling, {call: _InMode(copy) for call, copy in copies.items()})
+    in_mode = {c: _InMode(copy, c.address in found.augmenting) for c, copy in copies.items()}
+    model = taps(graph, wanted, pooling, in_mode)
     # Only now are the copies built.
     for call, copy in copies.items():
         for old, new in zip(call.operation.variables, copy.variables, strict=True):
@@ -116,22 +119,18 @@ def _reseed(
 
 
 class _InMode(keras.Layer):
-    """Calls a layer in training mode if it augments, else in inference mode."""
+    """Calls a layer in training or in inference mode, whatever mode it is called in."""
 
-    def __init__(self, layer: keras.Layer) -> None:
+    def __init__(self, layer: keras.Layer, training: bool) -> None:
         super().__init__(name=layer.name, dtype=layer.dtype_policy, autocast=False)
         self.layer = layer
-        parts = keras_internals.all_layers(layer)
-        self._training = any(map(is_augmenting, parts))
-        self._takes_training = keras_internals.takes(layer, "training")
+        self._mode = {"training": training} if keras_internals.takes(layer, "training") else {}
         layer.trainable = False
-        for part in parts:
+        for part in keras_internals.all_layers(layer):
             silencing.silence(part)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        if self._takes_training:
-            kwargs = {**kwargs, "training": self._training}
-        return self.layer(*args, **kwargs)
+        return self.layer(*args, **{**kwargs, **self._mode})
 
 
 class _Frozen(keras.Layer):

@@ -1,12 +1,13 @@
 """What is random in a frozen bottom: so that nothing random is stored as if it were not."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 
+from reusekit.features.unseeded import draws_unseeded
 from reusekit.graph import Call, Graph, ancestors, keras_internals, resolve
 from reusekit.training import silencing
 
@@ -22,12 +23,15 @@ class Randomness:
             any layer that draws random numbers and is told no rate. In inference they do nothing.
         silenced: Those that drop values or add noise in training: dropout, noise, stochastic
             depth. A frozen bottom runs in inference mode, where they do nothing.
-        always: Those that have no `training` argument and so are random in inference as well.
+        always: Those that are random in inference as well.
+        unseeded: Those of the augmenting and the always random ones that hold no generator, so
+            that what they draw cannot be repeated.
     """
 
     augmenting: tuple[str, ...]
     silenced: tuple[str, ...]
     always: tuple[str, ...]
+    unseeded: tuple[str, ...] = ()
 
 
 def random_before(graph: Graph, at: Any) -> Randomness:
@@ -39,7 +43,8 @@ def random_before(graph: Graph, at: Any) -> Randomness:
     cannot be known.
 
     A layer is known to be random by the `keras.random.SeedGenerator` that it holds, or by a rate
-    under one of the usual names (`rate`, `stddev`, `dropout`, `drop_path_rate` ...).
+    under one of the usual names (`rate`, `stddev`, `dropout`, `drop_path_rate` ...). A user's layer
+    that has neither is traced; see `draws_unseeded`.
 
     Args:
         graph: A model that was read.
@@ -55,15 +60,17 @@ def random_before(graph: Graph, at: Any) -> Randomness:
         >>> y = keras.layers.Dropout(0.5, name="drop")(y)
         >>> model = keras.Model(x, keras.layers.Flatten(name="flat")(y))
         >>> random_before(read(model), "flat")
-        Randomness(augmenting=('flip',), silenced=('drop',), always=())
-        >>> random_before(read(model), "x")
-        Randomness(augmenting=(), silenced=(), always=())
+        Randomness(augmenting=('flip',), silenced=('drop',), always=(), unseeded=())
     """
     calls = [call for call in ancestors(graph, resolve(graph, at)) if _may_be_random(call)]
+    always = [call for call in calls if draws_unseeded(graph, call, training=False)]
+    unseeded = [call for call in calls if draws_unseeded(graph, call, training=True)]
+    varying = [call for call in unseeded if call not in always]
     return Randomness(
-        augmenting=_addresses(calls, is_augmenting),
-        silenced=_addresses(calls, silencing.drops),
-        always=_addresses(calls, is_always_random),
+        augmenting=_addresses(c for c in calls if c in varying or _holds(c, is_augmenting)),
+        silenced=_addresses(c for c in calls if _holds(c, silencing.drops)),
+        always=_addresses(c for c in calls if c in always or _holds(c, is_always_random)),
+        unseeded=_addresses(unseeded),
     )
 
 
@@ -89,10 +96,10 @@ def _may_be_random(call: Call) -> bool:
     return not (said and call.kwargs.get("training") is False)
 
 
-def _addresses(calls: list[Call], wanted: Callable[[keras.Layer], bool]) -> tuple[str, ...]:
-    """The addresses of the calls of layers that are, or hold, what is wanted."""
-    return tuple(
-        call.address
-        for call in calls
-        if any(map(wanted, keras_internals.all_layers(call.operation)))
-    )
+def _holds(call: Call, wanted: Callable[[keras.Layer], bool]) -> bool:
+    """Whether the layer that is called is, or holds, what is wanted."""
+    return any(map(wanted, keras_internals.all_layers(call.operation)))
+
+
+def _addresses(calls: Iterable[Call]) -> tuple[str, ...]:
+    return tuple(call.address for call in calls)

@@ -171,6 +171,12 @@ def _check_randomness(frontiers: Sequence[Frontier], entropy: tuple[int, ...] | 
                 f"Expected features that are the same each time. What crosses at {cut!r} depends "
                 f"on {always}, random in inference as well. Cut before, or store a view."
             )
+        if entropy is not None and found.unseeded:
+            raise CacheError(
+                f"Expected a view to be made of random numbers that can be drawn again. What "
+                f"crosses at {cut!r} depends on {', '.join(map(repr, found.unseeded))}, which "
+                "should draw from a keras.random.SeedGenerator that the layer holds."
+            )
         if entropy is not None and not found.augmenting and not always:
             raise CacheError(
                 f"Expected a cut after layers that vary the data in training. There are none "

@@ -269,6 +269,24 @@ def test_what_never_stops_is_stored_in_views_only(store):
     np.testing.assert_array_equal(view(store, model, 0, at="end")[0], one)
 
 
+@keras.saving.register_keras_serializable("test_augmented")
+class Unseeded(layers.Layer):
+    def call(self, x, training=None):
+        return x + tf.random.uniform(tf.shape(x)) if training else x
+
+
+def test_what_cannot_be_repeated_augments_on_the_fly_and_makes_no_view(store):
+    x = keras.Input((6, 6, 1))
+    model = keras.Model(x, layers.Rescaling(2.0, name="end")(Unseeded(name="bare")(x)))
+    bottom = augmented_bottom(model, "end", seed=0)
+    one, other = (bottom.predict(images(), verbose=0) for _ in range(2))
+    assert not np.array_equal(one, other)
+    with pytest.raises(CacheError, match=r"'end' depends on 'bare', which should draw from a ker"):
+        view(store, model, 0, at="end")
+    (still,) = stored_features(store, model, ["end"], data())
+    np.testing.assert_allclose(np.asarray(still.arrays["end"]), 2 * images())
+
+
 def test_wrong_views_are_refused(store):
     model = rk.replace(flipping(), "treatment", layers.Rescaling(1.0, name="treatment"))
     with pytest.raises(CacheError, match=r"none before 'norm'.*leave out view=2"):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from zoo import ZOO
 from zoo_hub import HUB
@@ -172,6 +173,52 @@ def test_a_recorded_training_false_holds():
     assert at_the_end(keras.Model(x, y)) == NOTHING
     z = layers.Dropout(0.1, name="last")(layers.RandomZoom(0.1, name="zoom")(y, training=True))
     assert at_the_end(keras.Model(x, z)) == Randomness(("zoom",), ("last",), ())
+
+
+class Brighter(layers.Layer):
+    """A user's augmentation that holds no generator; in half of the batches it does something."""
+
+    def __init__(self, inner=None, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, x, training=None):
+        x = x if self.inner is None else self.inner(x)
+        if not training:
+            return x
+        return tf.cond(tf.random.uniform([]) < 0.5, lambda: 2 * x, lambda: x)
+
+
+class Noise(layers.Layer):
+    """Always random, from Keras's own generator."""
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x))
+
+
+class Twice(layers.Layer):
+    """A user's layer that is not random, and differs in training."""
+
+    def call(self, x, training=None):
+        return 2 * x if training else x
+
+
+def test_layers_that_draw_without_a_generator_are_found_by_tracing():
+    called = [
+        Brighter(name="brighter"),
+        layers.Conv2D(3, 1, name="conv"),
+        Twice(name="twice"),
+        Noise(name="noise"),
+        layers.Lambda(lambda x: tf.image.random_hue(x, 0.1), name="hue"),
+        layers.Lambda(lambda x: x + 1, name="one"),
+        Brighter(layers.Conv2D(3, 1), name="holding"),
+    ]
+    assert at_the_end(images(*called)) == Randomness(
+        ("brighter", "holding"), (), ("noise", "hue"), ("brighter", "noise", "hue", "holding")
+    )
+    assert at_the_end(images(called[1], called[2], called[5])) == NOTHING
+    x = keras.Input((8, 8, 3), name="x")
+    assert at_the_end(keras.Model(x, called[0](x, training=False))) == NOTHING
 
 
 @pytest.mark.parametrize(
