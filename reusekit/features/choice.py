@@ -25,7 +25,7 @@ INPUTS = 0
 """The place of the model's inputs among the candidates."""
 
 MOST_EXHAUSTIVE = 10
-"""Among so many candidates all sets are compared; among more, one is taken out at a time."""
+"""Among so many candidates all sets are compared; among more, one is moved at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,24 +95,27 @@ class Problem:
         candidate = self.candidates[place]
         return candidate.example_bytes * sum(self.rows[part] for part in candidate.kept)
 
-    def seconds(self, calls: frozenset[int]) -> float:
-        """Seconds of some calls on one example: their share of the deepest bottom's."""
-        if not calls or self.costs.bottom_seconds is None:
+    def seconds(self, calls: frozenset[int], done: frozenset[int] = frozenset()) -> float:
+        """Seconds of some calls on one example, but for those that are done: by their FLOPs."""
+        if self.costs.bottom_seconds is None or calls <= done:
             return 0.0
         if not self._deepest:  # a bottom of which no call has FLOPs
             return self.costs.bottom_seconds
-        return self.costs.bottom_seconds * self._count(calls) / self._deepest
+        if (calls, done) not in self._counted:  # asked again for every set of candidates
+            self._counted[calls, done] = sum(self.flops[call] for call in calls - done)
+        return self.costs.bottom_seconds * self._counted[calls, done] / self._deepest
 
-    def _count(self, calls: frozenset[int]) -> int:
-        return sum(self.flops[call] for call in calls)
+    @cached_property
+    def _counted(self) -> dict[tuple[frozenset[int], frozenset[int]], int]:
+        return {}
 
     @cached_property
     def _deepest(self) -> int:
-        return max(self._count(candidate.calls) for candidate in self.candidates)
+        return max(sum(self.flops[call] for call in one.calls) for one in self.candidates)
 
-    @cached_property
-    def _between(self) -> dict[tuple[int, int], float]:
-        return {}
+    def between(self, source: int, place: int) -> float:
+        """Seconds to compute one example of a candidate from one of another."""
+        return self.seconds(self.candidates[place].calls, self.candidates[source].calls)
 
     @property
     def input_rows(self) -> int:
@@ -123,13 +126,6 @@ class Problem:
     def bytes_of_inputs(self) -> int:
         """Bytes of all inputs, stored or not."""
         return self.input_rows * self.candidates[INPUTS].example_bytes
-
-    def between(self, source: int, place: int) -> float:
-        """Seconds to compute one example of a candidate from one of another."""
-        if (source, place) not in self._between:  # asked again for every set
-            calls = self.candidates[place].calls - self.candidates[source].calls
-            self._between[source, place] = self.seconds(calls)
-        return self._between[source, place]
 
     def fits_memory(self, place: int) -> bool:
         """Whether a candidate is small enough to be read into memory; the rest is for training."""
@@ -200,10 +196,10 @@ class Problem:
                 if part not in self.candidates[place].missing:
                     continue
                 calls = self.candidates[place].calls
-                one = self.seconds(calls - (done or frozenset()))
+                one = self.seconds(calls, done or frozenset())
                 if done is None:
                     one += self.costs.input_seconds
-                done = (done or frozenset()) | calls
+                done = calls if done is None or done <= calls else done | calls
                 paid[place] += self.rows[part] * one
         return paid
 
@@ -272,31 +268,41 @@ def choose(problem: Problem) -> frozenset[int]:
         )
         fitting = [some for some in sets if some == there or _fits(problem, some)]
         return min(fitting, key=problem.total)
-    return _greedily(problem, there, open_)
+    found = (_taken_out(problem, there, open_), _put_in(problem, there, open_))
+    return min(found, key=problem.total)
 
 
 def _fits(problem: Problem, places: Iterable[int]) -> bool:
     return sum(problem.bytes(place) for place in places) <= problem.disk
 
 
-def _greedily(problem: Problem, there: frozenset[int], open_: Sequence[int]) -> frozenset[int]:
+def _taken_out(problem: Problem, there: frozenset[int], open_: Sequence[int]) -> frozenset[int]:
     """Begin with all and take out, one by one, what costs the fewest seconds for each byte."""
-
-    def loss(place: int) -> float:
-        return (problem.total(chosen - {place}) - total) / max(1, problem.bytes(place))
-
     chosen = there.union(open_)
-    total = problem.total(chosen)
     while chosen != there:
-        losses = {place: loss(place) for place in chosen - there}
+        total = problem.total(chosen)
+        losses = {
+            place: (problem.total(chosen - {place}) - total) / max(1, problem.bytes(place))
+            for place in chosen - there
+        }
         place = min(losses, key=losses.__getitem__)
         if losses[place] >= 0 and _fits(problem, chosen):
             break
         chosen -= {place}
-        total = problem.total(chosen)
-    # What was taken out early may have room beside what is left.
-    for place in open_:
-        more = chosen | {place}
-        if place not in chosen and _fits(problem, more) and problem.total(more) < total:
-            chosen, total = more, problem.total(more)
     return chosen
+
+
+def _put_in(problem: Problem, there: frozenset[int], open_: Sequence[int]) -> frozenset[int]:
+    """Begin with none and put in, one by one, what saves the most seconds for each byte."""
+    chosen = there
+    while True:
+        total = problem.total(chosen)
+        savings = {
+            place: (total - problem.total(chosen | {place})) / max(1, problem.bytes(place))
+            for place in open_
+            if place not in chosen and _fits(problem, chosen | {place})
+        }
+        place = max(savings, key=savings.__getitem__, default=None)
+        if place is None or savings[place] <= 0:
+            return chosen
+        chosen |= {place}
