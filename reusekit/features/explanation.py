@@ -97,6 +97,10 @@ def _about_augmentation(made: "Decisions") -> Iterator[str]:
             "augments it anew. Validation examples are not augmented."
             + ("" if survey.views else " augmented_views=k would store k views instead.")
         )
+    unseeded = [n for n in others if survey.randomness[n].unseeded] if survey.views else []
+    if unseeded:
+        layers = _listed(each for name in unseeded for each in survey.randomness[name].unseeded)
+        yield f"No views are stored of {_cuts(unseeded)}: what {layers} draw cannot be drawn again."
 
 
 def _augmenting(made: "Decisions", names: Iterable[Name]) -> str:
@@ -108,7 +112,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _cuts(names: Iterable[Name]) -> str:
-    return _listed(at for at, _ in names)
+    return ", ".join(repr(at) + (f" ({pooling})" if pooling else "") for at, pooling in names)
 
 
 def _milliseconds(seconds: float) -> str:

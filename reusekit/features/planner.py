@@ -17,6 +17,7 @@ from reusekit.features.decisions import Decisions
 from reusekit.features.padding import Padding
 from reusekit.features.plan import Plan
 from reusekit.features.store import FeatureStore
+from reusekit.features.stored import check_dtype
 from reusekit.features.survey import Survey
 from reusekit.features.together import Trials
 from reusekit.graph import Graph, read
@@ -90,6 +91,7 @@ def plan(
         (50, 64)
     """
     _check(trials, disk, memory, augmented_views)
+    check_dtype(dtype)
     survey = Survey(
         read(model),
         tuple(trials),

@@ -1,7 +1,7 @@
 """The features of a data set at some cuts: from the store, or from one pass over the bottom."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,7 +67,7 @@ def stored_features(
     cuts: Sequence[Any],
     data: DataSplit,
     *,
-    pooling: str | None = None,
+    pooling: str | Sequence[str | None] | None = None,
     dtype: str | None = None,
     padding: Padding | None = None,
     preprocessing: Any = None,
@@ -85,7 +85,8 @@ def stored_features(
             all but the augmentation.
         cuts: For each cut an address, a `CutPoint`, a Keras tensor, or a list of these.
         data: What the model is fed, in its fixed order.
-        pooling: "avg" or "max" stores the tensors asked for, pooled; None what crosses, whole.
+        pooling: "avg" or "max" stores the tensors asked for, pooled; None what crosses, whole. A
+            sequence says it for each cut.
         dtype: What features are stored as, such as `float16`; None for what the model computes.
             Masks, positions and other integers stay what they are.
         padding: How examples of different lengths are brought to one.
@@ -122,39 +123,77 @@ def stored_features(
         >>> late.arrays["block7_out"].shape, late.labels.shape
         ((50, 4, 4, 64), (50,))
     """
-    if dtype is not None and dtype not in _DTYPES:
-        raise CacheError(
-            f"Expected features to be stored as one of {', '.join(_DTYPES)}, or None. "
-            f"Received: {dtype!r}. {nearest(str(dtype), _DTYPES)}"
-        )
+    check_dtype(dtype)
     graph = read(model)
-    frontiers = [frontier(graph, at, pooling) for at in cuts]
+    poolings = [pooling] * len(cuts) if pooling is None or isinstance(pooling, str) else pooling
+    frontiers = [frontier(graph, at, one) for at, one in zip(cuts, poolings, strict=True)]
     entropy = None if view is None else (view, seed, batch_size)
     _check_randomness(frontiers, entropy)
     if view is not None:  # what is free may be augmented: it does not follow from the inputs
         frontiers = [replace(one, stored=one.crossing) for one in frontiers]
     keys = feature_keys(frontiers, data, dtype, padding, preprocessing, compute_dtype, entropy)
 
+    pooled = {key.digest: one.pooling for key, one in zip(keys, frontiers, strict=True)}
+
     def compute(missing: Sequence[FeatureKey], start: int, stop: int) -> Iterator[list[Batch]]:
-        wanted = dict.fromkeys(name for key in missing for name in key.arrays if name != LABELS)
         running = graph if compute_dtype is None else in_compute_dtype(graph, compute_dtype)
-        wanted = {name: running.names[name] for name in wanted}
-        if view is None:
-            bottom = extract(running, wanted, pooling)
-        else:
-            bottom, reseed = augmented(running, wanted, pooling)
+        wanted = [(pooled[key.digest], key.arrays[:-1]) for key in missing]
+        bottom, reseed = _taps(running, wanted, augment=view is not None)
         batches = _batches(data, start, stop, padding, batch_size)
         total = math.ceil((stop - start) / batch_size)
         for number, (inputs, labels) in enumerate(tracked(batches, description, total=total)):
             if view is not None:  # a pass that goes on starts at a whole batch
                 reseed(*entropy, start // batch_size + number)
             outputs = bottom.predict_on_batch(inputs)
-            made = {name: _as_stored(values, dtype) for name, values in outputs.items()}
-            made[LABELS] = np.asarray(labels)
-            yield [{name: made[name] for name in key.arrays} for key in missing]
+            made = {tap: _as_stored(values, dtype) for tap, values in outputs.items()}
+            labels = np.asarray(labels)
+            yield [
+                {name: made[_tap(name, one)] for name in names} | {LABELS: labels}
+                for one, names in wanted
+            ]
 
     entries = store.get_or_compute_all(keys, compute)
     return [StoredFeatures(*pair) for pair in zip(frontiers, entries, strict=True)]
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises CacheError unless features can be stored as this dtype, or None."""
+    if dtype is not None and dtype not in _DTYPES:
+        raise CacheError(
+            f"Expected features to be stored as one of {', '.join(_DTYPES)}, or None. "
+            f"Received: {dtype!r}. {nearest(str(dtype), _DTYPES)}"
+        )
+
+
+def _taps(
+    graph: Graph, wanted: Sequence[tuple[str | None, Sequence[str]]], augment: bool
+) -> tuple[keras.Model, Callable[..., None] | None]:
+    """One model for all poolings, so that the bottom runs once.
+
+    Args:
+        graph: What is tapped.
+        wanted: Addresses, with how they are pooled.
+        augment: Whether the layers that vary the data do so.
+
+    Returns:
+        The model, whose output is a dictionary by `_tap`, and what decides its random numbers.
+    """
+    tensors = {name: graph.names[name] for _, names in wanted for name in names}
+    reseed = None
+    if augment:
+        whole, reseed = augmented(graph, tensors, None)
+    else:
+        whole = extract(graph, tensors)
+    outputs = {}
+    for pooling in dict.fromkeys(pooling for pooling, _ in wanted):
+        names = dict.fromkeys(name for one, names in wanted if one == pooling for name in names)
+        pooled = extract(whole, {name: whole.output[name] for name in names}, pooling).output
+        outputs |= {_tap(name, pooling): pooled[name] for name in names}
+    return keras.Model(whole.input, outputs, name=whole.name), reseed
+
+
+def _tap(name: str, pooling: str | None) -> str:
+    return f"{pooling or 'whole'}:{name}"
 
 
 def _check_randomness(frontiers: Sequence[Frontier], entropy: tuple[int, ...] | None) -> None:

@@ -110,44 +110,36 @@ class Supply:
         compute_dtype = self.options["compute_dtype"]
         return in_compute_dtype(self.graph, compute_dtype) if compute_dtype else self.graph
 
-    def _tapped(self, split: DataSplit, names: Sequence[Name]) -> dict[Name, StoredFeatures]:
-        found = {}
-        for pooling in dict.fromkeys(pooling for _, pooling in names):
-            at = [name for name in names if name[1] == pooling]
-            features = self._stored(split, at)
-            found |= dict(zip(at, features, strict=True))
-        return found
-
-    def _stored(self, split: DataSplit, names: Sequence[Name], **view: Any) -> list[StoredFeatures]:
-        cuts = [[t.address for t in self.recipes[name].frontier.asked] for name in names]
-        return stored_features(
+    def _tapped(
+        self, split: DataSplit, names: Sequence[Name], **view: Any
+    ) -> dict[Name, StoredFeatures]:
+        """Stored features; those that are missing are computed in one pass."""
+        if not names:
+            return {}
+        features = stored_features(
             self.store,
             self.graph,
-            cuts,
+            [[t.address for t in self.recipes[name].frontier.asked] for name in names],
             split,
-            pooling=names[0][1],
+            pooling=[pooling for _, pooling in names],
             batch_size=self.batch_size,
             **self.options,
             **view,
         )
+        return dict(zip(names, features, strict=True))
 
     def _viewed(self, split: DataSplit, names: Sequence[Name]) -> dict[Name, FeatureSource]:
-        found: dict[Name, FeatureSource] = {}
-        for pooling in dict.fromkeys(pooling for _, pooling in names):
-            at = [name for name in names if name[1] == pooling]
-            views = [
-                self._stored(
-                    split,
-                    at,
-                    view=view,
-                    seed=self.seed,
-                    description=f"Extracting features, view {view + 1} of {self.views}",
-                )
-                for view in range(self.views)
-            ]
-            for name, features in zip(at, zip(*views, strict=True), strict=True):
-                found[name] = ViewsSource(features)
-        return found
+        views = [
+            self._tapped(
+                split,
+                names,
+                view=view,
+                seed=self.seed,
+                description=f"Extracting features, view {view + 1} of {self.views}",
+            )
+            for view in range(self.views)
+        ]
+        return {name: ViewsSource([view[name] for view in views]) for name in names}
 
     def _derived(self, split: DataSplit, name: Name, source: StoredFeatures) -> StoredFeatures:
         """Features computed from stored ones, and stored."""

@@ -81,11 +81,13 @@ class Survey:
 
     def kept(self, name: Name) -> frozenset[str]:
         """What may be stored of a cut, by what is known to be random."""
-        if self.randomness[name].always:
+        found = self.randomness[name]
+        if found.always:
             return frozenset()
-        if not self.randomness[name].augmenting:
+        if not found.augmenting:
             return frozenset((TRAIN, VALIDATION))
-        return frozenset((VIEWS, VALIDATION) if self.views else (VALIDATION,))
+        viewed = self.views and not found.unseeded  # else a view could not be made again
+        return frozenset((VIEWS, VALIDATION) if viewed else (VALIDATION,))
 
     @cached_property
     def found(self) -> dict[tuple[Name, str], list[Entry]]:

@@ -371,10 +371,35 @@ def test_views_and_augmentation_are_the_same_in_another_process(tmp_path, reques
 
 @keras.saving.register_keras_serializable("planner")
 class Jitter(layers.Layer):
-    """Draws from TensorFlow itself, which Keras does not see."""
+    """Random in inference as well, and nothing about it says so: only running it twice shows it."""
 
     def call(self, x):
-        return x + tf.random.normal(tf.shape(x))
+        def jitter(values):
+            return values + np.random.default_rng().normal(size=values.shape).astype("float32")
+
+        return tf.ensure_shape(tf.numpy_function(jitter, [x], tf.float32), x.shape)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+@keras.saving.register_keras_serializable("planner")
+class Unseeded(layers.Layer):
+    """Varies the data in training, by numbers that cannot be drawn again."""
+
+    def call(self, x, training=False):
+        return x + tf.random.normal(tf.shape(x)) if training else x
+
+
+def test_no_view_is_stored_that_could_not_be_made_again(train, validation, store):
+    x = keras.Input((8, 8, 3), name="x")
+    model = keras.Model(x, layers.Conv2D(2, 3, name="conv")(Unseeded(name="unseeded")(x)))
+    args = (model, [Trials("conv", "avg")], train, validation, store)
+    made = plan(*args, costs=COSTS, augmented_views=2)
+    assert hows(made) == {("conv", "avg"): "recompute"}
+    assert any("'unseeded' draw cannot be drawn again" in note for note in made.notes)
+    batches = made.obtain(train, True)["conv", "avg"].batches(8)
+    assert np.abs(read(batches)[0][0] - read(batches)[0][0]).max() > 1e-3
 
 
 def test_what_is_random_in_inference_is_never_stored(train, validation, store):
@@ -386,7 +411,7 @@ def test_what_is_random_in_inference_is_never_stored(train, validation, store):
     made = plan(model, trials, train, validation, store, costs=COSTS)
     assert hows(made) == {("early", "avg"): "tap", ("late", "avg"): "recompute"}
     assert made.features[1].validation == "recompute"
-    assert any("'late' is random in inference" in note for note in made.notes)
+    assert any("'late' (avg) is random in inference" in note for note in made.notes)
     source = made.obtain(train, True)["late", "avg"].batches(8)
     assert np.abs(read(source)[0][0] - read(source)[0][0]).max() > 1e-3
     made.obtain(validation, False)
@@ -396,7 +421,6 @@ def test_what_is_random_in_inference_is_never_stored(train, validation, store):
 # --- several tensors, masks, lengths ------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings("ignore:The structure of `inputs`")
 @pytest.mark.parametrize(
     "name", ["masked_attention", "several_inputs_and_outputs", "dict_inputs_and_outputs", "siamese"]
 )
@@ -503,6 +527,8 @@ def test_wrong_requests_are_refused(residual, train, validation, store):
         Trials("stem", epochs=0)
     with pytest.raises(rk.SurgeryError, match="Did you mean 'avg'"):
         plan(residual, [Trials("stem", "agv")], *args)
+    with pytest.raises(rk.CacheError, match="Did you mean 'float16'"):
+        plan(residual, [Trials("stem")], *args, dtype="flaot16")
     with pytest.raises(DataError, match="empty"):
         plan(residual, [Trials("stem")], data_of(images()[:0]), validation, store)
     with pytest.raises(DataError, match=r"Expected 50 examples\. Received: 40"):

@@ -295,3 +295,37 @@ def test_a_transformer_is_cut_at_a_block_with_its_mask(store):
     whole = bert.predict(padding.batch(data.examples, 8), verbose=0)["pooled_output"]
     np.testing.assert_allclose(found[1], whole, atol=1e-5)
     np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_one_pass_stores_maps_and_what_is_pooled_of_them(store):
+    model = ZOO["residual"]()
+    reads = []
+
+    def read():
+        reads.append(1)
+        yield from zip(images(), range(SIZE), strict=True)
+
+    spec = (tf.TensorSpec((8, 8, 3)), tf.TensorSpec((), tf.int64))
+    counted = tf.data.Dataset.from_generator(read, output_signature=spec)
+    data = replace(data_of(images()), examples=counted)
+    cuts, poolings = ["relu1", "relu1", "out0"], [None, "avg", "max"]
+    maps, mean, most = stored_features(store, model, cuts, data, pooling=poolings)
+    assert len(reads) == 1
+    whole = np.asarray(maps.arrays["relu1"])
+    pooled = np.asarray(mean.arrays["relu1"])
+    np.testing.assert_allclose(pooled, whole.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
+    alone = rk.extract(model, "out0", "max").predict(images(), verbose=0)
+    np.testing.assert_allclose(np.asarray(most.arrays["out0"]), alone, rtol=1e-5, atol=1e-6)
+    again = stored_features(store, model, ["relu1"], without_examples(data), pooling="avg")
+    np.testing.assert_array_equal(np.asarray(again[0].arrays["relu1"]), pooled)
+
+
+def test_masks_count_where_features_are_pooled(store):
+    keras.utils.set_random_seed(0)
+    model = ZOO["masked_attention"]()
+    inputs = random_inputs(model)
+    cuts, poolings = ["norm", "embed", "norm"], ["avg", "avg", None]
+    pooled = stored_features(store, model, cuts, data_of(inputs), pooling=poolings)
+    for at, features in zip(cuts, pooled[:2], strict=False):
+        alone = rk.extract(model, at, "avg").predict(inputs, verbose=0)
+        np.testing.assert_allclose(np.asarray(features.arrays[at]), alone, rtol=1e-5, atol=1e-6)
