@@ -83,10 +83,22 @@ from reusekit.training import (
 
 _LAZY = {
     **dict.fromkeys(
-        ("CutHyperModel", "CutSweepOracle", "CutTuner", "SearchSpace", "TrialData"),
+        (
+            "CutGridOracle",
+            "CutHyperModel",
+            "CutSearch",
+            "CutSweepOracle",
+            "CutTuner",
+            "Limits",
+            "SearchSpace",
+            "TrialData",
+        ),
         "reusekit.search",
     ),
-    **dict.fromkeys(("FeatureStore", "Padding", "stored_features"), "reusekit.features"),
+    **dict.fromkeys(
+        ("FeatureStore", "Padding", "Plan", "Trials", "plan", "stored_features"),
+        "reusekit.features",
+    ),
 }
 
 __all__ = [
@@ -99,10 +111,12 @@ __all__ = [
     "CertificateError",
     "ConfigError",
     "CopyError",
+    "CutGridOracle",
     "CutHyperModel",
     "CutOrderError",
     "CutPoint",
     "CutPoints",
+    "CutSearch",
     "CutSweepOracle",
     "CutTuner",
     "DataError",
@@ -115,9 +129,11 @@ __all__ = [
     "GradualUnfreezing",
     "HeadError",
     "Insert",
+    "Limits",
     "NoGraphError",
     "Padding",
     "ParameterCounts",
+    "Plan",
     "Remove",
     "Replace",
     "ReusekitError",
@@ -130,6 +146,7 @@ __all__ = [
     "TrackingError",
     "TrainingError",
     "TrialData",
+    "Trials",
     "UnknownAddressError",
     "WideCutError",
     "attach",
@@ -147,6 +164,7 @@ __all__ = [
     "layers",
     "layerwise_optimizer",
     "load_backbone",
+    "plan",
     "prepend",
     "remove",
     "replace",

@@ -1,20 +1,41 @@
 """Search how deep to cut, and which head to put on, with keras-tuner."""
 
-from reusekit.search.figure import accuracy_over_depth
-from reusekit.search.hypermodel import CutHyperModel, TrialData
-from reusekit.search.oracle import CutSweepOracle
+from reusekit.search.cut_search import CutSearch
+from reusekit.search.hypermodel import CutHyperModel
+from reusekit.search.limits import Limits, measure_latency
+from reusekit.search.oracle import CutGridOracle, CutSweepOracle
+from reusekit.search.ranking import (
+    RankCorrelation,
+    logme,
+    rank_correlation,
+    rank_cuts,
+    ridge_probe,
+)
 from reusekit.search.results import CutResult, SearchResult, TrialRecord
+from reusekit.search.sizes import Sizes
 from reusekit.search.space import SearchSpace
+from reusekit.search.spec import TrialSpec
+from reusekit.search.trial_data import TrialData
 from reusekit.search.tuner import CutTuner
 
 __all__ = [
+    "CutGridOracle",
     "CutHyperModel",
     "CutResult",
+    "CutSearch",
     "CutSweepOracle",
     "CutTuner",
+    "Limits",
+    "RankCorrelation",
     "SearchResult",
     "SearchSpace",
+    "Sizes",
     "TrialData",
     "TrialRecord",
-    "accuracy_over_depth",
+    "TrialSpec",
+    "logme",
+    "measure_latency",
+    "rank_correlation",
+    "rank_cuts",
+    "ridge_probe",
 ]

@@ -1,57 +1,45 @@
-"""The hypermodel of a cut search: the features of every cut are there, a trial builds a head."""
+"""The hypermodel of a cut search: what a trial's own model is, and how it is trained."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import keras
 import keras_tuner
 import numpy as np
 
-from reusekit.features import feed
-from reusekit.search.space import CUT, SearchSpace
-from reusekit.training.fit import Fit, fit_classifier
-from reusekit.training.heads import classifier
+from reusekit.features.source import FeatureSource
+from reusekit.search.space import SearchSpace
+from reusekit.search.spec import TrialSpec
+from reusekit.search.trial_data import TrialData
+from reusekit.surgery import clone
+from reusekit.training import attach, freeze
+from reusekit.training.fit import MONITORED, Fit, best_epoch
+from reusekit.training.heads import Head
 
-
-@dataclass(frozen=True)
-class TrialData:
-    """What trials are trained and compared on: pooled features of every cut, with labels.
-
-    Attributes:
-        train: Features by cut, each of shape (examples, channels).
-        train_labels: Shape (examples,).
-        validation: The same for the validation examples.
-        validation_labels: Shape (validation examples,).
-        classes: The number of classes.
-    """
-
-    train: Mapping[str, np.ndarray]
-    train_labels: np.ndarray
-    validation: Mapping[str, np.ndarray]
-    validation_labels: np.ndarray
-    classes: int
+VALIDATION_BATCH = 256
+"""Validation examples a step: it decides speed and memory, not numbers."""
 
 
 class CutHyperModel(keras_tuner.HyperModel):
-    """Builds and trains the head that a trial asks for, on the features of the cut it asks for.
+    """Builds and trains what a trial asks for: a head, perhaps with the top of the backbone.
 
-    The backbone ran before the search and takes no part in it, so building is cheap. Works with any
-    of keras-tuner's tuners; the objective is `val_accuracy` or `val_loss`.
+    What lies before is frozen and ran before the search, so building is cheap. Works unchanged with
+    `RandomSearch`, `GridSearch`, `BayesianOptimization` and `Hyperband` of keras-tuner; the
+    objective is `val_accuracy`, `val_loss` or another metric of the heads.
 
     Args:
-        data: The features of every cut in the space.
+        data: Features where trials begin.
         space: What trials may vary.
         epochs: At most that many passes over the training examples a trial.
         patience: Stop a trial after that many epochs without a lower validation loss.
-        batch_size: Examples a step.
         seed: Decides initial weights, dropout and the order of the batches, alike in every trial.
 
     Example:
-        >>> import numpy as np
         >>> features = {"shallow": np.zeros((8, 4)), "deep": np.ones((8, 6))}
         >>> labels = np.arange(8) % 2
-        >>> data = TrialData(features, labels, features, labels, classes=2)
+        >>> data = TrialData.of_arrays(features, labels, features, labels, classes=2)
         >>> hypermodel = CutHyperModel(data, SearchSpace(cuts=["shallow", "deep"]))
         >>> hp = keras_tuner.HyperParameters()
         >>> hypermodel.build(hp).input_shape
@@ -64,64 +52,146 @@ class CutHyperModel(keras_tuner.HyperModel):
         space: SearchSpace,
         epochs: int = 60,
         patience: int = 10,
-        batch_size: int = 32,
         seed: int = 0,
     ) -> None:
         super().__init__(name="cut_search")
         self.data, self.space = data, space
-        self.epochs, self.patience, self.batch_size, self.seed = epochs, patience, batch_size, seed
+        self.epochs, self.patience, self.seed = epochs, patience, seed
+
+    @property
+    def joint(self) -> bool:
+        """Whether trials can be trained together: on TensorFlow, unless the plain way is wanted."""
+        return keras.backend.backend() == "tensorflow" and not self.data.plain
+
+    def spec(self, hp: keras_tuner.HyperParameters) -> TrialSpec:
+        """What hyperparameters ask for; declares them to keras-tuner."""
+        spec = self.space.sample(hp)
+        if spec.trains_backbone and not self.data.is_before(spec.freeze, spec.cut):
+            return replace(spec, freeze=spec.cut)
+        return spec
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The untrained head of a trial, on the pooled features of its cut."""
-        values = self.space.sample(hp)
-        keras.utils.set_random_seed(self.seed)
-        features = self.data.train[values[CUT]]
-        head = classifier(
-            self.data.classes,
-            units=values["units"],
-            dropout=values["dropout"],
-            standardize=features,
+        """The untrained model of a trial, compiled; see `build_for`."""
+        return self.build_for(self.spec(hp))
+
+    def build_for(self, spec: TrialSpec) -> keras.Model:
+        """The untrained model of a trial, compiled: from where it begins to the end."""
+        trunk = self.data.trunk(spec)
+        head = self._head(spec, trunk)
+        if trunk is None:
+            spec_of = _element(self.data.train[self.data.begin(spec)])
+            keras.utils.set_random_seed(self.seed)
+            model = head.build_like(keras.tree.map_structure(_placeholder, spec_of))
+        else:
+            trunk = clone(trunk, weights="copy")
+            keras.utils.set_random_seed(self.seed)
+            model = attach(trunk, head)
+            if self.data.plain:
+                freeze(model, up_to=spec.freeze)
+            if spec.trains_backbone and self.space.batch_norm == "frozen":
+                for layer in batch_normalizations(model):
+                    layer.trainable = False
+        model.compile(self._optimizer(spec), **head.compile_args)
+        return model
+
+    def _head(self, spec: TrialSpec, trunk: keras.Model | None) -> Head:
+        wanted = self.space.standardize and not spec.trains_backbone and self.space.heads is None
+        return self.space.head(
+            spec, self.data.classes, self._to_standardize(spec, trunk) if wanted else None
         )
-        return head.build(features.shape[1:])
+
+    def _to_standardize(self, spec: TrialSpec, trunk: keras.Model | None) -> np.ndarray | None:
+        source = self.data.train[self.data.begin(spec)]
+        features = source.arrays() if trunk is None else None
+        if features is None:
+            batches = (x for x, _ in source.batches(VALIDATION_BATCH))
+            run = np.asarray if trunk is None else trunk.predict_on_batch
+            features = np.concatenate([run(batch) for batch in batches])
+        return features if features.ndim == 2 else None
+
+    def _optimizer(self, spec: TrialSpec) -> keras.optimizers.Optimizer:
+        if self.joint and spec.optimizer == "adam":
+            from reusekit.search.fused_adam import FusedAdam
+
+            return FusedAdam(spec.learning_rate)
+        config = {"learning_rate": spec.learning_rate}
+        return keras.optimizers.get({"class_name": spec.optimizer, "config": config})
+
+    def callbacks(self) -> list[keras.callbacks.Callback]:
+        """What ends a trial: nothing gained for a while; the best epoch's weights come back."""
+        return [
+            keras.callbacks.EarlyStopping(
+                monitor=MONITORED, patience=self.patience, restore_best_weights=True
+            )
+        ]
+
+    def batches(self, spec: TrialSpec) -> tuple[Any, Any]:
+        """The batches that a trial is trained on and those it is validated on."""
+        at = self.data.begin(spec)
+        return (
+            self.data.train[at].batches(spec.batch_size, self.seed),
+            self.data.validation[at].batches(VALIDATION_BATCH),
+        )
 
     def train(
         self,
-        hp: keras_tuner.HyperParameters,
+        spec: TrialSpec,
         model: keras.Model,
-        callbacks: Sequence[keras.callbacks.Callback] | None = None,
+        callbacks: Sequence[keras.callbacks.Callback] = (),
         epochs: int | None = None,
         initial_epoch: int = 0,
     ) -> Fit:
-        """Train a built head and leave it at its best epoch.
+        """Train one trial's model alone with Keras's `fit`, and leave it at its best epoch.
 
         Args:
-            hp: The trial's hyperparameters.
-            model: The head that `build` made for them.
+            spec: The trial.
+            model: What `build` made for it.
             callbacks: Keras callbacks that watch.
             epochs: The epoch to end at, where a tuner sets it; else the hypermodel's own.
             initial_epoch: The epoch to begin at, where a tuner goes on with a trial.
+
+        Raises:
+            TrainingError: The validation loss was never finite.
         """
-        cut = hp.get(CUT)
-        return fit_classifier(
-            model,
-            feed(self.data.train[cut], self.data.train_labels, self.batch_size, self.seed),
-            feed(self.data.validation[cut], self.data.validation_labels, 256),
-            learning_rate=hp.get("learning_rate"),
+        train, validation = self.batches(spec)
+        began = perf_counter()
+        history = model.fit(
+            train,
+            validation_data=validation,
             epochs=epochs or self.epochs,
             initial_epoch=initial_epoch,
-            patience=self.patience,
-            callbacks=callbacks or (),
-        )
+            shuffle=False,  # the batches come shuffled
+            callbacks=[*self.callbacks(), *callbacks],
+            verbose=0,
+        ).history
+        return Fit(history, best_epoch(history), perf_counter() - began)
 
     def fit(
         self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> dict[str, float]:
         """Train as keras-tuner's own tuners ask for it; returns the metrics of the best epoch."""
         fit = self.train(
-            hp,
+            self.spec(hp),
             model,
-            kwargs.get("callbacks"),
+            kwargs.get("callbacks") or (),
             epochs=kwargs.get("epochs"),
             initial_epoch=kwargs.get("initial_epoch", 0),
         )
         return fit.metrics
+
+
+def batch_normalizations(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
+    """The batch normalizations of a model, those of nested models among them."""
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            yield layer
+        elif isinstance(layer, keras.Model):
+            yield from batch_normalizations(layer)
+
+
+def _element(source: FeatureSource) -> Any:
+    return source.batches(1).element_spec[0]
+
+
+def _placeholder(spec: Any) -> keras.KerasTensor:
+    return keras.KerasTensor(tuple(spec.shape), spec.dtype.name)

@@ -1,14 +1,22 @@
 """An oracle that looks at every cut once before it goes where the gains are."""
 
+import itertools
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras_tuner
+from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
+from reusekit.errors import ConfigError
 from reusekit.search.space import CUT
+
+# Trials asked for at once after the first pass: they are trained in little more than the time of
+# one, and the Gaussian process allows for those whose results are not there yet.
+_AT_A_TIME = 4
 
 
 class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
@@ -30,6 +38,10 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             max_trials=max_trials, num_initial_points=max(len(self.sweep), 1), **kwargs
         )
 
+    def at_a_time(self) -> int:
+        """How many trials may be asked for now: all that is left of the first pass, then a few."""
+        return max(len(self.sweep) - len(self.trials), _AT_A_TIME)
+
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
         number = int(trial_id)
@@ -41,6 +53,42 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
                 return super().populate_space(trial_id)
         values = {hp.name: hp.default for hp in self.get_space().space}
         return {"status": "RUNNING", "values": values | {CUT: self.sweep[number]}}
+
+
+class CutGridOracle(keras_tuner.Oracle):
+    """Every combination of choices, in order, the cut varying slowest.
+
+    keras-tuner's own grid waits for each trial before it names the next; this one names them all,
+    so that they can be trained together.
+
+    Args:
+        **kwargs: Arguments of `keras_tuner.Oracle`; `max_trials` of None tries all of them.
+    """
+
+    def at_a_time(self) -> int:
+        """All that are left."""
+        return math.prod(len(values) for _, values in self._choices())
+
+    def populate_space(self, trial_id: str) -> dict[str, Any]:
+        """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
+        choices = self._choices()
+        combination = next(
+            itertools.islice(itertools.product(*(v for _, v in choices)), int(trial_id), None), None
+        )
+        if combination is None:
+            return {"status": "STOPPED", "values": None}
+        names = (name for name, _ in choices)
+        return {"status": "RUNNING", "values": dict(zip(names, combination, strict=True))}
+
+    def _choices(self) -> list[tuple[str, list[Any]]]:
+        space = self.get_space().space
+        for hp in space:
+            if not isinstance(hp, Fixed | Choice | Boolean):
+                raise ConfigError(
+                    f"Expected choices to try every combination of. Received {hp.name!r}, which is "
+                    "a range. Give a list, such as learning_rates=[1e-3, 1e-2]."
+                )
+        return [(hp.name, list(hp.values)) for hp in space]
 
 
 def evenly(items: Sequence[str], most: int | None) -> list[str]:

@@ -1,12 +1,20 @@
 """What a cut search found, as data."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import pandas as pd
 
+from reusekit.errors import ConfigError, nearest
+from reusekit.search.sizes import Sizes
+from reusekit.search.spec import TrialSpec
 from reusekit.training.fit import Fit
+
+Status = Literal["completed", "failed", "over the limit"]
+
+COSTS = ("parameters", "flops", "bytes", "latency")
+"""What a model costs, by the columns of a frame of results."""
 
 
 @dataclass(frozen=True)
@@ -15,54 +23,74 @@ class TrialRecord:
 
     Attributes:
         number: Its number, from 0.
-        cut: The address it cut at.
-        values: All of its hyperparameters.
-        fit: Its training.
-        head_parameters: How many parameters its head has.
+        spec: What it was.
+        values: Its hyperparameters as keras-tuner has them.
+        status: "completed", "failed", or "over the limit" where its model is larger than allowed.
+        fit: Its training; None where it was not trained to the end.
+        sizes: Of its whole model, from the backbone's inputs to the head's outputs.
+        trained: How many parameters it trained.
+        error: Why it failed; None where it did not.
     """
 
     number: int
-    cut: str
-    values: dict[str, Any]
-    fit: Fit
-    head_parameters: int
+    spec: TrialSpec
+    values: Mapping[str, Any]
+    status: Status
+    fit: Fit | None = None
+    sizes: Sizes = Sizes()  # noqa: RUF009  (immutable)
+    trained: int = 0
+    error: str | None = None
+
+    @property
+    def cut(self) -> str:
+        """The address it cut at."""
+        return self.spec.cut
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Each metric at the best epoch; none where it failed."""
+        return self.fit.metrics if self.fit else {}
 
     @property
     def accuracy(self) -> float:
         """Validation accuracy at the best epoch."""
-        return self.fit.metrics["val_accuracy"]
+        return self.metrics["val_accuracy"]
 
     @property
     def loss(self) -> float:
         """Validation loss at the best epoch."""
-        return self.fit.metrics["val_loss"]
+        return self.metrics["val_loss"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as what JSON can hold."""
+        return asdict(self) | {"values": dict(self.values)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrialRecord":
+        """The record that was written down."""
+        fit = values["fit"] and Fit(**values["fit"])
+        parts = {"spec": TrialSpec(**values["spec"]), "sizes": Sizes(**values["sizes"])}
+        return cls(**{**values, **parts, "fit": fit})
 
 
 @dataclass(frozen=True)
 class CutResult:
-    """The trials of one cut.
+    """The completed trials of one cut.
 
     Attributes:
         at: Its address.
         depth: The share of the backbone's FLOPs before it, from 0 to 1.
-        bottom_parameters: Parameters of the bottom that ends there.
         trials: Its trials, best first.
     """
 
     at: str
     depth: float
-    bottom_parameters: int
     trials: tuple[TrialRecord, ...]
 
     @property
     def best(self) -> TrialRecord:
         """Its best trial."""
         return self.trials[0]
-
-    @property
-    def parameters(self) -> int:
-        """Parameters of its bottom with the head of its best trial."""
-        return self.bottom_parameters + self.best.head_parameters
 
     @property
     def seconds(self) -> float:
@@ -75,47 +103,128 @@ class SearchResult:
     """All trials of a search.
 
     Attributes:
-        cuts: One result for each cut that was tried, shallow to deep.
+        trials: Every trial, in the order of their numbers.
+        depths: Of each cut the share of the backbone's FLOPs before it, shallow to deep.
+        latencies: Seconds that the model of a cut takes for one example, where that was measured.
+        objective: The metric by which trials are compared.
+        maximize: Whether more of it is better.
     """
 
-    cuts: tuple[CutResult, ...]
+    trials: tuple[TrialRecord, ...]
+    depths: Mapping[str, float]
+    latencies: Mapping[str, float] = field(default_factory=dict)
+    objective: str = "val_accuracy"
+    maximize: bool = True
+
+    @property
+    def completed(self) -> list[TrialRecord]:
+        """The trials that can be compared, best first; of equals, the lower loss first."""
+        return ranked(
+            (trial for trial in self.trials if trial.status == "completed"),
+            self.objective,
+            self.maximize,
+        )
 
     @property
     def best(self) -> TrialRecord:
-        """The trial with the highest validation accuracy; of equals, the lowest loss."""
-        return ranked(trial for cut in self.cuts for trial in cut.trials)[0]
+        """The best trial.
 
-    def to_frame(self) -> pd.DataFrame:
+        Raises:
+            ConfigError: None was completed.
+        """
+        if not self.completed:
+            raise ConfigError("No trial was completed, so none is the best.")
+        return self.completed[0]
+
+    @property
+    def cuts(self) -> tuple[CutResult, ...]:
+        """One result for each cut with a completed trial, shallow to deep."""
+        best_first = self.completed
+        found = (
+            CutResult(at, depth, tuple(trial for trial in best_first if trial.cut == at))
+            for at, depth in self.depths.items()
+        )
+        return tuple(cut for cut in found if cut.trials)
+
+    def cuts_frame(self) -> pd.DataFrame:
         """The cuts as a table, one row each, shallow to deep."""
         return pd.DataFrame(
             {
                 "cut": cut.at,
                 "depth": cut.depth,
-                "validation_accuracy": cut.best.accuracy,
-                "validation_loss": cut.best.loss,
-                "parameters": cut.parameters,
+                **_validation(cut.best),
+                "parameters": cut.best.sizes.parameters,
+                "flops": cut.best.sizes.flops,
                 "trials": len(cut.trials),
                 "seconds": cut.seconds,
             }
             for cut in self.cuts
         )
 
-    def trials_frame(self) -> pd.DataFrame:
-        """The trials as a table, one row each, in the order they ran."""
-        trials = sorted((t for cut in self.cuts for t in cut.trials), key=lambda t: t.number)
+    def to_frame(self) -> pd.DataFrame:
+        """The trials as a table, one row each, failed ones among them, in their order.
+
+        Columns: `trial`, `status`, the specification (`cut`, `freeze`, `units` ...), `depth`, the
+        metrics of the best epoch, `best_epoch`, the whole model's `parameters`, `flops`, `bytes`
+        and `latency` (seconds, NaN where it was not measured), `trained` (parameters), `seconds` of
+        training, and `error`.
+        """
         return pd.DataFrame(
             {
                 "trial": trial.number,
-                **trial.values,
-                "validation_accuracy": trial.accuracy,
-                "validation_loss": trial.loss,
-                "best_epoch": trial.fit.best_epoch,
-                "seconds": trial.fit.seconds,
+                "status": trial.status,
+                **trial.spec.to_dict(),
+                "depth": self.depths.get(trial.cut, float("nan")),
+                **trial.metrics,
+                "best_epoch": trial.fit.best_epoch if trial.fit else None,
+                **asdict(trial.sizes),
+                "latency": self.latencies.get(trial.cut, float("nan")),
+                "trained": trial.trained,
+                "seconds": trial.fit.seconds if trial.fit else float("nan"),
+                "error": trial.error,
             }
-            for trial in trials
+            for trial in self.trials
         )
 
+    def pareto(self, cost: str = "parameters") -> pd.DataFrame:
+        """The completed trials that no other one beats in both the objective and a cost.
 
-def ranked(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Trials by validation accuracy, best first; of equals, the one with the lower loss first."""
-    return sorted(trials, key=lambda trial: (-trial.accuracy, trial.loss))
+        Args:
+            cost: "parameters", "flops", "bytes" or "latency".
+
+        Returns:
+            Rows of `to_frame`, cheapest first; the objective gets better from row to row.
+
+        Raises:
+            ConfigError: Another cost, or latency where that was not measured.
+        """
+        if cost not in COSTS:
+            raise ConfigError(
+                f"Expected a cost, one of {', '.join(COSTS)}. Received: {cost!r}. "
+                f"{nearest(cost, COSTS)}"
+            )
+        if cost == "latency" and not self.latencies:
+            raise ConfigError("Latency was not measured. Ask for it with measure_latency().")
+        frame = self.to_frame()
+        frame = frame[frame["status"] == "completed"]
+        sign = 1 if self.maximize else -1
+        frame = frame.assign(_gain=sign * frame[self.objective])
+        frame = frame.sort_values([cost, "_gain"], ascending=[True, False], kind="stable")
+        best_before = frame["_gain"].cummax().shift(fill_value=float("-inf"))
+        return frame[frame["_gain"] > best_before].drop(columns="_gain").reset_index(drop=True)
+
+
+def ranked(
+    trials: Iterable[TrialRecord], objective: str = "val_accuracy", maximize: bool = True
+) -> list[TrialRecord]:
+    """Completed trials by an objective, best first; of equals, the lower loss first."""
+    sign = -1 if maximize else 1
+    return sorted(trials, key=lambda trial: (sign * trial.metrics[objective], trial.loss))
+
+
+def _validation(trial: TrialRecord) -> dict[str, float]:
+    return {
+        name.replace("val_", "validation_"): value
+        for name, value in trial.metrics.items()
+        if name.startswith("val_")
+    }

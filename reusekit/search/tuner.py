@@ -1,8 +1,9 @@
-"""A tuner whose trials train a head on features and store nothing but that head."""
+"""A tuner that runs trials together, stores what they trained, and goes on after a kill."""
 
+import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +12,50 @@ import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trial_module
 
+from reusekit.errors import ReusekitError
+from reusekit.search import progress_file
+from reusekit.search.checkpoints import Checkpoints, load
+from reusekit.search.execution import MOST_TOGETHER, Outcome, Task, groups, run
 from reusekit.search.hypermodel import CutHyperModel
-from reusekit.search.results import TrialRecord
-from reusekit.search.space import CUT
+from reusekit.search.limits import Limits
+from reusekit.search.results import TrialRecord, ranked
+from reusekit.search.sizes import SizeCounter
+from reusekit.search.trial_data import Place
 
-Report = Callable[[TrialRecord], None]
-
-
-@contextmanager
-def unwatched(number: int, values: Mapping[str, Any]) -> Iterator[Report]:
-    """Watches nothing."""
-    yield lambda record: None
+_PROJECT = "keras_tuner"
+_LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
+_DONE = trial_module.TrialStatus.COMPLETED
+_FAILED = trial_module.TrialStatus.FAILED
 
 
 class CutTuner(base_tuner.BaseTuner):
-    """Runs the trials of a cut search in this process.
+    """Runs the trials of a cut search, with any oracle of keras-tuner.
 
-    Nothing of a trial goes into keras-tuner's checkpoints but the head it trained: the backbone is
-    the same for all of them.
+    It asks the oracle for several trials at a time, as many workers would, and trains those
+    together that see the same examples. Of a trial nothing is stored but the weights it trained,
+    and those of the best few only. After each group of trials the state of the search is written,
+    so that the same search, killed and started again, goes on with what was not finished.
 
     Args:
-        hypermodel: Knows the features and builds the heads.
-        oracle: Any oracle of keras-tuner; its objective is one of `val_accuracy`, `val_loss`.
-        directory: Where the trials are kept, in `trials`; what lies there from before is erased.
-        watch: Entered around each trial with its number and hyperparameters; what it yields is
-            called with the record of the finished trial.
+        hypermodel: Knows the features and builds what trials train.
+        oracle: Any oracle of keras-tuner; its objective is a metric that trials report.
+        directory: Where the search is kept. What lies there from the same search is gone on with.
+        fresh: Whether to discard what lies there instead.
+        ask: How many trials the oracle is asked for at a time. Oracles that learn from results
+            choose better with fewer; None for what suits the oracle: what its `at_a_time()` says,
+            1 if it learns, else as many as go together.
+        together: How many may be trained at a time, by where they begin and batch size.
+        limits: What a trial's model may cost. A larger one is not trained; its trial has failed.
+        latencies: Seconds by cut, for a limit of latency.
+        keep: The weights of how many trials are kept.
+        report: Called with the record of each trial, once, when it is finished.
+        progress: Called after each epoch with a text.
 
     Attributes:
-        records: The finished trials, in order.
-        failures: What the others raised, in order. A failed trial does not end the search; three
-            in a row do.
+        records: The finished trials, in the order of their numbers.
+
+    Raises:
+        ConfigError: The directory holds another search.
 
     Example:
         >>> import tempfile
@@ -48,7 +63,7 @@ class CutTuner(base_tuner.BaseTuner):
         >>> from reusekit.search import CutSweepOracle, SearchSpace, TrialData
         >>> features = {"shallow": np.zeros((8, 4)), "deep": np.eye(8)}
         >>> labels = np.arange(8)
-        >>> data = TrialData(features, labels, features, labels, classes=8)
+        >>> data = TrialData.of_arrays(features, labels, features, labels, classes=8)
         >>> hypermodel = CutHyperModel(data, SearchSpace(cuts=["shallow", "deep"]), epochs=30)
         >>> oracle = CutSweepOracle(["shallow", "deep"], max_trials=2, objective="val_accuracy")
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -63,47 +78,229 @@ class CutTuner(base_tuner.BaseTuner):
         hypermodel: CutHyperModel,
         oracle: keras_tuner.Oracle,
         directory: str | os.PathLike,
-        watch: Callable[[int, Mapping[str, Any]], AbstractContextManager[Report]] = unwatched,
+        *,
+        fresh: bool = False,
+        ask: int | None = None,
+        together: Callable[[Place, int], int] = lambda place, batch_size: MOST_TOGETHER,
+        limits: Limits = Limits(),  # noqa: B008  (immutable)
+        latencies: dict[str, float] | None = None,
+        keep: int = 1,
+        report: Callable[[TrialRecord], None] = lambda record: None,
+        progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         oracle.verbose = 0
+        # A failed trial is recorded and the search goes on; only if all fail that is an error.
+        oracle.max_consecutive_failed_trials = float("inf")
+        self.folder = Path(directory)
+        self._file = self.folder / "state.json"
+        state = None if fresh else progress_file.read(self._file)
+        described = description(hypermodel, oracle)
+        if state is not None:
+            progress_file.refuse_other(state["search"], described, self.folder)
+        elif fresh:
+            self._file.unlink(missing_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # keras-tuner writes files of its own, which a kill may tear; they are made anew from ours.
+        shutil.rmtree(self.folder / _PROJECT, ignore_errors=True)
         super().__init__(
-            oracle,
-            hypermodel,
-            directory=os.fspath(directory),
-            project_name="trials",
-            overwrite=True,
+            oracle, hypermodel, directory=os.fspath(self.folder), project_name=_PROJECT
         )
         self.records: list[TrialRecord] = []
-        self.failures: list[Exception] = []
-        self._watch = watch
+        self._described = described
+        self._checkpoints = Checkpoints(self.folder / "weights")
+        self._sizes = SizeCounter(hypermodel.data)
+        self._ask = ask
+        self._together, self._limits, self._latencies = together, limits, latencies or {}
+        self._keep, self._report, self._progress = max(keep, 1), report, progress
+        if state is not None:
+            self._restore(state)
+        self._checkpoints.keep([record.number for record in self._best()])
 
-    def run_trial(self, trial: trial_module.Trial, *args: object, **kwargs: object) -> dict:
-        """Train the head that this trial asks for; returns its metrics at the best epoch."""
-        hp = trial.hyperparameters
-        number = int(trial.trial_id)
+    def _how_many(self) -> int:
+        """How many trials to ask for now."""
+        if self._ask is not None:
+            return self._ask
+        if hasattr(self.oracle, "at_a_time"):
+            return self.oracle.at_a_time()
+        return 1 if isinstance(self.oracle, _LEARNING) else MOST_TOGETHER
+
+    def search(self) -> None:
+        """Run trials until the oracle has no more.
+
+        Raises:
+            ReusekitError: Every trial failed; the first cause is named.
+        """
+        while True:
+            tasks = self._next_tasks()
+            if not tasks:
+                break
+            for group in groups(list(tasks.values()), self.hypermodel, self._together):
+                self._run(group, tasks)
+        failed = [record for record in self.records if record.status != "completed"]
+        if self.records and len(failed) == len(self.records):
+            raise ReusekitError(
+                f"Each of {len(failed)} trials failed. The first cause: {failed[0].error}"
+            )
+
+    def _next_tasks(self) -> dict[str, Task]:
+        """What the oracle wants to see next, by trial."""
+        found: dict[str, Task] = {}
+        for worker in range(self._how_many()):
+            trial = self.oracle.create_trial(f"worker{worker}")
+            if trial.status != trial_module.TrialStatus.RUNNING:
+                break
+            values = trial.hyperparameters.values
+            before = values.get("tuner/trial_id")  # Hyperband goes on with an earlier trial
+            found[trial.trial_id] = Task(
+                number=int(trial.trial_id),
+                spec=self.hypermodel.spec(trial.hyperparameters),
+                epochs=values.get("tuner/epochs", self.hypermodel.epochs),
+                initial_epoch=values.get("tuner/initial_epoch", 0),
+                weights=None if before is None else self._checkpoints.file(int(before)),
+            )
+        return found
+
+    def _run(self, group: Sequence[Task], tasks: dict[str, Task]) -> None:
+        trials = {task.number: trial_id for trial_id, task in tasks.items()}
+        allowed = []
+        for task in group:
+            over = self._over_the_limit(task)
+            if over is None:
+                allowed.append(task)
+            else:
+                self._end(trials[task.number], over)
+
+        def tell(epoch: int, active: int) -> None:
+            self._progress(f"epoch {epoch + 1}, {active} of {len(allowed)} trials go on")
+
+        for outcome in run(allowed, self.hypermodel, tell):
+            record = self._record(outcome, trials[outcome.task.number])
+            if outcome.model is not None:
+                self._checkpoints.save(record.number, outcome.model)
+            self._end(trials[record.number], record)
+        self._save()
+        self._checkpoints.keep([record.number for record in self._best()])
+
+    def _over_the_limit(self, task: Task) -> TrialRecord | None:
+        if self._limits == Limits():
+            return None
         try:
-            with self._watch(number, hp.values) as report:
-                head = self.hypermodel.build(hp)
-                fit = self.hypermodel.train(hp, head)
-                self.save_model(trial.trial_id, head)
-                record = TrialRecord(number, hp.get(CUT), dict(hp.values), fit, head.count_params())
-                self.records.append(record)
-                report(record)
-        except Exception as error:
-            self.failures.append(error)  # keras-tuner keeps the trial and drops the exception
-            raise
-        return fit.metrics
+            model = self.hypermodel.build_for(task.spec)
+        except Exception:  # it will fail again, and be recorded, where it is run
+            return None
+        sizes = self._sizes.whole(task.spec, model)
+        over = self._limits.exceeded(sizes, self._latencies.get(task.spec.cut))
+        if over is None:
+            return None
+        values = dict(self.oracle.get_trial(self._trial_id(task)).hyperparameters.values)
+        return TrialRecord(
+            task.number, task.spec, values, "over the limit", sizes=sizes, error=over
+        )
 
-    def save_model(self, trial_id: str, model: keras.Model, step: int = 0) -> None:
-        """Keep a trained head."""
-        self._head_file(trial_id).parent.mkdir(parents=True, exist_ok=True)
-        model.save_weights(self._head_file(trial_id))
+    def _trial_id(self, task: Task) -> str:
+        return next(i for i in self.oracle.trials if int(i) == task.number)
+
+    def _record(self, outcome: Outcome, trial_id: str) -> TrialRecord:
+        task = outcome.task
+        values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
+        if outcome.error is not None:
+            error = f"{type(outcome.error).__name__}: {outcome.error}"
+            return TrialRecord(task.number, task.spec, values, "failed", error=error)
+        return TrialRecord(
+            task.number,
+            task.spec,
+            values,
+            "completed",
+            outcome.fit,
+            self._sizes.whole(task.spec, outcome.model),
+            sum(int(keras.ops.size(v)) for v in outcome.model.trainable_variables),
+        )
+
+    def _end(self, trial_id: str, record: TrialRecord) -> None:
+        """Tell the oracle, and whoever watches."""
+        trial = self.oracle.get_trial(trial_id)
+        if record.status == "completed":
+            self.oracle.update_trial(trial_id, record.metrics, step=record.fit.best_epoch)
+            trial.status = _DONE
+        else:
+            trial.status, trial.message = _FAILED, record.error
+        self.oracle.end_trial(trial)
+        self.records.append(record)
+        self.records.sort(key=lambda one: one.number)
+        self._report(record)
+
+    def _best(self) -> list[TrialRecord]:
+        """The trials whose weights are kept: the best, and those that Hyperband may go on with."""
+        done = [record for record in self.records if record.status == "completed"]
+        if isinstance(self.oracle, keras_tuner.oracles.HyperbandOracle):
+            return done
+        objective = self.oracle.objective
+        return ranked(done, objective.name, objective.direction == "max")[: self._keep]
+
+    def _save(self) -> None:
+        trials = {number: trial.get_state() for number, trial in self.oracle.trials.items()}
+        progress_file.write(
+            self._file,
+            {
+                "search": self._described,
+                "oracle": self.oracle.get_state(),
+                "trials": trials,
+                "records": [record.to_dict() for record in self.records],
+            },
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Go on where the file says, by the files that keras-tuner itself would have left."""
+        project = self.folder / _PROJECT
+        for trial_id, trial in state["trials"].items():
+            folder = project / f"trial_{trial_id}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "trial.json").write_text(json.dumps(trial))
+        (project / "oracle.json").write_text(json.dumps(state["oracle"]))
+        self.oracle.reload()
+        self.records = [TrialRecord.from_dict(record) for record in state["records"]]
 
     def load_model(self, trial: trial_module.Trial) -> keras.Model:
-        """The trained head of a finished trial."""
-        head = self.hypermodel.build(trial.hyperparameters)
-        head.load_weights(self._head_file(trial.trial_id))
-        return head
+        """What a finished trial trained, with its weights, if they are among the best."""
+        return self.trained(int(trial.trial_id))
 
-    def _head_file(self, trial_id: str) -> Path:
-        return Path(self.get_trial_dir(trial_id)) / "head.weights.h5"
+    def trained(self, number: int) -> keras.Model:
+        """What a finished trial trained, with its weights: from the features to the outputs.
+
+        Raises:
+            ReusekitError: Its weights were not kept.
+        """
+        record = next((one for one in self.records if one.number == number), None)
+        file = self._checkpoints.file(number)
+        if record is None or not file.exists():
+            kept = ", ".join(str(one.number) for one in self._best())
+            raise ReusekitError(
+                f"Expected a trial whose weights are kept: {kept or 'none'}. Received: {number}. "
+                "More are kept with keep=."
+            )
+        model = self.hypermodel.build_for(record.spec)
+        load(model, file)
+        return model
+
+
+def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[str, Any]:
+    """What is searched, as plain data: what another search must agree in to be the same one."""
+    space = {
+        name: value
+        for name, value in vars(hypermodel.space).items()
+        if not isinstance(value, dict | type(None)) or name != "heads"
+    }
+    if hypermodel.space.heads is not None:
+        space["heads"] = {name: repr(head) for name, head in hypermodel.space.heads.items()}
+    return {
+        "space": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in space.items()
+        },
+        "epochs": hypermodel.epochs,
+        "patience": hypermodel.patience,
+        "seed": hypermodel.seed,
+        "objective": [oracle.objective.name, oracle.objective.direction],
+        "oracle": type(oracle).__name__,
+        "data": hypermodel.data.described(),
+    }

@@ -1,11 +1,14 @@
 """Fit a classifier, stop when it no longer gets better, and keep its best epoch."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import keras
+
+from reusekit.training.errors import TrainingError
 
 MONITORED = "val_loss"
 
@@ -76,5 +79,24 @@ def fit_classifier(
         callbacks=[stopping, *callbacks],
         verbose=0,
     ).history
+    return Fit(history, best_epoch(history), perf_counter() - start)
+
+
+def best_epoch(history: dict[str, list[float]]) -> int:
+    """The first epoch with the lowest validation loss, which `EarlyStopping` goes back to.
+
+    Raises:
+        TrainingError: The loss was never finite.
+
+    Example:
+        >>> best_epoch({"val_loss": [0.5, 0.2, float("nan"), 0.2]})
+        1
+    """
     losses = history[MONITORED]
-    return Fit(history, min(range(len(losses)), key=losses.__getitem__), perf_counter() - start)
+    finite = [epoch for epoch, loss in enumerate(losses) if math.isfinite(loss)]
+    if not finite:
+        raise TrainingError(
+            f"The validation loss was never finite in {len(losses)} epochs. Try a lower learning "
+            "rate."
+        )
+    return min(finite, key=losses.__getitem__)

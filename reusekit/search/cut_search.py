@@ -1,0 +1,432 @@
+"""The whole of a cut search: plan, features, ranking, trials, results, the best model."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import keras_tuner
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from reusekit.data import DataSplit
+from reusekit.errors import ConfigError
+from reusekit.features import FeatureStore, Padding, Plan, Trials, plan
+from reusekit.features.source import FeatureSource, InputSource
+from reusekit.features.tensor_digests import tensor_digests
+from reusekit.graph import Graph, cut_points, read
+from reusekit.search.hypermodel import CutHyperModel
+from reusekit.search.limits import Limits, measure_latency
+from reusekit.search.oracle import CutGridOracle, CutSweepOracle
+from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
+from reusekit.search.results import SearchResult, TrialRecord
+from reusekit.search.sizes import SizeCounter, Sizes
+from reusekit.search.space import SearchSpace
+from reusekit.search.spec import TrialSpec
+from reusekit.search.trial_data import ArrayFeatures, Place, TrialData
+from reusekit.search.tuner import CutTuner
+from reusekit.surgery import clone, extract
+from reusekit.training import attach
+
+
+class CutSearch:
+    """Searches how deep to cut a pretrained model, and what to put on and train.
+
+    The frozen part runs over the data once for all trials, as the plan says; trials that see the
+    same examples are trained at the same time; and what is written down is enough to go on after a
+    kill. Each step is done when it is first asked for: `plan`, `ranking`, `run`, `result`.
+
+    Args:
+        model: The backbone: a model with a functional graph, or one that was read already. It is
+            left as it is.
+        train: The examples to train on.
+        validation: The examples by which trials are compared.
+        space: What trials may vary; None for classifiers on every clean cut.
+        directory: Where trials and their state are kept. The same search goes on there where it was
+            stopped; another one is refused.
+        store: Where features are kept; None for `reusekit.features.default_path()`.
+        objective: The metric by which trials are compared: "val_accuracy", "val_loss", another
+            metric of the heads, or a `keras_tuner.Objective`.
+        limits: What the whole model may cost. Cuts that exceed it are left out.
+        max_trials: How many trials; None for every combination of the choices.
+        oracle: An oracle of keras-tuner to choose the trials instead.
+        epochs: At most that many passes over the training examples a trial.
+        patience: Stop a trial after that many epochs without a lower validation loss.
+        seed: Decides the trials, their initial weights and the order of batches.
+        pooling: How features are pooled for the heads: "avg", "max", "token" (the first of a
+            sequence), or None to leave it to the heads.
+        rank: "logme" or "ridge" scores every cut before any training. The first trials go from the
+            best score to the worst.
+        best_cuts: With `rank`, how many of the best cuts are searched; None for all.
+        keep: The weights of how many trials are kept.
+        ask: How many trials the oracle is asked for at a time; see `CutTuner`.
+        plain: Run the ordinary way, for comparison: each trial alone, the frozen bottom run for
+            every batch of every epoch. Needs no store.
+        fresh: Discard what the directory holds.
+        disk, memory, augmented_views, dtype, padding, preprocessing, compute_dtype: As
+            `reusekit.plan` takes them.
+        report: Called with the record of each trial when it is finished.
+        progress: Called with a text after each epoch.
+
+    Raises:
+        ConfigError: No clean cut, no cut within the limits, or a bad argument.
+        CacheError, DataError, AddressError: As planning and extracting raise them.
+        ReusekitError: Every trial failed.
+
+    Example:
+        >>> import tempfile
+        >>> import reusekit as rk
+        >>> from reusekit.data import load_split
+        >>> train = load_split("sklearn_digits", "train[:60]", image_size=(32, 32))
+        >>> validation = load_split("sklearn_digits", "validation[:40]", image_size=(32, 32))
+        >>> space = SearchSpace(["stem_out", "block7_out"], units=[0], dropout=[0.0],
+        ...                     learning_rates=[0.01, 0.1])
+        >>> folder = tempfile.mkdtemp()
+        >>> search = CutSearch(rk.load_backbone("reusekit/glyphnet").model, train, validation,
+        ...                    space, f"{folder}/search", FeatureStore(f"{folder}/features"),
+        ...                    epochs=3)
+        >>> search.run().best.cut
+        'block7_out'
+        >>> len(search.results()), search.best_model().output_shape
+        (4, (None, 10))
+    """
+
+    def __init__(
+        self,
+        model: keras.Model | Graph,
+        train: DataSplit,
+        validation: DataSplit,
+        space: SearchSpace | None = None,
+        directory: str | os.PathLike = "search",
+        store: FeatureStore | None = None,
+        *,
+        objective: str | keras_tuner.Objective = "val_accuracy",
+        limits: Limits = Limits(),  # noqa: B008  (immutable)
+        max_trials: int | None = None,
+        oracle: keras_tuner.Oracle | None = None,
+        epochs: int = 60,
+        patience: int = 10,
+        seed: int = 0,
+        pooling: str | None = "avg",
+        rank: Literal["logme", "ridge"] | None = None,
+        best_cuts: int | None = None,
+        keep: int = 1,
+        ask: int | None = None,
+        plain: bool = False,
+        fresh: bool = False,
+        disk: int | None = None,
+        memory: int | None = None,
+        augmented_views: int = 0,
+        dtype: str | None = None,
+        padding: Padding | None = None,
+        preprocessing: Any = None,
+        compute_dtype: str | None = None,
+        report: Callable[[TrialRecord], None] = lambda record: None,
+        progress: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.graph, self.train, self.validation = read(model), train, validation
+        self.folder, self.plain = Path(directory), plain
+        self.pooling, self.seed, self.limits = pooling, seed, limits
+        self._points = {
+            point.at: point for point in cut_points(self.graph, max_width=None) if point.tensors
+        }
+        self._all_cuts = space or SearchSpace(self._clean_cuts(), learning_rates=[1e-3, 1e-2, 1e-1])
+        self._store, self._max_trials, self._oracle = store, max_trials, oracle
+        self._objective, self._rank, self._best_cuts = objective, rank, best_cuts
+        self._training = {"epochs": epochs, "patience": patience, "seed": seed}
+        self._stored = {
+            "dtype": dtype,
+            "padding": padding,
+            "preprocessing": preprocessing,
+            "compute_dtype": compute_dtype,
+        }
+        self._budgets = {"disk": disk, "memory": memory, "augmented_views": augmented_views}
+        self._tuning = {"fresh": fresh, "keep": keep, "ask": ask, "report": report}
+        self._tuning["progress"] = progress
+        if best_cuts is not None and rank is None:
+            raise ConfigError("best_cuts needs a ranking: give rank='logme' or rank='ridge'.")
+
+    def _clean_cuts(self) -> list[str]:
+        found = [p.at for p in self._points.values() if p.width == 1 and p.params_before]
+        if not found:
+            raise ConfigError(
+                f"{self.graph.model.name!r} has no clean cut. Give a space with cuts of your own; "
+                "rk.cut_points(model, max_width=None) lists every tensor."
+            )
+        return found
+
+    @cached_property
+    def latencies(self) -> dict[str, float]:
+        """Seconds for one example up to each cut; measured where there is a limit, else on demand.
+
+        See `measure_latency` for the conditions.
+        """
+        cuts = list(self._all_cuts.cuts)
+        models = [extract(self.graph, at, self.pooling) for at in cuts]
+        return dict(zip(cuts, measure_latency(models), strict=True))
+
+    @cached_property
+    def _allowed(self) -> SearchSpace:
+        """The space without the cuts that exceed the limits."""
+        space, counter = self._all_cuts, SizeCounter(self._bare)
+        latencies = self.latencies if self.limits.latency is not None else {}
+        over: dict[str, str] = {}
+        for at in space.cuts:
+            exceeded = self.limits.exceeded(counter.bottom(at), latencies.get(at))
+            if exceeded:
+                over[at] = exceeded
+        cuts = [at for at in space.cuts if at not in over]
+        if not cuts:
+            at, why = next(iter(over.items()))
+            raise ConfigError(f"No cut keeps within the limits. Of {at!r} the {why}.")
+        return replace(space, cuts=cuts)
+
+    @cached_property
+    def _bare(self) -> TrialData:
+        return TrialData({}, {}, self.train.classes, self.pooling, self.graph)
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What is computed once, stored, and trained together; None for the plain way."""
+        if self.plain:
+            return None
+        return plan(
+            self.graph,
+            self._expected_trials(),
+            self.train,
+            self.validation,
+            self._store or FeatureStore(),
+            seed=self.seed,
+            **self._stored,
+            **self._budgets,
+        )
+
+    def _expected_trials(self) -> list[Trials]:
+        """How many trials begin where, if the oracle spreads them evenly."""
+        space, counter, found = self._allowed, SizeCounter(self._bare), {}
+        for cut in space.cuts:
+            for freeze in space.freeze or [cut]:
+                spec = TrialSpec(cut, freeze if self._bare.is_before(freeze, cut) else cut)
+                trained = Sizes()
+                if spec.trains_backbone:
+                    trained = counter.bottom(cut) - counter.bottom(spec.freeze)
+                for batch_size in space.batch_sizes:
+                    found.setdefault((self._bare.begin(spec), batch_size), []).append(trained)
+        each = len(space.cuts) * len(space.freeze or [0]) * len(space.batch_sizes)
+        total = self._max_trials or each * _choices(space)
+        expected = [
+            Trials(
+                *place,
+                count=max(1, round(total * len(trained) / each)),
+                epochs=self._training["epochs"],
+                batch_size=batch_size,
+                parameters=max(one.parameters for one in trained) + self._head_parameters(place),
+                flops=max(one.flops for one in trained),
+            )
+            for (place, batch_size), trained in found.items()
+        ]
+        if self._rank is not None:
+            there = {(one.at, one.pooling) for one in expected}
+            rest = [at for at in space.cuts if (at, self._pooled) not in there]
+            expected += [Trials(at, self._pooled, epochs=1) for at in rest]
+        return expected
+
+    @property
+    def _pooled(self) -> str:
+        """How the features are pooled that cuts are ranked by."""
+        return self.pooling or "avg"
+
+    def _head_parameters(self, place: Place) -> int:
+        shape = self._points[place[0]].shape if place[0] in self._points else (1,)
+        return (shape[-1] or 1) * self.train.classes
+
+    @cached_property
+    def data(self) -> TrialData:
+        """The features of training and validation examples, where trials begin."""
+        if self.plain:
+            at = (self.graph.inputs[0].address, None)
+            train, validation = (
+                {at: InputSource(split, self._stored["padding"], split.size)}
+                for split in (self.train, self.validation)
+            )
+        else:
+            in_memory = {(f.at, f.pooling) for f in self.plan.features if f.in_memory}
+            train, validation = (
+                {place: _held(place, source, in_memory) for place, source in found.items()}
+                for found in (
+                    self.plan.obtain(self.train, training=True),
+                    self.plan.obtain(self.validation, training=False),
+                )
+            )
+        return replace(
+            self._bare,
+            train=train,
+            validation=validation,
+            plain=self.plain,
+            identity=self._identity,
+        )
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed search must have in common with the one before, beside its choices."""
+        digests = tensor_digests(self.graph, self.graph.outputs)
+        return {
+            "model": sorted(digests.values()),
+            **{
+                name: [split.name, split.split, split.fingerprint]
+                for name, split in (("train", self.train), ("validation", self.validation))
+            },
+            "pooling": self.pooling,
+            "stored": {name: str(value) for name, value in self._stored.items() if value},
+            "augmented_views": self._budgets["augmented_views"],
+            "plain": self.plain,
+        }
+
+    @cached_property
+    def ranking(self) -> pd.DataFrame | None:
+        """Every cut's score before training, best first; None without `rank`."""
+        if self._rank is None:
+            return None
+        features = {at: self.data.train[at, self._pooled].arrays() for at in self._allowed.cuts}
+        labels = next(iter(self.data.train.values())).labels
+        return rank_cuts(features, labels, self._rank)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """What is searched: without cuts over the limits, and those ranked too low."""
+        if self.ranking is None:
+            return self._allowed
+        best = list(self.ranking.sort_values("rank")["cut"])[: self._best_cuts]
+        return replace(self._allowed, cuts=[at for at in self._allowed.cuts if at in best])
+
+    @cached_property
+    def hypermodel(self) -> CutHyperModel:
+        """What any tuner of keras-tuner can search instead of this one."""
+        return CutHyperModel(self.data, self.space, **self._training)
+
+    @cached_property
+    def tuner(self) -> CutTuner:
+        """The tuner, as far as the search has come."""
+        together = {}
+        if self.plan is not None:
+            together = {(g.at, g.pooling, g.batch_size): g.together for g in self.plan.groups}
+        return CutTuner(
+            self.hypermodel,
+            self._oracle or self._default_oracle(),
+            self.folder,
+            together=lambda place, batch_size: together.get((*place, batch_size), 1),
+            limits=self.limits,
+            latencies=self.latencies if self.limits.latency is not None else None,
+            **self._tuning,
+        )
+
+    def _default_oracle(self) -> keras_tuner.Oracle:
+        common = {"objective": self._objective, "seed": self.seed + 1}  # 0 is no seed to it
+        if self._max_trials is None:
+            return CutGridOracle(**common)
+        order = list(self.space.cuts)
+        if self.ranking is not None:
+            order = [at for at in self.ranking.sort_values("rank")["cut"] if at in order]
+        return CutSweepOracle(order, self._max_trials, **common)
+
+    def run(self) -> SearchResult:
+        """Run all trials that are not finished, and return what was found.
+
+        Raises:
+            ConfigError: The directory holds another search, or one that runs at this moment.
+            ReusekitError: Every trial failed; the first cause is named.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "running.lock", blocking=False)
+        try:
+            with lock:
+                if self.plan is not None:
+                    self.plan.save(self.folder / "plan.json")
+                self.tuner.search()
+        except Timeout as error:
+            raise ConfigError(
+                f"A search in {self.folder} is running. Wait for it, or choose another folder."
+            ) from error
+        return self.result
+
+    @property
+    def result(self) -> SearchResult:
+        """What was found so far."""
+        objective = self.tuner.oracle.objective
+        depths = {at: self._points[at].depth for at in self._all_cuts.cuts}
+        return SearchResult(
+            tuple(self.tuner.records),
+            depths,
+            self.__dict__.get("latencies", {}),  # where they were asked for
+            objective.name,
+            objective.direction == "max",
+        )
+
+    def results(self) -> pd.DataFrame:
+        """The trials as a table; see `SearchResult.to_frame`."""
+        return self.result.to_frame()
+
+    def pareto(self, cost: str = "parameters") -> pd.DataFrame:
+        """The trials that no other beats in objective and cost; see `SearchResult.pareto`."""
+        if cost == "latency":
+            _ = self.latencies
+        return self.result.pareto(cost)
+
+    def rank_correlation(self) -> RankCorrelation:
+        """How well the ranking foretold the best result of each cut.
+
+        Raises:
+            ConfigError: There is no ranking.
+        """
+        if self.ranking is None:
+            raise ConfigError("There is no ranking: give rank='logme' or rank='ridge'.")
+        sign = 1 if self.result.maximize else -1
+        reached = {
+            cut.at: sign * cut.best.metrics[self.result.objective] for cut in self.result.cuts
+        }
+        scores = dict(zip(self.ranking["cut"], self.ranking["score"], strict=True))
+        return rank_correlation({at: scores[at] for at in reached}, reached)
+
+    def best_model(self, place: int = 0) -> keras.Model:
+        """The whole model of a good trial: from the backbone's inputs to the head's outputs.
+
+        Its weights are its own. What the trial froze is frozen; it is compiled with the head's loss
+        and metrics.
+
+        Args:
+            place: 0 for the best trial, 1 for the next, and so on; `keep` says how many there are.
+
+        Raises:
+            ReusekitError: The weights of that trial were not kept.
+        """
+        completed = self.result.completed
+        if not 0 <= place < len(completed):
+            raise ConfigError(
+                f"Expected a place from 0 to {len(completed) - 1}. Received: {place}."
+            )
+        spec = completed[place].spec
+        trained = self.tuner.trained(completed[place].number)
+        if self.plain:
+            return trained
+        bottom = clone(self.data.frozen(spec), weights="copy")
+        for layer in bottom.layers:
+            layer.trainable = False
+        whole = attach(bottom, trained)
+        whole.compile(**self.space.head(spec, self.train.classes).compile_args)
+        return whole
+
+
+def _choices(space: SearchSpace) -> int:
+    """How many combinations there are beside cuts, freezing and batch sizes."""
+    heads = len(space.heads) if space.heads else len(space.units) * len(space.dropout)
+    return heads * len(space.optimizers) * len(space.learning_rates or [0])
+
+
+def _held(place: Place, source: FeatureSource, in_memory: set[Place]) -> FeatureSource:
+    features = source.arrays() if place in in_memory else None
+    if features is None or isinstance(features, tuple):
+        return source
+    return ArrayFeatures(features, source.labels)

@@ -1,0 +1,182 @@
+"""Trials run: several at a time where they read the same batches, each as it would be alone."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from reusekit.features import feed
+from reusekit.features.source import FeatureSource
+from reusekit.search.checkpoints import load
+from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
+from reusekit.search.joint import Member, fit_together
+from reusekit.search.spec import TrialSpec
+from reusekit.search.trial_data import ArrayFeatures, Place
+from reusekit.training.fit import Fit
+
+MOST_TOGETHER = 64
+"""Heads at most in one compiled step, since compiling takes longer the more there are."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial to be run.
+
+    Attributes:
+        number: The trial's number, from 0.
+        spec: What it is.
+        epochs: The epoch to end at, at the latest.
+        initial_epoch: The epoch to begin at.
+        weights: A file of weights to go on from, where it begins later.
+    """
+
+    number: int
+    spec: TrialSpec
+    epochs: int
+    initial_epoch: int = 0
+    weights: Any = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial.
+
+    Attributes:
+        task: The trial.
+        model: Its own trained model; None where it failed.
+        fit: Its training; None where it failed.
+        error: Why it failed.
+    """
+
+    task: Task
+    model: keras.Model | None = None
+    fit: Fit | None = None
+    error: Exception | None = None
+
+
+def groups(
+    tasks: Sequence[Task],
+    hypermodel: CutHyperModel,
+    together: Callable[[Place, int], int] = lambda place, batch_size: MOST_TOGETHER,
+) -> list[list[Task]]:
+    """Put together what can be trained together: what sees the same examples in each step.
+
+    Heads on features in memory go together across cuts. Others do where they begin at the same
+    place, so that it is read, or computed, once for all of them.
+
+    Args:
+        tasks: Trials.
+        hypermodel: Knows where they begin.
+        together: How many may be trained at a time, by place and batch size.
+    """
+    alike: dict[Any, list[Task]] = {}
+    most: dict[Any, int] = {}
+    for task in tasks:
+        place = hypermodel.data.begin(task.spec)
+        in_memory = isinstance(hypermodel.data.train[place], ArrayFeatures)
+        key = (task.spec.batch_size, task.initial_epoch, None if in_memory else place)
+        alike.setdefault(key, []).append(task)
+        most[key] = 1
+        if hypermodel.joint:
+            most[key] = MOST_TOGETHER if in_memory else together(place, task.spec.batch_size)
+    return [
+        group[first : first + most[key]]
+        for key, group in alike.items()
+        for first in range(0, len(group), most[key])
+    ]
+
+
+def run(
+    group: Sequence[Task],
+    hypermodel: CutHyperModel,
+    progress: Callable[[int, int], None] = lambda epoch, active: None,
+) -> Iterator[Outcome]:
+    """Train the trials of a group at the same time.
+
+    Where one of them fails, each is tried alone, so that the others do not fail with it.
+
+    Args:
+        group: Trials that `groups` put together.
+        hypermodel: Builds their models.
+        progress: Called after each epoch with its number and how many trials go on.
+
+    Yields:
+        What became of each, in their order.
+    """
+    if len(group) > 1:
+        try:
+            yield from list(_run_together(group, hypermodel, progress))
+            return
+        except Exception:  # whose fault it is will show
+            gc.collect()
+    for task in group:
+        try:
+            (outcome,) = _run_together([task], hypermodel, progress)
+        except Exception as error:  # whatever a layer, a head or the memory raises
+            outcome = Outcome(task, error=error)
+        yield outcome
+
+
+def _run_together(
+    group: Sequence[Task], hypermodel: CutHyperModel, progress: Callable[[int, int], None]
+) -> Iterator[Outcome]:
+    models = []
+    for task in group:
+        model = hypermodel.build_for(task.spec)
+        if task.weights is not None:
+            load(model, task.weights)
+        models.append(model)
+    if hypermodel.joint:
+        fits = _fit_together(group, models, hypermodel, progress)
+    else:
+        (task,), (model,) = group, models
+        fits = [hypermodel.train(task.spec, model, (), task.epochs, task.initial_epoch)]
+    for task, model, fit in zip(group, models, fits, strict=True):
+        if isinstance(fit, Fit):
+            yield Outcome(task, model, fit)
+        else:
+            yield Outcome(task, error=fit)
+
+
+def _fit_together(
+    group: Sequence[Task],
+    models: Sequence[keras.Model],
+    hypermodel: CutHyperModel,
+    progress: Callable[[int, int], None],
+) -> list:
+    data = hypermodel.data
+    places = [data.begin(task.spec) for task in group]
+    members = [
+        Member(model, _name(place), task.epochs, hypermodel.callbacks())
+        for task, model, place in zip(group, models, places, strict=True)
+    ]
+    batch_size = group[0].spec.batch_size
+    return fit_together(
+        members,
+        _batches({place: data.train[place] for place in places}, batch_size, hypermodel.seed),
+        _batches({place: data.validation[place] for place in places}, VALIDATION_BATCH),
+        initial_epoch=group[0].initial_epoch,
+        progress=progress,
+    )
+
+
+def _name(place: Place) -> str:
+    """The name of a place's features in the batches."""
+    return f"{place[0]} {place[1] or 'whole'}"
+
+
+def _batches(
+    sources: dict[Place, FeatureSource], batch_size: int, seed: int | None = None
+) -> tf.data.Dataset:
+    """Batches of (features by name, labels) of several places, the same examples of each."""
+    if all(isinstance(source, ArrayFeatures) for source in sources.values()):
+        in_memory = {_name(place): source.values for place, source in sources.items()}
+        return feed(in_memory, next(iter(sources.values())).labels, batch_size, seed)
+    batches = {_name(place): source.batches(batch_size, seed) for place, source in sources.items()}
+    first = next(iter(batches))
+    return tf.data.Dataset.zip(batches).map(
+        lambda found: ({name: x for name, (x, _) in found.items()}, found[first][1])
+    )

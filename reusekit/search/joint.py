@@ -1,0 +1,169 @@
+"""Several models trained at once on the same batches, each as it would be alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reusekit.errors import ReusekitError
+from reusekit.training.errors import TrainingError
+from reusekit.training.fit import Fit, best_epoch
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the models that are trained together.
+
+    Attributes:
+        model: A compiled model.
+        features: The name of its inputs in the batches.
+        epochs: The epoch to end at, at the latest.
+        callbacks: Its own Keras callbacks; one that sets `model.stop_training` stops it alone.
+    """
+
+    model: keras.Model
+    features: str
+    epochs: int
+    callbacks: Sequence[keras.callbacks.Callback] = field(default=())
+
+
+def fit_together(
+    members: Sequence[Member],
+    train: tf.data.Dataset,
+    validation: tf.data.Dataset,
+    *,
+    initial_epoch: int = 0,
+    progress: Callable[[int, int], None] = lambda epoch, active: None,
+) -> list[Fit | TrainingError]:
+    """Train models on the same batches in one pass over them each epoch.
+
+    Each keeps its own weights, optimizer state, rate, metrics and callbacks, and does what its own
+    `train_step` says, so its numbers are those of `fit` on it alone. What is shared is the reading
+    of the data, the overhead of a step, and processor cores that the small operations of one model
+    leave idle. For TensorFlow only.
+
+    Args:
+        members: Compiled models, no weight of which two may train.
+        train: Batches of (inputs by name, labels), freshly shuffled at each pass.
+        validation: The same in a fixed order.
+        initial_epoch: The number of the first epoch.
+        progress: Called after each epoch with its number and with how many models go on.
+
+    Returns:
+        What happened to each, or why it came to nothing. The models hold the weights that their
+        callbacks leave them with.
+
+    Raises:
+        ReusekitError: Two models would train one weight.
+
+    Example:
+        >>> x, y = np.eye(4, dtype="float32"), np.array([0, 1, 0, 1])
+        >>> batches = tf.data.Dataset.from_tensors(({"x": x}, y))
+        >>> members = []
+        >>> for rate in (0.1, 1.0):
+        ...     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        ...     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        ...     model.compile(keras.optimizers.SGD(rate), loss)
+        ...     members.append(Member(model, "x", epochs=3))
+        >>> [len(fit.history["val_loss"]) for fit in fit_together(members, batches, batches)]
+        [3, 3]
+    """
+    _refuse_shared(members)
+    began = perf_counter()
+    x, y = next(iter(validation))  # not of the training batches, whose passes are counted
+    for member in members:
+        _build(member, x, y)
+    histories = [keras.callbacks.History() for _ in members]
+    callbacks = [
+        keras.callbacks.CallbackList([history, *member.callbacks], model=member.model)
+        for member, history in zip(members, histories, strict=True)
+    ]
+    active = [tf.Variable(True) for _ in members]
+    train_step = _step(members, active, train, "train_step")
+    test_step = _step(members, active, validation, "test_step")
+    for each, member in zip(callbacks, members, strict=True):
+        member.model.stop_training = False
+        each.on_train_begin()
+
+    for epoch in range(initial_epoch, max(member.epochs for member in members)):
+        going = [n for n, on in enumerate(active) if on]
+        if not going:
+            break
+        for number in going:
+            callbacks[number].on_epoch_begin(epoch)
+        logs = _pass(members, going, train_step, train, "")
+        validated = _pass(members, going, test_step, validation, "val_")
+        for number in going:
+            member = members[number]
+            callbacks[number].on_epoch_end(epoch, logs[number] | validated[number])
+            if member.model.stop_training or epoch + 1 >= member.epochs:
+                active[number].assign(False)
+                callbacks[number].on_train_end()
+        progress(epoch, sum(bool(on) for on in active))
+    seconds = (perf_counter() - began) / len(members)
+    return [_result(each.history, seconds) for each in histories]
+
+
+def _result(history: dict[str, list[float]], seconds: float) -> Fit | TrainingError:
+    try:
+        return Fit(history, best_epoch(history), seconds)
+    except TrainingError as error:
+        return error
+
+
+def _refuse_shared(members: Sequence[Member]) -> None:
+    trained = [id(v) for member in members for v in member.model.trainable_variables]
+    if len(set(trained)) < len(trained):
+        raise ReusekitError("Expected models that train weights of their own. Two share one.")
+
+
+def _build(member: Member, x: Any, y: tf.Tensor) -> None:
+    """Make everything that has variables: they cannot be made inside of a compiled step."""
+    member.model.test_step((x[member.features], y))
+    member.model.reset_metrics()
+    member.model.optimizer.build(member.model.trainable_variables)
+
+
+def _step(
+    members: Sequence[Member], active: Sequence[tf.Variable], batches: tf.data.Dataset, name: str
+) -> Callable:
+    """One step of every active member, compiled."""
+
+    def one(member: Member, x: Any, y: tf.Tensor) -> tf.Tensor:
+        getattr(member.model, name)((x[member.features], y))
+        return tf.constant(True)
+
+    def step(x: Any, y: tf.Tensor) -> None:
+        if len(members) == 1:
+            one(members[0], x, y)
+            return
+        for member, on in zip(members, active, strict=True):
+            tf.cond(on, lambda m=member: one(m, x, y), lambda: tf.constant(False))
+
+    # As in Keras, whose layers need no conversion of Python's own control flow.
+    return tf.function(step, input_signature=batches.element_spec, autograph=False)
+
+
+def _pass(
+    members: Sequence[Member],
+    going: Sequence[int],
+    step: Callable,
+    batches: tf.data.Dataset,
+    prefix: str,
+) -> dict[int, dict[str, float]]:
+    """One pass over the data: the metrics of each member that goes on."""
+    for number in going:
+        members[number].model.reset_metrics()
+    for x, y in batches:
+        step(x, y)
+    return {
+        number: {
+            prefix + name: float(np.asarray(value))
+            for name, value in members[number].model.get_metrics_result().items()
+        }
+        for number in going
+    }

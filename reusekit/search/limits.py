@@ -1,0 +1,61 @@
+"""What a model may cost at most, and how long a model takes."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from time import perf_counter
+
+import keras
+import numpy as np
+
+from reusekit.errors import ConfigError
+from reusekit.graph import read
+from reusekit.search.sizes import Sizes
+from reusekit.surgery.random_inputs import random_inputs
+
+_RUNS = 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the whole model of a trial may cost; None is no limit.
+
+    Attributes:
+        parameters: Parameters, each shared weight once.
+        flops: FLOPs of one example, two for each multiply-add.
+        latency: Seconds that the backbone takes up to the cut for one example, on this machine; see
+            `measure_latency`.
+    """
+
+    parameters: int | None = None
+    flops: float | None = None
+    latency: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can keep."""
+        for name, limit in asdict(self).items():
+            if limit is not None and not limit > 0:
+                raise ConfigError(f"Expected a limit of {name} above 0. Received: {limit!r}.")
+
+    def exceeded(self, sizes: Sizes, latency: float | None = None) -> str | None:
+        """Which limit a model exceeds and by what; None where it keeps all."""
+        found = {"parameters": sizes.parameters, "flops": sizes.flops, "latency": latency}
+        for name, limit in asdict(self).items():
+            if limit is not None and found[name] is not None and found[name] > limit:
+                return f"{name}: {found[name]:,.6g}, and the limit is {limit:,.6g}"
+        return None
+
+
+def measure_latency(models: Sequence[keras.Model], runs: int = _RUNS) -> list[float]:
+    """How long each model takes for one example: the median of some runs, in seconds.
+
+    The models take turns, so that what else the machine does meets all alike. The first run of
+    each, which compiles it, does not count.
+    """
+    inputs = [random_inputs(read(model), batch=1) for model in models]
+    seconds: list[list[float]] = [[] for _ in models]
+    for _ in range(runs + 1):
+        for model, x, found in zip(models, inputs, seconds, strict=True):
+            began = perf_counter()
+            model.predict_on_batch(x)
+            found.append(perf_counter() - began)
+    return [float(np.median(found[1:])) for found in seconds]

@@ -1,0 +1,145 @@
+"""What trials are trained and compared on."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from reusekit.features import feed
+from reusekit.features.source import FeatureSource
+from reusekit.graph import Graph, read
+from reusekit.search.spec import TrialSpec
+from reusekit.surgery import extract, split
+
+Place = tuple[str, str | None]
+"""Where features are taken: an address, and how they are pooled."""
+
+
+class ArrayFeatures(FeatureSource):
+    """Pooled features in memory.
+
+    Args:
+        values: Shape (examples, channels).
+        labels: Shape (examples,).
+    """
+
+    how = "array"
+
+    def __init__(self, values: np.ndarray, labels: np.ndarray) -> None:
+        self.values, self._labels, self.size = values, np.asarray(labels), len(labels)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels, in the data set's order."""
+        return self._labels
+
+    def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+        """Batches of (features, labels); see `feed`."""
+        return feed(self.values, self.labels, batch_size, seed)
+
+    def arrays(self) -> np.ndarray:
+        """The features."""
+        return self.values
+
+
+@dataclass(frozen=True, eq=False)
+class TrialData:
+    """What trials are trained and compared on: features where each of them begins, with labels.
+
+    A trial that trains a head alone begins behind the cut, with pooled features; one that trains a
+    part of the backbone begins where that part does, with whole maps.
+
+    Attributes:
+        train: Features of the training examples by place: (address, pooling).
+        validation: The same of the validation examples.
+        classes: The number of classes.
+        pooling: How features are pooled for a head; None leaves that to the heads.
+        model: The backbone, where a part of it is trained.
+        plain: Whether trials begin at the model's inputs and run all of the frozen bottom for each
+            batch, as they do without reusekit; for comparison.
+        identity: What tells these features from others, for a search that is resumed.
+    """
+
+    train: Mapping[Place, FeatureSource]
+    validation: Mapping[Place, FeatureSource]
+    classes: int
+    pooling: str | None = "avg"
+    model: keras.Model | Graph | None = field(default=None, repr=False)
+    plain: bool = False
+    identity: Mapping[str, Any] | None = None
+    _trunks: dict[Any, keras.Model] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_arrays(
+        cls,
+        train: Mapping[str, np.ndarray],
+        labels: np.ndarray,
+        validation: Mapping[str, np.ndarray],
+        validation_labels: np.ndarray,
+        classes: int,
+    ) -> "TrialData":
+        """Pooled features by cut, in memory, each of shape (examples, channels)."""
+        return cls(
+            {(cut, "avg"): ArrayFeatures(values, labels) for cut, values in train.items()},
+            {
+                (cut, "avg"): ArrayFeatures(values, validation_labels)
+                for cut, values in validation.items()
+            },
+            classes,
+        )
+
+    def described(self) -> Mapping[str, Any]:
+        """What tells these features from others: `identity`, or a digest of those in memory."""
+        if self.identity is not None:
+            return self.identity
+        digest = hashlib.sha256()
+        for sources in (self.train, self.validation):
+            for place, source in sources.items():
+                digest.update(repr(place).encode())
+                for array in (source.arrays(), source.labels):
+                    digest.update(np.ascontiguousarray(array).tobytes())
+        return {"features": digest.hexdigest()}
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The backbone, read once."""
+        return read(self.model)
+
+    def begin(self, spec: TrialSpec) -> Place:
+        """Where a trial's own model begins."""
+        if self.plain:
+            return self.graph.inputs[0].address, None
+        return (spec.freeze, None) if spec.trains_backbone else (spec.cut, self.pooling)
+
+    def is_before(self, address: str, cut: str) -> bool:
+        """Whether a cut depends on what another address names."""
+        if self.model is None:
+            return False
+        one, other = (self.graph.maker[self.graph.names[at]].index for at in (address, cut))
+        return one < other
+
+    def trunk(self, spec: TrialSpec) -> keras.Model | None:
+        """The part of the backbone that belongs to a trial's own model, with the weights of it.
+
+        It goes from what crosses where the trial begins to the features of its cut. None where the
+        trial begins with these.
+        """
+        place = self.begin(spec)
+        if place == (spec.cut, self.pooling):
+            return None
+        key = (place, spec.cut)
+        if key not in self._trunks:
+            rest = self.graph if self.plain else split(self.graph, spec.freeze).top
+            self._trunks[key] = extract(rest, spec.cut, self.pooling)
+        return self._trunks[key]
+
+    def frozen(self, spec: TrialSpec) -> keras.Model:
+        """The rest of the backbone: from its inputs to where the trial begins."""
+        if spec.trains_backbone:
+            return split(self.graph, spec.freeze).bottom
+        return extract(self.graph, spec.cut, self.pooling)

@@ -1,0 +1,553 @@
+"""Times cut searches beside plain keras-tuner: same seeds, initial weights and batches.
+
+python scripts/benchmark_search.py --workload all     # everything: most of an hour on two cores
+python scripts/benchmark_search.py --workload frozen  # or ftu, again, disk, feed, memory
+python scripts/benchmark_search.py --workload all --quick   # small, to see that it works
+
+The plain side runs a sample of the trials, which is stated, and is scaled to all of them; --full
+runs every one. Prints a table, then one JSON line a workload.
+"""
+
+import reusekit as rk  # isort: skip  (first: it starts Keras quietly)
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Event, Thread
+from time import perf_counter
+from typing import Any
+
+import keras
+import keras_tuner
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from reusekit.data import DataSplit, load_split
+from reusekit.features import FeatureStore, stored_features
+from reusekit.progress import tracked
+from reusekit.search import CutHyperModel, SearchSpace, TrialData, TrialSpec
+from reusekit.search.trial_data import ArrayFeatures
+from reusekit.training import Fit
+
+SIZE = (64, 64)
+BLOCKS = [
+    f"conv{stage}_block{block}_out"
+    for stage, count in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True)
+    for block in range(1, count + 1)
+]
+FTU_CUTS = ["conv5_block2_out", "conv5_block1_out", "conv4_block6_out", "conv4_block5_out"]
+
+
+@dataclass
+class Report:
+    """What was seen of one workload; the fields that all have, and what else there is.
+
+    Attributes:
+        workload: Its name.
+        plain_s: Seconds of plain keras-tuner; None where there is no such side.
+        reusekit_s: Seconds of reusekit.
+        ratio: What it is judged by.
+        limit: What was asked for, in words.
+        equal: Whether both sides found the same; None where there is nothing to compare.
+        more: What else was measured.
+    """
+
+    workload: str
+    plain_s: float | None
+    reusekit_s: float | None
+    ratio: float
+    limit: str
+    equal: bool | None
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """The report as one line of JSON."""
+        values = vars(self) | self.more
+        del values["more"]
+        return json.dumps(
+            {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
+        )
+
+
+@dataclass
+class Bench:
+    """What all workloads share.
+
+    Attributes:
+        quick: Whether to do little, to see that everything works.
+        full: Whether the plain side runs every trial.
+        folder: A scratch folder.
+    """
+
+    quick: bool
+    full: bool
+    folder: Path
+
+    def __post_init__(self) -> None:
+        keras.utils.set_random_seed(0)
+        self.model = rk.load_backbone(
+            "keras.applications/ResNet50", weights=None, input_shape=(*SIZE, 3)
+        ).model
+        few = (96, 48) if self.quick else (540, 60)
+        train = "train[:96]" if self.quick else f"train+test[:{few[0]}]"
+        validation = "validation[:48]" if self.quick else f"validation+test[-{few[1]}:]"
+        self.train, self.validation = digits(train), digits(validation)
+        self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 2 if self.quick else 5}
+
+    def frozen_space(self) -> SearchSpace:
+        """16 cuts, each with 3 heads."""
+        return SearchSpace(
+            BLOCKS[::5] if self.quick else BLOCKS,
+            heads={
+                "linear": rk.heads.classifier(10),
+                "hidden": rk.heads.classifier(10, units=64),
+                "dropout": rk.heads.classifier(10, dropout=0.5),
+            },
+            learning_rates=[1e-3],
+        )
+
+    def ftu_space(self) -> SearchSpace:
+        """Nautilus's FTU: 4 depths of freezing, 2 batch sizes, 3 rates."""
+        return SearchSpace(
+            [BLOCKS[-1]],
+            freeze=FTU_CUTS[:2] if self.quick else FTU_CUTS,
+            units=[0],
+            dropout=[0.0],
+            learning_rates=[5e-5, 3e-5, 2e-5],
+            batch_sizes=[16, 32],
+            standardize=False,
+            batch_norm="train",
+        )
+
+    def search(self, space: SearchSpace, name: str, workload: str, **options: Any) -> rk.CutSearch:
+        """A search of every combination, in a folder of its own."""
+        return rk.CutSearch(
+            self.model,
+            self.train,
+            self.validation,
+            space,
+            self.folder / name / "trials",
+            FeatureStore(self.folder / name / "features"),
+            epochs=self.epochs[workload],
+            patience=self.epochs[workload],  # none stops early: all do the same work
+            **options,
+        )
+
+
+def digits(split: str) -> DataSplit:
+    """Some of scikit-learn's digits, resized to RGB."""
+    return load_split("sklearn_digits", split, image_size=SIZE, channels=3)
+
+
+class Recorded(CutHyperModel):
+    """Keeps what happened in the last trial, of which keras-tuner keeps the best epoch only."""
+
+    last: Fit
+
+    def train(self, *args: Any, **kwargs: Any) -> Fit:
+        """Train alone with Keras's `fit`."""
+        self.last = super().train(*args, **kwargs)
+        return self.last
+
+
+class Alone(Recorded):
+    """Trains with Keras's own Adam, whatever its features are."""
+
+    joint = False
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One trial of plain keras-tuner.
+
+    Attributes:
+        spec: The trial.
+        seconds: What it took, all that keras-tuner does included.
+        bytes: What it left on the disk.
+        fit: What happened in it.
+    """
+
+    spec: TrialSpec
+    seconds: float
+    bytes: int
+    fit: Fit
+
+
+def plain_trials(
+    bench: Bench, data: TrialData, space: SearchSpace, specs: Sequence[TrialSpec], epochs: int
+) -> list[Plain]:
+    """Run trials with keras-tuner's own tuner on whole models, one at a time."""
+    found = []
+    for spec in tracked(specs, "Plain keras-tuner"):
+        narrow = replace(
+            space,
+            cuts=[spec.cut],
+            freeze=[spec.freeze],
+            heads=space.heads and {spec.head: space.heads[spec.head]},
+            learning_rates=[spec.learning_rate],
+            batch_sizes=[spec.batch_size],
+        )
+        folder = Path(tempfile.mkdtemp(dir=bench.folder))
+        began = perf_counter()
+        hypermodel = Recorded(data, narrow, epochs=epochs, patience=epochs)
+        tuner = keras_tuner.GridSearch(hypermodel, objective="val_accuracy", directory=folder)
+        tuner.search(verbose=0)
+        seconds = perf_counter() - began
+        found.append(Plain(spec, seconds, size_of(folder), hypermodel.last))
+        shutil.rmtree(folder)
+        keras.utils.clear_session(free_memory=True)
+    return found
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """How long something takes, and what comes of it."""
+    began = perf_counter()
+    result = work()
+    return perf_counter() - began, result
+
+
+def frozen(bench: Bench) -> Report:
+    """16 block cuts of a frozen ResNet50, 3 heads on each."""
+    space, epochs = bench.frozen_space(), bench.epochs["frozen"]
+    search = bench.search(space, "frozen", "frozen")
+    ours, result = timed(search.run)
+    specs = {(t.cut, t.spec.head): t.spec for t in result.trials}
+    names = list(space.heads)
+    cuts = space.cuts if bench.full else space.cuts[::5]
+    heads = names if bench.full else names[:1]
+    sample = [specs[cut, head] for cut in cuts for head in heads]
+    data = bench.search(space, "frozen", "frozen", plain=True).data
+    plain = plain_trials(bench, data, space, sample, epochs)
+    if bench.full:
+        seconds = sum(one.seconds for one in plain)
+    else:  # a trial takes longer the deeper its cut, by the FLOPs before it
+        depths = [result.depths[one.spec.cut] for one in plain]
+        each = np.interp(
+            [result.depths[cut] for cut in space.cuts], depths, [one.seconds for one in plain]
+        )
+        seconds = float(each.sum()) * len(names)
+    reached = {trial.spec: trial.accuracy for trial in result.trials}
+    apart = [
+        abs(reached[one.spec] - one.fit.metrics["val_accuracy"]) * bench.validation.size
+        for one in plain
+    ]
+    return Report(
+        "frozen", seconds, ours, seconds / ours, "at least 50",
+        equal=max(apart) <= 1 + 1e-6,
+        more={
+            "trials": len(result.trials), "plain_trials_run": len(plain),
+            "validation_examples": bench.validation.size, "examples_apart_at_most": max(apart),
+            "plan_s": search.plan.seconds,
+        },
+    )  # fmt: skip
+
+
+def ftu(bench: Bench) -> Report:
+    """Nautilus's FTU: the top of ResNet50 trained from four depths on."""
+    space, epochs = bench.ftu_space(), bench.epochs["ftu"]
+    search = bench.search(space, "ftu", "ftu")
+    ours, result = timed(search.run)
+    specs = [trial.spec for trial in result.trials]
+    sample = specs if bench.full else [s for s in specs if s.learning_rate == 5e-5]
+    scale = len(specs) / len(sample)
+    data = bench.search(space, "ftu", "ftu", plain=True).data
+    plain = plain_trials(bench, data, space, sample, epochs)
+    plain_s = scale * sum(one.seconds for one in plain)
+    tops_s = scale * sum(tops_alone(search, spec, epochs) for spec in tracked(sample, "Tops alone"))
+    fits = {trial.spec: trial.fit for trial in result.trials}
+    apart = max(
+        relative(fits[one.spec].history[name], one.fit.history[name])
+        for one in plain
+        for name in ("loss", "val_loss")
+    )
+    limit = plain_s / tops_s
+    return Report(
+        "ftu", plain_s, ours, plain_s / ours, f"0.95 of {limit:.2f}; aim 2.83",
+        equal=apart <= 1e-4,
+        more={
+            "trials": len(specs), "plain_trials_run": len(plain), "sharing_limit": limit,
+            "share_of_limit": plain_s / ours / limit, "losses_apart_at_most": apart,
+            "plan_s": search.plan.seconds, **bytes_of(bench, plain, search),
+        },
+    )  # fmt: skip
+
+
+def tops_alone(search: rk.CutSearch, spec: TrialSpec, epochs: int) -> float:
+    """Seconds of training one top with Keras alone, its features already in memory."""
+    held = {}
+    for name in ("train", "validation"):
+        source = getattr(search.data, name)[search.data.begin(spec)]
+        values = np.concatenate([x for x, _ in source.batches(256).as_numpy_iterator()])
+        held[name] = {search.data.begin(spec): ArrayFeatures(values, source.labels)}
+    hypermodel = Alone(replace(search.data, **held), search.space, epochs=epochs, patience=epochs)
+    seconds, _ = timed(lambda: hypermodel.train(spec, hypermodel.build_for(spec)))
+    keras.utils.clear_session(free_memory=True)
+    return seconds
+
+
+def relative(one: Sequence[float], other: Sequence[float]) -> float:
+    """By how much two rows of numbers differ at most, relative to the second."""
+    return float(np.max(np.abs(np.subtract(one, other)) / np.abs(other)))
+
+
+def bytes_of(bench: Bench, plain: Sequence[Plain], search: rk.CutSearch) -> dict[str, int]:
+    """What both ways left on the disk; the plain sample is scaled to all trials."""
+    trials = len(search.result.trials)
+    return {
+        "plain_bytes": sum(one.bytes for one in plain) * trials // len(plain),
+        "reusekit_bytes": size_of(search.folder),
+        "feature_bytes": size_of(search.folder.parent / "features"),
+    }
+
+
+def disk(bench: Bench) -> Report:
+    """What 24 FTU trials leave behind, after one epoch each."""
+    bench.epochs["disk"] = 1
+    space = bench.ftu_space()
+    search = bench.search(space, "disk", "disk")
+    specs = [trial.spec for trial in search.run().trials]
+    sample = list({spec.freeze: spec for spec in specs}.values())
+    data = bench.search(space, "disk", "disk", plain=True).data
+    found = bytes_of(bench, plain_trials(bench, data, space, sample, epochs=1), search)
+    return Report(
+        "disk", None, None, found["plain_bytes"] / found["reusekit_bytes"],
+        "at least 10 (trials)", equal=None,
+        more={
+            **found,
+            "with_features": found["plain_bytes"]
+            / (found["reusekit_bytes"] + found["feature_bytes"]),
+        },
+    )  # fmt: skip
+
+
+def again(bench: Bench) -> Report:
+    """The same search once more in a new process, whose data set cannot be read."""
+    if not (bench.folder / "frozen" / "features").exists():
+        bench.search(bench.frozen_space(), "frozen", "frozen").run()
+    first = bench.search(bench.frozen_space(), "frozen", "frozen").result
+    out = child(bench, "again")
+    seconds = {"first": sum(trial.fit.seconds for trial in first.trials)}
+    same = {str(t.number): t.accuracy for t in first.trials} == out["accuracies"]
+    return Report(
+        "again", None, out["seconds"], float(out["how"] == ["stored"]), "no bottom pass",
+        equal=same, more={"bottom_passes": out["passes"], "first_training_s": seconds["first"]},
+    )  # fmt: skip
+
+
+def again_child(bench: Bench) -> dict[str, Any]:
+    """The search with data that raise when they are read."""
+    passes = []
+
+    def unreadable() -> Any:
+        passes.append(1)
+        raise RuntimeError("The bottom would run again.")
+        yield
+
+    def closed(data: DataSplit) -> DataSplit:
+        spec = data.examples.element_spec
+        examples = tf.data.Dataset.from_generator(unreadable, output_signature=spec)
+        return replace(data, examples=examples)
+
+    bench.train, bench.validation = closed(bench.train), closed(bench.validation)
+    search = rk.CutSearch(
+        bench.model,
+        bench.train,
+        bench.validation,
+        bench.frozen_space(),
+        bench.folder / "again",
+        FeatureStore(bench.folder / "frozen" / "features"),
+        epochs=bench.epochs["frozen"],
+        patience=bench.epochs["frozen"],
+    )
+    seconds, result = timed(search.run)
+    return {
+        "seconds": seconds,
+        "how": sorted({planned.how for planned in search.plan.features}),
+        "passes": len(passes),
+        "accuracies": {t.number: t.accuracy for t in result.trials},
+    }
+
+
+def feeding(bench: Bench) -> Report:
+    """Shuffled epochs over stored maps, beside gathering from one file that is mapped."""
+    cut = "conv5_block3_out" if bench.quick else "conv2_block3_out"
+    store = FeatureStore(bench.folder / "feed")
+    (features,) = stored_features(store, bench.model, [cut], bench.train)
+    file = bench.folder / "whole.npy"
+    np.save(file, np.asarray(features.arrays[cut]))
+    mapped = np.load(file, mmap_mode="r")
+    rates = {"feed": [], "gather": []}
+    for seed in range(4):
+        batches = features.batches(32, seed)
+        order = np.random.default_rng(seed).permutation(len(mapped)).reshape(-1)
+        seconds, _ = timed(lambda batches=batches: [x for x, _ in batches] and None)
+        rates["feed"].append(mapped.nbytes / seconds)
+        seconds, _ = timed(
+            lambda order=order: (
+                [mapped[order[at : at + 32]] for at in range(0, len(order), 32)] and None
+            )
+        )
+        rates["gather"].append(mapped.nbytes / seconds)
+    feed_rate, gather_rate = (max(rates[name]) for name in ("feed", "gather"))
+    return Report(
+        "feed", mapped.nbytes / gather_rate, mapped.nbytes / feed_rate,
+        feed_rate / min(2e9, 0.8 * gather_rate), "at least 1",
+        equal=None,
+        more={
+            "feed_gb_per_s": feed_rate / 1e9, "gather_gb_per_s": gather_rate / 1e9,
+            "bytes": mapped.nbytes,
+        },
+    )  # fmt: skip
+
+
+def memory(bench: Bench) -> Report:
+    """Extraction and training of a top with 1 and with 10 times the examples."""
+    base = 100 if bench.quick else 500
+    one, ten = (child(bench, "memory", examples) for examples in (base, 10 * base))
+    return Report(
+        "memory", None, None, ten["peak_bytes"] / one["peak_bytes"], "at most 1.10", equal=None,
+        more={
+            "examples": [base, 10 * base],
+            "peak_bytes": [one["peak_bytes"], ten["peak_bytes"]],
+            "peak_with_mapped_files": [one["peak_with_files"], ten["peak_with_files"]],
+        },
+    )  # fmt: skip
+
+
+def memory_child(bench: Bench, examples: int) -> dict[str, Any]:
+    """One search over so many made-up images, watched from within.
+
+    What is counted is memory of the process's own: pages of mapped files count to a process as long
+    as nobody else wants the memory, and are given back then.
+    """
+
+    def made() -> Any:
+        for number in range(examples):
+            image = np.random.default_rng(number).uniform(0, 255, (*SIZE, 3))
+            yield image.astype("float32"), number % 10
+
+    spec = bench.train.examples.element_spec
+    data = DataSplit(
+        "made:1.0.0",
+        "train",
+        tf.data.Dataset.from_generator(made, output_signature=spec).apply(
+            tf.data.experimental.assert_cardinality(examples)
+        ),
+        examples,
+        bench.train.class_names,
+        str(examples),
+        {},
+        (),
+    )
+    bench.train = data
+    space = replace(
+        bench.ftu_space(), freeze=["conv4_block6_out"], learning_rates=[5e-5], batch_sizes=[32]
+    )
+    bench.epochs["memory"] = 1
+    watch = Watch()
+    watch.start()
+    bench.search(space, f"memory{examples}", "memory", memory=64 << 20).run()
+    return watch.stop()
+
+
+class Watch(Thread):
+    """Looks at this process's memory fifty times a second (Linux)."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self._over = 0, Event()
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self._over.wait(0.02):
+            self.peak = max(self.peak, status("RssAnon"))
+
+    def stop(self) -> dict[str, int]:
+        """What was most, in bytes: without and with mapped files."""
+        self._over.set()
+        self.join()
+        return {"peak_bytes": self.peak, "peak_with_files": status("VmHWM")}
+
+
+def status(name: str) -> int:
+    """A number of bytes that the kernel knows of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def child(bench: Bench, part: str, *examples: int) -> dict[str, Any]:
+    """Run a part in a process of its own; returns what it found."""
+    command = [sys.executable, __file__, "--child", part, "--folder", str(bench.folder)]
+    command += ["--quick"] * bench.quick + ["--examples", *map(str, examples)] * bool(examples)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+RUN = {
+    "frozen": frozen,
+    "again": again,
+    "ftu": ftu,
+    "disk": disk,
+    "feed": feeding,
+    "memory": memory,
+}
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workload", choices=["all", *RUN], default="all")
+    parser.add_argument("--full", action="store_true", help="run every plain trial")
+    parser.add_argument("--quick", action="store_true", help="little of everything")
+    parser.add_argument("--folder", type=Path, help="scratch folder; a temporary one by default")
+    parser.add_argument("--child", choices=["again", "memory"], help=argparse.SUPPRESS)
+    parser.add_argument("--examples", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
+        folder = options.folder if options.child else Path(scratch)
+        bench = Bench(options.quick, options.full, folder)
+        if options.child:
+            found = (
+                again_child(bench)
+                if options.child == "again"
+                else memory_child(bench, options.examples)
+            )
+            print(json.dumps(found))
+            return
+        names = list(RUN) if options.workload == "all" else [options.workload]
+        show([RUN[name](bench) for name in names])
+
+
+def show(reports: Sequence[Report]) -> None:
+    """The table, and the lines."""
+    table = Table("workload", "plain s", "reusekit s", "ratio", "asked for", "equal")
+    for report in reports:
+        seconds = (report.plain_s, report.reusekit_s)
+        table.add_row(
+            report.workload,
+            *("" if one is None else f"{one:.1f}" for one in seconds),
+            f"{report.ratio:.2f}",
+            report.limit,
+            {True: "yes", False: "no", None: ""}[report.equal],
+        )
+    Console(width=100 if not sys.stdout.isatty() else None).print(table)
+    for report in reports:
+        print(report.line())
+
+
+if __name__ == "__main__":
+    main()
