@@ -233,20 +233,26 @@ class Problem:
             found.append(use)
         return found
 
+    def from_inputs(self, stored: frozenset[int], uses: Sequence[Use]) -> bool:
+        """Whether anything is computed from the model's inputs for every batch."""
+        for place, (candidate, use) in enumerate(zip(self.candidates, uses, strict=True)):
+            there = candidate.kept if place in stored else frozenset()
+            read = TRAIN in there or VIEWS in there
+            if candidate.works and not read and (candidate.augmented or use.source == INPUTS):
+                return True
+            if candidate.works and VALIDATION not in there and use.source == INPUTS:
+                return True
+        return False
+
     def total(self, stored: frozenset[int]) -> float:
         """Seconds of everything where some candidates are stored."""
-        seconds, from_inputs = 0.0, False
-        for place, use in enumerate(self.uses(stored)):
-            candidate = self.candidates[place]
-            seconds += use.make
+        uses = self.uses(stored)
+        seconds = sum(use.make for use in uses)
+        for candidate, use in zip(self.candidates, uses, strict=True):
             for work in candidate.works:
                 one = schedule(work, self.rows, use.train, use.validation, self.costs, self.memory)
                 seconds += one.features + one.training
-            computed = place not in stored or (candidate.augmented and VIEWS not in candidate.kept)
-            from_inputs |= (
-                bool(candidate.works) and computed and (use.source == INPUTS or candidate.augmented)
-            )
-        if from_inputs and INPUTS not in stored and self.fits_memory(INPUTS):
+        if self.from_inputs(stored, uses) and INPUTS not in stored and self.fits_memory(INPUTS):
             seconds += self.input_rows * self.costs.input_seconds
         return seconds
 

@@ -19,11 +19,13 @@ from reusekit.features.layout import os_errors_explained
 from reusekit.features.manifest import ArraySpec
 from reusekit.features.store import FeatureStore
 
+REHEARSED_BATCHES = 4
+"""How many batches of a data set are read to time that; the first one also sets reading up."""
+
 _PROBE_BYTES = 32 << 20
 _ROW_BYTES = 64 << 10  # about a deep feature map
 _SMALL, _LARGE = (8, 8), (2048, 2048)  # inputs and outputs of the layers whose steps are timed
 _WARM, _STEPS = 3, 10
-_MORE_BATCHES = 3
 _ROUNDING = 1e-4  # of the largest number, between two runs that are meant to give the same
 
 
@@ -75,6 +77,7 @@ class Rehearsal:
         bottom_seconds: Of one example.
         input_seconds: To read one example of the data set.
         input_bytes: Bytes of one example's inputs.
+        label_bytes: Bytes of one example's label.
         outputs: What one example of each output is, by name.
         unsteady: The outputs that came out differently: something random acts in inference too.
     """
@@ -82,6 +85,7 @@ class Rehearsal:
     bottom_seconds: float
     input_seconds: float
     input_bytes: int
+    label_bytes: int
     outputs: Mapping[str, ArraySpec]
     unsteady: frozenset[str]
 
@@ -91,30 +95,31 @@ def rehearse(bottom: keras.Model, batches: Iterable[tuple[Any, Any]]) -> Rehears
 
     Args:
         bottom: A model whose output is a dictionary.
-        batches: Batches of (inputs, labels).
+        batches: Batches of (inputs, labels), of which the first few are read.
 
     Raises:
         DataError: There is no batch.
     """
-    batches = iter(batches)
-    start = perf_counter()
-    inputs, labels = next(batches, (None, ()))
-    read = [perf_counter() - start]
-    for _ in range(_MORE_BATCHES):  # the first one sets reading up
+    batches, read, example = iter(batches), [], None
+    for _ in range(REHEARSED_BATCHES):
         start = perf_counter()
-        if next(batches, None) is None:
+        batch = next(batches, None)
+        if batch is None:
             break
         read.append(perf_counter() - start)
-    if not len(labels):
+        example = example or batch
+    if example is None:
         raise DataError("Expected a data set with examples. Received an empty one.")
+    inputs, labels = example
     first = _run(bottom, inputs)
     start = perf_counter()
     second = _run(bottom, inputs)
     ran = perf_counter() - start
     return Rehearsal(
         bottom_seconds=ran / len(labels),
-        input_seconds=sum(read[1:] or read) / len(read[1:] or read) / len(labels),
+        input_seconds=float(np.mean(read[1:] or read)) / len(labels),
         input_bytes=sum(part.numpy().nbytes for part in keras.tree.flatten(inputs)) // len(labels),
+        label_bytes=labels.numpy().nbytes // len(labels),
         outputs={n: ArraySpec(n, v.dtype.name, v.shape[1:]) for n, v in second.items()},
         unsteady=frozenset(name for name in first if not _steady(first[name], second[name])),
     )

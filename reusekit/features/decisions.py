@@ -55,11 +55,7 @@ class Decisions:
     @cached_property
     def from_inputs(self) -> bool:
         """Whether anything is computed from the model's inputs for every batch."""
-        for place in self.names.values():
-            parts = [part for part in (TRAIN, VALIDATION) if self.how(place, part) == "recompute"]
-            if parts and (self.varies(place) or self.uses[place].source == INPUTS):
-                return True
-        return False
+        return self.problem.from_inputs(self.stored, self.uses)
 
     def varies(self, place: int) -> bool:
         """Whether a cut's training features differ from pass to pass unless views are stored."""
@@ -179,9 +175,8 @@ class Decisions:
     @property
     def window(self) -> int:
         """How many examples' inputs may be in memory to be shuffled."""
-        return int(
-            self.problem.memory // 4 // max(1, self.problem.candidates[INPUTS].example_bytes)
-        )
+        size = max(1, self.problem.candidates[INPUTS].example_bytes)
+        return int(self.problem.memory / 4 / size)
 
     def _supply(self) -> Supply:
         survey = self.survey

@@ -20,7 +20,9 @@ from reusekit.errors import DataError
 from reusekit.features.feed import feed
 from reusekit.features.frontier import Frontier
 from reusekit.features.padding import Padding
-from reusekit.features.stored import StoredFeatures
+from reusekit.features.stored import StoredFeatures, example_batches
+
+_ROWS = 256  # that are read at a time
 
 
 class FeatureSource(ABC):
@@ -153,14 +155,15 @@ class InputSource(FeatureSource):
     def _held(self) -> tuple[Any, np.ndarray]:
         """Inputs, in their structure, and labels."""
         inputs, labels, position = None, np.empty(self.size, np.int64), 0
-        for batch, targets in self._batched(self._data.examples, 256).as_numpy_iterator():
+        for batch, targets in example_batches(self._data, 0, self.size, self._padding, _ROWS):
             rows = slice(position, position + len(targets))
             position = rows.stop
             if position > self.size:
                 break
             if inputs is None:
                 inputs = keras.tree.map_structure(
-                    lambda part: np.empty((self.size, *part.shape[1:]), part.dtype), batch
+                    lambda part: np.empty((self.size, *part.shape[1:]), part.dtype.as_numpy_dtype),
+                    batch,
                 )
             labels[rows] = targets
             for into, part in zip(

@@ -139,7 +139,7 @@ def stored_features(
         running = graph if compute_dtype is None else in_compute_dtype(graph, compute_dtype)
         wanted = [(pooled[key.digest], key.arrays[:-1]) for key in missing]
         bottom, reseed = _taps(running, wanted, augment=view is not None)
-        batches = _batches(data, start, stop, padding, batch_size)
+        batches = example_batches(data, start, stop, padding, batch_size)
         total = math.ceil((stop - start) / batch_size)
         for number, (inputs, labels) in enumerate(tracked(batches, description, total=total)):
             if view is not None:  # a pass that goes on starts at a whole batch
@@ -231,10 +231,14 @@ def _as_stored(values: Any, dtype: str | None) -> np.ndarray:
         return values.astype(dtype)
 
 
-def _batches(
+def example_batches(
     data: DataSplit, start: int, stop: int, padding: Padding | None, batch_size: int
 ) -> Iterator[tuple[Any, tf.Tensor]]:
-    """Batches of some of the examples; up to the end, of all that there are."""
+    """Batches of some of the examples, from their numbers; up to the end, of all that there are.
+
+    Raises:
+        DataError: The examples differ in shape and there is no padding, or one is too long for it.
+    """
     examples = data.examples.skip(start)
     if stop < data.size:
         examples = examples.take(stop - start)

@@ -12,20 +12,20 @@ import keras
 from reusekit.data import DataSplit
 from reusekit.features.bottoms import leads_to
 from reusekit.features.choice import PARTS, TRAIN, VALIDATION, VIEWS, Candidate, Problem
-from reusekit.features.costs import Costs, Rehearsal, measure, rehearse
+from reusekit.features.costs import REHEARSED_BATCHES, Costs, Rehearsal, measure, rehearse
 from reusekit.features.entry import Entry
 from reusekit.features.frontier import Frontier, frontier
 from reusekit.features.key import FeatureKey, feature_keys
 from reusekit.features.precision import in_compute_dtype
 from reusekit.features.randomness import Randomness, random_before
 from reusekit.features.store import FeatureStore
+from reusekit.features.stored import example_batches
 from reusekit.features.supply import Name, inputs_frontier
 from reusekit.features.together import Trials, Work
 from reusekit.graph import Flops, Graph, Tensor, ancestors, count_flops
 from reusekit.surgery import extract
 
 _REHEARSED = 32  # examples
-_LABEL_BYTES = 8
 _SHARE_OF_DISK = 0.9  # of what is free
 
 
@@ -124,9 +124,9 @@ class Survey:
             graph = in_compute_dtype(graph, self.options["compute_dtype"])
         tensors = {t for name in running for t in self._tensors(name)}
         bottom = extract(graph, {t.address: t.address for t in tensors})
-        examples, size = self.splits[TRAIN].examples, min(self.batch_size, _REHEARSED)
-        padding = self.options["padding"]
-        return rehearse(bottom, padding.batch(examples, size) if padding else examples.batch(size))
+        data, size = self.splits[TRAIN], min(self.batch_size, _REHEARSED)
+        stop = min(data.size, REHEARSED_BATCHES * size)
+        return rehearse(bottom, example_batches(data, 0, stop, self.options["padding"], size))
 
     def _tensors(self, name: Name) -> tuple[Tensor, ...]:
         one = self.frontiers[name]
@@ -149,7 +149,7 @@ class Survey:
             for entry in self.found.get((name, part), ()):
                 return sum(array.row_bytes for array in entry.manifest.arrays)
         one, dtype = self.frontiers[name], self.options["dtype"]
-        total = _LABEL_BYTES
+        total = self.rehearsal.label_bytes
         for tensor in one.stored:
             spec = self.rehearsal.outputs[tensor.address]
             if one.pooling is not None:
@@ -165,7 +165,7 @@ class Survey:
         kept = frozenset((TRAIN, VALIDATION))
         if self.rehearsal is None:  # nothing runs from the inputs
             return Candidate(frozenset(), 0, frozenset(), frozenset())
-        size = self.rehearsal.input_bytes + _LABEL_BYTES
+        size = self.rehearsal.input_bytes + self.rehearsal.label_bytes
         if any(tensor.dtype == "string" for tensor in self.graph.inputs):
             return Candidate(frozenset(), size, frozenset(), frozenset())
         options = {**self.options, "dtype": None, "compute_dtype": None}
@@ -215,15 +215,22 @@ class Survey:
     def problem(self, costs: Costs | None, disk: float, memory: float) -> Problem:
         """The choice to make."""
         candidates = [self._inputs(), *map(self._candidate, self.frontiers)]
-        flops = self.flops.per_call
+        flops, rehearsal = self.flops.per_call, self.rehearsal
+        ran = [self.calls(one) for name, one in self.frontiers.items() if self._may_run(name)]
+        run = sum(flops[call] for call in frozenset().union(*ran))
         if costs is None:
-            ran = [name for name in self.frontiers if self._may_run(name)]
-            run = frozenset().union(*(self.calls(self.frontiers[name]) for name in ran))
-            costs = measure(self.store, self.rehearsal, sum(flops[call] for call in run))
-            if costs.bottom_seconds is not None:
-                deepest = max(sum(flops[call] for call in one.calls) for one in candidates)
-                share = deepest / (sum(flops[call] for call in run) or 1) if deepest else 1.0
-                costs = replace(costs, bottom_seconds=share * costs.bottom_seconds)
+            costs = measure(self.store, rehearsal, run)
+        elif costs.bottom_seconds is None and rehearsal is not None:
+            costs = replace(
+                costs,
+                bottom_seconds=rehearsal.bottom_seconds,
+                input_seconds=rehearsal.input_seconds,
+            )
+        else:
+            run = 0
+        if run and rehearsal is not None:  # the deepest cut may be stored already
+            deepest = max(sum(flops[call] for call in one.calls) for one in candidates)
+            costs = replace(costs, bottom_seconds=costs.bottom_seconds * deepest / run)
         rows = {part: self.rows(part) for part in PARTS}
         return Problem(candidates, rows, flops, costs, disk, memory)
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from reusekit.errors import ConfigError
 from reusekit.features.costs import Costs
@@ -29,7 +28,7 @@ class Trials:
         flops: FLOPs of one example, forward, through what is trained.
     """
 
-    at: Any
+    at: str
     pooling: str | None = None
     count: int = 1
     epochs: int = 10

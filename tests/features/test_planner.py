@@ -494,6 +494,46 @@ def test_a_bottom_that_computes_in_bfloat16(residual, train, validation, store, 
         assert 0 < np.abs(half - full).max() < 0.1
 
 
+def test_training_is_the_same_whichever_way(residual, train, validation, store, tmp_path):
+    trials = [Trials("out0"), Trials("out0", "avg")]
+    args = (residual, trials, train, validation)
+    ways = [plan(*args, store, costs=COSTS)]
+    ways.append(plan(*args, FeatureStore(tmp_path / "1"), costs=COSTS, disk=0))
+    losses = []
+    for made in ways:
+        keras.utils.set_random_seed(1)
+        name = ("out0", "avg")
+        head = keras.Sequential([keras.Input((4,)), layers.Dense(SIZE)])
+        head.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        history = head.fit(
+            made.obtain(train, True)[name].batches(8, seed=3),
+            validation_data=made.obtain(validation, False)[name].batches(8),
+            epochs=3,
+            shuffle=False,
+            verbose=0,
+        ).history
+        losses.append([*history["loss"], *history["val_loss"]])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_costs_without_a_bottom_are_completed(residual, train, validation, store):
+    known = replace(COSTS, bottom_seconds=None)
+    made = plan(residual, [Trials("out1", "avg")], train, validation, store, costs=known)
+    assert made.costs.bottom_seconds > 0
+    assert made.costs.step_overhead == COSTS.step_overhead
+    assert hows(made) == {("out1", "avg"): "tap"}
+
+
+def test_bytes_are_what_is_written(residual, train, validation, store):
+    vectors = tf.data.Dataset.from_tensor_slices(np.ones((SIZE, 5), "float32"))
+    examples = tf.data.Dataset.zip(train.examples.map(lambda x, _: x), vectors)
+    data = replace(train, examples=examples)
+    trials = [Trials("out0"), Trials("out1", "max")]
+    made = plan(residual, trials, data, data, store, costs=COSTS, dtype="bfloat16")
+    made.obtain(data, True)
+    assert made.bytes == 2 * sum(entry.bytes for entry in store.entries())
+
+
 # --- the plan as data ---------------------------------------------------------------------------
 
 

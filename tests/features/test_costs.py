@@ -1,0 +1,70 @@
+"""What is measured of this machine and of a bottom."""
+
+import shutil
+from dataclasses import asdict
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from reusekit.errors import CacheError, DataError
+from reusekit.features import FeatureStore, measure
+from reusekit.features.costs import rehearse
+
+
+def bottom(function=keras.ops.square):
+    x = keras.Input((4,))
+    return keras.Model(x, {"made": function(x), "twice": 2 * x})
+
+
+def batches(count=40, size=8):
+    inputs = np.random.default_rng(0).normal(size=(count, 4)).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((inputs, np.arange(count))).batch(size)
+
+
+def test_every_speed_is_measured_and_nothing_is_left(tmp_path):
+    store = FeatureStore(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    costs = asdict(measure(store))
+    assert costs.pop("bottom_seconds") is None
+    assert costs.pop("input_seconds") == 0
+    assert min(costs.values()) > 0
+    # Slower and faster than any disk and processor.
+    assert 1e6 < costs["read_bytes_per_second"] < 1e12
+    assert 1e-14 < costs["seconds_per_flop"] < 1e-7
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_bottoms_speed_gives_that_of_what_is_trained(tmp_path):
+    found = rehearse(bottom(), batches())
+    costs = measure(FeatureStore(tmp_path), found, flops=10)
+    assert costs.bottom_seconds == found.bottom_seconds > 0
+    assert costs.seconds_per_flop == found.bottom_seconds / 10
+
+
+def test_a_rehearsal_tells_what_is_stored_of_an_example():
+    found = rehearse(bottom(), batches())
+    assert (found.outputs["made"].shape, found.outputs["made"].dtype) == ((4,), "float32")
+    assert (found.input_bytes, found.label_bytes) == (16, 8)
+    assert found.unsteady == frozenset()
+
+
+def test_a_rehearsal_sees_what_differs_from_run_to_run():
+    class Jitter(keras.layers.Layer):
+        def call(self, x):
+            return x + 0.01 * tf.random.normal(tf.shape(x))
+
+    assert rehearse(bottom(Jitter()), batches()).unsteady == {"made"}
+
+
+def test_a_rehearsal_without_examples():
+    with pytest.raises(DataError, match="Received an empty one"):
+        rehearse(bottom(), batches(count=0))
+
+
+def test_a_disk_that_is_gone(tmp_path):
+    store = FeatureStore(tmp_path / "store")
+    shutil.rmtree(store.path)
+    with pytest.raises(CacheError, match="cannot be used"):
+        measure(store)
