@@ -7,10 +7,20 @@ from typing import Any
 import keras
 
 from reusekit.errors import SurgeryError, nearest
-from reusekit.graph import AddressError, Call, Graph, Tensor, ancestors, read, resolve_one
+from reusekit.graph import (
+    AddressError,
+    Call,
+    Graph,
+    Tensor,
+    ancestors,
+    keras_internals,
+    read,
+    resolve_one,
+)
 from reusekit.surgery.assembling import assemble
 from reusekit.surgery.rebuild import Rebuild, plan
 
+_POOLINGS = ("avg", "max", "token")
 _POOLS = {
     ("avg", 3): keras.layers.GlobalAveragePooling1D,
     ("avg", 4): keras.layers.GlobalAveragePooling2D,
@@ -31,7 +41,9 @@ def extract(model: keras.Model | Graph, at: Any, pooling: str | None = None) -> 
         at: An address, a `CutPoint`, a Keras tensor, or a list, tuple or dict of these, nested as
             you like.
         pooling: "avg" or "max" pools each tensor of rank three to five over all axes between batch
-            and channels; others, and all with None, come as they are.
+            and channels ("avg" passes over what a Keras mask leaves out); "token" takes the first
+            position of each sequence, a tensor of rank three. Others, and all with None, come as
+            they are.
 
     Returns:
         A plain functional model, whatever the model's class, whose output has the structure of
@@ -50,10 +62,10 @@ def extract(model: keras.Model | Graph, at: Any, pooling: str | None = None) -> 
         >>> {key: value.shape for key, value in taps.output.items()}
         {'early': (None, 4), 'late': (None, 144)}
     """
-    if pooling not in (None, "avg", "max"):
+    if pooling not in (None, *_POOLINGS):
         raise SurgeryError(
-            f"Expected pooling 'avg', 'max' or None, received {pooling!r}. "
-            f"{nearest(str(pooling), ['avg', 'max'])}"
+            f"Expected pooling 'avg', 'max', 'token' or None, received {pooling!r}. "
+            f"{nearest(str(pooling), _POOLINGS)}"
         )
     graph = read(model)
     if not keras.tree.flatten(at):
@@ -88,6 +100,9 @@ def taps(
 
 def _pooled(tensor: Tensor, engine: Rebuild, pooling: str | None) -> keras.KerasTensor:
     value = engine.values[tensor]
+    if pooling == "token" and len(tensor.shape) == 3:
+        name = engine.names.unique(f"{tensor.address}_{pooling}")
+        return keras_internals.take(value, 0, axis=1, name=name)
     layer = _POOLS.get((pooling, len(tensor.shape)))
     if layer is None:
         return value

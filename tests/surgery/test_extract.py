@@ -45,6 +45,21 @@ def test_output_has_the_structure_of_at():
     assert extract(model, cut_points(model)[1]).output.shape == (None, 8, 8, 4)
 
 
+def test_the_first_token_of_a_sequence_and_the_rest_as_it_is():
+    model = sequence()
+    whole = extract(model, ["ids_embedded", "dense"])(np.array([[1, 2, 3]]), training=False)
+    first = extract(model, ["ids_embedded", "dense"], "token")(np.array([[1, 2, 3]]))
+    np.testing.assert_array_equal(first[0], np.asarray(whole[0])[:, 0])
+    np.testing.assert_array_equal(first[1], whole[1])
+
+
+def sequence():
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = keras.layers.Embedding(9, 4, mask_zero=True, name="ids_embedded")(ids)
+    x = keras.layers.LSTM(5, name="lstm")(x)
+    return keras.Model(ids, keras.layers.Dense(2, name="dense")(x))
+
+
 @pytest.mark.parametrize(("pooling", "reduce"), [("avg", np.mean), ("max", np.max)])
 def test_pooling_reduces_what_has_space_and_leaves_the_rest(pooling, reduce):
     model = ZOO["residual"]()
@@ -57,7 +72,7 @@ def test_pooling_reduces_what_has_space_and_leaves_the_rest(pooling, reduce):
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(SurgeryError, match="'avg', 'max' or None, received 'average'"):
+    with pytest.raises(SurgeryError, match="'avg', 'max', 'token' or None, received 'average'"):
         extract(ZOO["linear"](), "a", pooling="average")
     with pytest.raises(AddressError, match="at least one address"):
         extract(ZOO["linear"](), [])
