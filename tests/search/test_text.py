@@ -11,10 +11,32 @@ from reusekit.search import CutSearch, SearchSpace
 
 keras_hub = pytest.importorskip("keras_hub")
 
-WORDS = (
-    "the a is was and it very boat river rain wave ship swim lake sea bread oven salt cake soup "
-    "plate cook spoon taste"
-).split()
+WORDS = [
+    "the",
+    "a",
+    "is",
+    "was",
+    "and",
+    "it",
+    "very",
+    "boat",
+    "river",
+    "rain",
+    "wave",
+    "ship",
+    "swim",
+    "lake",
+    "sea",
+    "bread",
+    "oven",
+    "salt",
+    "cake",
+    "soup",
+    "plate",
+    "cook",
+    "spoon",
+    "taste",
+]
 TOPICS = (WORDS[7:15], WORDS[15:])
 BLOCKS = ["transformer_layer_0", "transformer_layer_1", "transformer_layer_2"]
 
