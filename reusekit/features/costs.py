@@ -44,6 +44,7 @@ class Costs:
         seconds_per_parameter: Of a training step for each parameter that is trained: mostly the
             optimizer's work.
         seconds_per_flop: Of what is trained.
+        cores: Processor cores.
     """
 
     bottom_seconds: float | None
@@ -54,6 +55,7 @@ class Costs:
     step_overhead: float = 2e-3
     seconds_per_parameter: float = 2e-9
     seconds_per_flop: float = 2e-11
+    cores: int = 1
 
     def __str__(self) -> str:
         bottom = "not run"
@@ -163,6 +165,7 @@ def measure(store: FeatureStore, rehearsal: Rehearsal | None = None, flops: floa
         step_overhead=overhead,
         seconds_per_parameter=per_parameter,
         seconds_per_flop=rehearsal.bottom_seconds / flops if flops else _seconds_per_flop(),
+        cores=os.cpu_count() or 1,
     )
 
 

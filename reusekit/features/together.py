@@ -135,16 +135,19 @@ def schedule(
     share = reading + starting
     share = share / (share + own / work.count / epochs) if share else 0.0
     fit = max(1, int(memory // max(1, work.bytes)))
-    together = 1
-    if alone or work.count == 1:
-        reason = "a single trial"
-    elif share < _LITTLE:
-        reason = f"{1 - share:.0%} of a step is each trial's own work: little to share"
+    if share < _LITTLE:
+        # Enough to keep each core busy with one, and one more that is ready to go on.
+        most = costs.cores + 1 if costs.cores > 1 else 1
+        reason = f"{1 - share:.0%} of a step is each trial's own work"
+        reason += ", too small for all cores" if most > 1 else ": little to share"
     else:
-        rounds = math.ceil(work.count / min(fit, work.count))
-        together = math.ceil(work.count / rounds)
+        most = work.count
         reason = f"{share:.0%} of a step, features and overhead, is shared"
-        if together < work.count:
+    if alone or work.count == 1:
+        together, reason = 1, "a single trial"
+    else:
+        together = math.ceil(work.count / math.ceil(work.count / min(fit, most, work.count)))
+        if fit < min(most, work.count):
             reason += f"; memory holds {fit} of {work.bytes / 1e6:,.0f} MB each"
     passes = math.ceil(work.count / together) * epochs
     return Schedule(together, passes, passes * reading, passes * starting + own, reason)

@@ -193,5 +193,9 @@ def test_large_trials_gain_nothing_from_being_trained_together():
     alone = schedule(large, ROWS, 0.0, 0.0, STEPS, memory=PLENTY)
     assert alone.together == 1
     assert "own work" in alone.reason
+    # But their operations may be too small for all cores.
+    two_cores = schedule(large, ROWS, 0.0, 0.0, replace(STEPS, cores=2), memory=PLENTY)
+    assert two_cores.together == 3
+    assert two_cores.training == pytest.approx(2 * 10 + 6 * 8 * 1000)
     # Where features are computed for every batch, they do.
     assert schedule(large, ROWS, 100.0, 0.0, STEPS, memory=PLENTY).together == 6
