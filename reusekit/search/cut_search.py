@@ -71,6 +71,9 @@ class CutSearch:
         report: Called with the record of each trial when it is finished.
         progress: Called with a text after each epoch.
 
+    Attributes:
+        report, progress: As they were given; others may be set until `run` is called.
+
     Raises:
         ConfigError: No clean cut, no cut within the limits, or a bad argument.
         CacheError, DataError, AddressError: As planning and extracting raise them.
@@ -144,10 +147,15 @@ class CutSearch:
             "compute_dtype": compute_dtype,
         }
         self._budgets = {"disk": disk, "memory": memory, "augmented_views": augmented_views}
-        self._tuning = {"fresh": fresh, "keep": keep, "ask": ask, "report": report}
-        self._tuning["progress"] = progress
+        self._tuning = {"fresh": fresh, "keep": keep, "ask": ask}
+        self.report, self.progress = report, progress
         if best_cuts is not None and rank is None:
             raise ConfigError("best_cuts needs a ranking: give rank='logme' or rank='ridge'.")
+        if plain and rank is not None:
+            raise ConfigError(
+                f"Expected no ranking with plain=True, which has no features to rank cuts by. "
+                f"Received: rank={rank!r}."
+            )
 
     def _clean_cuts(self) -> list[str]:
         found = [p.at for p in self._points.values() if p.width == 1 and p.params_before]
@@ -191,11 +199,12 @@ class CutSearch:
     @cached_property
     def plan(self) -> Plan | None:
         """What is computed once, stored, and trained together; None for the plain way."""
+        expected = self._expected_trials()  # where nothing can be searched, this says so
         if self.plain:
             return None
         return plan(
             self.graph,
-            self._expected_trials(),
+            expected,
             self.train,
             self.validation,
             self._store or FeatureStore(),
@@ -320,13 +329,15 @@ class CutSearch:
             together=lambda place, batch_size: together.get((*place, batch_size), 1),
             limits=self.limits,
             latencies=self.latencies if self.limits.latency is not None else None,
+            report=self.report,
+            progress=self.progress,
             **self._tuning,
         )
 
     def _default_oracle(self) -> keras_tuner.Oracle:
         common = {"objective": self._objective, "seed": self.seed + 1}  # 0 is no seed to it
         if self._max_trials is None:
-            return CutGridOracle(**common)
+            return CutGridOracle(self.hypermodel.spec, **common)
         order = list(self.space.cuts)
         if self.ranking is not None:
             order = [at for at in self.ranking.sort_values("rank")["cut"] if at in order]
@@ -384,11 +395,10 @@ class CutSearch:
         if self.ranking is None:
             raise ConfigError("There is no ranking: give rank='logme' or rank='ridge'.")
         sign = 1 if self.result.maximize else -1
-        reached = {
-            cut.at: sign * cut.best.metrics[self.result.objective] for cut in self.result.cuts
-        }
         scores = dict(zip(self.ranking["cut"], self.ranking["score"], strict=True))
-        return rank_correlation({at: scores[at] for at in reached}, reached)
+        cuts = self.result.cuts
+        reached = [sign * cut.best.metrics[self.result.objective] for cut in cuts]
+        return rank_correlation([scores[cut.at] for cut in cuts], reached)
 
     def best_model(self, place: int = 0) -> keras.Model:
         """The whole model of a good trial: from the backbone's inputs to the head's outputs.

@@ -40,7 +40,7 @@ def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     if different:
         raise ConfigError(
             f"{folder} holds a search of something else: {'; '.join(different)}. Choose another "
-            "folder, or discard what was found there (fresh=True, or --search.fresh true)."
+            "folder, or discard what was found there (fresh=True, or --fresh)."
         )
 
 
