@@ -3,7 +3,7 @@
 import itertools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import keras_tuner
@@ -62,8 +62,18 @@ class CutGridOracle(keras_tuner.Oracle):
     so that they can be trained together.
 
     Args:
+        meaning: What a combination comes to; of those that come to the same only the first is
+            tried. None takes all combinations for different.
         **kwargs: Arguments of `keras_tuner.Oracle`; `max_trials` of None tries all of them.
     """
+
+    def __init__(
+        self,
+        meaning: Callable[[keras_tuner.HyperParameters], Hashable] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self._meaning = meaning
 
     def at_a_time(self) -> int:
         """All that are left."""
@@ -71,14 +81,22 @@ class CutGridOracle(keras_tuner.Oracle):
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
-        choices = self._choices()
-        combination = next(
-            itertools.islice(itertools.product(*(v for _, v in choices)), int(trial_id), None), None
-        )
-        if combination is None:
-            return {"status": "STOPPED", "values": None}
-        names = (name for name, _ in choices)
-        return {"status": "RUNNING", "values": dict(zip(names, combination, strict=True))}
+        values = next(itertools.islice(self._combinations(), int(trial_id), None), None)
+        return {"status": "STOPPED" if values is None else "RUNNING", "values": values}
+
+    def _combinations(self) -> Iterator[dict[str, Any]]:
+        """What is tried, in order."""
+        choices, seen = self._choices(), set()
+        for combination in itertools.product(*(values for _, values in choices)):
+            values = {name: value for (name, _), value in zip(choices, combination, strict=True)}
+            if self._meaning is not None:
+                hyperparameters = self.get_space()
+                hyperparameters.values = dict(values)
+                meaning = self._meaning(hyperparameters)
+                if meaning in seen:
+                    continue
+                seen.add(meaning)
+            yield values
 
     def _choices(self) -> list[tuple[str, list[Any]]]:
         space = self.get_space().space

@@ -127,8 +127,7 @@ def test_every_block_is_searched_frozen_and_trained(searched):
     frame = searched.results()
     assert set(frame["status"]) == {"completed"}
     assert list(zip(frame["cut"], frame["freeze"], strict=True)) == [
-        (BLOCKS[0], BLOCKS[0]),
-        (BLOCKS[0], BLOCKS[0]),
+        (BLOCKS[0], BLOCKS[0]),  # once, though the other choice comes to the same
         (BLOCKS[1], BLOCKS[0]),
         (BLOCKS[1], BLOCKS[1]),
         (BLOCKS[2], BLOCKS[0]),
