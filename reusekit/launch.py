@@ -4,6 +4,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 from reusekit.errors import ConfigError, ReusekitError, nearest
 
 EXIT_BAD_INPUT = 2
+
+_TRUTHS = ("true", "false", "yes", "no")  # what jsonargparse takes for the value of a flag
 
 
 def launch(
@@ -39,8 +42,7 @@ def launch(
     parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
     parser.add_function_arguments(function, as_positional=positional)
     arguments = sys.argv[1:] if arguments is None else arguments
-    # A flag by itself, as people write it; jsonargparse wants a value.
-    arguments = ["--verbose=true" if word == "--verbose" else word for word in arguments]
+    arguments = _with_values(arguments, function)
     verbose = "--verbose=true" in arguments
     try:
         _check_order(arguments)
@@ -78,6 +80,25 @@ def launch_one_of(
         launch(functions[name], rest, positional=True)
     else:
         _stop(f"Unknown subcommand {name!r}. {nearest(name, functions)}", verbose=False)
+
+
+def _with_values(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """The command line with `true` behind flags that stand by themselves, as people write them.
+
+    Example:
+        >>> def cook(salted: bool = False, minutes: int = 1) -> None: ...
+        >>> _with_values(["--salted", "--minutes", "2"], cook)
+        ['--salted=true', '--minutes', '2']
+        >>> _with_values(["--salted", "false"], cook)
+        ['--salted', 'false']
+    """
+    flags = {
+        f"--{name}" for name, p in signature(function).parameters.items() if p.annotation is bool
+    }
+    return [
+        f"{word}=true" if word in flags and behind.lower() not in _TRUTHS else word
+        for word, behind in zip(arguments, [*arguments[1:], ""], strict=True)
+    ]
 
 
 def _check_order(arguments: Sequence[str]) -> None:
