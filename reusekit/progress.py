@@ -37,11 +37,20 @@ def tracked(items: Iterable[T], description: str, total: int | None = None) -> I
 
 
 @contextmanager
-def counted(description: str, total: int) -> Iterator:
-    """A bar to advance by hand: yields a function to call at each step."""
+def counted(description: str, total: int | None) -> Iterator:
+    """A bar to advance by hand: yields a function to call at each step.
+
+    The function takes what the bar is to say, and how many steps were made: 1 unless it is told.
+
+    Args:
+        description: What is being done.
+        total: How many steps there will be; None where nobody knows.
+    """
     with Progress(console=console, disable=not bars_wanted()) as progress:
         task = progress.add_task(description, total=total)
-        yield lambda text=description: progress.update(task, advance=1, description=text)
+        yield lambda text=description, steps=1: progress.update(
+            task, advance=steps, description=text
+        )
 
 
 class EpochProgress(keras.callbacks.Callback):

@@ -72,6 +72,7 @@ class CutSearch:
         progress: Called with a text after each epoch.
 
     Attributes:
+        max_trials: As it was given.
         report, progress: As they were given; others may be set until `run` is called.
 
     Raises:
@@ -137,7 +138,7 @@ class CutSearch:
             point.at: point for point in cut_points(self.graph, max_width=None) if point.tensors
         }
         self._all_cuts = space or SearchSpace(self._clean_cuts(), learning_rates=[1e-3, 1e-2, 1e-1])
-        self._store, self._max_trials, self._oracle = store, max_trials, oracle
+        self._store, self.max_trials, self._oracle = store, max_trials, oracle
         self._objective, self._rank, self._best_cuts = objective, rank, best_cuts
         self._training = {"epochs": epochs, "patience": patience, "seed": seed}
         self._stored = {
@@ -225,7 +226,7 @@ class CutSearch:
                 for batch_size in space.batch_sizes:
                     found.setdefault((self._bare.begin(spec), batch_size), []).append(trained)
         each = len(space.cuts) * len(space.freeze or [0]) * len(space.batch_sizes)
-        total = self._max_trials or each * _choices(space)
+        total = self.max_trials or each * _choices(space)
         expected = [
             Trials(
                 *place,
@@ -336,12 +337,12 @@ class CutSearch:
 
     def _default_oracle(self) -> keras_tuner.Oracle:
         common = {"objective": self._objective, "seed": self.seed + 1}  # 0 is no seed to it
-        if self._max_trials is None:
+        if self.max_trials is None:
             return CutGridOracle(self.hypermodel.spec, **common)
         order = list(self.space.cuts)
         if self.ranking is not None:
             order = [at for at in self.ranking.sort_values("rank")["cut"] if at in order]
-        return CutSweepOracle(order, self._max_trials, **common)
+        return CutSweepOracle(order, self.max_trials, **common)
 
     def run(self) -> SearchResult:
         """Run all trials that are not finished, and return what was found.
