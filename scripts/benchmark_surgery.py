@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import keras
@@ -49,9 +49,12 @@ def applications(models: tuple[tuple[str, float], ...]) -> None:
         graph = read(model)
         points = cut_points(graph)
         at = points[len(points) // 2].at
-        listing = best(lambda model=model: cut_points(model))
-        ours = best(lambda model=model, at=at: split(model, at))
-        theirs = best(lambda model=model, at=at: halves(model, at))
+        works = (
+            lambda model=model: cut_points(model),
+            lambda model=model, at=at: split(model, at),
+            lambda model=model, at=at: halves(model, at),
+        )
+        listing, ours, theirs = best(works, repeats=10)
         print(
             f"{name:18}{len(graph.calls):7}{listing:11.3f}s{goal:6.1f}s{ours:8.3f}s"
             f"{theirs:8.3f}s{ours / theirs:7.2f}"
@@ -75,14 +78,13 @@ def chains(lengths: tuple[int, ...]) -> None:
             y = keras.layers.Dense(1, use_bias=False, name=f"d{number}")(y)
         model = keras.Model(x, y)
         at = f"d{length // 2}"
-        repeats = 5 if length <= 1000 else 2
         works = (
             lambda model=model: read(model),
             lambda model=model: cut_points(model),
             lambda model=model, at=at: split(model, at),
             lambda model=model, at=at: halves(model, at),
         )
-        taken = [best(work, repeats) for work in works]
+        taken = best(works, repeats=10 if length <= 1000 else 3)
         cells = "".join(f"{t:11.3f}s{t / length * 1e6:10.1f}" for t in taken)
         print(f"{length:8}{cells}{taken[2] / taken[3]:7.2f}", flush=True)
 
@@ -126,14 +128,18 @@ def _resident() -> int:
     return pages * resource.getpagesize()
 
 
-def best(work: Callable[[], object], repeats: int = 3) -> float:
-    """The shortest of several runs, in seconds of this process, whatever else the machine does."""
-    times = []
+def best(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """The shortest of several runs of each, in seconds of this process.
+
+    They take turns, so that what else the machine does is the same to all.
+    """
+    times = [[] for _ in works]
     for _ in range(repeats):
-        began = time.process_time()
-        work()
-        times.append(time.process_time() - began)
-    return min(times)
+        for work, taken in zip(works, times, strict=True):
+            began = time.process_time()
+            work()
+            taken.append(time.process_time() - began)
+    return [min(taken) for taken in times]
 
 
 if __name__ == "__main__":

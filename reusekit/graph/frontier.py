@@ -73,7 +73,7 @@ def dependents(graph: Graph, tensors: set[Tensor]) -> list[bool]:
     made: set[Tensor] = set(tensors)
     found = [False] * len(graph.calls)
     for call in graph.calls:
-        if any(tensor in made for tensor in call.reads):
+        if not made.isdisjoint(call.reads):
             found[call.index] = True
             made.update(call.outputs)
     return found

@@ -17,16 +17,22 @@ class Tensor:
     Attributes:
         address: What names it: `layer`, `outer/inner`, `layer@2` (third call), `layer:1` (second
             output).
-        shape: Its shape with the batch dimension first; None where a dimension is not known.
-        dtype: Its dtype's name.
         source: The Keras tensor it was read from. A model that is called twice inside another
             gives two tensors here for one Keras tensor.
     """
 
     address: str
-    shape: tuple[int | None, ...]
-    dtype: str
     source: keras.KerasTensor = field(repr=False)
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """Its shape with the batch dimension first; None where a dimension is not known."""
+        return self.source.shape
+
+    @property
+    def dtype(self) -> str:
+        """Its dtype's name."""
+        return self.source.dtype
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -179,7 +185,8 @@ class Graph:
                 outermost = call.scopes[0]
                 found.update(zip(outermost.outputs, outermost.sources, strict=True))
             else:
-                found.update((tensor, tensor.source) for tensor in call.outputs)
+                for tensor in call.outputs:
+                    found[tensor] = tensor.source
         return found
 
     @cached_property

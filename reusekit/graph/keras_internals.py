@@ -28,7 +28,6 @@ class Record(NamedTuple):
 
     key: tuple[int, int]
     operation: Any
-    number: int
     args: tuple
     kwargs: dict
     inputs: list
@@ -44,7 +43,6 @@ def producer(tensor: keras.KerasTensor) -> Record:
     return Record(
         (id(operation), number),
         operation,
-        number,
         arguments.args,
         arguments.kwargs,
         arguments.keras_tensors,

@@ -79,8 +79,12 @@ class MaskFlow:
         if not isinstance(layer, keras.Layer):
             return
         built = [internals.mask_of(tensor.source) for tensor in outputs]
+        masked = self._carrying or built.count(None) < len(built)
+        if not masked and not may_set_masks(type(layer)):
+            # The usual case, in a model without masks.
+            return
         masks: Sequence[_Symbol | Tensor | None] = ()
-        if self._carrying or built.count(None) < len(built):
+        if masked:
             if self._is_as_built(record, bound):
                 masks = _symbols(bound, built, outputs)
             else:

@@ -20,12 +20,14 @@ class NameTable:
                 several times.
             outputs: What the call returns. Several are told apart by `:` and a number.
         """
-        full = [address]
-        if len(outputs) > 1:
+        if len(outputs) == 1:
+            full = [address]
+            self._names.setdefault(address, outputs[0])
+        else:
             full = [f"{address}:{place}" for place in range(len(outputs))]
             self._short.setdefault(address, []).extend(full)
-        for name, tensor in zip(full, outputs, strict=True):
-            self._names.setdefault(name, tensor)
+            for name, tensor in zip(full, outputs, strict=True):
+                self._names.setdefault(name, tensor)
         stem, _, number = address.rpartition("@")
         if stem and number.isdecimal():
             self._short.setdefault(stem, []).extend(full)

@@ -46,7 +46,7 @@ def _in_order(targets: list[keras.KerasTensor]) -> list[Record]:
 
 def _needs(record: Record) -> list[keras.KerasTensor]:
     """The tensors a call depends on, masks that it reads off them included."""
-    if all(internals.mask_of(tensor) is None for tensor in record.inputs):
+    if [internals.mask_of(tensor) for tensor in record.inputs].count(None) == len(record.inputs):
         return record.inputs
     sources = implicit_mask_sources(
         record.operation,
@@ -60,8 +60,8 @@ def _needs(record: Record) -> list[keras.KerasTensor]:
 
 def _named(records: list[Record]) -> dict[tuple[int, int], str]:
     numbers: dict[int, list[int]] = {}
-    for record in records:
-        numbers.setdefault(id(record.operation), []).append(record.number)
+    for operation, number in (record.key for record in records):
+        numbers.setdefault(operation, []).append(number)
     names = {record.key: record.operation.name for record in records}
     for operation, found in numbers.items():
         if len(found) > 1:

@@ -115,16 +115,14 @@ class _Reader:
 
     def _call(self, frame: _Frame, record: Record) -> None:
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
-        bound, made = frame.bound, record.outputs
+        bound = frame.bound
         args, kwargs = _arguments(frame, record)
         if frame.training is not None and internals.takes(record.operation, "training"):
             kwargs = {**kwargs, "training": frame.training}
-        inputs = dict.fromkeys([bound[id(tensor)] for tensor in record.inputs])
-        inputs.pop(None, None)
-        names = [address] if len(made) == 1 else [f"{address}:{n}" for n in range(len(made))]
-        outputs = tuple(
-            [Tensor(name, t.shape, t.dtype, t) for name, t in zip(names, made, strict=True)]
-        )
+        inputs = tuple([tensor for x in record.inputs if (tensor := bound[id(x)]) is not None])
+        if len(inputs) > 1:
+            inputs = tuple(dict.fromkeys(inputs))
+        outputs = _tensors(address, record.outputs)
         for tensor in outputs:
             bound[id(tensor.source)] = tensor
         self.names.enter(address, outputs)
@@ -132,16 +130,16 @@ class _Reader:
         self.masks.made(record, bound, outputs, frame.add)
         self.calls.append(
             Call(
-                index=len(self.calls),
-                address=address,
-                operation=record.operation,
-                args=args,
-                kwargs=kwargs,
-                inputs=tuple(inputs),
-                masks=masks,
-                outputs=outputs,
-                scopes=frame.scopes,
-                is_input=record.is_input,
+                len(self.calls),
+                address,
+                record.operation,
+                args,
+                kwargs,
+                inputs,
+                masks,
+                outputs,
+                frame.scopes,
+                record.is_input,
             )
         )
 
@@ -192,10 +190,7 @@ class _Reader:
     ) -> tuple[Tensor, ...]:
         """Adds a call that happens when the model runs, though Keras recorded none."""
         sources = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
-        names = [address] if len(sources) == 1 else [f"{address}:{n}" for n in range(len(sources))]
-        outputs = tuple(
-            [Tensor(name, x.shape, x.dtype, x) for name, x in zip(names, sources, strict=True)]
-        )
+        outputs = _tensors(address, sources)
         leaves = keras.tree.flatten((args, kwargs))
         inputs = dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Tensor))
         self.names.enter(address, outputs)
@@ -258,6 +253,13 @@ class _Reader:
         return tuple(replace(call, index=index) for index, call in enumerate(reversed(kept)))
 
 
+def _tensors(address: str, sources: Sequence[keras.KerasTensor]) -> tuple[Tensor, ...]:
+    """What a call makes: under its own address, or numbered where there are several."""
+    if len(sources) == 1:
+        return (Tensor(address, sources[0]),)
+    return tuple([Tensor(f"{address}:{n}", source) for n, source in enumerate(sources)])
+
+
 def _arguments(frame: _Frame, record: Record) -> tuple[tuple, dict]:
     """A call's arguments, with tensors of the graph in the place of Keras tensors."""
     args, kwargs, bound = record.args, record.kwargs, frame.bound
@@ -270,7 +272,9 @@ def _arguments(frame: _Frame, record: Record) -> tuple[tuple, dict]:
         args = ([bound[id(leaf)] for leaf in first],)
     else:
         args = _filled(args, bound)
-    return args, _filled(kwargs, frame.bound) if kwargs else {}
+    return args, {
+        name: value if value is None else _filled(value, bound) for name, value in kwargs.items()
+    }
 
 
 def _filled(structure: Any, bound: dict[int, Tensor | None]) -> Any:

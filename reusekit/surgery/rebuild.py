@@ -48,16 +48,21 @@ def plan(
     calls = [call for call in calls if not call.is_input]
     fed, wanted = set(fed), list(wanted)
     whole = set() if inline else _whole_scopes(graph, calls, fed, set(wanted))
-    steps: list[Step] = []
-    for call in calls:
-        scope = next((scope for scope in call.scopes if scope in whole), None)
-        step = scope or call
-        if not steps or steps[-1] is not step:
-            steps.append(step)
+    steps = _grouped(calls, whole) if whole else calls
     hidden = [step for step in steps if isinstance(step.operation, HiddenMask)]
     _check_connected(graph, steps, fed, wanted)
     _check_not_hidden(graph, hidden, wanted)
     return [step for step in steps if step not in hidden]
+
+
+def _grouped(calls: list[Call], whole: set[Scope]) -> list[Step]:
+    """The calls, those inside a nested model that stays whole as one step."""
+    steps: list[Step] = []
+    for call in calls:
+        step = next((scope for scope in call.scopes if scope in whole), call)
+        if not steps or steps[-1] is not step:
+            steps.append(step)
+    return steps
 
 
 def surface(graph: Graph) -> list[Step]:
@@ -134,8 +139,8 @@ def _check_connected(
 ) -> None:
     known = set(fed)
     for step in steps:
-        missing = [tensor for tensor in _reads(step) if tensor not in known]
-        if missing:
+        if not known.issuperset(_reads(step)):
+            missing = [tensor for tensor in _reads(step) if tensor not in known]
             raise DisconnectedError(
                 f"Expected every tensor that {step.address!r} of model {graph.model.name!r} reads "
                 f"to be fed or computed, missing {_listed(missing)}."
@@ -191,6 +196,12 @@ class Rebuild:
         self._copies = copies
         self._carriers: dict[Tensor, Tensor] = {}
 
+    def claim(self, steps: Iterable[Step]) -> None:
+        """Takes the names of layers at the top level; layers out of nested models give way."""
+        for step in steps:
+            if _is_at_top(step):
+                self.names.claim(step.operation)
+
     def run(self, graph: Graph, steps: Iterable[Step]) -> None:
         """Makes the calls of a plan; `values` then has every tensor they make.
 
@@ -198,10 +209,7 @@ class Rebuild:
             ShapeError: A layer cannot take the shapes that it is now fed.
         """
         steps = list(steps)
-        # A layer at the top level keeps its name; one that comes out of a nested model gives way.
-        for step in steps:
-            if _is_at_top(step):
-                self.names.claim(step.operation)
+        self.claim(steps)
         for step in steps:
             self._attach_masks(step)
             for tensor, value in zip(step.outputs, self._outputs(graph, step), strict=True):

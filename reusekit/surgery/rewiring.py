@@ -68,7 +68,7 @@ class Rewiring:
         if any(not _alike(old, new) for old, new in zip(before, after, strict=True)):
             specs = self._specs(step, step.operation, args, kwargs)
             outputs = tuple(
-                old if _fits(old, spec) else _tensor(old.address, spec)
+                old if _fits(old, spec) else Tensor(old.address, spec)
                 for old, spec in zip(step.outputs, specs, strict=True)
             )
             self._point(step.outputs, outputs)
@@ -136,7 +136,7 @@ class Rewiring:
     ) -> Call:
         calls = sum(step.operation is layer for step in self.steps)
         address = f"{layer.name}@{calls}" if calls else layer.name
-        outputs = tuple(_tensor(address, spec) for spec in specs)
+        outputs = tuple(Tensor(address, spec) for spec in specs)
         inputs = tuple(dict.fromkeys(_tensors((args, kwargs))))
         call = Call(-1, address, layer, args, kwargs, inputs, (), outputs, (), False)
         self.steps.append(call)
@@ -217,10 +217,6 @@ def _opened(graph: Graph, opened: set[Scope]) -> Iterator[Step]:
 
 def _tensors(structure: Any) -> Iterator[Tensor]:
     return (leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Tensor))
-
-
-def _tensor(address: str, spec: keras.KerasTensor) -> Tensor:
-    return Tensor(address, tuple(spec.shape), str(spec.dtype), spec)
 
 
 def _alike(one: Tensor, other: Tensor) -> bool:

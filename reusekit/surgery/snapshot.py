@@ -24,12 +24,16 @@ class Snapshot:
     @classmethod
     def of(cls, model: keras.Model) -> "Snapshot":
         """The model as it is now."""
-        weights, layers = model.weights, keras_internals.all_layers(model)
-        return cls(
-            tuple(id(variable) for variable in weights),
-            tuple(bool(variable.trainable) for variable in weights),
-            tuple((layer.name, bool(layer.trainable)) for layer in layers),
-        )
+        layers = keras_internals.all_layers(model)
+        # As `model.weights` has them, which takes severalfold the time: it asks each layer in turn
+        # for all that is inside it.
+        weights = {
+            id(variable): variable.trainable
+            for layer in layers
+            for variable in keras_internals.own_variables(layer)
+        }
+        flags = [(layer.name, layer.trainable) for layer in layers]
+        return cls(tuple(weights), tuple(weights.values()), tuple(flags))
 
     def changes(self, model: keras.Model) -> list[str]:
         """What is different about the model now, in words; empty if nothing is."""

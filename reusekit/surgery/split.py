@@ -1,12 +1,15 @@
 """Cutting a model in two."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import keras
 
 from reusekit.graph import Graph, Tensor, WideCutError, cut, cut_points, read, resolve
 from reusekit.surgery.assembling import assemble, placeholder, singleton
+from reusekit.surgery.calling import Step
 from reusekit.surgery.certificate import Certificate, certify
 from reusekit.surgery.rebuild import Rebuild, plan
 from reusekit.surgery.snapshot import Snapshot
@@ -23,7 +26,6 @@ class Split:
         top: From the frontier to the model's outputs, in the model's own output structure.
         frontier: The addresses of the tensors between them: first those that were asked for.
         free: Those of the frontier that are model inputs or computed from inputs without a weight.
-        shared: The paths of weights that both parts use, such as those of tied layers.
         source: The model that was cut.
     """
 
@@ -31,7 +33,6 @@ class Split:
     top: keras.Model
     frontier: tuple[str, ...]
     free: tuple[str, ...]
-    shared: tuple[str, ...]
     source: keras.Model
     _graph: Graph = field(repr=False)
     _before: Snapshot = field(repr=False)
@@ -39,6 +40,12 @@ class Split:
     def __iter__(self):
         """Unpacks as `bottom, top = split(...)`."""
         return iter((self.bottom, self.top))
+
+    @cached_property
+    def shared(self) -> tuple[str, ...]:
+        """The paths of weights that both parts use, such as those of tied layers."""
+        below = {id(variable) for variable in self.bottom.weights}
+        return tuple(variable.path for variable in self.top.weights if id(variable) in below)
 
     def verify(self, x: Any = None, expected: Any = None) -> Certificate:
         """Runs the model and its parts on the same inputs.
@@ -118,7 +125,6 @@ def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
         top=top,
         frontier=tuple(tensor.address for tensor in place.frontier),
         free=tuple(tensor.address for tensor in place.frontier if tensor in place.free),
-        shared=_shared(bottom, top),
         source=graph.model,
         _graph=graph,
         _before=before,
@@ -130,29 +136,41 @@ def build_stages(graph: Graph, parts: list[Stage], suffixes: tuple[str, ...]) ->
     plans = [plan(graph, part.calls, part.fed, part.passed) for part in parts]
     models = []
     for number, (part, steps, suffix) in enumerate(zip(parts, plans, suffixes, strict=True)):
-        engine = Rebuild()
-        for step in steps:
-            if "/" not in step.address:
-                engine.names.claim(step.operation)
         if number == 0:
-            engine.values.update((tensor, tensor.source) for tensor in graph.inputs)
-            inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
+            values = _from_inputs(graph, steps)
+            inputs = keras.tree.map_structure(graph.surface.get, graph.input_structure)
         else:
-            engine.values.update((t, placeholder(t, engine.names)) for t in part.fed)
-            inputs = singleton([engine.values[tensor] for tensor in part.fed])
-        engine.run(graph, steps)
+            inputs, values = _from_placeholders(graph, steps, part.fed)
         if number == len(parts) - 1:
-            outputs = keras.tree.map_structure(engine.values.get, graph.output_structure)
+            outputs = keras.tree.map_structure(values.get, graph.output_structure)
         else:
-            outputs = singleton([engine.values[tensor] for tensor in part.passed])
+            outputs = singleton([values[tensor] for tensor in part.passed])
         name = f"{graph.model.name}_{suffix}"
         models.append(assemble(inputs, outputs, name, len(graph.calls)))
     return models
 
 
-def _shared(bottom: keras.Model, top: keras.Model) -> tuple[str, ...]:
-    below = {id(variable) for variable in bottom.weights}
-    return tuple(variable.path for variable in top.weights if id(variable) in below)
+def _from_inputs(graph: Graph, steps: list[Step]) -> Mapping[Tensor, keras.KerasTensor]:
+    """What the first stage makes, from the model's own inputs."""
+    if not graph.masks and graph.own_steps.issuperset(steps):
+        # The model's own calls on its own tensors: all of it is there already.
+        return graph.surface
+    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+    engine.run(graph, steps)
+    return engine.values
+
+
+def _from_placeholders(
+    graph: Graph, steps: list[Step], fed: tuple[Tensor, ...]
+) -> tuple[Any, Mapping[Tensor, keras.KerasTensor]]:
+    """The inputs of a later stage, and what it makes of them."""
+    engine = Rebuild()
+    # First, since a placeholder gives way to a layer of its name.
+    engine.claim(steps)
+    inputs = [placeholder(tensor, engine.names) for tensor in fed]
+    engine.values.update(zip(fed, inputs, strict=True))
+    engine.run(graph, steps)
+    return singleton(inputs), engine.values
 
 
 def _too_wide(
