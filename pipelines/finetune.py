@@ -5,7 +5,7 @@ python pipelines/finetune.py --config configs/digits_finetune.yaml --cut block5_
 
 from pydantic import NonNegativeInt
 
-from reusekit import stages
+from reusekit import FeatureStore, stages
 from reusekit.launch import launch
 from reusekit.settings import (
     BackboneSettings,
@@ -25,6 +25,7 @@ def fine_tune(
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
     tracking: TrackingSettings = TrackingSettings(),
+    store: str | None = None,
     output: str = "runs",
     seed: NonNegativeInt = 0,
     verbose: bool = False,
@@ -39,6 +40,7 @@ def fine_tune(
         finetune: The second phase, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
         tracking: Where MLflow keeps the run, and the name in the registry.
+        store: Folder of the feature store; null for ~/.cache/reusekit/features.
         output: Folder for this run's files; each run gets one of its own in it.
         seed: Decides the examples, the initial weights and the order of batches.
         verbose: Say more, and show the traceback of an error.
@@ -46,9 +48,10 @@ def fine_tune(
     with stages.start_job("finetune", output, tracking, seed, verbose) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
-            here = stages.clean_cut(pretrained, cut)
+            stages.clean_cut(pretrained, cut)
             if finetune.unfreeze_from is not None:
                 stages.clean_cut(pretrained, finetune.unfreeze_from)
+            features = FeatureStore(store)
         with job.stage("Load the data"):
             splits = stages.load_data(data, pretrained, seed)
         job.record(
@@ -60,19 +63,10 @@ def fine_tune(
             finetune=finetune,
             baselines=baselines,
         )
-        with job.stage("Extract the features at the cut"):
-            features = stages.extract_pooled(pretrained, [here], splits)
-        with job.stage("Train the head, then the top of the backbone"):
-            tuned = stages.finetune(
-                pretrained,
-                cut,
-                head=head,
-                settings=finetune,
-                data=features,
-                splits=splits,
-                folder=job.folder,
-                seed=seed,
-            )
+        with job.stage("Train the head"):
+            begun = stages.train_head(pretrained, cut, head, splits, features, seed)
+        with job.stage("Fine-tune the top of the backbone"):
+            tuned = stages.finetune(begun, pretrained, finetune, splits, features, job.folder, seed)
         with job.stage("Evaluate on the test split"):
             test = stages.evaluate(tuned.whole, splits.test)
         with job.stage("Train the baselines"):

@@ -68,24 +68,86 @@ class HeadSettings(Settings):
     batch_size: PositiveInt = Field(32, description="Examples a step.")
 
 
+class LimitSettings(Settings):
+    """What the whole model may cost; cuts and trials beyond are left out."""
+
+    parameters: PositiveInt | None = Field(None, description="At most that many; null: any.")
+    flops: PositiveFloat | None = Field(None, description="For one example, at most; null: any.")
+    latency: PositiveFloat | None = Field(
+        None, description="Seconds for one example up to the cut, as measured here; null: any."
+    )
+
+
 class SearchSettings(Settings):
-    """What the cut search tries."""
+    """What the cut search tries, and what it may use."""
 
     cuts: list[str] | None = Field(
         None, description="Addresses to cut at; null for the clean cuts of the backbone."
     )
     max_cuts: PositiveInt = Field(16, description="Try that many cuts at most, spread evenly.")
-    max_trials: PositiveInt = Field(24, description="Trials in all; each cut gets one first.")
+    freeze: list[str] = Field(
+        [],
+        description="Clean cuts up to which the backbone may be frozen: where one lies before a "
+        "trial's cut, what is between the two is trained with the head. Empty: heads alone.",
+    )
+    max_trials: PositiveInt | None = Field(
+        24,
+        description="Trials in all; each cut gets one first. Null for every combination of the "
+        "choices, which needs learning_rates.",
+    )
     units: list[NonNegativeInt] = Field(
         [0, 64], min_length=1, description="Hidden widths to try; 0 for none."
     )
     dropout: list[Share] = Field([0.0, 0.25, 0.5], min_length=1, description="Rates to try.")
+    optimizers: list[str] = Field(
+        ["adam"], min_length=1, description="Names of Keras optimizers to try."
+    )
     learning_rate: tuple[PositiveFloat, PositiveFloat] = Field(
         (1e-3, 1e-1), description="Lowest and highest learning rate to try."
     )
+    learning_rates: list[PositiveFloat] | None = Field(
+        None, min_length=1, description="Learning rates to choose from instead of that range."
+    )
+    batch_sizes: list[PositiveInt] = Field(
+        [32], min_length=1, description="Examples a step, to try."
+    )
     epochs: PositiveInt = Field(60, description="At most that many passes a trial.")
     patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
-    batch_size: PositiveInt = Field(32, description="Examples a step.")
+    objective: Literal["val_accuracy", "val_loss"] = Field(
+        "val_accuracy", description="By which trials are compared."
+    )
+    limits: LimitSettings = LimitSettings()
+    rank: Literal["logme", "ridge"] | None = Field(
+        None, description="Score every cut before any training, and try the best first."
+    )
+    best_cuts: PositiveInt | None = Field(
+        None, description="Search that many of the best-ranked cuts only; null for all."
+    )
+    keep: PositiveInt = Field(1, description="The weights of how many trials are kept.")
+    augmented_views: NonNegativeInt = Field(
+        0,
+        description="Where random augmentation lies before a cut, how many augmented views to "
+        "store; 0 runs the backbone for every batch instead.",
+    )
+    compute_dtype: Literal["bfloat16"] | None = Field(
+        None, description="What the frozen backbone computes in; null for its own precision."
+    )
+    store: str | None = Field(
+        None, description="Folder of the feature store; null for ~/.cache/reusekit/features."
+    )
+    disk: PositiveInt | None = Field(
+        None,
+        description="Bytes that the store may hold, whose oldest features make room for new ones; "
+        "null for what the disk has.",
+    )
+    memory: PositiveInt | None = Field(
+        None, description="Bytes that training may take; null for half of what is available."
+    )
+    folder: str | None = Field(
+        None,
+        description="Where the search is kept and gone on with; null for a folder in the output "
+        "folder that is named by what is searched.",
+    )
 
     @field_validator("learning_rate")
     @classmethod

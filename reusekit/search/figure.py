@@ -1,38 +1,106 @@
-"""The picture of a search: how good each cut is, over how deep it lies."""
+"""Pictures of a search: how good each cut is, over how deep it lies and over what it costs."""
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
-from reusekit.search.results import SearchResult
+from reusekit.search.results import SearchResult, TrialRecord
+
+# Of each cost its axis: what it says, and how numbers are written there.
+_COSTS = {
+    "parameters": ("parameters of the whole model", EngFormatter()),
+    "flops": ("FLOPs of one example", EngFormatter()),
+    "bytes": ("weights of the whole model", EngFormatter("B")),
+    "latency": ("backbone's time for one example up to the cut", EngFormatter("s")),
+}
 
 
 def accuracy_over_depth(result: SearchResult, title: str) -> Figure:
-    """Draw validation accuracy over cut depth: every trial a dot, the best of each cut a line.
+    """Draw the objective over cut depth: all trials, the best of each cut, and the spread.
 
     Args:
         result: A finished search.
         title: What was searched, such as `glyphnet on sklearn_digits`.
 
     Returns:
-        A figure of its own, which belongs to no window.
+        A figure of its own, which belongs to no window. Every trial is a dot, the best trials are
+        joined by a line, and the band reaches from the worst to the best trial of each cut.
     """
+    figure, axes = _empty(result, title)
+    cuts = result.cuts
+    depths = [cut.depth for cut in cuts]
+    reached = [[trial.metrics[result.objective] for trial in cut.trials] for cut in cuts]
+    best, worst = [values[0] for values in reached], [values[-1] for values in reached]
+    axes.fill_between(
+        depths, worst, best, color="tab:blue", alpha=0.15, label="worst to best trial"
+    )
+    for depth, values in zip(depths, reached, strict=True):
+        axes.scatter([depth] * len(values), values, s=18, color="tab:blue", alpha=0.5)
+    axes.plot(depths, best, marker="o", color="tab:blue", label="best trial of each cut")
+    _ring(axes, result, result.depths[result.best.cut])
+    axes.set_xticks(depths, [cut.at for cut in cuts], rotation=40, ha="right", fontsize=8)
+    axes.set_xlabel("cut, placed by its share of the backbone's FLOPs")
+    axes.legend(loc="best")
+    return figure
+
+
+def accuracy_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
+    """Draw the objective over what a model costs, with the Pareto front.
+
+    Args:
+        result: A finished search.
+        cost: "parameters", "flops", "bytes" or "latency".
+        title: What was searched.
+
+    Returns:
+        A figure of its own. Every trial is a dot, the darker the deeper it cuts; those that no
+        other beats in both are joined by a line and named by their cuts.
+
+    Raises:
+        ConfigError: Another cost, or latency where that was not measured.
+    """
+    front = result.pareto(cost)
+    figure, axes = _empty(result, title)
+    trials = result.completed
+    dots = axes.scatter(
+        [_cost(result, trial, cost) for trial in trials],
+        [trial.metrics[result.objective] for trial in trials],
+        c=[result.depths[trial.cut] for trial in trials],
+        cmap="viridis_r", vmin=0, vmax=1, s=30, zorder=2,
+    )  # fmt: skip
+    figure.colorbar(dots, label="share of the backbone's FLOPs before the cut")
+    axes.plot(
+        front[cost], front[result.objective], drawstyle="steps-post", color="tab:red",
+        linewidth=1.2, label="Pareto front", zorder=1,
+    )  # fmt: skip
+    for at, x, y in zip(front["cut"], front[cost], front[result.objective], strict=True):
+        axes.annotate(at, (x, y), (5, -4), textcoords="offset points", fontsize=8, va="top")
+    _ring(axes, result, _cost(result, result.best, cost))
+    label, numbers = _COSTS[cost]
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_formatter(numbers)
+    axes.margins(x=0.12)  # for the names
+    axes.legend(loc="best")
+    return figure
+
+
+def _empty(result: SearchResult, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    depths = [cut.depth for cut in result.cuts]
-    for cut in result.cuts:
-        accuracies = [trial.accuracy for trial in cut.trials]
-        axes.scatter([cut.depth] * len(accuracies), accuracies, s=18, color="tab:blue", alpha=0.4)
-    best = [cut.best.accuracy for cut in result.cuts]
-    axes.plot(depths, best, marker="o", color="tab:blue", label="best trial of each cut")
-
-    winner = result.best
-    at = next(cut for cut in result.cuts if cut.at == winner.cut)
-    axes.scatter([at.depth], [winner.accuracy], s=160, facecolors="none", edgecolors="tab:red",
-                 linewidths=2, label=f"winner: {winner.cut}", zorder=3)  # fmt: skip
-
-    axes.set_xticks(depths, [cut.at for cut in result.cuts], rotation=40, ha="right", fontsize=8)
-    axes.set_xlabel("cut, placed by its share of the backbone's FLOPs")
-    axes.set_ylabel("validation accuracy")
     axes.set_title(title)
+    axes.set_ylabel(result.objective.replace("val_", "validation "))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    return figure
+    return figure, axes
+
+
+def _ring(axes: Axes, result: SearchResult, x: float) -> None:
+    """Mark the winner."""
+    winner = result.best
+    axes.scatter(
+        [x], [winner.metrics[result.objective]], s=160, facecolors="none", edgecolors="tab:red",
+        linewidths=2, label=f"winner: {winner.cut}", zorder=3,
+    )  # fmt: skip
+
+
+def _cost(result: SearchResult, trial: TrialRecord, cost: str) -> float:
+    return result.latencies[trial.cut] if cost == "latency" else getattr(trial.sizes, cost)

@@ -3,31 +3,37 @@
 from reusekit.stages.baselines import Baseline, run_baselines
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluate import Evaluation, evaluate
-from reusekit.stages.finetune import FineTuned, Phase, finetune
+from reusekit.stages.features import frozen_features
+from reusekit.stages.finetune import Begun, FineTuned, Phase, best_trial, finetune, train_head
 from reusekit.stages.inputs import Splits, load_backbone, load_data
 from reusekit.stages.job import Job, start_job
 from reusekit.stages.register import register
 from reusekit.stages.report import report
-from reusekit.stages.search import extract_pooled, head_of, search_cut
+from reusekit.stages.search import Searched, extract_features, plan_search, search_cut
 
 __all__ = [
     "Baseline",
+    "Begun",
     "Evaluation",
     "FineTuned",
     "Job",
     "Phase",
+    "Searched",
     "Splits",
+    "best_trial",
     "candidate_cuts",
     "clean_cut",
     "evaluate",
-    "extract_pooled",
+    "extract_features",
     "finetune",
-    "head_of",
+    "frozen_features",
     "load_backbone",
     "load_data",
+    "plan_search",
     "register",
     "report",
     "run_baselines",
     "search_cut",
     "start_job",
+    "train_head",
 ]

@@ -1,22 +1,22 @@
-"""The fine-tuning stage: a head on the frozen bottom first, then the top of the bottom with it."""
+"""The fine-tuning stage: from a head on a frozen bottom on, the top of the bottom with it."""
 
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import keras
 import mlflow
 import pandas as pd
 
 from reusekit.backbones import Backbone
-from reusekit.data import DataSplit
-from reusekit.features import extract_features, feed
+from reusekit.features import FeatureStore, Trials
 from reusekit.progress import EpochProgress
-from reusekit.search import TrialData
 from reusekit.settings import FineTuneSettings, HeadSettings
+from reusekit.sharing import count_params
 from reusekit.stages.cuts import candidate_cuts
+from reusekit.stages.features import frozen_features
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
+from reusekit.stages.search import Searched
 from reusekit.surgery import Split, clone, extract, split
 from reusekit.tracking import EpochMetrics, step_run
 from reusekit.training import Fit, attach, fit_classifier
@@ -28,7 +28,7 @@ class Phase:
     """One training phase.
 
     Attributes:
-        name: `head` or `finetune`.
+        name: `search` or `head`, and then `finetune`.
         fit: What happened in it.
         kept: Whether its weights are those of the result; a phase that made the validation loss no
             lower is undone.
@@ -40,6 +40,21 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What fine-tuning goes on from: a whole model after its first phase.
+
+    Attributes:
+        whole: From raw input to class probabilities; its weights are its own.
+        cut: Where the backbone was cut.
+        phase: How it was trained.
+    """
+
+    whole: keras.Model
+    cut: str
+    phase: Phase
+
+
+@dataclass(frozen=True)
 class FineTuned:
     """A fine-tuned model.
 
@@ -47,8 +62,8 @@ class FineTuned:
         whole: From raw input to class probabilities.
         parts: The same model in two, at the cut; they share its weights.
         cut: Where the backbone was cut.
-        unfrozen_from: The cut from which on the bottom was trained; None where all of it is as it
-            was.
+        unfrozen_from: The cut from which on the bottom was trained in the last phase; None where
+            that phase left it as it was.
         phases: What was trained, in order.
     """
 
@@ -59,82 +74,106 @@ class FineTuned:
     phases: tuple[Phase, ...]
 
 
-def finetune(
+def best_trial(searched: Searched) -> Begun:
+    """The whole model of the best trial of a search, as it was trained there."""
+    best = searched.result.best
+    return Begun(searched.search.best_model(), best.cut, Phase("search", best.fit))
+
+
+def train_head(
     backbone: Backbone,
     cut: str,
-    *,
-    head: HeadSettings,
-    settings: FineTuneSettings,
-    data: TrialData,
+    settings: HeadSettings,
     splits: Splits,
-    folder: Path,
+    store: FeatureStore,
     seed: int,
-) -> FineTuned:
-    """Train a head on a frozen bottom, then go on with the top of the bottom unfrozen.
-
-    Each phase is a nested run of the active MLflow run, and the steps of the second go on where
-    those of the first end. The frozen part of the bottom runs once over the data and stays in
-    inference mode; BatchNormalization stays so in the unfrozen part, too. The backbone itself is
-    left as it was: the result has its own copy of the weights.
+) -> Begun:
+    """Train a new head on the frozen bottom, in a nested run of the active MLflow run.
 
     Args:
-        backbone: What to cut.
+        backbone: What to cut; it is left as it is.
         cut: Where to cut it.
-        head: The head and its training.
-        settings: The second phase.
-        data: Pooled features at the cut.
-        splits: The data themselves.
-        folder: Where features are kept meanwhile, and where `phases.csv` is written.
+        settings: The head and its training.
+        splits: What to train and to validate on.
+        store: Where the features at the cut are kept.
         seed: Decides initial weights and the order of batches.
 
-    Returns:
-        The model, its parts at the cut, and what each phase did.
+    Raises:
+        CacheError: The features are not finite, or cannot be stored.
     """
-    keras.utils.set_random_seed(seed)
-    trained_head, first = _train_head(cut, head, data, seed)
+    training = Trials(cut, "avg", epochs=settings.epochs, batch_size=settings.batch_size)
+    train, validation = frozen_features(backbone.model, training, splits, store, seed)
     bottom = clone(extract(backbone.model, cut, pooling="avg"), weights="copy")
     for layer in bottom.layers:
         layer.trainable = False
-    whole = attach(bottom, trained_head)
-    phases = [Phase("head", first)]
-    unfreeze_from = _unfreeze_from(backbone, cut, settings)
-    if unfreeze_from is not None:
-        second = _train_top(whole, unfreeze_from, settings, splits, folder, seed, first)
-        phases.append(second)
-    pd.concat(
-        pd.DataFrame(phase.fit.history).assign(phase=phase.name, kept=phase.kept)
-        for phase in phases
-    ).to_csv(folder / "phases.csv", index_label="epoch")
-    if not phases[-1].kept:
-        unfreeze_from = None
-    return FineTuned(whole, split(whole, cut), cut, unfreeze_from, tuple(phases))
-
-
-def _train_head(
-    cut: str, settings: HeadSettings, data: TrialData, seed: int
-) -> tuple[keras.Model, Fit]:
-    """The first phase: a new head on the features of the frozen bottom."""
-    features = data.train[cut]
+    keras.utils.set_random_seed(seed)
     head = classifier(
-        data.classes,
+        splits.train.classes,
         units=settings.units,
         dropout=settings.dropout,
-        standardize=features,
-    ).build(features.shape[1:])
+        standardize=train.arrays(),
+    ).build(bottom.output_shape[1:])
     with (
         step_run("phase head", "phase", settings.model_dump()),
         EpochProgress("Training the head", settings.epochs) as progress,
     ):
         fit = fit_classifier(
             head,
-            feed(features, data.train_labels, settings.batch_size, seed),
-            feed(data.validation[cut], data.validation_labels, INFERENCE_BATCH),
+            train.batches(settings.batch_size, seed),
+            validation.batches(INFERENCE_BATCH),
             learning_rate=settings.learning_rate,
             epochs=settings.epochs,
             patience=settings.patience,
             callbacks=[EpochMetrics(), progress],
         )
-    return head, fit
+    return Begun(attach(bottom, head), cut, Phase("head", fit))
+
+
+def finetune(
+    begun: Begun,
+    backbone: Backbone,
+    settings: FineTuneSettings,
+    splits: Splits,
+    store: FeatureStore,
+    folder: Path,
+    seed: int,
+) -> FineTuned:
+    """Go on with the top of the bottom unfrozen, at a lower rate.
+
+    The phase is a nested run of the active MLflow run, and its steps go on where those of the first
+    phase end. The frozen part of the bottom runs once over the data and stays in inference mode;
+    BatchNormalization stays so in the unfrozen part, too.
+
+    Args:
+        begun: The model after its first phase. It is trained on.
+        backbone: What it was cut from.
+        settings: The phase.
+        splits: What to train and to validate on.
+        store: Where the features are kept at which the unfrozen part begins.
+        folder: Where `phases.csv` is written.
+        seed: Decides dropout and the order of batches.
+
+    Returns:
+        The model, its parts at the cut, and what each phase did.
+    """
+    keras.utils.set_random_seed(seed)
+    phases = [begun.phase]
+    unfreeze_from = _unfreeze_from(backbone, begun.cut, settings)
+    if unfreeze_from is not None:
+        phases.append(
+            _train_top(begun.whole, unfreeze_from, settings, splits, store, seed, begun.phase.fit)
+        )
+    pd.concat(
+        pd.DataFrame(phase.fit.history).assign(phase=phase.name, kept=phase.kept)
+        for phase in phases
+    ).to_csv(folder / "phases.csv", index_label="epoch")
+    return FineTuned(
+        begun.whole,
+        split(begun.whole, begun.cut),
+        begun.cut,
+        unfreeze_from if phases[-1].kept else None,
+        tuple(phases),
+    )
 
 
 def _unfreeze_from(backbone: Backbone, cut: str, settings: FineTuneSettings) -> str | None:
@@ -153,38 +192,31 @@ def _train_top(
     unfreeze_from: str,
     settings: FineTuneSettings,
     splits: Splits,
-    folder: Path,
+    store: FeatureStore,
     seed: int,
     first: Fit,
 ) -> Phase:
-    """The second phase: train what lies behind a cut; undo it where it does not help."""
+    """Train what lies behind a cut; undo it where it does not help."""
     top = split(whole, unfreeze_from).top
     flags = [layer.trainable for layer in top.layers]
     weights = top.get_weights()
     for layer in top.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-    frozen = extract(whole, {"frozen": unfreeze_from})
-
+    training = Trials(
+        unfreeze_from,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        parameters=count_params(top).trainable,
+    )
+    train, validation = frozen_features(whole, training, splits, store, seed)
     with (
-        TemporaryDirectory(dir=folder) as scratch,
         step_run("phase finetune", "phase", settings.model_dump() | {"from": unfreeze_from}),
         EpochProgress("Fine-tuning the top", settings.epochs) as progress,
     ):
-
-        def batches(part: DataSplit, name: str, seed: int | None = None):
-            features, labels = extract_features(
-                frozen,
-                part.batches(INFERENCE_BATCH),
-                part.size,
-                folder=Path(scratch) / name,
-                description=f"Frozen features of {name}",
-            )
-            return feed(features["frozen"], labels, settings.batch_size, seed)
-
         fit = fit_classifier(
             top,
-            batches(splits.train, "train", seed),
-            batches(splits.validation, "validation"),
+            train.batches(settings.batch_size, seed),
+            validation.batches(INFERENCE_BATCH),
             learning_rate=settings.learning_rate,
             epochs=settings.epochs,
             patience=settings.patience,

@@ -13,6 +13,7 @@ from reusekit.stages.baselines import Baseline
 from reusekit.stages.evaluate import Evaluation
 from reusekit.stages.finetune import FineTuned
 from reusekit.stages.job import Job
+from reusekit.stages.search import Searched
 from reusekit.tracking import ui_command
 
 
@@ -22,7 +23,7 @@ def report(
     test: Evaluation,
     version: ModelVersion,
     tracking: TrackingSettings,
-    result: SearchResult | None = None,
+    searched: Searched | None = None,
     baselines: Sequence[Baseline] = (),
 ) -> None:
     """Print the cuts, the winner beside its baselines, where the time went, and what to do next.
@@ -33,14 +34,16 @@ def report(
         test: How good that is.
         version: Its version in the registry.
         tracking: Where that is.
-        result: The search, if there was one.
+        searched: The search, if there was one.
         baselines: What to compare with.
     """
     out = Console(highlight=False)
-    if result is not None:
-        out.print(_cuts(result))
+    if searched is not None:
+        out.print(_cuts(searched.result))
     out.print(_comparison(tuned, test, baselines))
     out.print(job.clock.table())
+    if searched is not None:
+        out.print(_search(searched), soft_wrap=True)
     counts = count_params(tuned.whole)
     out.print(
         f"Cut at [bold]{tuned.cut}[/bold]: {counts.total:,} parameters ({counts.trainable:,} "
@@ -62,6 +65,26 @@ def report(
     )
 
 
+def _search(searched: Searched) -> str:
+    """Which way the trials were run, how long that took, and where they are kept."""
+    search, ran = searched.search, len(searched.result.trials) - searched.resumed
+    way = "the ordinary way" if search.plain else "as planned"
+    lines = [f"Ran {ran} trials {way} in {searched.seconds:.1f} s."]
+    if searched.resumed:
+        lines.append(f"{searched.resumed} trials had been run before: --fresh runs them anew.")
+    failed = [trial for trial in searched.result.trials if trial.status != "completed"]
+    if failed:
+        lines.append(f"{len(failed)} trials were not completed. The first cause: {failed[0].error}")
+    if search.ranking is not None and len(searched.result.cuts) > 1:
+        agreed = search.rank_correlation()
+        lines.append(
+            f"The ranking before training agrees with what the cuts reached to "
+            f"{agreed.spearman:.2f} (Spearman) and {agreed.kendall:.2f} (Kendall)."
+        )
+    lines.append(f"The search is kept in {search.folder}; the same command goes on there.")
+    return "\n".join(lines)
+
+
 def _cuts(result: SearchResult) -> Table:
     table = Table(title="Cuts, shallow to deep")
     table.add_column("cut", no_wrap=True)
@@ -72,7 +95,7 @@ def _cuts(result: SearchResult) -> Table:
             cut.at,
             f"{cut.depth:.0%}",
             f"{cut.best.accuracy:.3f}",
-            f"{cut.parameters:,}",
+            f"{cut.best.sizes.parameters:,}",
             str(len(cut.trials)),
             f"{cut.seconds:.1f}",
             style="bold green" if cut.at == result.best.cut else None,

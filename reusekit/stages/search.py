@@ -1,155 +1,214 @@
-"""The search stage: every cut's features in one pass, then trials on them."""
+"""The search stage: a plan, features computed once as it says, then trials on them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import mlflow
-import numpy as np
+import pandas as pd
 
 from reusekit.backbones import Backbone
-from reusekit.data import DataSplit
-from reusekit.errors import ReusekitError
-from reusekit.features import extract_features
+from reusekit.features import FeatureStore
 from reusekit.graph import CutPoint
 from reusekit.progress import counted
-from reusekit.search import (
-    CutHyperModel,
-    CutResult,
-    CutSweepOracle,
-    CutTuner,
-    SearchResult,
-    SearchSpace,
-    TrialData,
-    TrialRecord,
-    accuracy_over_depth,
-)
-from reusekit.search.results import ranked
-from reusekit.settings import HeadSettings, SearchSettings
-from reusekit.stages.inputs import INFERENCE_BATCH, Splits
-from reusekit.surgery import extract
-from reusekit.tracking import log_history, step_run
+from reusekit.search import CutSearch, Limits, SearchResult, SearchSpace, TrialRecord
+from reusekit.search.figure import accuracy_over_cost, accuracy_over_depth
+from reusekit.settings import SearchSettings
+from reusekit.stages.inputs import Splits
+from reusekit.tracking import log_trial
+
+# What decides where features and results are kept and how fast they come, never what they are.
+_NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep"}
 
 
-def extract_pooled(backbone: Backbone, cuts: Sequence[CutPoint], splits: Splits) -> TrialData:
-    """Tap all cuts in one pass over training and validation data, averaged over space.
+@dataclass(frozen=True)
+class Searched:
+    """A finished search.
+
+    Attributes:
+        search: The search; it can still be asked for models and tables.
+        result: Its trials.
+        resumed: How many of these were taken from an earlier run of the same search.
+        seconds: What the others took together, features not counted.
+    """
+
+    search: CutSearch
+    result: SearchResult
+    resumed: int
+    seconds: float
+
+
+def plan_search(
+    backbone: Backbone,
+    cuts: Sequence[CutPoint],
+    splits: Splits,
+    settings: SearchSettings,
+    store: FeatureStore,
+    output: str,
+    seed: int,
+    plain: bool = False,
+    fresh: bool = False,
+) -> CutSearch:
+    """Set a search up and print what it is going to do; nothing is computed but to measure.
+
+    The search is kept in a folder that is named by what is searched: backbone, data, settings and
+    seed. Where the same search was begun there, it is gone on with; where it was finished, its
+    trials are taken from there.
 
     Args:
         backbone: What is cut.
-        cuts: Where.
-        splits: What to run it on; the test split is left alone.
-
-    Returns:
-        For each cut features of shape (examples, channels), with labels.
-
-    Raises:
-        ReusekitError: The features are not finite.
-    """
-    taps = extract(backbone.model, {point.at: point.at for point in cuts}, pooling="avg")
-
-    def run(split: DataSplit, name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        batches = split.batches(INFERENCE_BATCH)
-        return extract_features(taps, batches, split.size, description=f"Features of {name}")
-
-    train, train_labels = run(splits.train, "train")
-    validation, validation_labels = run(splits.validation, "validation")
-    classes = splits.train.classes
-    return TrialData(train, train_labels, validation, validation_labels, classes)
-
-
-def search_cut(
-    data: TrialData,
-    cuts: Sequence[CutPoint],
-    settings: SearchSettings,
-    folder: Path,
-    seed: int,
-) -> SearchResult:
-    """Search cut, head and learning rate; each trial is a nested run of the active MLflow run.
-
-    The figure of accuracy over depth and the tables are written to the folder and logged.
-
-    Args:
-        data: Features of every cut.
         cuts: What to choose from, shallow to deep.
+        splits: What to train and to compare on; the test split is left alone.
         settings: What the search tries.
-        folder: Where trials, tables and figure are written.
+        store: Where features are kept.
+        output: Folder of all runs, in which the search's own lies unless the settings name one.
         seed: Decides the trials, their initial weights and the order of batches.
-
-    Returns:
-        All trials, by cut.
+        plain: Run each trial alone, the frozen backbone for every batch, for comparison.
+        fresh: Discard what was found before and search anew.
 
     Raises:
-        ReusekitError: No trial succeeded; the first cause is named.
+        ConfigError: Nothing keeps within the limits, or a choice is unknown.
     """
-    space = SearchSpace(
-        cuts=[point.at for point in cuts],
-        units=settings.units,
-        dropout=settings.dropout,
-        learning_rate=settings.learning_rate,
+    folder = settings.folder or Path(output) / "searches" / _digest(
+        backbone, cuts, splits, settings, seed, plain
     )
-    hypermodel = CutHyperModel(
-        data, space, settings.epochs, settings.patience, settings.batch_size, seed
-    )
-    oracle = CutSweepOracle(
-        space.cuts,
-        settings.max_trials,
-        objective="val_accuracy",
-        seed=seed + 1,  # keras-tuner takes 0 for no seed
-    )
-    with counted("Trials", settings.max_trials) as advance:
-        tuner = CutTuner(hypermodel, oracle, folder / "search", _tracked(advance))
-        try:
-            tuner.search()
-        except RuntimeError as error:  # keras-tuner gives up after three failures in a row
-            raise ReusekitError(f"Three trials in a row failed: {tuner.failures[-1]}") from error
-    if not tuner.records:
-        raise ReusekitError(f"Every trial failed. The first cause: {tuner.failures[0]}")
-    result = _by_cut(tuner.records, cuts)
-
-    result.to_frame().to_csv(folder / "cuts.csv", index=False)
-    result.trials_frame().to_csv(folder / "trials.csv", index=False)
-    figure = accuracy_over_depth(result, "Validation accuracy over cut depth")
-    figure.savefig(folder / "accuracy_over_depth.png", dpi=150)
-    mlflow.log_figure(figure, "accuracy_over_depth.png")
-    mlflow.log_table(result.to_frame(), "cuts.json")
-    mlflow.log_table(result.trials_frame(), "trials.json")
-    return result
-
-
-def _tracked(advance):
-    """Watch trials: a nested run for each, and a step of the progress bar."""
-
-    @contextmanager
-    def watch(number: int, values: Mapping[str, object]) -> Iterator:
-        def finished(record: TrialRecord) -> None:
-            log_history(record.fit.history)
-            mlflow.log_metrics(
-                {"best_val_accuracy": record.accuracy, "seconds": record.fit.seconds}
-            )
-            advance(f"Trials (last: {record.cut} {record.accuracy:.3f})")
-
-        with step_run(f"trial {number:02d} {values['cut']}", "trial", values):
-            yield finished
-
-    return watch
-
-
-def _by_cut(records: Sequence[TrialRecord], cuts: Sequence[CutPoint]) -> SearchResult:
-    results = []
-    for point in cuts:
-        trials = ranked(record for record in records if record.cut == point.at)
-        if trials:
-            results.append(CutResult(point.at, point.depth, point.params_before, tuple(trials)))
-    return SearchResult(tuple(results))
-
-
-def head_of(trial: TrialRecord, settings: SearchSettings) -> HeadSettings:
-    """The settings that train the head of a trial once more."""
-    return HeadSettings(
-        units=trial.values["units"],
-        dropout=trial.values["dropout"],
-        learning_rate=trial.values["learning_rate"],
+    search = CutSearch(
+        backbone.model,
+        splits.train,
+        splits.validation,
+        SearchSpace(
+            cuts=[point.at for point in cuts],
+            freeze=settings.freeze,
+            units=settings.units,
+            dropout=settings.dropout,
+            optimizers=settings.optimizers,
+            learning_rate=settings.learning_rate,
+            learning_rates=settings.learning_rates,
+            batch_sizes=settings.batch_sizes,
+        ),
+        folder,
+        store,
+        objective=settings.objective,
+        limits=Limits(**settings.limits.model_dump()),
+        max_trials=settings.max_trials,
         epochs=settings.epochs,
         patience=settings.patience,
-        batch_size=settings.batch_size,
+        seed=seed,
+        rank=settings.rank,
+        best_cuts=settings.best_cuts,
+        keep=settings.keep,
+        plain=plain,
+        fresh=fresh,
+        memory=settings.memory,
+        augmented_views=settings.augmented_views,
+        compute_dtype=settings.compute_dtype,
     )
+    print(search.plan or "The ordinary way: each trial alone, the backbone run for every batch.")
+    return search
+
+
+def _digest(
+    backbone: Backbone,
+    cuts: Sequence[CutPoint],
+    splits: Splits,
+    settings: SearchSettings,
+    seed: int,
+    plain: bool,
+) -> str:
+    """A name for what is searched, alike in every process."""
+    searched = {
+        "backbone": backbone.digest,
+        "cuts": [point.at for point in cuts],
+        "train": splits.train.fingerprint,
+        "validation": splits.validation.fingerprint,
+        "settings": settings.model_dump(mode="json", exclude=_NOT_SEARCHED),
+        "seed": seed,
+        "plain": plain,
+    }
+    return hashlib.sha256(json.dumps(searched, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def extract_features(search: CutSearch, folder: Path) -> None:
+    """Log the plan to the active MLflow run, and compute once what it says is computed once.
+
+    Args:
+        search: A planned search.
+        folder: Where `plan.json` and `plan.txt` are written.
+
+    Raises:
+        CacheError: The features are not finite, or cannot be stored.
+    """
+    if search.plan is not None:
+        search.plan.save(folder / "plan.json")
+        (folder / "plan.txt").write_text(f"{search.plan}\n")
+        for name in ("plan.json", "plan.txt"):
+            mlflow.log_artifact(str(folder / name))
+    _ = search.data
+
+
+def search_cut(search: CutSearch, folder: Path) -> Searched:
+    """Run the trials that are not finished; each is a nested run of the active MLflow run.
+
+    Trials that an earlier run of the same search finished are logged, too, and say so. Tables and
+    figures are written to the folder and logged.
+
+    Args:
+        search: A planned search.
+        folder: Where tables and figures are written.
+
+    Raises:
+        ConfigError: The folder of the search holds another one, or one that runs at this moment.
+        ReusekitError: No trial succeeded; the first cause is named.
+    """
+    began = perf_counter()
+    resumed: dict[int, bool] = {}  # by the numbers of the trials that are logged
+    with counted("Trials", search.max_trials) as step:
+
+        def log(finished: TrialRecord | None = None) -> None:
+            for record in search.tuner.records:
+                if record.number not in resumed:
+                    resumed[record.number] = record is not finished
+                    log_trial(record, resumed[record.number])
+                    step(f"Trials (last: {record.cut}, {record.status})")
+
+        search.report = log
+        search.progress = lambda text: step(f"Trials ({text})", 0)
+        search.run()
+        log()
+    seconds = perf_counter() - began
+    mlflow.log_metrics({"search_seconds": seconds, "search_resumed_trials": sum(resumed.values())})
+    _ = search.latencies  # so that the result has them
+    result = search.result
+    _log_tables(search, result, folder)
+    _log_figures(search, result, folder)
+    return Searched(search, result, sum(resumed.values()), seconds)
+
+
+def _log_tables(search: CutSearch, result: SearchResult, folder: Path) -> None:
+    tables: dict[str, pd.DataFrame] = {
+        "cuts": result.cuts_frame(),
+        "trials": result.to_frame(),
+        "pareto_parameters": result.pareto("parameters"),
+        "pareto_latency": result.pareto("latency"),
+    }
+    if search.ranking is not None:
+        tables["ranking"] = search.ranking
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+        mlflow.log_table(table, f"{name}.json")
+
+
+def _log_figures(search: CutSearch, result: SearchResult, folder: Path) -> None:
+    title = f"{search.graph.model.name} on {search.train.name}"
+    figures = {
+        "accuracy_over_depth": accuracy_over_depth(result, title),
+        "accuracy_over_parameters": accuracy_over_cost(result, "parameters", title),
+        "accuracy_over_latency": accuracy_over_cost(result, "latency", title),
+    }
+    for name, figure in figures.items():
+        file = folder / f"{name}.png"
+        figure.savefig(file, dpi=150)
+        mlflow.log_artifact(str(file))
