@@ -6,7 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from reusekit.errors import ReusekitError
 
+
+@keras.saving.register_keras_serializable(package="reusekit")
 class FusedAdam(keras.optimizers.Optimizer):
     """Keras's Adam, computed by TensorFlow's own kernel: one pass over each variable a step.
 
@@ -14,7 +17,10 @@ class FusedAdam(keras.optimizers.Optimizer):
     the variable's size; with few examples a step that takes as long as the gradients do. The kernel
     (`ResourceApplyAdam`) has the same formula, but takes 1 - beta from beta rounded to float32
     where Keras rounds 1 - beta itself; the learning rate makes up for that, so that both give the
-    same numbers to rounding. For TensorFlow only.
+    same numbers to rounding. For TensorFlow and float32 variables only.
+
+    The gradient of an embedding that looks a row up several times in a batch is summed before it is
+    squared, as that of any other variable; Keras's Adam squares the parts.
 
     Args:
         learning_rate: A number or a Keras schedule.
@@ -22,6 +28,9 @@ class FusedAdam(keras.optimizers.Optimizer):
         beta_2: Decay of the mean of squared gradients.
         epsilon: Added to the root of the latter.
         **kwargs: What every Keras optimizer takes, such as `weight_decay`.
+
+    Raises:
+        ReusekitError: In `build`, a variable is not float32: 1 - beta would be lost in the kernel.
 
     Example:
         >>> weights = []
@@ -49,6 +58,12 @@ class FusedAdam(keras.optimizers.Optimizer):
         """Make the two slots of each variable."""
         if self.built:
             return
+        for variable in variables:
+            if variable.dtype != "float32":
+                raise ReusekitError(
+                    f"Expected float32 variables. {variable.path!r} is {variable.dtype}; use "
+                    "keras.optimizers.Adam."
+                )
         super().build(variables)
         for variable in variables:
             self._slots[variable.value.ref()] = (
@@ -82,7 +97,7 @@ class FusedAdam(keras.optimizers.Optimizer):
             beta1=self.beta_1,
             beta2=self.beta_2,
             epsilon=self.epsilon,
-            **{name: tf.cast(value, variable.dtype) for name, value in self._now.items()},
+            **self._now,
         )
 
     def get_config(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Several models trained at once on the same batches, each as it would be alone."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -22,7 +23,8 @@ class Member:
         model: A compiled model.
         features: The name of its inputs in the batches.
         epochs: The epoch to end at, at the latest.
-        callbacks: Its own Keras callbacks; one that sets `model.stop_training` stops it alone.
+        callbacks: Its own Keras callbacks, called where training and each epoch begin and end, but
+            not at each batch; one that sets `model.stop_training` stops it alone.
     """
 
     model: keras.Model
@@ -47,7 +49,7 @@ def fit_together(
     leave idle. For TensorFlow only.
 
     Args:
-        members: Compiled models, no weight of which two may train.
+        members: Compiled models. What one of them trains may belong to no other.
         train: Batches of (inputs by name, labels), freshly shuffled at each pass.
         validation: The same in a fixed order.
         initial_epoch: The number of the first epoch.
@@ -58,7 +60,7 @@ def fit_together(
         callbacks leave them with.
 
     Raises:
-        ReusekitError: Two models would train one weight.
+        ReusekitError: A model would train a weight that belongs to another as well.
 
     Example:
         >>> x, y = np.eye(4, dtype="float32"), np.array([0, 1, 0, 1])
@@ -116,9 +118,14 @@ def _result(history: dict[str, list[float]], seconds: float) -> Fit | TrainingEr
 
 
 def _refuse_shared(members: Sequence[Member]) -> None:
-    trained = [id(v) for member in members for v in member.model.trainable_variables]
-    if len(set(trained)) < len(trained):
-        raise ReusekitError("Expected models that train weights of their own. Two share one.")
+    users = Counter(id(v) for member in members for v in member.model.weights)
+    for member in members:
+        for variable in member.model.trainable_variables:
+            if users[id(variable)] > 1:
+                raise ReusekitError(
+                    f"Expected models that train weights of their own. {variable.path!r} belongs "
+                    "to two of them."
+                )
 
 
 def _build(member: Member, x: Any, y: tf.Tensor) -> None:
