@@ -40,7 +40,7 @@ def accuracy_over_depth(result: SearchResult, title: str) -> Figure:
     _ring(axes, result, result.depths[result.best.cut])
     axes.set_xticks(depths, [cut.at for cut in cuts], rotation=40, ha="right", fontsize=8)
     axes.set_xlabel("cut, placed by its share of the backbone's FLOPs")
-    axes.legend(loc="best")
+    axes.legend(loc="lower right" if result.maximize else "upper right")
     return figure
 
 
@@ -73,14 +73,19 @@ def accuracy_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
         front[cost], front[result.objective], drawstyle="steps-post", color="tab:red",
         linewidth=1.2, label="Pareto front", zorder=1,
     )  # fmt: skip
+    # To the left and the better side, where no trial lies: it would beat the front.
+    side, edge = (1, "bottom") if result.maximize else (-1, "top")
     for at, x, y in zip(front["cut"], front[cost], front[result.objective], strict=True):
-        axes.annotate(at, (x, y), (5, -4), textcoords="offset points", fontsize=8, va="top")
+        axes.annotate(
+            at, (x, y), (-2, 5 * side), textcoords="offset points", fontsize=8,
+            rotation=-40 * side, rotation_mode="anchor", ha="right", va=edge,
+        )  # fmt: skip
     _ring(axes, result, _cost(result, result.best, cost))
     label, numbers = _COSTS[cost]
     axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(numbers)
-    axes.margins(x=0.12)  # for the names
-    axes.legend(loc="best")
+    axes.margins(x=0.12, y=0.25)  # for the names
+    axes.legend(loc="lower right" if result.maximize else "upper right")
     return figure
 
 

@@ -46,7 +46,10 @@ def pipeline_run(
 
 @contextmanager
 def step_run(
-    name: str, kind: Literal["trial", "phase", "evaluation"], parameters: Mapping[str, Any] = {}
+    name: str,
+    kind: Literal["trial", "phase", "evaluation"],
+    parameters: Mapping[str, Any] = {},
+    tags: Mapping[str, str] = {},
 ) -> Iterator[mlflow.ActiveRun]:
     """A nested run for one trial, training phase or evaluation; its kind is in a tag.
 
@@ -54,21 +57,23 @@ def step_run(
         name: The run's name.
         kind: What it is for.
         parameters: Logged as they are.
+        tags: What else is to be found by.
 
     Yields:
         The run.
     """
-    with mlflow.start_run(run_name=name, nested=True, tags={KIND: kind}) as run:
+    with mlflow.start_run(run_name=name, nested=True, tags={KIND: kind, **tags}) as run:
         if parameters:
             mlflow.log_params(dict(parameters))
         yield run
 
 
-def log_history(history: Mapping[str, list[float]]) -> None:
+def log_history(history: Mapping[str, list[float]], once: Mapping[str, float] = {}) -> None:
     """Log a whole training history to the active run at once, each value at its epoch.
 
     Args:
         history: Each metric's values by epoch, as Keras has them.
+        once: Metrics with one value, logged with them: each call of MLflow costs some time.
     """
     now = int(time() * 1000)
     metrics = [
@@ -76,6 +81,7 @@ def log_history(history: Mapping[str, list[float]]) -> None:
         for name, values in history.items()
         for epoch, value in enumerate(values)
     ]
+    metrics += [Metric(name, float(value), now, 0) for name, value in once.items()]
     run_id = mlflow.active_run().info.run_id
     for first in range(0, len(metrics), _MOST_IN_A_BATCH):
         mlflow.MlflowClient().log_batch(run_id, metrics[first : first + _MOST_IN_A_BATCH])

@@ -9,6 +9,7 @@ from reusekit.tracking.runs import log_history, step_run
 
 RESUMED = "reusekit.resumed"
 CAUSE = "reusekit.cause"
+_LONGEST = 5000  # characters of a tag that every store of MLflow takes
 
 
 def log_trial(record: TrialRecord, resumed: bool = False) -> None:
@@ -23,14 +24,17 @@ def log_trial(record: TrialRecord, resumed: bool = False) -> None:
         resumed: Whether it ran in an earlier process; said in the tag `reusekit.resumed`.
     """
     spec = {name: value for name, value in record.spec.to_dict().items() if value is not None}
-    with step_run(f"trial {record.number:02d} {record.cut}", "trial", spec):
-        mlflow.set_tag(RESUMED, str(resumed).lower())
+    tags = {RESUMED: str(resumed).lower()}
+    if record.error is not None:
+        tags[CAUSE] = record.error[:_LONGEST]
+    with step_run(f"trial {record.number:02d} {record.cut}", "trial", spec, tags):
         if record.fit is None:
-            mlflow.set_tag(CAUSE, record.error)
             mlflow.end_run("FAILED")
             return
-        log_history(record.fit.history)
-        best = {f"best_{name}": value for name, value in record.metrics.items() if "val_" in name}
-        mlflow.log_metrics(
-            best | asdict(record.sizes) | {"seconds": record.fit.seconds, "trained": record.trained}
-        )
+        best = {
+            f"best_{name}": value
+            for name, value in record.metrics.items()
+            if name.startswith("val_")
+        }
+        costs = {**asdict(record.sizes), "trained": record.trained, "seconds": record.fit.seconds}
+        log_history(record.fit.history, best | costs)

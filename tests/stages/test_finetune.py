@@ -7,42 +7,32 @@ import pytest
 
 import reusekit as rk
 from reusekit import stages
-from reusekit.settings import BackboneSettings, DataSettings, FineTuneSettings, HeadSettings
+from reusekit.settings import FineTuneSettings, HeadSettings
 
 CUT, OPEN_FROM = "block4_out", "block2_out"
 
 
-@pytest.fixture(scope="module")
-def prepared(module_tracking):
-    backbone = stages.load_backbone(BackboneSettings())
-    splits = stages.load_data(DataSettings(examples_per_class=5), backbone, seed=0)
-    features = stages.extract_pooled(backbone, [stages.clean_cut(backbone, CUT)], splits)
-    return backbone, features, splits
+@pytest.fixture
+def tune(module_tracking, backbone, splits, store, tmp_path):
+    """Train a head, then go on with the top unfrozen, as given settings say."""
 
+    def tuned(**second):
+        settings = FineTuneSettings(**{"unfreeze_from": OPEN_FROM, "epochs": 2} | second)
+        head = HeadSettings(epochs=8, patience=8)
+        begun = stages.train_head(backbone, CUT, head, splits, store, seed=0)
+        return stages.finetune(begun, backbone, settings, splits, store, tmp_path, seed=0)
 
-def tune(prepared, tmp_path, **second):
-    backbone, features, splits = prepared
-    return stages.finetune(
-        backbone,
-        CUT,
-        head=HeadSettings(epochs=8, patience=8),
-        settings=FineTuneSettings(**{"unfreeze_from": OPEN_FROM, "epochs": 2} | second),
-        data=features,
-        splits=splits,
-        folder=tmp_path,
-        seed=0,
-    )
+    return tuned
 
 
 def weights_by_layer(model) -> dict[str, list[np.ndarray]]:
     return {layer.name: layer.get_weights() for layer in model.layers}
 
 
-def test_frozen_layers_stay_bit_equal_and_the_others_move(prepared, tmp_path):
-    backbone = prepared[0]
+def test_frozen_layers_stay_bit_equal_and_the_others_move(tune, backbone):
     before = weights_by_layer(backbone.model)
     digest = rk.load_backbone("reusekit/glyphnet").digest
-    tuned = tune(prepared, tmp_path, learning_rate=1e-3)
+    tuned = tune(learning_rate=1e-3)
     assert tuned.phases[1].kept
 
     frozen = {layer.name for layer in rk.split(backbone.model, OPEN_FROM).bottom.layers}
@@ -59,20 +49,20 @@ def test_frozen_layers_stay_bit_equal_and_the_others_move(prepared, tmp_path):
     assert backbone.digest == digest
 
 
-def test_the_parts_are_the_whole(prepared, tmp_path):
-    tuned = tune(prepared, tmp_path)
+def test_the_parts_are_the_whole(tune, splits):
+    tuned = tune()
     certificate = tuned.parts.verify()
     assert certificate.max_abs_error <= certificate.tolerance
-    images = next(iter(prepared[2].test.batches(8)))[0]
+    images = next(iter(splits.test.batches(8)))[0]
     pieces = tuned.parts.top(tuned.parts.bottom(images, training=False), training=False)
     np.testing.assert_allclose(pieces, tuned.whole(images, training=False), atol=1e-6)
     counts = rk.count_params(tuned.whole)
     assert 0 < counts.trainable < counts.total
 
 
-def test_a_phase_that_does_not_help_is_undone(prepared, tmp_path):
-    ruined = tune(prepared, tmp_path, learning_rate=50.0, epochs=1)
-    head_only = tune(prepared, tmp_path, share=0.0, unfreeze_from=None)
+def test_a_phase_that_does_not_help_is_undone(tune):
+    ruined = tune(learning_rate=50.0, epochs=1)
+    head_only = tune(share=0.0, unfreeze_from=None)
     assert [phase.name for phase in head_only.phases] == ["head"]
     assert not ruined.phases[1].kept
     assert ruined.unfrozen_from is None
@@ -81,15 +71,39 @@ def test_a_phase_that_does_not_help_is_undone(prepared, tmp_path):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_nothing_is_left_behind_but_the_history(prepared, tmp_path):
-    tuned = tune(prepared, tmp_path)
+def test_nothing_is_left_behind_but_the_history(tune, tmp_path):
+    tuned = tune()
     assert [file.name for file in tmp_path.iterdir()] == ["phases.csv"]
     history = pd.read_csv(tmp_path / "phases.csv")
     second = history[history["phase"] == "finetune"]["val_loss"]
     np.testing.assert_allclose(second, tuned.phases[1].fit.history["val_loss"])
 
 
-def test_what_lies_behind_the_cut_cannot_be_unfrozen(prepared, tmp_path):
-    tuned = tune(prepared, tmp_path, unfreeze_from="block5_out")
+def test_what_lies_behind_the_cut_cannot_be_unfrozen(tune):
+    tuned = tune(unfreeze_from="block5_out")
     assert tuned.unfrozen_from is None
     assert [phase.name for phase in tuned.phases] == ["head"]
+
+
+def test_what_is_frozen_runs_once_for_all_trainings(tune, store):
+    tune()
+    before = {entry.digest for entry in store.entries()}
+    assert {CUT, OPEN_FROM} <= {entry.about["cut"] for entry in store.entries()}
+    tune(learning_rate=1e-3, epochs=1)
+    assert {entry.digest for entry in store.entries()} == before
+
+
+def test_where_there_is_no_room_the_frozen_part_runs_for_every_batch(
+    backbone, splits, tune, store, tmp_path
+):
+    small = rk.FeatureStore(tmp_path / "small", budget=200_000)
+    head = HeadSettings(epochs=8, patience=8)
+    begun = stages.train_head(backbone, CUT, head, splits, small, seed=0)
+    settings = FineTuneSettings(unfreeze_from=OPEN_FROM, epochs=2)
+    computed = stages.finetune(begun, backbone, settings, splits, small, tmp_path, seed=0)
+    assert OPEN_FROM not in {entry.about["cut"] for entry in small.entries()}
+    np.testing.assert_allclose(
+        computed.phases[1].fit.history["val_loss"],
+        tune().phases[1].fit.history["val_loss"],
+        rtol=1e-4,
+    )
