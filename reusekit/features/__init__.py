@@ -3,7 +3,6 @@
 from reusekit.features.budget import EntryInfo
 from reusekit.features.costs import Costs, measure
 from reusekit.features.entry import Entry
-from reusekit.features.extract import extract_features
 from reusekit.features.feed import feed
 from reusekit.features.frontier import Frontier, frontier
 from reusekit.features.key import FeatureKey, feature_keys
@@ -32,7 +31,6 @@ __all__ = [
     "StoredFeatures",
     "Trials",
     "default_path",
-    "extract_features",
     "feature_keys",
     "feed",
     "frontier",
