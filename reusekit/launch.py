@@ -52,7 +52,7 @@ def launch(
         function(**options)
     except ValidationError as error:  # a rule that spans values
         (first, *_) = error.errors()
-        _stop(f"{error.title}.{'.'.join(map(str, first['loc']))}: {first['msg']}", verbose)
+        _stop(f"{'.'.join(map(str, (error.title, *first['loc'])))}: {first['msg']}", verbose)
     except ArgumentError as error:
         _stop(_configuration_error(str(error), list(parser.get_defaults().keys())), verbose)
     except ReusekitError as error:
@@ -122,6 +122,7 @@ def _configuration_error(message: str, keys: list[str]) -> str:
     message = re.sub(r"\[type=[^\]]*\]\.?", "", message)
     message = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message)
     message = message.replace("Parser key", "Option")
+    message = _OR_NULL.sub(_or_null, message)
     unknown = (
         re.search(r"Option '(?P<key>[^']+)' is not accepted", message)
         or re.search(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'", message)
@@ -132,6 +133,21 @@ def _configuration_error(message: str, keys: list[str]) -> str:
     found = unknown.groupdict()
     key = ".".join(part for part in (found.get("group"), found["key"]) if part)
     return f"Unknown option {key!r}. {nearest(key, keys)}"
+
+
+_OR_NULL = re.compile(
+    r"Does not validate against any of the Union subtypes\s+Subtypes: [^\n]*\s+Errors:\s+- (.*?)"
+    r"\s+- Expected a NoneType\s+Given value type: \w+\s+Given value: (.*)",
+    re.DOTALL,
+)
+
+
+def _or_null(refused: re.Match) -> str:
+    """What is wrong with a value where null would do as well, in a sentence."""
+    reason, value = refused.groups()
+    if reason.endswith((" than", " to")):  # jsonargparse takes the value out of the reason
+        reason += f" {value}"
+    return f"{reason}, or null. Received: {value}"
 
 
 def _summary(function: Callable[..., Any]) -> str:

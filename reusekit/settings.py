@@ -11,6 +11,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
+    model_validator,
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -155,6 +156,13 @@ class SearchSettings(Settings):
         if rates[0] > rates[1]:
             raise ValueError("expected the lowest rate first")
         return rates
+
+    @model_validator(mode="after")
+    def _countable(self) -> "SearchSettings":
+        low, high = self.learning_rate
+        if self.max_trials is None and self.learning_rates is None and low < high:
+            raise ValueError("max_trials of null, every combination, needs learning_rates")
+        return self
 
 
 class FineTuneSettings(Settings):

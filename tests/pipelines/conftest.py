@@ -1,4 +1,4 @@
-"""Run a pipeline as its command line would, in this process."""
+"""Run a pipeline as its command line would, in this process; with a feature store of the tests."""
 
 import runpy
 import sys
@@ -18,3 +18,11 @@ def run_pipeline():
             runpy.run_path(file, run_name="__main__")
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches(tmp_path_factory):
+    """No test may fill or use the store that a person has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+        yield

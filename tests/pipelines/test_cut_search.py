@@ -3,8 +3,11 @@
 import contextlib
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -17,7 +20,7 @@ from reusekit.data import load_split
 QUICK = [
     f"--config={ROOT / 'configs' / 'digits.yaml'}",
     "--data.examples_per_class=5",
-    "--search.max_trials=3",
+    "--search.max_trials=6",
     "--search.max_cuts=2",
     "--search.epochs=12",
     "--finetune.epochs=3",
@@ -26,42 +29,89 @@ QUICK = [
 ]
 
 
+def killed_in_the_middle() -> None:
+    """Run the job in a process of its own, and kill that once some trials are finished."""
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "pipelines" / "cut_search.py", *QUICK],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
+    )
+    while process.poll() is None and not list(Path("runs").glob("searches/*/state.json")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+
+
 @pytest.fixture(scope="module")
 def finished(run_pipeline, module_tracking):
-    """The job run twice in one folder: the folder, and what the second run printed."""
+    """The job killed, gone on with, and run once more: the folder, and what the last printed."""
+    killed_in_the_middle()
     run_pipeline("cut_search", *QUICK)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        run_pipeline("cut_search", *QUICK, "--seed=1")
+        run_pipeline("cut_search", *QUICK)
     return Path.cwd(), module_tracking, printed.getvalue()
+
+
+def jobs(client) -> list[tuple]:
+    """Of each job its run and the runs in it, by kind; the first job first."""
+    experiment = client.get_experiment_by_name("digits")
+    runs = client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])
+    found = []
+    for parent in runs:
+        if parent.data.tags["reusekit.kind"] == "pipeline":
+            children = {"trial": [], "phase": [], "evaluation": []}
+            for run in runs:
+                if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id:
+                    children[run.data.tags["reusekit.kind"]].append(run)
+            found.append((parent, children))
+    return found
 
 
 @pytest.fixture
 def runs(finished):
-    """The runs of the first job: the parent, and its children by kind."""
-    _, client, _ = finished
-    experiment = client.get_experiment_by_name("digits")
-    all_runs = client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])
-    parent = next(r for r in all_runs if r.data.tags["reusekit.kind"] == "pipeline")
-    children = {"trial": [], "phase": [], "evaluation": []}
-    for run in all_runs:
-        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id:
-            children[run.data.tags["reusekit.kind"]].append(run)
-    return parent, children
+    """The runs of the job that went on with the killed one: the parent, and its children."""
+    return jobs(finished[1])[1]
+
+
+def best_of(trials):
+    """The trial that won."""
+    return max(
+        trials,
+        key=lambda run: (run.data.metrics["best_val_accuracy"], -run.data.metrics["best_val_loss"]),
+    )
 
 
 def test_there_is_one_run_for_each_trial_phase_and_evaluation(runs):
     parent, children = runs
     assert parent.info.status == "FINISHED"
     assert [run.data.params["cut"] for run in children["trial"][:2]] == ["stem_out", "block7_out"]
-    assert len(children["trial"]) == 3
+    assert len(children["trial"]) == 6
     assert [run.info.run_name for run in children["phase"]] == [
-        "phase head",
         "phase finetune",
         "from scratch 0.003",
     ]
     assert len(children["evaluation"]) == 3
     assert all(run.info.status == "FINISHED" for kind in children.values() for run in kind)
+
+
+def test_a_killed_job_is_gone_on_with(finished):
+    folder, client, printed = finished
+    killed, second, third = jobs(client)
+    before = {run.info.run_name: run for run in killed[1]["trial"]}
+    assert killed[0].info.status == "RUNNING"
+    assert 0 < len(before) < 6
+    resumed = {run.info.run_name: run.data.tags["reusekit.resumed"] for run in second[1]["trial"]}
+    assert {name for name, taken in resumed.items() if taken == "true"} == before.keys()
+    for run in second[1]["trial"]:
+        if run.info.run_name in before:
+            assert run.data.metrics == before[run.info.run_name].data.metrics
+    assert {run.data.tags["reusekit.resumed"] for run in third[1]["trial"]} == {"true"}
+    assert third[0].data.metrics["test_accuracy"] == second[0].data.metrics["test_accuracy"]
+    assert "6 trials had been run before: --fresh runs them anew" in printed
+    assert "found in the store" in printed
+    assert len(list(folder.glob("runs/searches/*"))) == 1
 
 
 def test_settings_are_parameters_of_the_parent(runs):
@@ -75,7 +125,7 @@ def test_settings_are_parameters_of_the_parent(runs):
 
 def test_steps_of_the_two_phases_never_overlap(finished, runs):
     _, client, _ = finished
-    head, tuned = runs[1]["phase"][:2]
+    head, tuned = best_of(runs[1]["trial"]), runs[1]["phase"][0]
     steps = [
         [m.step for m in client.get_metric_history(run.info.run_id, "val_loss")]
         for run in (head, tuned)
@@ -106,18 +156,23 @@ def test_figure_and_tables_are_there(finished, runs):
     folder, client, _ = finished
     run_id = runs[0].info.run_id
     names = {artifact.path for artifact in client.list_artifacts(run_id)}
-    assert {"accuracy_over_depth.png", "cuts.json", "trials.json"} <= names
+    assert {"accuracy_over_depth.png", "cuts.json", "trials.json", "plan.json"} <= names
     table = json.loads(
         (folder / client.download_artifacts(run_id, "cuts.json", str(folder))).read_text()
     )
     assert "validation_accuracy" in table["columns"]
-    outputs = sorted(folder.glob("runs/*"))
-    assert len(outputs) == 2
-    assert {file.name for file in outputs[0].iterdir()} == {
+    outputs = sorted(folder.glob("runs/2*"))
+    assert len(outputs) == 3
+    assert {file.name for file in outputs[1].iterdir()} == {
         "accuracy_over_depth.png",
+        "accuracy_over_latency.png",
+        "accuracy_over_parameters.png",
         "cuts.csv",
+        "pareto_latency.csv",
+        "pareto_parameters.csv",
         "phases.csv",
-        "search",
+        "plan.json",
+        "plan.txt",
         "trials.csv",
     }
 
@@ -128,7 +183,7 @@ def test_three_linked_models_with_signatures_and_counts(finished, runs):
         filter_string=f"source_run_id = '{runs[0].info.run_id}'",
         output_format="list",
     )
-    best = max(runs[1]["trial"], key=lambda run: run.data.metrics["best_val_accuracy"])
+    best = best_of(runs[1]["trial"])
     by_role = {model.tags["reusekit.role"]: model for model in models}
     assert set(by_role) == {"bottom", "top", "whole"}
     bottom = by_role["bottom"]
@@ -195,3 +250,25 @@ def test_a_person_sees_the_cuts_the_rivals_the_times_and_what_to_do_next(finishe
         f"ui --backend-store-uri {mlflow.get_tracking_uri()}",
     ):
         assert words in printed
+
+
+def test_the_ordinary_way_is_there_for_comparison(finished, run_pipeline, capsys):
+    _, client, _ = finished
+    run_pipeline(
+        "cut_search",
+        *QUICK,
+        "--plain",
+        "--fresh",
+        "--search.max_trials=2",
+        "--finetune.share=0",
+        "--baselines.from_scratch=false",
+        "--tracking.model=plain",
+    )
+    assert "Ran 2 trials the ordinary way in" in capsys.readouterr().out
+    parent, children = jobs(client)[-1]
+    assert parent.data.params["plain"] == "True"
+    assert "plan.json" not in {a.path for a in client.list_artifacts(parent.info.run_id)}
+    planned = {run.info.run_name: run for run in jobs(client)[1][1]["trial"]}
+    for run in children["trial"]:
+        accuracy = planned[run.info.run_name].data.metrics["best_val_accuracy"]
+        assert run.data.metrics["best_val_accuracy"] == pytest.approx(accuracy, abs=1 / 300 + 1e-9)
