@@ -110,10 +110,6 @@ class CutHyperModel(keras_tuner.HyperModel):
         return features if features.ndim == 2 else None
 
     def _optimizer(self, spec: TrialSpec) -> keras.optimizers.Optimizer:
-        if self.joint and spec.optimizer == "adam":
-            from reusekit.search.fused_adam import FusedAdam
-
-            return FusedAdam(spec.learning_rate)
         config = {"learning_rate": spec.learning_rate}
         return keras.optimizers.get({"class_name": spec.optimizer, "config": config})
 

@@ -85,13 +85,16 @@ def fit_together(
         for member, history in zip(members, histories, strict=True)
     ]
     active = [tf.Variable(True) for _ in members]
-    train_step = _step(members, active, train, "train_step")
-    test_step = _step(members, active, validation, "test_step")
+    longest = max(member.epochs for member in members)
+    stay = [_goes_to_the_end(member, initial_epoch, longest) for member in members]
+    switches = [None if stays else on for stays, on in zip(stay, active, strict=True)]
+    train_step = _step(members, switches, train, "train_step")
+    test_step = _step(members, switches, validation, "test_step")
     for each, member in zip(callbacks, members, strict=True):
         member.model.stop_training = False
         each.on_train_begin()
 
-    for epoch in range(initial_epoch, max(member.epochs for member in members)):
+    for epoch in range(initial_epoch, longest):
         going = [n for n, on in enumerate(active) if on]
         if not going:
             break
@@ -135,21 +138,34 @@ def _build(member: Member, x: Any, y: tf.Tensor) -> None:
     member.model.optimizer.build(member.model.trainable_variables)
 
 
+def _goes_to_the_end(member: Member, initial_epoch: int, longest: int) -> bool:
+    """Whether nothing can stop a member before the others."""
+    patient = (
+        type(callback) is keras.callbacks.EarlyStopping
+        and callback.patience >= longest - initial_epoch
+        for callback in member.callbacks
+    )
+    return member.epochs == longest and all(patient)
+
+
 def _step(
-    members: Sequence[Member], active: Sequence[tf.Variable], batches: tf.data.Dataset, name: str
+    members: Sequence[Member],
+    switches: Sequence[tf.Variable | None],
+    batches: tf.data.Dataset,
+    name: str,
 ) -> Callable:
-    """One step of every active member, compiled."""
+    """One step of every member that is not switched off, compiled."""
 
     def one(member: Member, x: Any, y: tf.Tensor) -> tf.Tensor:
         getattr(member.model, name)((x[member.features], y))
         return tf.constant(True)
 
     def step(x: Any, y: tf.Tensor) -> None:
-        if len(members) == 1:
-            one(members[0], x, y)
-            return
-        for member, on in zip(members, active, strict=True):
-            tf.cond(on, lambda m=member: one(m, x, y), lambda: tf.constant(False))
+        for member, on in zip(members, switches, strict=True):
+            if on is None or len(members) == 1:
+                one(member, x, y)  # a condition would take longer to compile
+            else:
+                tf.cond(on, lambda m=member: one(m, x, y), lambda: tf.constant(False))
 
     # As in Keras, whose layers need no conversion of Python's own control flow.
     return tf.function(step, input_signature=batches.element_spec, autograph=False)
