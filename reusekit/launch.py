@@ -4,7 +4,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from inspect import signature
+from inspect import getdoc, signature
 from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -37,7 +37,7 @@ def launch(
         prog=None if arguments is None else f"reusekit {function.__name__}",
         exit_on_error=False,
         allow_abbrev=False,
-        description=_summary(function),
+        description=_description(function),
     )
     parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
     parser.add_function_arguments(function, as_positional=positional)
@@ -150,5 +150,10 @@ def _or_null(refused: re.Match) -> str:
     return f"{reason}, or null. Received: {value}"
 
 
+def _description(function: Callable[..., Any]) -> str:
+    """What its docstring says before it comes to the parameters."""
+    return (getdoc(function) or "").partition("\nArgs:")[0].strip()
+
+
 def _summary(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").strip().split("\n\n")[0]
+    return _description(function).split("\n\n")[0]

@@ -37,6 +37,7 @@ def run_once(seed: int, examples_per_class: int, folder: Path) -> None:
         f"--seed={seed}",
         # One rate more than the demo, which has two minutes, can try.
         "--baselines.learning_rates=[0.003, 0.01, 0.03]",
+        f"--search.store={folder / 'features'}",
         f"--tracking.uri=sqlite:///{folder / 'mlflow.db'}",
     ]
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)

@@ -76,8 +76,10 @@ class FineTuned:
 
 def best_trial(searched: Searched) -> Begun:
     """The whole model of the best trial of a search, as it was trained there."""
-    best = searched.result.best
-    return Begun(searched.search.best_model(), best.cut, Phase("search", best.fit))
+    best, found = searched.result.best, searched.search.best_model()
+    # Not compiled: a part of it is trained on, and its optimizer would be stored for nothing.
+    whole = keras.Model(found.input, found.output, name=found.name)
+    return Begun(whole, best.cut, Phase("search", best.fit))
 
 
 def train_head(
