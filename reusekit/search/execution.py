@@ -108,15 +108,18 @@ def run(
     """
     if len(group) > 1:
         try:
-            yield from list(_run_together(group, hypermodel, progress))
-            return
+            outcomes = list(_run_together(group, hypermodel, progress))
         except Exception:  # whose fault it is will show
-            gc.collect()
+            outcomes = []
+        if outcomes:
+            yield from outcomes
+            return
+        gc.collect()  # only now that the error is gone, which held the models
     for task in group:
         try:
             (outcome,) = _run_together([task], hypermodel, progress)
         except Exception as error:  # whatever a layer, a head or the memory raises
-            outcome = Outcome(task, error=error)
+            outcome = Outcome(task, error=error.with_traceback(None))  # which holds the model
         yield outcome
 
 

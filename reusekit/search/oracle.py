@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import keras_tuner
+import numpy as np
 from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
@@ -46,6 +47,8 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
         number = int(trial_id)
         if number >= len(self.sweep):
+            # Of its own for each trial, so that a search that goes on after a kill is the same.
+            self._random_state = np.random.RandomState([self.seed, number])
             # Its matrices are tiny: threads would cost more than they gain.
             with threadpool_limits(1), warnings.catch_warnings():
                 # About keras-tuner's own choice of kernel bounds; nothing a user could act on.

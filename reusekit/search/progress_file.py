@@ -20,8 +20,20 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def read(file: Path) -> dict[str, Any] | None:
-    """What was written last; None where nothing was."""
-    return json.loads(file.read_text()) if file.exists() else None
+    """What was written last; None where nothing was.
+
+    Raises:
+        ConfigError: The file is not what `write` leaves.
+    """
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ConfigError(
+            f"{file} is not the state of a search: {error}. Choose another folder, or discard it "
+            "(fresh=True, or --fresh)."
+        ) from error
 
 
 def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

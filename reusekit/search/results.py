@@ -196,7 +196,7 @@ class SearchResult:
             Rows of `to_frame`, cheapest first; the objective gets better from row to row.
 
         Raises:
-            ConfigError: Another cost, or latency where that was not measured.
+            ConfigError: Another cost, latency where that was not measured, or no completed trial.
         """
         if cost not in COSTS:
             raise ConfigError(
@@ -205,6 +205,8 @@ class SearchResult:
             )
         if cost == "latency" and not self.latencies:
             raise ConfigError("Latency was not measured. Ask for it with measure_latency().")
+        if not self.completed:
+            raise ConfigError("No trial was completed, so there is no front.")
         frame = self.to_frame()
         frame = frame[frame["status"] == "completed"]
         sign = 1 if self.maximize else -1

@@ -1,5 +1,6 @@
 """A tuner that runs trials together, stores what they trained, and goes on after a kill."""
 
+import itertools
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trial_module
 
-from reusekit.errors import ReusekitError
+from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.search import progress_file
 from reusekit.search.checkpoints import Checkpoints, load
 from reusekit.search.execution import MOST_TOGETHER, Outcome, Task, groups, run
@@ -55,7 +56,7 @@ class CutTuner(base_tuner.BaseTuner):
         records: The finished trials, in the order of their numbers.
 
     Raises:
-        ConfigError: The directory holds another search.
+        ConfigError: The directory holds another search, or the oracle has several objectives.
 
     Example:
         >>> import tempfile
@@ -88,6 +89,8 @@ class CutTuner(base_tuner.BaseTuner):
         report: Callable[[TrialRecord], None] = lambda record: None,
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:
+        if hasattr(oracle.objective, "objectives"):
+            raise ConfigError("Expected one metric as the objective. Received several.")
         oracle.verbose = 0
         # A failed trial is recorded and the search goes on; only if all fail that is an error.
         oracle.max_consecutive_failed_trials = float("inf")
@@ -112,12 +115,17 @@ class CutTuner(base_tuner.BaseTuner):
         self._ask = ask
         self._together, self._limits, self._latencies = together, limits, latencies or {}
         self._keep, self._report, self._progress = max(keep, 1), report, progress
+        self._unfinished = 0
         if state is not None:
             self._restore(state)
         self._checkpoints.keep([record.number for record in self._best()])
 
     def _how_many(self) -> int:
         """How many trials to ask for now."""
+        if self._unfinished:
+            # They come first, and alone: further ones follow from what becomes of these.
+            unfinished, self._unfinished = self._unfinished, 0
+            return unfinished
         if self._ask is not None:
             return self._ask
         if hasattr(self.oracle, "at_a_time"):
@@ -128,6 +136,7 @@ class CutTuner(base_tuner.BaseTuner):
         """Run trials until the oracle has no more.
 
         Raises:
+            ConfigError: The objective is none of the metrics that trials report.
             ReusekitError: Every trial failed; the first cause is named.
         """
         while True:
@@ -220,6 +229,12 @@ class CutTuner(base_tuner.BaseTuner):
         """Tell the oracle, and whoever watches."""
         trial = self.oracle.get_trial(trial_id)
         if record.status == "completed":
+            objective = self.oracle.objective.name
+            if objective not in record.metrics:
+                raise ConfigError(
+                    "Expected the objective to be a metric that trials report. Received: "
+                    f"{objective!r}. {nearest(objective, record.metrics)}"
+                )
             self.oracle.update_trial(trial_id, record.metrics, step=record.fit.best_epoch)
             trial.status = _DONE
         else:
@@ -231,11 +246,14 @@ class CutTuner(base_tuner.BaseTuner):
 
     def _best(self) -> list[TrialRecord]:
         """The trials whose weights are kept: the best, and those that Hyperband may go on with."""
-        done = [record for record in self.records if record.status == "completed"]
         if isinstance(self.oracle, keras_tuner.oracles.HyperbandOracle):
-            return done
+            return self._ranked()
+        return self._ranked()[: self._keep]
+
+    def _ranked(self) -> list[TrialRecord]:
+        done = [record for record in self.records if record.status == "completed"]
         objective = self.oracle.objective
-        return ranked(done, objective.name, objective.direction == "max")[: self._keep]
+        return ranked(done, objective.name, objective.direction == "max")
 
     def _save(self) -> None:
         trials = {number: trial.get_state() for number, trial in self.oracle.trials.items()}
@@ -258,7 +276,25 @@ class CutTuner(base_tuner.BaseTuner):
             (folder / "trial.json").write_text(json.dumps(trial))
         (project / "oracle.json").write_text(json.dumps(state["oracle"]))
         self.oracle.reload()
+        oracle = self.oracle
+        # As they began; it read them in the order of the file system.
+        oracle.trials = {trial_id: oracle.trials[trial_id] for trial_id in state["trials"]}
+        if isinstance(oracle, keras_tuner.oracles.GridSearchOracle):
+            # It does not write down which combinations it has tried.
+            for before, trial_id in itertools.pairwise([None, *oracle.start_order]):
+                oracle._ordered_ids.insert(trial_id, before)
+            oracle._populate_next = list(oracle.end_order)
+        self._unfinished = len(oracle.trials) - len(oracle.end_order)
         self.records = [TrialRecord.from_dict(record) for record in state["records"]]
+
+    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+        """The models of the best trials, in the order of `ranked`, of which `keep` are kept."""
+        return [self.trained(record.number) for record in self._ranked()[:num_models]]
+
+    def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
+        """The hyperparameters of the best trials, in the order of `ranked`."""
+        trials = {int(trial_id): trial for trial_id, trial in self.oracle.trials.items()}
+        return [trials[record.number].hyperparameters for record in self._ranked()[:num_trials]]
 
     def load_model(self, trial: trial_module.Trial) -> keras.Model:
         """What a finished trial trained, with its weights, if they are among the best."""

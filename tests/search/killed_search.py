@@ -1,0 +1,72 @@
+"""A search that kills its own process, as `kill -9` would, at a moment that is asked for.
+
+Run with a folder, "group" or "state", and a number: while that group of trials is trained, or when
+that state of the search is written, but not yet in its place.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from search.textures import small_backbone, textures
+
+from reusekit.features import FeatureStore
+from reusekit.search import CutSearch, SearchSpace
+
+
+def search(folder: Path, say: Callable[[str], None], **changed) -> CutSearch:
+    """Six trials in three groups of two: heads on two cuts, and the top of the backbone."""
+    space = {
+        "cuts": ["stem", "out1"],
+        "freeze": ["out1", "out0"],
+        "units": (0,),
+        "dropout": (0.0,),
+        "learning_rates": (0.1, 0.02),
+    }
+    arguments = {"seed": 0, "train": textures("train", 60, 1), "epochs": 3}
+    arguments |= {name: value for name, value in changed.items() if name not in space}
+    space |= {name: value for name, value in changed.items() if name in space}
+    return CutSearch(
+        small_backbone(),
+        validation=textures("validation", 30, 2),
+        space=SearchSpace(**space),
+        directory=folder / "search",
+        store=FeatureStore(folder / "store"),
+        keep=2,
+        ask=2,
+        report=lambda record: say(f"trial {record.number}"),
+        progress=say,
+        **arguments,
+    )
+
+
+def main(folder: str, moment: str, when: int) -> None:
+    """Search, and die."""
+    begun = {"group": 0, "state": 0}
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        begun["group"] += text.startswith("epoch 1,")
+        if text.startswith("epoch 2,"):
+            die("group")
+
+    def die(now: str) -> None:
+        if (moment, when) == (now, begun[now]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    replace = Path.replace
+
+    def watched(file: Path, target: Path) -> Path:
+        if Path(target).name == "state.json":
+            begun["state"] += 1
+            die("state")
+        return replace(file, target)
+
+    Path.replace = watched
+    search(Path(folder), say).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

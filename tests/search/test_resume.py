@@ -1,0 +1,208 @@
+"""A search that is killed goes on where it was; another one, or two at once, are refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras_tuner
+import numpy as np
+import pytest
+from filelock import FileLock
+from search.killed_search import search
+from search.textures import textures
+
+from reusekit.errors import ConfigError
+from reusekit.features import FeatureStore
+from reusekit.search import CutGridOracle, CutHyperModel, CutSweepOracle, CutTuner, SearchSpace
+
+HERE = Path(__file__).parent
+CUTS = ["shallow", "middle", "deep"]
+SAME = ["trial", "status", "cut", "freeze", "learning_rate", "parameters", "trained"]
+
+
+def killed(folder, moment, when):
+    """Run a search in a process that kills itself; the trials that it reported."""
+    paths = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)])
+    process = subprocess.run(
+        [sys.executable, HERE / "killed_search.py", folder, moment, str(when)],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    said = [line.split() for line in process.stdout.splitlines()]
+    return [int(words[1]) for words in said if words[0] == "trial"]
+
+
+def finished(folder):
+    state = folder / "search" / "state.json"
+    return [record["number"] for record in json.loads(state.read_text())["records"]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The same search, left in peace: its trials as a table, and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    one = search(folder, lambda text: None)
+    one.run()
+    return one, folder
+
+
+def test_killed_twice_it_goes_on_to_the_same_end(uninterrupted, tmp_path):
+    whole, _ = uninterrupted
+    # First in the middle of the second group, then when the state after the next is written.
+    assert killed(tmp_path, "group", 2) == [0, 1]
+    assert finished(tmp_path) == [0, 1]
+    assert killed(tmp_path, "state", 2) == [2, 3, 4, 5]
+    assert finished(tmp_path) == [0, 1, 2, 3]
+    said = []
+    last = search(tmp_path, said.append)
+    last.run()
+    assert [text for text in said if text.startswith("trial")] == ["trial 4", "trial 5"]
+    found, expected = last.results(), whole.results()
+    assert found[SAME].equals(expected[SAME])
+    for column in ("val_loss", "val_accuracy", "loss", "best_epoch"):
+        np.testing.assert_allclose(
+            found[column].astype(float), expected[column].astype(float), rtol=1e-4
+        )
+    assert last.result.best.number == whole.result.best.number
+    for one, other in zip(
+        last.best_model(1).get_weights(), whole.best_model(1).get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    # What was computed of the backbone is whole, and no half of a file is left.
+    assert set(FeatureStore(tmp_path / "store").verify().values()) == {0}
+    assert not [f for f in (tmp_path / "search").rglob("*") if "part" in f.name]
+    assert len(list((tmp_path / "search").rglob("*.h5"))) == 2
+
+
+def test_a_finished_search_runs_nothing(uninterrupted):
+    whole, folder = uninterrupted
+    said = []
+    again = search(folder, said.append)
+    result = again.run()
+    assert said == []
+    assert result.trials == whole.result.trials
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"learning_rates": (0.1, 0.5)}, r"space.learning_rates was \[0.1, 0.02\] and is"),
+        ({"cuts": ["stem", "out2"]}, r'space.cuts was \["stem", "out1"\] and is'),
+        ({"seed": 7}, "seed was 0 and is 7"),
+        ({"epochs": 4}, "epochs was 3 and is 4"),
+        ({"train": textures("train", 60, 5)}, 'data.train was .*"train 1".* and is .*"train 5"'),
+        ({"objective": "val_loss"}, r"objective was .*val_accuracy.* and is .*val_loss"),
+        ({"plain": True}, "data.plain was false and is true"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_another_search_is_refused_with_the_difference(uninterrupted, changed, message):
+    _, folder = uninterrupted
+    state = (folder / "search" / "state.json").read_bytes()
+    with pytest.raises(ConfigError, match=message) as raised:
+        search(folder, lambda text: None, **changed).run()
+    assert ";" not in str(raised.value)  # there is one difference
+    assert "fresh" in str(raised.value)
+    assert (folder / "search" / "state.json").read_bytes() == state
+
+
+def test_two_at_once_are_refused(uninterrupted):
+    _, folder = uninterrupted
+    with (
+        FileLock(folder / "search" / "running.lock"),
+        pytest.raises(ConfigError, match="is running"),
+    ):
+        search(folder, lambda text: None).run()
+
+
+# --- of the tuner alone -----------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Ends a search as a kill would: nothing in the search catches it."""
+
+
+ORACLES = {
+    "grid": lambda: keras_tuner.oracles.GridSearchOracle("val_accuracy", 5, seed=1),
+    "hyperband": lambda: keras_tuner.oracles.HyperbandOracle(
+        "val_loss", max_epochs=2, factor=2, seed=3
+    ),
+    "sweep": lambda: CutSweepOracle(CUTS, 5, objective="val_loss", seed=1),
+    "cut grid": lambda: CutGridOracle(objective="val_accuracy", max_trials=5),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_any_oracle_goes_on_to_the_same_end(data, name, tmp_path):
+    space = SearchSpace(CUTS, units=(0,), dropout=(0.0, 0.5), learning_rates=(0.1, 0.3))
+
+    def tuner(folder, **kwargs):
+        hypermodel = CutHyperModel(data, space, epochs=2)
+        return CutTuner(hypermodel, ORACLES[name](), tmp_path / folder, ask=2, **kwargs)
+
+    whole = tuner("whole")
+    whole.search()
+    before, reported = [], []
+
+    def report(record):
+        before.append(record.number)
+        if len(before) > 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tuner("killed", report=report).search()
+    kept = json.loads((tmp_path / "killed" / "state.json").read_text())["records"]
+    assert 0 < len(kept) < len(before)
+    after = tuner("killed", report=reported.append)
+    after.search()
+    # Each was finished before or after, none twice.
+    numbers = [record["number"] for record in kept] + [record.number for record in reported]
+    assert sorted(numbers) == [record.number for record in whole.records]
+    assert [r.values for r in after.records] == [r.values for r in whole.records]
+    for one, other in zip(after.records, whole.records, strict=True):
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-4)
+
+
+def test_more_trials_may_be_asked_for_later(hypermodel, tmp_path):
+    few = CutTuner(hypermodel, ORACLES["cut grid"](), tmp_path)
+    few.search()
+    reported = []
+    oracle = CutGridOracle(objective="val_accuracy", max_trials=7)
+    more = CutTuner(hypermodel, oracle, tmp_path, report=reported.append)
+    more.search()
+    assert [record.number for record in reported] == [5, 6]
+    assert more.records[:5] == few.records
+
+
+def test_fresh_discards_what_is_there(hypermodel, data, tmp_path):
+    CutTuner(hypermodel, CutSweepOracle(CUTS, 3, objective="val_loss", seed=1), tmp_path).search()
+    other = CutHyperModel(data, SearchSpace(["deep"], units=(0,)), epochs=1)
+    oracle = CutSweepOracle(["deep"], 1, objective="val_loss", seed=1)
+    tuner = CutTuner(other, oracle, tmp_path, fresh=True)
+    assert tuner.records == []
+    assert not list(tmp_path.rglob("*.h5"))
+    tuner.search()
+    assert [record.cut for record in tuner.records] == ["deep"]
+
+
+def test_a_state_that_cannot_be_read_is_named(hypermodel, tmp_path):
+    (tmp_path / "state.json").write_text('{"search": ')
+    with pytest.raises(ConfigError, match=r"state\.json is not the state of a search"):
+        CutTuner(hypermodel, ORACLES["sweep"](), tmp_path)
+    CutTuner(hypermodel, ORACLES["sweep"](), tmp_path, fresh=True)
+
+
+def test_changed_features_in_memory_are_another_search(hypermodel, data, tmp_path):
+    CutTuner(hypermodel, CutSweepOracle(CUTS, 1, objective="val_loss"), tmp_path).search()
+    source = data.train["middle", "avg"]
+    source.values[3, 2] += 1
+    try:
+        with pytest.raises(ConfigError, match=r"data\.features was"):
+            CutTuner(hypermodel, CutSweepOracle(CUTS, 1, objective="val_loss"), tmp_path)
+    finally:
+        source.values[3, 2] -= 1
