@@ -14,18 +14,18 @@ from filelock import FileLock, Timeout
 
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
-from reusekit.features import FeatureStore, Padding, Plan, Trials, plan
+from reusekit.features import FeatureStore, Padding, Plan, plan
 from reusekit.features.source import FeatureSource, InputSource
 from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Graph, cut_points, read
+from reusekit.search.expected import expected_trials
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.limits import Limits, measure_latency
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
 from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
-from reusekit.search.sizes import SizeCounter, Sizes
+from reusekit.search.sizes import SizeCounter
 from reusekit.search.space import SearchSpace
-from reusekit.search.spec import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, Place, TrialData
 from reusekit.search.tuner import CutTuner
 from reusekit.surgery import clone, extract
@@ -200,7 +200,15 @@ class CutSearch:
     @cached_property
     def plan(self) -> Plan | None:
         """What is computed once, stored, and trained together; None for the plain way."""
-        expected = self._expected_trials()  # where nothing can be searched, this says so
+        ranked = [(at, self._pooled) for at in self._allowed.cuts] if self._rank else []
+        expected = expected_trials(
+            self._allowed,
+            self._bare,
+            self._points,
+            self._training["epochs"],
+            self.max_trials,
+            ranked,
+        )
         if self.plain:
             return None
         return plan(
@@ -214,44 +222,10 @@ class CutSearch:
             **self._budgets,
         )
 
-    def _expected_trials(self) -> list[Trials]:
-        """How many trials begin where, if the oracle spreads them evenly."""
-        space, counter, found = self._allowed, SizeCounter(self._bare), {}
-        for cut in space.cuts:
-            for freeze in space.freeze or [cut]:
-                spec = TrialSpec(cut, freeze if self._bare.is_before(freeze, cut) else cut)
-                trained = Sizes()
-                if spec.trains_backbone:
-                    trained = counter.bottom(cut) - counter.bottom(spec.freeze)
-                for batch_size in space.batch_sizes:
-                    found.setdefault((self._bare.begin(spec), batch_size), []).append(trained)
-        each = len(space.cuts) * len(space.freeze or [0]) * len(space.batch_sizes)
-        total = self.max_trials or each * _choices(space)
-        expected = [
-            Trials(
-                *place,
-                count=max(1, round(total * len(trained) / each)),
-                epochs=self._training["epochs"],
-                batch_size=batch_size,
-                parameters=max(one.parameters for one in trained) + self._head_parameters(place),
-                flops=max(one.flops for one in trained),
-            )
-            for (place, batch_size), trained in found.items()
-        ]
-        if self._rank is not None:
-            there = {(one.at, one.pooling) for one in expected}
-            rest = [at for at in space.cuts if (at, self._pooled) not in there]
-            expected += [Trials(at, self._pooled, epochs=1) for at in rest]
-        return expected
-
     @property
     def _pooled(self) -> str:
         """How the features are pooled that cuts are ranked by."""
         return self.pooling or "avg"
-
-    def _head_parameters(self, place: Place) -> int:
-        shape = self._points[place[0]].shape if place[0] in self._points else (1,)
-        return (shape[-1] or 1) * self.train.classes
 
     @cached_property
     def data(self) -> TrialData:
@@ -428,12 +402,6 @@ class CutSearch:
         whole = attach(bottom, trained)
         whole.compile(**self.space.head(spec, self.train.classes).compile_args)
         return whole
-
-
-def _choices(space: SearchSpace) -> int:
-    """How many combinations there are beside cuts, freezing and batch sizes."""
-    heads = len(space.heads) if space.heads else len(space.units) * len(space.dropout)
-    return heads * len(space.optimizers) * len(space.learning_rates or [0])
 
 
 def _held(place: Place, source: FeatureSource, in_memory: set[Place]) -> FeatureSource:
