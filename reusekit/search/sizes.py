@@ -70,7 +70,10 @@ class SizeCounter:
         return self._bottoms[cut]
 
     def whole(self, spec: TrialSpec, model: keras.Model) -> Sizes:
-        """The whole model of a trial, whose own part is `model`."""
+        """The whole model of a trial, whose own part is `model`.
+
+        The pooling between the two, one addition for each number at the cut, is not counted.
+        """
         return self.bottom(spec.cut) + self._of(model) - self._trunk(spec)
 
     def _trunk(self, spec: TrialSpec) -> Sizes:
