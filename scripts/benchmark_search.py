@@ -12,6 +12,7 @@ import reusekit as rk  # isort: skip  (first: it starts Keras quietly)
 
 import argparse
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from rich.table import Table
 
 from reusekit.data import DataSplit, load_split
 from reusekit.features import FeatureStore, stored_features
-from reusekit.progress import tracked
+from reusekit.progress import console, tracked
 from reusekit.search import CutHyperModel, SearchSpace, TrialData, TrialSpec
 from reusekit.search.trial_data import ArrayFeatures
 from reusekit.training import Fit
@@ -517,6 +518,8 @@ def main() -> None:
     parser.add_argument("--child", choices=["again", "memory"], help=argparse.SUPPRESS)
     parser.add_argument("--examples", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    # It takes the many models of one process for one that is traced again and again.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = options.folder if options.child else Path(scratch)
         bench = Bench(options.quick, options.full, folder)
@@ -529,7 +532,12 @@ def main() -> None:
             print(json.dumps(found))
             return
         names = list(RUN) if options.workload == "all" else [options.workload]
-        show([RUN[name](bench) for name in names])
+        reports = []
+        for name in names:
+            console.print(f"[bold]{name}[/bold]: {RUN[name].__doc__} ...")
+            reports.append(RUN[name](bench))
+            console.print(f"  {reports[-1].line()}", soft_wrap=True)
+        show(reports)
 
 
 def show(reports: Sequence[Report]) -> None:
