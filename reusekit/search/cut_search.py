@@ -17,7 +17,7 @@ from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore, Padding, Plan, plan
 from reusekit.features.source import FeatureSource, InputSource
 from reusekit.features.tensor_digests import tensor_digests
-from reusekit.graph import Graph, cut_points, read
+from reusekit.graph import Graph, cut_points, read, resolve
 from reusekit.search.expected import expected_trials
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.limits import Limits, measure_latency
@@ -26,7 +26,7 @@ from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.sizes import SizeCounter
 from reusekit.search.space import SearchSpace
-from reusekit.search.trial_data import ArrayFeatures, Place, TrialData
+from reusekit.search.trial_data import ArrayFeatures, Place, TrialData, collected
 from reusekit.search.tuner import CutTuner
 from reusekit.surgery import clone, extract
 from reusekit.training import attach
@@ -138,6 +138,8 @@ class CutSearch:
             point.at: point for point in cut_points(self.graph, max_width=None) if point.tensors
         }
         self._all_cuts = space or SearchSpace(self._clean_cuts(), learning_rates=[1e-3, 1e-2, 1e-1])
+        for at in (*self._all_cuts.cuts, *self._all_cuts.freeze):
+            resolve(self.graph, at)  # refuses what is no address
         self._store, self.max_trials, self._oracle = store, max_trials, oracle
         self._objective, self._rank, self._best_cuts = objective, rank, best_cuts
         self._training = {"epochs": epochs, "patience": patience, "seed": seed}
@@ -274,7 +276,7 @@ class CutSearch:
         """Every cut's score before training, best first; None without `rank`."""
         if self._rank is None:
             return None
-        features = {at: self.data.train[at, self._pooled].arrays() for at in self._allowed.cuts}
+        features = {at: collected(self.data.train[at, self._pooled]) for at in self._allowed.cuts}
         labels = next(iter(self.data.train.values())).labels
         return rank_cuts(features, labels, self._rank)
 
@@ -325,7 +327,13 @@ class CutSearch:
             ConfigError: The directory holds another search, or one that runs at this moment.
             ReusekitError: Every trial failed; the first cause is named.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"The folder {self.folder} of a search cannot be made: {error.strerror}. Choose "
+                "another one."
+            ) from error
         lock = FileLock(self.folder / "running.lock", blocking=False)
         try:
             with lock:

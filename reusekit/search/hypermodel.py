@@ -12,7 +12,7 @@ import numpy as np
 from reusekit.features.source import FeatureSource
 from reusekit.search.space import SearchSpace
 from reusekit.search.spec import TrialSpec
-from reusekit.search.trial_data import TrialData
+from reusekit.search.trial_data import TrialData, collected
 from reusekit.surgery import clone
 from reusekit.training import attach, freeze
 from reusekit.training.fit import MONITORED, Fit, best_epoch
@@ -102,11 +102,11 @@ class CutHyperModel(keras_tuner.HyperModel):
 
     def _to_standardize(self, spec: TrialSpec, trunk: keras.Model | None) -> np.ndarray | None:
         source = self.data.train[self.data.begin(spec)]
-        features = source.arrays() if trunk is None else None
-        if features is None:
-            batches = (x for x, _ in source.batches(VALIDATION_BATCH))
-            run = np.asarray if trunk is None else trunk.predict_on_batch
-            features = np.concatenate([run(batch) for batch in batches])
+        if trunk is None:
+            features = collected(source)
+        else:
+            batches = source.batches(VALIDATION_BATCH)
+            features = np.concatenate([trunk.predict_on_batch(x) for x, _ in batches])
         return features if features.ndim == 2 else None
 
     def _optimizer(self, spec: TrialSpec) -> keras.optimizers.Optimizer:

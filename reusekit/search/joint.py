@@ -167,8 +167,10 @@ def _step(
             else:
                 tf.cond(on, lambda m=member: one(m, x, y), lambda: tf.constant(False))
 
-    # As in Keras, whose layers need no conversion of Python's own control flow.
-    return tf.function(step, input_signature=batches.element_spec, autograph=False)
+    # As in Keras, whose layers need no conversion of Python's own control flow. Made concrete here,
+    # since TensorFlow warns of functions that are made again and again.
+    compiled = tf.function(step, input_signature=batches.element_spec, autograph=False)
+    return compiled.get_concrete_function()
 
 
 def _pass(

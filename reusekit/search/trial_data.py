@@ -47,6 +47,14 @@ class ArrayFeatures(FeatureSource):
         return self.values
 
 
+def collected(source: FeatureSource) -> np.ndarray:
+    """Pooled features of all examples, in the data set's order; computed where none are held."""
+    features = source.arrays()
+    if features is None:
+        features = np.concatenate([np.asarray(batch) for batch, _ in source.batches(256)])
+    return features
+
+
 @dataclass(frozen=True, eq=False)
 class TrialData:
     """What trials are trained and compared on: features where each of them begins, with labels.

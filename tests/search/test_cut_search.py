@@ -1,0 +1,296 @@
+"""The whole of a cut search: what it plans, finds and gives back, and what it refuses."""
+
+import json
+import warnings
+from dataclasses import replace
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+from keras import layers
+
+import reusekit as rk
+from reusekit.data import load_split
+from reusekit.errors import CacheError, ConfigError, DataError, ReusekitError
+from reusekit.features import FeatureStore
+from reusekit.search import CutSearch, Limits, SearchSpace, rank_correlation
+
+CUTS = ["block5_out", "block7_out"]
+
+
+def arrays(split):
+    pairs = list(split.examples.as_numpy_iterator())
+    return np.stack([x for x, _ in pairs]), np.array([y for _, y in pairs])
+
+
+# --- glyphnet on digits, both ways ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return [
+        load_split("sklearn_digits", part, image_size=(32, 32))
+        for part in ("train[:80]", "validation[:50]")
+    ]
+
+
+@pytest.fixture(scope="module")
+def glyphnet():
+    return rk.load_backbone("reusekit/glyphnet").model
+
+
+@pytest.fixture(scope="module")
+def both(glyphnet, digits, tmp_path_factory):
+    """A head on each of two cuts, and the top of the backbone trained: planned, and plain."""
+    folder = tmp_path_factory.mktemp("glyphnet")
+    space = SearchSpace(
+        CUTS, freeze=CUTS[:1], units=(0,), dropout=(0.0,), learning_rates=(0.01, 0.001)
+    )
+    found = []
+    for plain in (False, True):
+        search = CutSearch(
+            glyphnet,
+            *digits,
+            space,
+            folder / f"plain {plain}",
+            FeatureStore(folder / "store"),
+            epochs=3,
+            keep=2,
+            plain=plain,
+        )
+        search.run()
+        found.append(search)
+    return found
+
+
+def test_the_trials_are_those_of_the_plain_way(both, digits):
+    planned, plain = (search.results() for search in both)
+    assert planned["cut"].tolist() == ["block5_out"] * 2 + ["block7_out"] * 2
+    assert set(planned["freeze"]) == {"block5_out"}
+    same = ["cut", "freeze", "learning_rate", "parameters", "flops", "bytes", "trained"]
+    assert planned[same].equals(plain[same])
+    examples = digits[1].size
+    gap = np.abs(planned["val_accuracy"] - plain["val_accuracy"])
+    assert gap.max() <= 1 / examples + 1e-6
+    np.testing.assert_allclose(planned["val_loss"], plain["val_loss"], rtol=1e-2)
+    assert planned["val_accuracy"].max() > 0.8
+
+
+@pytest.mark.parametrize("way", [0, 1], ids=["planned", "plain"])
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_model_of_a_good_trial_is_whole(both, digits, way, place, tmp_path):
+    search = both[way]
+    record = search.result.completed[place]
+    model = search.best_model(place)
+    images, labels = arrays(digits[1])
+    loss, accuracy = model.evaluate(images, labels, verbose=0)
+    assert accuracy == pytest.approx(record.accuracy)
+    assert loss == pytest.approx(record.loss, rel=1e-3)
+    assert sum(v.numpy().size for v in model.trainable_variables) == record.trained
+    assert model.count_params() == record.sizes.parameters
+    model.save(tmp_path / "best.keras")
+    with warnings.catch_warnings():  # about an optimizer that has made no step yet
+        warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+        loaded = keras.saving.load_model(tmp_path / "best.keras")
+    predicted = loaded.predict(images, verbose=0)
+    np.testing.assert_allclose(predicted, model.predict(images, verbose=0), atol=1e-6)
+    assert np.mean(predicted.argmax(axis=1) == labels) == pytest.approx(record.accuracy)
+
+
+def test_a_best_model_is_not_the_backbone(both, glyphnet):
+    model = both[0].best_model()
+    assert not {id(v) for v in model.weights} & {id(v) for v in glyphnet.weights}
+
+
+def test_a_place_that_is_not_kept_or_not_there(both):
+    with pytest.raises(ReusekitError, match=r"weights are kept.*keep="):
+        both[0].best_model(3)
+    with pytest.raises(ConfigError, match="from 0 to 3"):
+        both[0].best_model(4)
+
+
+def test_the_plan_is_printed_and_saved(both):
+    planned, plain = both
+    saved = json.loads((planned.folder / "plan.json").read_text())
+    assert saved == json.loads(json.dumps(planned.plan.to_dict()))
+    assert {one["at"] for one in saved["features"]} == {"block5_out"}
+    assert "block5_out" in str(planned.plan)
+    assert plain.plan is None
+    assert not (plain.folder / "plan.json").exists()
+
+
+def test_latency_is_measured_when_it_is_asked_for(both):
+    planned, _ = both
+    front = planned.pareto("latency")
+    assert planned.latencies.keys() == set(CUTS)
+    assert min(planned.latencies.values()) > 0
+    assert set(front["trial"]) <= set(range(4))
+    assert planned.results()["latency"].notna().all()
+    assert planned.pareto()["parameters"].is_monotonic_increasing
+
+
+# --- a small backbone on textures -------------------------------------------------------------
+
+
+CLEAN = ["stem", "out0", "out1", "out2"]
+
+
+@pytest.fixture
+def small(backbone, train, validation, tmp_path):
+    """A search over heads on the small backbone."""
+
+    def make(cuts=("stem", "out0", "out2"), model=backbone, data=(train, validation), **kwargs):
+        space = SearchSpace(cuts, units=(0,), dropout=(0.0,), learning_rates=(0.1,))
+        kwargs = {"store": FeatureStore(tmp_path / "store"), "epochs": 2} | kwargs
+        kwargs = {"space": space} | kwargs
+        return CutSearch(model, *data, directory=tmp_path / "search", **kwargs)
+
+    return make
+
+
+def test_without_a_space_every_clean_cut_is_tried(small):
+    search = small(space=None, max_trials=2)
+    clean = [p for p in rk.cut_points(search.graph, max_width=None) if p.width == 1]
+    assert list(search.space.cuts) == [p.at for p in clean if p.params_before]
+    assert [at for at in search.space.cuts if at in CLEAN] == CLEAN
+
+
+def test_a_ranking_orders_and_prunes(small):
+    search = small(rank="ridge", best_cuts=2, max_trials=2)
+    ranking = search.ranking
+    assert sorted(ranking["cut"]) == ["out0", "out2", "stem"]
+    best = ranking.sort_values("rank")["cut"].tolist()[:2]
+    result = search.run()
+    assert [trial.cut for trial in result.trials] == best
+    assert [cut.at for cut in result.cuts] == [at for at in ("stem", "out0", "out2") if at in best]
+
+
+def test_how_well_the_ranking_foretold_the_result(small):
+    search = small(rank="logme", objective="val_loss")
+    reached = {cut.at: -cut.best.loss for cut in search.run().cuts}
+    scores = dict(zip(search.ranking["cut"], search.ranking["score"], strict=True))
+    expected = rank_correlation([scores[at] for at in reached], list(reached.values()))
+    assert search.rank_correlation() == expected
+
+
+def test_a_ranking_of_features_that_are_not_stored(small, tmp_path):
+    expected = small(rank="logme").ranking
+    search = small(rank="logme", disk=0, store=FeatureStore(tmp_path / "empty"))
+    assert {one.how for one in search.plan.features} == {"recompute"}
+    assert search.ranking["cut"].tolist() == expected["cut"].tolist()
+    np.testing.assert_allclose(search.ranking["score"], expected["score"], rtol=1e-3)
+
+
+def test_rankings_that_make_no_sense(small):
+    with pytest.raises(ConfigError, match="best_cuts needs a ranking"):
+        small(best_cuts=2)
+    with pytest.raises(ConfigError, match="no ranking with plain=True"):
+        small(plain=True, rank="ridge")
+    with pytest.raises(ConfigError, match="There is no ranking"):
+        small().rank_correlation()
+
+
+def test_cuts_over_the_limits_are_left_out(small, backbone):
+    parameters = {at: rk.extract(backbone, at).count_params() for at in ("stem", "out0", "out2")}
+    most = parameters["out0"] + 44  # the head's 27, and the statistics that it removes
+    search = small(limits=Limits(parameters=most))
+    assert list(search.space.cuts) == ["stem", "out0"]
+    assert {one.at for one in search.plan.features} == {"stem", "out0"}
+    result = search.run()
+    assert [r.status for r in result.trials] == ["completed"] * 2
+    assert max(r.sizes.parameters for r in result.trials) == most
+    under = small(limits=Limits(parameters=most - 1), fresh=True).run()
+    assert [r.status for r in under.trials] == ["completed", "over the limit"]
+    with pytest.raises(ConfigError, match=r"No cut keeps within the limits. Of 'stem' the flops"):
+        _ = small(limits=Limits(flops=1)).plan
+    with pytest.raises(ConfigError, match="latency"):
+        _ = small(limits=Limits(latency=1e-9)).plan
+
+
+def test_the_backbone_is_left_as_it_is(small, backbone):
+    before = [v.numpy().copy() for v in backbone.variables]
+    trainable = [layer.trainable for layer in backbone.layers]
+    space = SearchSpace(
+        ["out2"], freeze=["out0"], units=(0,), learning_rates=(0.1,), batch_norm="train"
+    )
+    search = small(space=space, max_trials=1)
+    search.run()
+    search.best_model()
+    for variable, value in zip(backbone.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    assert [layer.trainable for layer in backbone.layers] == trainable
+
+
+def test_a_budget_for_nothing_gives_the_same_trials(small, tmp_path):
+    stored = small().run()
+    computed = small(disk=0, fresh=True, store=FeatureStore(tmp_path / "empty"))
+    assert {one.how for one in computed.plan.features} == {"recompute"}
+    result = computed.run()
+    for one, other in zip(result.trials, stored.trials, strict=True):
+        assert one.spec == other.spec
+        assert one.metrics == pytest.approx(other.metrics, rel=1e-3)
+    assert FeatureStore(tmp_path / "empty").entries() == []
+
+
+def test_a_store_that_holds_less_than_one_entry(small, tmp_path):
+    search = small(store=FeatureStore(tmp_path / "tiny", budget=100))
+    result = search.run()  # the plan knows, and computes for each batch
+    assert {record.status for record in result.trials} == {"completed"}
+    assert {one.how for one in search.plan.features} == {"recompute"}
+
+
+def test_an_oracle_of_keras_tuner(small):
+    oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", 2, seed=1)
+    result = small(oracle=oracle).run()
+    assert (result.objective, result.maximize) == ("val_loss", False)
+    assert len(result.trials) == 2
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+def test_a_model_without_a_clean_cut(train, validation, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, layers.Rescaling(2.0)(inputs), name="weightless")
+    with pytest.raises(ConfigError, match=r"'weightless' has no clean cut.*cut_points"):
+        CutSearch(model, train, validation, directory=tmp_path)
+
+
+def test_a_cut_that_is_nowhere(small):
+    with pytest.raises(rk.SurgeryError, match="out1"):
+        small(cuts=["out11"]).run()
+
+
+def test_features_that_are_not_numbers(small, tmp_path):
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(2, 3, name="conv")(inputs)
+    model = keras.Model(inputs, layers.Rescaling(float("nan"), name="lost")(x))
+    with pytest.raises(CacheError, match="'lost' are not finite"):
+        small(cuts=["lost"], model=model).run()
+    assert not list((tmp_path / "search").glob("state.json"))
+
+
+def test_a_data_set_that_has_another_size_than_it_had(small, train, validation):
+    fewer = replace(train, examples=train.examples.take(50))
+    with pytest.raises(DataError, match=r"60.*50"):
+        small(data=(fewer, validation)).run()
+    more = replace(train, examples=train.examples.concatenate(train.examples.take(5)))
+    with pytest.raises(DataError, match="60"):
+        small(data=(more, validation), plain=True).run()
+
+
+def test_a_folder_that_cannot_be_written(small, tmp_path):
+    (tmp_path / "search").write_text("a file is here")
+    with pytest.raises(ConfigError, match="cannot be made: File exists"):
+        small().run()
+
+
+def test_heads_that_do_not_fit_their_features(small):
+    class Wide(type(rk.heads.classifier(3))):
+        def connect(self, features):
+            raise rk.HeadError("Expected more channels.")
+
+    space = SearchSpace(["stem"], heads={"wide": Wide(3)}, learning_rates=(0.1,))
+    with pytest.raises(ReusekitError, match="Expected more channels"):
+        small(space=space).run()
