@@ -3,7 +3,7 @@
 from reusekit.stages.baselines import Baseline, run_baselines
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluate import Evaluation, evaluate
-from reusekit.stages.features import frozen_features
+from reusekit.stages.features import FrozenFeatures, frozen_features
 from reusekit.stages.finetune import Begun, FineTuned, Phase, best_trial, finetune, train_head
 from reusekit.stages.inputs import Splits, load_backbone, load_data
 from reusekit.stages.job import Job, start_job
@@ -16,6 +16,7 @@ __all__ = [
     "Begun",
     "Evaluation",
     "FineTuned",
+    "FrozenFeatures",
     "Job",
     "Phase",
     "Searched",

@@ -1,14 +1,36 @@
 """What a frozen bottom computes for one training: obtained once, as a plan says."""
 
+from dataclasses import dataclass, replace
+
 import keras
 
-from reusekit.features import FeatureSource, FeatureStore, Trials, plan
+from reusekit.features import Costs, FeatureSource, FeatureStore, Trials, plan
 from reusekit.stages.inputs import Splits
 
 
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """What one training reads.
+
+    Attributes:
+        train: Features of the training examples.
+        validation: Features of the validation examples.
+        costs: The speeds of this machine that the plan was made for.
+    """
+
+    train: FeatureSource
+    validation: FeatureSource
+    costs: Costs
+
+
 def frozen_features(
-    model: keras.Model, training: Trials, splits: Splits, store: FeatureStore, seed: int
-) -> tuple[FeatureSource, FeatureSource]:
+    model: keras.Model,
+    training: Trials,
+    splits: Splits,
+    store: FeatureStore,
+    seed: int,
+    costs: Costs | None = None,
+) -> FrozenFeatures:
     """The features that a training reads, from the store or computed once, as far as there is room.
 
     Args:
@@ -17,16 +39,24 @@ def frozen_features(
         splits: What the features are computed of; the test split is left alone.
         store: Where they are kept.
         seed: Augmentation before the cut follows from this.
-
-    Returns:
-        Of the training examples and of the validation examples.
+        costs: The speeds of this machine where an earlier plan has measured them; of the bottom's
+            own speed nothing is taken over.
 
     Raises:
         CacheError: The features are not finite, or cannot be stored.
     """
-    made = plan(model, [training], splits.train, splits.validation, store, seed=seed)
+    made = plan(
+        model,
+        [training],
+        splits.train,
+        splits.validation,
+        store,
+        seed=seed,
+        costs=costs and replace(costs, bottom_seconds=None),
+    )
     place = training.at, training.pooling
-    return (
+    return FrozenFeatures(
         made.obtain(splits.train, training=True)[place],
         made.obtain(splits.validation, training=False)[place],
+        made.costs,
     )

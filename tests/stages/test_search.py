@@ -48,7 +48,7 @@ def test_the_plan_is_printed_before_anything_runs_and_logged(
     plan, carry_out, store, tracking, tmp_path, capsys
 ):
     before = len(store.entries())
-    search = plan(cuts=("block3_out",), max_trials=1, epochs=1)
+    search = plan(cuts=("block3_out",), max_trials=1, epochs=20)
     printed = capsys.readouterr().out
     assert "block3_out" in printed
     assert len(store.entries()) == before
@@ -79,26 +79,28 @@ def test_the_ordinary_way_gives_the_same_trials(plan, carry_out, splits):
 
 
 def test_a_finished_search_is_taken_from_where_it_is_kept_unless_it_is_to_be_fresh(plan, carry_out):
-    first, _, _ = carry_out(plan())
-    again, run, trials = carry_out(plan())
-    assert (first.resumed, again.resumed) == (0, 3)
+    small = {"cuts": CUTS[1:], "max_trials": 2}
+    first, _, _ = carry_out(plan(**small))
+    again, run, trials = carry_out(plan(**small))
+    assert (first.resumed, again.resumed) == (0, 2)
     assert again.result.trials == first.result.trials
-    assert [trial.data.tags["reusekit.resumed"] for trial in trials] == ["true"] * 3
-    assert run.data.metrics["search_resumed_trials"] == 3
-    fresh, _, trials = carry_out(plan(fresh=True))
+    assert [trial.data.tags["reusekit.resumed"] for trial in trials] == ["true"] * 2
+    assert run.data.metrics["search_resumed_trials"] == 2
+    fresh, _, trials = carry_out(plan(**small, fresh=True))
     assert fresh.resumed == 0
-    assert [trial.data.tags["reusekit.resumed"] for trial in trials] == ["false"] * 3
+    assert [trial.data.tags["reusekit.resumed"] for trial in trials] == ["false"] * 2
     histories = [[t.fit.history for t in one.result.trials] for one in (first, fresh)]
     assert histories[0] == histories[1]
 
 
 def test_another_search_has_a_folder_of_its_own_or_is_refused(plan, carry_out, tmp_path):
-    assert plan().folder == plan(keep=2, memory=10**9).folder
-    assert plan().folder != plan(epochs=7).folder
+    small = {"cuts": ("block2_out",), "max_trials": 1}
+    assert plan(**small).folder == plan(**small, keep=2, memory=10**9).folder
+    assert plan(**small).folder != plan(**small, epochs=7).folder
     folder = str(tmp_path / "mine")
-    carry_out(plan(folder=folder, epochs=1))
+    carry_out(plan(**small, folder=folder, epochs=1))
     with pytest.raises(rk.ConfigError, match=r"epochs was 1 and is 2.*--fresh"):
-        carry_out(plan(folder=folder, epochs=2))
+        carry_out(plan(**small, folder=folder, epochs=2))
 
 
 def test_a_trial_is_a_run_with_its_history_its_costs_and_its_cause(plan, carry_out, tracking):
