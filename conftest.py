@@ -28,6 +28,16 @@ def _prepared_digits(request: pytest.FixtureRequest) -> None:
         request.getfixturevalue("digits")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_more_compiled_functions_than_a_module_needs():
+    """JAX keeps all that it compiles mapped into memory; a process may have 65,530 such maps."""
+    yield
+    if os.environ.get("KERAS_BACKEND") == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def module_tracking(empty_database: Path, tmp_path_factory: pytest.TempPathFactory):
     """A tracking database in an empty current folder, for all tests of a module."""
