@@ -44,9 +44,8 @@ def glyphnet():
 def both(glyphnet, digits, tmp_path_factory):
     """A head on each of two cuts, and the top of the backbone trained: planned, and plain."""
     folder = tmp_path_factory.mktemp("glyphnet")
-    space = SearchSpace(
-        CUTS, freeze=CUTS[:1], units=(0,), dropout=(0.0,), learning_rates=(0.01, 0.001)
-    )
+    before = [v.numpy().copy() for v in glyphnet.variables]
+    space = SearchSpace(CUTS, freeze=CUTS[:1], units=(0,), dropout=(0.0,), learning_rates=(0.01,))
     found = []
     for plain in (False, True):
         search = CutSearch(
@@ -61,12 +60,14 @@ def both(glyphnet, digits, tmp_path_factory):
         )
         search.run()
         found.append(search)
+    for variable, value in zip(glyphnet.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)  # the backbone is left as it is
     return found
 
 
 def test_the_trials_are_those_of_the_plain_way(both, digits):
     planned, plain = (search.results() for search in both)
-    assert planned["cut"].tolist() == ["block5_out"] * 2 + ["block7_out"] * 2
+    assert planned["cut"].tolist() == CUTS
     assert set(planned["freeze"]) == {"block5_out"}
     same = ["cut", "freeze", "learning_rate", "parameters", "flops", "bytes", "trained"]
     assert planned[same].equals(plain[same])
@@ -75,24 +76,24 @@ def test_the_trials_are_those_of_the_plain_way(both, digits):
     assert gap.max() <= 1 / examples + 1e-6
     np.testing.assert_allclose(planned["val_loss"], plain["val_loss"], rtol=1e-2)
     assert planned["val_accuracy"].max() > 0.8
+    assert planned["trained"][0] < planned["trained"][1]
 
 
 @pytest.mark.parametrize("way", [0, 1], ids=["planned", "plain"])
-@pytest.mark.parametrize("place", [0, 1])
-def test_the_model_of_a_good_trial_is_whole(both, digits, way, place, tmp_path):
+def test_the_models_of_good_trials_are_whole(both, digits, way, tmp_path):
     search = both[way]
-    record = search.result.completed[place]
-    model = search.best_model(place)
     images, labels = arrays(digits[1])
-    loss, accuracy = model.evaluate(images, labels, verbose=0)
-    assert accuracy == pytest.approx(record.accuracy)
-    assert loss == pytest.approx(record.loss, rel=1e-3)
-    assert sum(v.numpy().size for v in model.trainable_variables) == record.trained
-    assert model.count_params() == record.sizes.parameters
-    model.save(tmp_path / "best.keras")
+    for place, record in enumerate(search.result.completed):
+        model = search.best_model(place)
+        loss, accuracy = model.evaluate(images, labels, verbose=0)
+        assert accuracy == pytest.approx(record.accuracy)
+        assert loss == pytest.approx(record.loss, rel=1e-3)
+        assert sum(v.numpy().size for v in model.trainable_variables) == record.trained
+        assert model.count_params() == record.sizes.parameters
+    model.save(tmp_path / "model.keras")
     with warnings.catch_warnings():  # about an optimizer that has made no step yet
         warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-        loaded = keras.saving.load_model(tmp_path / "best.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
     predicted = loaded.predict(images, verbose=0)
     np.testing.assert_allclose(predicted, model.predict(images, verbose=0), atol=1e-6)
     assert np.mean(predicted.argmax(axis=1) == labels) == pytest.approx(record.accuracy)
@@ -103,11 +104,9 @@ def test_a_best_model_is_not_the_backbone(both, glyphnet):
     assert not {id(v) for v in model.weights} & {id(v) for v in glyphnet.weights}
 
 
-def test_a_place_that_is_not_kept_or_not_there(both):
-    with pytest.raises(ReusekitError, match=r"weights are kept.*keep="):
-        both[0].best_model(3)
-    with pytest.raises(ConfigError, match="from 0 to 3"):
-        both[0].best_model(4)
+def test_a_place_that_is_not_there(both):
+    with pytest.raises(ConfigError, match="from 0 to 1"):
+        both[0].best_model(2)
 
 
 def test_the_plan_is_printed_and_saved(both):
@@ -125,7 +124,7 @@ def test_latency_is_measured_when_it_is_asked_for(both):
     front = planned.pareto("latency")
     assert planned.latencies.keys() == set(CUTS)
     assert min(planned.latencies.values()) > 0
-    assert set(front["trial"]) <= set(range(4))
+    assert set(front["trial"]) <= {0, 1}
     assert planned.results()["latency"].notna().all()
     assert planned.pareto()["parameters"].is_monotonic_increasing
 
@@ -194,50 +193,28 @@ def test_rankings_that_make_no_sense(small):
 def test_cuts_over_the_limits_are_left_out(small, backbone):
     parameters = {at: rk.extract(backbone, at).count_params() for at in ("stem", "out0", "out2")}
     most = parameters["out0"] + 44  # the head's 27, and the statistics that it removes
-    search = small(limits=Limits(parameters=most))
+    search = small(limits=Limits(parameters=most - 1))
     assert list(search.space.cuts) == ["stem", "out0"]
     assert {one.at for one in search.plan.features} == {"stem", "out0"}
-    result = search.run()
-    assert [r.status for r in result.trials] == ["completed"] * 2
-    assert max(r.sizes.parameters for r in result.trials) == most
-    under = small(limits=Limits(parameters=most - 1), fresh=True).run()
-    assert [r.status for r in under.trials] == ["completed", "over the limit"]
+    stem, out0 = search.run().trials
+    assert (stem.status, out0.status) == ("completed", "over the limit")
+    assert out0.sizes.parameters == most
     with pytest.raises(ConfigError, match=r"No cut keeps within the limits. Of 'stem' the flops"):
         _ = small(limits=Limits(flops=1)).plan
     with pytest.raises(ConfigError, match="latency"):
         _ = small(limits=Limits(latency=1e-9)).plan
 
 
-def test_the_backbone_is_left_as_it_is(small, backbone):
-    before = [v.numpy().copy() for v in backbone.variables]
-    trainable = [layer.trainable for layer in backbone.layers]
-    space = SearchSpace(
-        ["out2"], freeze=["out0"], units=(0,), learning_rates=(0.1,), batch_norm="train"
-    )
-    search = small(space=space, max_trials=1)
-    search.run()
-    search.best_model()
-    for variable, value in zip(backbone.variables, before, strict=True):
-        np.testing.assert_array_equal(variable, value)
-    assert [layer.trainable for layer in backbone.layers] == trainable
-
-
-def test_a_budget_for_nothing_gives_the_same_trials(small, tmp_path):
-    stored = small().run()
-    computed = small(disk=0, fresh=True, store=FeatureStore(tmp_path / "empty"))
-    assert {one.how for one in computed.plan.features} == {"recompute"}
-    result = computed.run()
-    for one, other in zip(result.trials, stored.trials, strict=True):
-        assert one.spec == other.spec
-        assert one.metrics == pytest.approx(other.metrics, rel=1e-3)
-    assert FeatureStore(tmp_path / "empty").entries() == []
-
-
-def test_a_store_that_holds_less_than_one_entry(small, tmp_path):
-    search = small(store=FeatureStore(tmp_path / "tiny", budget=100))
-    result = search.run()  # the plan knows, and computes for each batch
-    assert {record.status for record in result.trials} == {"completed"}
+@pytest.mark.parametrize("kwargs", [{"disk": 0}, {}], ids=["no disk", "a tiny store"])
+def test_a_budget_for_nothing_gives_the_same_trials(small, tmp_path, kwargs):
+    (stored,) = small(cuts=["out0"]).run().trials
+    empty = FeatureStore(tmp_path / "empty", budget=100)  # less than one entry
+    search = small(cuts=["out0"], fresh=True, store=empty, **kwargs)
     assert {one.how for one in search.plan.features} == {"recompute"}
+    (computed,) = search.run().trials
+    assert computed.spec == stored.spec
+    assert computed.metrics == pytest.approx(stored.metrics, rel=1e-3)
+    assert empty.entries() == []
 
 
 def test_an_oracle_of_keras_tuner(small):

@@ -43,7 +43,7 @@ def trained_layers(model):
     ],
 )
 def test_keras_tuners_own_tuners_take_the_hypermodel_unchanged(data, tuner_class, limits, tmp_path):
-    hypermodel = CutHyperModel(data, SearchSpace(CUTS, units=(0, 4)), epochs=2)
+    hypermodel = CutHyperModel(data, SearchSpace(CUTS, units=(0, 4)), epochs=1)
     search = tuner_class(
         hypermodel, objective="val_accuracy", directory=tmp_path, seed=1, overwrite=True, **limits
     )

@@ -91,7 +91,7 @@ def together():
     return {name: (members[name].model, fit) for name, fit in zip(members, fits, strict=True)}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", ["sgd, dropout", "adam, batch norm", "stops later"])
 def test_each_has_the_numbers_that_it_has_alone(together, name):
     model, fit = together[name]
     alone = member(name)
