@@ -1,7 +1,8 @@
 """The whole of a cut search: plan, features, ranking, trials, results, the best model."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -299,17 +300,19 @@ class CutSearch:
         together = {}
         if self.plan is not None:
             together = {(g.at, g.pooling, g.batch_size): g.together for g in self.plan.groups}
-        return CutTuner(
-            self.hypermodel,
-            self._oracle or self._default_oracle(),
-            self.folder,
-            together=lambda place, batch_size: together.get((*place, batch_size), 1),
-            limits=self.limits,
-            latencies=self.latencies if self.limits.latency is not None else None,
-            report=self.report,
-            progress=self.progress,
-            **self._tuning,
-        )
+        hypermodel, oracle = self.hypermodel, self._oracle or self._default_oracle()
+        with self._alone():  # it tidies up the folder
+            return CutTuner(
+                hypermodel,
+                oracle,
+                self.folder,
+                together=lambda place, batch_size: together.get((*place, batch_size), 1),
+                limits=self.limits,
+                latencies=self.latencies if self.limits.latency is not None else None,
+                report=self.report,
+                progress=self.progress,
+                **self._tuning,
+            )
 
     def _default_oracle(self) -> keras_tuner.Oracle:
         common = {"objective": self._objective, "seed": self.seed + 1}  # 0 is no seed to it
@@ -327,6 +330,14 @@ class CutSearch:
             ConfigError: The directory holds another search, or one that runs at this moment.
             ReusekitError: Every trial failed; the first cause is named.
         """
+        with self._alone():
+            if self.plan is not None:
+                self.plan.save(self.folder / "plan.json")
+            self.tuner.search()
+        return self.result
+
+    @cached_property
+    def _lock(self) -> FileLock:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -334,17 +345,21 @@ class CutSearch:
                 f"The folder {self.folder} of a search cannot be made: {error.strerror}. Choose "
                 "another one."
             ) from error
-        lock = FileLock(self.folder / "running.lock", blocking=False)
+        return FileLock(self.folder / "running.lock", blocking=False)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes off the folder."""
         try:
-            with lock:
-                if self.plan is not None:
-                    self.plan.save(self.folder / "plan.json")
-                self.tuner.search()
+            self._lock.acquire()
         except Timeout as error:
             raise ConfigError(
                 f"A search in {self.folder} is running. Wait for it, or choose another folder."
             ) from error
-        return self.result
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @property
     def result(self) -> SearchResult:
