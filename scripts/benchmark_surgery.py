@@ -54,7 +54,7 @@ def applications(models: tuple[tuple[str, float], ...]) -> None:
             lambda model=model, at=at: split(model, at),
             lambda model=model, at=at: halves(model, at),
         )
-        listing, ours, theirs = best(works, repeats=10)
+        listing, ours, theirs = best(works, repeats=20)
         print(
             f"{name:18}{len(graph.calls):7}{listing:11.3f}s{goal:6.1f}s{ours:8.3f}s"
             f"{theirs:8.3f}s{ours / theirs:7.2f}"
