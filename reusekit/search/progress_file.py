@@ -11,6 +11,7 @@ from reusekit.errors import ConfigError
 
 def write(file: Path, content: Mapping[str, Any]) -> None:
     """Write JSON beside the file, see that it is on the disk, and rename."""
+    # Always under one name: a search has one writer, and what a kill leaves is written over.
     beside = file.with_suffix(".part")
     with beside.open("w") as stream:
         json.dump(content, stream)

@@ -173,7 +173,7 @@ class CutTuner(base_tuner.BaseTuner):
         trials = {task.number: trial_id for trial_id, task in tasks.items()}
         allowed = []
         for task in group:
-            over = self._over_the_limit(task)
+            over = self._over_the_limit(task, trials[task.number])
             if over is None:
                 allowed.append(task)
             else:
@@ -190,7 +190,7 @@ class CutTuner(base_tuner.BaseTuner):
         self._save()
         self._checkpoints.keep([record.number for record in self._best()])
 
-    def _over_the_limit(self, task: Task) -> TrialRecord | None:
+    def _over_the_limit(self, task: Task, trial_id: str) -> TrialRecord | None:
         if self._limits == Limits():
             return None
         try:
@@ -201,13 +201,10 @@ class CutTuner(base_tuner.BaseTuner):
         over = self._limits.exceeded(sizes, self._latencies.get(task.spec.cut))
         if over is None:
             return None
-        values = dict(self.oracle.get_trial(self._trial_id(task)).hyperparameters.values)
+        values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
         return TrialRecord(
             task.number, task.spec, values, "over the limit", sizes=sizes, error=over
         )
-
-    def _trial_id(self, task: Task) -> str:
-        return next(i for i in self.oracle.trials if int(i) == task.number)
 
     def _record(self, outcome: Outcome, trial_id: str) -> TrialRecord:
         task = outcome.task
