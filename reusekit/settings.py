@@ -221,3 +221,23 @@ class TrackingSettings(Settings):
                 "expected letters, digits, _ and -, and not 'latest' or 'v1', which MLflow keeps"
             )
         return alias
+
+
+class PromoteSettings(Settings):
+    """Which version stands against the champion, and when it takes its place."""
+
+    candidate: PositiveInt | str | None = Field(
+        None, description="Number or alias of a version; null for the newest."
+    )
+    margin: float = Field(
+        0.0,
+        gt=-1,
+        lt=1,
+        description="By how much its accuracy has to be higher; below 0, how much lower it may be.",
+    )
+    confidence: float = Field(
+        0.95, gt=0, lt=1, description="How sure that has to be: of the interval of the difference."
+    )
+    resamples: PositiveInt = Field(
+        10_000, description="How often the examples are resampled for the interval."
+    )

@@ -7,6 +7,14 @@ from reusekit.stages.features import FrozenFeatures, frozen_features
 from reusekit.stages.finetune import Begun, FineTuned, Phase, best_trial, finetune, train_head
 from reusekit.stages.inputs import Splits, load_backbone, load_data
 from reusekit.stages.job import Job, start_job
+from reusekit.stages.promote import (
+    carry_out,
+    evaluate_version,
+    find_contest,
+    judge,
+    report_verdict,
+    roll_back,
+)
 from reusekit.stages.register import register
 from reusekit.stages.report import report
 from reusekit.stages.search import Searched, extract_features, plan_search, search_cut
@@ -23,16 +31,22 @@ __all__ = [
     "Splits",
     "best_trial",
     "candidate_cuts",
+    "carry_out",
     "clean_cut",
     "evaluate",
+    "evaluate_version",
     "extract_features",
+    "find_contest",
     "finetune",
     "frozen_features",
+    "judge",
     "load_backbone",
     "load_data",
     "plan_search",
     "register",
     "report",
+    "report_verdict",
+    "roll_back",
     "run_baselines",
     "search_cut",
     "start_job",

@@ -1,20 +1,37 @@
 """MLflow: runs, logged sub-models, parameter counts, the registry."""
 
+from reusekit.tracking.card import CardData, CardScore, ModelCard, model_card
 from reusekit.tracking.datasets import log_data
+from reusekit.tracking.lineage import RecordedSplit, recorded_splits
 from reusekit.tracking.models import log_parts, register
+from reusekit.tracking.promotion import promote, refuse, roll_back
+from reusekit.tracking.registry import champion, find_version, register_name, set_alias
 from reusekit.tracking.runs import EpochMetrics, log_history, pipeline_run, step_run
 from reusekit.tracking.server import connect, ui_command
 from reusekit.tracking.trials import log_trial
 
 __all__ = [
+    "CardData",
+    "CardScore",
     "EpochMetrics",
+    "ModelCard",
+    "RecordedSplit",
+    "champion",
     "connect",
+    "find_version",
     "log_data",
     "log_history",
     "log_parts",
     "log_trial",
+    "model_card",
     "pipeline_run",
+    "promote",
+    "recorded_splits",
+    "refuse",
     "register",
+    "register_name",
+    "roll_back",
+    "set_alias",
     "step_run",
     "ui_command",
 ]

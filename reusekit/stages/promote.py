@@ -1,0 +1,357 @@
+"""The stages of a promotion: a candidate beside the champion on data that neither has seen."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.entities.model_registry import ModelVersion
+from rich.console import Console
+from rich.table import Table
+
+from reusekit import tracking
+from reusekit.data import DataSplit, load_split
+from reusekit.errors import ConfigError, DataError, ReusekitError, TrackingError
+from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
+from reusekit.stages.comparison import Comparison, paired_bootstrap
+from reusekit.stages.inputs import INFERENCE_BATCH
+
+_FEWEST = 30  # an interval that is resampled from fewer examples says nothing
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Who stands against whom.
+
+    Attributes:
+        candidate: The version that may get the alias.
+        champion: The version that has it; None where none has it yet.
+    """
+
+    candidate: ModelVersion
+    champion: ModelVersion | None
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A version on the held-out split.
+
+    Attributes:
+        version: The version.
+        split: What it was tested on, of the size that it takes.
+        labels: The class of each example, int64.
+        predicted: The class that it finds most probable, int64; -1 where its output is not finite.
+        known: What it was trained and chosen on is on record, so that the split could be compared
+            with it.
+    """
+
+    version: ModelVersion
+    split: DataSplit
+    labels: np.ndarray
+    predicted: np.ndarray
+    known: bool
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether it is right about each example."""
+        return self.predicted == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """The share of examples that it is right about."""
+        return float(self.right.mean())
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate gets the alias, and why.
+
+    Attributes:
+        candidate: The candidate, tested.
+        champion: The champion, tested; None where there is none.
+        comparison: The two of them; None where there is no champion.
+        wins: Whether the candidate gets the alias.
+        why: The reason, in words.
+    """
+
+    candidate: Tested
+    champion: Tested | None
+    comparison: Comparison | None
+    wins: bool
+    why: str
+
+
+def find_contest(settings: PromoteSettings, registry: TrackingSettings) -> Contest:
+    """Look up the candidate, and the version that has the alias.
+
+    Args:
+        settings: Which version the candidate is.
+        registry: The name in the registry, and the alias.
+
+    Raises:
+        TrackingError: There is no such name, version or alias; the message names those there are.
+        ConfigError: The candidate has the alias already.
+    """
+    candidate = tracking.find_version(registry.model, settings.candidate)
+    champion = tracking.champion(registry.model, registry.alias)
+    if champion is not None and int(champion.version) == int(candidate.version):
+        raise ConfigError(
+            f"The candidate, version {candidate.version} of {registry.model}, has the alias "
+            f"{registry.alias!r} already. Name another with --promote.candidate; what is trained "
+            "with --tracking.alias candidate is registered without becoming the champion."
+        )
+    return Contest(candidate, champion)
+
+
+def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
+    """Load a version and let it classify the held-out split.
+
+    Args:
+        version: A registered classifier with one input and one output.
+        data: The data set, whose split `test` is held out. Images are resized to what the version
+            takes.
+
+    Raises:
+        TrackingError: The version cannot be loaded.
+        ConfigError: It does not fit the data, was trained or chosen on some of them, or they are
+            too few.
+        DataError: The data cannot be read.
+    """
+    model = _load(version)
+    split = _held_out(version, model, data)
+    known = _refuse_known(version, split, data)
+    probabilities, labels = [], []
+    for inputs, classes in split.batches(INFERENCE_BATCH):
+        probabilities.append(np.asarray(model.predict_on_batch(inputs)))
+        labels.append(np.asarray(classes))
+    outputs = np.concatenate(probabilities)
+    predicted = np.where(np.isfinite(outputs).all(axis=1), outputs.argmax(axis=1), -1)
+    return Tested(version, split, np.concatenate(labels), predicted, known)
+
+
+def judge(
+    candidate: Tested, champion: Tested | None, settings: PromoteSettings, seed: int
+) -> Verdict:
+    """Decide whether a candidate wins by the margin; the first champion needs no rival.
+
+    Args:
+        candidate: The candidate, tested.
+        champion: The champion, tested on the same examples; None where there is none.
+        settings: The margin, and how sure it has to be.
+        seed: Decides the resamples.
+    """
+    on = f"{len(candidate.labels)} examples of {candidate.split.name}, {candidate.split.split}"
+    if champion is None:
+        why = f"no version had it before; accuracy {candidate.accuracy:.4f} on {on}"
+        return Verdict(candidate, None, None, True, why)
+    comparison = paired_bootstrap(
+        candidate.right, champion.right, settings.confidence, settings.resamples, seed
+    )
+    wins = comparison.low > settings.margin
+    why = (
+        f"{comparison}, which is {'' if wins else 'not '}wholly above the margin of "
+        f"{settings.margin:+g}; compared with version {champion.version.version} on {on}"
+    )
+    return Verdict(candidate, champion, comparison, wins, why)
+
+
+def carry_out(
+    verdict: Verdict,
+    settings: PromoteSettings,
+    registry: TrackingSettings,
+    folder: Path,
+    seed: int,
+) -> None:
+    """Move the alias if the candidate has won, and record the decision either way.
+
+    A run of kind `evaluation` gets both accuracies, their difference, its interval and what each
+    version took every example for; the candidate gets a tag with the reason.
+
+    Args:
+        verdict: What was decided.
+        settings: By which rule.
+        registry: The name and alias that are moved, and the experiment of the run.
+        folder: Where `predictions.csv` is written.
+        seed: What decided the resamples.
+
+    Raises:
+        TrackingError: The alias was moved by another process meanwhile, or cannot be moved.
+    """
+    number = int(verdict.candidate.version.version)
+    champion = None if verdict.champion is None else int(verdict.champion.version.version)
+    parameters = {
+        "promote": settings.model_dump() | {"candidate": number, "champion": champion},
+        "model": registry.model,
+        "alias": registry.alias,
+        "seed": seed,
+    }
+    with (
+        tracking.pipeline_run("promote", registry.experiment, parameters) as run,
+        tracking.step_run(f"{registry.model} version {number}", "evaluation"),
+    ):
+        tracking.log_data(verdict.candidate.split, "test")
+        mlflow.log_metrics(_metrics(verdict))
+        mlflow.log_artifact(str(_write_predictions(verdict, folder)))
+        why = f"{verdict.why}; run {run.info.run_id}"
+        if verdict.wins:
+            tracking.promote(registry.model, registry.alias, number, champion, why)
+        else:
+            tracking.refuse(registry.model, registry.alias, number, why)
+        mlflow.set_tag("reusekit.decision", "promoted" if verdict.wins else "refused")
+
+
+
+def roll_back(registry: TrackingSettings, reason: str) -> tuple[int, int]:
+    """Give the alias back to the version that had it before.
+
+    Args:
+        registry: Where the registry is, the name in it, and the alias.
+        reason: Why; kept in a tag of the version that loses it.
+
+    Returns:
+        The numbers of the version that had it, and of the one that has it now.
+
+    Raises:
+        TrackingError: The registry does not answer, or there is nothing to go back to.
+    """
+    tracking.connect(registry.uri, registry.model)
+    return tracking.roll_back(registry.model, registry.alias, reason)
+
+
+def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) -> None:
+    """Print both versions, the decision with its reason, and how to go back.
+
+    Args:
+        verdict: What was decided.
+        registry: The name and the alias.
+        dry_run: Whether it was left at that.
+    """
+    out = Console(highlight=False)
+    tested = [one for one in (verdict.candidate, verdict.champion) if one is not None]
+    table = Table("version", "accuracy", "right alone", title="On the held-out split")
+    for one in tested:
+        others = [other.right for other in tested if other is not one]
+        alone = str(np.count_nonzero(one.right & ~others[0])) if others else "-"
+        table.add_row(one.version.version, f"{one.accuracy:.4f}", alone)
+    out.print(table)
+    for one in tested:
+        if not one.known:
+            out.print(
+                f"What version {one.version.version} was trained on is not on record: whether it "
+                "has seen this split cannot be told.",
+                soft_wrap=True,
+            )
+    number, alias = verdict.candidate.version.version, f"{registry.model}@{registry.alias}"
+    won = f"{'would become' if dry_run else 'is now'} {alias}"
+    lost = f"does not become {alias}"
+    out.print(f"Version {number} {won if verdict.wins else lost}: {verdict.why}.", soft_wrap=True)
+    if dry_run:
+        out.print("A dry run: nothing was written.")
+    elif verdict.champion is not None and verdict.wins:
+        out.print(
+            f"Back to version {verdict.champion.version.version}: python pipelines/rollback.py "
+            f"--tracking.model {shlex.quote(registry.model)} --tracking.alias {registry.alias}",
+            soft_wrap=True,
+        )
+
+
+def _write_predictions(verdict: Verdict, folder: Path) -> Path:
+    """Write what each version takes every example for."""
+    columns = {"label": verdict.candidate.labels, "candidate": verdict.candidate.predicted}
+    if verdict.champion is not None:
+        columns["champion"] = verdict.champion.predicted
+    file = folder / "predictions.csv"
+    pd.DataFrame(columns).to_csv(file, index_label="example")
+    return file
+
+
+def _load(version: ModelVersion) -> keras.Model:
+    """The model of a version, with one input and one output."""
+    uri = f"models:/{version.name}/{version.version}"
+    try:
+        model = mlflow.keras.load_model(uri)
+    except ReusekitError:
+        raise
+    except Exception as error:  # MLflow, Keras and the artifact store raise whatever they like
+        raise TrackingError(f"{uri} cannot be loaded: {error}") from error
+    ends = [len(tensors or ()) for tensors in (model.inputs, model.outputs)]
+    if ends != [1, 1]:
+        raise ConfigError(
+            f"{uri} has {ends[0]} inputs and {ends[1]} outputs. Expected one of each: an image, "
+            "and the probability of each class."
+        )
+    return model
+
+
+def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> DataSplit:
+    """The test split, of the size that a model takes."""
+    takes, classes = model.input_shape[1:], model.output_shape[-1]
+    size, channels = (takes[:2], takes[2]) if len(takes) == 3 else (None, None)
+    if None in takes:
+        raise ConfigError(
+            f"Version {version.version} of {version.name} takes inputs of any size. Expected one "
+            "with a size of its own, as every version that a pipeline registers has."
+        )
+    split = load_split(
+        data.name,
+        data.test,
+        data_dir=data.data_dir,
+        download=data.download,
+        image_size=size,
+        channels=channels,
+        resize=data.resize,
+    )
+    if (split.input_shape, split.classes) != (takes, classes):
+        raise ConfigError(
+            f"Version {version.version} of {version.name} does not fit {split.name}. It takes "
+            f"inputs of shape {takes} and tells {classes} classes apart. Received: "
+            f"{split.input_shape} and {split.classes}."
+        )
+    if split.size < _FEWEST:
+        raise ConfigError(
+            f"{split.name}, {split.split}, has {split.size} examples. Expected {_FEWEST} at least, "
+            "since fewer tell no two versions apart."
+        )
+    return split
+
+
+def _refuse_known(version: ModelVersion, split: DataSplit, data: DataSettings) -> bool:
+    """Refuse a split that a version was trained or chosen on; whether that is on record at all."""
+    recorded = tracking.recorded_splits(version)
+    fingerprint = version.tags.get("reusekit.data")
+    shared = "training" if fingerprint == split.fingerprint else None
+    for one in recorded:
+        if one.context in ("training", "validation") and _overlaps(one, split, data):
+            shared = shared or one.context
+    if shared is not None:
+        raise ConfigError(
+            f"data.test={data.test!r} shares examples with the {shared} data of version "
+            f"{version.version} of {version.name}; expected a split that it has not seen."
+        )
+    return any(one.context == "training" for one in recorded)
+
+
+def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSettings) -> bool:
+    """Whether a recorded split shares examples with another, as far as it is still there."""
+    if recorded.name.partition(":")[0] != split.name.partition(":")[0]:
+        return False
+    try:
+        seen = load_split(recorded.name, recorded.split, data_dir=data.data_dir)
+    except DataError:  # an older version of the data set, for instance
+        return False
+    return seen.overlaps(split)
+
+
+def _metrics(verdict: Verdict) -> dict[str, float]:
+    if verdict.comparison is None:
+        return {"candidate_accuracy": verdict.candidate.accuracy}
+    return {
+        "candidate_accuracy": verdict.comparison.candidate,
+        "champion_accuracy": verdict.comparison.champion,
+        "difference": verdict.comparison.difference,
+        "difference_low": verdict.comparison.low,
+        "difference_high": verdict.comparison.high,
+    }

@@ -1,0 +1,47 @@
+"""What a registered version was trained and chosen on, as far as MLflow still knows."""
+
+import json
+from dataclasses import dataclass
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+
+@dataclass(frozen=True)
+class RecordedSplit:
+    """A TFDS split that a run has read.
+
+    Attributes:
+        context: What for: `training`, `validation` or `test`.
+        name: Data set and version, such as `sklearn_digits:1.0.0`.
+        split: Which part of it.
+    """
+
+    context: str
+    name: str
+    split: str
+
+
+def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
+    """The TFDS splits that the run of a version has read; none where the run is gone.
+
+    Args:
+        version: A registered version.
+    """
+    try:
+        run = mlflow.get_run(version.run_id) if version.run_id else None
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        run = None
+    if run is None or run.inputs is None:
+        return []
+    found = []
+    for read in run.inputs.dataset_inputs:
+        if read.dataset.source_type == "tfds":
+            contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
+            source = json.loads(read.dataset.source)
+            found += [RecordedSplit(use, source["name"], source["split"]) for use in contexts]
+    return found

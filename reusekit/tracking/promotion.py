@@ -1,0 +1,144 @@
+"""Promotion and rollback: an alias moved from one version to another, with the reason beside it."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+from reusekit.errors import TrackingError
+from reusekit.tracking.lease import lease
+from reusekit.tracking.registry import asking, find_version, set_alias, version_numbers
+
+PROMOTED = "reusekit.promoted"
+REFUSED = "reusekit.refused"
+ROLLED_BACK = "reusekit.rolled_back"
+PREVIOUS = "reusekit.previous"
+
+
+def promote(name: str, alias: str, candidate: int, champion: int | None, why: str) -> None:
+    """Move an alias to a version that was found better than the one that has it.
+
+    The version then says why, in the tag `reusekit.promoted`, and which version had the alias
+    before, in `reusekit.previous.ALIAS`. `roll_back` reads the latter.
+
+    Args:
+        name: The name in the registry.
+        alias: What is moved.
+        candidate: Where to.
+        champion: The version that the candidate was compared with; None where none had the alias.
+        why: The reason.
+
+    Raises:
+        TrackingError: Another version has the alias by now, another process moves it, or the
+            candidate was deleted. The alias is where it was.
+    """
+    with lease(name, alias) as held:
+        _expect(held.check(), alias, champion)
+        # Before the move: killed between the two, a champion would not know where to go back to.
+        previous = None if champion is None else str(champion)
+        _set_tags(name, candidate, {f"{PREVIOUS}.{alias}": previous})
+        _expect(held.check(), alias, champion)
+        set_alias(name, alias, candidate)
+        _expect(held.check(), alias, candidate)
+        _set_tags(name, candidate, {PROMOTED: _dated(f"{alias}: {why}")})
+
+
+def refuse(name: str, alias: str, candidate: int, why: str) -> None:
+    """Say on a version why it was not promoted, in the tag `reusekit.refused`.
+
+    Args:
+        name: The name in the registry.
+        alias: What it was not given.
+        candidate: The version.
+        why: The reason.
+    """
+    _set_tags(name, candidate, {REFUSED: _dated(f"{alias}: {why}")})
+
+
+def roll_back(name: str, alias: str, why: str) -> tuple[int, int]:
+    """Give an alias back to the version that had it before the one that has it now.
+
+    Called again it goes back further: each step uses up the tag that it went by.
+
+    Args:
+        name: The name in the registry.
+        alias: What is moved.
+        why: The reason, kept in the tag `reusekit.rolled_back` of the version that loses it.
+
+    Returns:
+        The version that had the alias, and the one that has it now.
+
+    Raises:
+        TrackingError: No version has the alias, there is none before it on record, that one was
+            deleted, or another process moves the alias. The alias is where it was.
+    """
+    current = find_version(name, alias)
+    number, previous = int(current.version), previous_champion(current, alias)
+    with lease(name, alias) as held:
+        _expect(held.check(), alias, number)
+        set_alias(name, alias, previous)
+        _expect(held.check(), alias, previous)
+        _set_tags(
+            name,
+            number,
+            {
+                ROLLED_BACK: _dated(f"{alias} given back to version {previous}: {why}"),
+                f"{PREVIOUS}.{alias}": None,
+            },
+        )
+    return number, previous
+
+
+def previous_champion(version: ModelVersion, alias: str) -> int:
+    """The number of the version that had an alias before a version was promoted.
+
+    Args:
+        version: The version that has it.
+        alias: The alias.
+
+    Raises:
+        TrackingError: None is on record, or it was deleted.
+    """
+    written = version.tags.get(f"{PREVIOUS}.{alias}")
+    if written is None:
+        raise TrackingError(
+            f"Version {version.version} of {version.name} did not take {alias!r} over from another "
+            f"version by a promotion: there is nothing on record to go back to."
+        )
+    there = version_numbers(version.name)
+    if int(written) not in there:
+        raise TrackingError(
+            f"The version of {version.name} that had {alias!r} before version {version.version} "
+            f"was {written}, which has been deleted. Versions that are there: "
+            f"{', '.join(map(str, there))}."
+        )
+    return int(written)
+
+
+def _expect(model: RegisteredModel, alias: str, number: int | None) -> None:
+    found = model.aliases.get(alias)
+    if (None if found is None else int(found)) != number:
+        raise TrackingError(
+            f"{model.name}@{alias} was moved meanwhile. Expected "
+            f"{_called(number)}. Found: {_called(found)}. Start again."
+        )
+
+
+def _called(number: int | str | None) -> str:
+    return "no version" if number is None else f"version {number}"
+
+
+def _set_tags(name: str, number: int, tags: Mapping[str, str | None]) -> None:
+    """Set tags of a version; those of None are removed."""
+    client = mlflow.MlflowClient()
+    with asking(f"write the tags of version {number} of {name}"):
+        for key, value in tags.items():
+            if value is None:
+                client.delete_model_version_tag(name, str(number), key)
+            else:
+                client.set_model_version_tag(name, str(number), key, value)
+
+
+def _dated(text: str) -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {text}"

@@ -1,0 +1,143 @@
+"""The model registry: names, versions and aliases, looked up with errors that say what is there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+
+from reusekit.errors import TrackingError, nearest
+
+
+def register_name(name: str) -> RegisteredModel:
+    """The registered model of a name, made where there is none yet.
+
+    Args:
+        name: The name.
+
+    Returns:
+        What the registry holds under it.
+
+    Raises:
+        TrackingError: MLflow refuses the name; the message says why.
+    """
+    client = mlflow.MlflowClient()
+    with asking(f"register the name {name!r}"):
+        try:
+            return client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return client.get_registered_model(name)
+
+
+def registered_model(name: str) -> RegisteredModel:
+    """What the registry holds under a name: its aliases and tags.
+
+    Args:
+        name: The name.
+
+    Raises:
+        TrackingError: There is no such name; the message names the nearest.
+    """
+    client = mlflow.MlflowClient()
+    with asking(f"look up the name {name!r}"):
+        try:
+            return client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        names = [model.name for model in client.search_registered_models()]
+    choices = nearest(name, names) or "The registry is empty."
+    raise TrackingError(f"No model is registered as {name!r}. {choices}")
+
+
+def version_numbers(name: str) -> list[int]:
+    """The numbers of the versions of a name, oldest first; deleted ones are not among them."""
+    quote = "'" if '"' in name else '"'
+    with asking(f"list the versions of {name!r}"):
+        found = mlflow.MlflowClient().search_model_versions(f"name = {quote}{name}{quote}")
+    return sorted(int(version.version) for version in found)
+
+
+def find_version(name: str, wanted: int | str | None = None) -> ModelVersion:
+    """A version by its number or its alias.
+
+    Args:
+        name: The name in the registry.
+        wanted: A number, an alias, or None for the newest version.
+
+    Raises:
+        TrackingError: There is no such name, version or alias; the message names those there are.
+    """
+    model = registered_model(name)
+    if wanted is None:
+        numbers = version_numbers(name)
+        if not numbers:
+            raise TrackingError(f"{name} has no version.")
+        return _version(name, numbers[-1])
+    if str(wanted).isdecimal():
+        return _version(name, int(wanted))
+    if wanted not in model.aliases:
+        choices = nearest(str(wanted), model.aliases) or "It has no alias."
+        raise TrackingError(f"{name} has no alias {wanted!r}. {choices}")
+    return _version(name, int(model.aliases[wanted]))
+
+
+def champion(name: str, alias: str = "champion") -> ModelVersion | None:
+    """The version that has an alias, or None where no version has it.
+
+    Args:
+        name: The name in the registry.
+        alias: The alias.
+
+    Raises:
+        TrackingError: There is no such name.
+    """
+    return find_version(name, alias) if alias in registered_model(name).aliases else None
+
+
+def set_alias(name: str, alias: str, number: int) -> None:
+    """Point an alias at a version, whichever had it before.
+
+    `promote` does so only where the version before is the one that was expected.
+
+    Args:
+        name: The name in the registry.
+        alias: The alias.
+        number: The version's number.
+
+    Raises:
+        TrackingError: There is no such name or version, or MLflow refuses the alias.
+    """
+    find_version(name, number)
+    with asking(f"point {alias!r} at version {number} of {name}"):
+        mlflow.MlflowClient().set_registered_model_alias(name, alias, str(number))
+
+
+@contextmanager
+def asking(what: str) -> Iterator[None]:
+    """Turn what MLflow raises meanwhile into one sentence.
+
+    Args:
+        what: What the registry is asked for, such as `look up the name 'digits'`.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        raise TrackingError(f"The registry cannot {what}: {error.message}") from error
+
+
+def _version(name: str, number: int) -> ModelVersion:
+    with asking(f"look up version {number} of {name}"):
+        try:
+            return mlflow.MlflowClient().get_model_version(name, str(number))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    there = ", ".join(map(str, version_numbers(name)))
+    raise TrackingError(
+        f"{name} has no version {number}. "
+        + (f"Versions that are there: {there}." if there else "It has none.")
+    )
