@@ -3,6 +3,14 @@
 from reusekit.tracking.card import CardData, CardScore, ModelCard, model_card
 from reusekit.tracking.datasets import log_data
 from reusekit.tracking.lineage import RecordedSplit, recorded_splits
+from reusekit.tracking.log import (
+    log_artifact,
+    log_input,
+    log_metrics,
+    log_params,
+    log_table,
+    send_models,
+)
 from reusekit.tracking.models import log_parts, register
 from reusekit.tracking.promotion import promote, refuse, roll_back
 from reusekit.tracking.registry import champion, find_version, register_name, set_alias
@@ -19,9 +27,14 @@ __all__ = [
     "champion",
     "connect",
     "find_version",
+    "log_artifact",
     "log_data",
     "log_history",
+    "log_input",
+    "log_metrics",
+    "log_params",
     "log_parts",
+    "log_table",
     "log_trial",
     "model_card",
     "pipeline_run",
@@ -31,6 +44,7 @@ __all__ = [
     "register",
     "register_name",
     "roll_back",
+    "send_models",
     "set_alias",
     "step_run",
     "ui_command",

@@ -2,46 +2,76 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from time import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
+from uuid import uuid4
 
 import keras
 import mlflow
-from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
 
 from reusekit.errors import TrackingError
+from reusekit.tracking.log import log_metrics, log_params, log_steps, now
+from reusekit.tracking.names import KIND
+from reusekit.tracking.network import ServerAwayError, explained, patience
+from reusekit.tracking.operations import EndRun, StartRun
+from reusekit.tracking.outbox import Outbox
+from reusekit.tracking.recorder import Recorder, current, recording_to
+from reusekit.tracking.target import Address, Target
 
-KIND = "reusekit.kind"
-_MOST_IN_A_BATCH = 1000  # MLflow's limit for metrics
+_GIVEN = "MLFLOW_RUN_ID"  # of the environment: the run that `mlflow run` has opened already
+
+
+@dataclass
+class Step:
+    """A nested run that is being written.
+
+    Attributes:
+        status: How it ends, unless an error ends it: `FINISHED` or `FAILED`.
+    """
+
+    status: Literal["FINISHED", "FAILED"] = "FINISHED"
 
 
 @contextmanager
 def pipeline_run(
-    name: str, experiment: str, parameters: Mapping[str, Any]
-) -> Iterator[mlflow.ActiveRun]:
+    name: str, experiment: str, parameters: Mapping[str, Any], outbox: Path | None = None
+) -> Iterator[None]:
     """The parent run of a pipeline; everything else is nested in it.
+
+    It is MLflow's active run, too, so that MLflow's own functions can be called in it.
 
     Args:
         name: The run's name.
         experiment: The experiment it belongs to; made where it does not exist.
         parameters: The pipeline's settings, nested as they are; logged with dotted names.
-
-    Yields:
-        The run.
+        outbox: Folder for what cannot be sent because the server has gone away; without one, that
+            is an error.
 
     Raises:
-        TrackingError: The experiment cannot be used; it may have been deleted.
+        TrackingError: The experiment cannot be used, since it has been deleted; or another run is
+            active.
     """
+    if mlflow.active_run() is not None:
+        raise TrackingError("A run is active already. End it first: mlflow.end_run().")
+    given = os.environ.pop(_GIVEN, None)
+    address = Address(mlflow.get_tracking_uri(), experiment, given)
+    recorder = Recorder(address, None if outbox is None else Outbox(outbox))
+    key, step = uuid4().hex, Step()
+    tags = {KIND: "pipeline"} if given else {**_context(), KIND: "pipeline"}
+    recorder.submit(StartRun(key, name, now(), tags, given=given))
+    run_id = recorder.target.known(key)  # None where the server is away
     try:
-        if "MLFLOW_RUN_ID" not in os.environ:  # `mlflow run` has opened the run already
-            mlflow.set_experiment(experiment)
-    except MlflowException as error:
-        raise TrackingError(f"The experiment {experiment!r} cannot be used: {error}") from error
-    with mlflow.start_run(run_name=name, tags={KIND: "pipeline"}) as run:
-        mlflow.log_params(dotted(parameters))
-        yield run
+        with _ended(recorder, key, step), recording_to(recorder, key):
+            _activate(run_id, recorder.target, given is not None)
+            log_params(dotted(parameters))
+            yield
+    finally:
+        _deactivate(address.uri, step.status)
+        recorder.close()
 
 
 @contextmanager
@@ -50,7 +80,7 @@ def step_run(
     kind: Literal["trial", "phase", "evaluation"],
     parameters: Mapping[str, Any] = {},
     tags: Mapping[str, str] = {},
-) -> Iterator[mlflow.ActiveRun]:
+) -> Iterator[Step]:
     """A nested run for one trial, training phase or evaluation; its kind is in a tag.
 
     Args:
@@ -60,35 +90,70 @@ def step_run(
         tags: What else is to be found by.
 
     Yields:
-        The run.
+        The step, whose status can be set.
     """
-    with mlflow.start_run(run_name=name, nested=True, tags={KIND: kind, **tags}) as run:
+    outer = current()
+    recorder, key, step = outer.recorder, uuid4().hex, Step()
+    tags = {**_context(), KIND: kind, **tags}
+    recorder.submit(StartRun(key, name, now(), tags, parent=outer.run))
+    with _ended(recorder, key, step), recording_to(recorder, key):
         if parameters:
-            mlflow.log_params(dict(parameters))
-        yield run
+            log_params(parameters)
+        yield step
+
+
+@contextmanager
+def _ended(recorder: Recorder, key: str, step: Step) -> Iterator[None]:
+    """Say at the end how the run ended."""
+    try:
+        yield
+    except BaseException:
+        step.status = "FAILED"
+        raise
+    finally:
+        recorder.submit(EndRun(key, step.status, now()))
+
+
+@cache
+def _context() -> dict[str, str]:
+    """What MLflow and its plugins say of this process; asking git each time would take long."""
+    return resolve_tags()
+
+
+def _activate(run_id: str | None, target: Target, given: bool) -> None:
+    """Make the run MLflow's active one, if the server has it already."""
+    if run_id is None:
+        return
+    # Where the server goes away in this moment, the next operation says so.
+    with suppress(ServerAwayError), patience(), explained(target.address.uri):
+        if not given:
+            mlflow.set_experiment(experiment_id=target.experiment_id)
+        mlflow.start_run(run_id=run_id)
+
+
+def _deactivate(uri: str, status: str) -> None:
+    """End what is active in MLflow: the parent run, and what was left open in it.
+
+    MLflow forgets a run before it asks the server, so that this works without one, too.
+    """
+    while mlflow.active_run() is not None:
+        with suppress(TrackingError), patience(1), explained(uri):
+            mlflow.end_run(status)
 
 
 def log_history(history: Mapping[str, list[float]], once: Mapping[str, float] = {}) -> None:
-    """Log a whole training history to the active run at once, each value at its epoch.
+    """Log a whole training history at once, each value at its epoch.
 
     Args:
         history: Each metric's values by epoch, as Keras has them.
         once: Metrics with one value, logged with them: each call of MLflow costs some time.
     """
-    now = int(time() * 1000)
-    metrics = [
-        Metric(name, float(value), now, epoch)
-        for name, values in history.items()
-        for epoch, value in enumerate(values)
-    ]
-    metrics += [Metric(name, float(value), now, 0) for name, value in once.items()]
-    run_id = mlflow.active_run().info.run_id
-    for first in range(0, len(metrics), _MOST_IN_A_BATCH):
-        mlflow.MlflowClient().log_batch(run_id, metrics[first : first + _MOST_IN_A_BATCH])
+    by_epoch = {name: dict(enumerate(values)) for name, values in history.items()}
+    log_steps(by_epoch | {name: {0: value} for name, value in once.items()})
 
 
 class EpochMetrics(keras.callbacks.Callback):
-    """Logs metrics to the active run while a model trains, each epoch at its own step.
+    """Logs metrics while a model trains, each epoch at its own step.
 
     Args:
         first_step: The step of the first epoch: where an earlier phase ended, so that steps of one
@@ -101,7 +166,7 @@ class EpochMetrics(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Log what Keras reports at the end of an epoch."""
-        mlflow.log_metrics(dict(logs or {}), step=self.first_step + epoch)
+        log_metrics(logs or {}, step=self.first_step + epoch)
 
 
 def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
-import requests
 from mlflow.exceptions import MlflowException
 
 from reusekit.errors import TrackingError
+from reusekit.tracking.network import check_health, is_remote, patience, shown
 
 _SECONDS_TO_ANSWER = 5
 _ATTEMPTS = 4
@@ -38,13 +38,14 @@ def connect(uri: str | None, model: str) -> str:
     _check_answers(uri)
     for attempt in range(_ATTEMPTS):
         try:
-            _check_name(model)
+            with patience():
+                _check_name(model)
         except TrackingError:
             raise
         except Exception as error:  # a store's driver raises whatever it likes
             if attempt + 1 == _ATTEMPTS:
                 raise TrackingError(
-                    f"The tracking store {_shown(uri)} cannot be used: {error}"
+                    f"The tracking store {shown(uri)} cannot be used: {error}"
                 ) from error
             time.sleep(1)  # another process may be making the tables of a new database
         else:
@@ -59,19 +60,13 @@ def ui_command(uri: str) -> str:
         >>> ui_command("http://tracking:5000")
         'open http://tracking:5000 in a browser'
     """
-    if urlsplit(uri).scheme in ("http", "https"):
-        return f"open {_shown(uri)} in a browser"
+    if is_remote(uri):
+        return f"open {shown(uri)} in a browser"
     beside = Path(sys.executable).with_name("mlflow")
     program = str(beside) if beside.is_file() else "mlflow"
     if beside.is_relative_to(Path.cwd()):
         program = str(beside.relative_to(Path.cwd()))
-    return shlex.join([program, "ui", "--backend-store-uri", _shown(uri)])
-
-
-def _shown(uri: str) -> str:
-    """An address without its password."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+    return shlex.join([program, "ui", "--backend-store-uri", shown(uri)])
 
 
 def _check_name(model: str) -> None:
@@ -80,26 +75,24 @@ def _check_name(model: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise TrackingError(
-                f"{_shown(mlflow.get_tracking_uri())} cannot register {model!r}: {error}"
+                f"{shown(mlflow.get_tracking_uri())} cannot register {model!r}: {error}"
             ) from error
 
 
 def _check_answers(uri: str) -> None:
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https"):
+    if is_remote(uri):
         try:
-            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=_SECONDS_TO_ANSWER)
-            answer.raise_for_status()
-        except requests.RequestException as error:
+            check_health(uri, _SECONDS_TO_ANSWER)
+        except TrackingError as error:
             raise TrackingError(
-                f"The tracking server {_shown(uri)} does not answer ({type(error).__name__}). "
-                "Start it with 'mlflow server', or keep runs in a file: "
-                "--tracking.uri sqlite:///mlflow.db"
+                f"The tracking server {shown(uri)} does not answer "
+                f"({type(error.__cause__).__name__}). Start it with 'mlflow server', or keep runs "
+                "in a file: --tracking.uri sqlite:///mlflow.db"
             ) from error
-    elif parts.scheme == "sqlite":
+    elif urlsplit(uri).scheme == "sqlite":
         folder = Path(uri.removeprefix("sqlite:///") or ".").absolute().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise TrackingError(
-                f"The tracking database {_shown(uri)} cannot be written: there is no writable "
+                f"The tracking database {shown(uri)} cannot be written: there is no writable "
                 f"folder {folder}. Choose another, such as --tracking.uri sqlite:///mlflow.db"
             )

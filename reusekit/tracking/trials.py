@@ -2,8 +2,6 @@
 
 from dataclasses import asdict
 
-import mlflow
-
 from reusekit.search import TrialRecord
 from reusekit.tracking.runs import log_history, step_run
 
@@ -13,7 +11,7 @@ _LONGEST = 5000  # characters of a tag that every store of MLflow takes
 
 
 def log_trial(record: TrialRecord, resumed: bool = False) -> None:
-    """Log a finished trial as a nested run of the active run.
+    """Log a finished trial as a nested run of the run that is written to.
 
     Its specification becomes parameters; its history, the metrics of its best epoch, the seconds it
     took and the sizes of its whole model become metrics. A trial that failed, or whose model is
@@ -27,9 +25,9 @@ def log_trial(record: TrialRecord, resumed: bool = False) -> None:
     tags = {RESUMED: str(resumed).lower()}
     if record.error is not None:
         tags[CAUSE] = record.error[:_LONGEST]
-    with step_run(f"trial {record.number:02d} {record.cut}", "trial", spec, tags):
+    with step_run(f"trial {record.number:02d} {record.cut}", "trial", spec, tags) as step:
         if record.fit is None:
-            mlflow.end_run("FAILED")
+            step.status = "FAILED"
             return
         best = {
             f"best_{name}": value

@@ -1,0 +1,129 @@
+"""What is logged to the run of the innermost step: metrics, parameters, files, tables, models.
+
+The functions mean what MLflow's of the same names mean. While the server is away, what they log is
+kept and sent later.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import time
+from typing import Any
+
+import pandas as pd
+from mlflow.data.dataset import Dataset
+from mlflow.entities.model_registry import ModelVersion
+
+from reusekit.errors import TrackingError
+from reusekit.tracking.operations import LogArtifact, LogBatch, LogInput, SendModels
+from reusekit.tracking.recorder import current
+
+
+def now() -> int:
+    """Milliseconds since 1970, as MLflow counts time."""
+    return int(time() * 1000)
+
+
+def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
+    """Log metrics.
+
+    Args:
+        metrics: Their values.
+        step: The step that they belong to, such as an epoch.
+    """
+    log_steps({name: {step: value} for name, value in metrics.items()})
+
+
+def log_steps(metrics: Mapping[str, Mapping[int, float]]) -> None:
+    """Log metrics at many steps in one go.
+
+    Args:
+        metrics: Of each the values by step.
+    """
+    time = now()
+    values = [
+        (name, float(value), time, step)
+        for name, by_step in metrics.items()
+        for step, value in by_step.items()
+    ]
+    recording = current()
+    recording.recorder.submit(LogBatch(recording.run, metrics=values))
+
+
+def log_params(params: Mapping[str, Any]) -> None:
+    """Log parameters.
+
+    Args:
+        params: Their values.
+    """
+    recording = current()
+    told = {name: str(value) for name, value in params.items()}
+    recording.recorder.submit(LogBatch(recording.run, params=told))
+
+
+def log_input(dataset: Dataset, context: str) -> None:
+    """Log a data set as an input.
+
+    Args:
+        dataset: As MLflow knows it.
+        context: What it is for, such as `training`.
+    """
+    recording = current()
+    recording.recorder.submit(LogInput(recording.run, dataset.to_dict(), context))
+
+
+def log_artifact(local_path: str | Path, artifact_path: str | None = None) -> None:
+    """Log a file or a folder as an artifact.
+
+    Args:
+        local_path: Where it lies.
+        artifact_path: The folder of the artifact store in which it goes.
+
+    Raises:
+        TrackingError: There is no such file.
+    """
+    if not Path(local_path).exists():
+        raise TrackingError(f"There is no file {local_path} to be logged.")
+    recording = current()
+    recording.recorder.submit(LogArtifact(recording.run, str(local_path), artifact_path))
+
+
+def log_table(data: pd.DataFrame, artifact_file: str) -> None:
+    """Log a table, which `mlflow.load_table` finds and the pages of a run show.
+
+    Unlike MLflow's, it takes the place of a table of the same name and is not appended to it, so
+    that it can be sent twice.
+
+    Args:
+        data: The table.
+        artifact_file: Its name among the artifacts, ending in `.json`.
+
+    Raises:
+        TrackingError: The name ends otherwise.
+    """
+    if not artifact_file.endswith(".json"):
+        raise TrackingError(f"Expected a table's name to end in .json. Received: {artifact_file}")
+    recording = current()
+    name = Path(artifact_file)
+    folder = None if str(name.parent) == "." else name.parent.as_posix()
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch, name.name)
+        data.to_json(file, orient="split", index=False, date_format="iso")
+        recording.recorder.submit(LogArtifact(recording.run, str(file), folder, table=True))
+
+
+def send_models(folder: Path) -> ModelVersion | None:
+    """Log and register the models that `reusekit.tracking.parts.prepare` has written.
+
+    Args:
+        folder: Where they lie.
+
+    Returns:
+        The version of the whole model; None where the server is away: the models then wait with
+        everything else.
+
+    Raises:
+        TrackingError: The registry refuses.
+    """
+    recording = current()
+    return recording.recorder.submit(SendModels(recording.run, str(folder)))

@@ -1,0 +1,123 @@
+"""How a tracking server is asked: briefly and once; and what it means where that fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import requests
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+    MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
+)
+from mlflow.exceptions import MlflowException, RestException
+
+from reusekit.errors import ReusekitError, TrackingError
+
+SECONDS_TO_ANSWER = 10
+"""How long a server may take over an ordinary request."""
+
+_SECONDS_TO_SAY_IT_IS_WELL = 2
+_NOT_NOW = (408, 429)  # of the refusals, those that are no refusals: too slow, too many requests
+
+
+class ServerAwayError(TrackingError):
+    """The tracking server cannot be reached, does not answer in time, or fails."""
+
+
+def shown(uri: str) -> str:
+    """An address without its password.
+
+    Example:
+        >>> shown("postgresql://me:secret@host/runs")
+        'postgresql://me:***@host/runs'
+    """
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri
+
+
+def is_remote(uri: str) -> bool:
+    """Whether an address is that of a server that is asked over HTTP."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def check_health(uri: str, seconds: float = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
+    """Ask a server whether it is well. A database is taken to be.
+
+    Args:
+        uri: Its address.
+        seconds: How long it may take.
+
+    Raises:
+        ServerAwayError: It does not say so in time.
+    """
+    if not is_remote(uri):
+        return
+    with explained(uri):
+        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=seconds)
+        answer.raise_for_status()
+
+
+@contextmanager
+def patience(seconds: int = SECONDS_TO_ANSWER) -> Iterator[None]:
+    """Have MLflow ask once, and wait so long for the answer unless the environment says otherwise.
+
+    By itself it waits two minutes and asks eight times over, which not only takes long: a run whose
+    making was answered, but whose answer was lost, would be made again.
+
+    Args:
+        seconds: How long to wait.
+    """
+    wanted = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT: True}
+    if not MLFLOW_HTTP_REQUEST_TIMEOUT.is_set():
+        wanted[MLFLOW_HTTP_REQUEST_TIMEOUT] = seconds
+    before = {variable: variable.get_raw() for variable in wanted}
+    for variable, value in wanted.items():
+        variable.set(value)
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            variable.unset() if value is None else variable.set(value)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what fails while a server is asked into one sentence.
+
+    Args:
+        uri: The server's address.
+
+    Raises:
+        ServerAwayError: It is away: the same may go well at another time.
+        TrackingError: It refuses, and will go on refusing.
+    """
+    try:
+        yield
+    except ReusekitError:
+        raise
+    except (MlflowException, requests.RequestException) as error:
+        reason = error.message if isinstance(error, MlflowException) else str(error)
+        if is_away(error):
+            raise ServerAwayError(f"{shown(uri)} does not answer: {reason}") from error
+        raise TrackingError(f"{shown(uri)} refuses: {reason}") from error
+
+
+def is_away(error: Exception) -> bool:
+    """Whether an error of MLflow or of HTTP says that the server is away, not that it refuses.
+
+    Example:
+        >>> is_away(requests.ConnectionError()), is_away(MlflowException("No such run"))
+        (True, False)
+    """
+    # What MLflow raises where HTTP fails does not tell how; the error before it does.
+    cause = error if isinstance(error, requests.RequestException) else error.__context__
+    if isinstance(error, RestException):
+        status = error.get_http_status_code()
+    elif isinstance(cause, requests.HTTPError) and cause.response is not None:
+        status = cause.response.status_code
+    elif isinstance(cause, requests.RequestException):
+        return not isinstance(cause, ValueError)  # such as an address that is none
+    else:  # a database says so by itself
+        return getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE"
+    return status >= 500 or status in _NOT_NOW

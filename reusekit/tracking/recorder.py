@@ -1,0 +1,167 @@
+"""Every write to MLflow goes through a recorder: sent at once, or kept until the server is back."""
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import mlflow
+
+from reusekit.progress import console
+from reusekit.errors import TrackingError
+from reusekit.tracking.network import ServerAwayError, check_health
+from reusekit.tracking.operations import Operation
+from reusekit.tracking.outbox import Outbox
+from reusekit.tracking.sending import send
+from reusekit.tracking.target import Address, Target
+
+_SECONDS_BETWEEN_ATTEMPTS = 10
+_SHARE_OF_TIME = 0.1  # at most, that is spent on asking a server that is away
+
+
+class Recorder:
+    """Sends operations while the server answers, and keeps them while it does not.
+
+    Args:
+        address: Where they are meant for.
+        outbox: Where they are kept; without one, a server that is away is an error.
+
+    Raises:
+        TrackingError: The outbox holds what an earlier job left.
+    """
+
+    def __init__(self, address: Address, outbox: Outbox | None = None) -> None:
+        self.target = Target(address)
+        self._outbox = outbox
+        self._waiting = False
+        self._next_attempt = 0.0
+        if outbox is not None and outbox.records():
+            raise TrackingError(
+                f"{outbox.folder} holds what an earlier job could not send. Send it first: "
+                f"reusekit sync {outbox.folder.parent}"
+            )
+
+    def submit(self, operation: Operation) -> Any:
+        """Write an operation.
+
+        Args:
+            operation: What to write.
+
+        Returns:
+            What the operation gives; None where it is kept.
+
+        Raises:
+            TrackingError: The server refuses it.
+        """
+        if self._outbox is None:
+            return self._send(operation)
+        if self._waiting and not self._send_what_waits():
+            self._outbox.put(operation, self.target.address)
+            return None
+        try:
+            return self._send(operation)
+        except ServerAwayError as away:
+            reason = str(away)
+        self._outbox.put(operation, self.target.address)
+        self._waiting = True
+        self._next_attempt = monotonic() + _SECONDS_BETWEEN_ATTEMPTS
+        _say(f"warning: {reason} The work goes on; its records wait in {self._outbox.folder}.")
+        return None
+
+    def close(self) -> None:
+        """Send what waits, or say how that is done later."""
+        if self._outbox is None:
+            return
+        self._next_attempt = 0.0
+        if self._waiting and not self._send_what_waits():
+            left, folder = len(self._outbox.records()), self._outbox.folder
+            _say(
+                f"{left} records wait in {folder}, since the tracking server does not answer. Once "
+                f"it does, send them: reusekit sync {folder.parent}"
+            )
+        self._outbox.release()
+
+    def _send(self, operation: Operation) -> Any:
+        """Send an operation, and once more where the server says that it is well after all.
+
+        A connection that the server closed while it idled looks like a server that is away.
+        """
+        try:
+            return send(operation, self.target)
+        except ServerAwayError as error:
+            away = error
+        try:
+            check_health(self.target.address.uri)
+        except ServerAwayError:
+            raise away from None
+        return send(operation, self.target, again=True)
+
+    def _send_what_waits(self) -> bool:
+        """Whether all has been sent; does not try too often."""
+        began = monotonic()
+        if began < self._next_attempt:
+            return False
+        try:
+            check_health(self.target.address.uri)
+            for _ in self._outbox.send(self.target):
+                pass
+        except ServerAwayError:
+            took = monotonic() - began
+            pause = max(_SECONDS_BETWEEN_ATTEMPTS, took / _SHARE_OF_TIME)
+            self._next_attempt = monotonic() + pause
+            return False
+        self._waiting = False
+        self._outbox.release()
+        _say("The tracking server answers again, and has what was kept for it.")
+        return True
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A run that is written to.
+
+    Attributes:
+        recorder: Through which.
+        run: The run's key.
+    """
+
+    recorder: Recorder
+    run: str
+
+
+_current: ContextVar[Recording | None] = ContextVar("recording", default=None)
+
+
+def current() -> Recording:
+    """The run that is written to: that of the innermost step, else MLflow's active run.
+
+    As with MLflow's own functions, a run is started where none is active.
+    """
+    recording = _current.get()
+    if recording is None:
+        run_id = (mlflow.active_run() or mlflow.start_run()).info.run_id
+        recorder = Recorder(Address(mlflow.get_tracking_uri(), run_id=run_id))
+        recorder.target.know(run_id, run_id)
+        recording = Recording(recorder, run_id)
+    return recording
+
+
+@contextmanager
+def recording_to(recorder: Recorder, run: str) -> Iterator[None]:
+    """Have everything in the block written to a run.
+
+    Args:
+        recorder: Through which.
+        run: The run's key.
+    """
+    before = _current.set(Recording(recorder, run))
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
+def _say(line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False)
