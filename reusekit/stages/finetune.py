@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import keras
-import mlflow
 import numpy as np
 import pandas as pd
 
@@ -19,7 +18,7 @@ from reusekit.stages.features import frozen_features
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.search import Searched
 from reusekit.surgery import Split, clone, extract, split
-from reusekit.tracking import EpochMetrics, step_run
+from reusekit.tracking import EpochMetrics, log_params, step_run
 from reusekit.training import Fit, attach, fit_classifier
 from reusekit.training.heads import classifier
 
@@ -234,7 +233,7 @@ def _train_top(
             callbacks=[EpochMetrics(first_step=len(first.history["loss"])), progress],
         )
         kept = fit.metrics["val_loss"] < first.metrics["val_loss"]
-        mlflow.log_param("kept", kept)
+        log_params({"kept": kept})
     if not kept:
         top.set_weights(weights)
         for layer, flag in zip(top.layers, flags, strict=True):

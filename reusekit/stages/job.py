@@ -51,7 +51,8 @@ class Job:
         """Open the parent run in MLflow, with its settings and its data; the job's end closes it.
 
         Call it once everything that a person can get wrong has been looked at, so that a mistake
-        leaves nothing behind.
+        leaves nothing behind. Where the tracking server goes away from here on, the job goes on,
+        and what could not be sent is kept in the folder `outbox` of its output.
 
         Args:
             splits: The data, recorded as inputs.
@@ -61,7 +62,8 @@ class Job:
             key: value.model_dump() if isinstance(value, BaseModel) else value
             for key, value in {"seed": self.seed, **settings}.items()
         }
-        self._open.enter_context(pipeline_run(self.name, self.experiment, parameters))
+        outbox = self.folder / "outbox"
+        self._open.enter_context(pipeline_run(self.name, self.experiment, parameters, outbox))
         log_data(splits.train, "training")
         log_data(splits.validation, "validation")
         log_data(splits.test, "test")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-import mlflow
 import pandas as pd
 
 from reusekit.backbones import Backbone
@@ -18,7 +17,7 @@ from reusekit.search import CutSearch, Limits, SearchResult, SearchSpace, TrialR
 from reusekit.search.figure import accuracy_over_cost, accuracy_over_depth
 from reusekit.settings import SearchSettings
 from reusekit.stages.inputs import Splits
-from reusekit.tracking import log_trial
+from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
 
 # What decides where features and results are kept and how fast they come, never what they are.
 _NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep"}
@@ -145,7 +144,7 @@ def extract_features(search: CutSearch, folder: Path) -> None:
         search.plan.save(folder / "plan.json")
         (folder / "plan.txt").write_text(f"{search.plan}\n")
         for name in ("plan.json", "plan.txt"):
-            mlflow.log_artifact(str(folder / name))
+            log_artifact(folder / name)
     _ = search.data
 
 
@@ -179,7 +178,7 @@ def search_cut(search: CutSearch, folder: Path) -> Searched:
         search.run()
         log()
     seconds = perf_counter() - began
-    mlflow.log_metrics({"search_seconds": seconds, "search_resumed_trials": sum(resumed.values())})
+    log_metrics({"search_seconds": seconds, "search_resumed_trials": sum(resumed.values())})
     _ = search.latencies  # so that the result has them
     result = search.result
     _log_tables(search, result, folder)
@@ -198,7 +197,7 @@ def _log_tables(search: CutSearch, result: SearchResult, folder: Path) -> None:
         tables["ranking"] = search.ranking
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
-        mlflow.log_table(table, f"{name}.json")
+        log_table(table, f"{name}.json")
 
 
 def _log_figures(search: CutSearch, result: SearchResult, folder: Path) -> None:
@@ -211,4 +210,4 @@ def _log_figures(search: CutSearch, result: SearchResult, folder: Path) -> None:
     for name, figure in figures.items():
         file = folder / f"{name}.png"
         figure.savefig(file, dpi=150)
-        mlflow.log_artifact(str(file))
+        log_artifact(file)

@@ -1,8 +1,7 @@
 """The data of a run: which split of what, named by its content."""
 
-import mlflow
-
 from reusekit.data import DataSplit
+from reusekit.tracking.log import log_input
 from reusekit_mlflow.datasets import TFDSDataset
 
 
@@ -13,4 +12,4 @@ def log_data(split: DataSplit, context: str) -> None:
         split: What is read.
         context: What for: `training`, `validation` or `test`.
     """
-    mlflow.log_input(TFDSDataset(split), context=context)
+    log_input(TFDSDataset(split), context)
