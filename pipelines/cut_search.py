@@ -28,6 +28,7 @@ def cut_search(
     seed: NonNegativeInt = 0,
     plain: bool = False,
     fresh: bool = False,
+    standalone: bool = False,
     verbose: bool = False,
 ) -> None:
     """Search how deep to cut a pretrained model, fine-tune the best cut, register it.
@@ -47,6 +48,8 @@ def cut_search(
         seed: Decides the examples, the initial weights, the order of batches and the trials.
         plain: Run each trial alone, the backbone for every batch of it, for comparison.
         fresh: Discard the trials that an earlier run of the same search finished.
+        standalone: Register the whole model with weights of its own, to be loaded where reusekit is
+            not installed. Otherwise its bottom is stored once for all models that stand on it.
         verbose: Say more, and show the traceback of an error.
     """
     with stages.start_job("cut_search", output, tracking, seed, verbose) as job:
@@ -85,7 +88,9 @@ def cut_search(
         with job.stage("Train the baselines"):
             rivals = stages.run_baselines(tuned.whole, splits, baselines, job.folder, seed)
         with job.stage("Register"):
-            version = stages.register(tuned, pretrained, splits, test, tracking)
+            version = stages.register(
+                tuned, pretrained, splits, test, tracking, job.folder, searched, rivals, standalone
+            )
     stages.report(job, tuned, test, version, tracking, searched, rivals)
 
 

@@ -28,6 +28,7 @@ def fine_tune(
     store: str | None = None,
     output: str = "runs",
     seed: NonNegativeInt = 0,
+    standalone: bool = False,
     verbose: bool = False,
 ) -> None:
     """Fine-tune a pretrained model at a cut you name, and register it.
@@ -43,6 +44,8 @@ def fine_tune(
         store: Folder of the feature store; null for ~/.cache/reusekit/features.
         output: Folder for this run's files; each run gets one of its own in it.
         seed: Decides the examples, the initial weights and the order of batches.
+        standalone: Register the whole model with weights of its own, to be loaded where reusekit is
+            not installed. Otherwise its bottom is stored once for all models that stand on it.
         verbose: Say more, and show the traceback of an error.
     """
     with stages.start_job("finetune", output, tracking, seed, verbose) as job:
@@ -72,7 +75,16 @@ def fine_tune(
         with job.stage("Train the baselines"):
             rivals = stages.run_baselines(tuned.whole, splits, baselines, job.folder, seed)
         with job.stage("Register"):
-            version = stages.register(tuned, pretrained, splits, test, tracking)
+            version = stages.register(
+                tuned,
+                pretrained,
+                splits,
+                test,
+                tracking,
+                job.folder,
+                baselines=rivals,
+                standalone=standalone,
+            )
     stages.report(job, tuned, test, version, tracking, baselines=rivals)
 
 

@@ -28,7 +28,8 @@ class BackboneSettings(Settings):
 
     source: str = Field(
         "reusekit/glyphnet",
-        description="keras.applications/NAME, or reusekit/glyphnet, which the package carries.",
+        description="keras.applications/NAME; reusekit/glyphnet, which the package carries; a "
+        ".keras file; keras_hub/PRESET or a preset's folder; models:/NAME@ALIAS from the registry.",
     )
     weights: str | None = Field(
         "default",

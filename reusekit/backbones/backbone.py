@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import keras
 
@@ -19,6 +20,7 @@ class Backbone:
             that is already part of `model`. None where the backbone takes raw input as it is.
         source: Where it came from, such as `keras.applications/ResNet50`.
         weights: Which weights it holds: a name such as `imagenet`, a path, or None for random.
+        parent: Id of the logged model that it is, where it comes from a registry; else None.
 
     Example:
         >>> import reusekit as rk
@@ -34,6 +36,7 @@ class Backbone:
     preprocessing: keras.Model | None = field(repr=False)
     source: str
     weights: str | None
+    parent: str | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -45,5 +48,13 @@ class Backbone:
 
     @property
     def name(self) -> str:
-        """The last part of the source, such as `ResNet50`."""
-        return self.source.rsplit("/", 1)[-1]
+        """What it is called in short.
+
+        Example:
+            >>> sources = ["keras.applications/ResNet50", "models:/digits/3", "runs/best.keras"]
+            >>> [Backbone(None, None, source, None).name for source in sources]
+            ['ResNet50', 'digits', 'best']
+        """
+        if self.source.startswith("models:/"):
+            return self.source.removeprefix("models:/").rsplit("/", 1)[0]
+        return Path(self.source).stem

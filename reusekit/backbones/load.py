@@ -2,11 +2,16 @@
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from reusekit.backbones import applications, glyphnet
+from reusekit.backbones import applications, files, glyphnet, hub
 from reusekit.backbones.backbone import Backbone
 from reusekit.errors import BackboneError, nearest
+
+PLUGINS = "reusekit.backbones"
+"""Group of entry points: a scheme, and what loads `SCHEME:...`, called as `files.load_file` is."""
 
 
 def sources() -> list[str]:
@@ -20,7 +25,7 @@ def sources() -> list[str]:
 
 
 def load_backbone(
-    source: str,
+    source: str | os.PathLike,
     /,
     weights: str | os.PathLike | None = "default",
     input_shape: Sequence[int | None] | None = None,
@@ -29,11 +34,14 @@ def load_backbone(
     """Load a pretrained model with its own preprocessing bound in front.
 
     Args:
-        source: `keras.applications/NAME` for any builder there, or `reusekit/glyphnet`, the small
-            network that this package carries.
+        source: `keras.applications/NAME` for any builder there; `reusekit/glyphnet`, the small
+            network that this package carries; the path of a `.keras` file; `keras_hub/PRESET` or
+            the path of a folder with a KerasHub preset; `models:/NAME@ALIAS`,
+            `models:/NAME/VERSION` or `models:/MODEL_ID` for what MLflow holds. Packages may add
+            schemes of their own by an entry point in the group `reusekit.backbones`.
         weights: The source's pretrained weights where `default` (`imagenet` for
             `keras.applications`, `letters` for glyphnet), the path of a weights file, or None for
-            random weights.
+            random weights. Sources that hold their own weights take `default` and None.
         input_shape: Shape of one example, (height, width, channels). None for the source's own.
         **options: What else the builder takes; see its Keras documentation.
 
@@ -55,6 +63,7 @@ def load_backbone(
         ...
         reusekit.errors.BackboneError: Unknown backbone 'keras.applications/ResNet5'. Did you ...
     """
+    source = os.fspath(source)
     if source == glyphnet.SOURCE:
         if options:
             raise BackboneError(f"{source} takes no options. Received: {', '.join(options)}.")
@@ -63,4 +72,13 @@ def load_backbone(
         name = source.removeprefix(applications.PREFIX)
         weights = "imagenet" if weights == "default" else weights
         return applications.load_application(name, weights, input_shape, **options)
-    raise BackboneError(f"Unknown backbone {source!r}. {nearest(source, sources())}")
+    if source.startswith(hub.PREFIX) or hub.is_preset(Path(source)):
+        return hub.load_preset(source, weights, input_shape, **options)
+    scheme, colon, _ = source.partition(":")
+    found = entry_points(group=PLUGINS, name=scheme) if colon else ()
+    if not found and not source.endswith(files.SUFFIX):
+        raise BackboneError(f"Unknown backbone {source!r}. {nearest(source, sources())}")
+    if options:
+        raise BackboneError(f"{source} takes no options. Received: {', '.join(options)}.")
+    loader = next(iter(found)).load() if found else files.load_file
+    return loader(source, weights, input_shape)

@@ -12,7 +12,7 @@ from reusekit.graph import read
 from reusekit.search.sizes import Sizes
 from reusekit.surgery.random_inputs import random_inputs
 
-_RUNS = 20
+LATENCY_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Limits:
         return None
 
 
-def measure_latency(models: Sequence[keras.Model], runs: int = _RUNS) -> list[float]:
+def measure_latency(models: Sequence[keras.Model], runs: int = LATENCY_RUNS) -> list[float]:
     """How long each model takes for one example: the median of some runs, in seconds.
 
     The models take turns, so that what else the machine does meets all alike. The first run of

@@ -65,7 +65,7 @@ class SizeCounter:
             self._bottoms[cut] = Sizes(
                 sum(math.prod(v.shape) for v in variables),
                 sum(self._flops[call.index] for call in calls),
-                sum(map(_bytes, variables)),
+                sum(map(bytes_of, variables)),
             )
         return self._bottoms[cut]
 
@@ -89,9 +89,10 @@ class SizeCounter:
         return Sizes(
             count_params(model).total,
             sum(count_flops(graph).per_call),
-            sum(map(_bytes, {id(v): v for v in model.weights}.values())),
+            sum(map(bytes_of, {id(v): v for v in model.weights}.values())),
         )
 
 
-def _bytes(variable: keras.Variable) -> int:
+def bytes_of(variable: keras.Variable) -> int:
+    """Bytes of a weight in memory."""
     return math.prod(variable.shape) * np.dtype(variable.dtype).itemsize

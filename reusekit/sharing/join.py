@@ -18,6 +18,7 @@ def join(
     top: keras.Model,
     shared: Iterable[str] | None = None,
     keep: Literal["bottom", "top"] | None = None,
+    name: str | None = None,
 ) -> keras.Model:
     """Joins a bottom and a top that were saved apart, so that a weight of both is one again.
 
@@ -33,6 +34,7 @@ def join(
             `layer/weight`. An empty list joins without sharing anything. None decides as above.
         keep: Whose values count where the parts were trained apart: those of the "bottom" or of
             the "top". None expects them to be equal.
+        name: The name of the result; the top's by default.
 
     Returns:
         The whole model. Its weights are those of the parts, which are not changed; of a weight that
@@ -63,7 +65,7 @@ def join(
         bottom = _with_layers(bottom, {id(low): high for low, high in pairs})
     else:
         top = _with_layers(top, {id(high): low for low, high in pairs})
-    return prepend(top, bottom)
+    return prepend(top, bottom, name)
 
 
 def _pairs(

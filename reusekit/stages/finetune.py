@@ -62,8 +62,9 @@ class FineTuned:
 
     Attributes:
         whole: From raw input to class probabilities.
-        parts: The same model in two, at the cut; they share its weights.
-        cut: Where the backbone was cut.
+        parts: The same model in two; they share its weights. They meet where training began, so
+            that the bottom is what the backbone has up to there, and others have it, too.
+        cut: Where the backbone was cut and the head attached.
         unfrozen_from: The cut from which on the bottom was trained in the last phase; None where
             that phase left it as it was.
         phases: What was trained, in order.
@@ -74,6 +75,18 @@ class FineTuned:
     cut: str
     unfrozen_from: str | None
     phases: tuple[Phase, ...]
+
+    @property
+    def validation_accuracy(self) -> float:
+        """What the last phase that counts has reached."""
+        kept = [phase for phase in self.phases if phase.kept]
+        return kept[-1].fit.metrics["val_accuracy"]
+
+    @property
+    def choice(self) -> str:
+        """What was chosen, in words."""
+        trained = f", trained on from {self.unfrozen_from}" if self.unfrozen_from else ""
+        return f"cut {self.cut}{trained}"
 
 
 def best_trial(searched: Searched) -> Begun:
@@ -177,11 +190,12 @@ def finetune(
         pd.DataFrame(phase.fit.history).assign(phase=phase.name, kept=phase.kept)
         for phase in phases
     ).to_csv(folder / "phases.csv", index_label="epoch")
+    unfrozen_from = unfreeze_from if phases[-1].kept else None
     return FineTuned(
         begun.whole,
-        split(begun.whole, begun.cut),
+        split(begun.whole, unfrozen_from or begun.cut),
         begun.cut,
-        unfreeze_from if phases[-1].kept else None,
+        unfrozen_from,
         tuple(phases),
     )
 

@@ -42,10 +42,18 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     """Load the three splits with images of the size and channels that the backbone takes.
 
     Raises:
-        ConfigError: The backbone leaves its image size open, or two splits share examples.
+        ConfigError: The backbone takes no images or leaves their size open, or two splits share
+            examples.
         DataError: The data cannot be read.
     """
-    *size, channels = backbone.model.input_shape[1:]
+    inputs = backbone.model.inputs
+    if len(inputs) != 1 or len(inputs[0].shape) != 4:
+        shapes = ", ".join(str(tensor.shape) for tensor in inputs)
+        raise ConfigError(
+            f"{backbone.source} takes no images: expected one input of shape (batch, height, "
+            f"width, channels), received {shapes}."
+        )
+    *size, channels = inputs[0].shape[1:]
     if None in size:
         raise ConfigError(
             f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."

@@ -1,16 +1,34 @@
 """The last stage: log the parts, prove that they are the whole, register what is worth keeping."""
 
-import mlflow
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.backbones import Backbone
+from reusekit.data import DataSplit
 from reusekit.settings import TrackingSettings
-from reusekit.sharing import count_params
+from reusekit.stages.baselines import Baseline
 from reusekit.stages.evaluate import Evaluation
 from reusekit.stages.finetune import FineTuned
 from reusekit.stages.inputs import Splits
-from reusekit.tracking import log_parts
-from reusekit.tracking import register as register_version
+from reusekit.stages.search import Searched
+from reusekit.tracking import (
+    ROLES,
+    CardData,
+    CardScore,
+    Ledger,
+    ModelCard,
+    Registration,
+    log_metrics,
+    log_params,
+    model_card,
+    prepare,
+    requirements,
+    send_models,
+    take_ledgers,
+)
 
 
 def register(
@@ -19,8 +37,12 @@ def register(
     splits: Splits,
     test: Evaluation,
     settings: TrackingSettings,
-) -> ModelVersion:
-    """Log bottom, top and whole to the active run and register the whole under its alias.
+    folder: Path,
+    searched: Searched | None = None,
+    baselines: Sequence[Baseline] = (),
+    standalone: bool = False,
+) -> ModelVersion | None:
+    """Log bottom, top and whole to the active run and register them, the whole under its alias.
 
     Args:
         tuned: The model and its parts.
@@ -28,26 +50,93 @@ def register(
         splits: What it was trained on; a few test inputs show the parts to be the whole.
         test: How good it is.
         settings: The name and the alias in the registry.
+        folder: Where the models are written before they are sent.
+        searched: The search it won, for its model card.
+        baselines: What it was compared with, for its model card.
+        standalone: Store the whole with weights of its own, so that it needs no reusekit where it
+            is loaded. Otherwise a reference to its parts is stored, which are joined there.
 
     Returns:
-        The new version.
+        The new version; None where the server is away and the models wait on disk.
 
     Raises:
         SurgeryError: Bottom and top do not compute what the whole computes.
         TrackingError: The registry refuses.
     """
-    examples = next(iter(splits.test.batches(4)))[0].numpy()
-    tuned.parts.verify(examples)
-    tags = {
-        "reusekit.cut": tuned.cut,
-        "reusekit.source": backbone.source,
-        "reusekit.backbone": backbone.digest,
-        "reusekit.data": splits.train.fingerprint,
-    }
+    parts = tuned.parts
+    parts.verify(next(iter(splits.test.batches(4)))[0].numpy())
+    models = (parts.bottom, parts.top, parts.source)
+    ledgers = dict(zip(ROLES, take_ledgers(models), strict=True))
+    log_params(ledgers["whole"].params())
     metrics = {"test_accuracy": test.accuracy, "test_loss": test.loss}
-    whole = log_parts(tuned.parts.bottom, tuned.parts.top, tuned.whole, examples, tags, metrics)
-    mlflow.log_params(
-        {f"parameters.{name}": n for name, n in count_params(tuned.whole).to_dict().items()}
+    log_metrics(metrics)
+    scores = [
+        CardScore("this model", test.accuracy, tuned.validation_accuracy, tuned.choice),
+        *(CardScore(b.name, b.test.accuracy, b.validation_accuracy, b.choice) for b in baselines),
+        *_runner_up(searched),
+    ]
+    card = _card(tuned, backbone, splits, ledgers["whole"], scores, settings, standalone)
+    registration = Registration(
+        settings.model,
+        splits.train.fingerprint,
+        tuned.cut,
+        settings.alias,
+        metrics,
+        card,
+        standalone,
     )
-    mlflow.log_metrics(metrics)
-    return register_version(whole, settings.model, settings.alias, tags)
+    with TemporaryDirectory(dir=folder) as scratch:
+        prepare(Path(scratch), parts, backbone, ledgers, registration)
+        return send_models(Path(scratch))
+
+
+def _runner_up(searched: Searched | None) -> list[CardScore]:
+    """The best of the cuts that were not chosen, which nobody tested."""
+    if searched is None:
+        return []
+    best = searched.result.best.cut
+    others = [cut for cut in searched.result.cuts if cut.at != best]
+    if not others:
+        return []
+    second = max(others, key=lambda cut: cut.best.accuracy)
+    return [CardScore(f"runner-up: cut {second.at}", None, second.best.accuracy)]
+
+
+def _card(
+    tuned: FineTuned,
+    backbone: Backbone,
+    splits: Splits,
+    ledger: Ledger,
+    scores: Sequence[CardScore],
+    settings: TrackingSettings,
+    standalone: bool,
+) -> str:
+    whole = tuned.whole
+    return model_card(
+        ModelCard(
+            name=settings.model,
+            alias=settings.alias,
+            task=f"Classifies images into {splits.train.classes} classes.",
+            source=backbone.source,
+            cut=tuned.cut,
+            frozen_up_to=tuned.unfrozen_from or tuned.cut,
+            train=_data(splits.train),
+            test=_data(splits.test),
+            parameters=ledger.parameters,
+            flops=ledger.flops,
+            bytes=ledger.bytes,
+            latency=ledger.latency,
+            latency_conditions=ledger.conditions,
+            scores=scores,
+            input_shape=whole.input_shape[1:],
+            input_range="pixels from 0 to 255",
+            bottom=f"{backbone.name}-bottom",
+            top=f"{settings.model}-top",
+            parent=backbone.parent and f"{backbone.source} ({backbone.parent})",
+            requirements=requirements(whole, by_reference=not standalone),
+        )
+    )
+
+
+def _data(split: DataSplit) -> CardData:
+    return CardData(split.name, split.split, split.size, split.fingerprint)

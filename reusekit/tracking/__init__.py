@@ -2,7 +2,9 @@
 
 from reusekit.tracking.card import CardData, CardScore, ModelCard, model_card
 from reusekit.tracking.datasets import log_data
+from reusekit.tracking.ledger import Ledger, take_ledgers
 from reusekit.tracking.lineage import RecordedSplit, recorded_splits
+from reusekit.tracking.linked import send
 from reusekit.tracking.log import (
     log_artifact,
     log_input,
@@ -11,19 +13,23 @@ from reusekit.tracking.log import (
     log_table,
     send_models,
 )
-from reusekit.tracking.models import log_parts, register
+from reusekit.tracking.parts import ROLES, Registration, prepare
 from reusekit.tracking.promotion import promote, refuse, roll_back
 from reusekit.tracking.registry import champion, find_version, register_name, set_alias
 from reusekit.tracking.runs import EpochMetrics, log_history, pipeline_run, step_run
+from reusekit.tracking.saved import requirements
 from reusekit.tracking.server import connect, ui_command
 from reusekit.tracking.trials import log_trial
 
 __all__ = [
+    "ROLES",
     "CardData",
     "CardScore",
     "EpochMetrics",
+    "Ledger",
     "ModelCard",
     "RecordedSplit",
+    "Registration",
     "champion",
     "connect",
     "find_version",
@@ -33,19 +39,21 @@ __all__ = [
     "log_input",
     "log_metrics",
     "log_params",
-    "log_parts",
     "log_table",
     "log_trial",
     "model_card",
     "pipeline_run",
+    "prepare",
     "promote",
     "recorded_splits",
     "refuse",
-    "register",
     "register_name",
+    "requirements",
     "roll_back",
+    "send",
     "send_models",
     "set_alias",
     "step_run",
+    "take_ledgers",
     "ui_command",
 ]

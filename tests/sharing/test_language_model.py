@@ -118,7 +118,7 @@ def test_a_fresh_process_finds_one_variable(trained, way, tmp_path, monkeypatch,
     else:
         mlflow = pytest.importorskip("mlflow")
         request.getfixturevalue("tracking")
-        needed = pytest.importorskip("reusekit.tracking.models").requirements(model)
+        needed = pytest.importorskip("reusekit.tracking.saved").requirements(model)
         with mlflow.start_run():
             logged = mlflow.keras.log_model(model, name="bert", pip_requirements=needed)
         where = logged.model_uri

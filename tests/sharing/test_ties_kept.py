@@ -117,7 +117,7 @@ def flattened_saved_and_loaded(tied, folder):
 @operation
 def mlflow_log_and_load(tied, folder):
     mlflow = pytest.importorskip("mlflow")
-    models = pytest.importorskip("reusekit.tracking.models")
+    models = pytest.importorskip("reusekit.tracking.saved")
     needed = models.requirements(tied.model)
     with mlflow.start_run():
         logged = mlflow.keras.log_model(tied.model, name="m", pip_requirements=needed)
@@ -223,7 +223,7 @@ def test_a_fresh_process_loads_the_tie_after_a_plain_import(tmp_path):
 
 
 def test_only_a_tied_model_requires_reusekit():
-    requirements = pytest.importorskip("reusekit.tracking.models").requirements
+    requirements = pytest.importorskip("reusekit.tracking.saved").requirements
     tied = TIED["embedding"]().model
     assert any(line.startswith("reusekit==") for line in requirements(tied))
     stock = rk.replace(tied, "logits", keras.layers.Dense(3, name="stock"))

@@ -1,0 +1,77 @@
+"""Backbones from KerasHub presets: a folder, or a name that KerasHub downloads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from reusekit.backbones.backbone import Backbone
+from reusekit.backbones.preprocessing import as_layers
+from reusekit.errors import BackboneError
+from reusekit.surgery import prepend
+
+PREFIX = "keras_hub/"
+
+
+def is_preset(folder: Path) -> bool:
+    """Whether a folder holds what KerasHub reads: its own presets, or models of Hugging Face."""
+    return (folder / "config.json").is_file()
+
+
+def load_preset(
+    source: str,
+    weights: str | None = "default",
+    input_shape: Sequence[int | None] | None = None,
+    **options: Any,
+) -> Backbone:
+    """Load a KerasHub backbone; an image backbone gets its preset's scaling in front.
+
+    Args:
+        source: `keras_hub/PRESET`, where PRESET is what KerasHub takes: a name such as
+            `resnet_50_imagenet` or a handle such as `hf://user/model`. Or the path of a folder.
+        weights: `default` for the preset's own, None for random ones.
+        input_shape: Shape of one image, where the backbone leaves it open.
+        **options: What else the backbone takes, such as `dtype`.
+
+    Raises:
+        BackboneError: KerasHub is not installed, the preset cannot be had, or a weights file is
+            asked for. A failed download never turns into random weights.
+    """
+    if weights not in ("default", None):
+        raise BackboneError(
+            f"{source} holds its own weights: expected weights 'default' or None (random weights), "
+            f"received {str(weights)!r}."
+        )
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise BackboneError(
+            f"{source} needs KerasHub. Install it with: pip install 'reusekit[hub]'"
+        ) from error
+    preset = source.removeprefix(PREFIX)
+    if input_shape is not None:
+        options["image_shape"] = tuple(input_shape)
+    try:
+        model = keras_hub.models.Backbone.from_preset(
+            preset, load_weights=weights is not None, **options
+        )
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        raise BackboneError(f"{source} cannot be loaded: {cause[:500]}") from error
+    preprocessing = _scaling(keras_hub, preset, model)
+    if preprocessing is not None:
+        model = prepend(model, preprocessing)
+    return Backbone(model, preprocessing, source, weights)
+
+
+def _scaling(keras_hub: Any, preset: str, model: keras.Model) -> keras.Model | None:
+    """How an image backbone's preset scales pixels; resizing is the data's business."""
+    if isinstance(model.input, dict) or len(model.input.shape) != 4:
+        return None
+    try:
+        converter = keras_hub.layers.ImageConverter.from_preset(preset, image_size=None)
+    except ValueError:  # the preset has none
+        return None
+    return as_layers(lambda x: np.asarray(converter(x)), model.input_shape[1:])

@@ -1,0 +1,247 @@
+"""Bottom, top and whole on a tracking server: linked, each part stored once.
+
+Everything here may be interrupted and repeated: what an earlier attempt made is found by its key.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Run,
+)
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_PARENT_RUN_ID
+
+from reusekit.errors import TrackingError
+from reusekit.tracking import names
+from reusekit.tracking.parts import PLAN
+from reusekit.tracking.reference import Part, Reference
+
+SCHEME = "reusekit"
+"""Of the source of versions that reusekit fetches: `reusekit:/MODEL_ID`."""
+
+
+def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
+    """Log what `prepare` has written and register it.
+
+    A bottom that is stored already, by whatever run of whatever experiment, is not stored again.
+
+    Args:
+        folder: As `prepare` has left it.
+        client: Of the server.
+        run_id: The run that the models are outputs of.
+
+    Returns:
+        The new version of the whole model.
+
+    Raises:
+        TrackingError: The registry refuses.
+    """
+    sending = _Sending(
+        client, client.get_run(run_id), folder, json.loads((folder / PLAN).read_text())
+    )
+    try:
+        return sending.all()
+    except MlflowException as error:
+        if error.get_http_status_code() >= 500:  # the server's own trouble
+            raise
+        name = sending.plan["models"]["whole"]["registered"]
+        raise TrackingError(f"The registry refuses {name!r}: {error.message}") from error
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A part on the server."""
+
+    model: LoggedModel
+    version: ModelVersion
+
+    @property
+    def as_part(self) -> Part:
+        return Part(
+            f"models:/{self.version.name}/{self.version.version}",
+            self.model.model_id,
+            self.model.tags[names.FILE],
+        )
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """One folder on its way to one server."""
+
+    client: MlflowClient
+    run: Run
+    folder: Path
+    plan: dict[str, Any]
+
+    def all(self) -> ModelVersion:
+        parent = self.plan["parent"]
+        if parent is not None:
+            self._link_input(parent)
+        bottom = self._bottom({names.PARENT: parent} if parent else {})
+        below = {names.PARENT: bottom.model.model_id}
+        top = self._part("top", below)
+        if not self.plan["standalone"]:
+            reference = Reference(
+                self.plan["whole"],
+                bottom.as_part,
+                top.as_part,
+                tuple(self.plan["shared"]),
+            )
+            reference.write(self.folder / "whole")
+        whole = self._part("whole", below, self.plan["card"])
+        if self.plan["alias"] is not None:
+            self.client.set_registered_model_alias(
+                whole.version.name, self.plan["alias"], whole.version.version
+            )
+        return whole.version
+
+    def _bottom(self, tags: Mapping[str, str]) -> _Stored:
+        """The bottom that is stored already, or else this one."""
+        digest = self.plan["models"]["bottom"]["tags"][names.DIGEST]
+        stored = find_bottom(self.client, digest)
+        if stored is None or stored.version.tags.get(names.KEY) == self._key("bottom"):
+            made = self._part("bottom", tags)
+            stored = find_bottom(self.client, digest)
+            if stored.model.model_id != made.model.model_id:  # another job was quicker
+                self.client.delete_model_version(made.version.name, made.version.version)
+                self.client.delete_logged_model(made.model.model_id)
+        if stored.model.source_run_id != self.run.info.run_id:
+            self._link_input(stored.model.model_id)
+        return stored
+
+    def _part(self, role: str, tags: Mapping[str, str], card: str = "") -> _Stored:
+        """Log one of the models and register it."""
+        said = self.plan["models"][role]
+        key = self._key(role)
+        tags = {**said["tags"], **tags, names.KEY: key}
+        model = self._logged(role, key, tags)
+        self._measured(role, key, model)
+        # Last, since what is registered is found by others and has to be whole.
+        return _Stored(model, self._registered(role, key, model, tags, card))
+
+    def _key(self, role: str) -> str:
+        return f"{self.plan['key']}-{role}"
+
+    def _logged(self, role: str, key: str, tags: Mapping[str, str]) -> LoggedModel:
+        said, experiment = self.plan["models"][role], self.run.info.experiment_id
+        found = self.client.search_logged_models([experiment], f"tags.`{names.KEY}` = '{key}'")
+        model = (
+            found[0]
+            if found
+            else self.client.create_logged_model(
+                experiment, said["name"], self.run.info.run_id, dict(tags), said["params"], "keras"
+            )
+        )
+        if model.status != LoggedModelStatus.READY:
+            description = Model.load(self.folder / role / MLMODEL_FILE_NAME)
+            description.model_id = description.model_uuid = model.model_id
+            description.run_id = self.run.info.run_id
+            description.artifact_path = model.artifact_location
+            description.save(self.folder / role / MLMODEL_FILE_NAME)
+            self.client.log_model_artifacts(model.model_id, str(self.folder / role))
+            model = self.client.finalize_logged_model(model.model_id, "READY")
+        outputs = self.client.get_run(self.run.info.run_id).outputs
+        if model.model_id not in {output.model_id for output in outputs.model_outputs}:
+            self.client.log_outputs(
+                self.run.info.run_id, [LoggedModelOutput(model.model_id, step=0)]
+            )
+        return model
+
+    def _registered(
+        self, role: str, key: str, model: LoggedModel, tags: Mapping[str, str], card: str
+    ) -> ModelVersion:
+        said = self.plan["models"][role]
+        name, scheme = said["registered"], SCHEME if said["through_reusekit"] else "models"
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = self.client.search_model_versions(f"tags.`{names.KEY}` = '{key}'")
+        version = (
+            found[0]
+            if found
+            else self.client.create_model_version(
+                name,
+                f"{scheme}:/{model.model_id}",
+                self.run.info.run_id,
+                tags=dict(tags),
+                description=card or None,
+                model_id=model.model_id,
+            )
+        )
+        # What MLflow's page of the model reads; a server sets it by itself, a database does not.
+        entry = {"name": version.name, "version": version.version}
+        self.client.set_logged_model_tags(
+            model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([entry])}
+        )
+        return version
+
+    def _measured(self, role: str, key: str, model: LoggedModel) -> None:
+        """The ledger as metrics of the model, by which MLflow can search for numbers.
+
+        Metrics belong to a run; each model has one, so that three values of one name never meet.
+        """
+        experiment, parent = self.run.info.experiment_id, self.run.info.run_id
+        found = self.client.search_runs([experiment], f"tags.`{names.KEY}` = '{key}'")
+        run = (
+            found[0]
+            if found
+            else self.client.create_run(
+                experiment,
+                run_name=f"ledger of the {role}",
+                tags={names.KIND: "evaluation", names.KEY: key, MLFLOW_PARENT_RUN_ID: parent},
+            )
+        )
+        now = int(time.time() * 1000)
+        values = self.plan["models"][role]["metrics"]
+        if not run.data.metrics:
+            self.client.log_batch(
+                run.info.run_id,
+                [Metric(k, float(v), now, 0, model_id=model.model_id) for k, v in values.items()],
+            )
+        self.client.set_terminated(run.info.run_id)
+
+    def _link_input(self, model_id: str) -> None:
+        """Say that the run stands on a model that is there already."""
+        inputs = self.client.get_run(self.run.info.run_id).inputs
+        if model_id not in {found.model_id for found in inputs.model_inputs}:
+            self.client.log_inputs(self.run.info.run_id, models=[LoggedModelInput(model_id)])
+
+
+def find_bottom(client: MlflowClient, digest: str) -> _Stored | None:
+    """The oldest bottom of that digest that is registered and still there."""
+    versions = client.search_model_versions(
+        f"tags.`{names.DIGEST}` = '{digest}' AND tags.`{names.ROLE}` = 'bottom'"
+    )
+    for version in sorted(versions, key=lambda version: version.creation_timestamp):
+        try:
+            return _Stored(client.get_logged_model(logged_model_id(version)), version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+    return None
+
+
+def logged_model_id(version: ModelVersion) -> str | None:
+    """The logged model that a version is made of; None where it was made of something else.
+
+    The registry's database keeps it in the source alone.
+    """
+    found = re.fullmatch(rf"(?:models|{SCHEME}):/(m-[0-9a-f]{{32}})", version.source)
+    return found[1] if found else None

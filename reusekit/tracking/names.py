@@ -1,0 +1,14 @@
+"""The tags by which runs, logged models and versions are found."""
+
+KIND = "reusekit.kind"  # of a run: pipeline, trial, phase or evaluation
+KEY = "reusekit.key"  # what was made in one operation, so that repeating it makes nothing twice
+
+ROLE = "reusekit.role"  # of a model: bottom, top or whole
+CUT = "reusekit.cut"  # where bottom and top meet: what lies before is the backbone's own
+HEAD = "reusekit.head"  # where the head begins: at the cut, or behind what was trained with it
+SOURCE = "reusekit.source"  # where the backbone came from
+BACKBONE = "reusekit.backbone"  # its digest
+DIGEST = "reusekit.digest"  # of the model's configuration and weights
+FILE = "reusekit.file"  # SHA-256 of the file that the model is stored in
+PARENT = "reusekit.parent"  # the model that this one stands on, by its id
+DATA = "reusekit.data"  # fingerprint of the training data

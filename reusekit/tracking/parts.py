@@ -1,0 +1,121 @@
+"""A fine-tuned model as three folders, bottom, top and whole, with all there is to say of them."""
+
+import hashlib
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reusekit.backbones import Backbone
+from reusekit.backbones.digest import model_digest
+from reusekit.surgery import Split
+from reusekit.tracking import names
+from reusekit.tracking.ledger import Ledger
+from reusekit.tracking.saved import WEIGHTS, needs_reusekit, save_model
+
+ROLES = ("bottom", "top", "whole")
+PLAN = "models.json"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a model is registered as.
+
+    Attributes:
+        name: Its name in the registry; its top gets that name with `-top` behind it, its bottom is
+            registered under the backbone's name with `-bottom` behind it.
+        data: Fingerprint of the training data.
+        head: The address at which the head begins; None for where bottom and top meet.
+        alias: What is moved to the new version; None for none.
+        metrics: What was measured on the whole model.
+        card: Markdown that describes the version.
+        standalone: Whether the whole is stored with weights of its own. Otherwise a reference to
+            its bottom and top is stored, which are joined where it is loaded.
+    """
+
+    name: str
+    data: str
+    head: str | None = None
+    alias: str | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    card: str = ""
+    standalone: bool = False
+
+
+def prepare(
+    folder: Path,
+    parts: Split,
+    backbone: Backbone,
+    ledgers: Mapping[str, Ledger],
+    registration: Registration,
+) -> None:
+    """Write bottom, top and whole with signature, ledger and tags; no tracking server is asked.
+
+    `reusekit.tracking.send` takes the folder to a server.
+
+    Args:
+        folder: Where to; made if it is not there.
+        parts: The fine-tuned model, cut in two.
+        backbone: Where it comes from.
+        ledgers: What each of `bottom`, `top` and `whole` costs.
+        registration: What it is registered as.
+    """
+    models = dict(zip(ROLES, (parts.bottom, parts.top, parts.source), strict=True))
+    common = {
+        names.CUT: parts.frontier[0],
+        names.SOURCE: backbone.source,
+        names.BACKBONE: backbone.digest,
+    }
+    trained = {names.HEAD: registration.head or parts.frontier[0], names.DATA: registration.data}
+    registered = {
+        "bottom": f"{backbone.name}-bottom",
+        "top": f"{registration.name}-top",
+        "whole": registration.name,
+    }
+    said = {}
+    for role, model in models.items():
+        by_reference = role == "whole" and not registration.standalone
+        save_model(model, folder / role, _Elsewhere() if by_reference else None)
+        said[role] = {
+            "name": re.sub(r"[/.:]", "-", registered[role]),  # what MLflow takes for a model
+            "registered": registered[role],
+            "tags": {
+                **common,
+                # Others have the same bottom, whatever it is used for.
+                **({} if role == "bottom" else trained),
+                names.ROLE: role,
+                names.DIGEST: model_digest(model),
+                **({} if by_reference else {names.FILE: file_digest(folder / role / WEIGHTS)}),
+            },
+            "params": ledgers[role].params(),
+            "metrics": ledgers[role].numbers(),
+            # Such a version is fetched by reusekit, which joins it, or makes its layers known.
+            "through_reusekit": by_reference or needs_reusekit(model),
+        }
+    said["whole"]["metrics"] |= registration.metrics
+    plan = {
+        "key": uuid.uuid4().hex,
+        "models": said,
+        "whole": parts.source.name,
+        "shared": parts.shared,
+        "parent": backbone.parent,
+        "alias": registration.alias,
+        "card": registration.card,
+        "standalone": registration.standalone,
+    }
+    (folder / PLAN).write_text(json.dumps(plan, indent=1))
+
+
+def file_digest(file: Path) -> str:
+    """The SHA-256 of a file."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+class _Elsewhere:
+    """What MLflow writes in place of a model whose weights are stored with its parts: nothing."""
+
+    def save(self, path: str) -> None:
+        """Leave the file out; a reference takes its place, see `reusekit.tracking.reference`."""

@@ -1,0 +1,106 @@
+"""A Keras model as a folder that MLflow can load, written without running the model."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import keras
+import mlflow.keras
+import numpy as np
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.types import Schema, TensorSpec
+
+from reusekit.graph.keras_internals import all_layers
+
+WEIGHTS = Path("data", "model.keras")
+"""Where MLflow's Keras flavour keeps the model, inside a model's folder."""
+
+_LOADER = "reusekit.tracking.saved"
+
+
+class Saveable(Protocol):
+    """What MLflow's Keras flavour asks of a model when it writes it."""
+
+    def save(self, path: str) -> None:
+        """Write it into a file of that name."""
+
+
+def save_model(model: keras.Model, folder: Path, saved: Saveable | None = None) -> None:
+    """Write a model as MLflow does, with its signature and what it needs where it is loaded.
+
+    Args:
+        model: What it is.
+        folder: Where to; must not exist.
+        saved: What writes the file itself, where that is not the model: the model then only says
+            what the file is going to give.
+    """
+    mlflow.keras.save_model(
+        saved or model,
+        str(folder),
+        signature=signature(model),
+        # Named here, since MLflow takes 6 to 14 seconds to infer them.
+        pip_requirements=requirements(model, by_reference=saved is not None),
+    )
+    if needs_reusekit(model):
+        written = Model.load(folder / MLMODEL_FILE_NAME)
+        written.flavors["python_function"]["loader_module"] = _LOADER
+        written.save(folder / MLMODEL_FILE_NAME)
+
+
+def _load_pyfunc(path: str) -> Any:
+    """What `mlflow.pyfunc` calls, in a process that may not know reusekit's layers yet.
+
+    Importing this module has imported reusekit, and so registered them with Keras.
+    """
+    return mlflow.keras._load_pyfunc(path)
+
+
+def signature(model: keras.Model) -> ModelSignature:
+    """What a model takes and gives, read off its tensors.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> signature(model).outputs
+        [Tensor('float32', (-1, 3))]
+    """
+    return ModelSignature(_schema(model.inputs), _schema(model.outputs))
+
+
+def _schema(tensors: list[keras.KerasTensor]) -> Schema:
+    several = len(tensors) > 1  # a single tensor goes without a name
+    return Schema(
+        [
+            TensorSpec(
+                _numpy_type(tensor.dtype),
+                [-1 if size is None else size for size in tensor.shape],
+                tensor.name if several else None,
+            )
+            for tensor in tensors
+        ]
+    )
+
+
+def _numpy_type(dtype: str) -> np.dtype:
+    """The NumPy type of what goes in or comes out; NumPy itself has no bfloat16."""
+    return np.dtype({"string": "str", "bfloat16": "float32"}.get(dtype, dtype))
+
+
+def requirements(model: keras.Model, by_reference: bool = False) -> list[str]:
+    """What a saved model needs where it is loaded: Keras, its backend, and perhaps reusekit.
+
+    Args:
+        model: A model with layers of reusekit's own, such as a `TiedDense`, loads once reusekit
+            has been imported; any other needs no reusekit.
+        by_reference: Whether its parts are stored elsewhere: then reusekit joins them.
+    """
+    backend = {"torch": "torch", "jax": "jax"}.get(keras.backend.backend(), "tensorflow")
+    packages = ["keras", backend, "numpy"]
+    if by_reference or needs_reusekit(model):
+        packages.append("reusekit")
+    return [f"{package}=={version(package)}" for package in packages]
+
+
+def needs_reusekit(model: keras.Model) -> bool:
+    """Whether a model has layers of reusekit's own."""
+    return any(type(layer).__module__.startswith("reusekit.") for layer in all_layers(model))

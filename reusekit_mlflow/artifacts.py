@@ -1,0 +1,75 @@
+"""Where MLflow fetches versions that reusekit has stored by reference: `reusekit:/MODEL_ID`.
+
+MLflow imports this with `import mlflow`, so it imports reusekit only when a model is fetched.
+"""
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mlflow.entities import FileInfo
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+_JOINED = {PurePosixPath("."), PurePosixPath("data"), PurePosixPath("data/model.keras")}
+
+
+class LinkedModelRepository(ArtifactRepository):
+    """A logged model's files; a whole that refers to its parts is joined when it is fetched.
+
+    So plain `mlflow.keras.load_model`, `mlflow.pyfunc.load_model` and `mlflow models serve` get a
+    whole model. Fetching also makes reusekit's own layers known to Keras.
+
+    Args:
+        artifact_uri: `reusekit:/MODEL_ID`.
+        tracking_uri: Where the model is logged; None for the current server.
+        registry_uri: Where it is registered; None for the current one.
+    """
+
+    def __init__(
+        self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+    ) -> None:
+        super().__init__(artifact_uri, tracking_uri, registry_uri)
+        self._where = {"tracking_uri": tracking_uri, "registry_uri": registry_uri}
+        self._stored = self._logged(artifact_uri.partition(":")[2].strip("/"))
+
+    def _logged(self, model_id: str) -> ArtifactRepository:
+        # Here, since MLflow's registry imports this module while it is imported itself.
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        return get_artifact_repository(f"models:/{model_id}", **self._where)
+
+    def download_artifacts(self, artifact_path: str, dst_path: str | None = None) -> str:
+        """Fetch a file or folder; with the weights among it, the whole model is joined first."""
+        if PurePosixPath(artifact_path or ".") not in _JOINED:
+            return self._stored.download_artifacts(artifact_path, dst_path)
+        if dst_path is None:
+            dst_path = tempfile.mkdtemp()
+            atexit.register(shutil.rmtree, dst_path, ignore_errors=True)
+        self._stored.download_artifacts("", dst_path)
+
+        from reusekit.tracking.reference import complete
+
+        complete(Path(dst_path), self._file)
+        return str(Path(dst_path, artifact_path))
+
+    def _file(self, model_id: str, scratch: Path) -> Path:
+        """The Keras file of a logged model."""
+        return Path(self._logged(model_id).download_artifacts("data/model.keras", str(scratch)))
+
+    def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
+        """What is stored; a whole that is not joined yet has no weights of its own."""
+        return self._stored.list_artifacts(path)
+
+    def _download_file(self, remote_file_path: str, local_path: str) -> None:
+        self._stored._download_file(remote_file_path, local_path)
+
+    def log_artifact(self, local_file: str, artifact_path: str | None = None) -> Any:
+        """Refused: a version is never changed."""
+        raise MlflowException("A registered model cannot be changed; log a new one.")
+
+    def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> Any:
+        """Refused: a version is never changed."""
+        raise MlflowException("A registered model cannot be changed; log a new one.")

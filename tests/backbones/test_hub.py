@@ -1,0 +1,81 @@
+"""KerasHub presets as backbones: images with their scaling in front, and text."""
+
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import reusekit as rk
+
+keras_hub = pytest.importorskip("keras_hub")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A small ResNet that was trained on scaled pixels, as a preset folder."""
+    keras.utils.set_random_seed(0)
+    folder = tmp_path_factory.mktemp("presets") / "resnet"
+    network = keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[64, 16],
+        stackwise_num_blocks=[1, 1],
+        stackwise_num_strides=[1, 2],
+        block_type="basic_block",
+        image_shape=(16, 16, 3),
+    )
+    network.save_to_preset(folder)
+    scale, offset = [1 / 58.4, 1 / 57.1, 1 / 57.4], [-2.1, -2.0, -1.8]
+    keras_hub.layers.ImageConverter(image_size=(16, 16), scale=scale, offset=offset).save_to_preset(
+        folder
+    )
+    return folder, network, np.array(scale), np.array(offset)
+
+
+def test_an_image_backbone_takes_raw_pixels(images):
+    folder, network, scale, offset = images
+    found = rk.load_backbone(folder)
+    x = np.random.default_rng(0).uniform(0, 255, (2, 16, 16, 3)).astype("float32")
+    expected = network.predict((x * scale + offset).astype("float32"), verbose=0)
+    np.testing.assert_allclose(found.model.predict(x, verbose=0), expected, rtol=2e-4, atol=2e-4)
+    assert found.preprocessing.layers[-1].name == "preprocessing"
+    assert len(rk.cut_points(found.model)) > 3
+
+
+def test_random_weights_on_demand(images):
+    folder, network, *_ = images
+    found = rk.load_backbone(folder, weights=None)
+    assert found.weights is None
+    kernels = [m.get_layer("conv1_conv").kernel.numpy() for m in (found.model, network)]
+    assert not np.array_equal(*kernels)
+
+
+def test_a_text_backbone(tmp_path):
+    network = keras_hub.models.BertBackbone(
+        vocabulary_size=50, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16,
+        max_sequence_length=12,
+    )  # fmt: skip
+    network.save_to_preset(tmp_path / "bert")
+    found = rk.load_backbone(tmp_path / "bert")
+    assert found.preprocessing is None
+    x = {
+        "token_ids": np.arange(12)[None] % 50,
+        "segment_ids": np.zeros((1, 12), "int32"),
+        "padding_mask": np.ones((1, 12), "int32"),
+    }
+    ours, theirs = (m.predict(x, verbose=0) for m in (found.model, network))
+    assert np.array_equal(ours["sequence_output"], theirs["sequence_output"])
+
+
+def test_what_cannot_be_had_is_said(images, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(rk.BackboneError, match="cannot be loaded"):
+        rk.load_backbone(tmp_path)
+    with pytest.raises(rk.BackboneError, match="keras_hub/no_such_preset cannot be loaded"):
+        rk.load_backbone("keras_hub/no_such_preset")
+    with pytest.raises(rk.BackboneError, match="its own weights"):
+        rk.load_backbone(images[0], weights="imagenet")
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(rk.BackboneError, match=r"reusekit\[hub\]"):
+        rk.load_backbone(images[0])

@@ -1,0 +1,56 @@
+"""Small fine-tuned models, written and sent as pipelines do it."""
+
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+
+import reusekit as rk
+from reusekit.backbones import Backbone
+from reusekit.tracking import ROLES, Registration, prepare, send, take_ledgers
+
+X = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+CUT = "hidden"
+
+
+def backbone(seed: int = 0) -> Backbone:
+    """Two layers that stand for a pretrained network."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((6,), name="features")
+    x = keras.layers.Dense(8, activation="relu", name="first")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Dense(4, name=CUT)(x)
+    return Backbone(keras.Model(inputs, x, name="body"), None, "tests/body", None)
+
+
+def with_head(body: Backbone, seed: int, classes: int = 3) -> keras.Model:
+    """A head of its own on the same body."""
+    keras.utils.set_random_seed(seed)
+    x = keras.layers.Dense(classes, activation="softmax", name="predictions")(body.model.output)
+    return keras.Model(body.model.input, x, name="classifier")
+
+
+def written(
+    folder: Path, model: keras.Model, body: Backbone, name: str, cut: str = CUT, **options
+) -> Path:
+    """A folder that holds bottom, top and whole, and has not been sent."""
+    parts = rk.split(model, cut)
+    ledgers = dict(zip(ROLES, take_ledgers([parts.bottom, parts.top, parts.source]), strict=True))
+    folder.mkdir(parents=True)
+    said = Registration(
+        **{"name": name, "data": "f00d", "alias": "champion", "metrics": {"test_accuracy": 0.5}}
+        | options
+    )
+    prepare(folder, parts, body, ledgers, said)
+    return folder
+
+
+def sent(
+    folder: Path, model: keras.Model, body: Backbone, name: str, experiment: str, **options
+) -> mlflow.entities.model_registry.ModelVersion:
+    """Write and send it in a run of its own."""
+    written(folder, model, body, name, **options)
+    mlflow.set_experiment(experiment)
+    with mlflow.start_run() as run:
+        return send(folder, mlflow.MlflowClient(), run.info.run_id)

@@ -1,0 +1,85 @@
+"""A registered model is itself a backbone to cut again."""
+
+import mlflow
+import numpy as np
+import pytest
+from small_models import X, backbone, sent, with_head
+
+import reusekit as rk
+from reusekit.tracking.linked import logged_model_id
+
+
+@pytest.fixture(scope="module")
+def model():
+    return with_head(backbone(), 0)
+
+
+@pytest.fixture(scope="module")
+def registered(module_tracking, model, tmp_path_factory):
+    return sent(tmp_path_factory.mktemp("w") / "w", model, backbone(), "ships", "loading")
+
+
+def test_by_alias_version_and_id(registered, model):
+    logged = f"models:/{logged_model_id(registered)}"
+    addresses = ["models:/ships@champion", "models:/ships/1", logged]
+    for address in addresses:
+        found = rk.load_backbone(address)
+        assert np.array_equal(found.model.predict(X, verbose=0), model.predict(X, verbose=0))
+        assert found.parent == logged_model_id(registered)
+    assert [rk.load_backbone(a).source for a in addresses] == [
+        "models:/ships/1", "models:/ships/1", logged,
+    ]  # fmt: skip
+    assert rk.load_backbone(addresses[0]).name == "ships"
+
+
+def test_it_can_be_cut_again_and_what_is_made_from_it_names_it(
+    registered, module_tracking, tmp_path
+):
+    found = rk.load_backbone("models:/ships@champion")
+    assert "norm" in [point.at for point in rk.cut_points(found.model)]
+    again = rk.attach(rk.extract(found.model, "norm"), rk.heads.regression())
+    version = sent(tmp_path / "w", again, found, "deeper", "loading", cut="norm")
+    run = module_tracking.get_run(version.run_id)
+    assert logged_model_id(registered) in {m.model_id for m in run.inputs.model_inputs}
+    (bottom,) = module_tracking.search_model_versions("name = 'ships-bottom'")
+    assert bottom.tags["reusekit.parent"] == logged_model_id(registered)
+    assert version.tags["reusekit.source"] == "models:/ships/1"
+
+
+def test_random_weights_on_demand(registered, model):
+    fresh = rk.load_backbone("models:/ships/1", weights=None)
+    assert fresh.weights is None
+    assert not np.array_equal(fresh.model.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("models:/ship@champion", "Did you mean 'ships'"),
+        ("models:/ships@winner", "no alias 'winner'. Valid choices: 'champion'"),
+        ("models:/ships/7", "no version 7. Versions that are there: 1"),
+        ("models:/ships", "models:/NAME@ALIAS"),
+        ("models:/m-" + "0" * 32, "cannot look up"),
+    ],
+)
+def test_what_is_not_there_is_said(registered, address, said):
+    with pytest.raises(rk.ReusekitError, match=said):
+        rk.load_backbone(address)
+
+
+def test_what_it_does_not_take_is_refused(registered):
+    with pytest.raises(rk.BackboneError, match="takes input_shape"):
+        rk.load_backbone("models:/ships/1", input_shape=(7,))
+    with pytest.raises(rk.BackboneError, match="its own weights"):
+        rk.load_backbone("models:/ships/1", weights="imagenet")
+    with pytest.raises(rk.BackboneError, match="takes no options"):
+        rk.load_backbone("models:/ships/1", alpha=0.5)
+
+
+def test_a_model_registered_by_plain_mlflow_serves_as_well(module_tracking, model):
+    with mlflow.start_run():
+        mlflow.keras.log_model(
+            model, name="plain", registered_model_name="plain", pip_requirements=["keras"]
+        )
+    found = rk.load_backbone("models:/plain/1")
+    assert np.array_equal(found.model.predict(X, verbose=0), model.predict(X, verbose=0))
