@@ -5,14 +5,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import keras
-import mlflow
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from reusekit.features import feed
 from reusekit.progress import EpochProgress
 from reusekit.settings import BaselineSettings
-from reusekit.stages.evaluate import Evaluation, evaluate, score
+from reusekit.stages.evaluate import Evaluation, evaluate, record
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.surgery import clone
 from reusekit.tracking import log_history, step_run
@@ -125,14 +124,13 @@ def linear_on_pixels(splits: Splits) -> Baseline:
     accuracies = [model.score(vx, vy) for model in models]
     chosen = int(np.argmax(accuracies))
     probabilities = _over_all_classes(models[chosen], tx, splits.train.classes)
-    test = score(probabilities, ty)
-    with step_run("test logistic regression", "evaluation", {"C": _STRENGTHS[chosen]}):
-        mlflow.log_metrics({"accuracy": test.accuracy, "loss": test.loss})
     return Baseline(
         name="logistic regression on pixels",
         choice=f"C = {_STRENGTHS[chosen]:.2g}",
         validation_accuracy=accuracies[chosen],
-        test=test,
+        test=record(
+            probabilities, ty, splits.test, "test logistic regression", {"C": _STRENGTHS[chosen]}
+        ),
     )
 
 

@@ -1,14 +1,18 @@
 """The evaluation stage: how good a model is on data that nothing was chosen by."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import keras
-import mlflow
 import numpy as np
 
 from reusekit.data import DataSplit
+from reusekit.stages.confusion import class_table, draw_confusion
 from reusekit.stages.inputs import INFERENCE_BATCH
-from reusekit.tracking import step_run
+from reusekit.tracking import log_artifact, log_data, log_metrics, log_table, step_run
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,49 @@ def evaluate(model: keras.Model, split: DataSplit, name: str = "test") -> Evalua
     Returns:
         Its accuracy and loss.
     """
-    predictions = [
-        (model.predict_on_batch(inputs), labels)
+    probabilities, labels = predict(model, split)
+    return record(probabilities, labels, split, name)
+
+
+def predict(model: keras.Model, split: DataSplit) -> tuple[np.ndarray, np.ndarray]:
+    """What a model makes of a split: probabilities (examples, classes), and the true labels."""
+    batches = [
+        (model.predict_on_batch(inputs), np.asarray(labels))
         for inputs, labels in split.batches(INFERENCE_BATCH)
     ]
-    probabilities = np.concatenate([p for p, _ in predictions])
-    labels = np.concatenate([np.asarray(y) for _, y in predictions])
+    probabilities, labels = zip(*batches, strict=True)
+    return np.concatenate(probabilities), np.concatenate(labels)
+
+
+def record(
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    split: DataSplit,
+    name: str,
+    parameters: Mapping[str, Any] = {},
+) -> Evaluation:
+    """Score predictions and log them as a nested run of the active run.
+
+    The run has the data as its input, accuracy and loss, a table with precision and recall of each
+    class, and a picture of which class was taken for which.
+
+    Args:
+        probabilities: Shape (examples, classes).
+        labels: True classes, shape (examples,).
+        split: What they were predicted of.
+        name: The nested run's name.
+        parameters: Of what predicted; logged as they are.
+    """
     evaluation = score(probabilities, labels)
-    with step_run(name, "evaluation"):
-        mlflow.log_metrics({"accuracy": evaluation.accuracy, "loss": evaluation.loss})
+    predicted = probabilities.argmax(axis=1)
+    with step_run(name, "evaluation", parameters), TemporaryDirectory() as folder:
+        log_data(split, "test")
+        log_metrics(asdict(evaluation))
+        log_table(class_table(labels, predicted, split.class_names), "classes.json")
+        file = Path(folder) / "confusion.png"
+        title = f"{name}: {split.size} examples of {split.name}, {split.split}"
+        draw_confusion(labels, predicted, split.class_names, title).savefig(file, dpi=120)
+        log_artifact(file)
     return evaluation
 
 

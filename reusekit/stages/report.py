@@ -21,7 +21,7 @@ def report(
     job: Job,
     tuned: FineTuned,
     test: Evaluation,
-    version: ModelVersion,
+    version: ModelVersion | None,
     tracking: TrackingSettings,
     searched: Searched | None = None,
     baselines: Sequence[Baseline] = (),
@@ -32,7 +32,7 @@ def report(
         job: The finished job.
         tuned: Its model.
         test: How good that is.
-        version: Its version in the registry.
+        version: Its version in the registry; None where the tracking server is away.
         tracking: Where that is.
         searched: The search, if there was one.
         baselines: What to compare with.
@@ -56,12 +56,24 @@ def report(
         if not phase.kept:
             out.print(f"Phase {phase.name} made the validation loss no lower and was undone.")
     out.print(
-        f"Registered [bold]{version.name}[/bold] version {version.version}, alias "
-        f"[bold]{tracking.alias}[/bold]. Load it with\n"
-        f'  mlflow.keras.load_model("models:/{version.name}@{tracking.alias}")\n'
-        f"Tables and figure: {job.folder}\n"
+        f"{_registered(version, tracking)}\n"
+        f"Tables and figures: {job.folder}\n"
         f"See the run: {ui_command(job.tracking_uri)}",
         soft_wrap=True,
+    )
+
+
+def _registered(version: ModelVersion | None, tracking: TrackingSettings) -> str:
+    """As what the model is registered, and how to load it; or that it waits."""
+    if version is None:
+        return (
+            f"[bold]{tracking.model}[/bold] is not registered yet: its parts wait, with the other "
+            "records, for the tracking server."
+        )
+    return (
+        f"Registered [bold]{version.name}[/bold] version {version.version}, alias "
+        f"[bold]{tracking.alias}[/bold]. Load it with\n"
+        f'  mlflow.keras.load_model("models:/{version.name}@{tracking.alias}")'
     )
 
 

@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.errors import TrackingError
 from reusekit.tracking.operations import LogArtifact, LogBatch, LogInput, SendModels
+from reusekit.tracking.parameters import FOLDER, file_of, shortened
 from reusekit.tracking.recorder import current
 
 
@@ -51,14 +52,19 @@ def log_steps(metrics: Mapping[str, Mapping[int, float]]) -> None:
 
 
 def log_params(params: Mapping[str, Any]) -> None:
-    """Log parameters.
+    """Log parameters; a value that is too long for MLflow is shortened, and kept as an artifact.
 
     Args:
         params: Their values.
     """
     recording = current()
-    told = {name: str(value) for name, value in params.items()}
+    told, whole = shortened(params)
     recording.recorder.submit(LogBatch(recording.run, params=told))
+    for name, value in whole.items():
+        with TemporaryDirectory() as scratch:
+            file = Path(scratch, file_of(name))
+            file.write_text(value)
+            log_artifact(file, FOLDER)
 
 
 def log_input(dataset: Dataset, context: str) -> None:

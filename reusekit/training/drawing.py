@@ -90,11 +90,22 @@ def draw_cut(model: keras.Model, at: str, title: str) -> Figure:
         AddressError: There is no clean cut of that address.
     """
     drawn = blocks(model, at)
-    figure = Figure(figsize=(2.5 + 0.5 * len(drawn), 6), layout="constrained")
+    figure = Figure(figsize=(max(7, 2.5 + 0.5 * len(drawn)), 6.5), layout="constrained")
     chain, parameters, flops = figure.subplots(
         3, sharex=True, gridspec_kw={"height_ratios": (3, 2, 2)}
     )
     figure.suptitle(title)
+    figure.legend(
+        handles=[
+            Patch(facecolor=color, edgecolor="gray", label=_counted(state, drawn))
+            for state, color in _COLORS.items()
+            if any(block.state == state for block in drawn)
+        ],
+        loc="outside lower center",
+        ncols=3,
+        fontsize=8,
+        frameon=False,
+    )
     _chain(chain, drawn)
     _bars(parameters, drawn, [block.parameters for block in drawn], "parameters")
     _bars(flops, drawn, [block.flops for block in drawn], "FLOPs")
@@ -164,7 +175,7 @@ def _merged(pieces: Iterable[Block], apart: float) -> list[Block]:
 
 
 def _chain(axes: Axes, drawn: Sequence[Block]) -> None:
-    axes.set(xlim=(-0.6, len(drawn) - 0.4), ylim=(-0.6, 1.35), yticks=[])
+    axes.set(xlim=(-0.6, len(drawn) - 0.4), ylim=(-0.1, 1.3), yticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(bottom=False)
     axes.plot([-0.6, len(drawn) - 1], [0.5, 0.5], color="gray", zorder=0)
@@ -176,18 +187,7 @@ def _chain(axes: Axes, drawn: Sequence[Block]) -> None:
         axes.text(place, 0.5, shape, rotation=90, ha="center", va="center", fontsize=8)
     cut = drawn[-2].name
     axes.text(
-        len(drawn) - 1.5, 1.35, f"cut: {cut} ", color="tab:red", ha="right", va="top", fontsize=9
-    )
-    axes.legend(
-        handles=[
-            Patch(facecolor=color, edgecolor="gray", label=_counted(state, drawn))
-            for state, color in _COLORS.items()
-            if any(block.state == state for block in drawn)
-        ],
-        loc="lower left",
-        ncols=3,
-        fontsize=8,
-        frameon=False,
+        len(drawn) - 1.5, 1.3, f"cut: {cut} ", color="tab:red", ha="right", va="top", fontsize=9
     )
 
 

@@ -71,7 +71,7 @@ def test_the_drawing_shows_blocks_shapes_and_the_cut(tuned, tmp_path):
     assert "4x4x64" in written
     found = blocks(tuned, "block5_out")
     assert [bar.get_height() for bar in parameters.patches] == [b.parameters for b in found]
-    names = [text.get_text().split(":")[0] for text in chain.get_legend().get_texts()]
+    names = [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()]
     assert names == ["frozen", "trained", "new"]
     figure.savefig(tmp_path / "model.png")
     assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")
