@@ -18,8 +18,9 @@ from reusekit.stages.features import frozen_features
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.search import Searched
 from reusekit.surgery import Split, clone, extract, split
-from reusekit.tracking import EpochMetrics, log_params, step_run
+from reusekit.tracking import EpochMetrics, log_artifact, log_params, step_run
 from reusekit.training import Fit, attach, fit_classifier
+from reusekit.training.drawing import draw_cut
 from reusekit.training.heads import classifier
 
 
@@ -175,7 +176,7 @@ def finetune(
         settings: The phase.
         splits: What to train and to validate on.
         store: Where the features are kept at which the unfrozen part begins.
-        folder: Where `phases.csv` is written.
+        folder: Where `phases.csv` and `model.png`, a drawing of the model, are written.
         seed: Decides dropout and the order of batches.
 
     Returns:
@@ -190,6 +191,9 @@ def finetune(
         pd.DataFrame(phase.fit.history).assign(phase=phase.name, kept=phase.kept)
         for phase in phases
     ).to_csv(folder / "phases.csv", index_label="epoch")
+    title = f"{backbone.source} on {splits.train.name}"
+    draw_cut(begun.whole, begun.cut, title).savefig(folder / "model.png", dpi=120)
+    log_artifact(folder / "model.png")
     unfrozen_from = unfreeze_from if phases[-1].kept else None
     return FineTuned(
         begun.whole,

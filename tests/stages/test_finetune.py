@@ -71,9 +71,10 @@ def test_a_phase_that_does_not_help_is_undone(tune):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_nothing_is_left_behind_but_the_history(tune, tmp_path):
+def test_nothing_is_left_behind_but_the_history_and_a_drawing(tune, tmp_path):
     tuned = tune()
-    assert [file.name for file in tmp_path.iterdir()] == ["phases.csv"]
+    assert {file.name for file in tmp_path.iterdir()} == {"phases.csv", "model.png"}
+    assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")
     history = pd.read_csv(tmp_path / "phases.csv")
     second = history[history["phase"] == "finetune"]["val_loss"]
     np.testing.assert_allclose(second, tuned.phases[1].fit.history["val_loss"])
