@@ -17,7 +17,8 @@ from reusekit.data import DataSplit, load_split
 from reusekit.errors import ConfigError, DataError, ReusekitError, TrackingError
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
-from reusekit.stages.inputs import INFERENCE_BATCH
+from reusekit.stages.evaluate import predict
+from reusekit.tracking.names import DATA
 
 _FEWEST = 30  # an interval that is resampled from fewer examples says nothing
 
@@ -123,13 +124,9 @@ def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
     model = _load(version)
     split = _held_out(version, model, data)
     known = _refuse_known(version, split, data)
-    probabilities, labels = [], []
-    for inputs, classes in split.batches(INFERENCE_BATCH):
-        probabilities.append(np.asarray(model.predict_on_batch(inputs)))
-        labels.append(np.asarray(classes))
-    outputs = np.concatenate(probabilities)
+    outputs, labels = predict(model, split)
     predicted = np.where(np.isfinite(outputs).all(axis=1), outputs.argmax(axis=1), -1)
-    return Tested(version, split, np.concatenate(labels), predicted, known)
+    return Tested(version, split, labels, predicted, known)
 
 
 def judge(
@@ -167,8 +164,9 @@ def carry_out(
 ) -> None:
     """Move the alias if the candidate has won, and record the decision either way.
 
-    A run of kind `evaluation` gets both accuracies, their difference, its interval and what each
-    version took every example for; the candidate gets a tag with the reason.
+    A run of kind `evaluation` gets both accuracies, their difference, its interval, the reason and
+    what each version took every example for; the candidate gets a tag with the reason. Where the
+    alias cannot be moved, the run is a failed one.
 
     Args:
         verdict: What was decided.
@@ -188,20 +186,23 @@ def carry_out(
         "alias": registry.alias,
         "seed": seed,
     }
+    decision = {
+        "reusekit.decision": "promote" if verdict.wins else "refuse",
+        "reusekit.why": verdict.why,
+    }
     with (
-        tracking.pipeline_run("promote", registry.experiment, parameters) as run,
-        tracking.step_run(f"{registry.model} version {number}", "evaluation"),
+        # Without an outbox: an alias cannot be moved once the server is back, only now.
+        tracking.pipeline_run("promote", registry.experiment, parameters),
+        tracking.step_run(f"{registry.model} version {number}", "evaluation", tags=decision),
     ):
         tracking.log_data(verdict.candidate.split, "test")
-        mlflow.log_metrics(_metrics(verdict))
-        mlflow.log_artifact(str(_write_predictions(verdict, folder)))
-        why = f"{verdict.why}; run {run.info.run_id}"
+        tracking.log_metrics(_metrics(verdict))
+        tracking.log_artifact(_write_predictions(verdict, folder))
+        why = f"{verdict.why}; run {mlflow.active_run().info.run_id}"
         if verdict.wins:
             tracking.promote(registry.model, registry.alias, number, champion, why)
         else:
             tracking.refuse(registry.model, registry.alias, number, why)
-        mlflow.set_tag("reusekit.decision", "promoted" if verdict.wins else "refused")
-
 
 
 def roll_back(registry: TrackingSettings, reason: str) -> tuple[int, int]:
@@ -235,7 +236,7 @@ def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) 
     for one in tested:
         others = [other.right for other in tested if other is not one]
         alone = str(np.count_nonzero(one.right & ~others[0])) if others else "-"
-        table.add_row(one.version.version, f"{one.accuracy:.4f}", alone)
+        table.add_row(str(one.version.version), f"{one.accuracy:.4f}", alone)
     out.print(table)
     for one in tested:
         if not one.known:
@@ -321,7 +322,7 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
 def _refuse_known(version: ModelVersion, split: DataSplit, data: DataSettings) -> bool:
     """Refuse a split that a version was trained or chosen on; whether that is on record at all."""
     recorded = tracking.recorded_splits(version)
-    fingerprint = version.tags.get("reusekit.data")
+    fingerprint = version.tags.get(DATA)
     shared = "training" if fingerprint == split.fingerprint else None
     for one in recorded:
         if one.context in ("training", "validation") and _overlaps(one, split, data):

@@ -130,6 +130,16 @@ def model_card(card: ModelCard, limit: int | None = DESCRIPTION_LIMIT) -> str:
         ...
     """
     uri = f"models:/{card.name}@{card.alias}"
+    counts = card.parameters
+    sizes = {
+        "parameters": f"{counts.total:,}",
+        "trainable": f"{counts.trainable:,}",
+        "frozen": f"{counts.frozen:,}",
+        "statistics": f"{counts.state:,}",
+        "tied": f"{counts.tied:,}",
+        "FLOPs": f"{card.flops:,.0f}",
+        "bytes": f"{card.bytes:,}",
+    }
     sections = {
         "How to load it": [
             "```python",
@@ -144,19 +154,7 @@ def model_card(card: ModelCard, limit: int | None = DESCRIPTION_LIMIT) -> str:
             ("accuracy", "test", "validation", "chosen on the validation split"),
             [(s.model, _share(s.test), _share(s.validation), s.choice) for s in card.scores],
         ),
-        "Size": _table(
-            ("parameters", "trainable", "frozen", "statistics", "tied", "FLOPs", "bytes"),
-            [
-                (
-                    *(f"{n:,}" for n in (card.parameters.total, card.parameters.trainable)),
-                    *(f"{n:,}" for n in (card.parameters.frozen, card.parameters.state)),
-                    f"{card.parameters.tied:,}",
-                    f"{card.flops:,.0f}",
-                    f"{card.bytes:,}",
-                )
-            ],
-        )
-        + ["", _latency(card)],
+        "Size": [*_table(tuple(sizes), [tuple(sizes.values())]), "", _latency(card)],
         "Limits": [
             f"- It takes {card.input_range}, shape {_shape(card.input_shape)} for one example; "
             "what comes in otherwise was not tested.",

@@ -18,8 +18,10 @@ from reusekit.errors import TrackingError
 from reusekit.tracking.registry import asking, registered_model
 
 LEASE = "reusekit.lease"
-_SECONDS = 60.0  # a process that holds one for longer has died
-_SETTLE = 0.5  # longer than another process takes from looking for a lease to taking it
+LASTS = 60.0
+"""Seconds after which a process that still holds a lease has died."""
+SETTLES = 0.5
+"""Seconds to wait: longer than another process takes from looking for a lease to taking one."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,11 @@ class Lease:
 def lease(name: str, alias: str) -> Iterator[Lease]:
     """Hold the right to move an alias of a name, in a tag of the registered model.
 
-    Two that ask at the same time: both may find no lease and write their own. Each then waits for
-    longer than any process takes between the two, and reads again; whoever wrote last goes on
-    (Fischer's algorithm, in Lamport 1987, "A fast mutual exclusion algorithm"). Where a slow network
-    takes longer than that, `Lease.check` beside each step finds it. One that was left by a process
-    that died ends after a minute, by the clock of whoever looks.
+    Two that ask at the same time may both find no lease and write their own. Each then waits for
+    longer than any process takes between the two, and reads again: whoever wrote last goes on.
+    (Fischer's algorithm, in Lamport 1987, "A fast mutual exclusion algorithm".) Where a network is
+    slower than that, `Lease.check` at each step finds out. What a process that died has left ends
+    after a minute, by the clock of whoever looks.
 
     Args:
         name: The name in the registry.
@@ -73,23 +75,28 @@ def lease(name: str, alias: str) -> Iterator[Lease]:
     """
     held = _read(registered_model(name), alias)
     age = abs(time.time() - held.get("since", 0.0))
-    if age < _SECONDS:
+    if age < LASTS:
         raise TrackingError(
             f"{name}@{alias} is being moved by another process, {held.get('holder')}. Try again in "
-            f"{math.ceil(_SECONDS - age)} seconds."
+            f"{math.ceil(LASTS - age)} seconds."
         )
     own = Lease(name, alias, uuid4().hex)
     holder = f"{os.getpid()} on {platform.node()}"
     value = {"token": own.token, "since": time.time(), "holder": holder}
     client = mlflow.MlflowClient()
     with asking(f"take a lease on {name}@{alias}"):
-        client.set_registered_model_tag(name, _tag(alias), json.dumps(value))
-    time.sleep(_SETTLE)
+        try:
+            client.set_registered_model_tag(name, _tag(alias), json.dumps(value))
+        except MlflowException:  # a database may let only one of two in
+            if not _read(registered_model(name), alias):
+                raise
+    time.sleep(SETTLES)
     own.check()
     try:
         yield own
     finally:
-        with suppress(TrackingError, MlflowException):  # else it ends by itself
+        # Where it cannot be given back, it ends by itself.
+        with suppress(TrackingError), asking(f"give the lease on {name}@{alias} back"):
             own.check()
             client.delete_registered_model_tag(name, _tag(alias))
 

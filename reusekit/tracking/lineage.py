@@ -8,6 +8,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
+from reusekit.tracking.registry import asking
+
 
 @dataclass(frozen=True)
 class RecordedSplit:
@@ -29,17 +31,21 @@ def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
 
     Args:
         version: A registered version.
+
+    Raises:
+        TrackingError: The server does not answer.
     """
-    try:
-        run = mlflow.get_run(version.run_id) if version.run_id else None
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        run = None
-    if run is None or run.inputs is None:
+    if not version.run_id:
         return []
+    with asking(f"look up the run of version {version.version} of {version.name}"):
+        try:
+            inputs = mlflow.get_run(version.run_id).inputs
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return []
     found = []
-    for read in run.inputs.dataset_inputs:
+    for read in inputs.dataset_inputs:
         if read.dataset.source_type == "tfds":
             contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
             source = json.loads(read.dataset.source)

@@ -8,6 +8,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from reusekit.errors import TrackingError, nearest
+from reusekit.tracking.network import patience
 
 
 def register_name(name: str) -> RegisteredModel:
@@ -124,7 +125,8 @@ def asking(what: str) -> Iterator[None]:
         what: What the registry is asked for, such as `look up the name 'digits'`.
     """
     try:
-        yield
+        with patience():
+            yield
     except MlflowException as error:
         raise TrackingError(f"The registry cannot {what}: {error.message}") from error
 

@@ -12,7 +12,7 @@ COMMANDS = sorted({match for file in FILES for match in SHOWN.findall(file.read_
 
 
 def test_there_are_some():
-    assert {name for name, _ in COMMANDS} == {"cut_search", "finetune"}
+    assert {name for name, _ in COMMANDS} == {"cut_search", "finetune", "promote", "rollback"}
 
 
 @pytest.mark.parametrize(("name", "words"), COMMANDS)

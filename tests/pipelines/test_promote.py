@@ -1,0 +1,285 @@
+"""A candidate becomes the champion where it wins on data that neither has seen."""
+
+import os
+from functools import cache
+from itertools import count
+
+import keras
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from reusekit.data import load_split
+from reusekit.launch import EXIT_BAD_INPUT
+from reusekit.tracking import log_data
+
+GREY, COLOUR = (8, 8, 1), (16, 16, 3)
+NUMBERS = count()
+
+
+def digits(split: str, shape: tuple[int, int, int] = GREY, **options):
+    return load_split("sklearn_digits", split, image_size=shape[:2], channels=shape[2], **options)
+
+
+def linear(shape: tuple[int, int, int], examples_per_class: int, seed: int = 0) -> keras.Model:
+    """A linear classifier of digits as a Keras model, better the more examples it was fitted to."""
+    few = {"examples_per_class": examples_per_class, "seed": seed}
+    images, labels = digits("train", shape, **few).arrays()
+    fitted = LogisticRegression(C=0.1, max_iter=100).fit(
+        images.reshape(len(images), -1) / 255, labels
+    )
+    model = keras.Sequential(
+        [
+            keras.Input(shape),
+            keras.layers.Rescaling(1 / 255),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
+    )
+    model.layers[-1].set_weights([fitted.coef_.T, fitted.intercept_])
+    return model
+
+
+def two_inputs() -> keras.Model:
+    inputs = [keras.Input(GREY), keras.Input(GREY)]
+    flat = keras.layers.Flatten()(keras.layers.Add()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(10, activation="softmax")(flat))
+
+
+def of_shape(shape, classes: int) -> keras.Model:
+    pooling = keras.layers.GlobalAveragePooling2D()
+    return keras.Sequential([keras.Input(shape), pooling, keras.layers.Dense(classes)])
+
+
+MODELS = {
+    "weak": lambda: linear(GREY, 2),
+    "good": lambda: linear(GREY, 40),
+    "as good": lambda: linear(GREY, 40, seed=1),
+    "colour": lambda: linear(COLOUR, 20),
+    "two inputs": two_inputs,
+    "any size": lambda: of_shape((None, None, 1), 10),
+    "three classes": lambda: of_shape(GREY, 3),
+}
+
+
+@cache
+def model(kind: str) -> keras.Model:
+    return MODELS[kind]()
+
+
+@pytest.fixture(scope="module")
+def logged(module_tracking):
+    """Log each kind of model once, with a record of the data; where it is, by its kind."""
+    uris = {}
+
+    def log(kind: str) -> str:
+        if kind not in uris:
+            with mlflow.start_run():
+                log_data(digits("train"), "training")
+                log_data(digits("validation"), "validation")
+                uris[kind] = mlflow.keras.log_model(
+                    model(kind), name="whole", pip_requirements=["keras"]
+                ).model_uri
+        return uris[kind]
+
+    return log
+
+
+@pytest.fixture
+def register(module_tracking, logged):
+    """Register models under a name of their own; the first is the champion."""
+
+    def registered(*kinds: str, champion: bool = True) -> str:
+        name = f"digits {next(NUMBERS)}"
+        tags = {"reusekit.data": digits("train").fingerprint}
+        for kind in kinds:
+            mlflow.register_model(logged(kind), name, tags=tags)
+        if champion:
+            module_tracking.set_registered_model_alias(name, "champion", "1")
+        return name
+
+    return registered
+
+
+@pytest.fixture
+def promote(run_pipeline):
+    def run(name: str, *words: str) -> None:
+        run_pipeline("promote", "--tracking.model", name, *words)
+
+    return run
+
+
+def accuracy(kind: str, shape=GREY) -> float:
+    images, labels = digits("test", shape).arrays()
+    return float(np.mean(model(kind).predict(images, verbose=0).argmax(axis=1) == labels))
+
+
+def champion_of(client, name: str) -> int:
+    return int(client.get_registered_model(name).aliases["champion"])
+
+
+def evaluation_of(client, name: str):
+    """The run of the last promotion of a name, or None."""
+    experiment = client.get_experiment_by_name("reusekit")
+    runs = client.search_runs(
+        [experiment.experiment_id] if experiment else [],
+        f"tags.`reusekit.kind` = 'evaluation' and attributes.run_name LIKE '{name} version %'",
+    )
+    return runs[0] if runs else None
+
+
+def test_a_better_candidate_becomes_the_champion_and_goes_back(
+    register, promote, run_pipeline, module_tracking, capsys
+):
+    name = register("weak", "good")
+    promote(name)
+    assert champion_of(module_tracking, name) == 2
+    run = evaluation_of(module_tracking, name)
+    measured = run.data.metrics
+    assert measured["champion_accuracy"] == pytest.approx(accuracy("weak"))
+    assert measured["candidate_accuracy"] == pytest.approx(accuracy("good"))
+    assert measured["difference"] == pytest.approx(
+        measured["candidate_accuracy"] - measured["champion_accuracy"]
+    )
+    assert 0 < measured["difference_low"] < measured["difference"] < measured["difference_high"]
+    assert run.data.tags["reusekit.decision"] == "promote"
+    assert run.inputs.dataset_inputs[0].dataset.digest == digits("test").fingerprint
+    tags = module_tracking.get_model_version(name, "2").tags
+    assert f"accuracy {accuracy('good'):.4f} against" in tags["reusekit.promoted"]
+    assert run.data.tags["mlflow.parentRunId"] in tags["reusekit.promoted"]
+    assert tags["reusekit.previous.champion"] == "1"
+    table = pd.read_csv(
+        module_tracking.download_artifacts(run.info.run_id, "predictions.csv", os.getcwd())
+    )
+    assert (table.label == digits("test").arrays()[1]).all()
+    assert np.mean(table.candidate == table.label) == pytest.approx(accuracy("good"))
+    printed = capsys.readouterr().out
+    assert f"Version 2 is now {name}@champion" in printed
+    run_pipeline("rollback", "--tracking.model", name, "--reason=it fails at night")
+    assert f"{name}@champion is version 1 again; it was version 2" in capsys.readouterr().out
+    assert champion_of(module_tracking, name) == 1
+    tags = module_tracking.get_model_version(name, "2").tags
+    assert "it fails at night" in tags["reusekit.rolled_back"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (("good", "weak"), ()),
+        (("good", "good"), ()),
+        (("weak", "good"), ("--promote.margin=0.3",)),
+        (("good", "as good"), ()),
+    ],
+    ids=["worse", "equal", "by less than the margin", "by chance"],
+)
+def test_any_other_candidate_does_not(kinds, words, register, promote, module_tracking, capsys):
+    name = register(*kinds)
+    promote(name, *words)
+    assert champion_of(module_tracking, name) == 1
+    run = evaluation_of(module_tracking, name)
+    margin = float(words[0].partition("=")[2]) if words else 0.0
+    assert run.data.metrics["difference_low"] <= margin
+    assert run.data.tags["reusekit.decision"] == "refuse"
+    tags = module_tracking.get_model_version(name, "2").tags
+    assert f"not wholly above the margin of {margin:+g}" in tags["reusekit.refused"]
+    assert "reusekit.promoted" not in tags
+    assert f"Version 2 does not become {name}@champion" in capsys.readouterr().out
+
+
+def test_each_version_gets_images_of_the_size_that_it_takes(register, promote, module_tracking):
+    name = register("weak", "colour")
+    promote(name, "--promote.candidate=2", "--promote.confidence=0.9")
+    assert champion_of(module_tracking, name) == 2
+    measured = evaluation_of(module_tracking, name).data.metrics
+    assert measured["candidate_accuracy"] == pytest.approx(accuracy("colour", COLOUR))
+
+
+def test_a_margin_below_nothing_lets_one_in_that_is_hardly_worse(
+    register, promote, module_tracking
+):
+    name = register("good", "as good")
+    promote(name, "--promote.margin=-0.1")
+    assert champion_of(module_tracking, name) == 2
+
+
+def test_the_first_champion_needs_no_rival(
+    register, promote, module_tracking, run_pipeline, capsys
+):
+    name = register("weak", champion=False)
+    module_tracking.set_registered_model_alias(name, "candidate", "1")
+    promote(name, "--promote.candidate=candidate")
+    assert champion_of(module_tracking, name) == 1
+    tags = module_tracking.get_model_version(name, "1").tags
+    assert "no version had it before" in tags["reusekit.promoted"]
+    assert "reusekit.previous.champion" not in tags
+    with pytest.raises(SystemExit):
+        run_pipeline("rollback", "--tracking.model", name)
+    assert "nothing on record to go back to" in capsys.readouterr().err
+
+
+def test_a_dry_run_writes_nothing(register, promote, module_tracking, capsys):
+    name = register("weak", "good")
+    before = sorted(os.listdir())
+    promote(name, "--dry_run", "--output=dry")
+    assert f"Version 2 would become {name}@champion" in capsys.readouterr().out
+    assert champion_of(module_tracking, name) == 1
+    assert evaluation_of(module_tracking, name) is None
+    assert list(module_tracking.get_model_version(name, "2").tags) == ["reusekit.data"]
+    assert sorted(os.listdir()) == before
+
+
+def test_it_says_where_it_cannot_tell_what_a_version_was_trained_on(
+    register, promote, module_tracking, capsys
+):
+    name = register("weak")
+    files = module_tracking.get_model_version_download_uri(name, "1")
+    module_tracking.create_model_version(name, files)
+    promote(name, "--dry_run")
+    said = capsys.readouterr().out
+    assert "What version 2 was trained on is not on record" in said
+    assert "What version 1" not in said
+
+
+@pytest.mark.parametrize(
+    ("kinds", "words", "says"),
+    [
+        (("weak", "good"), ["--data.test=train"], "the training data of version 2"),
+        (("weak", "good"), ["--data.test=train[:100]"], "the training data of version 2"),
+        (("weak", "good"), ["--data.test=validation"], "the validation data of version 2"),
+        (("weak", "good"), ["--data.test=tset"], "Did you mean 'test'"),
+        (("weak", "good"), ["--data.test=test[:20]"], "has 20 examples. Expected 30"),
+        (("weak", "good"), ["--promote.candidate=3"], "Versions that are there: 1, 2"),
+        (("weak", "good"), ["--promote.candidate=champoin"], "Did you mean 'champion'"),
+        (("weak", "good"), ["--promote.candidate=champion"], "has the alias 'champion' already"),
+        (("weak", "good"), ["--promote.margin=2"], "less than 1"),
+        (("weak", "good"), ["--tracking.model=nothing like it"], "No model is registered as"),
+        (("weak", "two inputs"), [], "has 2 inputs and 1 outputs"),
+        (("weak", "any size"), [], "takes inputs of any size"),
+        (("weak", "three classes"), [], "tells 3 classes apart"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(
+    kinds, words, says, register, promote, module_tracking, capfd
+):
+    name = register(*kinds)
+    with pytest.raises(SystemExit) as stopped:
+        promote(name, *words)
+    assert stopped.value.code == EXIT_BAD_INPUT
+    *_, last = capfd.readouterr().err.splitlines()
+    assert last.startswith("error: ")
+    assert says in last
+    assert champion_of(module_tracking, name) == 1
+    assert evaluation_of(module_tracking, name) is None
+
+
+def test_a_version_whose_files_are_gone_cannot_be_compared(
+    register, promote, module_tracking, capfd
+):
+    name = register("weak")
+    module_tracking.create_model_version(name, "file:///nowhere")
+    with pytest.raises(SystemExit):
+        promote(name)
+    assert f"models:/{name}/2 cannot be loaded" in capfd.readouterr().err
+    assert champion_of(module_tracking, name) == 1

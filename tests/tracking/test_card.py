@@ -1,0 +1,136 @@
+"""The model card says all of it, in tables that hold, and never more than a description takes."""
+
+from dataclasses import replace
+
+import pytest
+
+from reusekit.sharing import ParameterCounts
+from reusekit.tracking import CardData, CardScore, ModelCard, model_card
+from reusekit.tracking.card import DESCRIPTION_LIMIT
+
+CARD = ModelCard(
+    name="pets",
+    alias="champion",
+    task="Classifies images into 37 classes.",
+    source="keras.applications/ResNet50",
+    cut="conv4_block6_out",
+    frozen_up_to="conv4_block2_out",
+    train=CardData("oxford_iiit_pet:4.0.0", "train[:80%]", 2944, "f" * 32),
+    test=CardData("oxford_iiit_pet:4.0.0", "test", 3669, "e" * 32),
+    parameters=ParameterCounts(8_627_109, 5_000_000, 3_600_000, 27_109, 12),
+    flops=3.2e9,
+    bytes=34_508_436,
+    latency=0.0213,
+    latency_conditions="2 processor cores, float32, batch of 1",
+    scores=(
+        CardScore("this model", 0.912, 0.921),
+        CardScore("same network from scratch", 0.312, 0.305, "learning rate 0.001"),
+        CardScore("logistic regression on pixels", 0.101, 0.112),
+        CardScore("runner-up: cut conv5_block1_out", None, 0.917, "dropout 0.5"),
+    ),
+    input_shape=(224, 224, 3),
+    input_range="pixels from 0 to 255",
+    limits=("It was not tested on drawings.",),
+    bottom="models:/pets-bottom/1",
+    top="models:/pets-top/4",
+    requirements=("keras==3.15.1", "tensorflow==2.21.0"),
+)
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"## {title}\n\n")[2].partition("\n## ")[0]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a Markdown table, without its header."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_it_says_what_the_model_is_and_how_to_load_it():
+    text = model_card(CARD)
+    assert text.startswith("# pets\n\nClassifies images into 37 classes. Made from")
+    assert "`keras.applications/ResNet50`, cut at `conv4_block6_out`" in text
+    loading = section(text, "How to load it")
+    assert 'mlflow.keras.load_model("models:/pets@champion")' in loading
+    assert 'rk.load_backbone("models:/pets@champion")' in loading
+    assert "keras==3.15.1, tensorflow==2.21.0" in loading
+
+
+def test_its_tables_hold_the_numbers():
+    text = model_card(CARD)
+    assert rows(section(text, "Results")) == [
+        ["this model", "0.912", "0.921", ""],
+        ["same network from scratch", "0.312", "0.305", "learning rate 0.001"],
+        ["logistic regression on pixels", "0.101", "0.112", ""],
+        ["runner-up: cut conv5_block1_out", "-", "0.917", "dropout 0.5"],
+    ]
+    assert rows(section(text, "Size")) == [
+        ["8,627,109", "5,000,000", "3,600,000", "27,109", "12", "3,200,000,000", "34,508,436"]
+    ]
+    assert "21.3 ms for one example (2 processor cores, float32, batch of 1)" in text
+    assert rows(section(text, "Data")) == [
+        ["training", "oxford_iiit_pet:4.0.0", "train[:80%]", "2,944", f"`{'f' * 32}`"],
+        ["test", "oxford_iiit_pet:4.0.0", "test", "3,669", f"`{'e' * 32}`"],
+    ]
+    assert rows(section(text, "Lineage")) == [
+        ["bottom", "models:/pets-bottom/1"],
+        ["top", "models:/pets-top/4"],
+        ["made from", "keras.applications/ResNet50"],
+    ]
+
+
+def test_it_says_what_the_model_is_not_for():
+    limits = section(model_card(CARD), "Limits")
+    assert "pixels from 0 to 255, shape 224 x 224 x 3" in limits
+    assert "the split test of oxford_iiit_pet:4.0.0 alone" in limits
+    assert "- It was not tested on drawings." in limits
+
+
+@pytest.mark.parametrize(
+    ("frozen_up_to", "says"),
+    [
+        ("conv4_block2_out", "Frozen up to `conv4_block2_out`; what lies between"),
+        ("conv4_block6_out", "Frozen up to the cut: the head alone was trained."),
+        (None, "Nothing was frozen"),
+    ],
+)
+def test_it_says_what_was_trained(frozen_up_to, says):
+    assert says in model_card(replace(CARD, frozen_up_to=frozen_up_to))
+
+
+def test_a_part_of_another_registered_model_names_it():
+    text = model_card(replace(CARD, parent="models:/animals/3", latency=None))
+    assert ["made from", "models:/animals/3"] in rows(section(text, "Lineage"))
+    assert "Its latency was not measured." in text
+
+
+def test_whatever_a_cell_holds_stays_in_it():
+    scores = (CardScore("a | b\nc", 0.5, 0.5),)
+    assert "| a \\| b c | 0.500 | 0.500 |  |" in model_card(replace(CARD, scores=scores)).split(
+        "\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        {"limits": ["It was not tested on this or that."] * 300},
+        {"scores": [CardScore("x" * 100, 0.5, 0.5)] * 100},
+    ],
+)
+def test_one_that_is_too_long_for_a_description_is_shortened_and_says_so(long):
+    card = replace(CARD, **long)
+    short, whole = model_card(card), model_card(card, limit=None)
+    assert len(short) <= DESCRIPTION_LIMIT < len(whole)
+    kept, _, note = short.rpartition("\n\n*Shortened")
+    assert note
+    assert whole.startswith(kept)
+    assert len(kept) > DESCRIPTION_LIMIT / 2
+
+
+def test_mlflow_keeps_it_as_the_description_of_a_version(tracking):
+    tracking.create_registered_model("pets")
+    text = model_card(CARD)
+    made = tracking.create_model_version("pets", "file:///nowhere", description=text)
+    assert tracking.get_model_version("pets", made.version).description == text

@@ -1,0 +1,184 @@
+"""An alias moves only from the version it was expected at, back again, and for one at a time."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import pytest
+
+import reusekit as rk
+from reusekit.tracking import champion, promote, refuse, register_name, roll_back, set_alias
+from reusekit.tracking.lease import lease
+
+ROUNDS = 3
+
+
+@pytest.fixture(autouse=True)
+def _alone(request, monkeypatch):
+    """Where nobody else is at work, nobody has to be waited for."""
+    if "processes" not in request.node.name:
+        monkeypatch.setattr("reusekit.tracking.lease.SETTLES", 0.0)
+
+
+@pytest.fixture
+def register(module_tracking, request):
+    """Register so many versions under the test's own name, of which the first is the champion."""
+
+    def registered(versions: int, name: str = request.node.name) -> str:
+        register_name(name)
+        for _ in range(versions):
+            module_tracking.create_model_version(name, "file:///nowhere")
+        set_alias(name, "champion", 1)
+        return name
+
+    return registered
+
+
+def champion_of(name: str, alias: str = "champion") -> int:
+    return int(champion(name, alias).version)
+
+
+def tags(name: str, number: int) -> dict[str, str]:
+    return mlflow.MlflowClient().get_model_version(name, str(number)).tags
+
+
+def test_a_promotion_says_why_and_a_rollback_goes_back_step_by_step(register):
+    name = register(3)
+    promote(name, "champion", 2, champion=1, why="it is better")
+    promote(name, "champion", 3, champion=2, why="it is better still")
+    assert champion_of(name) == 3
+    assert tags(name, 3)["reusekit.promoted"].endswith("UTC, champion: it is better still")
+    assert tags(name, 3)["reusekit.previous.champion"] == "2"
+    assert roll_back(name, "champion", "it fails at night") == (3, 2)
+    assert tags(name, 3)["reusekit.rolled_back"].endswith(
+        "UTC, champion given back to version 2: it fails at night"
+    )
+    assert roll_back(name, "champion", "so does this") == (2, 1)
+    with pytest.raises(rk.TrackingError, match=r"Version 1 .* nothing on record to go back to"):
+        roll_back(name, "champion", "once more")
+    assert champion_of(name) == 1
+
+
+def test_what_was_rolled_back_can_be_promoted_again(register):
+    name = register(2)
+    for _ in range(2):
+        promote(name, "champion", 2, champion=1, why="it is better")
+        assert roll_back(name, "champion", "it is not") == (2, 1)
+    with pytest.raises(rk.TrackingError, match="nothing on record"):
+        roll_back(name, "champion", "once more")
+
+
+def test_each_alias_goes_back_to_its_own(register):
+    name = register(3)
+    set_alias(name, "staging", 2)
+    promote(name, "staging", 3, champion=2, why="try it")
+    promote(name, "champion", 3, champion=1, why="it is better")
+    assert roll_back(name, "staging", "enough") == (3, 2)
+    assert roll_back(name, "champion", "enough") == (3, 1)
+
+
+def test_there_is_no_way_back_to_a_version_that_was_deleted(register, module_tracking):
+    name = register(3)
+    promote(name, "champion", 3, champion=1, why="it is better")
+    module_tracking.delete_model_version(name, "1")
+    with pytest.raises(rk.TrackingError, match=r"was 1, which has been deleted.* there: 2, 3"):
+        roll_back(name, "champion", "it is not")
+    assert champion_of(name) == 3
+
+
+def test_the_first_champion_needs_none_before_it(register, module_tracking):
+    name = register(1)
+    module_tracking.delete_registered_model_alias(name, "champion")
+    with pytest.raises(rk.TrackingError, match="no alias 'champion'"):
+        roll_back(name, "champion", "why not")
+    promote(name, "champion", 1, champion=None, why="there was none")
+    assert champion_of(name) == 1
+    assert "reusekit.previous.champion" not in tags(name, 1)
+
+
+@pytest.mark.parametrize("expected", [None, 2])
+def test_a_champion_that_changed_meanwhile_stays(register, expected):
+    name = register(3)
+    with pytest.raises(rk.TrackingError, match=r"moved meanwhile.* Found: version 1"):
+        promote(name, "champion", 3, champion=expected, why="it is better")
+    assert champion_of(name) == 1
+    assert not tags(name, 3)
+
+
+def test_a_candidate_that_was_deleted_meanwhile_is_refused(register, module_tracking):
+    name = register(2)
+    module_tracking.delete_model_version(name, "2")
+    with pytest.raises(rk.TrackingError, match="version 2"):
+        promote(name, "champion", 2, champion=1, why="it is better")
+    assert champion_of(name) == 1
+    assert not module_tracking.get_registered_model(name).tags
+
+
+def test_a_refusal_is_kept_with_the_version(register):
+    name = register(2)
+    refuse(name, "champion", 2, "it is worse")
+    assert tags(name, 2)["reusekit.refused"].endswith("UTC, champion: it is worse")
+    assert champion_of(name) == 1
+
+
+def test_who_comes_second_is_told_who_is_at_it(register):
+    name = register(2)
+    with lease(name, "champion"):
+        with pytest.raises(rk.TrackingError, match=f"another process, {os.getpid()} on .* seconds"):
+            promote(name, "champion", 2, champion=1, why="it is better")
+        promote(name, "staging", 2, champion=None, why="another alias is another matter")
+    promote(name, "champion", 2, champion=1, why="it is better")
+    with (
+        lease(name, "champion"),
+        pytest.raises(rk.TrackingError, match="being moved by another process"),
+    ):
+        roll_back(name, "champion", "it is not")
+    assert champion_of(name) == 2
+
+
+@pytest.mark.parametrize("left", ["dead", "[]", "{}"])
+def test_a_lease_that_a_dead_process_left_ends(register, module_tracking, left):
+    name = register(2)
+    if left == "dead":
+        left = json.dumps({"token": "x", "since": time.time() - 61, "holder": "1 on a machine"})
+    module_tracking.set_registered_model_tag(name, "reusekit.lease.champion", left)
+    promote(name, "champion", 2, champion=1, why="it is better")
+    assert champion_of(name) == 2
+    assert not module_tracking.get_registered_model(name).tags
+
+
+def test_a_lease_that_is_taken_over_moves_nothing_and_stays_with_the_other(
+    register, module_tracking
+):
+    name = register(2)
+    other = json.dumps({"token": "x", "since": time.time(), "holder": "1 on a machine"})
+    with (
+        pytest.raises(rk.TrackingError, match="at the same time"),
+        lease(name, "champion") as held,
+    ):
+        module_tracking.set_registered_model_tag(name, "reusekit.lease.champion", other)
+        held.check()
+    assert module_tracking.get_registered_model(name).tags["reusekit.lease.champion"] == other
+
+
+def test_of_two_processes_at_once_one_promotes_and_one_is_refused(register, module_tracking):
+    names = [register(3, f"round {number}") for number in range(ROUNDS)]
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("promoting.py"), *names],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, said in json.loads(done.stdout).items():
+        assert list(said.values()).count("promoted") == 1, said
+        winner, loser = sorted(said, key=lambda number: said[number] != "promoted")
+        assert champion_of(name) == int(winner)
+        assert "reusekit.promoted" in tags(name, int(winner))
+        assert "reusekit.promoted" not in tags(name, int(loser))
+        assert not module_tracking.get_registered_model(name).tags

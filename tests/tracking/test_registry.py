@@ -1,0 +1,62 @@
+"""Names, versions and aliases are found, and what is not there is answered with what is."""
+
+import pytest
+
+import reusekit as rk
+from reusekit.tracking import champion, find_version, register_name, set_alias
+
+
+@pytest.fixture(scope="module")
+def digits(module_tracking):
+    """A name with versions 1 and 3; version 2 was deleted; 1 is the champion."""
+    register_name("digits")
+    for _ in range(3):
+        module_tracking.create_model_version("digits", "file:///nowhere")
+    module_tracking.delete_model_version("digits", "2")
+    set_alias("digits", "champion", 1)
+    return module_tracking
+
+
+def test_a_version_is_found_by_number_by_alias_or_as_the_newest(digits):
+    wanted = [1, "3", "champion", None]
+    assert [int(find_version("digits", one).version) for one in wanted] == [1, 3, 1, 3]
+
+
+def test_there_need_be_no_champion(digits):
+    assert int(champion("digits").version) == 1
+    assert champion("digits", "runner_up") is None
+
+
+def test_a_name_is_registered_once(digits):
+    assert register_name("digits").aliases == {"champion": 1}
+    assert len(digits.search_registered_models()) == 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda: find_version("digts"), "No model is registered as 'digts'. Did you mean 'digits'"),
+        (lambda: champion("digts"), "Did you mean 'digits'"),
+        (lambda: find_version("digits", 2), "no version 2. Versions that are there: 1, 3"),
+        (lambda: find_version("digits", "7"), "no version 7. Versions that are there: 1, 3"),
+        (lambda: find_version("digits", "champoin"), "Did you mean 'champion'"),
+        (lambda: set_alias("digits", "champion", 2), "no version 2"),
+        (lambda: set_alias("digits", "latest", 1), "'latest' alias name .* is reserved"),
+        (lambda: register_name("a/b"), "cannot register the name 'a/b': .*Names cannot contain"),
+        (lambda: find_version("a:b"), "cannot look up the name 'a:b': .*Names cannot contain"),
+    ],
+)
+def test_what_is_not_there_is_answered_with_what_is(digits, ask, says):
+    with pytest.raises(rk.TrackingError, match=says):
+        ask()
+    assert int(champion("digits").version) == 1
+
+
+def test_an_empty_registry_says_so(tracking):
+    with pytest.raises(rk.TrackingError, match="The registry is empty"):
+        find_version("digits")
+    register_name("it's new")
+    with pytest.raises(rk.TrackingError, match="it's new has no version"):
+        find_version("it's new")
+    with pytest.raises(rk.TrackingError, match=r"no alias 'champion'\. It has no alias"):
+        find_version("it's new", "champion")
