@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from reusekit.backbones import load_backbone
-from reusekit.errors import CacheError, ConfigError
+from reusekit.errors import CacheError, ConfigError, TrackingError
 from reusekit.features import EntryInfo, FeatureStore, default_path
 from reusekit.graph import CutPoints, cut_points
 from reusekit.launch import launch_one_of
+from reusekit.progress import counted
 
 
 def cuts(
@@ -107,6 +108,45 @@ def cache(
         print(f"{len(store.entries())} entries stay.")
 
 
+def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) -> None:
+    """Send what jobs kept while their tracking server was away: sync [FOLDER].
+
+    Nothing is sent twice, whenever it is interrupted and called again.
+
+    Args:
+        folder: Of one job, or of many.
+        uri: Tracking server or database; null for the one that each job was meant for.
+        verbose: Show the traceback of an error.
+    """
+    # Here, since MLflow takes seconds to import, and the other subcommands do without.
+    from reusekit.tracking.outbox import InUseError
+    from reusekit.tracking.sync import find_outboxes, send_outbox
+
+    if not Path(folder).is_dir():
+        raise ConfigError(f"There is no folder {folder}. Name that of a job, or of many.")
+    outboxes, problems = find_outboxes(Path(folder)), []
+    if not outboxes:
+        print(f"Nothing waits in {folder}.")
+    for outbox in outboxes:
+        taken = []
+        try:
+            with counted(f"Sending {outbox.folder}", len(outbox.records())) as step:
+                for one in send_outbox(outbox, uri):
+                    taken.append(one)
+                    step()
+        except InUseError:
+            print(f"{outbox.folder}: left alone, since its job still runs or another sync sends it")
+            continue
+        except TrackingError as error:
+            problems.append(str(error))
+        left, refused = len(outbox.records()), taken.count(False)
+        print(f"{outbox.folder}: sent {taken.count(True)}, refused {refused}, left {left}")
+        if refused:
+            problems.append(f"What was refused is kept in {outbox.folder / 'refused'}.")
+    if problems:
+        raise TrackingError(f"Not all could be sent. {problems[0]}")
+
+
 def _show(entries: list[EntryInfo], title: str, damaged: dict[str, int] | None = None) -> None:
     table = Table("key", "state", "model", "cut", "data", "examples", "bytes", "used", title=title)
     for column in table.columns[5:7]:
@@ -144,4 +184,4 @@ def _carried() -> dict[str, Path]:
 
 def main() -> None:
     """Run the command line."""
-    launch_one_of({"cuts": cuts, "init": init, "cache": cache})
+    launch_one_of({"cuts": cuts, "init": init, "cache": cache, "sync": sync})

@@ -43,6 +43,8 @@ def launch(
     parser.add_function_arguments(function, as_positional=positional)
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = _with_values(arguments, function)
+    if positional:
+        arguments = _with_name(arguments, function)
     verbose = "--verbose=true" in arguments
     try:
         _check_order(arguments)
@@ -97,8 +99,24 @@ def _with_values(arguments: Sequence[str], function: Callable[..., Any]) -> list
     }
     return [
         f"{word}=true" if word in flags and behind.lower() not in _TRUTHS else word
-        for word, behind in zip(arguments, [*arguments[1:], ""], strict=True)
+        for word, behind in zip(arguments, [*arguments, ""][1:], strict=True)
     ]
+
+
+def _with_name(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """The command line with the first parameter's name before a value that stands by itself.
+
+    jsonargparse takes by position only what has no default.
+
+    Example:
+        >>> def bake(cake: str = "tart", minutes: int = 1) -> None: ...
+        >>> _with_name(["bread", "--minutes", "2"], bake)
+        ['--cake=bread', '--minutes', '2']
+    """
+    name, first = next(iter(signature(function).parameters.items()))
+    if first.default is first.empty or not arguments or arguments[0].startswith("-"):
+        return list(arguments)
+    return [f"--{name}={arguments[0]}", *arguments[1:]]
 
 
 def _check_order(arguments: Sequence[str]) -> None:

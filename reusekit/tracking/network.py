@@ -97,10 +97,12 @@ def explained(uri: str) -> Iterator[None]:
     except ReusekitError:
         raise
     except (MlflowException, requests.RequestException) as error:
-        reason = error.message if isinstance(error, MlflowException) else str(error)
+        server = f"The tracking server {shown(uri)}"
         if is_away(error):
-            raise ServerAwayError(f"{shown(uri)} does not answer: {reason}") from error
-        raise TrackingError(f"{shown(uri)} refuses: {reason}") from error
+            kind = type(_cause(error)).__name__
+            raise ServerAwayError(f"{server} does not answer ({kind}).") from error
+        reason = str(error).replace(uri.rstrip("/"), shown(uri).rstrip("/"))
+        raise TrackingError(f"{server} refuses: {reason}") from error
 
 
 def is_away(error: Exception) -> bool:
@@ -110,8 +112,7 @@ def is_away(error: Exception) -> bool:
         >>> is_away(requests.ConnectionError()), is_away(MlflowException("No such run"))
         (True, False)
     """
-    # What MLflow raises where HTTP fails does not tell how; the error before it does.
-    cause = error if isinstance(error, requests.RequestException) else error.__context__
+    cause = _cause(error)
     if isinstance(error, RestException):
         status = error.get_http_status_code()
     elif isinstance(cause, requests.HTTPError) and cause.response is not None:
@@ -121,3 +122,10 @@ def is_away(error: Exception) -> bool:
     else:  # a database says so by itself
         return getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE"
     return status >= 500 or status in _NOT_NOW
+
+
+def _cause(error: Exception) -> BaseException:
+    """What MLflow raises where HTTP or a database fails does not say how; the error before does."""
+    if isinstance(error, requests.RequestException) or error.__context__ is None:
+        return error
+    return error.__context__

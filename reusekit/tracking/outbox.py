@@ -1,11 +1,11 @@
 """What could not be sent: operations in a folder, in order, until a server has acknowledged them.
 
-    outbox/address.json       where they are meant for; no password is kept
-    outbox/00000001.json      one operation, written as a whole or not at all
-    outbox/00000002.json
-    outbox/00000002.carried/  a copy of the file or folder that it carries
-    outbox/refused/           what the server refused when it was sent, and why
-    outbox/.lock              held by the process that fills or sends them
+outbox/address.json       where they are meant for; no password is kept
+outbox/00000001.json      one operation, written as a whole or not at all
+outbox/00000002.json
+outbox/00000002.carried/  a copy of the file or folder that it carries
+outbox/refused/           what the server refused when it was sent, and why
+outbox/.lock              held by the process that fills or sends them
 """
 
 import json
@@ -24,6 +24,10 @@ from reusekit.tracking.network import ServerAwayError, shown
 from reusekit.tracking.operations import Carrying, Operation, from_json, to_json
 from reusekit.tracking.sending import send
 from reusekit.tracking.target import Address, Target
+
+
+class InUseError(TrackingError):
+    """Another process fills or sends an outbox."""
 
 
 class Outbox:
@@ -45,14 +49,14 @@ class Outbox:
         """Keep other processes away, until `release`.
 
         Raises:
-            TrackingError: Another process fills or sends it.
+            InUseError: Another process fills or sends it.
         """
         if self._lock.is_locked:
             return
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise TrackingError(
+            raise InUseError(
                 f"{self.folder} is in use: its job still runs, or it is being sent."
             ) from None
 

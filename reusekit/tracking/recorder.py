@@ -1,24 +1,30 @@
 """Every write to MLflow goes through a recorder: sent at once, or kept until the server is back."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
 import mlflow
 
-from reusekit.progress import console
 from reusekit.errors import TrackingError
+from reusekit.progress import console
 from reusekit.tracking.network import ServerAwayError, check_health
 from reusekit.tracking.operations import Operation
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.sending import send
 from reusekit.tracking.target import Address, Target
 
-_SECONDS_BETWEEN_ATTEMPTS = 10
-_SHARE_OF_TIME = 0.1  # at most, that is spent on asking a server that is away
+
+def pause_after(seconds: float) -> float:
+    """How long to leave a server alone that did not answer: asking is to take a tenth of the time.
+
+    Args:
+        seconds: How long it was asked in vain.
+    """
+    return max(10.0, 9 * seconds)
 
 
 class Recorder:
@@ -60,13 +66,14 @@ class Recorder:
         if self._waiting and not self._send_what_waits():
             self._outbox.put(operation, self.target.address)
             return None
+        began = monotonic()
         try:
             return self._send(operation)
         except ServerAwayError as away:
             reason = str(away)
+        self._wait(began)
         self._outbox.put(operation, self.target.address)
         self._waiting = True
-        self._next_attempt = monotonic() + _SECONDS_BETWEEN_ATTEMPTS
         _say(f"warning: {reason} The work goes on; its records wait in {self._outbox.folder}.")
         return None
 
@@ -108,14 +115,15 @@ class Recorder:
             for _ in self._outbox.send(self.target):
                 pass
         except ServerAwayError:
-            took = monotonic() - began
-            pause = max(_SECONDS_BETWEEN_ATTEMPTS, took / _SHARE_OF_TIME)
-            self._next_attempt = monotonic() + pause
+            self._wait(began)
             return False
         self._waiting = False
         self._outbox.release()
         _say("The tracking server answers again, and has what was kept for it.")
         return True
+
+    def _wait(self, began: float) -> None:
+        self._next_attempt = monotonic() + pause_after(monotonic() - began)
 
 
 @dataclass(frozen=True)

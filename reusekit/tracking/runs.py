@@ -42,7 +42,8 @@ def pipeline_run(
 ) -> Iterator[None]:
     """The parent run of a pipeline; everything else is nested in it.
 
-    It is MLflow's active run, too, so that MLflow's own functions can be called in it.
+    It is MLflow's active run, too, so that MLflow's own functions can be called in it. These know
+    of no outbox: while the server is away, they fail.
 
     Args:
         name: The run's name.
@@ -66,7 +67,7 @@ def pipeline_run(
     run_id = recorder.target.known(key)  # None where the server is away
     try:
         with _ended(recorder, key, step), recording_to(recorder, key):
-            _activate(run_id, recorder.target, given is not None)
+            _activate(run_id, recorder.target)
             log_params(dotted(parameters))
             yield
     finally:
@@ -120,14 +121,13 @@ def _context() -> dict[str, str]:
     return resolve_tags()
 
 
-def _activate(run_id: str | None, target: Target, given: bool) -> None:
+def _activate(run_id: str | None, target: Target) -> None:
     """Make the run MLflow's active one, if the server has it already."""
     if run_id is None:
         return
     # Where the server goes away in this moment, the next operation says so.
     with suppress(ServerAwayError), patience(), explained(target.address.uri):
-        if not given:
-            mlflow.set_experiment(experiment_id=target.experiment_id)
+        mlflow.set_experiment(experiment_id=target.experiment_id)
         mlflow.start_run(run_id=run_id)
 
 

@@ -85,9 +85,8 @@ def _check_answers(uri: str) -> None:
             check_health(uri, _SECONDS_TO_ANSWER)
         except TrackingError as error:
             raise TrackingError(
-                f"The tracking server {shown(uri)} does not answer "
-                f"({type(error.__cause__).__name__}). Start it with 'mlflow server', or keep runs "
-                "in a file: --tracking.uri sqlite:///mlflow.db"
+                f"{error} Start it with 'mlflow server', or keep runs in a file: --tracking.uri "
+                "sqlite:///mlflow.db"
             ) from error
     elif urlsplit(uri).scheme == "sqlite":
         folder = Path(uri.removeprefix("sqlite:///") or ".").absolute().parent
