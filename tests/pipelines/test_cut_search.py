@@ -93,7 +93,14 @@ def test_there_is_one_run_for_each_trial_phase_and_evaluation(runs):
         "phase finetune",
         "from scratch 0.003",
     ]
-    assert len(children["evaluation"]) == 3
+    assert sorted(run.info.run_name for run in children["evaluation"]) == [
+        "ledger of the bottom",
+        "ledger of the top",
+        "ledger of the whole",
+        "test",
+        "test from scratch",
+        "test logistic regression",
+    ]
     assert all(run.info.status == "FINISHED" for kind in children.values() for run in kind)
 
 
@@ -169,6 +176,7 @@ def test_figure_and_tables_are_there(finished, runs):
         "accuracy_over_latency.png",
         "accuracy_over_parameters.png",
         "cuts.csv",
+        "model.png",
         "pareto_latency.csv",
         "pareto_parameters.csv",
         "phases.csv",
@@ -192,8 +200,12 @@ def test_three_linked_models_with_signatures_and_counts(finished, runs):
     assert by_role["whole"].tags["reusekit.parent"] == bottom.model_id
     totals = {role: int(m.params["parameters.total"]) for role, m in by_role.items()}
     assert totals["bottom"] + totals["top"] == totals["whole"]
+    # Bottom and top meet where training began: before that, the backbone is as it was loaded.
+    tuned = runs[1]["phase"][0].data.params
+    began = tuned["from"] if tuned["kept"] == "True" else best.data.params["cut"]
+    assert by_role["whole"].tags["reusekit.head"] == best.data.params["cut"]
     for model in models:
-        assert model.tags["reusekit.cut"] == best.data.params["cut"]
+        assert model.tags["reusekit.cut"] == began
         assert len(model.tags["reusekit.digest"]) == 32
         info = mlflow.models.get_model_info(model.model_uri)
         assert info.signature.inputs.inputs[0].type == np.dtype("float32")
@@ -204,7 +216,14 @@ def test_three_linked_models_with_signatures_and_counts(finished, runs):
 def test_each_job_is_a_new_version_and_the_champion_is_the_last(finished):
     _, client, _ = finished
     assert len(client.search_model_versions("name = 'digits'")) == 2
-    assert int(client.get_model_version_by_alias("digits", "champion").version) == 2
+    champion = client.get_model_version_by_alias("digits", "champion")
+    assert int(champion.version) == 2
+    assert champion.description.startswith("# digits")
+    assert "runner-up: cut" in champion.description
+    assert "mlflow.keras.load_model" in champion.description
+    # Both stand on the same bottom, which is stored once.
+    assert len(client.search_model_versions("name = 'digits-top'")) == 2
+    assert len(client.search_model_versions("name = 'glyphnet-bottom'")) == 1
 
 
 def test_the_champion_predicts_the_same_where_reusekit_is_not(finished, tmp_path):
