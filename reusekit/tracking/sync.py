@@ -34,11 +34,15 @@ def send_outbox(outbox: Outbox, uri: str | None = None) -> Iterator[bool]:
         TrackingError: Where to send it is not known.
     """
     outbox.hold()
+    before = mlflow.get_tracking_uri()
     try:
         address = _address(outbox, uri)
         check_health(address.uri)
+        # Where a version is registered, MLflow asks the server in use for its model.
+        mlflow.set_tracking_uri(address.uri)
         yield from outbox.send(Target(address))
     finally:
+        mlflow.set_tracking_uri(before)
         outbox.release()
 
 
