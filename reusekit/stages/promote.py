@@ -9,12 +9,14 @@ import mlflow
 import numpy as np
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from rich.console import Console
 from rich.table import Table
 
 from reusekit import tracking
 from reusekit.data import DataSplit, load_split
 from reusekit.errors import ConfigError, DataError, ReusekitError, TrackingError
+from reusekit.progress import bars_wanted
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
 from reusekit.stages.evaluate import predict
@@ -150,7 +152,7 @@ def judge(
     wins = comparison.low > settings.margin
     why = (
         f"{comparison}, which is {'' if wins else 'not '}wholly above the margin of "
-        f"{settings.margin:+g}; compared with version {champion.version.version} on {on}"
+        f"{settings.margin:g}; compared with version {champion.version.version} on {on}"
     )
     return Verdict(candidate, champion, comparison, wins, why)
 
@@ -272,6 +274,8 @@ def _write_predictions(verdict: Verdict, folder: Path) -> Path:
 def _load(version: ModelVersion) -> keras.Model:
     """The model of a version, with one input and one output."""
     uri = f"models:/{version.name}/{version.version}"
+    if not bars_wanted() and not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():
+        MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     try:
         model = mlflow.keras.load_model(uri)
     except ReusekitError:

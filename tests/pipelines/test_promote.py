@@ -11,8 +11,11 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
+import reusekit as rk
+from reusekit import stages
 from reusekit.data import load_split
 from reusekit.launch import EXIT_BAD_INPUT
+from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.tracking import log_data
 
 GREY, COLOUR = (8, 8, 1), (16, 16, 3)
@@ -42,6 +45,13 @@ def linear(shape: tuple[int, int, int], examples_per_class: int, seed: int = 0) 
     return model
 
 
+def broken() -> keras.Model:
+    """What comes of a training that diverged: nothing it gives is finite."""
+    model = of_shape(GREY, 10)
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    return model
+
+
 def two_inputs() -> keras.Model:
     inputs = [keras.Input(GREY), keras.Input(GREY)]
     flat = keras.layers.Flatten()(keras.layers.Add()(inputs))
@@ -58,6 +68,7 @@ MODELS = {
     "good": lambda: linear(GREY, 40),
     "as good": lambda: linear(GREY, 40, seed=1),
     "colour": lambda: linear(COLOUR, 20),
+    "broken": broken,
     "two inputs": two_inputs,
     "any size": lambda: of_shape((None, None, 1), 10),
     "three classes": lambda: of_shape(GREY, 3),
@@ -168,11 +179,12 @@ def test_a_better_candidate_becomes_the_champion_and_goes_back(
     ("kinds", "words"),
     [
         (("good", "weak"), ()),
+        (("weak", "broken"), ()),
         (("good", "good"), ()),
         (("weak", "good"), ("--promote.margin=0.3",)),
         (("good", "as good"), ()),
     ],
-    ids=["worse", "equal", "by less than the margin", "by chance"],
+    ids=["worse", "broken", "equal", "by less than the margin", "by chance"],
 )
 def test_any_other_candidate_does_not(kinds, words, register, promote, module_tracking, capsys):
     name = register(*kinds)
@@ -183,7 +195,7 @@ def test_any_other_candidate_does_not(kinds, words, register, promote, module_tr
     assert run.data.metrics["difference_low"] <= margin
     assert run.data.tags["reusekit.decision"] == "refuse"
     tags = module_tracking.get_model_version(name, "2").tags
-    assert f"not wholly above the margin of {margin:+g}" in tags["reusekit.refused"]
+    assert f"not wholly above the margin of {margin:g}" in tags["reusekit.refused"]
     assert "reusekit.promoted" not in tags
     assert f"Version 2 does not become {name}@champion" in capsys.readouterr().out
 
@@ -272,6 +284,24 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
     assert says in last
     assert champion_of(module_tracking, name) == 1
     assert evaluation_of(module_tracking, name) is None
+
+
+def test_a_champion_that_changed_while_it_was_compared_stays(register, module_tracking, tmp_path):
+    name = register("weak", "good", "good")
+    settings, registry = PromoteSettings(candidate=3), TrackingSettings(model=name)
+    contest = stages.find_contest(settings, registry)
+    candidate, champion = (
+        stages.evaluate_version(version, DataSettings())
+        for version in (contest.candidate, contest.champion)
+    )
+    verdict = stages.judge(candidate, champion, settings, seed=0)
+    assert verdict.wins
+    module_tracking.set_registered_model_alias(name, "champion", "2")
+    with pytest.raises(rk.TrackingError, match=r"moved meanwhile.* Found: version 2"):
+        stages.carry_out(verdict, settings, registry, tmp_path, seed=0)
+    assert champion_of(module_tracking, name) == 2
+    assert evaluation_of(module_tracking, name).info.status == "FAILED"
+    assert "reusekit.promoted" not in module_tracking.get_model_version(name, "3").tags
 
 
 def test_a_version_whose_files_are_gone_cannot_be_compared(
