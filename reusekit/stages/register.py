@@ -21,6 +21,7 @@ from reusekit.tracking import (
     Ledger,
     ModelCard,
     Registration,
+    describe,
     log_metrics,
     log_params,
     model_card,
@@ -70,6 +71,11 @@ def register(
     log_params(ledgers["whole"].params())
     metrics = {"test_accuracy": test.accuracy, "test_loss": test.loss}
     log_metrics(metrics)
+    compared = [("test accuracy", test), *((b.name, b.test) for b in baselines)]
+    describe(
+        f"{backbone.source} on {splits.train.name}: {tuned.choice}.\n\n"
+        + "".join(f"- {name}: {measured.accuracy:.3f}\n" for name, measured in compared)
+    )
     scores = [
         CardScore("this model", test.accuracy, tuned.validation_accuracy, tuned.choice),
         *(CardScore(b.name, b.test.accuracy, b.validation_accuracy, b.choice) for b in baselines),

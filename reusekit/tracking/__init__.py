@@ -6,6 +6,7 @@ from reusekit.tracking.ledger import Ledger, take_ledgers
 from reusekit.tracking.lineage import RecordedSplit, recorded_splits
 from reusekit.tracking.linked import send
 from reusekit.tracking.log import (
+    describe,
     log_artifact,
     log_input,
     log_metrics,
@@ -32,6 +33,7 @@ __all__ = [
     "Registration",
     "champion",
     "connect",
+    "describe",
     "find_version",
     "log_artifact",
     "log_data",

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from mlflow.data.dataset import Dataset
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from reusekit.errors import TrackingError
 from reusekit.tracking.operations import LogArtifact, LogBatch, LogInput, SendModels
@@ -65,6 +66,16 @@ def log_params(params: Mapping[str, Any]) -> None:
             file = Path(scratch, file_of(name))
             file.write_text(value)
             log_artifact(file, FOLDER)
+
+
+def describe(text: str) -> None:
+    """Say what came of a run, where its page shows it; takes the place of what was said before.
+
+    Args:
+        text: Markdown.
+    """
+    recording = current()
+    recording.recorder.submit(LogBatch(recording.run, tags={MLFLOW_RUN_NOTE: text}))
 
 
 def log_input(dataset: Dataset, context: str) -> None:

@@ -1,7 +1,5 @@
 """Trials as runs: a nested run for each, with what it was, what came of it and what it costs."""
 
-from dataclasses import asdict
-
 from reusekit.search import TrialRecord
 from reusekit.tracking.runs import log_history, step_run
 
@@ -34,5 +32,12 @@ def log_trial(record: TrialRecord, resumed: bool = False) -> None:
             for name, value in record.metrics.items()
             if name.startswith("val_")
         }
-        costs = {**asdict(record.sizes), "trained": record.trained, "seconds": record.fit.seconds}
+        costs = {
+            # By the names that they have on logged models.
+            "parameters.total": record.sizes.parameters,
+            "parameters.trainable": record.trained,
+            "flops": record.sizes.flops,
+            "bytes": record.sizes.bytes,
+            "seconds": record.fit.seconds,
+        }
         log_history(record.fit.history, best | costs)

@@ -112,7 +112,7 @@ def test_a_trial_is_a_run_with_its_history_its_costs_and_its_cause(plan, carry_o
     assert good.info.status == "FINISHED"
     assert good.data.params["learning_rate"] == "0.01"
     assert good.data.metrics["best_val_accuracy"] == record.accuracy
-    assert good.data.metrics["parameters"] == record.sizes.parameters
+    assert good.data.metrics["parameters.total"] == record.sizes.parameters
     assert good.data.metrics["flops"] == record.sizes.flops > 0
     history = tracking.get_metric_history(good.info.run_id, "val_loss")
     assert [m.step for m in history] == [0, 1, 2]
