@@ -195,7 +195,6 @@ def finetune(
     draw_cut(begun.whole, begun.cut, title).savefig(folder / "model.png", dpi=120)
     log_artifact(folder / "model.png")
     unfrozen_from = unfreeze_from if phases[-1].kept else None
-    log_params({"cut": begun.cut, "unfrozen_from": unfrozen_from})
     return FineTuned(
         begun.whole,
         split(begun.whole, unfrozen_from or begun.cut),

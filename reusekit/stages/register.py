@@ -68,7 +68,8 @@ def register(
     parts.verify(next(iter(splits.test.batches(4)))[0].numpy())
     models = (parts.bottom, parts.top, parts.source)
     ledgers = dict(zip(ROLES, take_ledgers(models), strict=True))
-    log_params(ledgers["whole"].params())
+    chosen = {"cut": tuned.cut, "unfrozen_from": tuned.unfrozen_from}
+    log_params(chosen | ledgers["whole"].params())
     metrics = {"test_accuracy": test.accuracy, "test_loss": test.loss}
     log_metrics(metrics)
     compared = [("test accuracy", test), *((b.name, b.test) for b in baselines)]
