@@ -21,7 +21,8 @@ def candidate_cuts(
     """The clean cuts of a backbone that are real choices.
 
     Of neighbouring cuts that lie within one hundredth of the backbone's FLOPs of each other, the
-    deepest stands for all. Cuts in the first hundredth reuse next to nothing and are left out.
+    deepest stands for all. Cuts in the first hundredth reuse next to nothing and are left out, and
+    so are those in a head that the backbone brings along.
 
     Args:
         backbone: Where to cut.
@@ -45,7 +46,9 @@ def candidate_cuts(
     clean = _clean(backbone)
     chosen = {_known(clean, at, backbone).at for at in [*(wanted or []), *including]}
     if wanted is None:
-        chosen.update(evenly(_apart(list(clean.values())), most))
+        # What follows the last feature map is a head: a registered model brings its own.
+        maps = [point for point in clean.values() if len(point.shape) == 3]
+        chosen.update(evenly(_apart(maps or list(clean.values())), most))
     return [point for at, point in clean.items() if at in chosen]
 
 

@@ -1,6 +1,7 @@
 """The frame of a pipeline: its output folder, its tracker, its seed, and what took how long."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import keras
 from pydantic import BaseModel
 
 from reusekit.errors import ConfigError
-from reusekit.progress import StageClock
+from reusekit.progress import StageClock, bars_wanted
 from reusekit.settings import TrackingSettings
 from reusekit.stages.inputs import Splits
 from reusekit.startup import BEGAN
@@ -113,6 +114,8 @@ def _let_talk(verbose: bool) -> None:
     """Warnings of the libraries always come through; what they do comes through where wanted."""
     logging.getLogger("tensorflow").addFilter(_no_retracing)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # sixty lines for a new database
+    if not bars_wanted():
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for library in ("mlflow", "absl"):
         logging.getLogger(library).setLevel(logging.INFO if verbose else logging.WARNING)
 

@@ -5,6 +5,7 @@ import uuid
 
 import mlflow
 import pytest
+import sqlalchemy
 from tracking.servers import Proxy, Server
 from tracking.small_job import run_job, what_is_there
 
@@ -16,6 +17,21 @@ def server(empty_database, tmp_path_factory):
     started.start()
     yield started
     started.kill()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The address of a new database, on the server that the environment names."""
+    address = os.environ.get("REUSEKIT_TEST_POSTGRES")
+    if address is None:
+        pytest.skip("REUSEKIT_TEST_POSTGRES holds no address")
+    engine = sqlalchemy.create_engine(address, isolation_level="AUTOCOMMIT")
+    name = f"reusekit_{uuid.uuid4().hex[:12]}"
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    yield engine.url.set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 @pytest.fixture
@@ -57,9 +73,7 @@ def store(request, monkeypatch, experiment):
     if request.param == "sqlite":
         request.getfixturevalue("tracking")
     else:
-        uri = os.environ.get("REUSEKIT_TEST_POSTGRES")
-        if uri is None:
-            pytest.skip("REUSEKIT_TEST_POSTGRES holds no address")
+        address = request.getfixturevalue("postgres")
         request.getfixturevalue("tracking")
-        mlflow.set_tracking_uri(uri)
+        mlflow.set_tracking_uri(address)
     return lambda: what_is_there(mlflow.MlflowClient(), experiment)
