@@ -21,6 +21,7 @@ from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
 from reusekit.stages.evaluate import predict
 from reusekit.tracking.names import DATA
+from reusekit.tracking.network import shown
 
 _FEWEST = 30  # an interval that is resampled from fewer examples says nothing
 
@@ -254,11 +255,11 @@ def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) 
     if dry_run:
         out.print("A dry run: nothing was written.")
     elif verdict.champion is not None and verdict.wins:
-        out.print(
-            f"Back to version {verdict.champion.version.version}: python pipelines/rollback.py "
-            f"--tracking.model {shlex.quote(registry.model)} --tracking.alias {registry.alias}",
-            soft_wrap=True,
-        )
+        words = ["python", "pipelines/rollback.py"]
+        words += ["--tracking.model", registry.model, "--tracking.alias", registry.alias]
+        words += ["--tracking.uri", shown(registry.uri)] if registry.uri else []
+        before = verdict.champion.version.version
+        out.print(f"Back to version {before}: {shlex.join(words)}", soft_wrap=True)
 
 
 def _write_predictions(verdict: Verdict, folder: Path) -> Path:
@@ -282,7 +283,7 @@ def _load(version: ModelVersion) -> keras.Model:
         raise
     except Exception as error:  # MLflow, Keras and the artifact store raise whatever they like
         raise TrackingError(f"{uri} cannot be loaded: {error}") from error
-    ends = [len(tensors or ()) for tensors in (model.inputs, model.outputs)]
+    ends = [len(getattr(model, tensors, ())) for tensors in ("inputs", "outputs")]
     if ends != [1, 1]:
         raise ConfigError(
             f"{uri} has {ends[0]} inputs and {ends[1]} outputs. Expected one of each: an image, "
@@ -293,7 +294,7 @@ def _load(version: ModelVersion) -> keras.Model:
 
 def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> DataSplit:
     """The test split, of the size that a model takes."""
-    takes, classes = model.input_shape[1:], model.output_shape[-1]
+    takes, gives = model.input_shape[1:], model.output_shape[1:]
     size, channels = (takes[:2], takes[2]) if len(takes) == 3 else (None, None)
     if None in takes:
         raise ConfigError(
@@ -309,11 +310,11 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
         channels=channels,
         resize=data.resize,
     )
-    if (split.input_shape, split.classes) != (takes, classes):
+    if (takes, gives) != (split.input_shape, (split.classes,)):
         raise ConfigError(
-            f"Version {version.version} of {version.name} does not fit {split.name}. It takes "
-            f"inputs of shape {takes} and tells {classes} classes apart. Received: "
-            f"{split.input_shape} and {split.classes}."
+            f"Version {version.version} of {version.name} does not fit {split.name}. Expected it "
+            f"to turn shape {split.input_shape} into {(split.classes,)}, a probability for each "
+            f"class. Received: {takes} into {gives}."
         )
     if split.size < _FEWEST:
         raise ConfigError(
