@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import requests
 from mlflow import MlflowClient
@@ -115,10 +115,18 @@ def pages(client: MlflowClient) -> dict[str, str]:
         raise LookupError("No pipeline has finished there. Run one first, such as: make demo")
     run = runs[0].info
     of_experiment = f"/#/experiments/{run.experiment_id}"
-    trials = quote("tags.`reusekit.kind` = 'trial'")
+    # Sorted by a metric, since runs sorted by time are hidden below their parents.
+    trials = urlencode(
+        {
+            "searchFilter": "tags.`reusekit.kind` = 'trial'",
+            "orderByKey": "metrics.`best_val_accuracy`",
+            "orderByAsc": "false",
+        },
+        quote_via=quote,
+    )
     found = {
         "runs": f"{of_experiment}/runs",
-        "trials": f"{of_experiment}/runs?searchFilter={trials}",
+        "trials": f"{of_experiment}/runs?{trials}",
         "run": f"{of_experiment}/runs/{run.run_id}",
         "models": f"{of_experiment}/models",
     }
@@ -133,7 +141,8 @@ def pages(client: MlflowClient) -> dict[str, str]:
         order_by=["attributes.start_time ASC"],
     )
     for evaluation in evaluations:
-        found["evaluation"] = f"{of_experiment}/runs/{evaluation.info.run_id}/artifacts"
+        page = f"{of_experiment}/runs/{evaluation.info.run_id}/artifacts/confusion.png"
+        found["evaluation"] = page
     models = client.search_logged_models(
         [run.experiment_id], f"source_run_id = '{run.run_id}'", max_results=10
     )

@@ -81,6 +81,7 @@ def step_run(
     kind: Literal["trial", "phase", "evaluation"],
     parameters: Mapping[str, Any] = {},
     tags: Mapping[str, str] = {},
+    seconds: float = 0,
 ) -> Iterator[Step]:
     """A nested run for one trial, training phase or evaluation; its kind is in a tag.
 
@@ -89,6 +90,7 @@ def step_run(
         kind: What it is for.
         parameters: Logged as they are.
         tags: What else is to be found by.
+        seconds: How long it has taken already, where it is logged once it is over.
 
     Yields:
         The step, whose status can be set.
@@ -96,7 +98,8 @@ def step_run(
     outer = current()
     recorder, key, step = outer.recorder, uuid4().hex, Step()
     tags = {**_context(), KIND: kind, **tags}
-    recorder.submit(StartRun(key, name, now(), tags, parent=outer.run))
+    began = now() - round(1000 * seconds)
+    recorder.submit(StartRun(key, name, began, tags, parent=outer.run))
     with _ended(recorder, key, step), recording_to(recorder, key):
         if parameters:
             log_params(parameters)

@@ -23,14 +23,16 @@ def log_trial(record: TrialRecord, resumed: bool = False) -> None:
     tags = {RESUMED: str(resumed).lower()}
     if record.error is not None:
         tags[CAUSE] = record.error[:_LONGEST]
-    with step_run(f"trial {record.number:02d} {record.cut}", "trial", spec, tags) as step:
+    name = f"trial {record.number:02d} {record.cut}"
+    seconds = 0 if record.fit is None else record.fit.seconds
+    with step_run(name, "trial", spec, tags, seconds) as step:
         if record.fit is None:
             step.status = "FAILED"
             return
         best = {
-            f"best_{name}": value
-            for name, value in record.metrics.items()
-            if name.startswith("val_")
+            f"best_{metric}": value
+            for metric, value in record.metrics.items()
+            if metric.startswith("val_")
         }
         costs = {
             # By the names that they have on logged models.
@@ -38,6 +40,6 @@ def log_trial(record: TrialRecord, resumed: bool = False) -> None:
             "parameters.trainable": record.trained,
             "flops": record.sizes.flops,
             "bytes": record.sizes.bytes,
-            "seconds": record.fit.seconds,
+            "seconds": seconds,
         }
         log_history(record.fit.history, best | costs)

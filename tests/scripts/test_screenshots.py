@@ -23,7 +23,7 @@ def job(module_tracking):
 
 def test_the_pages_of_the_newest_job_are_found(module_tracking, job):
     pages = screenshots.pages(module_tracking)
-    assert set(pages) == {"runs", "run", "models", "run_model", "evaluation"}
+    assert set(pages) == {"runs", "trials", "run", "models", "run_model", "evaluation"}
     assert pages["run"].endswith(f"/runs/{job}")
     assert pages["run_model"].endswith(f"/runs/{job}/artifacts/model.png")
 

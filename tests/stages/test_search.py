@@ -114,6 +114,7 @@ def test_a_trial_is_a_run_with_its_history_its_costs_and_its_cause(plan, carry_o
     assert good.data.metrics["best_val_accuracy"] == record.accuracy
     assert good.data.metrics["parameters.total"] == record.sizes.parameters
     assert good.data.metrics["flops"] == record.sizes.flops > 0
+    assert good.info.end_time - good.info.start_time >= 1000 * record.fit.seconds - 1
     history = tracking.get_metric_history(good.info.run_id, "val_loss")
     assert [m.step for m in history] == [0, 1, 2]
     assert [m.value for m in history] == record.fit.history["val_loss"]
