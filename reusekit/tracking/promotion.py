@@ -31,7 +31,8 @@ def promote(name: str, alias: str, candidate: int, champion: int | None, why: st
 
     Raises:
         TrackingError: Another version has the alias by now, another process moves it, or the
-            candidate was deleted. The alias is where it was.
+            candidate was deleted; the alias is then where it was. Or two moved it in the same
+            moment: the message says so, and to look where it is.
     """
     with lease(name, alias) as held:
         _expect(held.check(), alias, champion)
