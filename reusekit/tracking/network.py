@@ -1,5 +1,7 @@
 """How a tracking server is asked: briefly and once; and what it means where that fails."""
 
+import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ SECONDS_TO_ANSWER = 10
 """How long a server may take over an ordinary request."""
 
 _SECONDS_TO_SAY_IT_IS_WELL = 2
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _NOT_NOW = (408, 429)  # of the refusals, those that are no refusals: too slow, too many requests
 
 
@@ -42,20 +45,32 @@ def is_remote(uri: str) -> bool:
 
 
 def check_health(uri: str, seconds: float = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
-    """Ask a server whether it is well. A database is taken to be.
+    """Ask a server whether it is well; of a database's, see whether it can be reached.
 
     Args:
-        uri: Its address.
+        uri: Its address; one without a host is of a file, and taken to be well.
         seconds: How long it may take.
 
     Raises:
         ServerAwayError: It does not say so in time.
+        TrackingError: That is no address.
     """
-    if not is_remote(uri):
+    if is_remote(uri):
+        with explained(uri):
+            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=seconds)
+            answer.raise_for_status()
         return
-    with explained(uri):
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=seconds)
-        answer.raise_for_status()
+    parts = urlsplit(uri)
+    try:
+        port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    except ValueError as error:
+        raise TrackingError(f"{shown(uri)} is no address: {error}.") from error
+    if parts.hostname and port:
+        # MLflow would try for minutes to open a database that is away.
+        try:
+            socket.create_connection((parts.hostname, port), timeout=seconds).close()
+        except OSError as error:
+            raise _away(uri, error) from error
 
 
 @contextmanager
@@ -92,17 +107,19 @@ def explained(uri: str) -> Iterator[None]:
         ServerAwayError: It is away: the same may go well at another time.
         TrackingError: It refuses, and will go on refusing.
     """
+    traces = logging.getLogger("mlflow.store.db.utils")  # of a database that is away, to be told
+    before, traces.disabled = traces.disabled, True
     try:
         yield
     except ReusekitError:
         raise
     except (MlflowException, requests.RequestException) as error:
-        server = f"The tracking server {shown(uri)}"
         if is_away(error):
-            kind = type(_cause(error)).__name__
-            raise ServerAwayError(f"{server} does not answer ({kind}).") from error
+            raise _away(uri, _cause(error)) from error
         reason = str(error).replace(uri.rstrip("/"), shown(uri).rstrip("/"))
-        raise TrackingError(f"{server} refuses: {reason}") from error
+        raise TrackingError(f"The tracking server {shown(uri)} refuses: {reason}") from error
+    finally:
+        traces.disabled = before
 
 
 def is_away(error: Exception) -> bool:
@@ -122,6 +139,11 @@ def is_away(error: Exception) -> bool:
     else:  # a database says so by itself
         return getattr(error, "error_code", None) == "TEMPORARILY_UNAVAILABLE"
     return status >= 500 or status in _NOT_NOW
+
+
+def _away(uri: str, cause: BaseException) -> ServerAwayError:
+    kind = type(cause).__name__
+    return ServerAwayError(f"The tracking server {shown(uri)} does not answer ({kind}).")
 
 
 def _cause(error: Exception) -> BaseException:

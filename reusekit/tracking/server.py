@@ -80,15 +80,14 @@ def _check_name(model: str) -> None:
 
 
 def _check_answers(uri: str) -> None:
-    if is_remote(uri):
-        try:
-            check_health(uri, _SECONDS_TO_ANSWER)
-        except TrackingError as error:
-            raise TrackingError(
-                f"{error} Start it with 'mlflow server', or keep runs in a file: --tracking.uri "
-                "sqlite:///mlflow.db"
-            ) from error
-    elif urlsplit(uri).scheme == "sqlite":
+    try:
+        check_health(uri, _SECONDS_TO_ANSWER)
+    except TrackingError as error:
+        start = "Start it with 'mlflow server', or" if is_remote(uri) else "Start it, or"
+        raise TrackingError(
+            f"{error} {start} keep runs in a file: --tracking.uri sqlite:///mlflow.db"
+        ) from error
+    if urlsplit(uri).scheme == "sqlite":
         folder = Path(uri.removeprefix("sqlite:///") or ".").absolute().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise TrackingError(

@@ -32,7 +32,14 @@ def test_a_server_that_does_not_answer_is_named_with_what_to_do(tracking):
 
 @pytest.mark.parametrize(
     "uri",
-    ["sqlite:///no/such/folder/mlflow.db", "nonsense://x", "sqlite:///garbage", "postgresql://x/y"],
+    [
+        "sqlite:///no/such/folder/mlflow.db",
+        "nonsense://x",
+        "sqlite:///garbage",
+        "postgresql://127.0.0.1:9/y",
+        "postgresql://x:port/y",
+        "http://x:port",
+    ],
 )
 def test_what_cannot_be_used_is_refused(tracking, uri):
     Path("garbage").write_text("no database" * 100)
