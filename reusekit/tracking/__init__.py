@@ -16,7 +16,7 @@ from reusekit.tracking.log import (
 )
 from reusekit.tracking.parts import ROLES, Registration, prepare
 from reusekit.tracking.promotion import promote, refuse, roll_back
-from reusekit.tracking.registry import champion, find_version, register_name, set_alias
+from reusekit.tracking.registry import champion, find_version, set_alias
 from reusekit.tracking.runs import EpochMetrics, log_history, pipeline_run, step_run
 from reusekit.tracking.saved import requirements
 from reusekit.tracking.server import connect, ui_command
@@ -49,7 +49,6 @@ __all__ = [
     "promote",
     "recorded_splits",
     "refuse",
-    "register_name",
     "requirements",
     "roll_back",
     "send",

@@ -11,28 +11,6 @@ from reusekit.errors import TrackingError, nearest
 from reusekit.tracking.network import patience
 
 
-def register_name(name: str) -> RegisteredModel:
-    """The registered model of a name, made where there is none yet.
-
-    Args:
-        name: The name.
-
-    Returns:
-        What the registry holds under it.
-
-    Raises:
-        TrackingError: MLflow refuses the name; the message says why.
-    """
-    client = mlflow.MlflowClient()
-    with asking(f"register the name {name!r}"):
-        try:
-            return client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        return client.get_registered_model(name)
-
-
 def registered_model(name: str) -> RegisteredModel:
     """What the registry holds under a name: its aliases and tags.
 

@@ -11,7 +11,7 @@ import mlflow
 import pytest
 
 import reusekit as rk
-from reusekit.tracking import champion, promote, refuse, register_name, roll_back, set_alias
+from reusekit.tracking import champion, promote, refuse, roll_back, set_alias
 from reusekit.tracking.lease import lease
 
 ROUNDS = 3
@@ -29,7 +29,7 @@ def register(module_tracking, request):
     """Register so many versions under the test's own name, of which the first is the champion."""
 
     def registered(versions: int, name: str = request.node.name) -> str:
-        register_name(name)
+        module_tracking.create_registered_model(name)
         for _ in range(versions):
             module_tracking.create_model_version(name, "file:///nowhere")
         set_alias(name, "champion", 1)

@@ -3,13 +3,13 @@
 import pytest
 
 import reusekit as rk
-from reusekit.tracking import champion, find_version, register_name, set_alias
+from reusekit.tracking import champion, find_version, set_alias
 
 
 @pytest.fixture(scope="module")
 def digits(module_tracking):
     """A name with versions 1 and 3; version 2 was deleted; 1 is the champion."""
-    register_name("digits")
+    module_tracking.create_registered_model("digits")
     for _ in range(3):
         module_tracking.create_model_version("digits", "file:///nowhere")
     module_tracking.delete_model_version("digits", "2")
@@ -27,11 +27,6 @@ def test_there_need_be_no_champion(digits):
     assert champion("digits", "runner_up") is None
 
 
-def test_a_name_is_registered_once(digits):
-    assert register_name("digits").aliases == {"champion": 1}
-    assert len(digits.search_registered_models()) == 1
-
-
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
@@ -42,7 +37,6 @@ def test_a_name_is_registered_once(digits):
         (lambda: find_version("digits", "champoin"), "Did you mean 'champion'"),
         (lambda: set_alias("digits", "champion", 2), "no version 2"),
         (lambda: set_alias("digits", "latest", 1), "'latest' alias name .* is reserved"),
-        (lambda: register_name("a/b"), "cannot register the name 'a/b': .*Names cannot contain"),
         (lambda: find_version("a:b"), "cannot look up the name 'a:b': .*Names cannot contain"),
     ],
 )
@@ -55,7 +49,7 @@ def test_what_is_not_there_is_answered_with_what_is(digits, ask, says):
 def test_an_empty_registry_says_so(tracking):
     with pytest.raises(rk.TrackingError, match="The registry is empty"):
         find_version("digits")
-    register_name("it's new")
+    tracking.create_registered_model("it's new")
     with pytest.raises(rk.TrackingError, match="it's new has no version"):
         find_version("it's new")
     with pytest.raises(rk.TrackingError, match=r"no alias 'champion'\. It has no alias"):
