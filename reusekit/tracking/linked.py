@@ -28,6 +28,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_PARENT_RUN_ID
 
 from reusekit.errors import TrackingError
 from reusekit.tracking import names
+from reusekit.tracking.network import is_away
 from reusekit.tracking.parts import PLAN
 from reusekit.tracking.reference import Part, Reference
 
@@ -57,7 +58,7 @@ def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
     try:
         return sending.all()
     except MlflowException as error:
-        if error.get_http_status_code() >= 500:  # the server's own trouble
+        if is_away(error):
             raise
         name = sending.plan["models"]["whole"]["registered"]
         raise TrackingError(f"The registry refuses {name!r}: {error.message}") from error
