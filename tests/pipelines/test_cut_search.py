@@ -1,9 +1,13 @@
 """The main job from end to end on real data: what MLflow holds after it, and what a person sees."""
 
+import collections
 import contextlib
+import fnmatch
 import io
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -290,3 +294,88 @@ def test_the_ordinary_way_is_there_for_comparison(finished, run_pipeline, capsys
     assert parent.data.params["plain"] == "True"
     assert "plan.json" not in {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert [run.info.status for run in children["trial"]] == ["FINISHED"] * 2
+
+
+def documented() -> list[tuple[list[str], str, list[str], bool]]:
+    """The table of names in `docs/tracking.md`.
+
+    Of each row the names, what they are, what carries them, and whether only on a condition.
+    """
+    rows = re.findall(
+        r"^\| (`.+?) \| (\w+) \| (.+?) \|", (ROOT / "docs" / "tracking.md").read_text(), re.M
+    )
+    return [
+        (
+            re.findall(r"`([^`]+)`", names),
+            kind,
+            re.sub(r" \(.*\)", "", carriers).split(", "),
+            "(" in carriers,
+        )
+        for names, kind, carriers in rows
+    ]
+
+
+def found_names(client, runs) -> dict[tuple[str, str], set[str]]:
+    """Every name that a job left, by what it is and what carries it."""
+    parent, children = runs
+    names = collections.defaultdict(set)
+    for run in (parent, *itertools.chain(*children.values())):
+        kind = run.data.tags["reusekit.kind"]
+        names["tag", kind] |= set(run.data.tags)
+        names["param", kind] |= set(run.data.params)
+        names["metric", kind] |= set(run.data.metrics)
+        names["input", kind] |= {d.tags[0].value for d in run.inputs.dataset_inputs}
+        names["artifact", kind] |= {a.path for a in client.list_artifacts(run.info.run_id)}
+    of_run = f"source_run_id = '{parent.info.run_id}'"
+    for model in client.search_logged_models([parent.info.experiment_id], of_run):
+        names["tag", "model"] |= set(model.tags)
+        names["param", "model"] |= set(model.params)
+        names["metric", "model"] |= {metric.key for metric in model.metrics}
+    for version in client.search_model_versions(f"run_id = '{parent.info.run_id}'"):
+        names["tag", "version"] |= set(version.tags)
+    return {
+        key: {name for name in found if not name.startswith("mlflow.")}
+        for key, found in names.items()
+    }
+
+
+def test_the_documented_names_are_those_that_a_job_leaves(finished, runs):
+    found = found_names(finished[1], runs)
+    table = documented()
+    for names, kind, carriers, conditional in table:
+        for name, carrier in itertools.product(names, carriers):
+            if not conditional:
+                assert fnmatch.filter(found[kind, carrier], name), (name, kind, carrier)
+    for (kind, carrier), names in found.items():
+        told = [row[0] for row in table if row[1] == kind and carrier in row[2]]
+        untold = {
+            name
+            for name in names
+            if not any(fnmatch.fnmatch(name, one) for one in itertools.chain(*told))
+        }
+        assert not untold, (kind, carrier, untold)
+
+
+def test_the_documented_questions_are_answered(finished, runs):
+    text = (ROOT / "docs" / "tracking.md").read_text()
+    trials, bottoms, wholes = re.findall(
+        r"```python\n(mlflow\.search.*?)```", text, flags=re.DOTALL
+    )
+    scope = {"mlflow": mlflow}
+    mlflow.set_experiment("digits")
+    good = {
+        run.info.run_id
+        for _, children in jobs(finished[1])
+        for run in children["trial"]
+        if run.data.metrics["best_val_accuracy"] > 0.9
+    }
+    assert good
+    assert set(eval(trials, scope)["run_id"]) == good
+    answered = 0
+    for model_id in eval(bottoms, scope)["model_id"]:
+        scope["bottom"] = mlflow.get_logged_model(model_id)
+        assert scope["bottom"].tags["reusekit.role"] == "bottom"
+        found = eval(wholes, scope)
+        assert {tags["reusekit.parent"] for tags in found["tags"]} == {model_id}
+        answered += len(found)
+    assert answered == len(finished[1].search_model_versions("tags.`reusekit.role` = 'whole'"))
