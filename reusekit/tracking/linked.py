@@ -113,11 +113,11 @@ class _Sending:
 
     def _bottom(self, tags: Mapping[str, str]) -> _Stored:
         """The bottom that is stored already, or else this one."""
-        digest = self.plan["models"]["bottom"]["tags"][names.DIGEST]
-        stored = find_bottom(self.client, digest)
+        wanted = self.plan["models"]["bottom"]["tags"]
+        stored = find_bottom(self.client, wanted)
         if stored is None or stored.version.tags.get(names.KEY) == self._key("bottom"):
             made = self._part("bottom", tags)
-            stored = find_bottom(self.client, digest)
+            stored = find_bottom(self.client, wanted)
             if stored.model.model_id != made.model.model_id:  # another job was quicker
                 self.client.delete_model_version(made.version.name, made.version.version)
                 self.client.delete_logged_model(made.model.model_id)
@@ -225,10 +225,11 @@ class _Sending:
             self.client.log_inputs(self.run.info.run_id, models=[LoggedModelInput(model_id)])
 
 
-def find_bottom(client: MlflowClient, digest: str) -> _Stored | None:
-    """The oldest bottom of that digest that is registered and still there."""
+def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> _Stored | None:
+    """The oldest bottom with the digest in the tags that is registered and still there."""
+    same = {n: tags[n] for n in (names.DIGEST, names.LAYERS, names.ROLE) if n in tags}
     versions = client.search_model_versions(
-        f"tags.`{names.DIGEST}` = '{digest}' AND tags.`{names.ROLE}` = 'bottom'"
+        " AND ".join(f"tags.`{n}` = '{v}'" for n, v in same.items())
     )
     for version in sorted(versions, key=lambda version: version.creation_timestamp):
         try:

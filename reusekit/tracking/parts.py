@@ -95,6 +95,9 @@ def prepare(
             "through_reusekit": by_reference or needs_reusekit(model),
         }
     said["whole"]["metrics"] |= registration.metrics
+    if parts.shared:  # which are named by the layers they are of, and so need these names
+        layers = "\n".join(layer.name for layer in parts.bottom.layers)
+        said["bottom"]["tags"][names.LAYERS] = hashlib.sha256(layers.encode()).hexdigest()[:32]
     plan = {
         "key": uuid.uuid4().hex,
         "models": said,

@@ -143,6 +143,32 @@ def test_fetching_leaves_what_is_stored_as_it_is(registry, artifacts):
     assert "python_function" in Path(file).read_text()
 
 
+def named_alike(prefix: str, tied: bool) -> keras.Model:
+    """The same numbers whatever its layers are called."""
+    keras.utils.set_random_seed(3)
+    tokens = keras.Input((7,), dtype="int32", name=f"{prefix}_tokens")
+    embedding = keras.layers.Embedding(20, 4, name=f"{prefix}_embedding")
+    x = keras.layers.Dense(4, name=f"{prefix}_hidden")(embedding(tokens))
+    last = rk.layers.TiedDense(embedding, name="out") if tied else keras.layers.Dense(2, name="out")
+    return keras.Model(tokens, last(x))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_bottom_is_the_same_whatever_its_layers_are_called_unless_a_tie_needs_their_names(
+    tracking, tmp_path, tied
+):
+    tokens = np.arange(14).reshape(2, 7).astype("int32")
+    for prefix in ("a", "b"):
+        model = named_alike(prefix, tied)
+        body = rk.Backbone(model, None, "tests/language", None)
+        sent(tmp_path / prefix, model, body, prefix, "names", cut=f"{prefix}_hidden")
+        loaded = mlflow.keras.load_model(f"models:/{prefix}@champion")
+        assert np.array_equal(loaded.predict(tokens, verbose=0), model.predict(tokens, verbose=0))
+        assert rk.count_params(loaded) == rk.count_params(model)
+    stored = tracking.search_model_versions("name = 'language-bottom'")
+    assert len(stored) == (2 if tied else 1)
+
+
 def test_a_bottom_that_is_gone_is_named(tracking, tmp_path):
     body = backbone(2)
     sent(tmp_path / "w", with_head(body, 0), body, "m", "gone")
