@@ -135,6 +135,14 @@ def test_settings_are_parameters_of_the_parent(runs):
     assert 0 < counts["trainable"] < counts["total"]
 
 
+def test_the_run_says_what_came_of_it(runs):
+    parent, children = runs
+    said = parent.data.tags["mlflow.note.content"]
+    assert f"cut {best_of(children['trial']).data.params['cut']}" in said
+    assert f"test accuracy: {parent.data.metrics['test_accuracy']:.3f}" in said
+    assert "logistic regression on pixels: 0." in said
+
+
 def test_steps_of_the_two_phases_never_overlap(finished, runs):
     _, client, _ = finished
     head, tuned = best_of(runs[1]["trial"]), runs[1]["phase"][0]

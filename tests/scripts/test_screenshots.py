@@ -1,6 +1,7 @@
 """Pictures of MLflow's pages: which there are, and one of them where there is a browser."""
 
 import mlflow
+import numpy as np
 import pytest
 import screenshots
 from mlflow import MlflowClient
@@ -50,4 +51,4 @@ def test_a_page_becomes_a_picture(tmp_path):
         screenshots.take(program, page, tmp_path / "run.png")
     picture = Image.open(tmp_path / "run.png")
     assert picture.size == screenshots.SIZE
-    assert len(set(picture.convert("L").resize((200, 100)).getdata())) > 20
+    assert len(np.unique(picture.convert("L"))) > 20  # not one colour
