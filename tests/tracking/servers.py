@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,7 +88,8 @@ class Proxy:
     - `away`: connections are closed unanswered, those that ask for its health among them;
     - `fail`: everything is answered with status 500, but for its health;
     - `slow`: nothing is answered;
-    - `lose`: all requests are passed on, but every third answer is lost.
+    - `lose`: all requests are passed on, but of those that write to one place the first three
+      answers are lost.
 
     Args:
         uri: Of the server.
@@ -96,7 +98,7 @@ class Proxy:
     def __init__(self, uri: str) -> None:
         self.fault: str | None = None
         self.requests = 0
-        self.answers = 0
+        self.lost: Counter[str] = Counter()
         self.stopped = threading.Event()
         handler = type("Handler", (_Handler,), {"proxy": self, "server_uri": uri})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -139,11 +141,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif proxy.fault == "fail" and not health:
             self._answer(500, b"broken")
         else:
-            self._pass_on(body, may_lose=not health)
+            self._pass_on(body)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do
 
-    def _pass_on(self, body: bytes, may_lose: bool) -> None:
+    def _pass_on(self, body: bytes) -> None:
         answer = requests.request(
             self.command,
             self.server_uri + self.path,
@@ -151,13 +153,15 @@ class _Handler(BaseHTTPRequestHandler):
             headers={k: v for k, v in self.headers.items() if k in ("Content-Type",)},
             timeout=30,
         )
-        proxy = self.proxy
-        if proxy.fault == "lose" and may_lose:
-            proxy.answers += 1
-            if proxy.answers % 3 == 0:
-                self.close_connection = True
-                return
+        lost = self.proxy.lost
+        if self.proxy.fault == "lose" and self._writes() and lost[self.path] < 3:
+            lost[self.path] += 1
+            self.close_connection = True
+            return
         self._answer(answer.status_code, answer.content, answer.headers.get("Content-Type"))
+
+    def _writes(self) -> bool:
+        return self.command != "GET" and not self.path.endswith("/search")
 
     def _answer(self, status: int, content: bytes, kind: str | None = None) -> None:
         self.send_response(status)
