@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,7 +62,8 @@ def empty_database() -> Path:
     import mlflow
 
     file = _SCRATCH / "empty.db"
-    mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+    with chdir(_SCRATCH):  # the artifacts of its first experiment belong below the current folder
+        mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
     return file
 
 

@@ -23,6 +23,7 @@ class ReusekitContext(RunContextProvider):
         """The tags; one of which nothing is known is left out.
 
         Example:
+            >>> import keras
             >>> sorted(ReusekitContext().tags())
             ['reusekit.backend', 'reusekit.keras', 'reusekit.machine', 'reusekit.version']
         """
