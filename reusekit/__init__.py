@@ -1,7 +1,8 @@
 """reusekit: cut pretrained Keras models anywhere, search how deep, register what is worth keeping.
 
-`import reusekit as rk` costs what `import keras` does. What needs keras-tuner is looked up where it
-is first used; MLflow and TensorFlow Datasets are imported by the rooms that need them.
+`import reusekit as rk` costs what `import keras` does. What needs keras-tuner or matplotlib is
+looked up where it is first used; MLflow and TensorFlow Datasets are imported by the rooms that need
+them.
 """
 
 from importlib import import_module
@@ -95,6 +96,7 @@ _LAZY = {
         ),
         "reusekit.search",
     ),
+    "draw_cut": "reusekit.training.drawing",
     **dict.fromkeys(
         ("FeatureStore", "Padding", "Plan", "Trials", "plan", "stored_features"),
         "reusekit.features",
@@ -153,6 +155,7 @@ __all__ = [
     "clone",
     "count_params",
     "cut_points",
+    "draw_cut",
     "edit",
     "expand",
     "extract",

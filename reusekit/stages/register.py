@@ -22,7 +22,6 @@ from reusekit.tracking import (
     ModelCard,
     Registration,
     describe,
-    log_metrics,
     log_params,
     model_card,
     prepare,
@@ -71,7 +70,6 @@ def register(
     chosen = {"cut": tuned.cut, "unfrozen_from": tuned.unfrozen_from}
     log_params(chosen | ledgers["whole"].params())
     metrics = {"test_accuracy": test.accuracy, "test_loss": test.loss}
-    log_metrics(metrics)
     compared = [("test accuracy", test), *((b.name, b.test) for b in baselines)]
     describe(
         f"{backbone.source} on {splits.train.name}: {tuned.choice}.\n\n"

@@ -121,8 +121,6 @@ def model_card(card: ModelCard, limit: int | None = DESCRIPTION_LIMIT) -> str:
         ...     scores=[CardScore("this model", 0.95, 0.97)], input_shape=(32, 32, 1),
         ...     input_range="pixels from 0 to 255", bottom="models:/m-1", top="models:/m-2")
         >>> print(model_card(card))  # doctest: +ELLIPSIS
-        # digits
-        <BLANKLINE>
         Classifies images into 10 classes. Made from `reusekit/glyphnet`, cut at `block5_out`.
         Frozen up to `block3_out`; what lies between that and the cut was trained with the head.
         <BLANKLINE>
@@ -179,8 +177,7 @@ def model_card(card: ModelCard, limit: int | None = DESCRIPTION_LIMIT) -> str:
         ),
     }
     lines = [
-        f"# {card.name}",
-        "",
+        # No heading: a list of versions shows the first line of each.
         f"{card.task} Made from `{card.source}`, cut at `{card.cut}`.",
         _trained(card),
     ]

@@ -28,6 +28,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_PARENT_RUN_ID
 
 from reusekit.errors import TrackingError
 from reusekit.tracking import names
+from reusekit.tracking.context import context_tags
 from reusekit.tracking.network import is_away
 from reusekit.tracking.parts import PLAN
 from reusekit.tracking.reference import Part, Reference
@@ -105,6 +106,7 @@ class _Sending:
             )
             reference.write(self.folder / "whole")
         whole = self._part("whole", below, self.plan["card"])
+        self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], whole.model)
         if self.plan["alias"] is not None:
             self.client.set_registered_model_alias(
                 whole.version.name, self.plan["alias"], whole.version.version
@@ -206,17 +208,27 @@ class _Sending:
             else self.client.create_run(
                 experiment,
                 run_name=f"ledger of the {role}",
-                tags={names.KIND: "evaluation", names.KEY: key, MLFLOW_PARENT_RUN_ID: parent},
+                tags={
+                    **context_tags(),
+                    names.KIND: "evaluation",
+                    names.KEY: key,
+                    MLFLOW_PARENT_RUN_ID: parent,
+                },
             )
         )
-        now = int(time.time() * 1000)
-        values = self.plan["models"][role]["metrics"]
-        if not run.data.metrics:
-            self.client.log_batch(
-                run.info.run_id,
-                [Metric(k, float(v), now, 0, model_id=model.model_id) for k, v in values.items()],
-            )
+        self._log(run, self.plan["models"][role]["metrics"], model)
         self.client.set_terminated(run.info.run_id)
+
+    def _log(self, run: Run, values: Mapping[str, float], model: LoggedModel) -> None:
+        """Log metrics to a run and, with it, to a model, unless the run has them."""
+        now = int(time.time() * 1000)
+        new = [
+            Metric(name, float(value), now, 0, model_id=model.model_id)
+            for name, value in values.items()
+            if name not in run.data.metrics
+        ]
+        if new:
+            self.client.log_batch(run.info.run_id, new)
 
     def _link_input(self, model_id: str) -> None:
         """Say that the run stands on a model that is there already."""

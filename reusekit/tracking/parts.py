@@ -94,7 +94,6 @@ def prepare(
             # Such a version is fetched by reusekit, which joins it, or makes its layers known.
             "through_reusekit": by_reference or needs_reusekit(model),
         }
-    said["whole"]["metrics"] |= registration.metrics
     if parts.shared:  # which are named by the layers they are of, and so need these names
         layers = "\n".join(layer.name for layer in parts.bottom.layers)
         said["bottom"]["tags"][names.LAYERS] = hashlib.sha256(layers.encode()).hexdigest()[:32]
@@ -102,6 +101,7 @@ def prepare(
         "key": uuid.uuid4().hex,
         "models": said,
         "whole": parts.source.name,
+        "metrics": dict(registration.metrics),
         "shared": parts.shared,
         "parent": backbone.parent,
         "alias": registration.alias,

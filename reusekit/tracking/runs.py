@@ -4,16 +4,15 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
 import keras
 import mlflow
-from mlflow.tracking.context.registry import resolve_tags
 
 from reusekit.errors import TrackingError
+from reusekit.tracking.context import context_tags
 from reusekit.tracking.log import log_metrics, log_params, log_steps, now
 from reusekit.tracking.names import KIND
 from reusekit.tracking.network import ServerAwayError, explained, patience
@@ -62,7 +61,7 @@ def pipeline_run(
     address = Address(mlflow.get_tracking_uri(), experiment, given)
     recorder = Recorder(address, None if outbox is None else Outbox(outbox))
     key, step = uuid4().hex, Step()
-    tags = {KIND: "pipeline"} if given else {**_context(), KIND: "pipeline"}
+    tags = {KIND: "pipeline"} if given else {**context_tags(), KIND: "pipeline"}
     recorder.submit(StartRun(key, name, now(), tags, given=given))
     run_id = recorder.target.known(key)  # None where the server is away
     try:
@@ -97,7 +96,7 @@ def step_run(
     """
     outer = current()
     recorder, key, step = outer.recorder, uuid4().hex, Step()
-    tags = {**_context(), KIND: kind, **tags}
+    tags = {**context_tags(), KIND: kind, **tags}
     began = now() - round(1000 * seconds)
     recorder.submit(StartRun(key, name, began, tags, parent=outer.run))
     with _ended(recorder, key, step), recording_to(recorder, key):
@@ -116,12 +115,6 @@ def _ended(recorder: Recorder, key: str, step: Step) -> Iterator[None]:
         raise
     finally:
         recorder.submit(EndRun(key, step.status, now()))
-
-
-@cache
-def _context() -> dict[str, str]:
-    """What MLflow and its plugins say of this process; asking git each time would take long."""
-    return resolve_tags()
 
 
 def _activate(run_id: str | None, target: Target) -> None:

@@ -230,7 +230,7 @@ def test_each_job_is_a_new_version_and_the_champion_is_the_last(finished):
     assert len(client.search_model_versions("name = 'digits'")) == 2
     champion = client.get_model_version_by_alias("digits", "champion")
     assert int(champion.version) == 2
-    assert champion.description.startswith("# digits")
+    assert champion.description.startswith("Classifies images into 10 classes.")
     assert "runner-up: cut" in champion.description
     assert "mlflow.keras.load_model" in champion.description
     # Both stand on the same bottom, which is stored once.

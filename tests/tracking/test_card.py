@@ -49,7 +49,7 @@ def rows(text: str) -> list[list[str]]:
 
 def test_it_says_what_the_model_is_and_how_to_load_it():
     text = model_card(CARD)
-    assert text.startswith("# pets\n\nClassifies images into 37 classes. Made from")
+    assert text.startswith("Classifies images into 37 classes. Made from")
     assert "`keras.applications/ResNet50`, cut at `conv4_block6_out`" in text
     loading = section(text, "How to load it")
     assert 'mlflow.keras.load_model("models:/pets@champion")' in loading
