@@ -87,11 +87,11 @@ class Outbox:
             address: Where it is meant for; the same for all.
         """
         self.hold()
-        waiting = self.records()
-        if not waiting:
+        used = [*self.records(), *self._refused.glob("[0-9]*.json")]
+        if not (self.folder / "address.json").exists():
             kept = asdict(replace(address, uri=shown(address.uri)))
             write_durably(self.folder / "address.json", json.dumps(kept, indent=1))
-        number = int(waiting[-1].stem) + 1 if waiting else 1
+        number = 1 + max((int(record.stem) for record in used), default=0)
         record = self.folder / f"{number:08d}.json"
         if isinstance(operation, Carrying):
             copied = _carried(record) / Path(operation.path).name

@@ -11,6 +11,7 @@ from tracking.small_job import run_job
 from reusekit.cli import sync
 from reusekit.launch import launch_one_of
 from reusekit.tracking import log_metrics, log_params, pipeline_run
+from reusekit.tracking.operations import EndRun
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.sync import find_outboxes, send_outbox
 
@@ -174,6 +175,10 @@ def test_what_is_refused_is_set_aside_and_keeps_up_nothing(
     (run,) = there()
     assert (run["status"], run["params"]) == ("FINISHED", {"a": "1"})
     assert find_outboxes(Path("runs")) == []
+    outbox = Outbox(JOB / "outbox")
+    outbox.put(EndRun("a run", "FINISHED", 0), outbox.address())
+    assert [record.name for record in outbox.records()] == ["00000003.json"]
+    outbox.release()
 
 
 def test_no_password_is_kept(remote, experiment, run_sync, monkeypatch):
