@@ -1,7 +1,6 @@
 """The other pipeline, and the same jobs on a large backbone and mock data."""
 
 import mlflow
-import pytest
 import tensorflow_datasets as tfds
 from repository import ROOT
 
@@ -31,33 +30,19 @@ def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
     assert "block5_out" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("pipeline", ["cut_search", "finetune"])
-def test_resnet50_on_the_pets(pipeline, run_pipeline, tracking):
-    if pipeline == "cut_search":
-        words = [
-            f"--config={ROOT / 'configs' / 'resnet50_pets.yaml'}",
-            "--search.max_trials=2",
-            "--search.max_cuts=2",
-            "--search.epochs=2",
-        ]
-    else:
-        words = [
-            "--backbone.source=keras.applications/ResNet50",
-            "--data.name=oxford_iiit_pet",
-            "--data.train=train[:80%]",
-            "--data.validation=train[80%:]",
-            "--cut=conv3_block1_out",
-            "--head.epochs=2",
-            "--tracking.model=resnet50_pets",
-        ]
-    words += [
+def test_resnet50_on_the_pets(run_pipeline, tracking):
+    words = [
+        f"--config={ROOT / 'configs' / 'resnet50_pets.yaml'}",
+        "--search.max_trials=2",
+        "--search.max_cuts=2",
+        "--search.epochs=2",
         "--backbone.weights=null",
         "--backbone.input_shape=[32, 32, 3]",
         "--finetune.epochs=1",
         "--finetune.batch_size=8",
     ]
     with tfds.testing.mock_data(num_examples=12):
-        run_pipeline(pipeline, *words)
+        run_pipeline("cut_search", *words)
     model = champion("resnet50_pets")
     assert model.input_shape == (None, 32, 32, 3)
     assert model.output_shape == (None, 37)

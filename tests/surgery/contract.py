@@ -22,7 +22,7 @@ from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
 
 
-def run_surgery_test(model, folder, save_every=4, not_rebuilt=()):
+def run_surgery_test(model, folder, save_every=8, not_rebuilt=()):
     """Cuts a model everywhere and compares each result with the whole.
 
     Args:
