@@ -85,7 +85,19 @@ class Outbox:
         Args:
             operation: What could not be sent.
             address: Where it is meant for; the same for all.
+
+        Raises:
+            TrackingError: It cannot be kept; the disk may be full.
         """
+        try:
+            self._put(operation, address)
+        except OSError as error:
+            raise TrackingError(
+                f"What the tracking server {shown(address.uri)} does not take cannot be kept in "
+                f"{self.folder} either: {error.strerror}."
+            ) from error
+
+    def _put(self, operation: Operation, address: Address) -> None:
         self.hold()
         used = [*self.records(), *self._refused.glob("[0-9]*.json")]
         if not (self.folder / "address.json").exists():

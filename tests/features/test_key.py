@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import keras
 import numpy as np
@@ -188,8 +189,11 @@ class Own(keras.layers.Layer):
 
 def test_the_code_of_a_layer_of_ones_own_counts(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    found = []
-    for factor in (2, 2, 3):
+    (tmp_path / "own_layer.py").write_text(OWN_LAYER.format(factor=2))
+    x = keras.Input((2,))
+    graph = read(keras.Model(x, import_module("own_layer").Own()(x)))
+    found = [[*tensor_digests(graph, graph.outputs).values()][-1]]
+    for factor in (2, 3):
         (tmp_path / "own_layer.py").write_text(OWN_LAYER.format(factor=factor))
         code = (
             "import keras, own_layer\n"

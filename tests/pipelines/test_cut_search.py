@@ -70,6 +70,8 @@ def jobs(client) -> list[tuple]:
             for run in runs:
                 if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id:
                     children[run.data.tags["reusekit.kind"]].append(run)
+            # Trials that were trained together began at the same time.
+            children["trial"].sort(key=lambda run: run.info.run_name)
             found.append((parent, children))
     return found
 

@@ -9,7 +9,7 @@ import time
 
 import verify_zoo
 
-EVERY = 8
+EVERY = 16
 
 
 def command(folder, *models):

@@ -104,7 +104,7 @@ def search(bert, folder, **options) -> CutSearch:
         learning_rates=[3e-3],
         batch_sizes=[16],
     )
-    given = {"pooling": "token", "padding": Padding(16), "epochs": 12, "patience": 12, "keep": 9}
+    given = {"pooling": "token", "padding": Padding(16), "epochs": 6, "patience": 6, "keep": 9}
     return CutSearch(
         bert,
         text_split("train", 160, 0),

@@ -152,6 +152,16 @@ def test_without_an_outbox_a_server_that_is_away_is_an_error(remote, experiment)
     assert mlflow.active_run() is None
 
 
+def test_a_disk_that_takes_nothing_is_an_error_that_says_so(remote, experiment, tmp_path):
+    (tmp_path / "job").write_text("no folder")
+    with (
+        pytest.raises(rk.TrackingError, match=r"cannot be kept in .*job/outbox either: "),
+        pipeline_run("job", experiment, {}, tmp_path / "job" / "outbox"),
+    ):
+        remote.fault = "away"
+        log_metrics({"a": 1.0})
+
+
 def test_an_outbox_that_is_not_empty_is_refused(remote, experiment, tmp_path):
     with pipeline_run("job", experiment, {}, tmp_path / "outbox"):
         remote.fault = "away"
