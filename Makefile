@@ -58,8 +58,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(NEW_ENOUGH)
 	@echo "Installing into .venv, once: about 3 GB, a few minutes ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@# On every core, where pip takes one; a few packages carry files that are no Python on purpose.
+	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
 	@touch $@
 
 $(JAX_INSTALLED): requirements-jax.lock
