@@ -50,11 +50,7 @@ def as_backbone(
     Raises:
         BackboneError: It takes another shape, or other weights are asked for.
     """
-    if weights not in ("default", None):
-        raise BackboneError(
-            f"{source} holds its own weights: expected weights 'default' or None (random weights), "
-            f"received {str(weights)!r}."
-        )
+    check_weights(source, weights)
     if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
         raise BackboneError(
             f"{source} takes input_shape {tuple(model.input_shape[1:])}. Received: "
@@ -63,6 +59,19 @@ def as_backbone(
     if weights is None:
         model = clone(model, weights="fresh")
     return Backbone(model, None, source, weights and source, parent)
+
+
+def check_weights(source: str, weights: str | None) -> None:
+    """Refuse other weights where a source holds its own.
+
+    Raises:
+        BackboneError: They are neither `default` nor None.
+    """
+    if weights not in ("default", None):
+        raise BackboneError(
+            f"{source} holds its own weights: expected weights 'default' or None (random weights), "
+            f"received {str(weights)!r}."
+        )
 
 
 def read_file(file: Path, named: str) -> keras.Model:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from reusekit.backbones.backbone import Backbone
+from reusekit.backbones.files import check_weights
 from reusekit.backbones.preprocessing import as_layers
 from reusekit.errors import BackboneError
 from reusekit.surgery import prepend
@@ -39,11 +40,7 @@ def load_preset(
         BackboneError: KerasHub is not installed, the preset cannot be had, or a weights file is
             asked for. A failed download never turns into random weights.
     """
-    if weights not in ("default", None):
-        raise BackboneError(
-            f"{source} holds its own weights: expected weights 'default' or None (random weights), "
-            f"received {str(weights)!r}."
-        )
+    check_weights(source, weights)
     try:
         import keras_hub
     except ImportError as error:

@@ -121,11 +121,7 @@ def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline
     table.add_column("test", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("chosen on the validation split")
-    choice = f"cut {tuned.cut}"
-    if tuned.unfrozen_from is not None:
-        choice += f", trained on from {tuned.unfrozen_from}"
-    kept = [phase for phase in tuned.phases if phase.kept][-1]
-    rows = [("transfer", test, kept.fit.metrics["val_accuracy"], choice)]
+    rows = [("transfer", test, tuned.validation_accuracy, tuned.choice)]
     rows += [(b.name, b.test, b.validation_accuracy, b.choice) for b in baselines]
     for name, measured, validation, chosen in rows:
         style = "bold green" if name == "transfer" else None
