@@ -43,6 +43,8 @@ class Draft:
         self.manifest = _sound_part(self.folder, key)
         if self.manifest is None:
             layout.remove(self.folder)
+        for part in self.folder.glob("*.part"):  # what a killed process was writing
+            part.unlink()
         self._writers: list[ShardWriter] = []
         self._shard = 0
 

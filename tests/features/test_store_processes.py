@@ -16,7 +16,7 @@ SHARD_BYTES = 20 * WIDTH * 4
 
 # What a child does is its arguments' choice; a line of output says how far it is.
 CHILD = """
-import resource, sys, time
+import glob, os, resource, signal, sys, time
 import numpy as np
 from reusekit.features import FeatureKey, FeatureStore
 
@@ -32,6 +32,13 @@ def compute(start, stop):
         yield {"x": np.tile(rows[:, None], (1, width))}
 
 store = FeatureStore(path, shard_bytes=shard_bytes)
+if doing == "die":
+    fsync = os.fsync
+    def die(file):
+        fsync(file)
+        if len(glob.glob(path + "/drafts/k/manifest.json*")) == 2:  # the second time
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.fsync = die
 if doing == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (shard_bytes // 2, shard_bytes // 2))
 if doing == "together":
@@ -107,6 +114,14 @@ def test_what_a_killed_process_left_is_taken_over(at, store):
     assert int(at) - 20 <= run[0] <= int(at) + 20
     assert store.verify() == {"k": 0}
     assert not list(store.path.glob("entries/*/*.part"))
+
+
+def test_what_a_process_killed_within_the_manifest_left_is_removed(store):
+    with child(store.path, "die") as process:
+        assert process.wait() == -signal.SIGKILL
+    assert list(store.path.glob("drafts/k/manifest.json.*.part"))
+    assert np.asarray(fill(store)[0]["x"]).sum() == SUM
+    assert not list(store.path.rglob("*.part"))
 
 
 def test_of_two_processes_one_computes_and_both_read(store):
