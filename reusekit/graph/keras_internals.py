@@ -102,6 +102,26 @@ def in_sharing_scope() -> bool:
     return get_global_attribute("shared_objects/id_to_obj_map") is not None
 
 
+def save_as_shared(layer: keras.Layer) -> None:
+    """Has a layer saved so that all of its places in a model come back as one layer.
+
+    Keras marks a layer as shared when it meets it for the second time, in the configuration that it
+    made the first time. Where that was in a nested model or in another layer, a copy of it has been
+    made by then, and that copy is what is saved: unmarked, it comes back as a layer of its own.
+    """
+    if "get_config" in vars(layer):
+        return  # marked already
+    get_config = layer.get_config
+
+    def get_config_once_met() -> dict:
+        met = get_global_attribute("shared_objects/id_to_config_map")
+        if met is not None:
+            met.setdefault(id(layer), {})
+        return get_config()
+
+    layer.get_config = get_config_once_met
+
+
 def runs_its_graph(model: Any) -> bool:
     """Whether calling the model runs its graph and nothing else, so that it may be inlined."""
     if functional(model) is None:
@@ -318,6 +338,14 @@ def has_scaled_rate(optimizer: keras.optimizers.Optimizer) -> bool:
     return "update_step" in vars(optimizer)
 
 
+def adam_slots(
+    optimizer: keras.optimizers.Adam, variable: Any
+) -> tuple[keras.Variable, keras.Variable]:
+    """What Adam keeps of one variable: the means of its gradients and of their squares."""
+    place = optimizer._get_variable_index(variable)
+    return optimizer._momentums[place], optimizer._velocities[place]
+
+
 def missing() -> list[str]:
     """The private attributes used here that the installed Keras does not have.
 
@@ -350,9 +378,15 @@ def missing() -> list[str]:
         "_get_variable_index",
     )
     wanted |= {f"Optimizer.{part}": (optimizer, part) for part in parts}
+    adam = keras.optimizers.Adam()
+    adam.build([])
+    wanted |= {f"Adam.{part}": (adam, part) for part in ("_momentums", "_velocities")}
     lost = [name for name, (owner, attribute) in wanted.items() if not hasattr(owner, attribute)]
     if get_global_attribute("object_name_uids") is None:
         lost.append("global attribute object_name_uids")
+    with sharing_scope():
+        names = ("shared_objects/id_to_obj_map", "shared_objects/id_to_config_map")
+        lost += [f"global attribute {n}" for n in names if get_global_attribute(n) is None]
     if not lost:
         node = layer._inbound_nodes[0]
         parts = ("arguments", "outputs", "is_input")
