@@ -38,7 +38,10 @@ def count_params(model: keras.Model) -> ParameterCounts:
         model: A built model.
 
     Returns:
-        The counts, in scalars.
+        The counts, in scalars. Seeds of random layers are not weights, for Keras either.
+
+    Raises:
+        TieError: That is no model, or it has no weights yet.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense"),
@@ -47,6 +50,7 @@ def count_params(model: keras.Model) -> ParameterCounts:
         >>> count_params(model)
         ParameterCounts(total=27, trainable=6, frozen=15, state=6, tied=0)
     """
+    ties = tied_weights(model)
     sizes = {id(v): int(keras.ops.size(v)) for v in model.weights}
     trainable = {id(v) for v in model.trainable_variables} & set(sizes)
     state = {id(v) for v in state_variables(model)} & set(sizes) - trainable
@@ -54,7 +58,7 @@ def count_params(model: keras.Model) -> ParameterCounts:
         "total": sum(sizes.values()),
         "trainable": sum(sizes[key] for key in trainable),
         "state": sum(sizes[key] for key in state),
-        "tied": sum(tie.parameters for tie in tied_weights(model)),
+        "tied": sum(tie.parameters for tie in ties),
     }
     frozen = counted["total"] - counted["trainable"] - counted["state"]
     return ParameterCounts(frozen=frozen, **counted)

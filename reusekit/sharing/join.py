@@ -1,5 +1,6 @@
 """Putting the two parts of a model together again, ties between them included."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -7,6 +8,7 @@ import keras
 import numpy as np
 
 from reusekit.errors import TieError
+from reusekit.graph import keras_internals
 from reusekit.sharing.tied_dense import TiedDense
 from reusekit.surgery import prepend
 from reusekit.surgery.building import leaves
@@ -72,46 +74,55 @@ def _pairs(
     bottom: keras.Model, top: keras.Model, shared: Iterable[str] | None
 ) -> list[tuple[keras.Layer, keras.Layer]]:
     """Layers of the bottom and of the top that are to be one."""
-    low, high = _layers(bottom), _layers(top)
     alike = [
-        (low[name], high[name])
-        for name in low
-        if name in high and low[name] is not high[name] and _alike(low[name], high[name])
+        (a, b)
+        for a in _layers(bottom)
+        for b in _layers(top)
+        if a.name == b.name and a is not b and _alike(a, b)
     ]
     if shared is None:
         brought = {id(layer) for part in (bottom, top) for layer in _brought_along(part)}
-        unsure = [a.name for a, b in alike if not brought & {id(a), id(b)} and _equal(a, b)]
+        unsure = [(a, b) for a, b in alike if not brought & {id(a), id(b)} and _equal(a, b)]
         if unsure:
+            names = ", ".join(repr(a.name) for a, _ in unsure)
             raise TieError(
-                f"Expected shared= to say whether {', '.join(map(repr, unsure))} of {bottom.name!r}"
+                f"Expected shared= to say whether {names} of {bottom.name!r}"
                 f" and of {top.name!r}, which have equal weights, are one layer each: pass "
-                f"shared={[f'{name}/{low[name].weights[0].name}' for name in unsure]} to join "
+                f"shared={[f'{a.name}/{a.weights[0].name}' for a, _ in unsure]} to join "
                 "them, shared=[] to keep two."
             )
-        return [pair for pair in alike if brought & {id(layer) for layer in pair}]
-    wanted = list(shared)
-    found = {}
-    for a, b in alike:
-        names = [path for path in wanted for v in b.weights if _names(path, b, v)]
-        found |= dict.fromkeys(names, (a, b))
-    lost = [path for path in wanted if path not in found]
-    if lost:
+        chosen = [pair for pair in alike if brought & {id(layer) for layer in pair}]
+        _check_reachable(bottom, top, alike)
+    else:
+        wanted = list(shared)
+        named = {path: [pair for pair in alike if _names(path, pair[1])] for path in wanted}
+        lost = [path for path in wanted if not named[path]]
+        if lost:
+            raise TieError(
+                f"Expected weights of layers that {bottom.name!r} and {top.name!r} both have, with "
+                f"equal configurations, received {', '.join(map(repr, lost))}. Layers of both: "
+                f"{', '.join(repr(a.name) for a, _ in alike) or 'none'}."
+            )
+        chosen = [pair for pair in alike if any(pair in pairs for pairs in named.values())]
+    counts = Counter(a.name for a, _ in chosen)
+    several = [name for name, count in counts.items() if count > 1]
+    if several:
         raise TieError(
-            f"Expected weights of layers that {bottom.name!r} and {top.name!r} both have, with "
-            f"equal configurations, received {', '.join(map(repr, lost))}. Layers of both: "
-            f"{', '.join(repr(a.name) for a, _ in alike) or 'none'}."
+            f"Expected one layer of each name in {bottom.name!r} and {top.name!r} to join, "
+            f"received several that are called {', '.join(map(repr, several))}."
         )
-    return list({id(b): (a, b) for a, b in found.values()}.values())
+    return chosen
 
 
-def _names(path: str, layer: keras.Layer, variable: keras.Variable) -> bool:
-    return f"/{path}".endswith(f"/{layer.name}/{variable.name}")
+def _names(path: str, layer: keras.Layer) -> bool:
+    """Whether a path, as `Split.shared` has it, means a weight of the layer."""
+    return any(f"/{path}".endswith(f"/{layer.name}/{v.name}") for v in layer.weights)
 
 
-def _layers(part: keras.Model) -> dict[str, keras.Layer]:
-    """The layers with weights that may be exchanged, by name: a model's own and tied sources."""
+def _layers(part: keras.Model) -> list[keras.Layer]:
+    """The layers with weights that may be exchanged: a model's own and tied sources."""
     own = [layer for layer in leaves(part) if getattr(layer, "weights", None)]
-    return {layer.name: layer for layer in [*_brought_along(part), *own]}
+    return [*_brought_along(part), *own]
 
 
 def _brought_along(part: keras.Model) -> list[keras.Layer]:
@@ -119,7 +130,24 @@ def _brought_along(part: keras.Model) -> list[keras.Layer]:
     own = leaves(part)
     called = {id(layer) for layer in own}
     sources = [layer.source for layer in own if isinstance(layer, TiedDense)]
-    return [source for source in sources if id(source) not in called]
+    return list({id(each): each for each in sources if id(each) not in called}.values())
+
+
+def _check_reachable(
+    bottom: keras.Model, top: keras.Model, alike: list[tuple[keras.Layer, keras.Layer]]
+) -> None:
+    """Raises TieError where one end of a parted tie is inside a layer that is not taken apart."""
+    reached = {(id(a), id(b)) for a, b in alike}
+    low, high = keras_internals.all_layers(bottom), keras_internals.all_layers(top)
+    sources = {id(layer.source) for layer in (*low, *high) if isinstance(layer, TiedDense)}
+    for a, b in ((a, b) for a in low for b in high if a.name == b.name and a is not b):
+        ends = {id(a), id(b)} & sources
+        if ends and (id(a), id(b)) not in reached and a.weights and _alike(a, b):
+            raise TieError(
+                f"Expected {a.name!r}, which a layer is tied to, to be a layer of {bottom.name!r} "
+                f"and of {top.name!r} themselves, but in one of them another layer holds it. Join "
+                "the parts before they are saved or cloned, or pass shared=[] to keep two."
+            )
 
 
 def _alike(a: keras.Layer, b: keras.Layer) -> bool:

@@ -10,6 +10,7 @@ from reusekit.sharing import tied_source
 from reusekit.sharing.tied_dense import TiedDense
 from reusekit.sharing.weight_addresses import Weight, find_weight
 from reusekit.surgery import clone
+from reusekit.surgery.building import leaves
 from reusekit.surgery.substitute import substitute
 
 
@@ -34,6 +35,7 @@ def tie(
     back as `rk.layers.TiedDense` of the same name, with its own bias. Two layers with no other
     weight and equal configurations become one layer that is called twice. Initialiser, regulariser,
     constraint and trainable flag of the weight are those of the layer that stays: `a` if possible.
+    A `TiedDense` that was tied to the layer that goes is tied to the one that stays.
 
     Args:
         model: A model with a functional graph. It is not changed.
@@ -66,13 +68,19 @@ def tie(
     first, second = find_weight(graph, a), find_weight(graph, b)
     _check(first, second, transform)
     plan = _plan(first, second, transform)
+    _check_owners(model, plan.replaced)
 
     twin = clone(model)
     layers = (keras_internals.all_layers(each) for each in (model, twin))
     copies = {id(old): new for old, new in zip(*layers, strict=True)}
     source, replaced = (copies[id(weight.layer)] for weight in (plan.source, plan.replaced))
     replacement = source if plan.merged else _tied(source, replaced, transform)
-    tied = substitute(twin, {replaced: replacement})
+    exchanged = {
+        layer: layer.tied_to(source, turned=transform == "transpose")
+        for layer in leaves(twin)
+        if _is_tied_to(layer, replaced)
+    }
+    tied = substitute(twin, {replaced: replacement, **exchanged})
     if not plan.merged and replaced.bias is not None:
         replacement.bias.assign(replaced.bias)
     kept = first if keep == "a" else second
@@ -109,14 +117,35 @@ def _plan(a: Weight, b: Weight, transform: str | None) -> _Plan:
     for source, replaced in ((a, b), (b, a)):
         if _can_replace(source, replaced, transform):
             return _Plan(source, replaced, merged=False)
-    if transform is None and len(a.layer.weights) == 1 and _alike(a.layer, b.layer):
-        return _Plan(a, b, merged=True)
+    hint = ""
+    if transform is None and len(a.layer.weights) == 1 and type(a.layer) is type(b.layer):
+        differing = _differences(a.layer, b.layer)
+        if not differing:
+            return _Plan(a, b, merged=True)
+        hint = f" The two differ in {', '.join(differing)}."
     raise TieError(
         "Expected a Dense, an EinsumDense or a convolution of size and stride 1 together with "
         "another layer that multiplies with a matrix over the same axes, or two layers of equal "
         f"configuration with one weight each; received {a.address!r} of {type(a.layer).__name__} "
-        f"and {b.address!r} of {type(b.layer).__name__}."
+        f"and {b.address!r} of {type(b.layer).__name__}.{hint}"
     )
+
+
+def _check_owners(model: keras.Model, replaced: Weight) -> None:
+    """Raises TieError where a layer would keep the weight that is given up."""
+    for layer in leaves(model):
+        if not isinstance(layer, keras.Layer) or _is_tied_to(layer, replaced.layer):
+            continue
+        if replaced.layer in keras_internals.all_layers(layer)[1:]:
+            raise TieError(
+                f"Expected to give up a weight that no other layer holds, received "
+                f"{replaced.address!r}, which {layer.name!r} of {type(layer).__name__} would keep. "
+                "Name it as a, so that its layer stays."
+            )
+
+
+def _is_tied_to(layer: Any, source: keras.Layer) -> bool:
+    return isinstance(layer, TiedDense) and layer.source is source
 
 
 def _can_replace(source: Weight, replaced: Weight, transform: str | None) -> bool:
@@ -133,9 +162,10 @@ def _can_replace(source: Weight, replaced: Weight, transform: str | None) -> boo
     return equation.canonical == tied_source.equation(replaced.layer).canonical
 
 
-def _alike(a: keras.Layer, b: keras.Layer) -> bool:
-    one, other = ({**layer.get_config(), "name": None} for layer in (a, b))
-    return type(a) is type(b) and one == other
+def _differences(a: keras.Layer, b: keras.Layer) -> list[str]:
+    """The settings in which two layers of a class differ, but for their names."""
+    one, other = a.get_config(), b.get_config()
+    return [key for key in one if key != "name" and one[key] != other.get(key)]
 
 
 def _tied(source: keras.Layer, replaced: keras.Layer, transform: str | None) -> TiedDense:
@@ -145,6 +175,9 @@ def _tied(source: keras.Layer, replaced: keras.Layer, transform: str | None) -> 
         use_bias=replaced.bias is not None,
         activation=replaced.activation,
         bias_initializer=replaced.bias_initializer,
+        bias_regularizer=replaced.bias_regularizer,
+        bias_constraint=replaced.bias_constraint,
+        activity_regularizer=replaced.activity_regularizer,
         dtype=replaced.dtype_policy,
         trainable=replaced.trainable,
         name=replaced.name,

@@ -16,8 +16,9 @@ class TiedDense(keras.layers.Layer):
     The classic use is the output of a language model, which multiplies with the transposed
     embedding (Press and Wolf, 2017, "Using the Output Embedding to Improve Language Models"); the
     other is the decoder of an autoencoder. Gradients of both uses reach the one variable, and it
-    is stored once. Where LoRA is enabled on the source, its part counts here as well; a source
-    quantised to int8 is scaled back.
+    is stored once. Where LoRA is enabled on the source, its part counts here as well. A source that
+    is quantised is scaled back: an Embedding in int8 or int4, a Dense in int8, a Dense or an
+    EinsumDense in float8. Others are refused at this layer's next call.
 
     The source belongs to this layer as an inner layer: `trainable = False` here freezes the source
     too, and where a model has this layer without the source, all the source's weights come along.
@@ -37,7 +38,10 @@ class TiedDense(keras.layers.Layer):
         activation: What is applied at the end; None for nothing.
         scale: Whether to multiply with a learned scalar, 1 at first.
         bias_initializer: How the bias begins.
-        **kwargs: What every Keras layer takes: `name`, `dtype`, `trainable`.
+        bias_regularizer: What the bias adds to the loss; None for nothing.
+        bias_constraint: What the bias is held to; None for nothing.
+        **kwargs: What every Keras layer takes: `name`, `dtype`, `trainable`,
+            `activity_regularizer`.
 
     Raises:
         TieError: The source has no matrix to share, or its shape does not fit.
@@ -60,10 +64,13 @@ class TiedDense(keras.layers.Layer):
         activation: Any = None,
         scale: bool = False,
         bias_initializer: Any = "zeros",
+        bias_regularizer: Any = None,
+        bias_constraint: Any = None,
         **kwargs: Any,
     ):
         tied_source.check_source(source)
         super().__init__(**kwargs)
+        keras_internals.save_as_shared(source)
         self.source = source
         self.transpose = transpose
         self.units = units
@@ -71,6 +78,8 @@ class TiedDense(keras.layers.Layer):
         self.activation = keras.activations.get(activation)
         self.scale = scale
         self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
         self.supports_masking = True
         self.bias = self.multiplier = None
 
@@ -87,7 +96,13 @@ class TiedDense(keras.layers.Layer):
         sizes = self._sizes(input_shape)
         if self.use_bias and self.bias is None:
             shape = [sizes[axis] for axis in self.equation.made]
-            self.bias = self.add_weight(name="bias", shape=shape, initializer=self.bias_initializer)
+            self.bias = self.add_weight(
+                name="bias",
+                shape=shape,
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
         if self.scale and self.multiplier is None:
             self.multiplier = self.add_weight(name="scale", shape=(), initializer="ones")
 
@@ -160,13 +175,22 @@ class TiedDense(keras.layers.Layer):
         leading = input_shape[: len(input_shape) - count]
         return (*leading, *(sizes[axis] for axis in equation.outputs.replace("...", "")))
 
-    def tied_to(self, source: keras.Layer) -> "TiedDense":
-        """The same layer, with the same bias and scale, tied to another source of equal shape."""
+    def tied_to(self, source: keras.Layer, turned: bool = False) -> "TiedDense":
+        """The same layer, with the same bias and scale, tied to another source.
+
+        Args:
+            source: A layer that multiplies as the present source does.
+            turned: Whether its weight is the present source's transposed.
+        """
+        settings = self._settings()
+        settings["transpose"] ^= turned
         twin = TiedDense(
             source,
             activation=self.activation,
             bias_initializer=self.bias_initializer,
-            **self._settings(),
+            bias_regularizer=self.bias_regularizer,
+            bias_constraint=self.bias_constraint,
+            **settings,
         )
         twin.bias, twin.multiplier = self.bias, self.multiplier
         return twin
@@ -178,6 +202,8 @@ class TiedDense(keras.layers.Layer):
             "source": keras.saving.serialize_keras_object(self.source),
             "activation": keras.activations.serialize(self.activation),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+            "bias_constraint": keras.constraints.serialize(self.bias_constraint),
         }
 
     def _settings(self) -> dict:

@@ -64,10 +64,12 @@ def check_source(source: Any) -> None:
         TieError: With the kinds that can.
     """
     if isinstance(source, _CONVOLUTIONS):
-        if set(source.kernel_size) != {1} or source.groups != 1:
+        last = source.data_format == "channels_last"
+        if set(source.kernel_size) != {1} or source.groups != 1 or not last:
             raise TieError(
-                "Expected a convolution with kernels of size 1 and one group, received "
-                f"{source.name!r} with kernel_size={source.kernel_size}, groups={source.groups}."
+                "Expected a convolution over channels_last with kernels of size 1 and one group, "
+                f"received {source.name!r} with data_format={source.data_format!r}, kernel_size="
+                f"{source.kernel_size}, groups={source.groups}."
             )
     elif not isinstance(source, (keras.layers.Dense, keras.layers.EinsumDense, *_EMBEDDINGS)):
         raise TieError(
@@ -82,14 +84,17 @@ def matrix(layer: Any) -> Any:
 
 
 def multiplies(layer: Any) -> bool:
-    """Whether a layer does what a `TiedDense` can do: multiply, add a bias, activate."""
-    if isinstance(layer, _CONVOLUTIONS):
+    """Whether a layer does what a `TiedDense` can do: multiply, add a bias, activate.
+
+    A class of one's own that is derived from such a layer may do more, and counts as another.
+    """
+    if type(layer) in _CONVOLUTIONS:
         last = layer.data_format == "channels_last"
         return last and layer.groups == 1 and {*layer.kernel_size, *layer.strides} == {1}
-    if isinstance(layer, keras.layers.EinsumDense) and layer.bias is not None:
+    if type(layer) is keras.layers.EinsumDense and layer.bias is not None:
         sizes = dict(zip(equation(layer).kernel, layer.kernel.shape, strict=True))
         return tuple(layer.bias.shape) == tuple(sizes[axis] for axis in equation(layer).made)
-    return isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense))
+    return type(layer) in (keras.layers.Dense, keras.layers.EinsumDense)
 
 
 def equation(source: keras.Layer) -> Equation:
@@ -107,7 +112,7 @@ def kernel_shape(source: keras.Layer) -> tuple[int, ...]:
 
 
 def kernel(source: keras.Layer, dtype: str) -> Any:
-    """The weight as the layer itself uses it: LoRA's part added, int8 scaled back to floats.
+    """The weight as the layer itself uses it: LoRA's part added, integers scaled back to floats.
 
     Args:
         source: A built layer.
@@ -116,21 +121,20 @@ def kernel(source: keras.Layer, dtype: str) -> Any:
     Raises:
         TieError: The layer is quantised in a way that has no matrix to share.
     """
-    embedding = isinstance(source, _EMBEDDINGS)
-    weight = matrix(source)
     mode = source.quantization_mode
-    if mode is None:
-        weight = keras.ops.convert_to_tensor(weight, dtype=dtype)
+    if mode in (None, "float8"):  # float8 rounds what is multiplied, not what is stored
+        weight = keras.ops.convert_to_tensor(matrix(source), dtype=dtype)
         shape = kernel_shape(source)
         return weight if len(weight.shape) == len(shape) else keras.ops.reshape(weight, shape)
+    if isinstance(source, _EMBEDDINGS):
+        # Its rows are what it gives for each word, however it stores them.
+        return keras.ops.cast(source(keras.ops.arange(source.input_dim)), dtype)
     if mode != "int8" or source.lora_enabled or isinstance(source, keras.layers.EinsumDense):
         raise TieError(
-            f"Expected the tied layer {source.name!r} in floating point, or an Embedding or Dense "
-            f"in int8 without LoRA, received {type(source).__name__} quantised to {mode!r}"
-            f"{' with LoRA' if source.lora_enabled else ''}. Quantise with filters= that leave it "
-            "out, or replace the layer that is tied to it first."
+            f"Expected the tied layer {source.name!r} in floating point or float8, an Embedding, "
+            f"or a Dense in int8 without LoRA, received {type(source).__name__} quantised to "
+            f"{mode!r}{' with LoRA' if source.lora_enabled else ''}. Quantise with filters= that "
+            "leave it out, or replace the layer that is tied to it first."
         )
-    scale = source.embeddings_scale if embedding else source.kernel_scale
-    scale = keras.ops.convert_to_tensor(scale, dtype=dtype)
-    weight = keras.ops.cast(weight, dtype)
-    return weight / (keras.ops.expand_dims(scale, -1) if embedding else scale)
+    scale = keras.ops.convert_to_tensor(source.kernel_scale, dtype=dtype)
+    return keras.ops.cast(source.kernel, dtype) / scale

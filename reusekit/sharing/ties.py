@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import keras
 
+from reusekit.errors import TieError
 from reusekit.graph import keras_internals
 
 
@@ -42,6 +43,9 @@ def tied_weights(model: keras.Model) -> list[Tie]:
     Returns:
         The ties, in the order of the model's weights.
 
+    Raises:
+        TieError: That is no model, or it has no weights yet.
+
     Example:
         >>> from reusekit.sharing.layers import TiedDense
         >>> tokens = keras.Input((7,), dtype="int32", name="tokens")
@@ -50,6 +54,11 @@ def tied_weights(model: keras.Model) -> list[Tie]:
         >>> tied_weights(keras.Model(tokens, logits))
         [Tie(owners=('embedding', 'logits'), name='embeddings', shape=(50, 4), parameters=200)]
     """
+    if not isinstance(model, keras.Layer) or not model.built:
+        raise TieError(
+            f"Expected a model that is built, received {model!r}. Call it on data or give it an "
+            "Input first."
+        )
     places: dict[int, list[tuple[keras.Layer, ...]]] = {}
     for path in _paths((model,)):
         for variable in keras_internals.own_variables(path[-1]):

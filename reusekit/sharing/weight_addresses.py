@@ -6,9 +6,10 @@ from typing import Any
 import keras
 
 from reusekit.errors import TieError, nearest
-from reusekit.graph import Graph
+from reusekit.graph import Graph, keras_internals
 from reusekit.graph.addresses import without_call_number
 from reusekit.sharing import tied_source
+from reusekit.sharing.tied_dense import TiedDense
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Weight:
 
     Attributes:
         address: The address of the layer and the name of the weight, `outer/layer/kernel`.
-        layer: The layer.
+        layer: The layer; that which a `TiedDense` is tied to, where the weight is of that one.
         variable: The weight.
     """
 
@@ -73,5 +74,12 @@ def _weights(graph: Graph) -> dict[str, Weight]:
         layer = without_call_number(call.address)
         for variable in call.variables:
             address = f"{layer}/{variable.name}"
-            found.setdefault(address, Weight(address, call.operation, variable))
+            found.setdefault(address, Weight(address, _owner(call.operation, variable), variable))
     return found
+
+
+def _owner(layer: keras.Layer, variable: keras.Variable) -> keras.Layer:
+    if not isinstance(layer, TiedDense):
+        return layer
+    own = {id(each) for each in keras_internals.own_variables(layer)}
+    return layer if id(variable) in own else layer.source

@@ -37,3 +37,9 @@ def test_a_shared_layer_counts_once():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, layer(layer(inputs)))
     assert count_params(model).trainable == 20
+
+
+@pytest.mark.parametrize("what", [keras.Sequential([keras.layers.Dense(3)]), "model"])
+def test_what_has_no_weights_yet_is_refused(what):
+    with pytest.raises(rk.TieError, match="Expected a model that is built, received"):
+        count_params(what)

@@ -63,3 +63,14 @@ def test_what_is_not_shared_is_named():
         rk.join(*map(rk.clone, parts), shared=["missing/kernel"])
     with pytest.raises(rk.TieError, match="'left'"):
         rk.join(*parts, keep="left")
+
+
+def test_layers_that_names_do_not_tell_apart_are_refused():
+    def part(name):
+        x = keras.Input((4,), name="x")
+        return keras.Model(x, layers.Dense(4, name="same")(x), name=name)
+
+    x = keras.Input((4,), name="x")
+    both = keras.Model(x, part("second")(part("first")(x)), name="both")
+    with pytest.raises(rk.TieError, match="several that are called 'same'"):
+        rk.join(both, part("top"), shared=["same/kernel"], keep="bottom")

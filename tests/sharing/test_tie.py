@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from tied_models import TiedHead
 
 import reusekit as rk
 from reusekit.graph import read
@@ -87,6 +88,60 @@ def test_layers_with_one_weight_and_equal_configurations_become_one():
     np.testing.assert_array_equal(tied.get_layer("p").embeddings, q.embeddings)
 
 
+def encoder_and_decoder():
+    x = keras.Input((4,), name="x")
+    y = layers.Dense(4, name="first")(x)
+    second = layers.Dense(4, name="second", kernel_initializer="glorot_normal")
+    y = rk.layers.TiedDense(second, bias_initializer="normal", name="back")(second(y))
+    return keras.Model(x, y, name="chain")
+
+
+@pytest.mark.parametrize("transform", [None, "transpose"])
+@pytest.mark.parametrize("names", [("first", "second"), ("first", "back")])
+def test_a_third_layer_joins_a_tie(names, transform):
+    model = encoder_and_decoder()
+    tied = rk.tie(model, *names, transform=transform)
+    assert tied.count_params() == model.count_params() - 16
+    assert rk.tied_weights(tied)[0].owners == ("first", "second", "back")
+    kernel = value(model.get_layer("first").kernel)
+    model.get_layer("second").kernel.assign(kernel.T if transform else kernel)
+    x = random_inputs(read(model))
+    np.testing.assert_allclose(tied(x), model(x), rtol=1e-5, atol=1e-6)
+
+
+def test_what_the_bias_and_the_output_are_held_to_is_kept():
+    x = keras.Input((4,), name="x")
+    held = {"bias_regularizer": "l2", "bias_constraint": "non_neg", "activity_regularizer": "l1"}
+    y = layers.Dense(4, name="a")(x)
+    model = keras.Model(x, layers.Dense(4, name="b", **held)(y), name="m")
+    tied = rk.clone(rk.tie(model, "a", "b"))
+    before, after = (each.get_layer("b").get_config() for each in (model, tied))
+    assert {key: after[key] for key in held} == {key: before[key] for key in held}
+    tied(random_inputs(read(model)))
+    assert len(tied.losses) == 2
+
+
+def test_a_class_of_ones_own_is_not_taken_for_the_layer_it_is_derived_from():
+    class Doubled(layers.Dense):
+        def call(self, x):
+            return 2 * super().call(x)
+
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, Doubled(4, name="b")(layers.Dense(4, name="a")(x)), name="m")
+    tied = rk.tie(model, "a", "b")
+    assert tied.get_layer("a").source is tied.get_layer("b")
+    np.testing.assert_array_equal(tied.get_layer("b").kernel, model.get_layer("a").kernel)
+
+
+def test_a_layer_that_would_keep_what_is_given_up_is_named():
+    x = keras.Input((4,), name="x")
+    b = layers.Dense(4, name="b")
+    model = keras.Model(x, TiedHead(b, name="head")(b(layers.Dense(4, name="a")(x))), name="m")
+    with pytest.raises(rk.TieError, match="'head' of TiedHead would keep"):
+        rk.tie(model, "a", "b")
+    assert rk.tie(model, "b", "a").count_params() == model.count_params() - 16
+
+
 def test_flags_and_the_model_stay_as_they_were():
     model = language_model()
     model.get_layer("embedding").trainable = False
@@ -122,6 +177,14 @@ def test_what_cannot_share_is_named():
         rk.tie(model, "b/gamma", "n/gamma")
     with pytest.raises(rk.TieError, match="Expected a weight"):
         rk.tie(model, keras.Variable(np.ones(4)), "n/gamma")
+
+
+def test_layers_that_differ_are_told_in_what():
+    a, b = (keras.Input((3,), dtype="int32", name=name) for name in "ab")
+    p, q = layers.Embedding(9, 4, name="p"), layers.Embedding(9, 4, mask_zero=True, name="q")
+    model = keras.Model([a, b], layers.Add(name="sum")([p(a), q(b)]))
+    with pytest.raises(rk.TieError, match="differ in mask_zero"):
+        rk.tie(model, "p", "q")
 
 
 def test_a_quantised_layer_is_refused_before_anything_is_made():

@@ -139,39 +139,99 @@ def test_mixed_precision_computes_in_half_and_keeps_the_weight_whole():
     assert embedding.embeddings.dtype == tied.bias.dtype == "float32"
 
 
-@pytest.mark.parametrize("kind", ["Embedding", "Dense"])
-def test_lora_on_the_source_counts_here_too(kind):
-    source = layers.Embedding(8, 4) if kind == "Embedding" else layers.Dense(4)
-    built(source, None if kind == "Embedding" else (None, 8))
-    tied = TiedDense(source, use_bias=False)
-    x = array(2, 4)
-    tied(x)
+# What has eight features and gives four, and the shape of what comes back to it.
+BUILDERS = {
+    "Embedding": (lambda: built(layers.Embedding(8, 4), None), (2, 4)),
+    "ReversibleEmbedding": (lambda: built(layers.ReversibleEmbedding(8, 4), None), (2, 4)),
+    "Dense": (lambda: built(layers.Dense(4), (None, 8)), (2, 4)),
+    "EinsumDense": (
+        lambda: built(layers.EinsumDense("abc,cde->abde", (None, 2, 2)), (None, 3, 8)),
+        (2, 3, 2, 2),
+    ),
+    "Conv2D": (lambda: built(layers.Conv2D(4, 1), (None, 3, 3, 8)), (2, 3, 3, 4)),
+}
+
+
+def with_lora(source):
     source.enable_lora(2)
-    name = "embeddings" if kind == "Embedding" else "kernel"
-    getattr(source, f"lora_{name}_b").assign(array(2, 4))
-    weight = keras.ops.convert_to_numpy(getattr(source, name))
-    np.testing.assert_allclose(tied(x), x @ weight.T, rtol=1e-4, atol=1e-5)
+    part = source.lora_embeddings_b if hasattr(source, "embeddings") else source.lora_kernel_b
+    part.assign(array(*part.shape))
 
 
-@pytest.mark.parametrize("kind", ["Embedding", "ReversibleEmbedding", "Dense"])
-def test_a_source_in_int8_is_scaled_back(kind):
-    make = getattr(layers, kind)
-    source = built(make(4) if kind == "Dense" else make(8, 4), (None, 8))
+def outputs_of_all_words(source):
+    return keras.ops.convert_to_numpy(source(np.arange(8)))
+
+
+@pytest.mark.parametrize("kind", BUILDERS)
+def test_lora_on_the_source_counts_here_too(kind):
+    make, shape = BUILDERS[kind]
+    source, x = make(), array(*shape)
     tied = TiedDense(source, use_bias=False)
-    x = array(2, 4)
+    tied(x)
+    with_lora(source)
+    weight = source.embeddings if hasattr(source, "embeddings") else source.kernel
+    weight = keras.ops.convert_to_numpy(weight).reshape(8, 4)
+    expected = x.reshape(-1, 4) @ weight.T
+    np.testing.assert_allclose(np.reshape(tied(x), (-1, 8)), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("kind", ["Embedding", "ReversibleEmbedding"])
+def test_a_quantised_embedding_is_what_it_gives_for_each_word(kind, mode, lora):
+    source, x = BUILDERS[kind][0](), array(2, 4)
+    tied = TiedDense(source, use_bias=False)
     before = keras.ops.convert_to_numpy(tied(x))
-    source.quantize("int8")
+    source.quantize(mode)
     after = keras.ops.convert_to_numpy(tied(x))
-    assert 0 < np.abs(after - before).max() < 0.02 * np.abs(before).max()
+    most = np.abs(before).max() * (0.02 if mode == "int8" else 0.3)
+    assert 0 < np.abs(after - before).max() < most
+    if lora:
+        with_lora(source)
+    np.testing.assert_allclose(tied(x), x @ outputs_of_all_words(source).T, rtol=1e-4, atol=1e-5)
 
 
-def test_where_quantisation_leaves_no_matrix_it_is_refused():
-    source = built(layers.Dense(4), (None, 8))
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("Dense", "int8"), ("Dense", "float8"), ("EinsumDense", "float8")]
+)
+def test_a_quantised_dense_layer_is_scaled_back(kind, mode):
+    make, shape = BUILDERS[kind]
+    source, x = make(), array(*shape)
+    tied = TiedDense(source, use_bias=False)
+    before = keras.ops.convert_to_numpy(tied(x))
+    source.quantize(mode)
+    after = keras.ops.convert_to_numpy(tied(x))
+    most = 0.02 * np.abs(before).max() if mode == "int8" else 0
+    assert np.abs(after - before).max() <= most
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "lora"),
+    [("Dense", "int4", False), ("Dense", "int8", True), ("EinsumDense", "int8", False)],
+)
+def test_where_quantisation_leaves_no_matrix_it_is_refused(kind, mode, lora):
+    make, shape = BUILDERS[kind]
+    source, x = make(), array(*shape)
     tied = TiedDense(source)
-    tied(array(2, 4))
-    source.quantize("int4")
-    with pytest.raises(rk.TieError, match="int4"):
-        tied(array(2, 4))
+    tied(x)
+    source.quantize(mode)
+    if lora:
+        with_lora(source)
+    with pytest.raises(rk.TieError, match=mode):
+        tied(x)
+
+
+def test_a_quantised_model_is_saved_and_loaded_with_its_tie(tmp_path):
+    tokens = keras.Input((3,), dtype="int32")
+    embedding = layers.Embedding(8, 4, name="embedding")
+    model = keras.Model(tokens, TiedDense(embedding, name="logits")(embedding(tokens)))
+    model.quantize("int8")
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    assert loaded.get_layer("logits").source is loaded.get_layer("embedding")
+    assert loaded.count_params() == model.count_params()
+    x = np.array([[1, 2, 3]])
+    np.testing.assert_allclose(loaded(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +241,7 @@ def test_where_quantisation_leaves_no_matrix_it_is_refused():
         (lambda: TiedDense("embedding"), "received str"),
         (lambda: TiedDense(layers.Conv2D(4, 3)), r"kernel_size=\(3, 3\)"),
         (lambda: TiedDense(layers.Conv2D(4, 1, groups=2)), "groups=2"),
+        (lambda: TiedDense(layers.Conv2D(4, 1, data_format="channels_first")), "channels_first"),
         (lambda: TiedDense(layers.Embedding(8, 4))(array(2, 5)), r"received \(2, 5\)"),
         (lambda: TiedDense(layers.Embedding(8, 4), units=9)(array(2, 4)), "units=8"),
     ],

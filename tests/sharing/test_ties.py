@@ -31,7 +31,7 @@ def test_both_owners_are_named_in_order(kind):
     tied = TIED[kind]()
     ties = rk.tied_weights(tied.model)
     assert [tie.owners[0] for tie in ties] == [tied.source] * len(ties)
-    source = tied.model.get_layer(tied.source)
+    source = tied.end
     assert [tie.variable for tie in ties] == source.weights
     counts = rk.count_params(tied.model)
     assert counts.tied == sum(tie.parameters for tie in ties) == source.count_params()

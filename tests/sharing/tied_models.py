@@ -8,6 +8,8 @@ from keras import layers
 from reusekit.sharing.layers import TiedDense
 
 TIED = {}
+# Ties that are not between two layers of the model with a `TiedDense` among them.
+UNUSUAL = {}
 
 
 @dataclass(frozen=True)
@@ -19,9 +21,22 @@ class Tied:
     between: str
     replacement: keras.layers.Layer
 
+    @property
+    def end(self):
+        """The layer at `source`."""
+        layer = self.model
+        for name in self.source.split("/"):
+            layer = layer.get_layer(name)
+        return layer
+
 
 def kind(build):
     TIED[build.__name__] = build
+    return build
+
+
+def unusual(build):
+    UNUSUAL[build.__name__] = build
     return build
 
 
@@ -94,3 +109,80 @@ def across_nesting():
     tokens = keras.Input((7,), dtype="int32", name="tokens")
     model = keras.Model(tokens, head(embedding(tokens)), name="nested")
     return Tied(model, "embedding", "head/hidden", layers.Embedding(30, 4, name="other"))
+
+
+@kind
+def source_in_a_nested_model():
+    embedding = layers.Embedding(30, 4, name="embedding")
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    hidden = layers.Dense(4, name="hidden")(embedding(tokens))
+    encoder = keras.Model(tokens, hidden, name="encoder")
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    between = layers.ReLU(name="between")(encoder(tokens))
+    logits = TiedDense(embedding, name="logits")(between)
+    other = layers.Embedding(30, 4, name="other")
+    return Tied(keras.Model(tokens, logits, name="lm"), "encoder/embedding", "between", other)
+
+
+@keras.saving.register_keras_serializable("reusekit_tests")
+class TiedHead(layers.Layer):
+    """A layer with a tied layer in it, saved together with the embedding that is tied."""
+
+    def __init__(self, source, **kwargs):
+        super().__init__(**kwargs)
+        self.source = source
+        self.logits = TiedDense(source, name="logits")
+
+    def build(self, input_shape):
+        self.logits.build(input_shape)
+
+    def call(self, x):
+        return self.logits(x)
+
+    def get_config(self):
+        source = keras.saving.serialize_keras_object(self.source)
+        return {**super().get_config(), "source": source}
+
+    @classmethod
+    def from_config(cls, config):
+        source = keras.saving.deserialize_keras_object(config.pop("source"))
+        return cls(source, **config)
+
+
+@unusual
+def end_inside_another_layer():
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    embedding = layers.Embedding(30, 4, name="embedding")
+    hidden = layers.Dense(4, name="hidden")(embedding(tokens))
+    model = keras.Model(tokens, TiedHead(embedding, name="head")(hidden), name="lm")
+    return Tied(model, "embedding", "hidden", layers.Embedding(30, 4, name="other"))
+
+
+@unusual
+def layer_in_two_places():
+    shared = layers.Dense(4, name="shared")
+    inner = keras.Input((4,), name="inner")
+    nested = keras.Model(inner, shared(layers.Dense(4, name="own")(inner)), name="nested")
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, nested(layers.ReLU(name="between")(shared(x))), name="twice")
+    return Tied(model, "shared", "between", layers.Dense(4, name="other"))
+
+
+class Scaled(layers.Layer):
+    """A layer that multiplies with a weight that it is given."""
+
+    def __init__(self, weight, **kwargs):
+        super().__init__(**kwargs)
+        self.weight = weight
+
+    def call(self, x):
+        return x * self.weight
+
+
+@unusual
+def weight_that_two_layers_hold():
+    x = keras.Input((4,), name="x")
+    first = layers.Dense(4, bias_initializer="normal", name="first")
+    between = layers.ReLU(name="between")(first(x))
+    model = keras.Model(x, Scaled(first.bias, name="scaled")(between), name="held")
+    return Tied(model, "first", "between", layers.Dense(4, name="other"))
