@@ -32,11 +32,8 @@ def main() -> None:
     kilobytes = {kind: peak_in_own_process(kind, vocabulary, width) for kind in KINDS}
     print(f"{vocabulary:,} words of width {width}, batches of {BATCH} x {LENGTH}, Adam")
     print(f"{'model':22}{'step':>10}{'peak memory':>14}{'arrays':>9}{'slots':>7}")
-    for kind, build in KINDS.items():
-        model = compiled(build, 64, 8)
-        model.optimizer.build(model.trainable_variables)
-        slots = sum(tuple(v.shape) == (64, 8) for v in model.optimizer.variables)
-        arrays = sum(tuple(v.shape) == (64, 8) for v in model.weights)
+    for kind in KINDS:
+        arrays, slots = stored(kind)
         print(
             f"{kind:22}{seconds[kind]:9.3f}s{kilobytes[kind] / 1024:10.0f} MiB{arrays:9}{slots:7}"
         )
@@ -45,6 +42,15 @@ def main() -> None:
         f"ratio: {seconds[ours] / seconds[theirs]:.3f} in time, "
         f"{kilobytes[ours] / kilobytes[theirs]:.3f} in memory; losses equal"
     )
+
+
+def stored(kind: str) -> tuple[int, int]:
+    """How many arrays of the vocabulary's size a model of a kind has, and its optimizer."""
+    model = compiled(KINDS[kind], 64, 8)
+    model.optimizer.build(model.trainable_variables)
+    weights = (model.weights, model.optimizer.variables)
+    arrays, slots = (sum(tuple(v.shape) == (64, 8) for v in each) for each in weights)
+    return arrays, slots
 
 
 def tied_dense(vocabulary: int, width: int) -> keras.Model:

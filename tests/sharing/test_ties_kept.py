@@ -1,13 +1,8 @@
 """Every operation with every kind of tie: it keeps the tie, or it raises TieError."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
-from repository import ROOT
 from tied_models import TIED, UNUSUAL
 
 import reusekit as rk
@@ -235,31 +230,6 @@ def test_both_ends_may_be_exchanged_in_one_edit(kind):
     )
     owners = rk.tied_weights(result.model)[0].owners
     assert owners == (tied.replacement.name, "new_end")
-
-
-LOAD = """
-import sys, keras, numpy as np, reusekit as rk
-model = keras.saving.load_model(sys.argv[1])
-x, expected = np.load(sys.argv[2]), np.load(sys.argv[3])
-np.testing.assert_allclose(model(x, training=False), expected, rtol=1e-5, atol=1e-6)
-print(model.count_params(), len(rk.tied_weights(model)), model.layers[-1].name)
-"""
-
-
-def test_a_fresh_process_loads_the_tie_after_a_plain_import(tmp_path):
-    model = TIED["embedding"]().model
-    x = random_inputs(read(model))
-    model.save(tmp_path / "m.keras")
-    np.save(tmp_path / "x.npy", x)
-    np.save(tmp_path / "y.npy", model(x))
-    words = [tmp_path / name for name in ("m.keras", "x.npy", "y.npy")]
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.stdout.split() == [str(model.count_params()), "1", "logits"], done.stderr
 
 
 def test_only_a_tied_model_requires_reusekit():
