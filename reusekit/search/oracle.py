@@ -13,6 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from reusekit.errors import ConfigError
+from reusekit.search.gaussian_process import QuickGaussianProcess
 from reusekit.search.space import CUT
 
 # Trials asked for at once after the first pass: they are trained in little more than the time of
@@ -38,6 +39,15 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         super().__init__(
             max_trials=max_trials, num_initial_points=max(len(self.sweep), 1), **kwargs
         )
+        self._use_quick_gaussian_process()
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from a state; see `keras_tuner.Oracle.set_state`."""
+        super().set_state(state)
+        self._use_quick_gaussian_process()
+
+    def _use_quick_gaussian_process(self) -> None:
+        self.gpr = QuickGaussianProcess(**self.gpr.get_params(deep=False))
 
     def at_a_time(self) -> int:
         """How many trials may be asked for now: all that is left of the first pass, then a few."""
