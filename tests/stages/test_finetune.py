@@ -12,17 +12,25 @@ from reusekit.settings import FineTuneSettings, HeadSettings
 CUT, OPEN_FROM = "block4_out", "block2_out"
 
 
-@pytest.fixture
-def tune(module_tracking, backbone, splits, store, tmp_path):
+@pytest.fixture(scope="module")
+def tune(module_tracking, backbone, splits, store, tmp_path_factory):
     """Train a head, then go on with the top unfrozen, as given settings say."""
 
-    def tuned(**second):
+    def tuned(folder=None, store=store, **second):
         settings = FineTuneSettings(**{"unfreeze_from": OPEN_FROM, "epochs": 2} | second)
         head = HeadSettings(epochs=8, patience=8)
+        folder = folder or tmp_path_factory.mktemp("tuned")
         begun = stages.train_head(backbone, CUT, head, splits, store, seed=0)
-        return stages.finetune(begun, backbone, settings, splits, store, tmp_path, seed=0)
+        return stages.finetune(begun, backbone, settings, splits, store, folder, seed=0)
 
     return tuned
+
+
+@pytest.fixture(scope="module")
+def usual(tune, tmp_path_factory):
+    """The training of the settings above, and the folder that it was given."""
+    folder = tmp_path_factory.mktemp("usual")
+    return tune(folder), folder
 
 
 def weights_by_layer(model) -> dict[str, list[np.ndarray]]:
@@ -49,8 +57,8 @@ def test_frozen_layers_stay_bit_equal_and_the_others_move(tune, backbone):
     assert backbone.digest == digest
 
 
-def test_the_parts_are_the_whole(tune, splits):
-    tuned = tune()
+def test_the_parts_are_the_whole(usual, splits):
+    tuned, _ = usual
     certificate = tuned.parts.verify()
     assert certificate.max_abs_error <= certificate.tolerance
     images = next(iter(splits.test.batches(8)))[0]
@@ -71,11 +79,11 @@ def test_a_phase_that_does_not_help_is_undone(tune):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_nothing_is_left_behind_but_the_history_and_a_drawing(tune, tmp_path):
-    tuned = tune()
-    assert {file.name for file in tmp_path.iterdir()} == {"phases.csv", "model.png"}
-    assert (tmp_path / "model.png").read_bytes().startswith(b"\x89PNG")
-    history = pd.read_csv(tmp_path / "phases.csv")
+def test_nothing_is_left_behind_but_the_history_and_a_drawing(usual):
+    tuned, folder = usual
+    assert {file.name for file in folder.iterdir()} == {"phases.csv", "model.png"}
+    assert (folder / "model.png").read_bytes().startswith(b"\x89PNG")
+    history = pd.read_csv(folder / "phases.csv")
     second = history[history["phase"] == "finetune"]["val_loss"]
     np.testing.assert_allclose(second, tuned.phases[1].fit.history["val_loss"])
 
@@ -86,24 +94,18 @@ def test_what_lies_behind_the_cut_cannot_be_unfrozen(tune):
     assert [phase.name for phase in tuned.phases] == ["head"]
 
 
-def test_what_is_frozen_runs_once_for_all_trainings(tune, store):
-    tune()
+def test_what_is_frozen_runs_once_for_all_trainings(usual, tune, store):
     before = {entry.digest for entry in store.entries()}
     assert {CUT, OPEN_FROM} <= {entry.about["cut"] for entry in store.entries()}
     tune(learning_rate=1e-3, epochs=1)
     assert {entry.digest for entry in store.entries()} == before
 
 
-def test_where_there_is_no_room_the_frozen_part_runs_for_every_batch(
-    backbone, splits, tune, store, tmp_path
-):
+def test_where_there_is_no_room_the_frozen_part_runs_for_every_batch(usual, tune, tmp_path):
     small = rk.FeatureStore(tmp_path / "small", budget=1000)
-    head = HeadSettings(epochs=8, patience=8)
-    begun = stages.train_head(backbone, CUT, head, splits, small, seed=0)
-    settings = FineTuneSettings(unfreeze_from=OPEN_FROM, epochs=2)
-    computed = stages.finetune(begun, backbone, settings, splits, small, tmp_path, seed=0)
+    computed = tune(store=small)
     assert small.entries() == []
-    for one, other in zip(computed.phases, tune().phases, strict=True):
+    for one, other in zip(computed.phases, usual[0].phases, strict=True):
         np.testing.assert_allclose(
             one.fit.history["val_loss"], other.fit.history["val_loss"], rtol=1e-3
         )
