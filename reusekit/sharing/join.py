@@ -1,7 +1,7 @@
 """Putting the two parts of a model together again, ties between them included."""
 
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import keras
@@ -9,6 +9,8 @@ import numpy as np
 
 from reusekit.errors import TieError
 from reusekit.graph import keras_internals
+from reusekit.sharing import tied_source
+from reusekit.sharing.settings import differences
 from reusekit.sharing.tied_dense import TiedDense
 from reusekit.surgery import prepend
 from reusekit.surgery.building import leaves
@@ -74,12 +76,7 @@ def _pairs(
     bottom: keras.Model, top: keras.Model, shared: Iterable[str] | None
 ) -> list[tuple[keras.Layer, keras.Layer]]:
     """Layers of the bottom and of the top that are to be one."""
-    alike = [
-        (a, b)
-        for a in _layers(bottom)
-        for b in _layers(top)
-        if a.name == b.name and a is not b and _alike(a, b)
-    ]
+    alike = [(a, b) for a, b in _namesakes(_layers(bottom), _layers(top)) if _alike(a, b)]
     if shared is None:
         brought = {id(layer) for part in (bottom, top) for layer in _brought_along(part)}
         unsure = [(a, b) for a, b in alike if not brought & {id(a), id(b)} and _equal(a, b)]
@@ -119,6 +116,16 @@ def _names(path: str, layer: keras.Layer) -> bool:
     return any(f"/{path}".endswith(f"/{layer.name}/{v.name}") for v in layer.weights)
 
 
+def _namesakes(
+    low: Iterable[keras.Layer], high: Iterable[keras.Layer]
+) -> Iterator[tuple[keras.Layer, keras.Layer]]:
+    """Each two layers, one of either part, that have the same name."""
+    named = defaultdict(list)
+    for layer in high:
+        named[layer.name].append(layer)
+    return ((a, b) for a in low for b in named[a.name] if a is not b)
+
+
 def _layers(part: keras.Model) -> list[keras.Layer]:
     """The layers with weights that may be exchanged: a model's own and tied sources."""
     own = [layer for layer in leaves(part) if getattr(layer, "weights", None)]
@@ -136,23 +143,31 @@ def _brought_along(part: keras.Model) -> list[keras.Layer]:
 def _check_reachable(
     bottom: keras.Model, top: keras.Model, alike: list[tuple[keras.Layer, keras.Layer]]
 ) -> None:
-    """Raises TieError where one end of a parted tie is inside a layer that is not taken apart."""
+    """Raises TieError where the ends of a parted tie cannot be joined, for whatever reason."""
     reached = {(id(a), id(b)) for a, b in alike}
     low, high = keras_internals.all_layers(bottom), keras_internals.all_layers(top)
     sources = {id(layer.source) for layer in (*low, *high) if isinstance(layer, TiedDense)}
-    for a, b in ((a, b) for a in low for b in high if a.name == b.name and a is not b):
-        ends = {id(a), id(b)} & sources
-        if ends and (id(a), id(b)) not in reached and a.weights and _alike(a, b):
-            raise TieError(
-                f"Expected {a.name!r}, which a layer is tied to, to be a layer of {bottom.name!r} "
-                f"and of {top.name!r} themselves, but in one of them another layer holds it. Join "
-                "the parts before they are saved or cloned, or pass shared=[] to keep two."
-            )
+    for a, b in _namesakes(low, high):
+        parted = {id(a), id(b)} & sources and type(a) is type(b) and (id(a), id(b)) not in reached
+        if not parted or tied_source.kernel_shape(a) != tied_source.kernel_shape(b):
+            continue
+        differing = _differences(a, b)
+        why = f"they differ in {', '.join(differing)}" if differing else "another layer holds one"
+        raise TieError(
+            f"Expected {a.name!r}, which a layer is tied to, to be the same layer in "
+            f"{bottom.name!r} and in {top.name!r}, but {why}. Make them equal layers of the two, "
+            "or join the parts before they are saved or cloned; shared=[] keeps two weights."
+        )
 
 
 def _alike(a: keras.Layer, b: keras.Layer) -> bool:
     shapes = [[tuple(v.shape) for v in layer.weights] for layer in (a, b)]
-    return type(a) is type(b) and shapes[0] == shapes[1] and a.get_config() == b.get_config()
+    return type(a) is type(b) and shapes[0] == shapes[1] and not _differences(a, b)
+
+
+def _differences(a: keras.Layer, b: keras.Layer) -> list[str]:
+    # Which part is frozen is no matter of what its layers are.
+    return differences(a, b, besides=("name", "trainable"))
 
 
 def _equal(a: keras.Layer, b: keras.Layer) -> bool:

@@ -7,6 +7,7 @@ import keras
 from reusekit.errors import TieError
 from reusekit.graph import keras_internals, read
 from reusekit.sharing import tied_source
+from reusekit.sharing.settings import differences
 from reusekit.sharing.tied_dense import TiedDense
 from reusekit.sharing.weight_addresses import Weight, find_weight
 from reusekit.surgery import clone
@@ -119,7 +120,7 @@ def _plan(a: Weight, b: Weight, transform: str | None) -> _Plan:
             return _Plan(source, replaced, merged=False)
     hint = ""
     if transform is None and len(a.layer.weights) == 1 and type(a.layer) is type(b.layer):
-        differing = _differences(a.layer, b.layer)
+        differing = differences(a.layer, b.layer)
         if not differing:
             return _Plan(a, b, merged=True)
         hint = f" The two differ in {', '.join(differing)}."
@@ -160,12 +161,6 @@ def _can_replace(source: Weight, replaced: Weight, transform: str | None) -> boo
     if transform:
         equation = equation.transposed._replace(kernel=equation.kernel[::-1])
     return equation.canonical == tied_source.equation(replaced.layer).canonical
-
-
-def _differences(a: keras.Layer, b: keras.Layer) -> list[str]:
-    """The settings in which two layers of a class differ, but for their names."""
-    one, other = a.get_config(), b.get_config()
-    return [key for key in one if key != "name" and one[key] != other.get(key)]
 
 
 def _tied(source: keras.Layer, replaced: keras.Layer, transform: str | None) -> TiedDense:

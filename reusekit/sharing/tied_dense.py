@@ -23,9 +23,11 @@ class TiedDense(keras.layers.Layer):
     The source belongs to this layer as an inner layer: `trainable = False` here freezes the source
     too, and where a model has this layer without the source, all the source's weights come along.
 
-    Saved models with this layer load after `import reusekit`. `keras.models.clone_model` and
-    `from_config` copy layers one by one and cannot keep a tie; they are refused. `rk.clone` keeps
-    it.
+    Saved models with this layer load after `import reusekit`, if the source is a layer of the model
+    or of plain models nested in it. One that a class of its own makes for itself, as KerasHub's
+    backbones do, would come back as another: `rk.flatten` such a model before it is saved.
+    `keras.models.clone_model` and `from_config` copy layers one by one and cannot keep a tie; they
+    are refused. `rk.clone` keeps it.
 
     Args:
         source: The layer to share the weight of: Embedding, ReversibleEmbedding, Dense,

@@ -160,8 +160,8 @@ def _check_ties(model: keras.Model, twin: keras.Model) -> None:
         raise TieError(
             f"Expected the weights of {model.name!r} to be shared between layers in a way that "
             "copies of the layers keep, but some layers share a weight without one holding the "
-            "other. Use weights='share', or tie them by a layer that holds the other in its "
-            "configuration."
+            "other in its configuration. Use weights='share', tie them by rk.layers.TiedDense, or "
+            "rk.flatten the model first where a nested one of a class of its own has such a layer."
         )
 
 

@@ -57,6 +57,18 @@ def test_parts_trained_apart_need_to_be_told_which_counts(keep):
     assert whole.count_params() == tied.model.count_params()
 
 
+def test_a_frozen_part_is_joined_and_one_that_differs_otherwise_is_refused():
+    tied = TIED["embedding"]()
+    bottom, top = map(rk.clone, rk.split(tied.model, tied.between))
+    bottom.trainable = False
+    whole = rk.join(bottom, top)
+    assert whole.count_params() == tied.model.count_params()
+    assert not whole.get_layer("embedding").trainable
+    top.get_layer("logits").source.quantize("int8")
+    with pytest.raises(rk.TieError, match="they differ in dtype"):
+        rk.join(bottom, top)
+
+
 def test_what_is_not_shared_is_named():
     parts = rk.split(shared_layer(), "again@1")
     with pytest.raises(rk.TieError, match=r"'missing/kernel'.*'again'"):
