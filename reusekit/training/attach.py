@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from reusekit.errors import SurgeryError
+from reusekit.errors import HeadError, SurgeryError
 from reusekit.graph import Tensor, read
 from reusekit.surgery import prepend
 from reusekit.training.heads import Head
@@ -26,7 +26,7 @@ def attach(bottom: keras.Model, head: Head | keras.Model) -> keras.Model:
         and metrics, `head.compile_args`.
 
     Raises:
-        HeadError: The head cannot take the bottom's features.
+        HeadError: No head, or one that cannot take the bottom's features.
         SurgeryError: The features are not what the head was built for.
         NoGraphError: The bottom has no functional graph.
 
@@ -41,6 +41,11 @@ def attach(bottom: keras.Model, head: Head | keras.Model) -> keras.Model:
     """
     if isinstance(head, Head):
         return head.attach_to(bottom)
+    if not isinstance(head, keras.Model):
+        raise HeadError(
+            "Expected what rk.heads makes, such as rk.heads.classifier(10), or a keras.Model. "
+            f"Received: {head!r}."
+        )
     made, taken = read(bottom).output_structure, read(head).input_structure
     if not _fits(keras.tree.flatten(made), keras.tree.flatten(taken)):
         raise SurgeryError(

@@ -24,7 +24,7 @@ class Case(NamedTuple):
     head: heads.Head
     x: object
     y: object
-    weights: np.ndarray | None
+    weights: object
     cut: str
 
 
@@ -71,17 +71,35 @@ def siamese(join, **options) -> Case:
     return Case(convolutions(), head, [x, x[right]], same, None, f"head_{join}")
 
 
-def language_model(embedding=layers.ReversibleEmbedding, **options) -> Case:
+def language_model() -> Case:
     """Guess the pixels of a digit that were masked out from those around."""
     pixels = (digits()[0].reshape(COUNT, -1) * 16).astype("int32")
     masked = np.random.default_rng(0).uniform(size=pixels.shape) < 0.2
     ids = keras.Input((64,), dtype="int32", name="ids")
-    x = embedding(18, 6, name="embedding")(ids)
+    x = layers.ReversibleEmbedding(18, 6, name="embedding")(ids)
     x = layers.Conv1D(12, 9, padding="same", activation="relu", name="mix")(x)
-    head = heads.masked_language_model(**options)
+    head = heads.masked_language_model()
     tokens, weights = np.where(masked, 17, pixels), masked.astype("float32")
     cut = "head_normalization"
     return Case(keras.Model(ids, x, name="bottom"), head, tokens, pixels, weights, cut)
+
+
+def language_model_beside_a_classifier() -> Case:
+    """The same with an output of its own, and which digit it is from the first position."""
+    case = language_model()
+    head = heads.multitask(
+        {
+            "pixels": heads.masked_language_model(vocabulary=18),
+            "digit": heads.classifier(10, pooling="token"),
+        }
+    )
+    labels = digits()[1]
+    return case._replace(
+        head=head,
+        y={"pixels": case.y, "digit": labels},
+        weights={"pixels": case.weights, "digit": np.ones(len(labels))},
+        cut="head_pixels_normalization",
+    )
 
 
 CASES = {
@@ -110,7 +128,11 @@ CASES = {
     "multilabel logits": lambda: on_images(
         heads.multilabel(4, logits=True), "head_pooling", labels_of_bits()
     ),
-    "regression": lambda: on_images(heads.regression(units=8), "head_hidden", ink()),
+    "regression": lambda: on_images(
+        heads.regression(units=8, standardize=digits()[0].reshape(COUNT, -1)[:, 12:24]),
+        "head_hidden",
+        ink(),
+    ),
     "multitask": lambda: on_images(
         heads.multitask(
             {"digit": heads.classifier(10, units=8), "ink": heads.regression()},
@@ -127,7 +149,7 @@ CASES = {
     "siamese by cosine": lambda: siamese("cosine"),
     "siamese by distance": lambda: siamese("distance", logits=True, pooling="flatten"),
     "masked language model": language_model,
-    "masked language model of its own": lambda: language_model(vocabulary=18),
+    "masked language model of its own": language_model_beside_a_classifier,
 }
 
 
@@ -172,7 +194,7 @@ for name in names:
     model = keras.saving.load_model(f"{folder}/{name}.keras")
     inputs = np.load(f"{folder}/{name}.inputs.npz")
     x = keras.tree.pack_sequence_as(model.input, [inputs[key] for key in inputs.files])
-    np.savez(f"{folder}/{name}.outputs.npz", *keras.tree.flatten(model.predict(x, verbose=0)))
+    np.savez(f"{folder}/{name}.outputs.npz", *map(np.asarray, keras.tree.flatten(model(x))))
     assert model.compiled and model.optimizer.iterations > 0
 """
 
@@ -194,7 +216,7 @@ def loaded_alone(trained, tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_loads_where_there_is_no_reusekit(trained, loaded_alone, name):
     case, model, _ = trained(name)
-    expected = keras.tree.flatten(model.predict(case.x, verbose=0))
+    expected = keras.tree.flatten(model(case.x))
     assert len(loaded_alone[name]) == len(expected)
     for received, output in zip(loaded_alone[name], expected, strict=True):
         np.testing.assert_allclose(received, output, rtol=1e-4, atol=1e-5)
@@ -279,6 +301,16 @@ def test_standardizing_takes_out_scale_and_offset():
     np.testing.assert_allclose(scaled(features * 1000 + 50), head(features), rtol=1e-3, atol=1e-4)
 
 
+def test_standardizing_leaves_the_scale_of_what_never_varied():
+    """A channel that is silent in training may speak up later."""
+    features = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
+    features[:, 2] = 0.3
+    head = heads.classifier(3, standardize=features, logits=True).build((6,))
+    other = features + np.eye(6, dtype="float32")[2]
+    kernel = head.layers[-1].get_weights()[0]
+    np.testing.assert_allclose(head(other) - head(features), [kernel[2]] * 100, rtol=1e-3)
+
+
 def test_hidden_layers_are_normalized_and_dropped_in_order():
     head = heads.classifier(3, units=[8, 4], normalization="layer", dropout=0.5)
     assert [layer.name for layer in head.build((4, 6)).layers] == [
@@ -300,15 +332,19 @@ def test_hidden_layers_are_normalized_and_dropped_in_order():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: heads.classifier(0), "classes of at least 1. Received: classes=0"),
-        (lambda: heads.classifier((6,)), r"classes of at least 1. Received: classes=\(6,\)"),
+        (lambda: heads.classifier(1), "classes of at least 2.* or a multilabel.*: classes=1"),
+        (lambda: heads.classifier((6,)), r"classes of at least 2.*Received: classes=\(6,\)"),
+        (lambda: heads.classifier(3, name="a/b"), "name as text without \"/\".*'a/b'"),
         (lambda: heads.multilabel(-1), "labels of at least 1"),
         (lambda: heads.regression(outputs=0), "outputs of at least 1"),
         (lambda: heads.classifier(3, units=-1), "units of at least 0.*-1"),
         (lambda: heads.classifier(3, units=(8, "4")), r"a list of widths.*\(8, '4'\)"),
+        (lambda: heads.classifier(3, units=True), "units of at least 0.*True"),
         (lambda: heads.classifier(3, dropout=1), "dropout from 0 to below 1"),
+        (lambda: heads.classifier(3, dropout="0.5"), "dropout from 0 to below 1.*'0.5'"),
         (lambda: heads.classifier(3, normalization="bach"), "Did you mean 'batch'"),
         (lambda: heads.classifier(3, standardize=np.ones((9, 5))).build((6,)), r"\(examples, 6\)"),
+        (lambda: heads.classifier(3, standardize=np.ones((0, 6))).build((6,)), r"shape \(0, 6\)"),
         (lambda: heads.classifier(3).build(6), "without the batch axis.*Received: 6"),
         (lambda: heads.classifier(3).build([]), "without the batch axis"),
         (lambda: heads.classifier(3).build([(6,), (6,)]), "one tensor of features"),
@@ -318,8 +354,10 @@ def test_hidden_layers_are_normalized_and_dropped_in_order():
         (lambda: heads.multitask({"a": "regression"}), "one output for the task 'a'"),
         (
             lambda: heads.multitask({"a": heads.regression()}, weights={"b": 1.0}),
-            r"weights for the tasks \['a'\]. Received weights for \['b'\]",
+            r"numbers for the tasks \['a'\]. Received: {'b': 1.0}",
         ),
+        (lambda: heads.multitask({"a": heads.regression()}, weights={"a": "1"}), "{'a': '1'}"),
+        (lambda: heads.multitask({"a/b": heads.regression()}), "name of a task as text.*'a/b'"),
     ],
 )
 def test_what_makes_no_head_is_refused(make, message):

@@ -65,14 +65,18 @@ def test_training_moves_the_one_table_from_both_ends(kind):
     assert (np.abs(after - before).max(axis=1) > 0).all()
 
 
-def test_a_tie_to_a_plain_embedding_loads_where_reusekit_was_imported(tmp_path):
-    model = rk.attach(bottom(layers.Embedding), heads.masked_language_model())
+def test_a_tie_and_rates_by_layer_load_where_reusekit_was_imported(tmp_path):
+    head = heads.masked_language_model()
+    model = rk.attach(bottom(layers.Embedding), head)
+    model.compile(rk.layerwise_optimizer(model, "adam", decay=0.5), **head.compile_args)
+    model.fit(tokens(), tokens(), verbose=0)
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "tokens.npy", tokens())
     code = """
 import keras, numpy as np, reusekit
 model = keras.saving.load_model("model.keras")
 np.save("logits.npy", model.predict(np.load("tokens.npy"), verbose=0))
+np.save("rates.npy", [rate.multiplier for rate in model.optimizer.rates])
 table = model.get_layer("embedding").embeddings
 table.assign(table * 0)
 assert np.ptp(np.asarray(model(np.load("tokens.npy"))) - model.layers[-1].bias) == 0
@@ -83,6 +87,9 @@ assert np.ptp(np.asarray(model(np.load("tokens.npy"))) - model.layers[-1].bias) 
     assert done.returncode == 0, done.stderr[-2000:]
     received = np.load(tmp_path / "logits.npy")
     np.testing.assert_allclose(received, model.predict(tokens(), verbose=0), rtol=1e-4, atol=1e-5)
+    rates = [rate.multiplier for rate in model.optimizer.rates]
+    assert len(set(rates)) > 2
+    assert np.load(tmp_path / "rates.npy").tolist() == rates
 
 
 def test_what_is_not_masked_out_does_not_count():

@@ -20,6 +20,10 @@ def normalized(vectors):
     return centred / np.sqrt(vectors.var(axis=1, keepdims=True) + 1e-3)
 
 
+def select(labels, fraction=0.5, **options):
+    return heads.multitap(2).select(features(), labels, fraction=fraction, **options)
+
+
 def test_every_tap_is_pooled_and_normalized_by_itself():
     maps, sequence, vector = taps = features()
     model = heads.multitap(2, pooling="max").build([tap.shape[1:] for tap in taps])
@@ -83,8 +87,8 @@ def test_selection_beats_chance_on_real_digits():
     accuracy = {}
     for name, head in {"chosen": chosen, "others": others, "all": heads.multitap(10)}.items():
         model = head.build([tap.shape[1:] for tap in taps])
-        model.compile(keras.optimizers.Adam(0.02), **head.compile_args)
-        model.fit(train, labels[:400], epochs=20, verbose=0)
+        model.compile(keras.optimizers.Adam(0.05), **head.compile_args)
+        model.fit(train, labels[:400], 64, epochs=15, verbose=0)
         accuracy[name] = model.evaluate(test, labels[400:], verbose=0, return_dict=True)["accuracy"]
     assert len(chosen.kept) == 14
     assert accuracy["others"] + 0.02 < accuracy["chosen"]
@@ -94,16 +98,23 @@ def test_selection_beats_chance_on_real_digits():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: heads.multitap(2, kept=()), r"places from 0 to keep.*\(\)"),
+        (lambda: heads.multitap(2, kept=()), r"places from 0 to keep.*: \(\)"),
         (lambda: heads.multitap(2, kept=(-1, 2)), r"places from 0 to keep.*\(-1, 2\)"),
         (
             lambda: heads.multitap(2, kept=(6,)).build((6,)),
             "some of the 6 features. Received place 6",
         ),
-        (lambda: heads.multitap(0), "classes of at least 1"),
+        (lambda: heads.multitap(2, kept=(1.5,)), r"whole numbers, or None.*\(1\.5,\)"),
+        (lambda: heads.multitap(2, kept=(1, 1)), r"different places.*\(1, 1\)"),
+        (lambda: heads.multitap(1), "classes of at least 2"),
         (lambda: heads.multitap(2, pooling="mean").build((6,)), "Received: 'mean'"),
         (lambda: heads.multitap(2).build([(6,), (None,)]), "a known number of channels"),
-        (lambda: heads.multitap(2).select(features(), [0] * 4, fraction=0), "a fraction above 0"),
+        (lambda: select([0] * 4, fraction=0), "a fraction above 0"),
+        (lambda: select([0] * 4, fraction="half"), "a fraction above 0.*'half'"),
+        (lambda: select([0] * 4, penalty=-1), "a penalty of at least 0.*-1"),
+        (lambda: select([0] * 4, epochs=0), "epochs of at least 1"),
+        (lambda: select([0] * 3), r"labels from 0 to 1, shape \(4,\). Received: shape \(3,\)"),
+        (lambda: select([1, 2, 1, 2]), "labels from 0 to 1.*Received: labels from 1 to 2"),
     ],
 )
 def test_what_makes_no_head_is_refused(make, message):

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from reusekit.training.heads.dense_head import DenseHead
-from reusekit.training.heads.head import check_width
+from reusekit.training.heads.head import check_classes
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Classifier(DenseHead):
         name: The name of the head; its layers' names begin with it.
 
     Raises:
-        HeadError: No class, an unknown pooling or normalization, a negative width.
+        HeadError: Fewer than two classes, an unknown pooling or normalization, a negative width.
 
     Example:
         >>> head = Classifier(classes=3, units=16)
@@ -45,7 +45,7 @@ class Classifier(DenseHead):
     def __post_init__(self) -> None:
         """Check the number of classes and what all dense heads have."""
         super().__post_init__()
-        check_width("classes", self.classes)
+        check_classes(self.classes)
 
     @property
     def compile_args(self) -> dict[str, Any]:
@@ -56,5 +56,5 @@ class Classifier(DenseHead):
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
         activation, what = (None, "logits") if self.logits else ("softmax", "probabilities")
         return keras.layers.Dense(
-            self.classes, activation=activation, dtype="float32", name=f"{self.name}_{what}"
+            int(self.classes), activation=activation, dtype="float32", name=f"{self.name}_{what}"
         )(x)

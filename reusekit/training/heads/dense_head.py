@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import keras
@@ -10,7 +11,7 @@ import numpy as np
 from keras import layers
 
 from reusekit.errors import HeadError, nearest
-from reusekit.training.heads.head import Head, one_tensor
+from reusekit.training.heads.head import Head, is_whole, one_tensor
 from reusekit.training.heads.pooling import Pooling, check_pooling, pool
 
 Normalization = Literal["batch", "layer"]
@@ -30,7 +31,8 @@ class DenseHead(Head):
             features where there is no hidden layer.
         normalization: "batch" or "layer" normalizes the features and each hidden layer's output.
         standardize: Pooled features (examples, channels) whose mean and variance the head learns to
-            remove, so that one learning rate suits cuts of any scale. None leaves them as they are.
+            remove, so that one learning rate suits cuts of any scale; what does not vary keeps its
+            scale. None leaves them as they are.
         name: As of any head.
     """
 
@@ -42,12 +44,13 @@ class DenseHead(Head):
 
     def __post_init__(self) -> None:
         """Check what Keras would refuse late, or in the words of a layer the user never named."""
+        super().__post_init__()
         check_pooling(self.pooling)
-        if not all(isinstance(units, int | np.integer) and units >= 0 for units in self._widths()):
+        if not all(is_whole(units) and units >= 0 for units in self._widths()):
             raise HeadError(
                 f"Expected units of at least 0, or a list of widths. Received: {self.units!r}."
             )
-        if not 0 <= self.dropout < 1:
+        if not isinstance(self.dropout, Real) or not 0 <= self.dropout < 1:
             raise HeadError(f"Expected dropout from 0 to below 1. Received: {self.dropout!r}.")
         if self.normalization not in (None, *get_args(Normalization)):
             near = nearest(str(self.normalization), get_args(Normalization))
@@ -68,7 +71,7 @@ class DenseHead(Head):
     def _hidden(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """What comes before the last layer."""
         x = self._normalized(x, f"{self.name}_features")
-        widths = [units for units in self._widths() if units]
+        widths = [int(units) for units in self._widths() if units]
         for number, units in enumerate(widths):
             suffix = f"_{number}" if len(widths) > 1 else ""
             x = layers.Dense(units, activation="relu", name=f"{self.name}_hidden{suffix}")(x)
@@ -82,13 +85,20 @@ class DenseHead(Head):
     def _standardized(self, x: keras.KerasTensor) -> keras.KerasTensor:
         if self.standardize is None:
             return x
-        if np.ndim(self.standardize) != 2 or np.shape(self.standardize)[1] != x.shape[-1]:
+        features = np.asarray(self.standardize)
+        if features.ndim != 2 or len(features) < 1 or features.shape[1] != x.shape[-1]:
             raise HeadError(
                 f"Expected standardize as pooled features of shape (examples, {x.shape[-1]}). "
-                f"Received: shape {np.shape(self.standardize)}."
+                f"Received: shape {features.shape}."
             )
-        layer = layers.Normalization(name=f"{self.name}_normalization")
-        layer.adapt(self.standardize)
+        # In half precision a small variance would be none.
+        layer = layers.Normalization(dtype="float32", name=f"{self.name}_normalization")
+        layer.adapt(features)
+        # Keras would divide what never varies by next to nothing, so that a channel that is silent
+        # in these examples and speaks up in others would drown all else.
+        constant = np.ptp(features, axis=0) == 0
+        layer.adapt_variance.assign(keras.ops.where(constant, 1.0, layer.adapt_variance))
+        layer.finalize_state()
         return layer(x)
 
     def _normalized(self, x: keras.KerasTensor, name: str) -> keras.KerasTensor:

@@ -22,6 +22,10 @@ class Head(ABC):
 
     name: str = "head"
 
+    def __post_init__(self) -> None:
+        """Check the name, which the names of layers begin with."""
+        check_name("name", self.name)
+
     @property
     @abstractmethod
     def compile_args(self) -> dict[str, Any]:
@@ -117,11 +121,39 @@ def one_tensor(features: Any, head: str) -> Any:
     return tensors[0]
 
 
+def is_whole(number: Any) -> bool:
+    """Whether this is a whole number, such as NumPy's; True and False are none."""
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
 def check_width(what: str, width: Any) -> None:
     """Refuse a number of outputs that is none.
 
     Raises:
         HeadError: It is not a whole number of at least 1.
     """
-    if not isinstance(width, int | np.integer) or width < 1:
+    if not is_whole(width) or width < 1:
         raise HeadError(f"Expected {what} of at least 1. Received: {what}={width!r}.")
+
+
+def check_classes(classes: Any) -> None:
+    """Refuse a number of classes between which there is nothing to choose.
+
+    Raises:
+        HeadError: It is not a whole number of at least 2.
+    """
+    if not is_whole(classes) or classes < 2:
+        raise HeadError(
+            "Expected classes of at least 2; for yes or no, classes=2 or a multilabel head with "
+            f"labels=1. Received: classes={classes!r}."
+        )
+
+
+def check_name(what: str, name: Any) -> None:
+    """Refuse what Keras takes for no name, in the words of a layer the user never named.
+
+    Raises:
+        HeadError: It is no text, empty, or has a "/".
+    """
+    if not isinstance(name, str) or not name or "/" in name:
+        raise HeadError(f'Expected {what} as text without "/". Received: {name!r}.')

@@ -17,8 +17,9 @@ class MaskedLanguageModel(Head):
     """A head that gives a logit for each token of the vocabulary at each position.
 
     Its output is tied to the bottom's embedding: the weight is the embedding's own, not a copy.
-    Where that is `keras.layers.ReversibleEmbedding`, the layer itself is called in reverse, and the
-    saved model loads with nothing but Keras. Where it is a plain `Embedding`, the tie is a
+    Where that is `keras.layers.ReversibleEmbedding`, the layer itself is called in reverse (made
+    with `tie_weights=False`, it has weights of its own for that), and the saved model loads with
+    nothing but Keras. Where it is a plain `Embedding`, the tie is a
     `rk.layers.TiedDense`, and the saved model loads after `import reusekit`.
 
     Labels are the tokens at all positions, shape (batch, length), and sample weights of the same
@@ -54,6 +55,7 @@ class MaskedLanguageModel(Head):
 
     def __post_init__(self) -> None:
         """Check that there is one vocabulary."""
+        super().__post_init__()
         if self.vocabulary is None:
             return
         check_width("vocabulary", self.vocabulary)
@@ -81,7 +83,9 @@ class MaskedLanguageModel(Head):
             )
         if self.vocabulary is not None:
             x = self._transformed(x, x.shape[-1])
-            return layers.Dense(self.vocabulary, dtype="float32", name=f"{self.name}_logits")(x)
+            return layers.Dense(int(self.vocabulary), dtype="float32", name=f"{self.name}_logits")(
+                x
+            )
         if not isinstance(self.embedding, layers.Embedding):
             raise HeadError(
                 "Expected the embedding layer to tie the head to, since there is no bottom to find "

@@ -51,7 +51,10 @@ class Multilabel(DenseHead):
             "metrics": [
                 keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if self.logits else 0.5),
                 keras.metrics.AUC(
-                    name="auc", multi_label=True, num_labels=self.labels, from_logits=self.logits
+                    name="auc",
+                    multi_label=True,
+                    num_labels=int(self.labels),
+                    from_logits=self.logits,
                 ),
             ],
         }
@@ -59,5 +62,5 @@ class Multilabel(DenseHead):
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
         activation, what = (None, "logits") if self.logits else ("sigmoid", "probabilities")
         return keras.layers.Dense(
-            self.labels, activation=activation, dtype="float32", name=f"{self.name}_{what}"
+            int(self.labels), activation=activation, dtype="float32", name=f"{self.name}_{what}"
         )(x)

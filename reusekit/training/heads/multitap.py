@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import keras
@@ -11,7 +12,7 @@ from keras import layers, ops
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
 from reusekit.training.heads.classifier import Classifier
-from reusekit.training.heads.head import Head, check_width
+from reusekit.training.heads.head import Head, check_classes, check_width
 from reusekit.training.heads.pooling import Pooling, check_pooling, pool
 
 
@@ -32,7 +33,7 @@ class Multitap(Head):
         name: The name of the head; its layers' names begin with it.
 
     Raises:
-        HeadError: No class, an unknown pooling, or places that are not there.
+        HeadError: Fewer than two classes, an unknown pooling, or places that are not there.
 
     Example:
         >>> import reusekit as rk
@@ -53,10 +54,14 @@ class Multitap(Head):
 
     def __post_init__(self) -> None:
         """Check what can be checked before the features are there."""
-        check_width("classes", self.classes)
+        super().__post_init__()
+        check_classes(self.classes)
         check_pooling(self.pooling)
-        if self.kept is not None and (len(self.kept) == 0 or min(self.kept) < 0):
-            raise HeadError(f"Expected places from 0 to keep, or None. Received: {self.kept!r}.")
+        if self.kept is not None and not _are_places(self.kept):
+            raise HeadError(
+                "Expected different places from 0 to keep, as a list of whole numbers, or None. "
+                f"Received: {self.kept!r}."
+            )
 
     @property
     def compile_args(self) -> dict[str, Any]:
@@ -107,7 +112,8 @@ class Multitap(Head):
             This head with `kept` set, in ascending order.
 
         Raises:
-            HeadError: A fraction that is none.
+            HeadError: A fraction that is none, labels that are not one class for each example, a
+                negative penalty, no epochs or no batch.
 
         Example:
             >>> labels = np.arange(64) % 2
@@ -117,13 +123,18 @@ class Multitap(Head):
             >>> head.select([shallow, deep], labels, fraction=0.1, batch_size=8).kept
             (9,)
         """
-        if not 0 < fraction <= 1:
+        if not isinstance(fraction, Real) or not 0 < fraction <= 1:
             raise HeadError(f"Expected a fraction above 0, at most 1. Received: {fraction!r}.")
+        if not isinstance(penalty, Real) or not penalty >= 0:
+            raise HeadError(f"Expected a penalty of at least 0. Received: {penalty!r}.")
+        check_width("epochs", epochs)
+        check_width("batch_size", batch_size)
+        self._check_labels(np.asarray(labels), len(keras.tree.flatten(features)[0]))
         shapes = keras.tree.map_structure(lambda x: (None, *np.shape(x)[1:]), features)
         inputs = self._inputs(keras.tree.map_shape_structure(keras.KerasTensor, shapes))
         joined = keras.Model(inputs, self._joined(inputs)).predict(features, verbose=0)
         linear = layers.Dense(
-            self.classes,
+            int(self.classes),
             activation="softmax",
             dtype="float32",
             kernel_initializer="zeros",  # what never matters stays there
@@ -136,6 +147,17 @@ class Multitap(Head):
         count = max(1, round(fraction * len(relevance)))
         kept = np.sort(np.argsort(-relevance, kind="stable")[:count])
         return replace(self, kept=tuple(kept.tolist()))
+
+    def _check_labels(self, labels: np.ndarray, examples: int) -> None:
+        """Not every backend refuses a class that there is not; the loss is then no number."""
+        found = f"shape {labels.shape}"
+        if labels.shape == (examples,):
+            if np.isin(labels, range(self.classes)).all():
+                return
+            found = f"labels from {labels.min()} to {labels.max()}"
+        raise HeadError(
+            f"Expected labels from 0 to {self.classes - 1}, shape ({examples},). Received: {found}."
+        )
 
     def _joined(self, features: Any) -> keras.KerasTensor:
         """All features, pooled and normalized for each cut, side by side.
@@ -154,6 +176,17 @@ class Multitap(Head):
         if len(taps) == 1:
             return taps[0]
         return layers.Concatenate(name=f"{self.name}_features")(taps)
+
+
+def _are_places(kept: Any) -> bool:
+    """Whether these are places in features, at least one and none twice."""
+    places = np.asarray(kept)
+    return (
+        places.ndim == 1
+        and places.dtype.kind in "iu"
+        and places.size == len(np.unique(places))
+        and bool(places.min() >= 0)
+    )
 
 
 def _norms(kernel: Any) -> Any:

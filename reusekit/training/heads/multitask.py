@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
+from numbers import Real
 from typing import Any
 
 import keras
 
 from reusekit.errors import HeadError
-from reusekit.training.heads.head import Head
+from reusekit.training.heads.head import Head, check_name
 from reusekit.training.heads.siamese import Siamese
 
 
@@ -22,8 +23,8 @@ class Multitask(Head):
         name: The name of the head.
 
     Raises:
-        HeadError: No tasks, something that is no head or gives several outputs, or weights for
-            other tasks.
+        HeadError: No tasks, something that is no head or gives several outputs, a name that no
+            layer can have, or weights for other tasks.
 
     Example:
         >>> from reusekit.training.heads import classifier, regression
@@ -42,19 +43,29 @@ class Multitask(Head):
 
     def __post_init__(self) -> None:
         """Check the tasks."""
+        super().__post_init__()
         if not isinstance(self.tasks, Mapping) or not self.tasks:
             raise HeadError(f"Expected tasks as a dict of heads by name. Received: {self.tasks!r}.")
         for task, head in self.tasks.items():
+            check_name("the name of a task", task)
             if not isinstance(head, Head) or isinstance(head, Multitask | Siamese):
                 raise HeadError(
                     f"Expected a head with one output for the task {task!r}, such as a classifier. "
                     f"Received: {head!r}."
                 )
-        if self.weights is not None and set(self.weights) != set(self.tasks):
+        if self.weights is not None and not self._can_weigh():
             raise HeadError(
-                f"Expected weights for the tasks {sorted(self.tasks)}. Received weights for "
-                f"{sorted(self.weights)}."
+                f"Expected weights as a dict of numbers for the tasks {sorted(self.tasks)}. "
+                f"Received: {self.weights!r}."
             )
+
+    def _can_weigh(self) -> bool:
+        """Whether there is one number for each task."""
+        return (
+            isinstance(self.weights, Mapping)
+            and set(self.weights) == set(self.tasks)
+            and all(isinstance(weight, Real) for weight in self.weights.values())
+        )
 
     @property
     def compile_args(self) -> dict[str, Any]:

@@ -46,4 +46,4 @@ class Regression(DenseHead):
         return {"loss": "mean_squared_error", "metrics": ["mean_absolute_error"]}
 
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        return keras.layers.Dense(self.outputs, dtype="float32", name=f"{self.name}_values")(x)
+        return keras.layers.Dense(int(self.outputs), dtype="float32", name=f"{self.name}_values")(x)
