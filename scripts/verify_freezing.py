@@ -23,16 +23,14 @@ def main() -> None:
     parser.add_argument("--model", default="ResNet50", help="a name in keras.applications")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth cut only")
     options = parser.parse_args()
-    points = list(rk.cut_points(build(options.model)))[:: options.every]
+    points = rk.cut_points(build(options.model))[:: options.every]
     print(f"{'cut':28}{'frozen':>12}{'trained':>12}  wrong")
     right = 0
     for point in tracked(points, "Freezing and training"):
-        report, wrong = freeze_and_train(options.model, point.at, run_eagerly=True)
+        report, wrong = freeze_and_train(options.model, point.at)
+        right += not wrong
         counts = report.parameters()
         fixed = counts["frozen"] + counts["state"]
-        if fixed != point.params_before:
-            wrong = [f"{fixed:,} parameters are fixed, {point.params_before:,} expected", *wrong]
-        right += not wrong
         print(f"{point.at:28}{fixed:12,}{counts['trainable']:12,}  {', '.join(wrong) or '-'}")
     print(f"{right} of {len(points)} cuts: frozen bit for bit, all else moved")
     if right < len(points):
@@ -45,29 +43,31 @@ def build(name: str) -> keras.Model:
     return getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=3)
 
 
-def freeze_and_train(name: str, at: str, run_eagerly: bool) -> tuple[rk.Freezing, list[str]]:
+def freeze_and_train(name: str, at: str) -> tuple[rk.Freezing, list[str]]:
     """Freezes a model at one cut and trains it for three steps of Adam.
 
     Args:
         name: A name in `keras.applications`.
-        at: The address of the cut.
-        run_eagerly: Whether to spare the time to compile the step.
+        at: The address of a clean cut.
 
     Returns:
-        What was frozen, and the paths of variables that should have moved and did not, or did and
-        should not have.
+        What was frozen, and what is wrong with it: the paths of variables that should have moved
+        and did not, or did and should not have, and another number of parameters than lie before
+        the cut.
     """
     model = build(name)
     report = rk.freeze(model, at)
+    counts = report.parameters()
+    fixed, expected = counts["frozen"] + counts["state"], rk.cut_points(model)[at].params_before
+    wrong = [] if fixed == expected else [f"{fixed:,} parameters are fixed, expected {expected:,}"]
     before = [keras.ops.convert_to_numpy(v) for v in model.weights]
-    model.compile(keras.optimizers.Adam(0.001), "mse", jit_compile=False, run_eagerly=run_eagerly)
+    model.compile(keras.optimizers.Adam(0.001), "mse", run_eagerly=True)  # sooner than compiled
     random = np.random.default_rng(0)
     x, y = random.normal(size=(4, *model.input_shape[1:])), random.normal(size=(4, 3))
     model.fit(x, y, batch_size=4, epochs=3, verbose=0)
-    wrong = []
     for told, old, new in zip(report.variables, before, model.weights, strict=True):
-        fixed = told.state in ("frozen", "state")
-        if np.array_equal(old, keras.ops.convert_to_numpy(new)) != fixed:
+        moved = not np.array_equal(old, keras.ops.convert_to_numpy(new))
+        if moved == (told.state in ("frozen", "state")):
             wrong.append(told.path)
     return report, wrong
 

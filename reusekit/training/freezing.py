@@ -93,8 +93,10 @@ def freeze(model: keras.Model, up_to: Any, batch_norm: str = "frozen") -> Freezi
     sides is frozen, and the result names it.
 
     Flags are changed in place, those of layers, not of whole nested models, and one call says all:
-    what an earlier call or the caller froze elsewhere is trainable afterwards. A model that was
-    compiled before must be compiled again, as after any change of `trainable`.
+    what an earlier call or the caller froze elsewhere is trainable afterwards. A compiled model
+    trains accordingly from its next `fit` on. Compile it again where its optimizer was built for
+    less than is trainable now, which Keras refuses to train (on JAX, for more as well), and compile
+    any other compiled model that has the layers, as after every change of `trainable`.
 
     Frozen means inference, whatever `fit` does: Keras runs a frozen BatchNormalization in inference
     mode by itself, but would go on dropping. So the rates of dropout, noise and stochastic depth
@@ -108,7 +110,8 @@ def freeze(model: keras.Model, up_to: Any, batch_norm: str = "frozen") -> Freezi
     those of single variables ("statistics") nor of layers inside another layer (as in
     MultiHeadAttention); nor anything where a class is rebuilt from a configuration of its own, as
     KerasHub's backbones are. A `.weights.h5` file has no flags. After loading, the same call sets
-    everything as it was.
+    everything as it was; but where flags were lost, Keras has passed over the optimizer's state,
+    with a warning. `BackupAndRestore`, with the call before `fit`, goes on exactly.
 
     Args:
         model: A model with a functional graph.
@@ -143,8 +146,11 @@ def freeze(model: keras.Model, up_to: Any, batch_norm: str = "frozen") -> Freezi
         >>> freeze(model, up_to=None).parameters()["trainable"]
         19
     """
-    plan = Plan(read(model), up_to, batch_norm)
+    graph = read(model)
+    plan = Plan(graph, up_to, batch_norm)
     plan.carry_out()
+    # Keras would go on with the one that it made for what was trainable before.
+    graph.model.train_function = None
     return plan.report()
 
 

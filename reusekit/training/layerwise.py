@@ -2,10 +2,12 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import keras
 
+from reusekit.errors import nearest
 from reusekit.graph import Call, Graph, Tensor, cut_points, read, resolve
 from reusekit.training.errors import TrainingError
 from reusekit.training.freezing import could_be_trained
@@ -48,9 +50,9 @@ def layerwise_optimizer(
 
     Raises:
         AddressError: `blocks` names no tensor of the model.
-        TrainingError: The decay is out of range, the optimizer is used, wrapped or of a kind that
-            has no learning rate of its own, a trainable weight belongs to no layer of the graph, or
-            no cut parts the model into blocks.
+        TrainingError: The decay is out of range, the optimizer is none, used, wrapped or of a kind
+            that has no learning rate of its own, a trainable weight belongs to no layer of the
+            graph, or no cut parts the model into blocks.
 
     Example:
         >>> x = keras.Input((4,), name="x")
@@ -69,8 +71,9 @@ def layerwise_optimizer(
         >>> model.compile(optimizer, "mse")
     """
     graph = read(model)
-    if not 0 < decay <= 1:
+    if not isinstance(decay, Real) or not 0 < decay <= 1:
         raise TrainingError(f"Expected a decay above 0 and up to 1, received {decay!r}.")
+    inner = _optimizer(optimizer)
     depths = _depths(graph, blocks)
     loose = [v.path for v in graph.model.trainable_variables if id(v) not in depths]
     if loose:
@@ -83,7 +86,22 @@ def layerwise_optimizer(
         {"address": address, "depth": depth, "multiplier": float(decay**depth)}
         for address, depth in (depths[id(variable)] for variable in variables)
     ]
-    return LayerwiseOptimizer(keras.optimizers.get(optimizer), shares, variables)
+    return LayerwiseOptimizer(inner, shares, variables)
+
+
+def _optimizer(identifier: Any) -> keras.optimizers.Optimizer:
+    """What Keras takes for an optimizer."""
+    try:
+        optimizer = keras.optimizers.get(identifier)
+    except ValueError:
+        optimizer = None
+    if optimizer is None:
+        kinds = [name for name, kind in vars(keras.optimizers).items() if isinstance(kind, type)]
+        raise TrainingError(
+            f"Expected a Keras optimizer or the name of one, received {identifier!r}. "
+            f"{nearest(str(identifier), kinds)}"
+        )
+    return optimizer
 
 
 def _depths(graph: Graph, blocks: Any) -> dict[int, tuple[str, int]]:

@@ -53,11 +53,14 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     def __init__(self, stages: Mapping[int, Any], batch_norm: str = "frozen"):
         super().__init__()
-        epochs = list(stages)
-        if any(type(epoch) is not int or epoch < 0 for epoch in epochs) or 0 not in epochs:
+        if (
+            not isinstance(stages, Mapping)
+            or any(type(epoch) is not int or epoch < 0 for epoch in stages)
+            or 0 not in stages
+        ):
             raise TrainingError(
                 "Expected stages from the epochs at which they begin, 0 among them, to cuts, such "
-                f"as {{0: 'block4', 3: 'block2', 6: None}}. Received: {dict(stages)!r}"
+                f"as {{0: 'block4', 3: 'block2', 6: None}}. Received: {stages!r}"
             )
         self.stages = dict(sorted(stages.items()))
         self.batch_norm = batch_norm
@@ -90,10 +93,11 @@ class GradualUnfreezing(keras.callbacks.Callback):
             {0: 'dense6', 2: 'dense4', 4: 'dense1', 6: None}
         """
         points = list(cut_points(model))
-        if blocks < 1 or every < 1 or len(points) < blocks:
+        whole = all(isinstance(number, int) and number >= 1 for number in (blocks, every))
+        if not whole or len(points) < blocks:
             raise TrainingError(
                 f"Expected blocks from 1 to {len(points)}, the number of clean cuts, and every of "
-                f"at least 1. Received: blocks={blocks}, every={every}."
+                f"at least 1. Received: blocks={blocks!r}, every={every!r}."
             )
         chosen = [points.pop()]
         for number in range(1, blocks):

@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
@@ -414,19 +409,6 @@ def test_resumed_from_a_backup_it_goes_on_with_the_same_numbers(tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_another_process_loads_it_after_importing_reusekit(tmp_path):
-    model = fitted(tmp_path)
-    script = (
-        "import keras, numpy as np, sys, reusekit\n"
-        "model = keras.saving.load_model(sys.argv[1] + '/model.keras')\n"
-        "np.savez(sys.argv[1] + '/rates.npz', [r.multiplier for r in model.optimizer.rates])\n"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(rk.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env=environment)
-    loaded = np.load(tmp_path / "rates.npz")["arr_0"]
-    assert loaded.tolist() == [rate.multiplier for rate in model.optimizer.rates]
-
-
 # --- bad input -----------------------------------------------------------------------------------
 
 
@@ -470,7 +452,10 @@ def test_optimizers_that_cannot_serve_are_refused():
     for optimizer in (used, taken):
         with pytest.raises(TrainingError, match="has not been used"):
             layerwise_optimizer(model, optimizer)
-    for decay in (0, -1, 1.5, float("nan")):
+    for unknown, meant in (("adamm", "Did you mean 'Adam'"), (None, "Valid choices: 'Ada")):
+        with pytest.raises(TrainingError, match=f"received {unknown!r}. {meant}"):
+            layerwise_optimizer(model, unknown)
+    for decay in (0, -1, 1.5, float("nan"), "0.8"):
         with pytest.raises(TrainingError, match="Expected a decay"):
             layerwise_optimizer(model, "sgd", decay=decay)
 

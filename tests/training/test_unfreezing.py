@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import keras
@@ -16,7 +17,7 @@ from reusekit.training import GradualUnfreezing, TrainingError, freeze
 # JAX optimizers train all the weights they know or none, so that the callback refuses JAX.
 pytestmark = pytest.mark.skipif(keras.backend.backend() == "jax", reason="refused on JAX")
 
-STAGES = {0: "pool", 2: "out0", 4: None}
+STAGES = {0: "pool", 2: "out0", 3: ["out0", "relu0"], 4: None}  # the second and third are one
 
 
 def values(variables):
@@ -54,47 +55,40 @@ class Diary(keras.callbacks.Callback):
         return zip(self.model.weights, values(self.model.weights), strict=True)
 
 
-def test_blocks_are_taken_in_at_their_epochs():
+@pytest.fixture(scope="module")
+def diary():
+    """What six epochs of unfreezing did."""
     model, x, y = residual()
     model.compile(keras.optimizers.Adam(0.01), "mse")
     diary = Diary()
-    model.fit(x, y, epochs=5, verbose=0, callbacks=[GradualUnfreezing(STAGES), diary])
+    model.fit(x, y, epochs=6, verbose=0, callbacks=[GradualUnfreezing(STAGES), diary])
+    return diary
+
+
+def test_blocks_are_taken_in_at_their_epochs(diary):
     head = {"head/kernel", "head/bias"}
     block = {"conv1/kernel", "bn1/gamma", "bn1/beta"}
     below = {"stem/kernel", "stem/bias", "conv0/kernel", "bn0/gamma", "bn0/beta"}
-    assert diary.trainable == [head, head, head | block, head | block, head | block | below]
+    everything = head | block | below
+    assert diary.trainable == [head, head, head | block, head | block, everything, everything]
     statistics = [{f"bn{n}/moving_mean", f"bn{n}/moving_variance"} for n in range(2)]
     assert diary.moved[0] == diary.moved[1] == head
     assert diary.moved[2] == diary.moved[3] == head | block | statistics[1]
-    assert diary.moved[4] == head | block | below | statistics[0] | statistics[1]
+    assert diary.moved[4] == diary.moved[5] == everything | statistics[0] | statistics[1]
 
 
-def test_the_training_function_is_made_anew_only_where_a_stage_begins():
-    model, x, y = residual()
-    model.compile("sgd", "mse")
-    diary = Diary()
-    model.fit(x, y, epochs=6, verbose=0, callbacks=[GradualUnfreezing(STAGES), diary])
-    same = [a is b for a, b in zip(diary.functions, diary.functions[1:], strict=False)]
+def test_the_training_function_is_made_anew_only_where_more_is_trained(diary):
+    same = [a is b for a, b in pairwise(diary.functions)]
     assert same == [True, False, True, False, True]
-
-
-def test_two_stages_of_one_meaning_are_one():
-    model, x, y = residual()
-    model.compile("sgd", "mse")
-    diary = Diary()
-    stages = {0: "out0", 1: ["out0", "relu0"]}
-    model.fit(x, y, epochs=2, verbose=0, callbacks=[GradualUnfreezing(stages), diary])
-    assert diary.functions[0] is diary.functions[1]
 
 
 @pytest.mark.parametrize(
     "make",
     [
         lambda: keras.optimizers.SGD(0.05, momentum=0.9),
-        lambda: keras.optimizers.Adam(0.01),
         lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(0.01)),
     ],
-    ids=["momentum", "adam", "loss scale"],
+    ids=["momentum", "adam with a loss scale"],
 )
 def test_momentum_goes_on_over_a_stage(make):
     """The head of a model whose bottom has no gradient is trained as if nothing had happened."""
@@ -138,7 +132,6 @@ def test_a_stage_is_what_freezing_and_training_by_hand_is():
 def test_a_second_fit_begins_at_the_first_stage_again():
     model, x, y = residual()
     model.compile("sgd", "mse")
-    model.fit(x, y, epochs=1, verbose=0)
     diary = Diary()
     callbacks = [GradualUnfreezing({0: "pool", 1: None}), diary]
     for _ in range(2):
@@ -160,74 +153,78 @@ def test_batch_norm_policy_and_state():
 
 # --- killed and resumed --------------------------------------------------------------------------
 
+# Each training is a process of its own, forked where Keras is imported and nothing has run yet, so
+# that it starts as a fresh one does, only sooner.
 SCRIPT = """
-import os, signal, sys, json
-import keras, numpy as np
-sys.path.insert(0, {tests!r})
+import json, os, signal, sys
 from reusekit.training import GradualUnfreezing
+import keras, numpy as np
 from zoo import ZOO
 
-keras.utils.set_random_seed(0)
-model = ZOO["residual"]()
-rng = np.random.default_rng(0)
-x, y = rng.random((8, 8, 8, 3), dtype="float32"), rng.random((8, 2), dtype="float32")
-model.compile(keras.optimizers.Adam(0.01), "mse")
+def train(folder, kill, backup_first):
+    keras.utils.set_random_seed(0)
+    model = ZOO["residual"]()
+    rng = np.random.default_rng(0)
+    x, y = rng.random((8, 8, 8, 3), dtype="float32"), rng.random((8, 2), dtype="float32")
+    model.compile(keras.optimizers.Adam(0.01), "mse")
 
-class Kill(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if int(model.optimizer.iterations) == int({kill!r}):
-            os.kill(os.getpid(), signal.SIGKILL)
+    class Kill(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if int(model.optimizer.iterations) == kill:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-callbacks = [
-    keras.callbacks.BackupAndRestore({folder!r}, delete_checkpoint=False),
-    GradualUnfreezing({{0: "pool", 2: "out0", 4: "stem"}}),
-    Kill(),
-]
-callbacks[:2] = callbacks[:2] if {backup_first!r} else callbacks[1::-1]
-model.fit(x, y, batch_size=4, epochs=6, shuffle=False, verbose=0, callbacks=callbacks)
-np.savez({folder!r} + "/result.npz", *[np.asarray(v.numpy()) for v in model.weights],
-         *[np.asarray(v.numpy()) for v in model.optimizer.variables])
-with open({folder!r} + "/trainable.json", "w") as file:
-    json.dump([v.path for v in model.trainable_variables], file)
+    backup = keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False)
+    callbacks = [backup, GradualUnfreezing({0: "pool", 2: "out0", 4: "stem"})]
+    callbacks = [*(callbacks if backup_first else reversed(callbacks)), Kill()]
+    model.fit(x, y, batch_size=4, epochs=6, shuffle=False, verbose=0, callbacks=callbacks)
+    np.savez(folder + "/result.npz", *[np.asarray(v.numpy()) for v in model.weights],
+             *[np.asarray(v.numpy()) for v in model.optimizer.variables])
+    with open(folder + "/trainable.json", "w") as file:
+        json.dump([v.path for v in model.trainable_variables], file)
+
+statuses = []
+for settings in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        train(*settings)
+        os._exit(0)
+    statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(statuses))
 """
 
 
-def run_script(folder, kill=-1, backup_first=True):
-    """Trains in another process, which kills itself after so many steps; its exit status."""
-    folder.mkdir(exist_ok=True)
-    settings = {"folder": str(folder), "kill": kill, "backup_first": backup_first}
-    script = SCRIPT.format(tests=str(Path(__file__).parents[1]), **settings)
-    environment = os.environ | {"PYTHONPATH": str(Path(rk.__file__).parents[1])}
-    return subprocess.run([sys.executable, "-c", script], env=environment).returncode
-
-
-def results_in(folder):
-    with np.load(folder / "result.npz") as arrays:
-        return dict(arrays), json.loads((folder / "trainable.json").read_text())
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    assert run_script(folder) == 0
-    return results_in(folder)
-
-
-@pytest.mark.parametrize("backup_first", [True, False])
-def test_killed_and_resumed_it_goes_on_as_if_never_interrupted(
-    tmp_path, uninterrupted, backup_first
-):
+def trainings(tmp_path_factory):
+    """Where a training left its results: one uninterrupted, two killed and begun again."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("straight", "first", "last")}
     # Two batches an epoch: killed in the middle of the fourth.
-    assert run_script(tmp_path, 7, backup_first) == -signal.SIGKILL
-    assert not (tmp_path / "result.npz").exists()
-    assert run_script(tmp_path, -1, backup_first) == 0
-    arrays, trainable = results_in(tmp_path)
-    assert trainable == uninterrupted[1]
-    assert "conv0/kernel" in trainable
-    assert "stem/kernel" not in trainable
-    assert arrays.keys() == uninterrupted[0].keys()
-    for name, expected in uninterrupted[0].items():
-        np.testing.assert_array_equal(arrays[name], expected)
+    runs = [("straight", -1, True)]
+    runs += [(name, kill, name == "first") for name in ("first", "last") for kill in (7, -1)]
+    packages = [Path(rk.__file__).parents[1], Path(__file__).parents[1]]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps([(str(folders[n]), *how) for n, *how in runs])],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, packages))},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    killed = -signal.SIGKILL
+    assert json.loads(done.stdout) == [0, killed, 0, killed, 0]
+    return folders
+
+
+@pytest.mark.parametrize("backup", ["first", "last"])
+def test_killed_and_resumed_it_goes_on_as_if_never_interrupted(trainings, backup):
+    """Whether the backup's callback comes before that which unfreezes or after."""
+    straight, resumed = (
+        (np.load(trainings[name] / "result.npz"), (trainings[name] / "trainable.json").read_text())
+        for name in ("straight", backup)
+    )
+    assert resumed[1] == straight[1]
+    assert "conv0/kernel" in resumed[1]
+    assert "stem/kernel" not in resumed[1]
+    assert resumed[0].files == straight[0].files
+    for name in straight[0].files:
+        np.testing.assert_array_equal(resumed[0][name], straight[0][name])
 
 
 # --- choosing stages, and bad input --------------------------------------------------------------
@@ -254,11 +251,11 @@ def test_even_stages_differ_however_many(blocks):
 
 
 def test_bad_stages():
-    for stages in ({1: "a"}, {}, {0: "a", -1: None}, {0: "a", "2": None}):
+    for stages in ({1: "a"}, {}, {0: "a", -1: None}, {0: "a", "2": None}, ["a", "b"]):
         with pytest.raises(TrainingError, match="Expected stages from the epochs"):
             GradualUnfreezing(stages)
-    for blocks, every in ((99, 1), (0, 1), (1, 0)):
-        with pytest.raises(TrainingError, match=f"Received: blocks={blocks}, every={every}"):
+    for blocks, every in ((99, 1), (0, 1), (1, 0), ("2", 1), (1, 0.5)):
+        with pytest.raises(TrainingError, match=f"Received: blocks={blocks!r}, every={every}"):
             GradualUnfreezing.evenly(ZOO["linear"](), blocks, every)
 
 
