@@ -109,25 +109,48 @@ def test_it_may_be_built_before_its_source():
         TiedDense(layers.Dense(4))(array(2, 4))
 
 
-def test_it_works_in_a_sequential_and_in_a_subclass():
+@keras.saving.register_keras_serializable("reusekit_tests")
+class Autoencoder(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.encoder = layers.Dense(3, name="encoder")
+        self.decoder = TiedDense(self.encoder, name="decoder")
+
+    def call(self, x):
+        return self.decoder(self.encoder(x))
+
+
+def test_it_works_in_a_sequential_and_in_a_subclass(tmp_path):
     encoder = layers.Dense(3, name="encoder")
     stack = keras.Sequential([keras.Input((5,)), encoder, TiedDense(encoder)])
     assert stack.output_shape == (None, 5)
     assert stack.count_params() == 5 * 3 + 3 + 5
 
-    class Autoencoder(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.encoder = layers.Dense(3, name="encoder")
-            self.decoder = TiedDense(self.encoder, name="decoder")
-
-        def call(self, x):
-            return self.decoder(self.encoder(x))
-
     model = Autoencoder()
     assert model(array(2, 5)).shape == (2, 5)
     assert model.count_params() == stack.count_params()
-    assert rk.tied_weights(model)[0].owners == ("encoder", "decoder")
+    for each in (stack, model):
+        each.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+        assert rk.tied_weights(loaded)[0].owners[0] == "encoder"
+        x = array(2, 5)
+        np.testing.assert_allclose(loaded(x), each(x), rtol=1e-5, atol=1e-6)
+
+
+def test_training_goes_on_where_it_was_saved(tmp_path):
+    policy = keras.DTypePolicy("mixed_bfloat16")
+    tokens = keras.Input((3,), dtype="int32")
+    embedding = layers.Embedding(8, 4, dtype=policy)
+    model = keras.Model(tokens, TiedDense(embedding, scale=True, dtype=policy)(embedding(tokens)))
+    model.compile("adam", "mse")
+    x, y = np.array([[0, 1, 2]]), array(1, 3, 8)
+    model.train_on_batch(x, y)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    for each in (model, loaded):
+        each.train_on_batch(x, y)
+    for one, other in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_mixed_precision_computes_in_half_and_keeps_the_weight_whole():

@@ -8,7 +8,7 @@ from keras import layers
 from reusekit.sharing.layers import TiedDense
 
 TIED = {}
-# Ties that are not between two layers of the model with a `TiedDense` among them.
+# Ties that not every operation keeps, or that not all tests are made for.
 UNUSUAL = {}
 
 
@@ -122,6 +122,25 @@ def source_in_a_nested_model():
     logits = TiedDense(embedding, name="logits")(between)
     other = layers.Embedding(30, 4, name="other")
     return Tied(keras.Model(tokens, logits, name="lm"), "encoder/embedding", "between", other)
+
+
+@unusual
+def three_owners():
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    embedding = layers.Embedding(30, 4, name="embedding")
+    hidden = layers.Dense(4, name="hidden")(embedding(tokens))
+    logits = [TiedDense(embedding, name=name)(hidden) for name in ("logits", "others")]
+    model = keras.Model(tokens, layers.Add(name="sum")(logits), name="lm")
+    return Tied(model, "embedding", "hidden", layers.Embedding(30, 4, name="other"))
+
+
+@unusual
+def end_before_its_source():
+    x = keras.Input((3,), name="x")
+    decoder = layers.Dense(3, name="decoder")
+    between = layers.ReLU(name="between")(TiedDense(decoder, units=5, name="encoder")(x))
+    model = keras.Model(x, decoder(between), name="autoencoder")
+    return Tied(model, "encoder", "between", layers.Dense(3, name="other"))
 
 
 @keras.saving.register_keras_serializable("reusekit_tests")
