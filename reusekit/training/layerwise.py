@@ -33,7 +33,9 @@ def layerwise_optimizer(
     decay is scaled along, as with parameter groups elsewhere, and gradients are clipped before, all
     together. Schedules, callbacks that set the rate, mixed precision and compiled steps work as
     without. A saved model brings back the rates of what is trainable when it is saved, where
-    reusekit is imported.
+    reusekit is imported. (One that was compiled under the policy "mixed_float16" is to be loaded
+    under it: Keras looks there whether to scale the loss, and passes over the state of an optimizer
+    that it wraps otherwise than before, its own ones too.)
 
     The idea is that of ULMFiT (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146) and BEiT.
 
@@ -113,7 +115,8 @@ def _depths(graph: Graph, blocks: Any) -> dict[int, tuple[str, int]]:
     numbers = _numbers(graph, ends)
     owners: dict[int, Call] = {}
     # Going up, so that the first call that uses a weight has the last word.
-    for call in sorted(graph.calls, key=lambda call: numbers[call.index], reverse=True):
+    upwards = sorted(graph.calls, key=lambda call: (numbers[call.index], call.index), reverse=True)
+    for call in upwards:
         owners.update((id(variable), call) for variable in call.variables)
     # Scales and biases alone make no block, unless the caller says where blocks end.
     least = 2 if blocks is None else 0

@@ -176,20 +176,26 @@ def test_loss_scaling_around_it(jit_compile):
         np.testing.assert_allclose(part, factor * whole, rtol=1e-3, atol=1e-7)
 
 
-def test_mixed_precision_policy_wraps_it_by_itself():
+def test_mixed_precision_policy_wraps_it_by_itself(tmp_path):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
     try:
         model = chain()
-        inner = optimizers.SGD(0.1, loss_scale_factor=8.0)
+        inner = optimizers.SGD(0.1, momentum=0.9, loss_scale_factor=8.0)
         model.compile(layerwise_optimizer(model, inner, decay=0.5), "mse")
+        history = model.fit(*data(model), epochs=20, verbose=0).history["loss"]
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
     finally:
         keras.config.set_dtype_policy(before)
     assert isinstance(model.optimizer, optimizers.LossScaleOptimizer)
     assert inner.loss_scale_factor is None
-    history = model.fit(*data(model), epochs=20, verbose=0).history["loss"]
     assert history[-1] < history[0]
     assert int(inner.iterations) == 20
+    for each in (model, loaded):
+        each.fit(*data(each), epochs=2, shuffle=False, verbose=0)
+    for ours, theirs in zip(values(model.weights), values(loaded.weights), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_fixed_loss_scale_changes_nothing():
@@ -276,6 +282,8 @@ def test_a_weight_used_twice_has_the_rate_of_its_first_use():
         *[("shared@0", 1)] * 2,
         *[("head", 0)] * 2,
     ]
+    siamese = layerwise_optimizer(ZOO["siamese"](), "sgd", decay=0.5)
+    assert {rate.address for rate in siamese.rates} == {"tower@0/a", "tower@0/b", "head"}
 
 
 def test_blocks_of_resnet50():
