@@ -1,0 +1,112 @@
+"""Fills a feature store in a process of its own, which may be killed at any moment."""
+
+import glob
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reusekit.features import FeatureKey, FeatureStore
+
+SIZE, WIDTH, BATCH = 400, 25, 10
+KEY = FeatureKey("k", ("x",), SIZE)
+SHARD_BYTES = 20 * WIDTH * 4
+
+# Processes are forked from one that has imported Keras already, which takes seconds.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["reusekit.features"])
+
+
+def rows(start: int) -> dict[str, np.ndarray]:
+    """A batch, in which every number of an example is the example's."""
+    numbers = np.arange(start, start + BATCH, dtype="float32")
+    return {"x": np.tile(numbers[:, None], (1, WIDTH))}
+
+
+def fill(path: Path, doing: str, parent: Connection) -> None:
+    """Fill a store, and say how far it is.
+
+    Args:
+        path: The store's folder.
+        doing: "slowly", "die" (within the manifest), "full" (the disk), "together" (begins when
+            told to) or "hold" (reads until it is killed).
+        parent: Whom to tell.
+    """
+
+    def compute(start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        parent.send(("computing", start))
+        for at in range(start, stop, BATCH):
+            if doing == "slowly":
+                time.sleep(0.02)
+                parent.send((at,))
+            yield rows(at)
+
+    store = FeatureStore(path, shard_bytes=SHARD_BYTES)
+    if doing == "die":
+        fsync = os.fsync
+
+        def die(file: int) -> None:
+            fsync(file)
+            if len(glob.glob(f"{path}/drafts/k/manifest.json*")) == 2:  # the old and the new
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.fsync = die
+    if doing == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SHARD_BYTES // 2, SHARD_BYTES // 2))
+    if doing == "together":
+        parent.send(("ready",))
+        parent.recv()
+    try:
+        entry = store.get_or_compute(KEY, compute)
+    except ValueError as error:
+        parent.send((type(error).__name__, str(error)))
+        return
+    parent.send(("sum", int(np.asarray(entry["x"]).sum())))
+    if doing == "hold":
+        time.sleep(600)
+
+
+class Said(list):
+    """What a process said until it ended, as it comes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def until(self, word: Any) -> None:
+        """Wait for what begins with a word."""
+        while not self or self[-1][0] != word:
+            self.append(self._connection.recv())
+
+    def all(self) -> list[tuple]:
+        """Wait for the end."""
+        try:
+            self.until(None)
+        except EOFError:
+            return self
+
+    def answer(self) -> None:
+        """Have a process that waits go on."""
+        self._connection.send(None)
+
+
+@contextmanager
+def filling(path: Path, doing: str) -> Iterator[tuple[ForkServerProcess, Said]]:
+    """A process that fills a store, killed at the end if it is still there."""
+    connection, its_own = processes.Pipe()
+    process = processes.Process(target=fill, args=(path, doing, its_own))
+    process.start()
+    its_own.close()
+    try:
+        yield process, Said(connection)
+    finally:
+        process.kill()
+        process.join()
