@@ -1,17 +1,13 @@
 """Fills a feature store in a process of its own, which may be killed at any moment."""
 
 import glob
-import multiprocessing
 import os
 import resource
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,10 +16,6 @@ from reusekit.features import FeatureKey, FeatureStore
 SIZE, WIDTH, BATCH = 400, 25, 10
 KEY = FeatureKey("k", ("x",), SIZE)
 SHARD_BYTES = 20 * WIDTH * 4
-
-# Processes are forked from one that has imported Keras already, which takes seconds.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["reusekit.features"])
 
 
 def rows(start: int) -> dict[str, np.ndarray]:
@@ -73,40 +65,3 @@ def fill(path: Path, doing: str, parent: Connection) -> None:
     parent.send(("sum", int(np.asarray(entry["x"]).sum())))
     if doing == "hold":
         time.sleep(600)
-
-
-class Said(list):
-    """What a process said until it ended, as it comes."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def until(self, word: Any) -> None:
-        """Wait for what begins with a word."""
-        while not self or self[-1][0] != word:
-            self.append(self._connection.recv())
-
-    def all(self) -> list[tuple]:
-        """Wait for the end."""
-        try:
-            self.until(None)
-        except EOFError:
-            return self
-
-    def answer(self) -> None:
-        """Have a process that waits go on."""
-        self._connection.send(None)
-
-
-@contextmanager
-def filling(path: Path, doing: str) -> Iterator[tuple[ForkServerProcess, Said]]:
-    """A process that fills a store, killed at the end if it is still there."""
-    connection, its_own = processes.Pipe()
-    process = processes.Process(target=fill, args=(path, doing, its_own))
-    process.start()
-    its_own.close()
-    try:
-        yield process, Said(connection)
-    finally:
-        process.kill()
-        process.join()

@@ -4,7 +4,9 @@ import signal
 
 import numpy as np
 import pytest
-from features.storing import BATCH, KEY, SHARD_BYTES, SIZE, WIDTH, filling, rows
+from features import storing
+from features.storing import BATCH, KEY, SHARD_BYTES, SIZE, WIDTH, rows
+from processes import forked
 
 from reusekit.features import FeatureStore
 
@@ -29,7 +31,7 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("at", [10, 150])
 def test_what_a_killed_process_left_is_taken_over(at, store):
-    with filling(store.path, "slowly") as (process, said):
+    with forked(storing.fill, store.path, "slowly") as (process, said):
         said.until(at)
         process.kill()
         process.join()
@@ -46,7 +48,7 @@ def test_what_a_killed_process_left_is_taken_over(at, store):
 
 
 def test_what_a_process_killed_within_the_manifest_left_is_removed(store):
-    with filling(store.path, "die") as (process, _):
+    with forked(storing.fill, store.path, "die") as (process, _):
         process.join()
         assert process.exitcode == -signal.SIGKILL
     assert list(store.path.glob("drafts/k/manifest.json.*.part"))
@@ -55,7 +57,10 @@ def test_what_a_process_killed_within_the_manifest_left_is_removed(store):
 
 
 def test_of_two_processes_one_computes_and_both_read(store):
-    with filling(store.path, "together") as (_, one), filling(store.path, "together") as (_, other):
+    with (
+        forked(storing.fill, store.path, "together") as (_, one),
+        forked(storing.fill, store.path, "together") as (_, other),
+    ):
         for said in (one, other):
             said.until("ready")
         for said in (one, other):
@@ -66,12 +71,12 @@ def test_of_two_processes_one_computes_and_both_read(store):
 
 
 def test_what_another_process_makes_or_reads_is_not_removed_until_it_ends(store):
-    with filling(store.path, "slowly") as (process, said):
+    with forked(storing.fill, store.path, "slowly") as (process, said):
         said.until(100)
         assert store.clear() == []
         said.until("sum")
         process.join()
-    with filling(store.path, "hold") as (process, said):
+    with forked(storing.fill, store.path, "hold") as (process, said):
         said.until("sum")
         assert store.clear() == []
         process.kill()
@@ -80,7 +85,7 @@ def test_what_another_process_makes_or_reads_is_not_removed_until_it_ends(store)
 
 
 def test_a_full_disk_leaves_nothing_and_says_so(store):
-    with filling(store.path, "full") as (_, said):
+    with forked(storing.fill, store.path, "full") as (_, said):
         begun, (error, message) = said.all()
     assert begun == ("computing", 0)
     assert error == "CacheError"

@@ -1,13 +1,9 @@
-"""A search that kills its own process, as `kill -9` would, at a moment that is asked for.
-
-Run with a folder, "group" or "state", and a number: while that group of trials is trained, or when
-that state of the search is written, but not yet in its place.
-"""
+"""A search that kills its own process, as `kill -9` would, at a moment that is asked for."""
 
 import os
 import signal
-import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from search.textures import small_backbone, textures
@@ -42,12 +38,20 @@ def search(folder: Path, say: Callable[[str], None], **changed) -> CutSearch:
     )
 
 
-def main(folder: str, moment: str, when: int) -> None:
-    """Search, and die."""
+def search_and_die(folder: Path, moment: str, when: int, parent: Connection) -> None:
+    """Search, and die.
+
+    Args:
+        folder: Where the search is kept.
+        moment: "group" or "state".
+        when: While which group of trials is trained, or when which state of the search is written,
+            but not yet in its place.
+        parent: Is told what the search says, word by word.
+    """
     begun = {"group": 0, "state": 0}
 
     def say(text: str) -> None:
-        print(text, flush=True)
+        parent.send(text.split())
         begun["group"] += text.startswith("epoch 1,")
         if text.startswith("epoch 2,"):
             die("group")
@@ -65,8 +69,4 @@ def main(folder: str, moment: str, when: int) -> None:
         return replace(file, target)
 
     Path.replace = watched
-    search(Path(folder), say).run()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    search(folder, say).run()

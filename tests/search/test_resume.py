@@ -1,39 +1,30 @@
 """A search that is killed goes on where it was; another one, or two at once, are refused."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import keras_tuner
 import numpy as np
 import pytest
 from filelock import FileLock
-from search.killed_search import search
+from processes import forked
+from search.killed_search import search, search_and_die
 from search.textures import textures
 
 from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore
 from reusekit.search import CutGridOracle, CutHyperModel, CutSweepOracle, CutTuner, SearchSpace
 
-HERE = Path(__file__).parent
 CUTS = ["shallow", "middle", "deep"]
 SAME = ["trial", "status", "cut", "freeze", "learning_rate", "parameters", "trained"]
 
 
 def killed(folder, moment, when):
     """Run a search in a process that kills itself; the trials that it reported."""
-    paths = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)])
-    process = subprocess.run(
-        [sys.executable, HERE / "killed_search.py", folder, moment, str(when)],
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert process.returncode == -signal.SIGKILL, process.stderr
-    said = [line.split() for line in process.stdout.splitlines()]
+    with forked(search_and_die, folder, moment, when) as (process, said):
+        said.all()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     return [int(words[1]) for words in said if words[0] == "trial"]
 
 
