@@ -11,7 +11,7 @@ from keras import ops
 
 from reusekit.graph import keras_internals
 
-LARGE = 1 << 16
+LARGE = 1 << 17
 """Numbers in a variable from which one pass saves more than it costs to compile and launch."""
 
 

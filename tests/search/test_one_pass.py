@@ -40,7 +40,7 @@ def trained(optimizer, shapes, in_one_pass, steps=20):
     return [v.numpy() for v in [*variables, *optimizer.variables]], loops(compiled)
 
 
-SHAPES = [(3, 3, 64, 128), (LARGE,), (LARGE - 1,), (5, 7), ()]
+SHAPES = [(3, 3, 128, 128), (LARGE,), (LARGE - 1,), (5, 7), ()]
 
 
 @pytest.mark.parametrize(
