@@ -60,6 +60,9 @@ def test_a_bottom_that_does_not_fit_is_refused(bottom):
         rk.attach(bottom, rk.heads.classifier(4).build((4, 4, 7)))
     with pytest.raises(rk.SurgeryError, match=r"takes \[\(None, 7\), \(None, 7\)\]"):
         rk.attach(bottom, rk.heads.multitap(4).build([(7,), (7,)]))
+    for no_head in (rk.heads.classifier, "classifier", keras.layers.Dense(4)):
+        with pytest.raises(rk.HeadError, match=r"such as rk\.heads\.classifier\(10\), or a keras"):
+            rk.attach(bottom, no_head)
 
 
 def test_a_refused_head_leaves_the_bottom_as_it_was(bottom):

@@ -103,7 +103,9 @@ def language_model_beside_a_classifier() -> Case:
 
 
 CASES = {
-    "classifier": lambda: on_images(heads.classifier(10, units=16), "head_hidden"),
+    "classifier": lambda: on_images(
+        heads.classifier(digits()[1].max() + 1, units=np.int64(16)), "head_hidden"
+    ),
     "classifier with everything": lambda: on_images(
         heads.classifier(
             10,
@@ -149,7 +151,7 @@ CASES = {
     "siamese by cosine": lambda: siamese("cosine"),
     "siamese by distance": lambda: siamese("distance", logits=True, pooling="flatten"),
     "masked language model": language_model,
-    "masked language model of its own": language_model_beside_a_classifier,
+    "masked language model beside a classifier": language_model_beside_a_classifier,
 }
 
 
