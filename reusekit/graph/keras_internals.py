@@ -338,14 +338,6 @@ def has_scaled_rate(optimizer: keras.optimizers.Optimizer) -> bool:
     return "update_step" in vars(optimizer)
 
 
-def adam_slots(
-    optimizer: keras.optimizers.Adam, variable: Any
-) -> tuple[keras.Variable, keras.Variable]:
-    """What Adam keeps of one variable: the means of its gradients and of their squares."""
-    place = optimizer._get_variable_index(variable)
-    return optimizer._momentums[place], optimizer._velocities[place]
-
-
 def missing() -> list[str]:
     """The private attributes used here that the installed Keras does not have.
 
@@ -378,9 +370,6 @@ def missing() -> list[str]:
         "_get_variable_index",
     )
     wanted |= {f"Optimizer.{part}": (optimizer, part) for part in parts}
-    adam = keras.optimizers.Adam()
-    adam.build([])
-    wanted |= {f"Adam.{part}": (adam, part) for part in ("_momentums", "_velocities")}
     lost = [name for name, (owner, attribute) in wanted.items() if not hasattr(owner, attribute)]
     if get_global_attribute("object_name_uids") is None:
         lost.append("global attribute object_name_uids")

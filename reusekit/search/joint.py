@@ -11,7 +11,6 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.errors import ReusekitError
-from reusekit.search.one_pass import adam_in_one_pass
 from reusekit.training.errors import TrainingError
 from reusekit.training.fit import Fit, best_epoch
 
@@ -89,8 +88,7 @@ def fit_together(
     longest = max(member.epochs for member in members)
     stay = [_goes_to_the_end(member, initial_epoch, longest) for member in members]
     switches = [None if stays else on for stays, on in zip(stay, active, strict=True)]
-    with adam_in_one_pass(member.model.optimizer for member in members):
-        train_step = _step(members, switches, train, "train_step")
+    train_step = _step(members, switches, train, "train_step")
     test_step = _step(members, switches, validation, "test_step")
     for each, member in zip(callbacks, members, strict=True):
         member.model.stop_training = False
