@@ -99,6 +99,7 @@ def test_selection_beats_chance_on_real_digits():
     ("make", "message"),
     [
         (lambda: heads.multitap(2, kept=()), r"places from 0 to keep.*: \(\)"),
+        (lambda: heads.multitap(2, kept=np.arange(0)), r"places from 0 to keep.*: array"),
         (lambda: heads.multitap(2, kept=(-1, 2)), r"places from 0 to keep.*\(-1, 2\)"),
         (
             lambda: heads.multitap(2, kept=(6,)).build((6,)),

@@ -184,7 +184,7 @@ def _are_places(kept: Any) -> bool:
     return (
         places.ndim == 1
         and places.dtype.kind in "iu"
-        and places.size == len(np.unique(places))
+        and places.size == len(np.unique(places)) > 0
         and bool(places.min() >= 0)
     )
 
