@@ -1,0 +1,1 @@
+"""Campaigns of faults: each tries many, and says how each ended."""
