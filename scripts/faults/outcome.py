@@ -10,8 +10,8 @@ End = Literal["right", "refused", "wrong", "foreign", "accepted", "running", "ou
 """How a try ended.
 
 "right" and "refused" (one clear sentence) are good. "wrong" is another answer than the right one,
-"foreign" an error in another's words, "accepted" nonsense that was taken, "running" a run or process
-that never ends, "outside" a file touched outside its folder.
+"foreign" an error in another's words, "accepted" nonsense that was taken, "running" a run or
+process that never ends, "outside" a file touched outside its folder.
 """
 GOOD = ("right", "refused")
 LONGEST = 1500  # characters of a message
