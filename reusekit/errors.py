@@ -5,11 +5,17 @@ line and leave tracebacks to real defects.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LONGEST, _LONGEST_WORD = 1_400, 300  # characters
 
 
 class ReusekitError(ValueError):
     """Something the caller asked for cannot be done; the message says what can."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(str(message)))
 
 
 class SurgeryError(ReusekitError):
@@ -44,6 +50,24 @@ class TrackingError(ReusekitError):
     """The tracking server or registry does not answer, or refuses what was asked."""
 
 
+def shortened(message: str) -> str:
+    """A message that one can read: what is too long in it is cut in its middle.
+
+    Example:
+        >>> shortened("Received: '" + "a" * 5_000 + "'.")[:40], len(shortened("a b " * 5_000))
+        ("Received: 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaa", 1399)
+    """
+    message = re.sub(rf"\S{{{_LONGEST_WORD},}}", lambda word: _cut(word[0], _LONGEST_WORD), message)
+    return _cut(message, _LONGEST)
+
+
+def _cut(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    half = longest // 2 - 1
+    return f"{text[:half]}…{text[-half:]}"
+
+
 def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
     """A sentence that names the valid choices nearest to what was received.
 
@@ -64,7 +88,7 @@ def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
         >>> nearest("zzz", ["resnet50", "vgg16"])
         "Valid choices: 'resnet50', 'vgg16'."
     """
-    valid = list(valid)
+    valid, received = list(valid), received[:200]
     # The last part of a path stands for the whole: `resnet50` for `keras.applications/ResNet50`.
     folded = {choice.rsplit("/", 1)[-1].lower(): choice for choice in reversed(valid)}
     folded |= {choice.lower(): choice for choice in valid}

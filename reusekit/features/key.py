@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import keras
+from pydantic import PositiveInt
 
+from reusekit.arguments import checked
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError
 from reusekit.features.frontier import Frontier
@@ -19,6 +21,7 @@ LABELS = ":labels"
 """The name of the labels among an entry's arrays; no address starts with a colon."""
 
 
+@checked(CacheError)
 @dataclass(frozen=True)
 class FeatureKey:
     """Names an entry of the store.
@@ -33,14 +36,14 @@ class FeatureKey:
 
     digest: str
     arrays: tuple[str, ...]
-    size: int
+    size: PositiveInt
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.digest.isalnum() or not self.arrays or self.size < 1:
+        if not (self.digest.isalnum() and self.digest.isascii()) or not self.arrays:
             raise CacheError(
-                "Expected a key of letters and digits, at least one array and at least one "
-                f"example. Received {self.digest!r}, {self.arrays!r} and {self.size}."
+                "Expected a key of letters and digits and at least one array. "
+                f"Received: {self.digest!r} and {self.arrays!r}."
             )
 
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import tensorflow as tf
+from pydantic import PositiveInt
 
-from reusekit.errors import CacheError, nearest
+from reusekit.arguments import checked
+from reusekit.errors import CacheError
 
-_POLICIES = ("refuse", "truncate")
 
-
+@checked(CacheError)
 @dataclass(frozen=True)
 class Padding:
     """How examples of different lengths are brought to one.
@@ -29,18 +30,9 @@ class Padding:
         [[[0, 1, 2, 9], [0, 9, 9, 9]]]
     """
 
-    length: int
+    length: PositiveInt
     longer: Literal["refuse", "truncate"] = "refuse"
     value: float = 0
-
-    def __post_init__(self) -> None:
-        if self.longer not in _POLICIES:
-            raise CacheError(
-                f"Expected longer='refuse' or 'truncate', received {self.longer!r}. "
-                f"{nearest(str(self.longer), _POLICIES)}"
-            )
-        if self.length < 1:
-            raise CacheError(f"Expected a length of at least 1, received {self.length}.")
 
     def batch(self, examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
         """Batches of examples, each filled up to the one length; the last may be smaller."""

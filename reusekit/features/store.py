@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
+from pydantic import NonNegativeInt, PositiveInt
 
+from reusekit.arguments import AnyPath, checked
 from reusekit.errors import CacheError, DataError
 from reusekit.features.budget import EntryInfo, list_entries, make_room, remove, shrink
 from reusekit.features.draft import SHARD_BYTES, Draft, sound
@@ -59,26 +61,25 @@ class FeatureStore:
         (3,)
     """
 
+    @checked(CacheError)
     def __init__(
         self,
-        path: str | os.PathLike | None = None,
-        budget: int | None = None,
-        shard_bytes: int = SHARD_BYTES,
+        path: AnyPath | None = None,
+        budget: PositiveInt | None = None,
+        shard_bytes: PositiveInt = SHARD_BYTES,
     ) -> None:
-        if budget is not None and budget < 1:
-            raise CacheError(
-                f"Expected a budget of at least one byte, or None. Received: {budget}."
-            )
         self.path = default_path() if path is None else Path(path)
         self.budget, self.shard_bytes = budget, shard_bytes
         self._layout = Layout(self.path)
         self._layout.create()
 
     @staticmethod
-    def exists(path: str | os.PathLike) -> bool:
+    @checked(CacheError)
+    def exists(path: AnyPath) -> bool:
         """Whether a folder is a feature store; nothing is made."""
         return Layout(Path(path)).exists()
 
+    @checked(CacheError)
     def get(self, key: FeatureKey) -> Entry | None:
         """The entry of a key; None where there is none, or where it is damaged."""
         with os_errors_explained(self.path):
@@ -102,6 +103,7 @@ class FeatureStore:
             os.utime(folder)  # this is what `used` tells
             return Entry(key, manifest, shards, lease)
 
+    @checked(CacheError)
     def get_or_compute(
         self, key: FeatureKey, compute: Callable[[int, int], Iterable[Batch]]
     ) -> Entry:
@@ -122,6 +124,7 @@ class FeatureStore:
         (entry,) = self.get_or_compute_all([key], lambda _, *run: ([b] for b in compute(*run)))
         return entry
 
+    @checked(CacheError)
     def get_or_compute_all(
         self,
         keys: Sequence[FeatureKey],
@@ -226,7 +229,8 @@ class FeatureStore:
                 lease.close()
         return damaged
 
-    def gc(self, budget: int | None = None) -> list[EntryInfo]:
+    @checked(CacheError)
+    def gc(self, budget: NonNegativeInt | None = None) -> list[EntryInfo]:
         """Remove what was left unfinished, and what was used longest ago until the rest fits.
 
         Nothing that is in use is removed.

@@ -4,6 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.features.costs import Costs
 
@@ -13,6 +16,7 @@ PARAMETER_BYTES = 16
 _LITTLE = 0.05  # a share of a step that is not worth the memory
 
 
+@checked(ConfigError)
 @dataclass(frozen=True)
 class Trials:
     """Trials that read the same features in batches of the same size.
@@ -30,20 +34,11 @@ class Trials:
 
     at: str
     pooling: str | None = None
-    count: int = 1
-    epochs: int = 10
-    batch_size: int = 32
-    parameters: int = 0
-    flops: float = 0
-
-    def __post_init__(self) -> None:
-        least = {"count": 1, "epochs": 1, "batch_size": 1, "parameters": 0, "flops": 0}
-        for name, lowest in least.items():
-            received = getattr(self, name)
-            if not lowest <= received < math.inf:
-                raise ConfigError(
-                    f"Expected trials with {name} of at least {lowest}. Received: {received}."
-                )
+    count: PositiveInt = 1
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 32
+    parameters: NonNegativeInt = 0
+    flops: NonNegativeFloat = 0
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, overload
 
 import keras
+from pydantic import PositiveInt
 
-from reusekit.errors import nearest
+from reusekit.arguments import checked
+from reusekit.errors import SurgeryError, nearest
 from reusekit.graph.costs import Costs, Sides
 from reusekit.graph.dominance import clean, on_every_path
 from reusekit.graph.errors import AddressError
@@ -135,7 +137,8 @@ class CutPoints(Sequence):
         return "\n".join(lines)
 
 
-def cut_points(model: keras.Model | Graph, max_width: int | None = 1) -> CutPoints:
+@checked(SurgeryError)
+def cut_points(model: keras.Model | Graph, max_width: PositiveInt | None = 1) -> CutPoints:
     """Lists where a model can be cut.
 
     With `max_width=1` these are the clean cuts: one tensor crosses, beside free ones such as a

@@ -6,7 +6,9 @@ from time import perf_counter
 
 import keras
 import numpy as np
+from pydantic import PositiveFloat, PositiveInt
 
+from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.graph import read
 from reusekit.search.sizes import Sizes
@@ -15,6 +17,7 @@ from reusekit.surgery.random_inputs import random_inputs
 LATENCY_RUNS = 20
 
 
+@checked(ConfigError)
 @dataclass(frozen=True)
 class Limits:
     """What the whole model of a trial may cost; None is no limit.
@@ -26,15 +29,9 @@ class Limits:
             `measure_latency`.
     """
 
-    parameters: int | None = None
-    flops: float | None = None
-    latency: float | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what nothing can keep."""
-        for name, limit in asdict(self).items():
-            if limit is not None and not limit > 0:
-                raise ConfigError(f"Expected a limit of {name} above 0. Received: {limit!r}.")
+    parameters: PositiveInt | None = None
+    flops: PositiveFloat | None = None
+    latency: PositiveFloat | None = None
 
     def exceeded(self, sizes: Sizes, latency: float | None = None) -> str | None:
         """Which limit a model exceeds and by what; None where it keeps all."""
@@ -45,7 +42,8 @@ class Limits:
         return None
 
 
-def measure_latency(models: Sequence[keras.Model], runs: int = LATENCY_RUNS) -> list[float]:
+@checked(ConfigError)
+def measure_latency(models: Sequence[keras.Model], runs: PositiveInt = LATENCY_RUNS) -> list[float]:
     """How long each model takes for one example: the median of some runs, in seconds.
 
     The models take turns, so that what else the machine does meets all alike. The first run of

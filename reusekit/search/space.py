@@ -1,12 +1,15 @@
 """What a trial may vary: the cut, what is frozen, the head, and how it is trained."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import keras
 import keras_tuner
+from annotated_types import MinLen
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from reusekit.arguments import Choices, Distinct, Rate, checked
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.spec import TrialSpec
 from reusekit.training.heads import Head, classifier
@@ -16,6 +19,7 @@ CUT, FREEZE = "cut", "freeze"
 BatchNorm = Literal["frozen", "train"]
 
 
+@checked(ConfigError)
 @dataclass(frozen=True)
 class SearchSpace:
     """The choices of a cut search. Of each list the first is what trials use by default.
@@ -45,36 +49,23 @@ class SearchSpace:
         ('block3_out', ['cut', 'units', 'dropout', 'optimizer', 'learning_rate', 'batch_size'])
     """
 
-    cuts: Sequence[str]
-    freeze: Sequence[str] = ()
-    heads: Mapping[str, Head] | None = None
-    units: Sequence[int] = (0, 64)
-    dropout: Sequence[float] = (0.0, 0.25, 0.5)
-    optimizers: Sequence[str] = ("adam",)
-    learning_rate: tuple[float, float] = (1e-3, 1e-1)
-    learning_rates: Sequence[float] | None = field(default=None)
-    batch_sizes: Sequence[int] = (32,)
+    cuts: Choices[str]
+    freeze: Distinct[str] = ()
+    heads: Annotated[Mapping[str, Head], MinLen(1)] | None = None
+    units: Choices[NonNegativeInt] = (0, 64)
+    dropout: Choices[Rate] = (0.0, 0.25, 0.5)
+    optimizers: Choices[str] = ("adam",)
+    learning_rate: tuple[PositiveFloat, PositiveFloat] = (1e-3, 1e-1)
+    learning_rates: Choices[PositiveFloat] | None = None
+    batch_sizes: Choices[PositiveInt] = (32,)
     standardize: bool = True
     batch_norm: BatchNorm = "frozen"
 
     def __post_init__(self) -> None:
         """Check what keras-tuner would pass over."""
-        if not self.cuts:
-            raise ConfigError("Expected at least one cut to search. Received none.")
-        lists = ("units", "dropout", "optimizers", "batch_sizes", "learning_rates", "heads")
-        for name in lists:
-            if getattr(self, name) is not None and not len(getattr(self, name)):
-                raise ConfigError(f"Expected at least one choice of {name}. Received none.")
         low, high = self.learning_rate
-        if not 0 < low <= high:
-            raise ConfigError(
-                f"Expected learning_rate=(lowest, highest), above 0. Received: {(low, high)}."
-            )
-        if self.batch_norm not in get_args(BatchNorm):
-            raise ConfigError(
-                f"Expected batch_norm as one of {', '.join(get_args(BatchNorm))}. Received: "
-                f"{self.batch_norm!r}. {nearest(str(self.batch_norm), get_args(BatchNorm))}"
-            )
+        if low > high:
+            raise ConfigError(f"Expected learning_rate=(lowest, highest). Received: {(low, high)}.")
         for name in self.optimizers:
             try:
                 keras.optimizers.get(name)

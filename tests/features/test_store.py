@@ -357,7 +357,7 @@ class TestBudget:
         FeatureStore(tmp_path, budget=self.BYTES).get_or_compute(key(), Source())
 
     def test_a_budget_of_nothing_is_refused(self, tmp_path):
-        with pytest.raises(CacheError, match="at least one byte"):
+        with pytest.raises(CacheError, match=r"Expected budget to be .* at least 1"):
             FeatureStore(tmp_path, budget=0)
 
 

@@ -1,0 +1,387 @@
+"""One check of what callers pass: types and ranges, as the annotations say them.
+
+`@checked(SomeError)` on a public function, method or class compares each argument with its
+annotation before anything else happens, and raises that error, in one sentence, where it does not
+fit. Constraints are pydantic's: `PositiveInt`, `Annotated[float, Field(ge=0, le=1)]`, `Literal`.
+"""
+
+import functools
+import inspect
+import operator
+import os
+import reprlib
+import sys
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from pydantic import (
+    AfterValidator,
+    AllowInfNan,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import core_schema
+
+from reusekit.errors import ReusekitError, nearest
+
+_Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
+_CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+_NUMBERS = {int: "a whole number", float: "a number"}
+_PLAIN = {bool: "True or False", str: "text", bytes: "bytes", type(None): "None"}
+_NAMES = {
+    "Model": "a Keras model",
+    "Layer": "a Keras layer",
+    "KerasTensor": "a Keras tensor",
+    "ndarray": "an array",
+    "PathLike": "a path",
+    "dict": "a dictionary",
+}
+
+
+def checked(error: type[ReusekitError]) -> Callable[[_Decorated], _Decorated]:
+    """Refuse arguments that do not fit their annotations, before the function runs.
+
+    Strict: "3" is no number, True is none either, and NaN and infinity are refused unless
+    `AllowInfNan` is in the annotation. A list does for a tuple, and NumPy's numbers do where
+    Python's do. Everything else is passed on as it is, never copied or converted. `Any` is not
+    checked. A description in the annotation, `Field(description="an address")`, is what the message
+    says of it.
+
+    Args:
+        error: What is raised. An annotation's own validator may raise a more precise one.
+
+    Example:
+        >>> from pydantic import PositiveInt
+        >>> @checked(ReusekitError)
+        ... def bake(minutes: PositiveInt, how: Literal["fast", "slow"] = "fast") -> None: ...
+        >>> bake(True)
+        Traceback (most recent call last):
+        reusekit.errors.ReusekitError: Expected minutes to be a whole number of at least 1.
+        Received: True.
+        >>> bake(5, how="slwo")
+        Traceback (most recent call last):
+        reusekit.errors.ReusekitError: Expected how to be 'fast' or 'slow'. Received: 'slwo'. Did
+        you mean 'slow'?
+    """
+
+    def decorate(decorated: _Decorated) -> _Decorated:
+        if not inspect.isclass(decorated):
+            return _guarded(decorated, decorated, error)
+        hints = decorated if is_dataclass(decorated) else decorated.__init__
+        decorated.__init__ = _guarded(decorated.__init__, hints, error)
+        return decorated
+
+    return decorate
+
+
+def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> Callable:
+    """The function behind a check of its arguments, which is made when it is first called."""
+    parameters = inspect.signature(function).parameters
+    names = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, _EITHER)]
+    rest = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+
+    @functools.cache
+    def checks() -> Mapping[str, Callable[[Any], Any]]:
+        hints = get_type_hints(annotated, include_extras=True)
+        wanted = {name: hints[name] for name in parameters if hints.get(name, Any) is not Any}
+        return {name: _adapter(hint).validate_python for name, hint in wanted.items()}
+
+    def check(name: str, value: Any) -> Any:
+        validate = checks().get(name)
+        if validate is None:
+            return value
+        value = _plain_number(value)
+        try:
+            validate(value)
+        except ValidationError:
+            hint = get_type_hints(annotated, include_extras=True)[name]
+            raise _refusal(error, name, hint, value) from None
+        return value
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        given = [check(name, value) for name, value in zip(names, args, strict=False)]
+        given += [check(rest, value) if rest else value for value in args[len(names) :]]
+        return function(*given, **{name: check(name, value) for name, value in kwargs.items()})
+
+    guarded.checks = checks
+    return guarded
+
+
+_EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def check(annotation: Any, value: Any, name: str, error: type[ReusekitError]) -> None:
+    """Refuse one value that does not fit an annotation; see `checked`.
+
+    Example:
+        >>> from pydantic import PositiveInt
+        >>> check(list[PositiveInt], [3, 0], "units", ReusekitError)
+        Traceback (most recent call last):
+        reusekit.errors.ReusekitError: Expected units[1] to be a whole number of at least 1.
+        Received: 0.
+    """
+    try:
+        _adapter(annotation).validate_python(value)
+    except ValidationError:
+        raise _refusal(error, name, annotation, value) from None
+
+
+def _adapter(annotation: Any) -> TypeAdapter:
+    return TypeAdapter(_strict(annotation), config=_CONFIG)
+
+
+def _strict(annotation: Any) -> Any:
+    """The annotation as pydantic is to take it: instances stay what they are."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        base, *metadata = arguments
+        inner = get_args(_strict(base)) or (_strict(base),)
+        if isinstance(inner[-1], BeforeValidator):  # what it makes is what constraints are about
+            return Annotated[(inner[0], *metadata, inner[-1])]
+        return Annotated[(_strict(base), *metadata)]
+    if annotation in _NUMBERS or annotation is bool:
+        return Annotated[annotation, BeforeValidator(_plain_number)]
+    if origin in (Union, types.UnionType):
+        return functools.reduce(operator.or_, map(_strict, arguments))
+    if origin is tuple:
+        items = tuple(one if one is ... else _strict(one) for one in arguments)
+        return Annotated[tuple[items], BeforeValidator(_as(tuple, Sequence))]
+    if origin in (list, Sequence):
+        return Annotated[list[_strict(arguments[0])], BeforeValidator(_as(list, Sequence))]
+    if origin in (Collection, Iterable):  # an iterator can be read only once
+        return Annotated[Any, AfterValidator(_as(iter, origin))]
+    if origin in (dict, Mapping):
+        key, value = map(_strict, arguments)
+        return Annotated[dict[key, value], BeforeValidator(_as(dict, Mapping))]
+    if origin is type:
+        return Annotated[Any, _Instance(type)]
+    if origin or annotation in (Any, *_PLAIN) or not inspect.isclass(annotation):
+        return annotation  # a Literal, a Callable
+    return Annotated[Any, _Instance(annotation)]
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """Pydantic's own check for an instance; its `InstanceOf` takes no dataclasses here."""
+
+    kind: type
+
+    def __get_pydantic_core_schema__(self, *_: Any) -> core_schema.CoreSchema:
+        return core_schema.is_instance_schema(self.kind)
+
+
+def _as(make: Callable, kind: type) -> Callable[[Any], Any]:
+    """A function that makes what pydantic compares of what is of some kind; text is no list."""
+
+    def convert(value: Any) -> Any:
+        if not isinstance(value, kind) or isinstance(value, str | bytes):
+            raise ValueError(f"no {kind.__name__}")
+        return make(value)
+
+    return convert
+
+
+def _plain_number(value: Any) -> Any:
+    """NumPy's numbers as Python's; everything else as it is."""
+    numpy = sys.modules.get("numpy")
+    return value.item() if numpy and isinstance(value, numpy.number | numpy.bool) else value
+
+
+def _refusal(error: type[ReusekitError], name: str, annotation: Any, value: Any) -> ReusekitError:
+    """What is said of the innermost part of a value that does not fit."""
+    name, annotation, value = _innermost(name, annotation, value)
+    own = _own_error(annotation, value)
+    if own is not None:
+        return own
+    hint = ""
+    choices = [c for part in _members(annotation) for c in _choices(part) if isinstance(c, str)]
+    if isinstance(value, str) and choices:
+        hint = nearest(value, choices)
+        hint = f" {hint}" if hint.startswith("Did") else ""
+    received = " ".join(_REPR.repr(value).split())
+    return error(f"Expected {name} to be {described(annotation)}. Received: {received}.{hint}")
+
+
+def _own_error(annotation: Any, value: Any) -> ReusekitError | None:
+    """What a validator of the annotation itself raises for a value."""
+    try:
+        _adapter(annotation).validate_python(value)
+    except ValidationError as failed:
+        for found in failed.errors():
+            raised = found.get("ctx", {}).get("error")
+            if isinstance(raised, ReusekitError):
+                return raised
+    return None
+
+
+def _innermost(name: str, annotation: Any, value: Any) -> tuple[str, Any, Any]:
+    """Follow lists and dictionaries of the right kind down to the first part that does not fit."""
+    for member in _members(annotation):
+        origin, arguments = get_origin(member), get_args(member)
+        if isinstance(value, str | bytes):
+            continue
+        parts: Iterable[tuple[str, Any, Any]] = ()
+        if origin in (list, Sequence) and isinstance(value, Sequence):
+            parts = ((f"{name}[{i}]", arguments[0], one) for i, one in enumerate(value))
+        elif origin is tuple and isinstance(value, Sequence):
+            wanted = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
+            if len(wanted) == len(value):
+                pairs = zip(wanted, value, strict=True)
+                parts = ((f"{name}[{i}]", one, part) for i, (one, part) in enumerate(pairs))
+        elif origin in (dict, Mapping) and isinstance(value, Mapping):
+            parts = [(f"each key of {name}", arguments[0], key) for key in value]
+            parts += [(f"{name}[{_REPR.repr(k)}]", arguments[1], v) for k, v in value.items()]
+        for part in parts:
+            try:
+                _adapter(part[1]).validate_python(part[2])
+            except ValidationError:
+                return _innermost(*part)
+    return name, annotation, value
+
+
+def _members(annotation: Any) -> list[Any]:
+    """What an annotation may mean: the members of a union, without what is said about them."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _members(arguments[0])
+    if origin in (Union, types.UnionType):
+        return [member for one in arguments for member in _members(one)]
+    return [annotation]
+
+
+def _choices(annotation: Any) -> tuple:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def described(annotation: Any, qualities: str = "") -> str:
+    """An annotation in words.
+
+    Args:
+        annotation: What is expected.
+        qualities: More to say of a list or dictionary.
+
+    Example:
+        >>> from pydantic import PositiveInt
+        >>> described(PositiveInt | None)
+        'None or a whole number of at least 1'
+        >>> described(Sequence[Annotated[float, Field(ge=0, lt=1)]])
+        'a list, each item a number of at least 0 and below 1'
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        base, *metadata = arguments
+        flat = [m for one in metadata for m in (one.metadata if _is_field(one) else [one])]
+        text = next((m.description for m in metadata if _is_field(m) and m.description), None)
+        return text or described(base, _qualities(flat)) + _ranges(base, flat)
+    if origin in (Union, types.UnionType):
+        return _joined(map(described, arguments))
+    if origin is Literal:
+        return _joined(map(repr, arguments))
+    if origin is tuple and arguments[1:] != (...,):
+        return f"({', '.join(map(described, arguments))})"
+    if origin in (list, tuple, Sequence, Collection, Iterable):
+        of = "" if arguments[0] is Any else f", each item {described(arguments[0])}"
+        return f"a list{qualities}{of}"
+    if origin in (dict, Mapping):
+        of = "" if arguments[1] is Any else f", each value {described(arguments[1])}"
+        return f"a dictionary{qualities}{of}"
+    if origin is Callable or annotation is Callable:
+        return "a function"
+    if annotation in (*_NUMBERS, *_PLAIN):
+        return {**_NUMBERS, **_PLAIN}[annotation]
+    named = getattr(origin or annotation, "__name__", str(annotation))
+    if named in _NAMES:
+        return _NAMES[named]
+    return f"{'an' if named[0] in 'AEIOU' else 'a'} {named}"
+
+
+def _is_field(metadata: Any) -> bool:
+    return isinstance(metadata, FieldInfo)
+
+
+def _ranges(base: Any, metadata: Sequence[Any]) -> str:
+    """What constraints say of a number or a list."""
+    limits = []
+    for one in metadata:
+        if isinstance(one, Gt) and base is int:
+            limits.append(f"at least {one.gt + 1}")
+        elif isinstance(one, Gt):
+            limits.append(f"above {one.gt}")
+        elif isinstance(one, Ge):
+            limits.append(f"at least {one.ge}")
+        elif isinstance(one, Lt):
+            limits.append(f"below {one.lt}")
+        elif isinstance(one, Le):
+            limits.append(f"at most {one.le}")
+    of = " of " if limits and limits[0].startswith("at") else " "
+    return of + " and ".join(limits) if limits else ""
+
+
+def _qualities(metadata: Sequence[Any]) -> str:
+    """What constraints say of a list or a dictionary."""
+    full = ["not empty"] * any(isinstance(one, MinLen) for one in metadata)
+    once = ["with nothing twice"] * (_DISTINCT in metadata)
+    return "".join(f", {quality}" for quality in (*full, *once))
+
+
+def _joined(parts: Iterable[str]) -> str:
+    *first, last = sorted(dict.fromkeys(parts), key="None".__ne__)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 120
+_REPR.maxlong = 60
+
+
+def _path(value: str | os.PathLike) -> str | os.PathLike:
+    """A path that a file system can have."""
+    text = os.fspath(value)
+    longest = max((len(os.fsencode(part)) for part in str(text).split(os.sep)), default=0)
+    if not text or isinstance(text, bytes) or "\0" in text or longest > 255:
+        raise ValueError("no path")
+    return value
+
+
+AnyPath = Annotated[
+    str | os.PathLike,
+    AfterValidator(_path),
+    Field(description="a path that a file system can have"),
+]
+"""A file or folder; whether it is there is another question."""
+
+
+def _each_once(values: list) -> list:
+    if any(value in values[:number] for number, value in enumerate(values)):
+        raise ValueError("the same twice")
+    return values
+
+
+_DISTINCT = AfterValidator(_each_once)
+_Item = TypeVar("_Item")
+
+Choices = Annotated[Sequence[_Item], MinLen(1), _DISTINCT]
+"""What is chosen from: a list that is not empty, with nothing twice in it."""
+
+Distinct = Annotated[Sequence[_Item], _DISTINCT]
+"""A list with nothing twice in it."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What random numbers follow from."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole."""
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+"""A dropout rate."""
+
+AnyFloat = Annotated[float, AllowInfNan(True)]
+"""A number that may be NaN or infinite."""
