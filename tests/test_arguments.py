@@ -52,7 +52,7 @@ def bake(
 @pytest.mark.parametrize(
     ("argument", "value", "says"),
     [
-        ("model", "m", "a Keras model. Received: 'm'."),
+        ("model", "m", "None or a Keras model. Received: 'm'."),
         ("how", "slwo", "'fast' or 'slow'. Received: 'slwo'. Did you mean 'slow'?"),
         ("how", ["fast"], "'fast' or 'slow'. Received: ['fast']."),
         ("often", True, "None or a whole number of at least 1. Received: True."),

@@ -565,9 +565,7 @@ def test_wrong_requests_are_refused(residual, train, validation, store):
         plan(residual, [Trials("stem")], *args, disk=-1)
     with pytest.raises(ConfigError, match="memory of 0 or more"):
         plan(residual, [Trials("stem")], *args, memory=-1)
-    with pytest.raises(
-        ConfigError, match=r"epochs to be a whole number of at least 1\. Received: 0"
-    ):
+    with pytest.raises(ConfigError, match=r"epochs to be .* at least 1\. Received: 0"):
         Trials("stem", epochs=0)
     with pytest.raises(rk.SurgeryError, match="Did you mean 'avg'"):
         plan(residual, [Trials("stem", "agv")], *args)
