@@ -18,8 +18,8 @@ from reusekit.settings import (
 
 
 def cut_search(
+    data: DataSettings,
     backbone: BackboneSettings = BackboneSettings(),
-    data: DataSettings = DataSettings(),
     search: SearchSettings = SearchSettings(),
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
@@ -38,8 +38,8 @@ def cut_search(
     asks to search anew. A change of what is searched is another search, with a folder of its own.
 
     Args:
-        backbone: Which pretrained model to start from.
         data: Which TFDS data set to train on.
+        backbone: Which pretrained model to start from.
         search: What the search tries.
         finetune: The phase after the search, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
@@ -52,7 +52,7 @@ def cut_search(
             not installed. Otherwise its bottom is stored once for all models that stand on it.
         verbose: Say more, and show the traceback of an error.
     """
-    with stages.start_job("cut_search", output, tracking, seed, verbose) as job:
+    with stages.start_job("cut_search", output, tracking, seed, verbose, data) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
             if finetune.unfreeze_from is not None:

@@ -19,8 +19,8 @@ from reusekit.settings import (
 
 def fine_tune(
     cut: str,
+    data: DataSettings,
     backbone: BackboneSettings = BackboneSettings(),
-    data: DataSettings = DataSettings(),
     head: HeadSettings = HeadSettings(),
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
@@ -35,8 +35,8 @@ def fine_tune(
 
     Args:
         cut: Where to cut the backbone; `reusekit cuts SOURCE` lists the choices.
-        backbone: Which pretrained model to start from.
         data: Which TFDS data set to train on.
+        backbone: Which pretrained model to start from.
         head: The head, and the first phase, in which only the head is trained.
         finetune: The second phase, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
@@ -48,7 +48,7 @@ def fine_tune(
             not installed. Otherwise its bottom is stored once for all models that stand on it.
         verbose: Say more, and show the traceback of an error.
     """
-    with stages.start_job("finetune", output, tracking, seed, verbose) as job:
+    with stages.start_job("finetune", output, tracking, seed, verbose, data) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(backbone)
             stages.clean_cut(pretrained, cut)

@@ -11,7 +11,7 @@ from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 
 
 def promote_candidate(
-    data: DataSettings = DataSettings(),
+    data: DataSettings,
     promote: PromoteSettings = PromoteSettings(),
     tracking: TrackingSettings = TrackingSettings(),
     output: str = "runs",
@@ -33,7 +33,7 @@ def promote_candidate(
         dry_run: Compare and say what would be done, and write nothing.
         verbose: Say more, and show the traceback of an error.
     """
-    with stages.start_job("promote", output, tracking, seed, verbose) as job:
+    with stages.start_job("promote", output, tracking, seed, verbose, data) as job:
         with job.stage("Look up the candidate and the champion"):
             contest = stages.find_contest(promote, tracking)
         with job.stage("Evaluate them on the held-out split"):

@@ -140,6 +140,10 @@ def _configuration_error(message: str, keys: list[str]) -> str:
     message = re.sub(r"\[type=[^\]]*\]\.?", "", message)
     message = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message)
     message = message.replace("Parser key", "Option")
+    missing = re.search(r"the following arguments are required: (?P<keys>[^\n]+)", message)
+    if missing:
+        given = ", ".join(f"--{key}" for key in missing["keys"].split(", "))
+        return f"Expected {given}, as an option or in a configuration file. Received: nothing."
     message = _OR_NULL.sub(_or_null, message)
     unknown = (
         re.search(r"Option '(?P<key>[^']+)' is not accepted", message)

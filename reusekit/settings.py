@@ -45,14 +45,27 @@ class BackboneSettings(Settings):
 class DataSettings(Settings):
     """Which TFDS data set to train on."""
 
-    name: str = Field("sklearn_digits", description="TFDS name, such as oxford_iiit_pet:4.0.0.")
+    name: str = Field(
+        description="TFDS name, such as oxford_iiit_pet:4.0.0, or sklearn_digits, which the "
+        "package carries."
+    )
+    input: str | None = Field(
+        None, description="Feature that a model is fed, such as image; null for the data set's own."
+    )
+    label: str | None = Field(
+        None,
+        description="Feature to classify by, such as attributes/Smiling; null for the data set's "
+        "own.",
+    )
     train: str = Field("train", description="TFDS split to train on, such as train[:80%].")
     validation: str = Field("validation", description="Split by which everything is chosen.")
     test: str = Field("test", description="Split that is looked at once, at the end.")
     examples_per_class: PositiveInt | None = Field(
         None, description="Train on that many examples of each class, drawn by the seed; null: all."
     )
-    data_dir: str | None = Field(None, description="TFDS's folder; null for its default.")
+    data_dir: str | None = Field(
+        None, description="TFDS's folder, where its data sets lie; null for its default."
+    )
     download: bool = Field(False, description="Whether absent data may be downloaded.")
     resize: Literal["stretch", "crop", "pad"] = Field(
         "stretch", description="What to do with images of another aspect ratio."

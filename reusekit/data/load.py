@@ -1,15 +1,20 @@
 """Load a split of any TFDS data set as (input, label) pairs."""
 
 import contextlib
+import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from filelock import FileLock
 
+from reusekit.data.classes import check_classes, counted_classes, stated_classes
+from reusekit.data.examples import FeaturePath, is_prepared, named_features, read_examples
 from reusekit.data.fingerprint import fingerprint
 from reusekit.data.selection import few_per_class, only, rows_of
 from reusekit.data.split import DataSplit
@@ -32,26 +37,33 @@ def load_split(
     resize: Resize = "stretch",
     examples_per_class: int | None = None,
     seed: int = 0,
+    input: str | None = None,
+    label: str | None = None,
 ) -> DataSplit:
     """Load one split of a TFDS data set, decoded and resized.
 
     Args:
         name: A TFDS name, perhaps with configuration and version: `oxford_iiit_pet:4.0.0`.
         split: A TFDS split, with slices: `train`, `train[:80%]`, `train+test`.
-        data_dir: TFDS's folder; its own default (`~/tensorflow_datasets`) where None.
+        data_dir: TFDS's folder, where its data sets lie; its own default (`~/tensorflow_datasets`)
+            where None. Refused for a data set that this package carries, and for a download where
+            other files lie in it.
         download: Whether absent data may be downloaded.
         image_size: (height, width) of the images; None leaves them as they are.
         channels: 1 or 3, converting between grey and colour; None leaves them as they are.
         resize: What to do where the aspect ratio differs: `stretch`, `crop` or `pad`.
         examples_per_class: Keep that many examples of each class, drawn by `seed`; None keeps all.
         seed: Decides which examples are kept.
+        input: The feature that a model is fed, such as `image`; None for the data set's own.
+        label: The feature to classify by, such as `attributes/Smiling`; None for the data set's
+            own. True and false and whole numbers of few values are classes, too.
 
     Returns:
         The split; its order is fixed, and shuffling is left to `DataSplit.batches`.
 
     Raises:
-        DataError: An unknown name or split, absent data, a data set without class labels, images
-            that are not 8-bit grey or colour, or too few examples of a class.
+        DataError: An unknown name, split or feature, absent data, labels that are no classes or
+            are missing, images of an unknown range, or too few examples of a class.
 
     Example:
         >>> digits = load_split("sklearn_digits", "train", examples_per_class=5)
@@ -63,19 +75,20 @@ def load_split(
         reusekit.errors.DataError: sklearn_digits has no split 'trian'. Did you mean 'train'?
     """
     builder = _builder(name, data_dir)
-    _prepare(builder, download)
-    input_key, label_key = _supervised_keys(builder)
-    read = {"split": split, "shuffle_files": False, "read_config": _in_fixed_order()}
+    (_, input_path, _), (label_name, label_path, feature) = _pair(builder, input, label)
+    classes = stated_classes(builder, label_name, feature)
+    _prepare(builder, download, data_dir)
     try:
-        examples = builder.as_dataset(as_supervised=True, **read)
+        read_examples(builder, split, [label_path])
     except (AssertionError, ValueError, KeyError) as error:
         raise _explained(error, builder, split) from error
-
+    classes = classes or counted_classes(builder, label_name, label_path)
+    stored = read_examples(builder, split, [label_path])
+    labels = np.concatenate(list(stored.map(classes.of).batch(4096).as_numpy_iterator()))
+    check_classes(labels, classes, f"{_full_name(builder)}, split {split!r},")
+    examples = read_examples(builder, split, [input_path, label_path])
     if examples_per_class is not None:
-        skip = {input_key: tfds.decode.SkipDecoding()}
-        undecoded = builder.as_dataset(decoders=skip, **read)
-        labels = [int(e[label_key]) for e in undecoded.as_numpy_iterator()]
-        examples = only(examples, few_per_class(np.array(labels), examples_per_class, seed))
+        examples = only(examples, few_per_class(labels, examples_per_class, seed))
     treat = treatment(examples.element_spec[0], image_size, channels, resize)
     treated = {
         "image_size": image_size and list(image_size),
@@ -84,12 +97,14 @@ def load_split(
         "examples_per_class": examples_per_class,
         "seed": seed if examples_per_class else 0,
     }
+    # Only where they are given, so that features and versions of before keep their fingerprints.
+    treated |= {k: v for k, v in (("input", input), ("label", label)) if v is not None}
     return DataSplit(
         name=_full_name(builder),
         split=split,
-        examples=examples.map(treat, tf.data.AUTOTUNE),
+        examples=examples.map(lambda x, y: (treat(x), classes.of(y)), tf.data.AUTOTUNE),
         size=int(examples.cardinality()),
-        class_names=tuple(builder.info.features[label_key].names),
+        class_names=classes.names,
         fingerprint=fingerprint(builder, split, treated),
         treatment=treated,
         rows=rows_of(builder, split),
@@ -97,9 +112,21 @@ def load_split(
 
 
 def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
-    module = _EMBEDDED.get(name.split(":")[0].split("/")[0])
+    try:
+        plain = tfds.core.naming.parse_builder_name_kwargs(name)[0].name
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            "Expected the name of a TFDS data set, perhaps with configuration and version, such as "
+            f"mnist:3.0.1. Received: {name!r}. A folder of TFDS is named by data_dir."
+        ) from error
+    module = _EMBEDDED.get(plain)
     if module:
-        __import__(module)  # registers the builder with TFDS
+        if data_dir is not None:
+            raise DataError(
+                f"{plain} comes with this package and is kept in TFDS's own folder. Expected no "
+                f"data_dir. Received: {os.fspath(data_dir)!r}."
+            )
+        importlib.import_module(module)  # registers the builder with TFDS
     try:
         return tfds.builder(name, data_dir=None if data_dir is None else os.fspath(data_dir))
     except tfds.core.registered.DatasetNotFoundError as error:
@@ -109,17 +136,24 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Dataset
         raise DataError(f"The data set {name!r} cannot be used: {_one_line(error)}") from error
 
 
-def _prepare(builder: tfds.core.DatasetBuilder, download: bool) -> None:
+def _prepare(
+    builder: tfds.core.DatasetBuilder, download: bool, data_dir: str | os.PathLike | None
+) -> None:
     """Prepare what is embedded, and download what is absent where that is allowed."""
-    if not download and builder.name not in _EMBEDDED:
+    if (not download and builder.name not in _EMBEDDED) or is_prepared(builder):
         return
+    if data_dir is not None:
+        _check_folder(Path(data_dir))
     if not bars_wanted() or builder.name in _EMBEDDED:
         tfds.disable_progress_bar()
     try:
         # TFDS prints that it downloads, also where it only prepares what is there.
         told = io.StringIO() if builder.name in _EMBEDDED else sys.stderr
-        with contextlib.redirect_stdout(told):
-            builder.download_and_prepare()
+        with contextlib.redirect_stdout(told), _sole_maker(builder):
+            if is_prepared(builder):  # by another process meanwhile
+                builder.info.read_from_directory(builder.data_dir)
+            else:
+                builder.download_and_prepare()
     except Exception as error:  # TFDS lets through whatever a builder, a disk or a network raises
         what = "prepared" if builder.name in _EMBEDDED else "downloaded and prepared"
         raise DataError(
@@ -127,20 +161,51 @@ def _prepare(builder: tfds.core.DatasetBuilder, download: bool) -> None:
         ) from error
 
 
-def _supervised_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    keys = builder.info.supervised_keys
-    if not keys or len(keys) != 2 or not all(isinstance(key, str) for key in keys):
+def _pair(
+    builder: tfds.core.DatasetBuilder, input: str | None, label: str | None
+) -> list[tuple[str, FeaturePath, tfds.features.FeatureConnector]]:
+    """Name, path and feature of what a model is fed, and of what it is to say."""
+    known = named_features(builder.info.features)
+    own = builder.info.supervised_keys
+    pair = []
+    for role, position, asked in (("input", 0, input), ("label", 1, label)):
+        name = asked
+        if name is None:
+            name = own[position] if own and len(own) == 2 else None
+            if not isinstance(name, str) or name not in known:
+                raise DataError(
+                    f"{builder.name} has no (input, label) pair that says its {role}. Expected "
+                    f"{role} (--data.{role}) to name one of its features: {', '.join(known)}."
+                )
+        if name not in known:
+            raise DataError(
+                f"{builder.name} has no feature {name!r} for {role}. {nearest(name, known)}"
+            )
+        pair.append((name, *known[name]))
+    return pair
+
+
+@contextlib.contextmanager
+def _sole_maker(builder: tfds.core.DatasetBuilder) -> Iterator[None]:
+    """Wait while another process prepares the same data set; TFDS fails where two do at once."""
+    root = Path(builder.data_dir).parent
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{builder.version}.lock"):
+        yield
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse to download between files that are none of TFDS's."""
+    prepared = ("downloads", "*/*/dataset_info.json", "*/*/*/dataset_info.json")
+    if (
+        folder.is_dir()
+        and any(folder.iterdir())
+        and not any(match for pattern in prepared for match in folder.glob(pattern))
+    ):
         raise DataError(
-            f"{builder.name} has no (input, label) pair. Expected supervised_keys of two names. "
-            f"Received: {keys}."
+            f"{str(folder)!r} holds files that are none of TFDS's, and nothing is downloaded "
+            "between them. Expected data_dir to be TFDS's folder, or a new one."
         )
-    label = builder.info.features[keys[1]]
-    if not isinstance(label, tfds.features.ClassLabel):
-        raise DataError(
-            f"The labels of {builder.name} are no classes. Expected a ClassLabel. Received: "
-            f"{label}."
-        )
-    return keys
 
 
 def _explained(error: Exception, builder: tfds.core.DatasetBuilder, split: str) -> DataError:
@@ -163,10 +228,6 @@ def _full_name(builder: tfds.core.DatasetBuilder) -> str:
     """Name, configuration and version in the form that `tfds.load` takes."""
     configuration = f"/{builder.builder_config.name}" if builder.builder_config else ""
     return f"{builder.name}{configuration}:{builder.version}"
-
-
-def _in_fixed_order() -> tfds.ReadConfig:
-    return tfds.ReadConfig(try_autocache=False, shuffle_seed=0)
 
 
 def _one_line(error: BaseException) -> str:

@@ -59,19 +59,21 @@ class DataSplit:
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     def arrays(self, file: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """All examples: inputs (size, ...) and int64 labels (size,), in the fixed order.
+        """All examples: inputs (size, ...) and labels (size, ...), in the fixed order.
+
+        Labels keep their dtype: classes are int64, numbers to predict stay what they are.
 
         Args:
             file: A `.npy` file to keep the inputs in, mapped into memory; None keeps them in
                 memory. The examples must have one shape.
         """
-        spec, _ = self.examples.element_spec
+        spec, label_spec = self.examples.element_spec
         shape, dtype = (self.size, *spec.shape), spec.dtype.as_numpy_dtype
         if file is None:
             inputs = np.empty(shape, dtype)
         else:
             inputs = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
-        labels = np.empty(self.size, np.int64)
+        labels = np.empty((self.size, *label_spec.shape), label_spec.dtype.as_numpy_dtype)
         for row, (example, label) in enumerate(self.examples.as_numpy_iterator()):
             inputs[row], labels[row] = example, label
         return inputs, labels

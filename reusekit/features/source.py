@@ -154,16 +154,17 @@ class InputSource(FeatureSource):
     @cached_property
     def _held(self) -> tuple[Any, np.ndarray]:
         """Inputs, in their structure, and labels."""
-        inputs, labels, position = None, np.empty(self.size, np.int64), 0
+        inputs, labels, position = None, None, 0
         for batch, targets in example_batches(self._data, 0, self.size, self._padding, _ROWS):
             rows = slice(position, position + len(targets))
             position = rows.stop
             if position > self.size:
                 break
             if inputs is None:
-                inputs = keras.tree.map_structure(
+                # Labels of any dtype and shape: numbers to predict, or several labels an example.
+                inputs, labels = keras.tree.map_structure(
                     lambda part: np.empty((self.size, *part.shape[1:]), part.dtype.as_numpy_dtype),
-                    batch,
+                    (batch, targets),
                 )
             labels[rows] = targets
             for into, part in zip(

@@ -70,6 +70,8 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
             resize=settings.resize,
             examples_per_class=examples_per_class,
             seed=seed,
+            input=settings.input,
+            label=settings.label,
         )
 
     splits = Splits(

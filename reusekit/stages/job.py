@@ -11,10 +11,11 @@ from time import perf_counter
 
 import keras
 from pydantic import BaseModel
+from rich.markup import escape
 
 from reusekit.errors import ConfigError
-from reusekit.progress import StageClock, bars_wanted
-from reusekit.settings import TrackingSettings
+from reusekit.progress import StageClock, bars_wanted, console
+from reusekit.settings import DataSettings, TrackingSettings
 from reusekit.stages.inputs import Splits
 from reusekit.startup import BEGAN
 from reusekit.tracking import connect, log_data, pipeline_run
@@ -72,7 +73,12 @@ class Job:
 
 @contextmanager
 def start_job(
-    name: str, output: str, tracking: TrackingSettings, seed: int, verbose: bool = False
+    name: str,
+    output: str,
+    tracking: TrackingSettings,
+    seed: int,
+    verbose: bool = False,
+    data: DataSettings | None = None,
 ) -> Iterator[Job]:
     """Check the output folder and the tracker before any work, and seed everything.
 
@@ -82,11 +88,14 @@ def start_job(
         tracking: Where MLflow keeps the run.
         seed: Seeds Python, NumPy and Keras.
         verbose: Let the libraries underneath say what they do.
+        data: The data set, which is named before anything else is printed.
 
     Raises:
         ConfigError: The output folder cannot be written.
         TrackingError: The tracker does not answer.
     """
+    if data is not None:
+        console.print(f"Data set [bold]{escape(data.name)}[/bold]", soft_wrap=True)
     _let_talk(verbose)
     had_output = Path(output).is_dir()
     folder = _new_folder(Path(output), name)

@@ -309,6 +309,8 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
         image_size=size,
         channels=channels,
         resize=data.resize,
+        input=data.input,
+        label=data.label,
     )
     if (takes, gives) != (split.input_shape, (split.classes,)):
         raise ConfigError(
@@ -345,7 +347,13 @@ def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSett
     if recorded.name.partition(":")[0] != split.name.partition(":")[0]:
         return False
     try:
-        seen = load_split(recorded.name, recorded.split, data_dir=data.data_dir)
+        seen = load_split(
+            recorded.name,
+            recorded.split,
+            data_dir=data.data_dir,
+            input=data.input,
+            label=data.label,
+        )
     except DataError:  # an older version of the data set, for instance
         return False
     return seen.overlaps(split)

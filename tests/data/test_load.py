@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits
 
 import reusekit as rk
 from reusekit.data import load_split
+from reusekit.data.fingerprint import fingerprint
 
 
 def labels(split) -> np.ndarray:
@@ -86,29 +87,31 @@ def test_the_plain_order_is_fixed_and_shuffled_passes_differ():
 
 
 def test_the_fingerprint_follows_whatever_changes_the_numbers():
-    def fingerprint(split="train", **options):
+    def found(split="train", **options):
         return load_split("sklearn_digits", split, **options).fingerprint
 
-    assert fingerprint() == fingerprint(seed=5)
+    assert found() == found(seed=5)
     others = [
-        fingerprint(),
-        fingerprint("test"),
-        fingerprint(image_size=(16, 16)),
-        fingerprint(image_size=(16, 16), resize="crop"),
-        fingerprint(channels=3),
-        fingerprint(examples_per_class=5),
-        fingerprint(examples_per_class=5, seed=1),
+        found(),
+        found("test"),
+        found(image_size=(16, 16)),
+        found(image_size=(16, 16), resize="crop"),
+        found(channels=3),
+        found(examples_per_class=5),
+        found(examples_per_class=5, seed=1),
     ]
     assert len(set(others)) == len(others)
 
 
-def test_the_fingerprint_follows_the_content(tmp_path):
-    before = load_split("sklearn_digits", "train", data_dir=tmp_path).fingerprint
+def test_the_fingerprint_follows_the_content(digits, tmp_path):
+    builder = tfds.builder("sklearn_digits", data_dir=tmp_path)
+    builder.download_and_prepare()
+    before = fingerprint(builder, "train", {})
     file = next(tmp_path.glob("**/*train*.tfrecord*"))
     content = bytearray(file.read_bytes())
     content[-20] ^= 1
     file.write_bytes(content)
-    assert load_split("sklearn_digits", "train", data_dir=tmp_path).fingerprint != before
+    assert fingerprint(builder, "train", {}) != before
 
 
 def test_any_data_set_of_the_catalogue():
@@ -156,7 +159,16 @@ def test_splits_know_whether_they_share_examples(one, other, overlap):
         ("sklearn_digits", "train", {"examples_per_class": 500}, "examples_per_class=500"),
         ("mnist", "train", {}, "mnist is not in"),
         ("coco/2017", "train", {}, "no (input, label) pair"),
-        ("diamonds", "train", {}, "no classes"),
+        ("diamonds", "train", {"input": "features/carat"}, "no class"),
+        ("civil_comments", "train", {}, "no class"),
+        ("voc/2007", "train", {"input": "image", "label": "labels"}, "one class an example"),
+        ("coco/2017", "train", {"input": "image", "label": "objects"}, "one class an example"),
+        ("glue/sst2", "train", {"input": "sentence", "label": "lable"}, "Did you mean 'label'"),
+        ("titanic", "train", {"label": "survived"}, "name one of its features: age, boat"),
+        ("./photos", "train", {}, "Received: './photos'"),
+        ("a b", "train", {}, "Received: 'a b'"),
+        ("", "train", {}, "Received: ''"),
+        ("sklearn_digits", "train", {"data_dir": "photos"}, "Received: 'photos'"),
         ("sklearn_digits", "train", {"channels": 4}, "channels"),
     ],
 )
@@ -165,9 +177,3 @@ def test_bad_input_gets_one_clear_error(name, split, options, says):
         load_split(name, split, **options)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(rk.DataError, match="could not be prepared in"):
-        load_split("sklearn_digits", "train", data_dir=tmp_path / "file" / "data")

@@ -13,6 +13,7 @@ from reusekit.backbones import glyphnet
 from reusekit.launch import EXIT_BAD_INPUT
 
 DIGITS = f"--config={ROOT / 'configs' / 'digits.yaml'}"
+DATA = "--data.name=sklearn_digits"
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ DIGITS = f"--config={ROOT / 'configs' / 'digits.yaml'}"
         (["--data.name=mnits"], "mnist"),
         (["--data.name=mnist"], "--data.download true"),
         (["--data.train=trian"], "Did you mean 'train'"),
+        (["--data.data_dir=photos"], "Expected no data_dir"),  # pipeline W2
         (["--data.examples_per_class=10000"], "examples_per_class=10000"),
         (["--tracking.uri=http://127.0.0.1:9"], "does not answer"),
         (["--tracking.alias=latest"], "MLflow keeps"),
@@ -83,10 +85,29 @@ def test_the_unknown_key_of_a_file_is_named(run_pipeline, tracking, tmp_path, ca
     assert "Did you mean 'search.max_trials'" in capfd.readouterr().err
 
 
+def test_a_folder_without_a_name_is_no_data_set(run_pipeline, tracking, tmp_path, capfd):
+    # pipeline W2: it trained on the digits, and wrote into the folder
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        run_pipeline("cut_search", "--data.data_dir=photos")
+    assert stopped.value.code == EXIT_BAD_INPUT
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "data.name" in err
+    assert not list((tmp_path / "photos").iterdir())
+
+
+def test_the_data_set_is_named_first(run_pipeline, tracking, capfd):
+    with pytest.raises(SystemExit):
+        run_pipeline("finetune", DATA, "--cut=nowhere")
+    assert "sklearn_digits" in capfd.readouterr().err.splitlines()[0]
+
+
 def test_the_tracker_is_asked_before_anything_is_loaded(run_pipeline, tracking, capfd):
     with pytest.raises(SystemExit):
         run_pipeline(
-            "cut_search", "--tracking.uri=http://127.0.0.1:9", "--backbone.source=nonsense"
+            "cut_search", DATA, "--tracking.uri=http://127.0.0.1:9", "--backbone.source=nonsense"
         )
     err = capfd.readouterr().err
     assert "does not answer" in err
@@ -96,7 +117,9 @@ def test_the_tracker_is_asked_before_anything_is_loaded(run_pipeline, tracking, 
 
 def test_a_mistake_leaves_no_run_and_no_folder(run_pipeline, tracking, digits):
     with pytest.raises(SystemExit):
-        run_pipeline("cut_search", "--search.cuts=[nowhere]", "--tracking.experiment=mistaken")
+        run_pipeline(
+            "cut_search", DATA, "--search.cuts=[nowhere]", "--tracking.experiment=mistaken"
+        )
     assert mlflow.active_run() is None
     assert tracking.get_experiment_by_name("mistaken") is None
     assert not os.path.exists("runs")
@@ -111,6 +134,7 @@ def test_a_job_that_breaks_leaves_a_failed_run_and_no_open_one(
     with pytest.raises(SystemExit):
         run_pipeline(
             "finetune",
+            DATA,
             "--cut=block2_out",
             "--data.examples_per_class=5",
             "--backbone.weights=broken.weights.h5",
@@ -125,7 +149,7 @@ def test_a_job_that_breaks_leaves_a_failed_run_and_no_open_one(
 
 def test_the_traceback_is_there_where_it_is_asked_for(run_pipeline, tracking, capfd):
     with pytest.raises(SystemExit):
-        run_pipeline("cut_search", "--search.cuts=[nowhere]", "--verbose")
+        run_pipeline("cut_search", DATA, "--search.cuts=[nowhere]", "--verbose")
     err = capfd.readouterr().err
     assert "Traceback" in err
     assert err.splitlines()[-1].startswith("error: ")
@@ -145,7 +169,7 @@ def test_print_config_can_be_used_as_a_config(run_pipeline, tracking, capfd, tmp
 
 def test_as_a_process_too(tmp_path):
     done = subprocess.run(
-        [sys.executable, ROOT / "pipelines" / "cut_search.py", "--backbone.source=glyphnt"],
+        [sys.executable, ROOT / "pipelines" / "cut_search.py", DATA, "--backbone.source=glyphnt"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

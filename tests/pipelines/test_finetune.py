@@ -12,6 +12,7 @@ def champion(name: str):
 def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
     run_pipeline(
         "finetune",
+        "--data.name=sklearn_digits",
         "--cut=block5_out",
         "--data.examples_per_class=5",
         "--head.epochs=5",

@@ -117,7 +117,7 @@ def register(module_tracking, logged):
 @pytest.fixture
 def promote(run_pipeline):
     def run(name: str, *words: str) -> None:
-        run_pipeline("promote", "--tracking.model", name, *words)
+        run_pipeline("promote", "--data.name=sklearn_digits", "--tracking.model", name, *words)
 
     return run
 
@@ -292,7 +292,7 @@ def test_a_champion_that_changed_while_it_was_compared_stays(register, module_tr
     settings, registry = PromoteSettings(candidate=3), TrackingSettings(model=name)
     contest = stages.find_contest(settings, registry)
     candidate, champion = (
-        stages.evaluate_version(version, DataSettings())
+        stages.evaluate_version(version, DataSettings(name="sklearn_digits"))
         for version in (contest.candidate, contest.champion)
     )
     verdict = stages.judge(candidate, champion, settings, seed=0)

@@ -45,6 +45,7 @@ def test_a_job_outlives_its_server(run_pipeline, tracking, last_words, digits, c
     here = mlflow.get_tracking_uri()
     run_pipeline(
         "finetune",
+        "--data.name=sklearn_digits",
         "--cut=block2_out",
         "--data.examples_per_class=5",
         "--head.epochs=2",

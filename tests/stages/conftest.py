@@ -14,7 +14,9 @@ def backbone():
 
 @pytest.fixture(scope="module")
 def splits(backbone):
-    return stages.load_data(DataSettings(examples_per_class=5), backbone, seed=0)
+    return stages.load_data(
+        DataSettings(name="sklearn_digits", examples_per_class=5), backbone, seed=0
+    )
 
 
 @pytest.fixture(scope="module")

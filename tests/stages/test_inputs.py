@@ -6,6 +6,8 @@ import reusekit as rk
 from reusekit import stages
 from reusekit.settings import BackboneSettings, DataSettings
 
+DIGITS = "sklearn_digits"
+
 
 @pytest.mark.parametrize(
     "splits",
@@ -18,16 +20,16 @@ from reusekit.settings import BackboneSettings, DataSettings
 def test_splits_that_share_examples_are_refused(splits):
     backbone = stages.load_backbone(BackboneSettings())
     with pytest.raises(rk.ConfigError, match="share examples"):
-        stages.load_data(DataSettings(**splits), backbone, seed=0)
+        stages.load_data(DataSettings(name=DIGITS, **splits), backbone, seed=0)
 
 
 def test_a_backbone_of_any_size_needs_one_to_be_chosen():
     settings = {"source": "keras.applications/MobileNetV2", "weights": None}
     with pytest.raises(rk.ConfigError, match="Choose one with --backbone"):
         backbone = stages.load_backbone(BackboneSettings(**settings))
-        stages.load_data(DataSettings(), backbone, seed=0)
+        stages.load_data(DataSettings(name=DIGITS), backbone, seed=0)
     backbone = stages.load_backbone(BackboneSettings(**settings, input_shape=(32, 48, 3)))
-    splits = stages.load_data(DataSettings(), backbone, seed=0)
+    splits = stages.load_data(DataSettings(name=DIGITS), backbone, seed=0)
     assert splits.test.input_shape == (32, 48, 3)
 
 

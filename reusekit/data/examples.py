@@ -1,0 +1,101 @@
+"""Examples of a prepared TFDS data set, whatever its files' format."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+FeaturePath = tuple[str, ...]
+"""Where a feature lies in an example: `("image",)`, or `("attributes", "Smiling")`."""
+
+# TFDS cannot read the first as a `tf.data.Dataset`, and loses rows of the second.
+_RANDOM_ACCESS = (
+    tfds.core.file_adapters.FileFormat.ARRAY_RECORD,
+    tfds.core.file_adapters.FileFormat.PARQUET,
+)
+
+
+def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether the data set's files are there. TFDS's own test warns where they are not."""
+    return (builder.data_path / "dataset_info.json").exists()
+
+
+def named_features(
+    features: tfds.features.FeaturesDict, before: FeaturePath = ()
+) -> dict[str, tuple[FeaturePath, tfds.features.FeatureConnector]]:
+    """List the features of an example by the name that a user writes, such as `attributes/Smiling`.
+
+    Example:
+        >>> features = tfds.features.FeaturesDict({"image": tfds.features.Image(),
+        ...                                        "about": {"old": np.bool_}})
+        >>> list(named_features(features))
+        ['about/old', 'image']
+    """
+    found = {}
+    for key, feature in sorted(features.items()):
+        path = (*before, key)
+        if isinstance(feature, tfds.features.FeaturesDict):
+            found |= named_features(feature, path)
+        else:
+            found["/".join(path)] = path, feature
+    return found
+
+
+def read_examples(
+    builder: tfds.core.DatasetBuilder, split: str, paths: Sequence[FeaturePath]
+) -> tf.data.Dataset:
+    """Read some features of each example of a split, in a fixed order; no other one is decoded.
+
+    Args:
+        builder: A prepared builder.
+        split: A TFDS split.
+        paths: Which features.
+
+    Returns:
+        A data set of known cardinality, of tuples with one part for each path.
+    """
+    if is_prepared(builder) and builder.info.file_format in _RANDOM_ACCESS:
+        return _from_data_source(builder, split, paths)
+    wanted: dict[str, Any] = {}
+    for path in paths:
+        inner = wanted
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = True
+    examples = builder.as_dataset(
+        split=split,
+        shuffle_files=False,
+        decoders=tfds.decode.PartialDecoding(wanted),
+        read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=0),
+    )
+    return examples.map(lambda example: tuple(_at(example, path) for path in paths))
+
+
+def _from_data_source(
+    builder: tfds.core.DatasetBuilder, split: str, paths: Sequence[FeaturePath]
+) -> tf.data.Dataset:
+    skipped = builder.info.features.keys() - {path[0] for path in paths}
+    skip = {key: tfds.decode.SkipDecoding() for key in skipped}
+    source = builder.as_data_source(split, decoders=skip)
+    specs = [_at(builder.info.features.get_tensor_spec(), path) for path in paths]
+
+    def read(row: np.int64) -> list[np.ndarray]:
+        example = source[int(row)]
+        return [
+            np.asarray(_at(example, path), object if spec.dtype == tf.string else spec.dtype.name)
+            for path, spec in zip(paths, specs, strict=True)
+        ]
+
+    def parts(row: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        found = tf.numpy_function(read, [row], [spec.dtype for spec in specs])
+        return tuple(tf.ensure_shape(p, s.shape) for p, s in zip(found, specs, strict=True))
+
+    return tf.data.Dataset.range(len(source)).map(parts, tf.data.AUTOTUNE)
+
+
+def _at(example: Any, path: FeaturePath) -> Any:
+    for key in path:
+        example = example[key]
+    return example
