@@ -83,7 +83,8 @@ def checked(error: type[ReusekitError]) -> Callable[[_Decorated], _Decorated]:
 
 def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> Callable:
     """The function behind a check of its arguments, which is made when it is first called."""
-    parameters = inspect.signature(function).parameters
+    signature = inspect.signature(function)
+    parameters = signature.parameters
     names = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, _EITHER)]
     rest = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
 
@@ -111,6 +112,7 @@ def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> 
         given += [check(rest, value) if rest else value for value in args[len(names) :]]
         return function(*given, **{name: check(name, value) for name, value in kwargs.items()})
 
+    guarded.__signature__ = signature  # Keras asks a layer for its arguments without unwrapping
     guarded.checks = checks
     return guarded
 
@@ -364,6 +366,15 @@ def _each_once(values: list) -> list:
         raise ValueError("the same twice")
     return values
 
+
+def _name(value: str) -> str:
+    if not value or "/" in value:
+        raise ValueError("no name")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name), Field(description='text without "/"')]
+"""The name of a layer or model."""
 
 _DISTINCT = AfterValidator(_each_once)
 _Item = TypeVar("_Item")

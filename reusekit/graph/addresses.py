@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import keras
+from pydantic import Field
 
 from reusekit.errors import nearest
 from reusekit.graph import keras_internals
@@ -16,10 +17,13 @@ from reusekit.graph.errors import (
 )
 from reusekit.graph.graph import Graph, Tensor
 
+At = Annotated[Any, Field(description="an address, a CutPoint, a Keras tensor, or a list of these")]
+"""What a user writes for tensors of a model; `resolve` refuses all else, with the model at hand."""
+
 _NEEDLESS = re.compile(r"[@:]0(?=[@:/]|$)")
 
 
-def resolve(graph: Graph, at: Any) -> list[Tensor]:
+def resolve(graph: Graph, at: At) -> list[Tensor]:
     """The tensors that `at` means, in its order, each once.
 
     Args:

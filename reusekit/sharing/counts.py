@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 
 import keras
 
+from reusekit.arguments import checked
+from reusekit.errors import TieError
 from reusekit.graph.keras_internals import state_variables
 from reusekit.sharing.ties import tied_weights
 
@@ -31,6 +33,7 @@ class ParameterCounts:
         return asdict(self)
 
 
+@checked(TieError)
 def count_params(model: keras.Model) -> ParameterCounts:
     """Count a model's parameters, a shared variable once.
 

@@ -7,6 +7,7 @@ from typing import Literal
 import keras
 import numpy as np
 
+from reusekit.arguments import Name, checked
 from reusekit.errors import TieError
 from reusekit.graph import keras_internals
 from reusekit.sharing import tied_source
@@ -17,12 +18,13 @@ from reusekit.surgery.building import leaves
 from reusekit.surgery.substitute import substitute
 
 
+@checked(TieError)
 def join(
     bottom: keras.Model,
     top: keras.Model,
     shared: Iterable[str] | None = None,
     keep: Literal["bottom", "top"] | None = None,
-    name: str | None = None,
+    name: Name | None = None,
 ) -> keras.Model:
     """Joins a bottom and a top that were saved apart, so that a weight of both is one again.
 
@@ -60,8 +62,6 @@ def join(
         >>> sum(part.count_params() for part in apart), join(*apart).count_params()
         (470, 270)
     """
-    if keep not in (None, "bottom", "top"):
-        raise TieError(f"Expected keep None, 'bottom' or 'top', received {keep!r}.")
     pairs = _pairs(bottom, top, shared)
     if keep is None:
         _check_equal(pairs)

@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 import keras
 
+from reusekit.arguments import checked
 from reusekit.errors import TieError
 from reusekit.graph import keras_internals, read
 from reusekit.sharing import tied_source
@@ -23,10 +24,11 @@ class _Plan(NamedTuple):
     merged: bool  # whether calls of the source itself take the place of the other layer's
 
 
+@checked(TieError)
 def tie(
     model: keras.Model,
-    a: Any,
-    b: Any,
+    a: str | keras.Variable,
+    b: str | keras.Variable,
     transform: Literal["transpose"] | None = None,
     keep: Literal["a", "b"] = "a",
 ) -> keras.Model:
@@ -61,10 +63,6 @@ def tie(
         >>> model.count_params(), tied.count_params()
         (450, 250)
     """
-    if transform not in (None, "transpose"):
-        raise TieError(f"Expected transform None or 'transpose', received {transform!r}.")
-    if keep not in ("a", "b"):
-        raise TieError(f"Expected keep 'a' or 'b', received {keep!r}.")
     graph = read(model)
     first, second = find_weight(graph, a), find_weight(graph, b)
     _check(first, second, transform)

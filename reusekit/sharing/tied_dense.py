@@ -3,7 +3,9 @@
 from typing import Any
 
 import keras
+from pydantic import PositiveInt
 
+from reusekit.arguments import checked
 from reusekit.errors import TieError
 from reusekit.graph import keras_internals
 from reusekit.sharing import tied_source
@@ -57,11 +59,12 @@ class TiedDense(keras.layers.Layer):
         ((None, 7, 50), 250)
     """
 
+    @checked(TieError)
     def __init__(
         self,
         source: keras.Layer,
         transpose: bool = True,
-        units: int | None = None,
+        units: PositiveInt | None = None,
         use_bias: bool = True,
         activation: Any = None,
         scale: bool = False,

@@ -1,20 +1,21 @@
 """A model of the same structure, with weights of its own or with the same ones."""
 
 import warnings
+from typing import Literal
 
 import keras
 
-from reusekit.errors import SurgeryError, TieError, nearest
+from reusekit.arguments import checked
+from reusekit.errors import SurgeryError, TieError
 from reusekit.graph import keras_internals, read
 from reusekit.surgery.assembling import placeholder
 from reusekit.surgery.building import Builder, assembled, is_rebuilt, leaves
 from reusekit.surgery.copying import copy_operations
 from reusekit.surgery.rebuild import Rebuild, plan
 
-_WAYS = ("copy", "share", "fresh")
 
-
-def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
+@checked(SurgeryError)
+def clone(model: keras.Model, weights: Literal["copy", "share", "fresh"] = "copy") -> keras.Model:
     """Makes a model of the same structure.
 
     Kept are: the input and output structure, names, optional inputs, nesting, layers called several
@@ -50,11 +51,6 @@ def clone(model: keras.Model, weights: str = "copy") -> keras.Model:
         >>> twin.name, twin.get_layer("head") is model.get_layer("head")
         ('m', False)
     """
-    if weights not in _WAYS:
-        raise SurgeryError(
-            f"Expected weights {' or '.join(map(repr, _WAYS))}, received {weights!r}. "
-            f"{nearest(str(weights), _WAYS)}"
-        )
     read(model)
     twin = twin_of(model, weights)
     if type(twin) is not type(model):
@@ -86,10 +82,11 @@ def warn_of_lost_class(model: keras.Model, what: str) -> None:
         warnings.warn(
             f"The {what} of {model.name!r} is a plain functional model, not a "
             f"{type(model).__name__}: what that class adds is not kept.",
-            stacklevel=3,
+            stacklevel=4,  # the caller, past the check of arguments
         )
 
 
+@checked(SurgeryError)
 def flatten(model: keras.Model) -> keras.Model:
     """Inlines nested models, so that all layers stand at the top level.
 

@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
-from reusekit.errors import SurgeryError, nearest
+from reusekit.arguments import checked
 from reusekit.graph import Graph, read, resolve
+from reusekit.graph.addresses import At
 from reusekit.surgery.assembling import assemble
 from reusekit.surgery.clone import twin_of, warn_of_lost_class
 from reusekit.surgery.edits import Edit, Insert, Orders, Remove, Replace, orders
@@ -17,7 +18,7 @@ from reusekit.surgery.rebuild import Rebuild
 from reusekit.surgery.rewiring import Rewiring
 from reusekit.surgery.tie_check import check_ties
 
-_WAYS = ("share", "copy")
+Weights = Literal["share", "copy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,8 @@ class Edited:
     moved: Mapping[str, str | None]
 
 
-def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
+@checked(EditError)
+def edit(model: keras.Model, *edits: Edit, weights: Weights = "share") -> Edited:
     """Makes several edits at once: validated as a whole, built once.
 
     Addresses are those of the model as it is given. The model itself is not changed; a refused edit
@@ -77,11 +79,6 @@ def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
         >>> [layer.name for layer in result.model.layers], result.moved["relu"]
         (['x', 'a', 'drop', 'elu', 'b'], 'elu')
     """
-    if weights not in _WAYS:
-        raise SurgeryError(
-            f"Expected weights 'share' or 'copy', received {weights!r}. "
-            f"{nearest(str(weights), _WAYS)}"
-        )
     if not edits:
         raise EditError("Expected at least one edit, received none.")
     graph = read(model)
@@ -98,13 +95,14 @@ def edit(model: keras.Model, *edits: Edit, weights: str = "share") -> Edited:
     return _build(graph, rewired)
 
 
+@checked(EditError)
 def insert(
     model: keras.Model,
     layer: keras.Layer,
     *,
-    after: Any = None,
-    before: Any = None,
-    weights: str = "share",
+    after: At = None,
+    before: At = None,
+    weights: Weights = "share",
 ) -> keras.Model:
     """Puts a layer into a model.
 
@@ -138,8 +136,9 @@ def insert(
     return edit(model, Insert(layer, after=after, before=before), weights=weights).model
 
 
+@checked(EditError)
 def replace(
-    model: keras.Model, at: Any, layer: keras.Layer, *, weights: str = "share"
+    model: keras.Model, at: At, layer: keras.Layer, *, weights: Weights = "share"
 ) -> keras.Model:
     """Calls a layer in the place of another.
 
@@ -172,7 +171,8 @@ def replace(
     return edit(model, Replace(at, layer), weights=weights).model
 
 
-def remove(model: keras.Model, at: Any, *, weights: str = "share") -> keras.Model:
+@checked(EditError)
+def remove(model: keras.Model, at: At, *, weights: Weights = "share") -> keras.Model:
     """Takes a layer out of a model, so that what read its output reads its input.
 
     Args:

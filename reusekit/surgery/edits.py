@@ -6,13 +6,15 @@ from typing import Any
 
 import keras
 
+from reusekit.arguments import checked
 from reusekit.errors import nearest
 from reusekit.graph import Graph, Scope, Tensor, UnknownAddressError, resolve
-from reusekit.graph.addresses import without_call_number
+from reusekit.graph.addresses import At, without_call_number
 from reusekit.surgery.calling import Step
 from reusekit.surgery.errors import EditError
 
 
+@checked(EditError)
 @dataclass(frozen=True)
 class Insert:
     """Puts a layer after a tensor, for all that reads it, or before a call, for that call alone.
@@ -24,11 +26,10 @@ class Insert:
     """
 
     layer: keras.Layer
-    after: Any = None
-    before: Any = None
+    after: At = None
+    before: At = None
 
     def __post_init__(self):
-        _check_layer(self.layer)
         if (self.after is None) == (self.before is None):
             raise EditError(
                 "Expected either after= or before=, received "
@@ -36,6 +37,7 @@ class Insert:
             )
 
 
+@checked(EditError)
 @dataclass(frozen=True)
 class Replace:
     """Calls a layer in the place of another.
@@ -45,11 +47,8 @@ class Replace:
         layer: What to call in its place, on the same tensors.
     """
 
-    at: Any
+    at: At
     layer: keras.Layer
-
-    def __post_init__(self):
-        _check_layer(self.layer)
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,10 @@ class Remove:
         at: Address of a layer or nested model with one input: all its calls, or one (`layer@1`).
     """
 
-    at: Any
+    at: At
 
 
 Edit = Insert | Replace | Remove
-
-
-def _check_layer(layer: Any) -> None:
-    if not isinstance(layer, keras.Layer):
-        raise EditError(f"Expected a keras.Layer, received {type(layer).__name__}: {layer!r}")
 
 
 @dataclass(frozen=True, eq=False)

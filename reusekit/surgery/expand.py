@@ -6,7 +6,10 @@ from typing import Any
 
 import keras
 
+from reusekit.arguments import checked
+from reusekit.errors import SurgeryError
 from reusekit.graph import Call, Graph, Tensor, keras_internals, read
+from reusekit.graph.addresses import At
 from reusekit.graph.tracing import fed_dtype, trace
 from reusekit.surgery.assembling import assemble, singleton
 from reusekit.surgery.building import Builder
@@ -18,7 +21,8 @@ from reusekit.surgery.names import Names
 from reusekit.surgery.snapshot import Snapshot
 
 
-def expand(model: keras.Model, at: Any) -> keras.Model:
+@checked(SurgeryError)
+def expand(model: keras.Model, at: At) -> keras.Model:
     """Opens composite layers, so that there are addresses inside them.
 
     A composite layer is one whose `call` calls other layers: KerasHub's ViTEncoder, a residual

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from reusekit.arguments import checked
 from reusekit.errors import SurgeryError, nearest
 from reusekit.graph import (
     AddressError,
@@ -17,6 +18,7 @@ from reusekit.graph import (
     read,
     resolve_one,
 )
+from reusekit.graph.addresses import At
 from reusekit.surgery.assembling import assemble
 from reusekit.surgery.rebuild import Rebuild, plan
 
@@ -31,7 +33,8 @@ _POOLS = {
 }
 
 
-def extract(model: keras.Model | Graph, at: Any, pooling: str | None = None) -> keras.Model:
+@checked(SurgeryError)
+def extract(model: keras.Model | Graph, at: At, pooling: str | None = None) -> keras.Model:
     """A model from the same inputs to any inner tensors.
 
     It shares the model's weights, keeps its input structure, and changes nothing about it.

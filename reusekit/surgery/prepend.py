@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from reusekit.arguments import Name, checked
+from reusekit.errors import SurgeryError
 from reusekit.graph import Graph, NoGraphError, read
 from reusekit.surgery.assembling import assemble, placeholder
 from reusekit.surgery.calling import Step
@@ -18,10 +20,11 @@ from reusekit.surgery.rebuild import Rebuild, plan
 _SETS_TRAINING = (keras.layers.Resizing, keras.layers.CenterCrop)
 
 
+@checked(SurgeryError)
 def prepend(
     model: keras.Model,
     preprocessing: keras.Model | keras.Layer | Sequence[keras.Layer],
-    name: str | None = None,
+    name: Name | None = None,
 ) -> keras.Model:
     """Puts preprocessing in front of a model, without nesting it.
 

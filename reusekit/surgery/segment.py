@@ -1,16 +1,19 @@
 """Cutting a model into a chain of several."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
+from reusekit.arguments import checked
+from reusekit.errors import SurgeryError
 from reusekit.graph import AddressError, Graph, cut, read, resolve
+from reusekit.graph.addresses import At
 from reusekit.surgery.split import build_stages
 from reusekit.surgery.stages import stages
 
 
-def segment(model: keras.Model | Graph, at: Sequence[Any]) -> list[keras.Model]:
+@checked(SurgeryError)
+def segment(model: keras.Model | Graph, at: At) -> list[keras.Model]:
     """Cuts a model at several places into a chain that gives its outputs.
 
     What an early segment makes and a late one reads is handed through by those between. All share

@@ -7,7 +7,10 @@ from typing import Any
 
 import keras
 
+from reusekit.arguments import checked
+from reusekit.errors import SurgeryError
 from reusekit.graph import Graph, Tensor, WideCutError, cut, cut_points, read, resolve
+from reusekit.graph.addresses import At
 from reusekit.surgery.assembling import assemble, placeholder, singleton
 from reusekit.surgery.calling import Step
 from reusekit.surgery.certificate import Certificate, certify
@@ -72,7 +75,8 @@ class Split:
         return certify(self._graph, [self.bottom, self.top], self._before, x, expected)
 
 
-def split(model: keras.Model | Graph, at: Any, strict: bool = False) -> Split:
+@checked(SurgeryError)
+def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
     """Cuts a model in two at any of its tensors.
 
     The top is everything that depends on `at`; the frontier is `at` and every other tensor, made by

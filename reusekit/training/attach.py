@@ -1,16 +1,26 @@
 """Put a head on a bottom."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import keras
+from pydantic import Field
 
+from reusekit.arguments import checked
 from reusekit.errors import HeadError, SurgeryError
 from reusekit.graph import Tensor, read
 from reusekit.surgery import prepend
 from reusekit.training.heads import Head
 
+AnyHead = Annotated[
+    Head | keras.Model,
+    Field(
+        description="what rk.heads makes, such as rk.heads.classifier(10), or a keras.Model",
+    ),
+]
 
-def attach(bottom: keras.Model, head: Head | keras.Model) -> keras.Model:
+
+@checked(HeadError)
+def attach(bottom: keras.Model, head: AnyHead) -> keras.Model:
     """Join a bottom and a head into one model, flat, sharing the weights of both.
 
     Every layer of the two keeps its name as its address, so that the result can be cut again
@@ -41,11 +51,6 @@ def attach(bottom: keras.Model, head: Head | keras.Model) -> keras.Model:
     """
     if isinstance(head, Head):
         return head.attach_to(bottom)
-    if not isinstance(head, keras.Model):
-        raise HeadError(
-            "Expected what rk.heads makes, such as rk.heads.classifier(10), or a keras.Model. "
-            f"Received: {head!r}."
-        )
     made, taken = read(bottom).output_structure, read(head).input_structure
     if not _fits(keras.tree.flatten(made), keras.tree.flatten(taken)):
         raise SurgeryError(

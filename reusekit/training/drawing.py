@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter
 
+from reusekit.arguments import checked
 from reusekit.graph import Call, CutPoint, Graph, cut_points, read
 from reusekit.sharing import count_params
+from reusekit.training.errors import TrainingError
 
 State = Literal["frozen", "trained", "new"]
 
@@ -73,6 +75,7 @@ def blocks(model: keras.Model, at: str, most: int = 24) -> list[Block]:
     return [*bottom, Block(output.address, "new", output.shape, parameters, cut.flops_after)]
 
 
+@checked(TrainingError)
 def draw_cut(model: keras.Model, at: str, title: str) -> Figure:
     """Draw a model that was cut and got a new top: its blocks, and what lies in each.
 

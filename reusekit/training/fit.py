@@ -7,7 +7,9 @@ from time import perf_counter
 from typing import Any
 
 import keras
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from reusekit.arguments import checked
 from reusekit.training.errors import TrainingError
 
 MONITORED = "val_loss"
@@ -33,15 +35,16 @@ class Fit:
         return {name: values[self.best_epoch] for name, values in self.history.items()}
 
 
+@checked(TrainingError)
 def fit_classifier(
     model: keras.Model,
     train: Any,
     validation: Any,
     *,
-    learning_rate: float,
-    epochs: int,
-    patience: int,
-    initial_epoch: int = 0,
+    learning_rate: PositiveFloat,
+    epochs: PositiveInt,
+    patience: NonNegativeInt,
+    initial_epoch: NonNegativeInt = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Fit:
     """Train a model of class probabilities with Adam and leave it at its best epoch.

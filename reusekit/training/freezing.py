@@ -3,16 +3,17 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
-from reusekit.errors import nearest
+from reusekit.arguments import checked
 from reusekit.graph import Graph, ancestors, keras_internals, read, resolve
+from reusekit.graph.addresses import At
 from reusekit.training import silencing
 from reusekit.training.errors import TrainingError
 
-_POLICIES = ("frozen", "statistics", "train")
+BatchNorm = Literal["frozen", "statistics", "train"]
 _STATES = ("trainable", "frozen", "statistics", "state")
 
 
@@ -82,7 +83,8 @@ class Freezing:
         return "\n".join(lines)
 
 
-def freeze(model: keras.Model, up_to: Any, batch_norm: str = "frozen") -> Freezing:
+@checked(TrainingError)
+def freeze(model: keras.Model | Graph, up_to: At, batch_norm: BatchNorm = "frozen") -> Freezing:
     """Freezes everything that the tensors at a cut are computed from; the rest becomes trainable.
 
     What is frozen is found in the graph: each layer, inside nested models as well, that one of the
@@ -174,11 +176,6 @@ class Plan:
     """
 
     def __init__(self, graph: Graph, up_to: Any, batch_norm: str):
-        if batch_norm not in _POLICIES:
-            raise TrainingError(
-                f"Expected batch_norm {', '.join(map(repr, _POLICIES))}, received {batch_norm!r}. "
-                f"{nearest(str(batch_norm), _POLICIES)}"
-            )
         self._graph = graph
         self._batch_norm = batch_norm
         before = [] if up_to is None else ancestors(graph, resolve(graph, up_to))

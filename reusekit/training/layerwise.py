@@ -2,23 +2,26 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any
+from typing import Annotated, Any
 
 import keras
+from pydantic import Field
 
+from reusekit.arguments import checked
 from reusekit.errors import nearest
 from reusekit.graph import Call, Graph, Tensor, cut_points, read, resolve
+from reusekit.graph.addresses import At
 from reusekit.training.errors import TrainingError
 from reusekit.training.freezing import could_be_trained
 from reusekit.training.optimizer import LayerwiseOptimizer
 
 
+@checked(TrainingError)
 def layerwise_optimizer(
     model: keras.Model | Graph,
     optimizer: keras.optimizers.Optimizer | str,
-    decay: float = 0.8,
-    blocks: Any = None,
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.8,
+    blocks: At = None,
 ) -> "LayerwiseOptimizer":
     """An optimizer whose learning rate is smaller by `decay` for each block nearer to the input.
 
@@ -73,8 +76,6 @@ def layerwise_optimizer(
         >>> model.compile(optimizer, "mse")
     """
     graph = read(model)
-    if not isinstance(decay, Real) or not 0 < decay <= 1:
-        raise TrainingError(f"Expected a decay above 0 and up to 1, received {decay!r}.")
     inner = _optimizer(optimizer)
     depths = _depths(graph, blocks)
     loose = [v.path for v in graph.model.trainable_variables if id(v) not in depths]
@@ -95,7 +96,7 @@ def _optimizer(identifier: Any) -> keras.optimizers.Optimizer:
     """What Keras takes for an optimizer."""
     try:
         optimizer = keras.optimizers.get(identifier)
-    except ValueError:
+    except Exception:  # whatever Keras raises at a configuration that is none
         optimizer = None
     if optimizer is None:
         kinds = [name for name, kind in vars(keras.optimizers).items() if isinstance(kind, type)]

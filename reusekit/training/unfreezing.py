@@ -5,10 +5,13 @@ from itertools import pairwise
 from typing import Any
 
 import keras
+from pydantic import NonNegativeInt, PositiveInt
 
+from reusekit.arguments import checked
 from reusekit.graph import Graph, cut_points, keras_internals, read
+from reusekit.graph.addresses import At
 from reusekit.training.errors import TrainingError
-from reusekit.training.freezing import Freezing, Plan
+from reusekit.training.freezing import BatchNorm, Freezing, Plan
 
 
 class GradualUnfreezing(keras.callbacks.Callback):
@@ -51,13 +54,10 @@ class GradualUnfreezing(keras.callbacks.Callback):
         ['b', 'head']
     """
 
-    def __init__(self, stages: Mapping[int, Any], batch_norm: str = "frozen"):
+    @checked(TrainingError)
+    def __init__(self, stages: Mapping[NonNegativeInt, At], batch_norm: BatchNorm = "frozen"):
         super().__init__()
-        if (
-            not isinstance(stages, Mapping)
-            or any(type(epoch) is not int or epoch < 0 for epoch in stages)
-            or 0 not in stages
-        ):
+        if 0 not in stages:
             raise TrainingError(
                 "Expected stages from the epochs at which they begin, 0 among them, to cuts, such "
                 f"as {{0: 'block4', 3: 'block2', 6: None}}. Received: {stages!r}"
@@ -68,8 +68,13 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._plans: dict[int, Plan] = {}
 
     @classmethod
+    @checked(TrainingError)
     def evenly(
-        cls, model: keras.Model | Graph, blocks: int, every: int, batch_norm: str = "frozen"
+        cls,
+        model: keras.Model | Graph,
+        blocks: PositiveInt,
+        every: PositiveInt,
+        batch_norm: BatchNorm = "frozen",
     ) -> "GradualUnfreezing":
         """Begins with the last clean cut and takes in equal shares of the model's FLOPs.
 
@@ -93,11 +98,10 @@ class GradualUnfreezing(keras.callbacks.Callback):
             {0: 'dense6', 2: 'dense4', 4: 'dense1', 6: None}
         """
         points = list(cut_points(model))
-        whole = all(isinstance(number, int) and number >= 1 for number in (blocks, every))
-        if not whole or len(points) < blocks:
+        if len(points) < blocks:
             raise TrainingError(
-                f"Expected blocks from 1 to {len(points)}, the number of clean cuts, and every of "
-                f"at least 1. Received: blocks={blocks!r}, every={every!r}."
+                f"Expected blocks to be at most {len(points)}, the number of clean cuts. Received: "
+                f"{blocks!r}."
             )
         chosen = [points.pop()]
         for number in range(1, blocks):

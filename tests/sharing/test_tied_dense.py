@@ -260,7 +260,7 @@ def test_a_quantised_model_is_saved_and_loaded_with_its_tie(tmp_path):
     ("make", "said"),
     [
         (lambda: TiedDense(layers.Dropout(0.1)), "received Dropout"),
-        (lambda: TiedDense("embedding"), "received str"),
+        (lambda: TiedDense("embedding"), "source to be a Keras layer"),
         (lambda: TiedDense(layers.Conv2D(4, 3)), r"kernel_size=\(3, 3\)"),
         (lambda: TiedDense(layers.Conv2D(4, 1, groups=2)), "groups=2"),
         (lambda: TiedDense(layers.Conv2D(4, 1, data_format="channels_first")), "channels_first"),

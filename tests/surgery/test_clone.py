@@ -172,7 +172,7 @@ def test_a_layer_that_cannot_come_back_is_named():
 
 
 def test_unknown_way_names_the_valid_ones():
-    with pytest.raises(SurgeryError, match="'copy' or 'share' or 'fresh', received 'copies'"):
+    with pytest.raises(SurgeryError, match=r"'copy', 'share' or 'fresh'\. Received: 'copies'"):
         clone(ZOO["linear"](), weights="copies")
 
 

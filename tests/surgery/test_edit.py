@@ -152,7 +152,7 @@ def test_edited_models_can_be_saved(tmp_path):
     [
         (lambda i: [Insert(i)], EditError, "either after= or before="),
         (lambda i: [Insert(i, after="a", before="b")], EditError, "either after= or before="),
-        (lambda i: [Insert("a", after="a")], EditError, "Expected a keras.Layer, received str"),
+        (lambda i: [Insert("a", after="a")], EditError, "layer to be a Keras layer"),
         (lambda i: [], EditError, "at least one edit"),
         (lambda i: [Insert(i, after="aa")], UnknownAddressError, "Did you mean 'a'"),
         (lambda i: [Remove("dorp")], UnknownAddressError, "Did you mean 'drop'"),
@@ -164,7 +164,7 @@ def test_edited_models_can_be_saved(tmp_path):
             EditError,
             "a name of its own, received 'b'",
         ),
-        (lambda i: ["a"], EditError, "Insert, Replace or Remove, received str"),
+        (lambda i: ["a"], EditError, "an Insert, a Replace or a Remove"),
     ],
 )
 def test_bad_edits_are_refused_in_one_sentence(build, kind, message):

@@ -410,7 +410,7 @@ def test_bad_input_changes_nothing():
     flags = [v.trainable for v in model.weights]
     with pytest.raises(rk.UnknownAddressError, match="Did you mean 'out1'"):
         freeze(model, "outt1")
-    with pytest.raises(TrainingError, match=r"received 'freeze'\. Did you mean 'frozen'"):
+    with pytest.raises(TrainingError, match=r"Received: 'freeze'\. Did you mean 'frozen'"):
         freeze(model, "stem", batch_norm="freeze")
     with pytest.raises(rk.AddressError):
         freeze(model, [])

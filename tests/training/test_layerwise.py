@@ -460,11 +460,11 @@ def test_optimizers_that_cannot_serve_are_refused():
     for optimizer in (used, taken):
         with pytest.raises(TrainingError, match="has not been used"):
             layerwise_optimizer(model, optimizer)
-    for unknown, meant in (("adamm", "Did you mean 'Adam'"), (None, "Valid choices: 'Ada")):
-        with pytest.raises(TrainingError, match=f"received {unknown!r}. {meant}"):
+    for unknown, meant in (("adamm", "Did you mean 'Adam'"), (None, ""), ({}, "")):
+        with pytest.raises(TrainingError, match=f"eceived:? {unknown!r}. ?{meant}"):
             layerwise_optimizer(model, unknown)
     for decay in (0, -1, 1.5, float("nan"), "0.8"):
-        with pytest.raises(TrainingError, match="Expected a decay"):
+        with pytest.raises(TrainingError, match="Expected decay to be"):
             layerwise_optimizer(model, "sgd", decay=decay)
 
 
