@@ -252,7 +252,7 @@ def test_even_stages_differ_however_many(blocks):
 
 def test_bad_stages():
     for stages in ({1: "a"}, {}, {0: "a", -1: None}, {0: "a", "2": None}, ["a", "b"]):
-        with pytest.raises(TrainingError, match="Expected (each key of )?stages"):
+        with pytest.raises(TrainingError, match=r"Expected (each key of )?stages"):
             GradualUnfreezing(stages)
     for blocks, every in ((99, 1), (0, 1), (1, 0), ("2", 1), (1, 0.5)):
         with pytest.raises(TrainingError, match=r"Expected (blocks|every) to be"):
