@@ -44,7 +44,7 @@ def list_entries(layout: Layout) -> list[EntryInfo]:
     """All entries, unfinished ones among them, the one that was used last at the end."""
     found = []
     for kind in ("entries", "drafts"):
-        for folder in (layout.root / kind).iterdir():
+        for folder in layout.folders(kind):
             # Another process may remove or finish it meanwhile.
             with suppress(FileNotFoundError):
                 found.append(_info(folder, whole=kind == "entries"))
@@ -55,7 +55,10 @@ def remove(layout: Layout, entry: EntryInfo) -> bool:
     """Remove an entry that nobody makes or reads; says whether it is gone."""
     with if_unused(layout, entry.digest) as unused:
         if unused:
-            layout.remove(entry.folder)
+            try:
+                layout.remove(entry.folder)
+            except PermissionError:  # another user's
+                return False
     return unused
 
 
@@ -119,7 +122,8 @@ def _info(folder: Path, whole: bool) -> EntryInfo:
     manifest = Manifest.read(folder)
     used = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
     if manifest is None:
-        on_disk = sum(file.stat().st_size for file in os.scandir(folder) if file.is_file())
+        files = (file.stat(follow_symlinks=False) for file in os.scandir(folder))
+        on_disk = sum(file.st_size for file in files)
         return EntryInfo(folder.name, whole, 0, on_disk, (), used, {}, folder)
     names = tuple(array.name for array in manifest.arrays)
     return EntryInfo(

@@ -1,6 +1,7 @@
 """An entry while it is being made."""
 
 import math
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 
 from reusekit.errors import CacheError
 from reusekit.features.key import FeatureKey
-from reusekit.features.layout import Layout
-from reusekit.features.manifest import ArraySpec, Manifest
+from reusekit.features.layout import Layout, share
+from reusekit.features.manifest import MANIFEST_FILE, ArraySpec, Manifest
 from reusekit.features.shards import DamagedShard, ShardWriter, read_shard, shard_file
 
 SHARD_BYTES = 64 << 20
@@ -37,16 +38,28 @@ class Draft:
         self.key, self._layout, self._shard_bytes = key, layout, shard_bytes
         self.folder = layout.draft(key.digest)
         entry = layout.entry(key.digest)
-        if entry.exists():
+        if os.path.lexists(entry):
             layout.remove(self.folder)
             entry.rename(self.folder)
         self.manifest = _sound_part(self.folder, key)
         if self.manifest is None:
             layout.remove(self.folder)
-        for part in self.folder.glob("*.part"):  # what a killed process was writing
-            part.unlink()
+        else:
+            self._tidy()
         self._writers: list[ShardWriter] = []
         self._shard = 0
+
+    def _tidy(self) -> None:
+        """Remove what is no sound shard: of a killed process, or in the place of a file."""
+        shards = {
+            shard_file(self.folder, array, shard).name
+            for shard, checksums in enumerate(self.manifest.checksums)
+            for array in range(len(self.manifest.arrays))
+            if checksums is not None
+        }
+        for path in self.folder.iterdir():
+            if path.name != MANIFEST_FILE and path.name not in shards:
+                self._layout.remove(path)
 
     @property
     def gaps(self) -> list[range]:
@@ -125,7 +138,9 @@ class Draft:
 
     def begin(self) -> None:
         """Claim the disk: the manifest says from now on how much will be written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True)
+            share(self.folder)
         self.manifest.write(self.folder)
 
     def write(self, batch: Mapping[str, np.ndarray], start: int) -> None:

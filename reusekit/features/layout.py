@@ -1,18 +1,22 @@
 """Where a feature store keeps what, on disk."""
 
+import json
 import os
 import shutil
 import sqlite3
+import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from reusekit.errors import CacheError
+from reusekit.sealed_json import write_durably
 
 _MARK = "feature_store.json"
-_FORMAT = '{"format": 1}'
+_FORMAT = {"format": 1}
+_FOLDERS = ("entries", "drafts", "locks", "removed")
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,20 @@ class Layout:
         return self.root / "locks" / "budget.lock"
 
     def exists(self) -> bool:
-        """Whether there is a store."""
+        """Look for a store; nothing is made."""
         return (self.root / _MARK).is_file()
+
+    def folders(self, kind: str) -> list[Path]:
+        """List what may be entries or drafts; stray files, links and other folders are passed over.
+
+        Args:
+            kind: "entries" or "drafts".
+        """
+        return [
+            path
+            for path in (self.root / kind).iterdir()
+            if path.name.isalnum() and path.is_dir() and not path.is_symlink()
+        ]
 
     def create(self) -> None:
         """Make the folders where there is no store yet.
@@ -63,45 +79,76 @@ class Layout:
             self.root.mkdir(parents=True, exist_ok=True)
             # Looked for before the mark: another process that makes this store begins with it.
             others = [path for path in self.root.iterdir() if not path.name.startswith(_MARK)]
-            if not mark.exists():
+            if not os.path.lexists(mark):
                 if others:
                     raise CacheError(
                         f"Expected a feature store, or a folder to make one in. {self.root} holds "
-                        "something else."
+                        f"something else. If it is a store that has lost {_MARK}, write "
+                        f"{json.dumps(_FORMAT)} into that file."
                     )
-                write_durably(mark, _FORMAT)
-            told = mark.read_text()
-            if told != _FORMAT:
-                raise CacheError(f"Expected {_FORMAT!r} in {mark}. Received: {told[:80]!r}.")
-            for folder in ("entries", "drafts", "locks", "removed"):
-                (self.root / folder).mkdir(exist_ok=True)
+                write_durably(mark, json.dumps(_FORMAT))
+            self._check(mark)
+            for name in _FOLDERS:
+                folder = self.root / name
+                if folder.is_symlink():
+                    raise CacheError(
+                        f"Expected the folders of a feature store. Received a link: {folder}. "
+                        "Remove it, or choose another folder."
+                    )
+                if not folder.is_dir():
+                    folder.mkdir(exist_ok=True)
+                    share(folder)
 
-    def remove(self, folder: Path) -> None:
-        """Remove an entry or a draft: at once for whoever looks, and then from the disk."""
+    def _check(self, mark: Path) -> None:
+        told = None
+        if not mark.is_dir():
+            told = mark.read_bytes()
+        try:
+            known = json.loads(told) == _FORMAT
+        except (ValueError, TypeError, RecursionError):
+            known = False
+        if not known:
+            received = "a folder" if told is None else repr(told[:80].decode(errors="replace"))
+            raise CacheError(
+                f"Expected {json.dumps(_FORMAT)} in {mark}. Received: {received}. If the file was "
+                f"damaged, write that into it; if another version of reusekit made the store, "
+                "choose another folder."
+            )
+
+    def remove(self, path: Path) -> None:
+        """Remove what lies there: at once for whoever looks, and then from the disk.
+
+        Of a link the link is removed, and what it points at stays as it is.
+        """
         target = self.root / "removed" / uuid.uuid4().hex
         try:
-            folder.rename(target)
+            path.rename(target)
         except FileNotFoundError:
             return
-        shutil.rmtree(target, ignore_errors=True)
+        _delete(target)
 
     def sweep(self) -> None:
         """Remove what a killed process was removing."""
-        for folder in (self.root / "removed").iterdir():
-            shutil.rmtree(folder, ignore_errors=True)
+        for path in (self.root / "removed").iterdir():
+            _delete(path)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a small file so that it is there as a whole, after a power failure too, or not."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def share(path: Path) -> None:
+    """Let those use a file or folder who may use the folder that it lies in, whatever the umask."""
+    allowed = path.parent.stat().st_mode & 0o777
+    now = path.stat().st_mode
+    if path.is_file():
+        allowed &= 0o666
+    with suppress(PermissionError):  # its owner has seen to it
+        path.chmod(stat.S_IMODE(now) & ~0o777 | allowed)
+
+
+def _delete(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

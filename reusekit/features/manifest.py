@@ -1,8 +1,6 @@
 """What an entry says of itself: its arrays, their shards, and a checksum of each."""
 
-import json
 import math
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from reusekit.features.key import FeatureKey
-from reusekit.features.layout import write_durably
+from reusekit.features.layout import share
+from reusekit.sealed_json import read_sealed, write_sealed
 
-_FILE = "manifest.json"
+MANIFEST_FILE = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,9 @@ class Manifest:
         return None not in self.checksums
 
     def answers(self, key: FeatureKey) -> bool:
-        """Whether it has as many arrays and examples as the key says."""
-        return (len(self.arrays), self.size) == (len(key.arrays), key.size)
+        """Compare its key, and the numbers of its arrays and examples, with those of a key."""
+        told = (self.digest, len(self.arrays), self.size)
+        return told == (key.digest, len(key.arrays), key.size)
 
     @property
     def bytes(self) -> int:
@@ -90,17 +90,19 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it into the entry's folder, whole or not at all."""
-        told = asdict(self)
-        write_durably(folder / _FILE, json.dumps({**told, "checksum": _checksum(told)}, indent=1))
+        write_sealed(folder / MANIFEST_FILE, asdict(self))
+        share(folder / MANIFEST_FILE)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest | None":
-        """The manifest in a folder; None where there is none, or a damaged one."""
+        """Read the manifest of a folder; None where there is none that belongs to it.
+
+        A folder bears the name of its key. One that was copied or renamed does not answer to its
+        new name, and a link answers to none.
+        """
         try:
-            told = json.loads((folder / _FILE).read_text())
-            if told.pop("checksum") != _checksum(told):
-                return None
-            return cls(
+            told = read_sealed(folder / MANIFEST_FILE)
+            manifest = cls(
                 digest=told["digest"],
                 size=told["size"],
                 arrays=tuple(
@@ -112,8 +114,20 @@ class Manifest:
                 made=told["made"],
                 about=told["about"],
             )
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, AttributeError):
+            belongs = manifest.digest == folder.name and not folder.is_symlink()
+            return manifest if belongs and manifest._is_consistent() else None
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
             return None
+
+    def _is_consistent(self) -> bool:
+        shards = math.ceil(self.size / self.rows_per_shard)
+        found = {len(checksums) for checksums in self.checksums if checksums is not None}
+        return (
+            self.bytes > 0
+            and len(self.checksums) == shards
+            and found <= {len(self.arrays)}
+            and isinstance(self.about, Mapping)
+        )
 
 
 def joined(runs: Iterable[range]) -> list[range]:
@@ -130,7 +144,3 @@ def joined(runs: Iterable[range]) -> list[range]:
         else:
             union.append(run)
     return union
-
-
-def _checksum(told: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(told, sort_keys=True).encode())

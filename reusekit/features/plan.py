@@ -13,8 +13,8 @@ from rich.table import Table
 
 from reusekit.data import DataSplit
 from reusekit.features.costs import Costs
-from reusekit.features.layout import write_durably
 from reusekit.features.source import FeatureSource
+from reusekit.sealed_json import write_durably
 
 _PRINTED_WIDTH = 140
 _COUNTED = ("batch", "trials", "together")

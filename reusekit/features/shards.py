@@ -6,6 +6,7 @@ A CRC-32 tells a torn, truncated or altered file from a sound one as fast as a d
 import io
 import mmap
 import os
+import uuid
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from reusekit.features.layout import share
 from reusekit.features.manifest import ArraySpec
+from reusekit.sealed_json import is_damage
 
 _BLOCK = 1 << 20
 
@@ -52,10 +55,11 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path, array: ArraySpec, rows: int) -> None:
-        self._path, self._part = path, path.with_suffix(".part")
+        # A name that no other writer has, so that nothing can lie there but what this one makes.
+        self._path, self._part = path, path.with_suffix(f".{uuid.uuid4().hex}.part")
         self._dtype = stored_dtype(array.dtype)
         self._checksum = 0
-        self._file = self._part.open("wb")
+        self._file = self._part.open("xb")
         header = io.BytesIO()
         told = {
             "descr": np.lib.format.dtype_to_descr(self._dtype),
@@ -78,6 +82,7 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+        share(self._part)
         self._part.replace(self._path)
         return self._checksum
 
@@ -106,7 +111,9 @@ def read_shard(
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
-            told = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, checksum)
+            # The time of the last change cannot be set, as that of the last write can.
+            times = (found.st_mtime_ns, found.st_ctime_ns)
+            told = (found.st_dev, found.st_ino, found.st_size, *times, checksum)
             if again or told not in _sound:
                 if _file_checksum(file) != checksum:
                     raise DamagedShard(f"{path} does not have its checksum.")
@@ -119,8 +126,12 @@ def read_shard(
             # Not `np.memmap`: taking rows of its objects costs several times more.
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return np.ndarray(shape, dtype, mapped, file.tell())
-    except (FileNotFoundError, ValueError) as error:
-        raise DamagedShard(f"{path} is missing or is no .npy file.") from error
+    except ValueError as error:
+        raise DamagedShard(f"{path} is no .npy file.") from error
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise DamagedShard(f"{path} is missing or cannot be read.") from error
 
 
 def let_go(shard: np.ndarray) -> None:

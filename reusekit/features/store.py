@@ -2,11 +2,10 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import AnyPath, checked
@@ -16,7 +15,7 @@ from reusekit.features.draft import SHARD_BYTES, Draft, sound
 from reusekit.features.entry import Entry
 from reusekit.features.key import FeatureKey
 from reusekit.features.layout import Layout, os_errors_explained
-from reusekit.features.locks import Lease, sole_maker
+from reusekit.features.locks import Lease, counting, sole_maker
 from reusekit.features.manifest import Manifest, joined
 from reusekit.features.shards import DamagedShard, read_shard, shard_file
 
@@ -36,7 +35,13 @@ class FeatureStore:
     An entry holds several arrays: the tensors that cross a cut. It is written to a draft in shards
     and shown when it is whole. One process makes an entry; others that want it wait and read. A
     killed one leaves its whole shards to the next. Each shard has a checksum, which is compared
-    when the entry is opened: what is damaged is computed again.
+    when the entry is opened: what is damaged, in whatever way, is computed again. An entry that is
+    open is mapped into memory: a shard that is overwritten in place meanwhile shows what was
+    written, and one that is *truncated* in place ends the process (SIGBUS). reusekit itself only
+    ever replaces files, which harms no reader; see that nothing else writes into the folder.
+
+    Several users may share a store: what is made in it can be used by whoever may use its folder.
+    One that may only be read serves what it holds.
 
     Args:
         path: The folder; it is made where there is none. None for `default_path()`.
@@ -83,7 +88,7 @@ class FeatureStore:
     def get(self, key: FeatureKey) -> Entry | None:
         """The entry of a key; None where there is none, or where it is damaged."""
         with os_errors_explained(self.path):
-            lease = Lease(self._layout.lease(key.digest))
+            lease = Lease(self._layout, key.digest)
             folder = self._layout.entry(key.digest)
             manifest = Manifest.read(folder)
             if manifest is None or not manifest.whole or not manifest.answers(key):
@@ -100,7 +105,8 @@ class FeatureStore:
             except DamagedShard:
                 lease.close()
                 return None
-            os.utime(folder)  # this is what `used` tells
+            with suppress(PermissionError):  # of another user's entry
+                os.utime(folder)  # this is what `used` tells
             return Entry(key, manifest, shards, lease)
 
     @checked(CacheError)
@@ -149,7 +155,7 @@ class FeatureStore:
             for digest, key in sorted(missing.items()):
                 what = str(key.about.get("cut", digest[:12]))
                 with os_errors_explained(self.path):
-                    held.enter_context(sole_maker(self._layout.lock(digest), what))
+                    held.enter_context(sole_maker(self._layout, digest, what))
             # Another process may have made some of them while this one waited.
             to_make = [key for key in missing.values() if self.get(key) is None]
             if to_make:
@@ -193,7 +199,7 @@ class FeatureStore:
                 draft.abandon()
 
     def _begin(self, drafts: Sequence[Draft]) -> None:
-        with FileLock(self._layout.budget_lock):
+        with counting(self._layout):
             self._layout.sweep()
             needed = {draft.key.digest: draft.manifest.bytes for draft in drafts}
             to_come = sum(draft.bytes_to_come for draft in drafts)
@@ -218,14 +224,14 @@ class FeatureStore:
             for entry in self.entries():
                 if not entry.whole:
                     continue
-                lease = Lease(self._layout.lease(entry.digest))
+                lease = Lease(self._layout, entry.digest)
                 manifest = Manifest.read(entry.folder)
                 if manifest is not None:
                     shards = range(len(manifest.checksums))
                     bad = sum(not sound(entry.folder, manifest, n) for n in shards)
                     damaged[entry.digest] = bad
                 elif entry.folder.exists():
-                    damaged[entry.digest] = len({*entry.folder.glob("0-*.npy")})
+                    damaged[entry.digest] = len({*entry.folder.glob("0-*.npy")}) or 1
                 lease.close()
         return damaged
 

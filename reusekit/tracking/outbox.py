@@ -18,8 +18,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from reusekit.errors import TrackingError
-from reusekit.features.layout import write_durably
 from reusekit.progress import console
+from reusekit.sealed_json import write_durably
 from reusekit.tracking.network import ServerAwayError, shown
 from reusekit.tracking.operations import Carrying, Operation, from_json, to_json
 from reusekit.tracking.sending import send

@@ -1,0 +1,91 @@
+"""Small files that are written as a whole, and JSON that is read unaltered or not at all."""
+
+import errno
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_SEAL = "checksum"
+
+
+class DamagedFileError(ValueError):
+    """A file is missing, or is not what was written."""
+
+
+def write_durably(path: Path, text: str, private: bool = False) -> None:
+    """Write a small file so that it is there as a whole, after a power failure too, or not.
+
+    What lies there before is replaced, a link itself and never what it points at.
+
+    Args:
+        path: Where to.
+        text: Its content.
+        private: Let nobody but its owner read it.
+    """
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        opened = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        with open(opened, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_sealed(path: Path, content: Mapping[str, Any], private: bool = False) -> None:
+    """Write JSON with its checksum; see `write_durably`."""
+    content = json.loads(json.dumps(content))  # as it will be read
+    sealed = {**content, _SEAL: checksum(content)}
+    write_durably(path, json.dumps(sealed, indent=1), private)
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read the JSON that `write_sealed` has written, without its checksum.
+
+    Raises:
+        DamagedFileError: There is no such file, or it has been altered in any way.
+        PermissionError: It may not be read.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "sealed.json")
+        >>> write_sealed(file, {"size": 3})
+        >>> read_sealed(file)
+        {'size': 3}
+        >>> _ = file.write_text(file.read_text().replace("3", "4"))
+        >>> read_sealed(file)
+        Traceback (most recent call last):
+        ...
+        reusekit.sealed_json.DamagedFileError: .../sealed.json is damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        sound = isinstance(content, dict) and content.pop(_SEAL, None) == checksum(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged ({type(error).__name__}).") from error
+    except OSError as error:
+        if not is_damage(error):
+            raise
+        raise DamagedFileError(f"{path} is missing or damaged: {error.strerror}.") from error
+    if not sound:
+        raise DamagedFileError(f"{path} is damaged.")
+    return content
+
+
+def is_damage(error: OSError) -> bool:
+    """Tell a file that is missing, no file or broken from one that cannot be read just now."""
+    return error.errno in _DAMAGE
+
+
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO)
+
+
+def checksum(content: Mapping[str, Any]) -> int:
+    """Compute the CRC-32 of JSON, in whatever order its keys are."""
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
