@@ -5,10 +5,13 @@ from typing import Any
 
 import keras
 
+from reusekit.arguments import checked
+from reusekit.errors import HeadError
 from reusekit.training.heads.dense_head import DenseHead
-from reusekit.training.heads.head import check_classes
+from reusekit.training.heads.head import Classes
 
 
+@checked(HeadError)
 @dataclass(frozen=True)
 class Classifier(DenseHead):
     """A classification head: pooling where needed, hidden layers if wanted, probabilities.
@@ -38,14 +41,9 @@ class Classifier(DenseHead):
         >>> model.compile("adam", **head.compile_args)
     """
 
-    classes: int
+    classes: Classes
     _: KW_ONLY
     logits: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the number of classes and what all dense heads have."""
-        super().__post_init__()
-        check_classes(self.classes)
 
     @property
     def compile_args(self) -> dict[str, Any]:

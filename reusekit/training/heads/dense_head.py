@@ -3,16 +3,17 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import keras
 import numpy as np
 from keras import layers
+from pydantic import NonNegativeInt
 
-from reusekit.errors import HeadError, nearest
-from reusekit.training.heads.head import Head, is_whole, one_tensor
-from reusekit.training.heads.pooling import Pooling, check_pooling, pool
+from reusekit.arguments import Rate
+from reusekit.errors import HeadError
+from reusekit.training.heads.head import Head, one_tensor
+from reusekit.training.heads.pooling import Pooling, pool
 
 Normalization = Literal["batch", "layer"]
 
@@ -37,26 +38,10 @@ class DenseHead(Head):
     """
 
     pooling: Pooling = "average"
-    units: int | Sequence[int] = 0
-    dropout: float = 0.0
+    units: NonNegativeInt | Sequence[NonNegativeInt] = 0
+    dropout: Rate = 0.0
     normalization: Normalization | None = None
-    standardize: np.ndarray | None = field(default=None, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Check what Keras would refuse late, or in the words of a layer the user never named."""
-        super().__post_init__()
-        check_pooling(self.pooling)
-        if not all(is_whole(units) and units >= 0 for units in self._widths()):
-            raise HeadError(
-                f"Expected units of at least 0, or a list of widths. Received: {self.units!r}."
-            )
-        if not isinstance(self.dropout, Real) or not 0 <= self.dropout < 1:
-            raise HeadError(f"Expected dropout from 0 to below 1. Received: {self.dropout!r}.")
-        if self.normalization not in (None, *get_args(Normalization)):
-            near = nearest(str(self.normalization), get_args(Normalization))
-            raise HeadError(
-                f"Expected a normalization or None. Received: {self.normalization!r}. {near}"
-            )
+    standardize: Any = field(default=None, repr=False, compare=False)
 
     @abstractmethod
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import keras
-import numpy as np
+from pydantic import Field
 
+from reusekit.arguments import Name
 from reusekit.errors import HeadError
 from reusekit.graph import read
 from reusekit.surgery import prepend
@@ -20,11 +21,7 @@ class Head(ABC):
         name: The name of the model that `build` makes; its layers' names begin with it.
     """
 
-    name: str = "head"
-
-    def __post_init__(self) -> None:
-        """Check the name, which the names of layers begin with."""
-        check_name("name", self.name)
+    name: Name = "head"
 
     @property
     @abstractmethod
@@ -102,6 +99,17 @@ class Head(ABC):
         return self
 
 
+Classes = Annotated[
+    int,
+    Field(
+        ge=2,
+        description="a whole number of at least 2; for yes or no, classes=2 or a multilabel head "
+        "with labels=1",
+    ),
+]
+"""How many classes there are to tell apart."""
+
+
 def _features(shape: tuple) -> keras.KerasTensor:
     return keras.KerasTensor((None, *shape), "float32")
 
@@ -119,41 +127,3 @@ def one_tensor(features: Any, head: str) -> Any:
             "rk.extract(bottom, ADDRESS) gives one; a multitap head takes several."
         )
     return tensors[0]
-
-
-def is_whole(number: Any) -> bool:
-    """Whether this is a whole number, such as NumPy's; True and False are none."""
-    return isinstance(number, int | np.integer) and not isinstance(number, bool)
-
-
-def check_width(what: str, width: Any) -> None:
-    """Refuse a number of outputs that is none.
-
-    Raises:
-        HeadError: It is not a whole number of at least 1.
-    """
-    if not is_whole(width) or width < 1:
-        raise HeadError(f"Expected {what} of at least 1. Received: {what}={width!r}.")
-
-
-def check_classes(classes: Any) -> None:
-    """Refuse a number of classes between which there is nothing to choose.
-
-    Raises:
-        HeadError: It is not a whole number of at least 2.
-    """
-    if not is_whole(classes) or classes < 2:
-        raise HeadError(
-            "Expected classes of at least 2; for yes or no, classes=2 or a multilabel head with "
-            f"labels=1. Received: classes={classes!r}."
-        )
-
-
-def check_name(what: str, name: Any) -> None:
-    """Refuse what Keras takes for no name, in the words of a layer the user never named.
-
-    Raises:
-        HeadError: It is no text, empty, or has a "/".
-    """
-    if not isinstance(name, str) or not name or "/" in name:
-        raise HeadError(f'Expected {what} as text without "/". Received: {name!r}.')

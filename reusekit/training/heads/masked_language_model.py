@@ -5,13 +5,16 @@ from typing import Any
 
 import keras
 from keras import layers
+from pydantic import PositiveInt
 
+from reusekit.arguments import checked
 from reusekit.errors import HeadError
 from reusekit.graph import read, resolve_one
 from reusekit.sharing.layers import TiedDense
-from reusekit.training.heads.head import Head, check_width, one_tensor
+from reusekit.training.heads.head import Head, one_tensor
 
 
+@checked(HeadError)
 @dataclass(frozen=True)
 class MaskedLanguageModel(Head):
     """A head that gives a logit for each token of the vocabulary at each position.
@@ -48,18 +51,14 @@ class MaskedLanguageModel(Head):
         ['tokens', 'embedding', 'mixed', 'head_transform', 'head_normalization', 'head_logits']
     """
 
-    vocabulary: int | None = None
+    vocabulary: PositiveInt | None = None
     _: KW_ONLY
     embedding: str | keras.Layer | None = None
     transform: bool = True
 
     def __post_init__(self) -> None:
         """Check that there is one vocabulary."""
-        super().__post_init__()
-        if self.vocabulary is None:
-            return
-        check_width("vocabulary", self.vocabulary)
-        if self.embedding is not None:
+        if self.vocabulary is not None and self.embedding is not None:
             raise HeadError(
                 "Expected either a vocabulary, for an output of its own, or an embedding to tie it "
                 f"to. Received: vocabulary={self.vocabulary!r}, embedding={self.embedding!r}."

@@ -4,11 +4,14 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import keras
+from pydantic import PositiveInt
 
+from reusekit.arguments import checked
+from reusekit.errors import HeadError
 from reusekit.training.heads.dense_head import DenseHead
-from reusekit.training.heads.head import check_width
 
 
+@checked(HeadError)
 @dataclass(frozen=True)
 class Multilabel(DenseHead):
     """A head that says for each label whether it applies, each by itself.
@@ -34,14 +37,9 @@ class Multilabel(DenseHead):
         ['accuracy', 'auc']
     """
 
-    labels: int
+    labels: PositiveInt
     _: KW_ONLY
     logits: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the number of labels and what all dense heads have."""
-        super().__post_init__()
-        check_width("labels", self.labels)
 
     @property
     def compile_args(self) -> dict[str, Any]:

@@ -1,21 +1,22 @@
 """One linear classifier on the features of several cuts."""
 
-from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from numbers import Real
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import numpy as np
 from keras import layers, ops
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from reusekit.arguments import checked
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
 from reusekit.training.heads.classifier import Classifier
-from reusekit.training.heads.head import Head, check_classes, check_width
-from reusekit.training.heads.pooling import Pooling, check_pooling, pool
+from reusekit.training.heads.head import Classes, Head
+from reusekit.training.heads.pooling import Pooling, pool
 
 
+@checked(HeadError)
 @dataclass(frozen=True)
 class Multitap(Head):
     """A linear classifier on the features of several cuts at once, as `rk.extract` gives them.
@@ -46,17 +47,14 @@ class Multitap(Head):
         (None, 10)
     """
 
-    classes: int
+    classes: Classes
     _: KW_ONLY
     logits: bool = False
     pooling: Pooling = "average"
-    kept: Sequence[int] | None = field(default=None, repr=False)
+    kept: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        """Check what can be checked before the features are there."""
-        super().__post_init__()
-        check_classes(self.classes)
-        check_pooling(self.pooling)
+        """Check the places to keep, which may be an array."""
         if self.kept is not None and not _are_places(self.kept):
             raise HeadError(
                 "Expected different places from 0 to keep, as a list of whole numbers, or None. "
@@ -81,16 +79,17 @@ class Multitap(Head):
             joined = keras_internals.take(joined, places, axis=-1, name=f"{self.name}_kept")
         return Classifier(self.classes, logits=self.logits, name=self.name).connect(joined)
 
+    @checked(HeadError)
     def select(
         self,
         features: Any,
-        labels: np.ndarray,
+        labels: Any,
         *,
-        fraction: float,
-        penalty: float = 1e-2,
-        epochs: int = 20,
-        batch_size: int = 64,
-        learning_rate: float = 1e-2,
+        fraction: Annotated[float, Field(gt=0, le=1)],
+        penalty: NonNegativeFloat = 1e-2,
+        epochs: PositiveInt = 20,
+        batch_size: PositiveInt = 64,
+        learning_rate: PositiveFloat = 1e-2,
     ) -> "Multitap":
         """Keep the features that matter most.
 
@@ -123,12 +122,6 @@ class Multitap(Head):
             >>> head.select([shallow, deep], labels, fraction=0.1, batch_size=8).kept
             (9,)
         """
-        if not isinstance(fraction, Real) or not 0 < fraction <= 1:
-            raise HeadError(f"Expected a fraction above 0, at most 1. Received: {fraction!r}.")
-        if not isinstance(penalty, Real) or not penalty >= 0:
-            raise HeadError(f"Expected a penalty of at least 0. Received: {penalty!r}.")
-        check_width("epochs", epochs)
-        check_width("batch_size", batch_size)
         self._check_labels(np.asarray(labels), len(keras.tree.flatten(features)[0]))
         shapes = keras.tree.map_structure(lambda x: (None, *np.shape(x)[1:]), features)
         inputs = self._inputs(keras.tree.map_shape_structure(keras.KerasTensor, shapes))

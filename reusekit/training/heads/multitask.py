@@ -2,16 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
-from numbers import Real
-from typing import Any
+from typing import Annotated, Any
 
 import keras
+from annotated_types import MinLen
+from pydantic import NonNegativeFloat
 
+from reusekit.arguments import Name, checked
 from reusekit.errors import HeadError
-from reusekit.training.heads.head import Head, check_name
+from reusekit.training.heads.head import Head
 from reusekit.training.heads.siamese import Siamese
 
 
+@checked(HeadError)
 @dataclass(frozen=True)
 class Multitask(Head):
     """Several heads on the same features, each an output of its own by the task's name.
@@ -37,35 +40,23 @@ class Multitask(Head):
         8
     """
 
-    tasks: Mapping[str, Head]
+    tasks: Annotated[Mapping[Name, Head], MinLen(1)]
     _: KW_ONLY
-    weights: Mapping[str, float] | None = None
+    weights: Mapping[str, NonNegativeFloat] | None = None
 
     def __post_init__(self) -> None:
-        """Check the tasks."""
-        super().__post_init__()
-        if not isinstance(self.tasks, Mapping) or not self.tasks:
-            raise HeadError(f"Expected tasks as a dict of heads by name. Received: {self.tasks!r}.")
+        """Check that each head has one output, and that there is a weight for each task."""
         for task, head in self.tasks.items():
-            check_name("the name of a task", task)
-            if not isinstance(head, Head) or isinstance(head, Multitask | Siamese):
+            if isinstance(head, Multitask | Siamese):
                 raise HeadError(
                     f"Expected a head with one output for the task {task!r}, such as a classifier. "
                     f"Received: {head!r}."
                 )
-        if self.weights is not None and not self._can_weigh():
+        if self.weights is not None and set(self.weights) != set(self.tasks):
             raise HeadError(
                 f"Expected weights as a dict of numbers for the tasks {sorted(self.tasks)}. "
                 f"Received: {self.weights!r}."
             )
-
-    def _can_weigh(self) -> bool:
-        """Whether there is one number for each task."""
-        return (
-            isinstance(self.weights, Mapping)
-            and set(self.weights) == set(self.tasks)
-            and all(isinstance(weight, Real) for weight in self.weights.values())
-        )
 
     @property
     def compile_args(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """From features of any rank to one vector."""
 
-from typing import Literal, get_args
+from typing import Literal
 
 import keras
 from keras import layers
 
-from reusekit.errors import HeadError, nearest
+from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
 
 Pooling = Literal["average", "max", "concatenated", "attention", "flatten", "token"]
@@ -19,18 +19,6 @@ _MAX = {1: layers.GlobalMaxPooling1D, 2: layers.GlobalMaxPooling2D, 3: layers.Gl
 _ATTENTION_WIDTH = (
     64  # of the projections in which positions are compared; fewer where channels are
 )
-
-
-def check_pooling(pooling: str) -> None:
-    """Refuse a pooling there is none of.
-
-    Raises:
-        HeadError: With the nearest valid ones.
-    """
-    if pooling not in get_args(Pooling):
-        raise HeadError(
-            f"Expected a pooling. Received: {pooling!r}. {nearest(str(pooling), get_args(Pooling))}"
-        )
 
 
 def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.KerasTensor:

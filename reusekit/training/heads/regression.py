@@ -4,11 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+from pydantic import PositiveInt
 
+from reusekit.arguments import checked
+from reusekit.errors import HeadError
 from reusekit.training.heads.dense_head import DenseHead
-from reusekit.training.heads.head import check_width
 
 
+@checked(HeadError)
 @dataclass(frozen=True)
 class Regression(DenseHead):
     """A head that gives numbers.
@@ -33,12 +36,7 @@ class Regression(DenseHead):
         {'loss': 'mean_squared_error', 'metrics': ['mean_absolute_error']}
     """
 
-    outputs: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the number of outputs and what all dense heads have."""
-        super().__post_init__()
-        check_width("outputs", self.outputs)
+    outputs: PositiveInt = 1
 
     @property
     def compile_args(self) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Do two inputs match? One bottom looks at both."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import keras
 from keras import layers
 
-from reusekit.errors import HeadError, nearest
+from reusekit.arguments import checked
+from reusekit.errors import HeadError
 from reusekit.graph import read
 from reusekit.surgery import flatten, prepend
 from reusekit.training.heads.dense_head import DenseHead
@@ -18,6 +19,7 @@ _ONE_NUMBER = ("cosine", "distance")
 _SIDES = ("left", "right")
 
 
+@checked(HeadError)
 @dataclass(frozen=True)
 class Siamese(DenseHead):
     """A head that tells whether two inputs match; `rk.attach` calls the one bottom on both.
@@ -57,13 +59,7 @@ class Siamese(DenseHead):
     logits: bool = False
 
     def __post_init__(self) -> None:
-        """Check the join and what all dense heads have."""
-        super().__post_init__()
-        if self.join not in get_args(Join):
-            raise HeadError(
-                f"Expected a way to join two vectors. Received: {self.join!r}. "
-                f"{nearest(str(self.join), get_args(Join))}"
-            )
+        """Check that nothing comes behind a single number."""
         if self.join in _ONE_NUMBER and (any(self._widths()) or self.dropout or self.normalization):
             raise HeadError(
                 f"Expected no hidden layers, dropout or normalization where join={self.join!r} "
