@@ -4,6 +4,7 @@ MLflow imports this with `import mlflow`, so it imports reusekit only when a mod
 """
 
 import atexit
+import re
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -12,6 +13,7 @@ from typing import Any
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 _JOINED = {PurePosixPath("."), PurePosixPath("data"), PurePosixPath("data/model.keras")}
 
@@ -32,14 +34,18 @@ class LinkedModelRepository(ArtifactRepository):
         self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
     ) -> None:
         super().__init__(artifact_uri, tracking_uri, registry_uri)
-        self._where = {"tracking_uri": tracking_uri, "registry_uri": registry_uri}
-        self._stored = self._logged(artifact_uri.partition(":")[2].strip("/"))
-
-    def _logged(self, model_id: str) -> ArtifactRepository:
         # Here, since MLflow's registry imports this module while it is imported itself.
+        from mlflow import MlflowClient
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        return get_artifact_repository(f"models:/{model_id}", **self._where)
+        self._model_id = artifact_uri.partition(":")[2].strip("/")
+        if not re.fullmatch("m-[0-9a-f]{32}", self._model_id):  # such as another version
+            raise MlflowException(f"Expected reusekit:/MODEL_ID. Received: {artifact_uri[:200]!r}.")
+        self._client = MlflowClient(tracking_uri, registry_uri)
+        location = self._client.get_logged_model(self._model_id).artifact_location
+        if location.startswith(("models:", "reusekit:", "runs:")):
+            raise MlflowException(f"{artifact_uri} says that it lies at another address.")
+        self._stored = get_artifact_repository(location, tracking_uri, registry_uri)
 
     def download_artifacts(self, artifact_path: str, dst_path: str | None = None) -> str:
         """Fetch a file or folder; with the weights among it, the whole model is joined first."""
@@ -48,16 +54,14 @@ class LinkedModelRepository(ArtifactRepository):
         if dst_path is None:
             dst_path = tempfile.mkdtemp()
             atexit.register(shutil.rmtree, dst_path, ignore_errors=True)
+
+        from reusekit.tracking.stored import complete, refuse_links
+
+        if isinstance(self._stored, LocalArtifactRepository):
+            refuse_links(Path(self._stored.artifact_dir), self.artifact_uri)
         self._stored.download_artifacts("", dst_path)
-
-        from reusekit.tracking.reference import complete
-
-        complete(Path(dst_path), self._file)
+        complete(Path(dst_path), self._model_id, self._client)
         return str(Path(dst_path, artifact_path))
-
-    def _file(self, model_id: str, scratch: Path) -> Path:
-        """The Keras file of a logged model."""
-        return Path(self._logged(model_id).download_artifacts("data/model.keras", str(scratch)))
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """What is stored; a whole that is not joined yet has no weights of its own."""

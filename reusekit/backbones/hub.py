@@ -1,5 +1,6 @@
 """Backbones from KerasHub presets: a folder, or a name that KerasHub downloads."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ PREFIX = "keras_hub/"
 
 def is_preset(folder: Path) -> bool:
     """Whether a folder holds what KerasHub reads: its own presets, or models of Hugging Face."""
-    return (folder / "config.json").is_file()
+    return os.path.isfile(folder / "config.json")  # no error, however odd the name
 
 
 def load_preset(

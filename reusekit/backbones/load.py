@@ -13,6 +13,8 @@ from reusekit.errors import BackboneError, nearest
 PLUGINS = "reusekit.backbones"
 """Group of entry points: a scheme, and what loads `SCHEME:...`, called as `files.load_file` is."""
 
+_LONGEST = 1000  # characters of a source
+
 
 def sources() -> list[str]:
     """Every source that `load_backbone` knows by name.
@@ -37,8 +39,9 @@ def load_backbone(
         source: `keras.applications/NAME` for any builder there; `reusekit/glyphnet`, the small
             network that this package carries; the path of a `.keras` file; `keras_hub/PRESET` or
             the path of a folder with a KerasHub preset; `models:/NAME@ALIAS`,
-            `models:/NAME/VERSION` or `models:/MODEL_ID` for what MLflow holds. Packages may add
-            schemes of their own by an entry point in the group `reusekit.backbones`.
+            `models:/NAME/VERSION`, `models:/MODEL_ID` or `runs:/RUN_ID/NAME` for what MLflow holds.
+            Packages may add schemes of their own by an entry point in the group
+            `reusekit.backbones`.
         weights: The source's pretrained weights where `default` (`imagenet` for
             `keras.applications`, `letters` for glyphnet), the path of a weights file, or None for
             random weights. Sources that hold their own weights take `default` and None.
@@ -64,6 +67,11 @@ def load_backbone(
         reusekit.errors.BackboneError: Unknown backbone 'keras.applications/ResNet5'. Did you ...
     """
     source = os.fspath(source)
+    if len(source) > _LONGEST:
+        raise BackboneError(
+            f"Expected the name of a backbone or a path, of at most {_LONGEST:,} characters. "
+            f"Received: {len(source):,} characters, {source[:50]!r}..."
+        )
     if source == glyphnet.SOURCE:
         if options:
             raise BackboneError(f"{source} takes no options. Received: {', '.join(options)}.")
@@ -75,6 +83,7 @@ def load_backbone(
     if source.startswith(hub.PREFIX) or hub.is_preset(Path(source)):
         return hub.load_preset(source, weights, input_shape, **options)
     scheme, colon, _ = source.partition(":")
+    scheme = {"runs": "models"}.get(scheme, scheme)  # MLflow's, too
     found = entry_points(group=PLUGINS, name=scheme) if colon else ()
     if not found and not source.endswith(files.SUFFIX):
         raise BackboneError(f"Unknown backbone {source!r}. {nearest(source, sources())}")

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from reusekit import tracking
 from reusekit.data import DataSplit, load_split
-from reusekit.errors import ConfigError, DataError, ReusekitError, TrackingError
+from reusekit.errors import ConfigError, DataError
 from reusekit.progress import bars_wanted
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
@@ -277,12 +277,7 @@ def _load(version: ModelVersion) -> keras.Model:
     uri = f"models:/{version.name}/{version.version}"
     if not bars_wanted() and not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
-    try:
-        model = mlflow.keras.load_model(uri)
-    except ReusekitError:
-        raise
-    except Exception as error:  # MLflow, Keras and the artifact store raise whatever they like
-        raise TrackingError(f"{uri} cannot be loaded: {error}") from error
+    model = tracking.load_version(version)
     ends = [len(getattr(model, tensors, ())) for tensors in ("inputs", "outputs")]
     if ends != [1, 1]:
         raise ConfigError(

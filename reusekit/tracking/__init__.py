@@ -20,6 +20,7 @@ from reusekit.tracking.registry import champion, find_version, set_alias
 from reusekit.tracking.runs import EpochMetrics, log_history, pipeline_run, step_run
 from reusekit.tracking.saved import requirements
 from reusekit.tracking.server import connect, ui_command
+from reusekit.tracking.stored import load_version
 from reusekit.tracking.trials import log_trial
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "connect",
     "describe",
     "find_version",
+    "load_version",
     "log_artifact",
     "log_data",
     "log_history",

@@ -3,21 +3,20 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from tempfile import TemporaryDirectory
 
-import mlflow.artifacts
-import mlflow.keras
-from mlflow.exceptions import MlflowException
+import mlflow
+from mlflow.entities import Run
 
 from reusekit.backbones import Backbone
 from reusekit.backbones.files import as_backbone
-from reusekit.errors import BackboneError, ReusekitError
-from reusekit.tracking.linked import SCHEME, logged_model_id
-from reusekit.tracking.registry import asking, find_version
-from reusekit_mlflow.artifacts import LinkedModelRepository
+from reusekit.errors import BackboneError, TrackingError, nearest
+from reusekit.tracking.registry import aliased_version, asking, find_version
+from reusekit.tracking.stored import MODEL_ID, Stored, logged_model_id
 
 _ADDRESS = re.compile(
-    r"models:/(?:(?P<id>m-[0-9a-f]{32})|(?P<name>[^/:@]+)[/@](?P<wanted>[^/:@]+))"
+    rf"models:/(?:(?P<id>{MODEL_ID})"
+    r"|(?P<name>[^/:@]+)(?:@(?P<alias>[^/:@]+)|/(?P<number>\d{1,9}|latest)))"
+    r"|runs:/(?P<run>[0-9a-f]{32})/(?P<logged>[^/:@]+)"
 )
 
 
@@ -29,17 +28,20 @@ class Registered:
         uri: Its exact address: `models:/NAME/VERSION`, or `models:/MODEL_ID` where it is logged and
             not registered.
         model_id: The logged model.
+        stored: Where it lies.
     """
 
     uri: str
     model_id: str | None
+    stored: Stored
 
 
 def find_registered(address: str) -> Registered:
     """Find what an address means now; an alias becomes the version that it points at.
 
     Args:
-        address: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/MODEL_ID`.
+        address: `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `models:/NAME/latest`,
+            `models:/MODEL_ID` or `runs:/RUN_ID/NAME`.
 
     Raises:
         BackboneError: It is no such address.
@@ -48,14 +50,26 @@ def find_registered(address: str) -> Registered:
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
         raise BackboneError(
-            "Expected models:/NAME@ALIAS, models:/NAME/VERSION or models:/MODEL_ID, received "
-            f"{address!r}."
+            "Expected models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID or "
+            f"runs:/RUN_ID/NAME, received {address[:200]!r}."
         )
-    if parts["id"]:
-        with asking(f"look up the logged model {parts['id']}"):
-            return Registered(address, mlflow.MlflowClient().get_logged_model(parts["id"]).model_id)
-    version = find_version(parts["name"], parts["wanted"])
-    return Registered(f"models:/{version.name}/{version.version}", logged_model_id(version))
+    client = mlflow.MlflowClient()
+    model_id = parts["id"] or (parts["run"] and _logged_by(parts["run"], parts["logged"]))
+    if model_id:
+        with asking(f"look up the logged model {model_id}"):
+            client.get_logged_model(model_id)
+        uri = f"models:/{model_id}"
+        return Registered(uri, model_id, Stored.of_logged(model_id, client))
+    if parts["alias"] not in (None, "latest"):
+        version = aliased_version(parts["name"], parts["alias"])
+    else:
+        wanted = parts["alias"] or parts["number"]
+        version = find_version(parts["name"], None if wanted == "latest" else int(wanted))
+    return Registered(
+        f"models:/{version.name}/{version.version}",
+        logged_model_id(version),
+        Stored.of_version(version, client),
+    )
 
 
 def load_registered(
@@ -77,19 +91,20 @@ def load_registered(
         TrackingError: There is no such model, or a part of it is gone or altered.
     """
     found = find_registered(source)
-    try:
-        with TemporaryDirectory() as scratch:
-            folder = _fetch(found, scratch)
-            model = mlflow.keras.load_model(folder, load_model_kwargs={"compile": False})
-    except ReusekitError:
-        raise
-    except (MlflowException, ValueError, TypeError, OSError, KeyError) as error:
-        cause = " ".join(str(error).split())
-        raise BackboneError(f"{found.uri} cannot be loaded: {cause[:500]}") from error
+    model = found.stored.load(mlflow.MlflowClient())
     return as_backbone(model, found.uri, weights, input_shape, found.model_id)
 
 
-def _fetch(found: Registered, scratch: str) -> str:
-    if found.model_id is None:  # registered by other means than a logged model
-        return mlflow.artifacts.download_artifacts(artifact_uri=found.uri, dst_path=scratch)
-    return LinkedModelRepository(f"{SCHEME}:/{found.model_id}").download_artifacts("", scratch)
+def _logged_by(run_id: str, name: str) -> str:
+    """The model of a name that a run has logged last."""
+    client = mlflow.MlflowClient()
+    with asking(f"look up the run {run_id}"):
+        run: Run = client.get_run(run_id)
+        made = [client.get_logged_model(one.model_id) for one in run.outputs.model_outputs]
+    named = [model for model in made if model.name == name]
+    if not named:
+        choices = nearest(name, dict.fromkeys(model.name for model in made))
+        raise TrackingError(
+            f"The run {run_id} has logged no model {name!r}. {choices or 'It has logged none.'}"
+        )
+    return max(named, key=lambda model: model.creation_timestamp).model_id

@@ -4,7 +4,6 @@ Everything here may be interrupted and repeated: what an earlier attempt made is
 """
 
 import json
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,9 +28,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_PARENT_RUN_ID
 from reusekit.errors import TrackingError
 from reusekit.tracking import names
 from reusekit.tracking.context import context_tags
-from reusekit.tracking.network import is_away
-from reusekit.tracking.parts import PLAN
-from reusekit.tracking.reference import Part, Reference
+from reusekit.tracking.network import cause_of, is_away
+from reusekit.tracking.parts import PLAN, file_digest
+from reusekit.tracking.reference import FILE, Part, Reference
+from reusekit.tracking.stored import logged_model_id
 
 SCHEME = "reusekit"
 """Of the source of versions that reusekit fetches: `reusekit:/MODEL_ID`."""
@@ -62,7 +62,7 @@ def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
         if is_away(error):
             raise
         name = sending.plan["models"]["whole"]["registered"]
-        raise TrackingError(f"The registry refuses {name!r}: {error.message}") from error
+        raise TrackingError(f"The registry refuses {name!r}: {cause_of(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class _Stored:
     @property
     def as_part(self) -> Part:
         return Part(
-            f"models:/{self.version.name}/{self.version.version}",
-            self.model.model_id,
-            self.model.tags[names.FILE],
+            version=f"models:/{self.version.name}/{self.version.version}",
+            model_id=self.model.model_id,
+            file=self.model.tags[names.FILE],
         )
 
 
@@ -99,12 +99,13 @@ class _Sending:
         top = self._part("top", below)
         if not self.plan["standalone"]:
             reference = Reference(
-                self.plan["whole"],
-                bottom.as_part,
-                top.as_part,
-                tuple(self.plan["shared"]),
+                name=self.plan["whole"],
+                bottom=bottom.as_part,
+                top=top.as_part,
+                shared=tuple(self.plan["shared"]),
             )
             reference.write(self.folder / "whole")
+            below[names.REFERENCE] = file_digest(self.folder / "whole" / FILE)
         whole = self._part("whole", below, self.plan["card"])
         self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], whole.model)
         if self.plan["alias"] is not None:
@@ -156,6 +157,7 @@ class _Sending:
             description.run_id = self.run.info.run_id
             description.artifact_path = model.artifact_location
             description.save(self.folder / role / MLMODEL_FILE_NAME)
+            self.client.set_logged_model_tags(model.model_id, dict(tags))
             self.client.log_model_artifacts(model.model_id, str(self.folder / role))
             model = self.client.finalize_logged_model(model.model_id, "READY")
         outputs = self.client.get_run(self.run.info.run_id).outputs
@@ -250,12 +252,3 @@ def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> _Stored | None
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
     return None
-
-
-def logged_model_id(version: ModelVersion) -> str | None:
-    """The logged model that a version is made of; None where it was made of something else.
-
-    The registry's database keeps it in the source alone.
-    """
-    found = re.fullmatch(rf"(?:models|{SCHEME}):/(m-[0-9a-f]{{32}})", version.source)
-    return found[1] if found else None

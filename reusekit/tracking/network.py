@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import mlflow
 import requests
 from mlflow.environment_variables import (
     MLFLOW_HTTP_REQUEST_MAX_RETRIES,
@@ -13,14 +14,18 @@ from mlflow.environment_variables import (
     MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT,
 )
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from reusekit.errors import ReusekitError, TrackingError
+from reusekit.secrets import hide, hide_in, shown
 
 SECONDS_TO_ANSWER = 10
 """How long a server may take over an ordinary request."""
 
 _SECONDS_TO_SAY_IT_IS_WELL = 2
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_LONGEST = 600  # characters of what another library says that are repeated
 _NOT_NOW = (408, 429)  # of the refusals, those that are no refusals: too slow, too many requests
 
 
@@ -28,43 +33,60 @@ class ServerAwayError(TrackingError):
     """The tracking server cannot be reached, does not answer in time, or fails."""
 
 
-def shown(uri: str) -> str:
-    """An address without its password.
+def cause_of(error: BaseException, *addresses: str) -> str:
+    """What another library's error says, in one line and without secrets.
 
-    Example:
-        >>> shown("postgresql://me:secret@host/runs")
-        'postgresql://me:***@host/runs'
+    The error itself loses them, too, since a traceback shows it.
+
+    Args:
+        error: As MLflow, a driver of a database or the client of an artifact store raised it.
+        addresses: What was asked, besides the tracking server and the registry in use.
     """
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+    known = (*addresses, mlflow.get_tracking_uri(), mlflow.get_registry_uri())
+    said = getattr(error, "message", None) or str(error) or type(error).__name__
+    hide_in(error, *known)
+    return _short(hide(" ".join(str(said).split()), *known))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def is_remote(uri: str) -> bool:
     """Whether an address is that of a server that is asked over HTTP."""
-    return urlsplit(uri).scheme in ("http", "https")
+    return uri.startswith(("http://", "https://"))
 
 
-def check_health(uri: str, seconds: float = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
+def check_health(uri: str, seconds: int = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
     """Ask a server whether it is well; of a database's, see whether it can be reached.
+
+    A server is asked as MLflow asks it, with the credentials and certificates of the environment.
+    One that does not know the question, or does not answer it to everyone, is there all the same.
 
     Args:
         uri: Its address; one without a host is of a file, and taken to be well.
-        seconds: How long it may take.
+        seconds: How long it may take, unless the environment says otherwise.
 
     Raises:
         ServerAwayError: It does not say so in time.
         TrackingError: That is no address.
     """
     if is_remote(uri):
-        with explained(uri):
-            answer = requests.get(f"{uri.rstrip('/')}/health", timeout=seconds)
-            answer.raise_for_status()
+        with patience(seconds), explained(uri):
+            answer = http_request(
+                get_default_host_creds(uri), "/health", "GET", raise_on_status=False
+            )
+            if answer.status_code >= 500 or answer.status_code in _NOT_NOW:
+                raise ServerAwayError(
+                    f"The tracking server {shown(uri)} does not answer "
+                    f"(status {answer.status_code})."
+                )
         return
-    parts = urlsplit(uri)
     try:
+        parts = urlsplit(uri)
         port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     except ValueError as error:
-        raise TrackingError(f"{shown(uri)} is no address: {error}.") from error
+        raise TrackingError(f"{shown(uri)} is no address: {cause_of(error, uri)}.") from error
     if parts.hostname and port:
         # MLflow would try for minutes to open a database that is away.
         try:
@@ -115,9 +137,11 @@ def explained(uri: str) -> Iterator[None]:
         raise
     except (MlflowException, requests.RequestException) as error:
         if is_away(error):
+            hide_in(error, uri)
             raise _away(uri, _cause(error)) from error
-        reason = str(error).replace(uri.rstrip("/"), shown(uri).rstrip("/"))
-        raise TrackingError(f"The tracking server {shown(uri)} refuses: {reason}") from error
+        raise TrackingError(
+            f"The tracking server {shown(uri)} refuses: {cause_of(error, uri)}"
+        ) from error
     finally:
         traces.disabled = before
 

@@ -8,7 +8,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 from reusekit.errors import TrackingError
 from reusekit.tracking.lease import lease
-from reusekit.tracking.registry import asking, find_version, set_alias, version_numbers
+from reusekit.tracking.registry import aliased_version, asking, set_alias, version_numbers
 
 PROMOTED = "reusekit.promoted"
 REFUSED = "reusekit.refused"
@@ -74,7 +74,7 @@ def roll_back(name: str, alias: str, why: str) -> tuple[int, int]:
         TrackingError: No version has the alias, there is none before it on record, that one was
             deleted, or another process moves the alias. The alias is where it was.
     """
-    current = find_version(name, alias)
+    current = aliased_version(name, alias)
     number, previous = int(current.version), previous_champion(current, alias)
     with lease(name, alias) as held:
         _expect(held.check(), alias, number)
@@ -108,7 +108,7 @@ def previous_champion(version: ModelVersion, alias: str) -> int:
             f"version by a promotion: there is nothing on record to go back to."
         )
     there = version_numbers(version.name)
-    if int(written) not in there:
+    if not written.isdecimal() or int(written) not in there:
         raise TrackingError(
             f"The version of {version.name} that had {alias!r} before version {version.version} "
             f"was {written}, which has been deleted. Versions that are there: "

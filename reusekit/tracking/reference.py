@@ -1,25 +1,25 @@
 """A whole model stored as a reference to its bottom and top: how it is written, and joined."""
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import keras
-from mlflow.exceptions import MlflowException
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from reusekit.backbones.files import read_file
-from reusekit.errors import TrackingError
+from reusekit.errors import ReusekitError, TrackingError
 from reusekit.sharing import join
-from reusekit.tracking.parts import file_digest
-from reusekit.tracking.saved import WEIGHTS
 
-_FILE = Path("data", "reference.json")
+FILE = Path("data", "reference.json")
+"""Where a reference lies in a model's folder, in place of the weights."""
+
+_Name = Annotated[str, StringConstraints(max_length=500)]
 
 
-@dataclass(frozen=True)
-class Part:
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Part(_Checked):
     """A model that is stored once and referred to.
 
     Attributes:
@@ -28,13 +28,12 @@ class Part:
         file: SHA-256 of the file it is stored in.
     """
 
-    version: str
+    version: _Name
     model_id: str
-    file: str
+    file: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(_Checked):
     """What a whole model is joined from.
 
     Attributes:
@@ -44,61 +43,45 @@ class Reference:
         shared: The weights that both parts hold and that are one, as `Split.shared` lists them.
     """
 
-    name: str
+    name: _Name
     bottom: Part
     top: Part
     shared: tuple[str, ...]
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of a whole model, where its weights would be."""
-        (folder / _FILE).write_text(json.dumps(asdict(self), indent=1))
+        (folder / FILE).write_text(self.model_dump_json(indent=1))
 
     @classmethod
-    def read(cls, folder: Path) -> "Reference | None":
-        """The reference in a model's folder; None where the model has weights of its own."""
-        if not (folder / _FILE).is_file():
-            return None
-        found = json.loads((folder / _FILE).read_text())
-        return cls(
-            found["name"],
-            Part(**found["bottom"]),
-            Part(**found["top"]),
-            tuple(found["shared"]),
-        )
+    def read(cls, file: Path, named: str) -> "Reference":
+        """Read a reference.
 
+        Args:
+            file: Where it is written.
+            named: What the model is called in an error.
 
-def complete(folder: Path, fetch: Callable[[str, Path], Path]) -> None:
-    """Join the parts that a model's folder refers to, and put the whole model into it.
-
-    Args:
-        folder: A model's folder; left alone where there is no reference in it.
-        fetch: Brings the file of a logged model, by its id, into a scratch folder.
-
-    Raises:
-        TrackingError: A part is gone, or is not what was logged.
-        BackboneError: A part asks for code to be run.
-    """
-    reference = Reference.read(folder)
-    if reference is None:
-        return
-    bottom, top = (_load(part, fetch) for part in (reference.bottom, reference.top))
-    whole = join(bottom, top, shared=reference.shared, name=reference.name)
-    whole.save(folder / WEIGHTS)
-
-
-def _load(part: Part, fetch: Callable[[str, Path], Path]) -> keras.Model:
-    with TemporaryDirectory() as scratch:
+        Raises:
+            TrackingError: It is damaged.
+        """
         try:
-            file = fetch(part.model_id, Path(scratch))
-        except (MlflowException, OSError) as error:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
             raise TrackingError(
-                f"{part.version} ({part.model_id}), which this model is joined from, cannot be "
-                f"had: it may have been deleted. {error}"
+                f"{named} cannot be loaded: its {FILE.as_posix()} is damaged"
+                f"{f' at {where[:80]}' if where else ''}: {first['msg'][:200]}."
             ) from error
-        found = file_digest(file)
-        if found != part.file:
-            raise TrackingError(
-                f"{part.version} ({part.model_id}) is not what this model was joined from: "
-                f"expected a file with SHA-256 {part.file}, received {found}."
-            )
-        return read_file(file, part.version)
+
+    def join(self, bottom: keras.Model, top: keras.Model) -> keras.Model:
+        """The whole model, made of its parts.
+
+        Raises:
+            TrackingError: They do not fit.
+        """
+        try:
+            return join(bottom, top, shared=self.shared, name=self.name)
+        except ReusekitError:
+            raise
+        except (ValueError, TypeError) as error:  # a name that Keras does not take
+            raise TrackingError(f"{self.name!r} cannot be joined: {error}") from error

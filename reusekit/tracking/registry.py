@@ -8,7 +8,7 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from reusekit.errors import TrackingError, nearest
-from reusekit.tracking.network import patience
+from reusekit.tracking.network import cause_of, patience
 
 
 def registered_model(name: str) -> RegisteredModel:
@@ -56,12 +56,26 @@ def find_version(name: str, wanted: int | str | None = None) -> ModelVersion:
         if not numbers:
             raise TrackingError(f"{name} has no version.")
         return _version(name, numbers[-1])
-    if str(wanted).isdecimal():
+    if isinstance(wanted, int) or (wanted.isdecimal() and wanted not in model.aliases):
         return _version(name, int(wanted))
-    if wanted not in model.aliases:
-        choices = nearest(str(wanted), model.aliases) or "It has no alias."
-        raise TrackingError(f"{name} has no alias {wanted!r}. {choices}")
-    return _version(name, int(model.aliases[wanted]))
+    return aliased_version(name, wanted)
+
+
+def aliased_version(name: str, alias: str) -> ModelVersion:
+    """The version that has an alias, which may look like a number.
+
+    Args:
+        name: The name in the registry.
+        alias: The alias.
+
+    Raises:
+        TrackingError: There is no such name or alias; the message names those there are.
+    """
+    model = registered_model(name)
+    if alias not in model.aliases:
+        choices = nearest(alias, model.aliases) or "It has no alias."
+        raise TrackingError(f"{name} has no alias {alias!r}. {choices}")
+    return _version(name, int(model.aliases[alias]))
 
 
 def champion(name: str, alias: str = "champion") -> ModelVersion | None:
@@ -74,7 +88,7 @@ def champion(name: str, alias: str = "champion") -> ModelVersion | None:
     Raises:
         TrackingError: There is no such name.
     """
-    return find_version(name, alias) if alias in registered_model(name).aliases else None
+    return aliased_version(name, alias) if alias in registered_model(name).aliases else None
 
 
 def set_alias(name: str, alias: str, number: int) -> None:
@@ -106,7 +120,7 @@ def asking(what: str) -> Iterator[None]:
         with patience():
             yield
     except MlflowException as error:
-        raise TrackingError(f"The registry cannot {what}: {error.message}") from error
+        raise TrackingError(f"The registry cannot {what}: {cause_of(error)}") from error
 
 
 def _version(name: str, number: int) -> ModelVersion:

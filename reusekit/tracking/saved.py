@@ -16,7 +16,8 @@ from reusekit.graph.keras_internals import all_layers
 WEIGHTS = Path("data", "model.keras")
 """Where MLflow's Keras flavour keeps the model, inside a model's folder."""
 
-_LOADER = "reusekit.tracking.saved"
+LOADER = "reusekit.tracking.saved"
+"""What MLflow imports to serve a model with layers of reusekit's own."""
 
 
 class Saveable(Protocol):
@@ -44,7 +45,7 @@ def save_model(model: keras.Model, folder: Path, saved: Saveable | None = None) 
     )
     if needs_reusekit(model):
         written = Model.load(folder / MLMODEL_FILE_NAME)
-        written.flavors["python_function"]["loader_module"] = _LOADER
+        written.flavors["python_function"]["loader_module"] = LOADER
         written.save(folder / MLMODEL_FILE_NAME)
 
 

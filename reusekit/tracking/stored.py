@@ -1,0 +1,274 @@
+"""Models that MLflow holds, read from fixed names inside their folder and by hash.
+
+What describes a model, its file `MLmodel` among it, may have been written by anyone. So none of it
+says what is read, from where, or how: a model is `data/model.keras`, or the two that
+`data/reference.json` names by their ids, read by Keras in its safe mode.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+import keras
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from reusekit.backbones.files import read_file
+from reusekit.errors import TrackingError
+from reusekit.secrets import shown
+from reusekit.tracking import names
+from reusekit.tracking.network import cause_of
+from reusekit.tracking.parts import file_digest
+from reusekit.tracking.reference import FILE, Reference
+from reusekit.tracking.saved import LOADER, WEIGHTS
+
+MODEL_ID = "m-[0-9a-f]{32}"
+"""Pattern of the id of a logged model."""
+
+_INDIRECT = ("models", "reusekit", "runs")  # addresses that stand for another
+_SERVERS = (
+    "http",
+    "https",
+    "mlflow-artifacts",
+)  # asked with the credentials of the tracking server
+
+
+def logged_model_id(version: ModelVersion) -> str | None:
+    """The logged model that a version is made of; None where it was made of something else.
+
+    The registry's database keeps it in the source alone.
+    """
+    found = re.fullmatch(rf"(?:models|reusekit):/({MODEL_ID})", version.source or "")
+    return found[1] if found else None
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The folder of a model in an artifact store.
+
+    Attributes:
+        named: What it is called in an error.
+        location: Where the folder is.
+        files: Every SHA-256 that its file with the weights is on record with; that many must agree.
+        references: The same of its reference to its parts.
+        purpose: What it was when that was put on record.
+    """
+
+    named: str
+    location: str
+    files: frozenset[str] = frozenset()
+    references: frozenset[str] = frozenset()
+    purpose: str = "was logged"
+
+    @classmethod
+    def of_logged(cls, model_id: str, client: MlflowClient, named: str = "") -> "Stored":
+        """What is known of a logged model.
+
+        Raises:
+            TrackingError: There is no such model.
+        """
+        named = named or f"models:/{model_id}"
+        if not re.fullmatch(MODEL_ID, model_id):
+            raise TrackingError(f"{named} names no model. Expected m-... Received: {model_id!r}.")
+        try:
+            model = client.get_logged_model(model_id)
+        except MlflowException as error:
+            raise TrackingError(
+                f"{named} cannot be had: it may have been deleted. {cause_of(error)}"
+            ) from error
+        return cls(named, model.artifact_location, *_on_record(model))
+
+    @classmethod
+    def of_version(cls, version: ModelVersion, client: MlflowClient) -> "Stored":
+        """What is known of a registered version, whether it is of a logged model or of a folder.
+
+        Raises:
+            TrackingError: The model that it is of is gone.
+        """
+        named = f"models:/{version.name}/{version.version}"
+        model_id = logged_model_id(version)
+        if model_id is None:
+            return cls(named, version.source, *_on_record(version))
+        found = cls.of_logged(model_id, client, named)
+        files, references = _on_record(version)
+        return cls(named, found.location, found.files | files, found.references | references)
+
+    def load(self, client: MlflowClient) -> keras.Model:
+        """Read the model, from its parts where it is a reference to them.
+
+        Args:
+            client: Of the server that knows of it.
+
+        Raises:
+            TrackingError: It or a part of it is gone, altered, or says to look elsewhere.
+            BackboneError: It is no Keras model, or asks for code to be run.
+        """
+        with TemporaryDirectory() as scratch:
+            if self._has(client, FILE):
+                file = self._fetch(client, FILE, Path(scratch))
+                return _joined(Reference.read(file, self.named), client)
+            return read_file(self._fetch(client, WEIGHTS, Path(scratch)), self.named)
+
+    def _folder(self, client: MlflowClient) -> ArtifactRepository:
+        """The folder as an artifact store; its address may not stand for another."""
+        location, server = urlsplit(self.location), urlsplit(client.tracking_uri)
+        there = (location.hostname, location.port)
+        elsewhere = location.hostname and there != (server.hostname, server.port)
+        if location.scheme in _INDIRECT or (location.scheme in _SERVERS and elsewhere):
+            raise TrackingError(
+                f"{self.named} says that it lies at another address. Expected a folder in an "
+                f"artifact store. Received: {shown(self.location)}."
+            )
+        try:
+            return get_artifact_repository(self.location, client.tracking_uri)
+        except Exception as error:  # the client of an artifact store raises whatever it likes
+            raise self._not_had(error) from error
+
+    def _has(self, client: MlflowClient, name: Path) -> bool:
+        folder = self._folder(client)
+        if isinstance(folder, LocalArtifactRepository):
+            return os.path.lexists(Path(folder.artifact_dir, name))
+        try:
+            listed = folder.list_artifacts(name.parent.as_posix())
+        except Exception as error:
+            raise self._not_had(error) from error
+        return name.as_posix() in {info.path for info in listed}
+
+    def _fetch(self, client: MlflowClient, name: Path, scratch: Path) -> Path:
+        """Copy one file of a fixed name, and see that it is what was logged."""
+        folder = self._folder(client)
+        if isinstance(folder, LocalArtifactRepository):
+            refuse_links(Path(folder.artifact_dir), self.named, name.parent, name)
+        try:
+            file = Path(folder.download_artifacts(name.as_posix(), str(scratch)))
+        except Exception as error:
+            raise self._not_had(error) from error
+        self._check(file, name, self.references if name == FILE else self.files)
+        return file
+
+    def _check(self, file: Path, name: Path, digests: frozenset[str]) -> None:
+        if not file.is_file():
+            raise TrackingError(f"{self.named} cannot be loaded: its {name.as_posix()} is no file.")
+        found = file_digest(file)
+        for digest in digests - {found}:
+            raise TrackingError(
+                f"{self.named} is not what {self.purpose}: expected a file {name.as_posix()} with "
+                f"SHA-256 {digest}, received {found}."
+            )
+
+    def _not_had(self, error: Exception) -> TrackingError:
+        return TrackingError(
+            f"{self.named} cannot be loaded: its {WEIGHTS.as_posix()} cannot be had, and may have "
+            f"been deleted. {cause_of(error, self.location)}"
+        )
+
+
+def load_version(version: ModelVersion) -> keras.Model:
+    """Load a registered version, joined where it is stored as a reference to its parts.
+
+    Args:
+        version: As the registry gives it.
+
+    Raises:
+        TrackingError: It or a part of it is gone, altered, or says to look elsewhere.
+        BackboneError: It is no Keras model, or asks for code to be run.
+    """
+    client = MlflowClient()
+    return Stored.of_version(version, client).load(client)
+
+
+def refuse_links(root: Path, named: str, *inside: Path) -> None:
+    """Refuse links in a folder, which would lead out of it.
+
+    Args:
+        root: The folder, which may be a link itself.
+        named: What the model in it is called.
+        inside: What in it is looked at; everything where nothing is named.
+
+    Raises:
+        TrackingError: There is a link.
+    """
+    for path in [root / name for name in inside] or root.rglob("*"):
+        if path.is_symlink():
+            raise TrackingError(
+                f"{named} cannot be loaded: {path.relative_to(root)} in its folder is a link. "
+                "Expected a file or a folder."
+            )
+
+
+def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
+    """Make a logged model that was fetched one that MLflow itself can load, and safely.
+
+    Args:
+        folder: What was fetched; where it is a reference to parts, these are joined into it.
+        model_id: The logged model.
+        client: Of the server that knows it.
+
+    Raises:
+        TrackingError: It or a part of it is gone or altered, or asks MLflow for more than to read
+            its own file.
+        BackboneError: A part asks for code to be run.
+    """
+    stored = Stored.of_logged(model_id, client)
+    refuse_links(folder, stored.named)
+    _check_description(folder, stored.named)
+    if (folder / FILE).is_file():
+        stored._check(folder / FILE, FILE, stored.references)
+        reference = Reference.read(folder / FILE, stored.named)
+        _joined(reference, client).save(folder / WEIGHTS)
+    elif (folder / WEIGHTS).is_file():
+        stored._check(folder / WEIGHTS, WEIGHTS, stored.files)
+
+
+def _check_description(folder: Path, named: str) -> None:
+    """Refuse a description that has MLflow read another file, or import other code."""
+    try:
+        flavors = Model.load(folder / MLMODEL_FILE_NAME).flavors
+        keras_flavor, served = flavors["keras"], flavors.get("python_function", {})
+        asks = {name: keras_flavor.get(name) for name in ("data", "save_exported_model")}
+        loader = served.get("loader_module", "mlflow.keras")
+    except Exception as error:  # YAML and MLflow raise whatever they like
+        raise TrackingError(
+            f"{named} cannot be loaded: its {MLMODEL_FILE_NAME} is damaged. {cause_of(error)}"
+        ) from error
+    expected = {"data": WEIGHTS.parent.as_posix(), "save_exported_model": False}
+    if asks not in (expected, expected | {"save_exported_model": None}) or (
+        loader not in ("mlflow.keras", LOADER) or "code" in served
+    ):
+        raise TrackingError(
+            f"{named} cannot be loaded: its {MLMODEL_FILE_NAME} asks for more than to read "
+            f"{WEIGHTS.as_posix()}. Expected {expected}, and no code. Received: {str(asks)[:200]}, "
+            f"loaded by {str(loader)[:80]!r}."
+        )
+
+
+def _joined(reference: Reference, client: MlflowClient) -> keras.Model:
+    """The whole of two parts, none of which is a reference itself."""
+    parts = []
+    for part in (reference.bottom, reference.top):
+        named = f"{part.version} ({part.model_id})"
+        stored = replace(
+            Stored.of_logged(part.model_id, client, named),
+            files=frozenset({part.file}),
+            purpose="this model was joined from",
+        )
+        with TemporaryDirectory() as scratch:
+            parts.append(read_file(stored._fetch(client, WEIGHTS, Path(scratch)), named))
+    return reference.join(*parts)
+
+
+def _on_record(of: LoggedModel | ModelVersion) -> tuple[frozenset[str], frozenset[str]]:
+    return tuple(
+        frozenset({of.tags[name]} if of.tags and name in of.tags else ())
+        for name in (names.FILE, names.REFERENCE)
+    )
