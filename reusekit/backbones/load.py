@@ -6,6 +6,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from pydantic import PositiveInt
+
+from reusekit.arguments import AnyPath, checked
 from reusekit.backbones import applications, files, glyphnet, hub
 from reusekit.backbones.backbone import Backbone
 from reusekit.errors import BackboneError, nearest
@@ -26,11 +29,12 @@ def sources() -> list[str]:
     return [glyphnet.SOURCE, *(applications.PREFIX + name for name in applications.builders())]
 
 
+@checked(BackboneError)
 def load_backbone(
-    source: str | os.PathLike,
+    source: AnyPath,
     /,
-    weights: str | os.PathLike | None = "default",
-    input_shape: Sequence[int | None] | None = None,
+    weights: AnyPath | None = "default",
+    input_shape: Sequence[PositiveInt | None] | None = None,
     **options: Any,
 ) -> Backbone:
     """Load a pretrained model with its own preprocessing bound in front.

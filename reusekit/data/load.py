@@ -5,14 +5,17 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from filelock import FileLock
+from pydantic import PositiveInt
 
+from reusekit.arguments import AnyPath, Seed, checked
 from reusekit.data.classes import check_classes, counted_classes, stated_classes
 from reusekit.data.examples import FeaturePath, is_prepared, named_features, read_examples
 from reusekit.data.fingerprint import fingerprint
@@ -26,17 +29,18 @@ from reusekit.progress import bars_wanted
 _EMBEDDED = {"sklearn_digits": "reusekit.data.builders.sklearn_digits"}
 
 
+@checked(DataError)
 def load_split(
     name: str,
     split: str,
     *,
-    data_dir: str | os.PathLike | None = None,
+    data_dir: AnyPath | None = None,
     download: bool = False,
-    image_size: Sequence[int] | None = None,
-    channels: int | None = None,
+    image_size: tuple[PositiveInt, PositiveInt] | None = None,
+    channels: Literal[1, 3] | None = None,
     resize: Resize = "stretch",
-    examples_per_class: int | None = None,
-    seed: int = 0,
+    examples_per_class: PositiveInt | None = None,
+    seed: Seed = 0,
     input: str | None = None,
     label: str | None = None,
 ) -> DataSplit:

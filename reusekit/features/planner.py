@@ -4,11 +4,14 @@ Nautilus (Nakandala and Kumar, SIGMOD 2022) chooses with fixed speeds; here they
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import keras
 import psutil
+from annotated_types import MinLen
+from pydantic import NonNegativeInt, PositiveInt
 
+from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
 from reusekit.features.choice import TRAIN, VALIDATION, choose
@@ -23,9 +26,10 @@ from reusekit.features.together import Trials
 from reusekit.graph import Graph, read
 
 
+@checked(ConfigError)
 def plan(
     model: keras.Model | Graph,
-    trials: Sequence[Trials],
+    trials: Annotated[Sequence[Trials], MinLen(1)],
     train: DataSplit,
     validation: DataSplit,
     store: FeatureStore,
@@ -34,11 +38,11 @@ def plan(
     padding: Padding | None = None,
     preprocessing: Any = None,
     compute_dtype: str | None = None,
-    disk: int | None = None,
-    memory: int | None = None,
-    augmented_views: int = 0,
-    seed: int = 0,
-    batch_size: int = 64,
+    disk: NonNegativeInt | None = None,
+    memory: NonNegativeInt | None = None,
+    augmented_views: NonNegativeInt = 0,
+    seed: Seed = 0,
+    batch_size: PositiveInt = 64,
     costs: Costs | None = None,
 ) -> Plan:
     """Choose how to come by the features of many trials, and which trials to train together.
@@ -90,7 +94,6 @@ def plan(
         >>> source.arrays().shape
         (50, 64)
     """
-    _check(trials, disk, memory, augmented_views)
     check_dtype(dtype)
     survey = Survey(
         read(model),
@@ -110,11 +113,3 @@ def plan(
     available = psutil.virtual_memory().available / 2 if memory is None else memory
     problem = survey.problem(costs, survey.disk_budget(disk), available)
     return Decisions(survey, problem, choose(problem)).plan()
-
-
-def _check(trials: Sequence[Trials], disk: int | None, memory: int | None, views: int) -> None:
-    if not trials:
-        raise ConfigError("Expected the trials to plan for. Received none.")
-    for name, value in (("disk", disk), ("memory", memory), ("augmented_views", views)):
-        if value is not None and value < 0:
-            raise ConfigError(f"Expected {name} of 0 or more. Received: {value}.")

@@ -8,7 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from pydantic import NonNegativeInt, PositiveInt
 
+from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError, DataError, nearest
 from reusekit.features.augmented import augmented
@@ -22,6 +24,7 @@ from reusekit.features.randomness import random_before
 from reusekit.features.sharded_array import ShardedArray
 from reusekit.features.store import Batch, FeatureStore
 from reusekit.graph import Graph, read
+from reusekit.graph.addresses import At
 from reusekit.progress import tracked
 from reusekit.surgery import extract
 
@@ -61,20 +64,21 @@ class StoredFeatures:
         return batches.map(lambda stored, labels: (self.frontier.restore(stored), labels))
 
 
+@checked(CacheError)
 def stored_features(
     store: FeatureStore,
     model: keras.Model | Graph,
-    cuts: Sequence[Any],
+    cuts: Sequence[At],
     data: DataSplit,
     *,
     pooling: str | Sequence[str | None] | None = None,
     dtype: str | None = None,
     padding: Padding | None = None,
     preprocessing: Any = None,
-    view: int | None = None,
-    seed: int = 0,
+    view: NonNegativeInt | None = None,
+    seed: Seed = 0,
     compute_dtype: str | None = None,
-    batch_size: int = 64,
+    batch_size: PositiveInt = 64,
     description: str = "Extracting features",
 ) -> list[StoredFeatures]:
     """The features at some cuts. Those that are not stored are computed in one pass, together.
@@ -126,6 +130,11 @@ def stored_features(
     check_dtype(dtype)
     graph = read(model)
     poolings = [pooling] * len(cuts) if pooling is None or isinstance(pooling, str) else pooling
+    if len(poolings) != len(cuts):
+        raise CacheError(
+            f"Expected pooling to be one for all cuts, or a list with one for each of the "
+            f"{len(cuts)}. Received: {pooling!r}."
+        )
     frontiers = [frontier(graph, at, one) for at, one in zip(cuts, poolings, strict=True)]
     entropy = None if view is None else (view, seed, batch_size)
     _check_randomness(frontiers, entropy)

@@ -1,6 +1,5 @@
 """The whole of a cut search: plan, features, ranking, trials, results, the best model."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,9 @@ import keras
 import keras_tuner
 import pandas as pd
 from filelock import FileLock, Timeout
+from pydantic import NonNegativeInt, PositiveInt
 
+from reusekit.arguments import AnyPath, Seed, checked
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore, Padding, Plan, plan
@@ -99,32 +100,33 @@ class CutSearch:
         (4, (None, 10))
     """
 
+    @checked(ConfigError)
     def __init__(
         self,
         model: keras.Model | Graph,
         train: DataSplit,
         validation: DataSplit,
         space: SearchSpace | None = None,
-        directory: str | os.PathLike = "search",
+        directory: AnyPath = "search",
         store: FeatureStore | None = None,
         *,
         objective: str | keras_tuner.Objective = "val_accuracy",
         limits: Limits = Limits(),  # noqa: B008  (immutable)
-        max_trials: int | None = None,
+        max_trials: PositiveInt | None = None,
         oracle: keras_tuner.Oracle | None = None,
-        epochs: int = 60,
-        patience: int = 10,
-        seed: int = 0,
+        epochs: PositiveInt = 60,
+        patience: NonNegativeInt = 10,
+        seed: Seed = 0,
         pooling: str | None = "avg",
         rank: Literal["logme", "ridge"] | None = None,
-        best_cuts: int | None = None,
-        keep: int = 1,
-        ask: int | None = None,
+        best_cuts: PositiveInt | None = None,
+        keep: NonNegativeInt = 1,
+        ask: PositiveInt | None = None,
         plain: bool = False,
         fresh: bool = False,
-        disk: int | None = None,
-        memory: int | None = None,
-        augmented_views: int = 0,
+        disk: NonNegativeInt | None = None,
+        memory: NonNegativeInt | None = None,
+        augmented_views: NonNegativeInt = 0,
         dtype: str | None = None,
         padding: Padding | None = None,
         preprocessing: Any = None,

@@ -8,7 +8,10 @@ from typing import Any
 import keras
 import keras_tuner
 import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
 
+from reusekit.arguments import Seed, checked
+from reusekit.errors import ConfigError
 from reusekit.features.source import FeatureSource
 from reusekit.search.space import SearchSpace
 from reusekit.search.spec import TrialSpec
@@ -46,13 +49,14 @@ class CutHyperModel(keras_tuner.HyperModel):
         (None, 4)
     """
 
+    @checked(ConfigError)
     def __init__(
         self,
         data: TrialData,
         space: SearchSpace,
-        epochs: int = 60,
-        patience: int = 10,
-        seed: int = 0,
+        epochs: PositiveInt = 60,
+        patience: NonNegativeInt = 10,
+        seed: Seed = 0,
     ) -> None:
         super().__init__(name="cut_search")
         self.data, self.space = data, space

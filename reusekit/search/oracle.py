@@ -9,9 +9,11 @@ from typing import Any
 import keras_tuner
 import numpy as np
 from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed
+from pydantic import PositiveInt
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
+from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.search.gaussian_process import QuickGaussianProcess
 from reusekit.search.space import CUT
@@ -34,7 +36,8 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         **kwargs: Further arguments of `keras_tuner.oracles.BayesianOptimizationOracle`.
     """
 
-    def __init__(self, cuts: Sequence[str], max_trials: int, **kwargs: Any) -> None:
+    @checked(ConfigError)
+    def __init__(self, cuts: Sequence[str], max_trials: PositiveInt, **kwargs: Any) -> None:
         self.sweep = evenly(cuts, max_trials)
         super().__init__(
             max_trials=max_trials, num_initial_points=max(len(self.sweep), 1), **kwargs
@@ -80,6 +83,7 @@ class CutGridOracle(keras_tuner.Oracle):
         **kwargs: Arguments of `keras_tuner.Oracle`; `max_trials` of None tries all of them.
     """
 
+    @checked(ConfigError)
     def __init__(
         self,
         meaning: Callable[[keras_tuner.HyperParameters], Hashable] | None = None,

@@ -5,18 +5,21 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas
 import scipy.linalg
 import scipy.stats
+from annotated_types import MinLen
+from pydantic import Field
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from reusekit.errors import ConfigError, DataError, nearest
+from reusekit.arguments import checked
+from reusekit.errors import ConfigError, DataError
 
 # The strengths of regularisation that the probe chooses from; its features have variance 1.
 _STRENGTHS = np.logspace(-2, 6, 9)
@@ -112,7 +115,8 @@ def _evidence(target: np.ndarray, projected: np.ndarray, squares: np.ndarray) ->
     ) / 2
 
 
-def ridge_probe(features: Any, labels: Any, folds: int = 5) -> float:
+@checked(ConfigError)
+def ridge_probe(features: Any, labels: Any, folds: Annotated[int, Field(ge=2)] = 5) -> float:
     """The accuracy of a ridge classifier on examples that it was not fitted to.
 
     The classifier is solved in closed form; features are scaled to variance 1, and the strength of
@@ -155,7 +159,12 @@ def ridge_probe(features: Any, labels: Any, folds: int = 5) -> float:
 _METHODS: Mapping[str, Callable[[Any, Any], float]] = {"logme": logme, "ridge": ridge_probe}
 
 
-def rank_cuts(features: Mapping[str, Any], labels: Any, method: str = "logme") -> pandas.DataFrame:
+@checked(ConfigError)
+def rank_cuts(
+    features: Annotated[Mapping[str, Any], MinLen(1)],
+    labels: Any,
+    method: Literal["logme", "ridge"] = "logme",
+) -> pandas.DataFrame:
     """Ranks cuts by what a linear model could make of their features.
 
     Args:
@@ -178,13 +187,6 @@ def rank_cuts(features: Mapping[str, Any], labels: Any, method: str = "logme") -
         >>> ranked["cut"].tolist(), ranked["rank"].tolist()
         (['late', 'early'], [1, 2])
     """
-    if method not in _METHODS:
-        raise ConfigError(
-            f"Expected to rank cuts by {' or '.join(map(repr, _METHODS))}, received {method!r}. "
-            f"{nearest(str(method), _METHODS)}"
-        )
-    if not features:
-        raise ConfigError("Expected the features of at least one cut, received none.")
     rows = []
     for cut, values in features.items():
         start = perf_counter()

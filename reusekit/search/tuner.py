@@ -12,7 +12,9 @@ import keras
 import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trial_module
+from pydantic import NonNegativeInt, PositiveInt
 
+from reusekit.arguments import AnyPath, checked
 from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.search import progress_file
 from reusekit.search.checkpoints import Checkpoints, load
@@ -74,18 +76,19 @@ class CutTuner(base_tuner.BaseTuner):
         ['shallow', 'deep']
     """
 
+    @checked(ConfigError)
     def __init__(
         self,
         hypermodel: CutHyperModel,
         oracle: keras_tuner.Oracle,
-        directory: str | os.PathLike,
+        directory: AnyPath,
         *,
         fresh: bool = False,
-        ask: int | None = None,
+        ask: PositiveInt | None = None,
         together: Callable[[Place, int], int] = lambda place, batch_size: MOST_TOGETHER,
         limits: Limits = Limits(),  # noqa: B008  (immutable)
         latencies: dict[str, float] | None = None,
-        keep: int = 1,
+        keep: NonNegativeInt = 1,
         report: Callable[[TrialRecord], None] = lambda record: None,
         progress: Callable[[str], None] = lambda text: None,
     ) -> None:

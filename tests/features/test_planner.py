@@ -557,13 +557,13 @@ def test_a_plan_prints_and_is_saved(residual, train, validation, store, tmp_path
 
 def test_wrong_requests_are_refused(residual, train, validation, store):
     args = (train, validation, store)
-    with pytest.raises(ConfigError, match="trials to plan for"):
+    with pytest.raises(ConfigError, match="trials to be a list, not empty"):
         plan(residual, [], *args)
     with pytest.raises(rk.UnknownAddressError, match="'stem'"):
         plan(residual, [Trials("stemm")], *args)
-    with pytest.raises(ConfigError, match=r"disk of 0 or more\. Received: -1"):
+    with pytest.raises(ConfigError, match=r"disk to be .* at least 0\. Received: -1"):
         plan(residual, [Trials("stem")], *args, disk=-1)
-    with pytest.raises(ConfigError, match="memory of 0 or more"):
+    with pytest.raises(ConfigError, match=r"memory to be .* at least 0"):
         plan(residual, [Trials("stem")], *args, memory=-1)
     with pytest.raises(ConfigError, match=r"epochs to be .* at least 1\. Received: 0"):
         Trials("stem", epochs=0)

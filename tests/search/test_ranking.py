@@ -133,7 +133,7 @@ def test_wrong_requests_are_refused():
         ridge_probe(features, np.arange(20) == 0)
     with pytest.raises(ConfigError, match="Did you mean 'logme'"):
         rank_cuts({"a": features}, labels, "logmee")
-    with pytest.raises(ConfigError, match="received none"):
+    with pytest.raises(ConfigError, match="features to be a dictionary, not empty"):
         rank_cuts({}, labels)
 
 
