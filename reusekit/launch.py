@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pydantic import ValidationError
 
 from reusekit.errors import ConfigError, ReusekitError, nearest
+from reusekit.signals import Terminated, term_as_interrupt
 
 EXIT_BAD_INPUT = 2
 
@@ -51,7 +52,8 @@ def launch(
         options = parser.instantiate(parser.parse_args(arguments))
         options.pop("config")
         verbose = options.get("verbose", False)
-        function(**options)
+        with term_as_interrupt():
+            function(**options)
     except ValidationError as error:  # a rule that spans values
         (first, *_) = error.errors()
         _stop(f"{'.'.join(map(str, (error.title, *first['loc'])))}: {first['msg']}", verbose)
@@ -59,9 +61,9 @@ def launch(
         _stop(_configuration_error(str(error), list(parser.get_defaults().keys())), verbose)
     except ReusekitError as error:
         _stop(str(error), verbose)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("Interrupted.", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(interrupt, Terminated) else 130)  # as shells have it
 
 
 def launch_one_of(

@@ -2,23 +2,27 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 
 import keras
+from filelock import Timeout
 from pydantic import BaseModel
 from rich.markup import escape
 
 from reusekit.errors import ConfigError
-from reusekit.progress import StageClock, bars_wanted, console
+from reusekit.progress import StageClock, bars_wanted, console, console
 from reusekit.settings import DataSettings, TrackingSettings
 from reusekit.stages.inputs import Splits
 from reusekit.startup import BEGAN
 from reusekit.tracking import connect, log_data, pipeline_run
+from reusekit.tracking.outbox import Outbox
+from reusekit.tracking.unfinished import end_killed, has_open_runs, is_marked, living
 
 # This module is imported last of what a pipeline needs.
 _IMPORT_SECONDS = perf_counter() - BEGAN
@@ -102,16 +106,34 @@ def start_job(
     clock = StageClock()
     clock.seconds["Import the libraries"] = _IMPORT_SECONDS
     try:
-        with clock.stage("Ask the tracker"):
-            uri = connect(tracking.uri, tracking.model)
-        keras.utils.set_random_seed(seed)
-        job = Job(name, folder, uri, tracking.experiment, seed, clock)
-        with job._open:
-            yield job
+        with living(folder):
+            with clock.stage("Ask the tracker"):
+                uri = connect(tracking.uri, tracking.model)
+                _end_killed_jobs(folder, uri)
+            keras.utils.set_random_seed(seed)
+            job = Job(name, folder, uri, tracking.experiment, seed, clock)
+            with job._open:
+                yield job
     finally:
         for made in (folder,) if had_output else (folder, folder.parent):
             if not any(made.iterdir()):
                 made.rmdir()
+
+
+def _end_killed_jobs(own: Path, uri: str) -> None:
+    """End the runs of jobs beside this one that were killed, and remove what is of no more use.
+
+    What could not be sent is left to `reusekit sync`, and models that were trained stay.
+    """
+    for folder in sorted(own.parent.iterdir()):
+        if folder == own or not is_marked(folder) or Outbox(folder / "outbox").waits():
+            continue
+        with suppress(Timeout, OSError), living(folder):  # else it lives, or belongs to another user
+            if end_killed(folder, uri):
+                line = f"{folder} was killed: what it has left open in MLflow is ended as KILLED."
+                console.print(line, soft_wrap=True, markup=False)
+            if not has_open_runs(folder) and not any(folder.rglob("*.keras")):
+                shutil.rmtree(folder)
 
 
 def _no_retracing(record: logging.LogRecord) -> bool:

@@ -16,6 +16,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_LOGGED_ARTIFACTS,
     MLFLOW_PARENT_RUN_ID,
 )
+from pydantic import TypeAdapter
 
 from reusekit.errors import TrackingError
 from reusekit.tracking import linked
@@ -131,7 +132,7 @@ class EndRun(Operation):
     """Say how and when the run ended.
 
     Attributes:
-        status: `FINISHED` or `FAILED`.
+        status: `FINISHED`, `FAILED` or `KILLED`.
         end: When, in milliseconds since 1970.
     """
 
@@ -199,26 +200,31 @@ _KINDS = {
 }
 
 
-def to_json(operation: Operation) -> str:
+_READERS = {kind: TypeAdapter(operation) for kind, operation in _KINDS.items()}
+
+
+def to_dict(operation: Operation) -> dict[str, Any]:
     """An operation as it is kept."""
-    return json.dumps({"kind": operation.kind, **asdict(operation)})
+    return {"kind": operation.kind, **asdict(operation)}
 
 
-def from_json(text: str) -> Operation:
+def from_dict(told: Any) -> Operation:
     """An operation from what was kept.
 
     Raises:
         TrackingError: That is none.
 
     Example:
-        >>> from_json(to_json(EndRun("a1b2", "FINISHED", 1700000000000)))
+        >>> from_dict(to_dict(EndRun("a1b2", "FINISHED", 1700000000000)))
         EndRun(run='a1b2', status='FINISHED', end=1700000000000)
     """
     try:
-        told = json.loads(text)
-        return _KINDS[told.pop("kind")](**told)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TrackingError(f"This is no operation: {error!r}") from error
+        values = dict(told)
+        kind = values.pop("kind")
+        _KINDS[kind](**values)  # which refuses what it does not know
+        return _READERS[kind].validate_python(values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrackingError(f"This is no operation: {type(error).__name__}.") from error
 
 
 def _tags(tags: dict[str, str]) -> list[RunTag]:

@@ -1,29 +1,38 @@
 """What could not be sent: operations in a folder, in order, until a server has acknowledged them.
 
-outbox/address.json       where they are meant for; no password is kept
+outbox/address.json       where they are meant for, and how many there are; no password is kept
 outbox/00000001.json      one operation, written as a whole or not at all
 outbox/00000002.json
 outbox/00000002.carried/  a copy of the file or folder that it carries
-outbox/refused/           what the server refused when it was sent, and why
+outbox/refused/           what was not sent, and why
 outbox/.lock              held by the process that fills or sends them
+
+Each record has its number and a checksum, and the SHA-256 of what it carries. Nothing but these
+names is read: a record that points elsewhere is not sent.
 """
 
+import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from reusekit.errors import TrackingError
 from reusekit.progress import console
-from reusekit.sealed_json import write_durably
+from reusekit.sealed_json import DamagedFileError, read_sealed, write_durably, write_sealed
 from reusekit.tracking.network import ServerAwayError, shown
-from reusekit.tracking.operations import Carrying, Operation, from_json, to_json
+from reusekit.tracking.operations import Carrying, Operation, from_dict, to_dict
 from reusekit.tracking.sending import send
 from reusekit.tracking.target import Address, Target
+
+_ADDRESS = ("uri", "experiment", "run_id")
 
 
 class InUseError(TrackingError):
@@ -42,14 +51,20 @@ class Outbox:
         self._lock = FileLock(self.folder / ".lock")
 
     def records(self) -> list[Path]:
-        """The files of the operations that wait, in order."""
-        return sorted(self.folder.glob("[0-9]*.json"))
+        """List the files of the operations that wait, in order."""
+        return sorted(self.folder.glob(f"{'[0-9]' * 8}.json"))
+
+    def waits(self) -> bool:
+        """Look whether something waits here, or did and is gone."""
+        told = self._told() or {}
+        return bool(self.records()) or told.get("sent", 0) < told.get("kept", 0)
 
     def hold(self) -> None:
         """Keep other processes away, until `release`.
 
         Raises:
             InUseError: Another process fills or sends it.
+            TrackingError: It cannot be written.
         """
         if self._lock.is_locked:
             return
@@ -59,25 +74,49 @@ class Outbox:
             raise InUseError(
                 f"{self.folder} is in use: its job still runs, or it is being sent."
             ) from None
+        except OSError as error:
+            raise TrackingError(f"{self.folder} cannot be used: {error.strerror}.") from error
 
     def release(self) -> None:
-        """Let other processes have it; where nothing is left, the folder goes."""
-        if self._lock.is_locked:
-            if not self.records() and not self._refused.exists():
-                shutil.rmtree(self.folder)
-            self._lock.release()
+        """Let other processes have it; where nothing is left, the folder goes.
 
-    def address(self) -> Address:
+        What others have put there stays, and the folder with it.
+        """
+        if self._lock.is_locked:
+            if not self.waits() and not self._refused.exists():
+                self._remove_own()
+            self._lock.release()
+            with suppress(OSError):
+                self.folder.rmdir()
+
+    def _remove_own(self) -> None:
+        for left in (*self.folder.glob("*.carried"), *self.folder.glob("*.part")):
+            if left.name[:8].isdigit() or left.name.startswith("address.json."):
+                _remove(left)
+        for name in ("address.json", ".lock"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def address(self, uri: str | None = None) -> Address:
         """Where the operations are meant for, with `***` for a password.
 
+        Args:
+            uri: The address, where the caller knows it better.
+
         Raises:
-            TrackingError: That cannot be read.
+            TrackingError: It is not known, since the file that says so is missing or damaged.
         """
-        file = self.folder / "address.json"
-        try:
-            return Address(**json.loads(file.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise TrackingError(f"{file} cannot be read: {error}") from error
+        told = self._told()
+        if told is None:
+            if uri is None:
+                raise TrackingError(
+                    f"{self.folder / 'address.json'}, which says where its records are meant for, "
+                    "is missing or damaged. Give the address of the tracking server with --uri."
+                )
+            told = next(filter(None, map(_sealed, self.records())), {})
+        experiment, run_id = told.get("experiment"), told.get("run_id")
+        if experiment is None and run_id is None:
+            raise TrackingError(f"{self.folder} does not say which experiment it is meant for.")
+        return Address(told["uri"] if uri is None else uri, experiment, run_id)
 
     def put(self, operation: Operation, address: Address) -> None:
         """Append an operation, with a copy of what it carries.
@@ -98,19 +137,31 @@ class Outbox:
             ) from error
 
     def _put(self, operation: Operation, address: Address) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.hold()
-        used = [*self.records(), *self._refused.glob("[0-9]*.json")]
-        if not (self.folder / "address.json").exists():
-            kept = asdict(replace(address, uri=shown(address.uri)))
-            write_durably(self.folder / "address.json", json.dumps(kept, indent=1))
-        number = 1 + max((int(record.stem) for record in used), default=0)
+        kept = asdict(replace(address, uri=shown(address.uri)))
+        used = [int(file.stem) for file in (*self.records(), *self._refused.glob("[0-9]*.json"))]
+        told = self._told()
+        if told is None or "kept" not in told:
+            told = {**kept, "kept": 0, "sent": min(used, default=1) - 1}
+            self._tell(told)
+        number = 1 + max((told["kept"], *used))
         record = self.folder / f"{number:08d}.json"
+        files: dict[str, str] = {}
         if isinstance(operation, Carrying):
             copied = _carried(record) / Path(operation.path).name
-            shutil.rmtree(copied.parent, ignore_errors=True)  # of a process that was killed here
-            _copy_durably(Path(operation.path), copied)
+            _remove(copied.parent)  # of a process that was killed here
+            try:
+                _copy_durably(Path(operation.path), copied)
+                files = _digests(copied.parent)
+            except OSError:
+                _remove(copied.parent)
+                raise
             operation = replace(operation, path=str(copied.relative_to(self.folder)))
-        write_durably(record, to_json(operation))
+        content = {"number": number, "operation": to_dict(operation), "files": files, **kept}
+        write_sealed(record, content, private=True)
+        with suppress(OSError):  # the record is there: it counts without being counted
+            self._tell({**told, "kept": number})
 
     def send(self, target: Target) -> Iterator[bool]:
         """Send what waits, in order; what has been acknowledged is removed.
@@ -119,49 +170,131 @@ class Outbox:
             target: Where to.
 
         Yields:
-            After each operation, whether it was taken. One that the server refuses is set aside,
-            with a warning, so that it keeps up no other.
+            After each operation, whether it was taken. One that the server refuses, or that is
+            damaged, is set aside, with a warning, so that it keeps up no other; of one that is
+            gone a note is set aside.
 
         Raises:
             ServerAwayError: The server is away; what is left waits on.
+            TrackingError: The folder for what is refused is a link.
         """
-        for record in self.records():
-            try:
-                send(self._read(record), target, again=True)
-            except ServerAwayError:
-                raise
-            except TrackingError as refusal:
-                self._set_aside(record, str(refusal))
-                yield False
+        if self._refused.is_symlink():
+            raise TrackingError(f"{self._refused} is a link. Remove it, and sync again.")
+        before = self._told() or {}
+        present = {int(record.stem): record for record in self.records()}
+        sent = before.get("sent")
+        if sent is None:  # nobody knows how many there were; between two there is none missing
+            sound = [number for number, record in present.items() if _sealed(record)]
+            sent = min(sound, default=1) - 1
+            kept = max(sound, default=0)
+        else:
+            kept = before["kept"]
+        for number in sorted({*present, *range(sent + 1, kept + 1)}):
+            record = present.get(number)
+            if record is None:
+                taken = self._miss(number, kept)
+            elif number <= sent:  # it was acknowledged before a kill
+                taken = None
             else:
-                record.unlink()
-                shutil.rmtree(_carried(record), ignore_errors=True)
-                yield True
+                taken = self._send(record, target, old="kept" not in before)
+            if "kept" in before and number <= kept:
+                self._tell({**before, "sent": max(sent, number)})
+            if record is not None and taken is not False:
+                _remove(record)
+                _remove(_carried(record))
+            if taken is not None:
+                yield taken
+
+    def _send(self, record: Path, target: Target, old: bool) -> bool:
+        try:
+            send(self._read(record, old), target, again=True)
+        except ServerAwayError:
+            raise
+        except TrackingError as refusal:
+            self._set_aside(record, str(refusal))
+            return False
+        return True
 
     @property
     def _refused(self) -> Path:
         return self.folder / "refused"
 
-    def _read(self, record: Path) -> Operation:
-        operation = from_json(record.read_text())
+    def _told(self) -> dict[str, Any] | None:
+        """Read `address.json`; None where it is missing or damaged."""
+        file = self.folder / "address.json"
+        with suppress(DamagedFileError, PermissionError):
+            return read_sealed(file)
+        try:  # as it was written before it had a checksum
+            told = json.loads(file.read_bytes())
+            return told if set(told) == set(_ADDRESS) else None
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+
+    def _tell(self, told: dict[str, Any]) -> None:
+        write_sealed(self.folder / "address.json", told, private=True)
+
+    def _read(self, record: Path, old: bool) -> Operation:
+        """Read an operation.
+
+        Args:
+            record: Its file.
+            old: Whether it may have been written before records had checksums.
+
+        Raises:
+            TrackingError: It is damaged, or carries what is not in its own folder.
+        """
+        told = _sealed(record)
+        if told is None and old:
+            with suppress(OSError, ValueError, RecursionError):
+                told = {"operation": json.loads(record.read_bytes())}
+        if told is None:
+            raise TrackingError(f"{record} is damaged.")
+        operation = from_dict(told["operation"])
         if isinstance(operation, Carrying):
-            operation = replace(operation, path=str(self.folder / operation.path))
-            if not Path(operation.path).exists():
-                raise TrackingError(f"{operation.path}, which it carries, is not there.")
+            carried, path = _carried(record), Path(operation.path)
+            if path.parts != (carried.name, path.name) or path.name == "..":
+                raise TrackingError(
+                    f"{record} carries {operation.path}. Expected what lies in {carried.name}."
+                )
+            found = _digests(carried)
+            if not (self.folder / path).exists():
+                raise TrackingError(f"{self.folder / path}, which it carries, is not there.")
+            if found != told.get("files", found):
+                raise TrackingError(f"{carried} does not hold the files that were put there.")
+            operation = replace(operation, path=str(self.folder / path))
         return operation
 
     def _set_aside(self, record: Path, reason: str) -> None:
-        self._refused.mkdir(exist_ok=True)
-        write_durably(self._refused / f"{record.stem}.txt", f"{reason}\n")
+        self._note(int(record.stem), reason)
         carried = _carried(record)
-        if carried.exists():
+        if os.path.lexists(carried):
             carried.rename(self._refused / carried.name)
         record.rename(self._refused / record.name)
+
+    def _miss(self, number: int, kept: int) -> bool | None:
+        """Note that a record is gone; None where it was set aside before."""
+        if (self._refused / f"{number:08d}.txt").exists():
+            return None
+        self._note(number, f"Record {number} of {kept} is gone, and what it held.")
+        return False
+
+    def _note(self, number: int, reason: str) -> None:
+        self._refused.mkdir(mode=0o700, exist_ok=True)
+        write_durably(self._refused / f"{number:08d}.txt", f"{reason}\n", private=True)
         console.print(
             f"warning: one record could not be sent: {reason} It is kept in {self._refused}.",
             soft_wrap=True,
             markup=False,
         )
+
+
+def _sealed(record: Path) -> dict[str, Any] | None:
+    """The content of a record; None where it is not what was written under its name."""
+    try:
+        told = read_sealed(record)
+    except (DamagedFileError, PermissionError):
+        return None
+    return None if record.is_symlink() or told.get("number") != int(record.stem) else told
 
 
 def _carried(record: Path) -> Path:
@@ -179,3 +312,31 @@ def _copy_durably(source: Path, copied: Path) -> None:
         if file.is_file():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file in a folder, by its path in it.
+
+    Raises:
+        TrackingError: It holds, or is, something that is neither a file nor a folder.
+    """
+    found: dict[str, str] = {}
+    for path in (folder, *sorted(folder.rglob("*"))):
+        if not os.path.lexists(path):
+            raise TrackingError(f"{path} is not there.")
+        kind = path.lstat().st_mode
+        if stat.S_ISREG(kind):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = digest
+        elif not stat.S_ISDIR(kind):
+            raise TrackingError(f"{path} is a link or no file, and links are not followed.")
+    return found
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder of the outbox; of a link, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Every write to MLflow goes through a recorder: sent at once, or kept until the server is back."""
 
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,7 +13,7 @@ import mlflow
 from reusekit.errors import TrackingError
 from reusekit.progress import console
 from reusekit.tracking.network import ServerAwayError, check_health
-from reusekit.tracking.operations import Operation
+from reusekit.tracking.operations import EndRun, Operation, StartRun
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.sending import send
 from reusekit.tracking.target import Address, Target
@@ -34,6 +35,9 @@ class Recorder:
         address: Where they are meant for.
         outbox: Where they are kept; without one, a server that is away is an error.
 
+    Attributes:
+        open: The keys of the runs that have begun, and whose end is neither sent nor kept.
+
     Raises:
         TrackingError: The outbox holds what an earlier job left.
     """
@@ -41,13 +45,24 @@ class Recorder:
     def __init__(self, address: Address, outbox: Outbox | None = None) -> None:
         self.target = Target(address)
         self._outbox = outbox
+        self.open: set[str] = set()
         self._waiting = False
         self._next_attempt = 0.0
-        if outbox is not None and outbox.records():
+        if outbox is not None and outbox.waits():
             raise TrackingError(
                 f"{outbox.folder} holds what an earlier job could not send. Send it first: "
-                f"reusekit sync {outbox.folder.parent}"
+                f"reusekit sync {shlex.quote(str(outbox.folder.parent))}"
             )
+
+    def begin(self, start: StartRun) -> None:
+        """Begin a run; see `submit`."""
+        self.submit(start)
+        self.open.add(start.run)
+
+    def end(self, end: EndRun) -> None:
+        """End a run; see `submit`."""
+        self.submit(end)
+        self.open.discard(end.run)
 
     def submit(self, operation: Operation) -> Any:
         """Write an operation.
@@ -86,7 +101,7 @@ class Recorder:
             left, folder = len(self._outbox.records()), self._outbox.folder
             _say(
                 f"{left} records wait in {folder}, since the tracking server does not answer. Once "
-                f"it does, send them: reusekit sync {folder.parent}"
+                f"it does, send them: reusekit sync {shlex.quote(str(folder.parent))}"
             )
         self._outbox.release()
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import keras
 import mlflow
 
 from reusekit.errors import TrackingError
+from reusekit.signals import deferred
 from reusekit.tracking.context import context_tags
 from reusekit.tracking.log import log_metrics, log_params, log_steps, now
 from reusekit.tracking.names import KIND
@@ -20,6 +21,7 @@ from reusekit.tracking.operations import EndRun, StartRun
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.recorder import Recorder, current, recording_to
 from reusekit.tracking.target import Address, Target
+from reusekit.tracking.unfinished import mark
 
 _GIVEN = "MLFLOW_RUN_ID"  # of the environment: the run that `mlflow run` has opened already
 
@@ -29,10 +31,10 @@ class Step:
     """A nested run that is being written.
 
     Attributes:
-        status: How it ends, unless an error ends it: `FINISHED` or `FAILED`.
+        status: How it ends, unless an error or a signal ends it: `FINISHED` or `FAILED`.
     """
 
-    status: Literal["FINISHED", "FAILED"] = "FINISHED"
+    status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED"
 
 
 @contextmanager
@@ -43,6 +45,9 @@ def pipeline_run(
 
     It is MLflow's active run, too, so that MLflow's own functions can be called in it. These know
     of no outbox: while the server is away, they fail.
+
+    An interrupted run ends as `KILLED`. A process that dies cannot say so; with an outbox, whoever
+    runs beside it next, or sends it, ends what it has left open.
 
     Args:
         name: The run's name.
@@ -62,16 +67,17 @@ def pipeline_run(
     recorder = Recorder(address, None if outbox is None else Outbox(outbox))
     key, step = uuid4().hex, Step()
     tags = {KIND: "pipeline"} if given else {**context_tags(), KIND: "pipeline"}
-    recorder.submit(StartRun(key, name, now(), tags, given=given))
-    run_id = recorder.target.known(key)  # None where the server is away
-    try:
-        with _ended(recorder, key, step), recording_to(recorder, key):
-            _activate(run_id, recorder.target)
+    start = StartRun(key, name, now(), tags, given=given)
+    with ExitStack() as cleanup:
+        if outbox is not None:
+            file = cleanup.enter_context(mark(outbox.parent, key, address))
+            cleanup.callback(lambda: recorder.open or file.unlink(missing_ok=True))
+        cleanup.callback(recorder.close)
+        cleanup.callback(lambda: _deactivate(address.uri, step.status))
+        with _run(recorder, start, step), recording_to(recorder, key):
+            _activate(recorder.target.known(key), recorder.target)
             log_params(dotted(parameters))
             yield
-    finally:
-        _deactivate(address.uri, step.status)
-        recorder.close()
 
 
 @contextmanager
@@ -98,27 +104,33 @@ def step_run(
     recorder, key, step = outer.recorder, uuid4().hex, Step()
     tags = {**context_tags(), KIND: kind, **tags}
     began = now() - round(1000 * seconds)
-    recorder.submit(StartRun(key, name, began, tags, parent=outer.run))
-    with _ended(recorder, key, step), recording_to(recorder, key):
+    start = StartRun(key, name, began, tags, parent=outer.run)
+    with _run(recorder, start, step), recording_to(recorder, key):
         if parameters:
             log_params(parameters)
         yield step
 
 
 @contextmanager
-def _ended(recorder: Recorder, key: str, step: Step) -> Iterator[None]:
-    """Say at the end how the run ended."""
+def _run(recorder: Recorder, start: StartRun, step: Step) -> Iterator[None]:
+    """Begin a run, and say at the end how it ended, whatever ends it."""
+    begun = False
     try:
+        with deferred():
+            recorder.begin(start)
+            begun = True
         yield
-    except BaseException:
-        step.status = "FAILED"
+    except BaseException as error:
+        step.status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         raise
     finally:
-        recorder.submit(EndRun(key, step.status, now()))
+        if begun:
+            with deferred():
+                recorder.end(EndRun(start.run, step.status, now()))
 
 
 def _activate(run_id: str | None, target: Target) -> None:
-    """Make the run MLflow's active one, if the server has it already."""
+    """Make the run MLflow's active one, if the server has it already and is not away."""
     if run_id is None:
         return
     # Where the server goes away in this moment, the next operation says so.

@@ -1,21 +1,26 @@
 """Send what jobs have kept while their tracking server was away."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import mlflow
+from filelock import Timeout
 
 from reusekit.errors import TrackingError
+from reusekit.progress import console
 from reusekit.tracking.network import check_health, shown
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.target import Address, Target
+from reusekit.tracking.unfinished import end_killed, living
 
 
 def find_outboxes(folder: Path) -> list[Outbox]:
     """The outboxes in a folder and below it in which something waits, oldest job first."""
-    folders = {file.parent for file in folder.rglob("address.json") if file.parent.name == "outbox"}
-    return [outbox for outbox in map(Outbox, sorted(folders)) if outbox.records()]
+    found = {folder, *folder.rglob("outbox")}
+    folders = sorted(one for one in found if one.name == "outbox" and not one.is_symlink())
+    return [outbox for outbox in map(Outbox, folders) if outbox.waits()]
 
 
 def send_outbox(outbox: Outbox, uri: str | None = None) -> Iterator[bool]:
@@ -36,26 +41,39 @@ def send_outbox(outbox: Outbox, uri: str | None = None) -> Iterator[bool]:
     outbox.hold()
     before = mlflow.get_tracking_uri()
     try:
-        address = _address(outbox, uri)
+        address, known_as = _address(outbox, uri)
         check_health(address.uri)
         # Where a version is registered, MLflow asks the server in use for its model.
         mlflow.set_tracking_uri(address.uri)
         yield from outbox.send(Target(address))
+        if not outbox.waits():
+            _end_killed(outbox.folder.parent, address.uri, known_as)
     finally:
         mlflow.set_tracking_uri(before)
         outbox.release()
 
 
-def _address(outbox: Outbox, uri: str | None) -> Address:
+def _end_killed(job: Path, uri: str, known_as: str) -> None:
+    with suppress(Timeout), living(job):  # else it lives, and sends by itself
+        if end_killed(job, uri, known_as):
+            line = f"{job}: its job was killed. What it has left open is ended as KILLED."
+            console.print(line, soft_wrap=True, markup=False)
+
+
+def _address(outbox: Outbox, uri: str | None) -> tuple[Address, str]:
+    """Where to send an outbox, and the address that its job knew."""
+    if uri is not None:
+        address = outbox.address(uri)
+        with suppress(TrackingError):
+            return address, outbox.address().uri
+        return address, uri
     kept = outbox.address()
-    if uri is None:
-        uri = kept.uri
-        current = mlflow.get_tracking_uri()
-        if shown(current) == uri:
-            uri = current  # with the password, which is not kept
-        elif "***" in uri:
-            raise TrackingError(
-                f"{outbox.folder} is meant for {uri}, and the password is not kept. Give the whole "
-                "address with --uri, or in the environment's MLFLOW_TRACKING_URI."
-            )
-    return replace(kept, uri=uri)
+    current = mlflow.get_tracking_uri()
+    if shown(current) == kept.uri:
+        return replace(kept, uri=current), kept.uri  # with the password, which is not kept
+    if "***" in kept.uri:
+        raise TrackingError(
+            f"{outbox.folder} is meant for {kept.uri}, and the password is not kept. Give the "
+            "whole address with --uri, or in the environment's MLFLOW_TRACKING_URI."
+        )
+    return kept, kept.uri

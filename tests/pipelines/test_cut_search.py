@@ -114,7 +114,11 @@ def test_a_killed_job_is_gone_on_with(finished):
     folder, client, printed = finished
     killed, second, third = jobs(client)
     before = {run.info.run_name: run for run in killed[1]["trial"]}
-    assert killed[0].info.status == "RUNNING"
+    assert {run.info.status for run in (killed[0], *itertools.chain(*killed[1].values()))} == {
+        "KILLED",
+        "FINISHED",
+    }  # faults A2
+    assert killed[0].info.status == "KILLED"
     assert 0 < len(before) < 6
     resumed = {run.info.run_name: run.data.tags["reusekit.resumed"] for run in second[1]["trial"]}
     assert {name for name, taken in resumed.items() if taken == "true"} == before.keys()

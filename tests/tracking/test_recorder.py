@@ -153,7 +153,8 @@ def test_without_an_outbox_a_server_that_is_away_is_an_error(remote, experiment)
 
 
 def test_a_disk_that_takes_nothing_is_an_error_that_says_so(remote, experiment, tmp_path):
-    (tmp_path / "job").write_text("no folder")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "outbox").write_text("no folder")
     with (
         pytest.raises(rk.TrackingError, match=r"cannot be kept in .*job/outbox either: "),
         pipeline_run("job", experiment, {}, tmp_path / "job" / "outbox"),

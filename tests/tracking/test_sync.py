@@ -127,7 +127,7 @@ def test_a_job_that_was_killed_loses_nothing_that_it_had_written(
     assert run_sync()[0] == 0
     left = there()
     (job,) = (told for told in left if told["name"] == "job")
-    assert job["status"] == "RUNNING"
+    assert job["status"] == "KILLED"
     job["status"] = "FINISHED"
     assert left == everything
 
@@ -177,7 +177,7 @@ def test_what_is_refused_is_set_aside_and_keeps_up_nothing(
     assert find_outboxes(Path("runs")) == []
     outbox = Outbox(JOB / "outbox")
     outbox.put(EndRun("a run", "FINISHED", 0), outbox.address())
-    assert [record.name for record in outbox.records()] == ["00000003.json"]
+    assert [record.name for record in outbox.records()] == ["00000004.json"]
     outbox.release()
 
 
