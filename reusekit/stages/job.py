@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from reusekit.errors import ConfigError
-from reusekit.progress import StageClock, bars_wanted, console, console
+from reusekit.progress import StageClock, bars_wanted, console
 from reusekit.settings import DataSettings, TrackingSettings
 from reusekit.stages.inputs import Splits
 from reusekit.startup import BEGAN
@@ -128,7 +128,7 @@ def _end_killed_jobs(own: Path, uri: str) -> None:
     for folder in sorted(own.parent.iterdir()):
         if folder == own or not is_marked(folder) or Outbox(folder / "outbox").waits():
             continue
-        with suppress(Timeout, OSError), living(folder):  # else it lives, or belongs to another user
+        with suppress(Timeout, OSError), living(folder):  # else it lives, or is another user's
             if end_killed(folder, uri):
                 line = f"{folder} was killed: what it has left open in MLflow is ended as KILLED."
                 console.print(line, soft_wrap=True, markup=False)
