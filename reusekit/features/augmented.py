@@ -12,9 +12,9 @@ from reusekit.features.frontier import frontier
 from reusekit.features.randomness import random_before
 from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Call, Graph, ancestors, keras_internals, read
+from reusekit.surgery import rates
 from reusekit.surgery.copying import copy_operations
 from reusekit.surgery.extract import taps
-from reusekit.training import silencing
 
 
 def augmented_bottom(
@@ -127,7 +127,7 @@ class _InMode(keras.Layer):
         self._mode = {"training": training} if keras_internals.takes(layer, "training") else {}
         layer.trainable = False
         for part in keras_internals.all_layers(layer):
-            silencing.silence(part)
+            rates.silence(part)
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer(*args, **{**kwargs, **self._mode})

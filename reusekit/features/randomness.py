@@ -9,7 +9,7 @@ import keras
 
 from reusekit.features.unseeded import draws_unseeded
 from reusekit.graph import Call, Graph, ancestors, keras_internals, resolve
-from reusekit.training import silencing
+from reusekit.surgery import rates
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,9 @@ class Randomness:
     Attributes:
         augmenting: Those that vary the data in training: `RandomFlip`, `RandAugment`, `MixUp`, and
             any layer that draws random numbers and is told no rate. In inference they do nothing.
-        silenced: Those that drop values or add noise in training: dropout, noise, stochastic
-            depth. A frozen bottom runs in inference mode, where they do nothing.
+        silenced: Those of Keras's and KerasHub's layers that drop values or add noise in training:
+            dropout, noise, stochastic depth. A frozen bottom runs in inference mode, where they do
+            nothing.
         always: Those that are random in inference as well.
         unseeded: Those of the augmenting and the always random ones that hold no generator, so
             that what they draw cannot be repeated.
@@ -42,9 +43,9 @@ def random_before(graph: Graph, at: Any) -> Randomness:
     model called so, is not random; of a layer whose `call` says `training=False` itself, that
     cannot be known.
 
-    A layer is known to be random by the `keras.random.SeedGenerator` that it holds, or by a rate
-    under one of the usual names (`rate`, `stddev`, `dropout`, `drop_path_rate` ...). A user's layer
-    that has neither is traced; see `draws_unseeded`.
+    A layer is known to be random by the `keras.random.SeedGenerator` that it holds, or by the rate
+    of one of Keras's or KerasHub's layers (`rates`). A user's layer that has neither is traced; see
+    `draws_unseeded`.
 
     Args:
         graph: A model that was read.
@@ -68,7 +69,7 @@ def random_before(graph: Graph, at: Any) -> Randomness:
     varying = [call for call in unseeded if call not in always]
     return Randomness(
         augmenting=_addresses(c for c in calls if c in varying or _holds(c, is_augmenting)),
-        silenced=_addresses(c for c in calls if _holds(c, silencing.drops)),
+        silenced=_addresses(c for c in calls if _holds(c, rates.drops)),
         always=_addresses(c for c in calls if c in always or _holds(c, is_always_random)),
         unseeded=_addresses(unseeded),
     )
@@ -76,12 +77,17 @@ def random_before(graph: Graph, at: Any) -> Randomness:
 
 def is_augmenting(layer: keras.Layer) -> bool:
     """Whether a layer itself, not one inside it, varies the data in training and only then."""
-    return silencing.is_random(layer) and keras_internals.takes(layer, "training")
+    return _draws(layer) and keras_internals.takes(layer, "training")
 
 
 def is_always_random(layer: keras.Layer) -> bool:
     """Whether a layer itself draws random numbers whenever it is called."""
-    return silencing.is_random(layer) and not keras_internals.takes(layer, "training")
+    return _draws(layer) and not keras_internals.takes(layer, "training")
+
+
+def _draws(layer: keras.Layer) -> bool:
+    """Return whether a layer holds a random generator, and is told no rate by which it drops."""
+    return keras_internals.has_generator(layer) and not rates.rates(layer)
 
 
 def _may_be_random(call: Call) -> bool:

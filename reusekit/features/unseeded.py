@@ -7,10 +7,7 @@ import keras
 import tensorflow as tf
 
 from reusekit.graph import Call, Graph, Tensor, keras_internals
-from reusekit.training import silencing
-
-# Their layers draw from generators that they hold.
-_LIBRARIES = {"keras", "keras_hub"}
+from reusekit.surgery import rates
 
 # Parts of the names of TensorFlow's operations that draw random numbers.
 _DRAWING = ("Random", "Multinomial", "TruncatedNormal", "StatefulUniform", "StatefulStandardNormal")
@@ -22,7 +19,7 @@ def draws_unseeded(graph: Graph, call: Call, training: bool) -> bool:
     """Whether a user's layer draws random numbers, though nothing in it holds a generator.
 
     Such a layer calls `tf.random`, or `keras.random` without a seed. Its call is traced, not run.
-    One that cannot be traced, or that also drops values, is not found out.
+    One that cannot be traced is not found out.
 
     Args:
         graph: A model that was read.
@@ -47,13 +44,9 @@ def _may_draw(layer: Any) -> bool:
     if not isinstance(layer, keras.Layer):
         return False
     parts = keras_internals.all_layers(layer)
-    if any(keras_internals.has_generator(part) or silencing.drops(part) for part in parts):
-        return False
-    return any(
-        isinstance(part, keras.layers.Lambda)
-        or type(part).__module__.partition(".")[0] not in _LIBRARIES
-        for part in parts
-    )
+    # Keras's and KerasHub's layers draw from generators that they hold.
+    held = (part for part in parts if keras_internals.has_generator(part))
+    return all(map(rates.rates, held)) and not all(map(rates.is_stock, parts))
 
 
 def _draws(call: Call, training: bool) -> bool:
@@ -68,7 +61,8 @@ def _draws(call: Call, training: bool) -> bool:
 
     try:
         specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in call.inputs]
-        traced = tf.function(run).get_concrete_function(*specs).graph.as_graph_def()
+        with rates.at_zero(keras_internals.all_layers(call.operation)):
+            traced = tf.function(run).get_concrete_function(*specs).graph.as_graph_def()
     except Exception:  # whatever a user's code raises
         return False
     nodes = [*traced.node, *(node for each in traced.library.function for node in each.node_def)]

@@ -10,13 +10,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import keras
+from keras.src.applications.convnext import StochasticDepth
 from keras.src.backend import compute_output_spec
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models.functional import Functional
 from keras.src.ops.core import Cast
 from keras.src.ops.node import Node
 from keras.src.ops.numpy import Take
+from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.serialization_lib import ObjectSharingScope
 
 
@@ -276,6 +279,11 @@ def to_be_trained(layer: keras.Layer) -> list[keras.Variable]:
     return [variable for variable in layer._trainable_variables if variable is not base]
 
 
+def trainable_kind(layer: keras.Layer) -> list[keras.Variable]:
+    """The layer's own variables that an optimizer could train, frozen or not."""
+    return layer._trainable_variables
+
+
 def flag_variables(layer: keras.Layer, trainable: bool) -> None:
     """Sets the flags of the layer's own variables; what LoRA stands for is never trained."""
     chosen = {id(variable) for variable in to_be_trained(layer)}
@@ -292,6 +300,58 @@ def generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     """The random generators of a layer and of those in it, each once, in a fixed order."""
     held = (each for part in all_layers(layer) for each in part._seed_generators)
     return list({id(each): each for each in held}.values())
+
+
+# Keras's layers that drop values or add noise in training, with the attributes that say how much.
+_RATES: dict[type, tuple[str, ...]] = {
+    keras.layers.Dropout: ("rate",),  # SpatialDropout among them
+    keras.layers.AlphaDropout: ("rate",),
+    keras.layers.GaussianDropout: ("rate",),
+    keras.layers.GaussianNoise: ("stddev",),
+    keras.layers.Attention: ("dropout",),
+    keras.layers.MultiHeadAttention: ("_dropout",),
+    keras.layers.GroupQueryAttention: ("dropout",),
+    DropoutRNNCell: ("dropout", "recurrent_dropout"),
+    StochasticDepth: ("drop_path_rate",),
+}
+
+
+def rate_attributes(layer: keras.Layer) -> tuple[str, ...]:
+    """The attributes by which one of Keras's own kinds of layers is told how much to drop."""
+    found = (names for kind, names in _RATES.items() if isinstance(layer, kind))
+    return tuple(dict.fromkeys(name for names in found for name in names))
+
+
+def give_generator(layer: keras.Layer) -> None:
+    """Give a layer that was made with a rate of 0 the random generator that others are made with.
+
+    Args:
+        layer: One that `rate_attributes` knows.
+    """
+    in_a_layer = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+    if has_generator(layer) or isinstance(layer, in_a_layer) or not hasattr(layer, "seed"):
+        return
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    layer.seed_generator = keras.random.SeedGenerator(layer.seed)
+    if locked:
+        layer._tracker.lock()
+
+
+def all_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
+    """The random generators that a call of a layer may draw from, Keras's global one among them."""
+    return [*generators(layer), global_seed_generator()]
+
+
+def is_governed_by_lora(layer: keras.Layer) -> bool:
+    """Whether a backbone's `enable_lora` was called that has a say in the layers of this one.
+
+    It freezes all layers, then trains a few inside them.
+    """
+    return bool(getattr(layer, "_lora_enabled_layers", None)) or any(
+        getattr(part, "lora_enabled", False) and part.trainable and not layer.trainable
+        for part in all_layers(layer)
+    )
 
 
 def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:

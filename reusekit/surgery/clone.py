@@ -8,6 +8,7 @@ import keras
 from reusekit.arguments import checked
 from reusekit.errors import SurgeryError, TieError
 from reusekit.graph import keras_internals, read
+from reusekit.surgery import rates
 from reusekit.surgery.assembling import placeholder
 from reusekit.surgery.building import Builder, assembled, is_rebuilt, leaves
 from reusekit.surgery.copying import copy_operations
@@ -64,9 +65,13 @@ def twin_of(model: keras.Model, weights: str) -> keras.Model:
         twin = Builder({}, shared=True).build(model)
         _copy_flags(model, twin)
         return twin
-    twin = None if is_rebuilt(model) else _of_same_class(model)
-    if twin is None:
-        twin = Builder(copy_operations(leaves(model))).build(model)
+    with rates.as_made(keras_internals.all_layers(model)) as silenced:
+        twin = None if is_rebuilt(model) else _of_same_class(model)
+        if twin is None:
+            twin = Builder(copy_operations(leaves(model))).build(model)
+    for layer, was in zip(keras_internals.all_layers(twin), silenced, strict=True):
+        if was:
+            rates.silence(layer)
     _check_ties(model, twin)
     if weights == "copy":
         for old, new in zip(_state(model), _state(twin), strict=True):

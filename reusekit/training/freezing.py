@@ -1,20 +1,37 @@
 """Freezing a model up to a cut: what lies before it runs in inference mode and does not change."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import keras
 
 from reusekit.arguments import checked
-from reusekit.graph import Graph, ancestors, keras_internals, read, resolve
-from reusekit.graph.addresses import At
-from reusekit.training import silencing
+from reusekit.graph import (
+    AddressError,
+    Call,
+    Graph,
+    ancestors,
+    keras_internals,
+    read,
+    resolve,
+    resolve_one,
+)
+from reusekit.graph.addresses import At, without_call_number
+from reusekit.surgery import rates
 from reusekit.training.errors import TrainingError
+from reusekit.training.training_mode import in_training
 
 BatchNorm = Literal["frozen", "statistics", "train"]
 _STATES = ("trainable", "frozen", "statistics", "state")
+_UNSAID: Any = object()
+_SHOWN = 80  # characters of a line, where a notebook shows the value of a cell
+
+# The layers that a call of ours froze, each with whether a backbone's LoRA had a say by then.
+_ours: WeakKeyDictionary[keras.Layer, bool] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -39,23 +56,78 @@ class VariableState:
 
 
 @dataclass(frozen=True)
+class SilencedRate:
+    """A rate that was set to 0.
+
+    Attributes:
+        address: The address of the call whose layer has it, or holds the layer that has it.
+        part: The place of that layer among the layers in it; 0 is the layer itself.
+        attribute: The attribute, such as "rate".
+        rate: What it was.
+    """
+
+    address: str
+    part: int
+    attribute: str
+    rate: float
+
+
+@dataclass(frozen=True)
 class Freezing:
     """What is frozen in a model; prints as a table.
 
     Attributes:
         variables: Each variable of the model once, in the order of the graph.
-        shared: The addresses of layers before the cut with a weight that is used after it as well,
-            by the same layer or one that is tied to it. One weight cannot be both: it is frozen.
-        silenced: The addresses of layers before the cut that would drop values or add noise in
-            training, and now do not.
-        random: The addresses of layers before the cut that are still random in training: data
-            augmentation, which is not part of what is frozen.
+        shared: The addresses of frozen layers with a weight that is used elsewhere as well, by the
+            same layer or one that is tied to it. One weight cannot be both: it is frozen.
+        silenced: The addresses of frozen layers that would drop values or add noise in training,
+            and now do not.
+        random: The addresses of frozen layers that are still random in training: data augmentation,
+            and whatever a user's layer or function draws.
+        otherwise: The addresses of frozen layers of the user's own that are not random, and give
+            something else in training than in inference all the same.
+        rates: What the rates of the silenced layers were.
     """
 
     variables: tuple[VariableState, ...]
     shared: tuple[str, ...]
     silenced: tuple[str, ...]
     random: tuple[str, ...]
+    otherwise: tuple[str, ...] = ()
+    rates: tuple[SilencedRate, ...] = ()
+    _before: "_Flags | None" = field(default=None, repr=False, compare=False)
+
+    def undo(self, model: keras.Model) -> None:
+        """Give a model back the flags and rates from before the call that this is the result of.
+
+        Args:
+            model: The model that was frozen, a copy of it, or what was loaded from its file.
+
+        Raises:
+            TrainingError: The model is another one.
+
+        Example:
+            >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, name="d")])
+            >>> frozen = freeze(model, up_to="d")
+            >>> model.get_layer("d").rate
+            0.0
+            >>> frozen.undo(model)
+            >>> model.get_layer("d").rate
+            0.5
+        """
+        calls = {call.address: call for call in read(model).calls}
+        fits = self._before is not None and self._before.fit(model)
+        if not fits or any(one.address not in calls for one in self.rates):
+            raise TrainingError(
+                "Expected the model that was frozen, or a copy of it. Received: "
+                f"{model.name!r}, which has other layers."
+            )
+        for one in self.rates:
+            part = keras_internals.all_layers(calls[one.address].operation)[one.part]
+            rates.restore(part)
+            rates.set_rate(part, one.attribute, one.rate)
+        self._before.restore(model)
+        model.train_function = None
 
     def to_frame(self) -> Any:
         """The variables as a pandas DataFrame, one row each."""
@@ -70,21 +142,70 @@ class Freezing:
             counts[variable.state] += variable.parameters
         return dict(counts)
 
-    def __str__(self) -> str:
-        lines = [self.to_frame().to_string(index=False)] if self.variables else []
-        lines.append(", ".join(f"{n:,} {state}" for state, n in self.parameters().items()))
+    def _summary(self) -> list[str]:
+        lines = [", ".join(f"{n:,} {state}" for state, n in self.parameters().items())]
         for what, addresses in (
             ("Frozen though used after the cut as well", self.shared),
             ("Silenced", self.silenced),
             ("Still random in training", self.random),
+            ("Otherwise in training than in inference", self.otherwise),
         ):
             if addresses:
                 lines.append(f"{what}: {', '.join(addresses)}")
-        return "\n".join(lines)
+        return lines
+
+    def __str__(self) -> str:
+        lines = [self.to_frame().to_string(index=False)] if self.variables else []
+        return "\n".join([*lines, *self._summary()])
+
+    def __repr__(self) -> str:
+        shown = [
+            line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..." for line in self._summary()
+        ]
+        return f"<Freezing: {'; '.join(shown)}>"
+
+
+@dataclass(frozen=True, eq=False)
+class _Flags:
+    """The flags of a model's layers, and of their variables, in the order of the layers."""
+
+    layers: tuple[bool, ...]
+    variables: tuple[tuple[bool, ...], ...]
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "_Flags":
+        layers = keras_internals.all_layers(model)
+        return cls(
+            tuple(layer.trainable for layer in layers),
+            tuple(
+                tuple(v.trainable for v in keras_internals.trainable_kind(layer))
+                for layer in layers
+            ),
+        )
+
+    def fit(self, model: keras.Model) -> bool:
+        layers = keras_internals.all_layers(model)
+        counts = [len(keras_internals.trainable_kind(layer)) for layer in layers]
+        return counts == [len(flags) for flags in self.variables]
+
+    def restore(self, model: keras.Model) -> None:
+        layers = keras_internals.all_layers(model)
+        # A layer's flag is handed down to those in it, which stand later in this order.
+        for layer, flag in zip(layers, self.layers, strict=True):
+            layer.trainable = flag
+        for layer, flags in zip(layers, self.variables, strict=True):
+            for variable, flag in zip(keras_internals.trainable_kind(layer), flags, strict=True):
+                variable.trainable = flag
 
 
 @checked(TrainingError)
-def freeze(model: keras.Model | Graph, up_to: At, batch_norm: BatchNorm = "frozen") -> Freezing:
+def freeze(
+    model: keras.Model | Graph,
+    up_to: At = _UNSAID,
+    batch_norm: BatchNorm = "frozen",
+    *,
+    layers: Any = None,
+) -> Freezing:
     """Freezes everything that the tensors at a cut are computed from; the rest becomes trainable.
 
     What is frozen is found in the graph: each layer, inside nested models as well, that one of the
@@ -92,45 +213,51 @@ def freeze(model: keras.Model | Graph, up_to: At, batch_norm: BatchNorm = "froze
     the model. At a clean cut that is exactly the bottom which `split` would give. At a wider one
     other branches cross as well: they stay trainable unless their addresses are given too
     (`CutPoint.tensors` and `Split.frontier` list them all). A layer or weight that is used on both
-    sides is frozen, and the result names it.
+    sides is frozen, and the result names it. `layers` freezes any others: a discriminator, the top.
 
     Flags are changed in place, those of layers, not of whole nested models, and one call says all:
-    what an earlier call or the caller froze elsewhere is trainable afterwards. A compiled model
-    trains accordingly from its next `fit` on. Compile it again where its optimizer was built for
-    less than is trainable now, which Keras refuses to train (on JAX, for more as well), and compile
-    any other compiled model that has the layers, as after every change of `trainable`.
+    what an earlier call or the caller froze elsewhere is trainable afterwards, but for what
+    `enable_lora` froze. A compiled model trains accordingly from its next `fit` on. Compile it
+    again where its optimizer was built for less than is trainable now, which Keras refuses to train
+    (on JAX, for more as well), and compile any other compiled model that has the layers, as after
+    every change of `trainable`.
 
     Frozen means inference, whatever `fit` does: Keras runs a frozen BatchNormalization in inference
-    mode by itself, but would go on dropping. So the rates of dropout, noise and stochastic depth
-    before the cut, also inside recurrent and attention layers, are made so small (by a factor of
-    2**-900) that nothing is dropped. They come back exactly where a later call thaws the layer. As
-    with `trainable`, that goes for every model that shares the layer. A layer of the caller's own
-    that acts differently in training must heed `trainable`, or be told how much by an attribute
-    named in the usual ways (`rate`, `stddev`, `dropout`, `drop_path_rate` ...).
+    mode by itself, but would go on dropping. So the rates of the dropout, noise and stochastic
+    depth of Keras and KerasHub before the cut, also inside recurrent and attention layers, are set
+    to 0. (An attention layer without dropout takes Keras's quicker way, equal up to rounding.) They
+    come back where a later call thaws the layer, or with the result's `undo()`. As with
+    `trainable`, that goes for every model that shares the layer. What is random and has no such
+    rate, and what the caller's own layers do in training and not in inference, goes on: the result
+    names it. To find it, they are run on a few random numbers.
 
-    `clone` keeps flags and rates. A `.keras` file keeps the rates and the flags of layers, but not
-    those of single variables ("statistics") nor of layers inside another layer (as in
-    MultiHeadAttention); nor anything where a class is rebuilt from a configuration of its own, as
-    KerasHub's backbones are. A `.weights.h5` file has no flags. After loading, the same call sets
-    everything as it was; but where flags were lost, Keras has passed over the optimizer's state,
-    with a warning. `BackupAndRestore`, with the call before `fit`, goes on exactly.
+    `clone` keeps flags, and rates with what they were. A `.keras` file keeps the rates, as 0, and
+    the flags of layers, but not those of single variables ("statistics") nor of layers inside
+    another layer (as in MultiHeadAttention); nor anything where a class is rebuilt from a
+    configuration of its own, as KerasHub's backbones are. A `.weights.h5` file has no flags. After
+    loading, the same call sets everything as it was, and `undo(loaded)` of the earlier result the
+    rates, which the file does not know; but where flags were lost, Keras has passed over the
+    optimizer's state, with a warning. `BackupAndRestore`, with the call before `fit`, goes on
+    exactly.
 
     Args:
         model: A model with a functional graph.
         up_to: An address, a `CutPoint`, a Keras tensor, or a list of these; None freezes nothing,
             that is, thaws the model.
-        batch_norm: What becomes of BatchNormalization before the cut. "frozen": inference mode,
-            nothing changes. "statistics": it normalises by the batch and updates its moving
-            averages, as in training, with gamma and beta frozen. "train": it is trained.
+        batch_norm: What becomes of frozen BatchNormalization. "frozen": inference mode, nothing
+            changes. "statistics": it normalises by the batch and updates its moving averages, as in
+            training, with gamma and beta frozen. "train": it is trained.
+        layers: Layers to freeze as well, wherever they stand: addresses of layers or of nested
+            models, which are frozen whole, or these themselves, or a list of them.
 
     Returns:
         What is frozen now, variable by variable.
 
     Raises:
-        AddressError: `up_to` names no tensor of the model, or several.
+        AddressError: `up_to` or `layers` names nothing of the model, or several things.
         NoGraphError: The model has no functional graph.
-        TrainingError: An unknown policy, or a layer before the cut that changes its weights in
-            training even when it is frozen (SpectralNormalization).
+        TrainingError: An unknown policy, neither `up_to` nor `layers`, or a frozen layer that
+            changes its weights in training all the same (SpectralNormalization).
 
     Example:
         >>> x = keras.Input((4,), name="x")
@@ -145,15 +272,23 @@ def freeze(model: keras.Model | Graph, up_to: At, batch_norm: BatchNorm = "froze
            head   head/bias    (1,)           1  trainable
         4 trainable, 15 frozen, 0 statistics, 0 state
         Silenced: drop
+        >>> freeze(model, layers="head")
+        <Freezing: 15 trainable, 4 frozen, 0 statistics, 0 state>
         >>> freeze(model, up_to=None).parameters()["trainable"]
         19
     """
     graph = read(model)
-    plan = Plan(graph, up_to, batch_norm)
+    if up_to is _UNSAID and layers is None:
+        raise TrainingError(
+            "Expected up_to, a cut up to which the model is frozen, or layers to freeze. Received: "
+            "neither. up_to=None thaws the model."
+        )
+    plan = Plan(graph, None if up_to is _UNSAID else up_to, batch_norm, layers)
+    before = _Flags.of(graph.model)
     plan.carry_out()
     # Keras would go on with the one that it made for what was trainable before.
     graph.model.train_function = None
-    return plan.report()
+    return replace(plan.report(), _before=before)
 
 
 def could_be_trained(graph: Graph) -> list[keras.Variable]:
@@ -170,19 +305,25 @@ class Plan:
         graph: The model that was read.
         up_to: As for `freeze`.
         batch_norm: As for `freeze`.
+        layers: As for `freeze`.
 
     Attributes:
-        frozen: From the id of each layer that the cut depends on to the layer.
+        frozen: From the id of each layer that is to be frozen to the layer.
     """
 
-    def __init__(self, graph: Graph, up_to: Any, batch_norm: str):
+    def __init__(self, graph: Graph, up_to: Any, batch_norm: str, layers: Any = None):
         self._graph = graph
         self._batch_norm = batch_norm
         before = [] if up_to is None else ancestors(graph, resolve(graph, up_to))
-        self.frozen = {id(layer): layer for layer in _layers(before)}
-        after = set(graph.calls) - set(before)
+        before = {*before, *_calls_of(graph, layers)}
+        self.frozen = {id(layer): layer for layer in _layers(c for c in graph.calls if c in before)}
+        self._frozen_calls = [call for call in graph.calls if call in before]
+        after = (call for call in graph.calls if call not in before)
         self._used_after = {id(variable) for call in after for variable in call.variables}
         self._check()
+        every = [*_containers(graph), *self._all_parts()]
+        self._lora = any(map(keras_internals.is_governed_by_lora, every))
+        self._kept = self._frozen_by_lora()
 
     def _check(self) -> None:
         for part in _parts(self.frozen.values()):
@@ -193,12 +334,28 @@ class Plan:
                     " Replace it by the layer inside it."
                 )
 
+    def _frozen_by_lora(self) -> list[keras.Layer]:
+        """The layers that stay frozen: `enable_lora` froze them, or the caller beside it.
+
+        In a model without LoRA there are none. What an earlier call of ours froze is not among
+        them, unless a backbone's `enable_lora` has said since what is trained.
+        """
+        parts = self._all_parts()
+        if not any(getattr(part, "lora_enabled", False) for part in parts):
+            return []
+
+        def frozen_by_us(part: keras.Layer) -> bool:
+            return part in _ours and (_ours[part] or not self._lora)
+
+        return [part for part in parts if not part.trainable and not frozen_by_us(part)]
+
     def to_train(self) -> list[keras.Variable]:
         """The variables that an optimizer is to train."""
         before = _parts(self.frozen.values())
         if self._batch_norm == "train":
             before = [part for part in before if not _is_batch_norm(part)]
-        fixed = {id(v) for part in before for v in keras_internals.to_be_trained(part)}
+        still = [*before, *self._kept]
+        fixed = {id(v) for part in still for v in keras_internals.to_be_trained(part)}
         return [v for v in could_be_trained(self._graph) if id(v) not in fixed]
 
     def carry_out(self) -> None:
@@ -206,17 +363,25 @@ class Plan:
         before = _parts(self.frozen.values())
         inside = {id(part) for part in before}
         after = [part for part in self._all_parts() if id(part) not in inside]
+        kept = {id(part) for part in self._kept}
+        for part in before:
+            if part.trainable:
+                _ours[part] = self._lora
+            elif self._lora and not _ours.get(part, True):
+                del _ours[part]  # LoRA has overruled it since
+        for part in after:
+            _ours.pop(part, None)
         # What comes after the cut may hold what stands before it, so freezing has the last word.
-        _set_flags([*_containers(self._graph), *after], True)
-        _set_flags(before, False)
+        _set_flags([*_containers(self._graph), *after], lambda part: id(part) not in kept)
+        _set_flags(before, lambda part: False)
         if self._batch_norm != "frozen":
             for part in filter(_is_batch_norm, before):
                 part.trainable = True
                 keras_internals.flag_variables(part, self._batch_norm == "train")
         for part in after:
-            silencing.unsilence(part)
+            rates.restore(part)
         for part in before:
-            silencing.silence(part)
+            rates.silence(part)
 
     def report(self) -> Freezing:
         """The state of each variable now."""
@@ -249,11 +414,42 @@ class Plan:
                 for variable in self._graph.model.weights
             ),
             shared=self._addresses(self._is_shared),
-            silenced=self._addresses(
-                lambda layer: any(map(silencing.is_silenced, _parts([layer])))
-            ),
-            random=self._addresses(lambda layer: any(map(silencing.is_random, _parts([layer])))),
+            silenced=self._addresses(lambda layer: any(map(rates.silenced, _parts([layer])))),
+            random=tuple(a for a, how in self._in_training.items() if how == "random"),
+            otherwise=tuple(a for a, how in self._in_training.items() if how == "other"),
+            rates=tuple(self._rates()),
         )
+
+    @cached_property
+    def _in_training(self) -> dict[str, str]:
+        """How frozen layers act in training, by the address of the first call that does so.
+
+        For a plan that was carried out.
+        """
+        found: dict[str, str] = {}
+        told: set[int] = set()
+        for call in self._frozen_calls:
+            layer = call.operation
+            if id(layer) not in self.frozen or id(layer) in told:
+                continue
+            how = in_training(call)
+            if how == "other" and self._batch_norm != "frozen":
+                # BatchNormalization in it may be what does so, as was asked for.
+                how = None if any(map(_is_batch_norm, _parts([layer]))) else how
+            if how is not None:
+                told.add(id(layer))
+                found[call.address] = how
+        return found
+
+    def _rates(self) -> Iterator[SilencedRate]:
+        found: set[int] = set()
+        for call in self._frozen_calls:
+            if id(call.operation) in self.frozen:
+                for number, part in enumerate(keras_internals.all_layers(call.operation)):
+                    if id(part) not in found:
+                        found.add(id(part))
+                        for name, rate in rates.silenced(part).items():
+                            yield SilencedRate(call.address, number, name, rate)
 
     def _is_shared(self, layer: keras.Layer) -> bool:
         return any(id(variable) in self._used_after for variable in layer.weights)
@@ -294,14 +490,51 @@ def _containers(graph: Graph) -> list[keras.Model]:
     return [graph.model, *scopes.values()]
 
 
-def _set_flags(parts: list[keras.Layer], trainable: bool) -> None:
-    """Sets the flags of layers and of their own variables."""
+def _set_flags(parts: list[keras.Layer], trainable: Callable[[keras.Layer], bool]) -> None:
+    """Sets the flags of layers, outer ones first, and of their own variables."""
     for part in parts:
-        part.trainable = trainable
+        part.trainable = trainable(part)
     # A layer hands its flag down to the layers in it, but not always (the TensorFlow backend passes
     # over an assignment that changes nothing), and to variables that low-rank ones stand for.
     for part in parts:
-        keras_internals.flag_variables(part, trainable)
+        keras_internals.flag_variables(part, trainable(part))
+
+
+def _calls_of(graph: Graph, layers: Any) -> list[Call]:
+    """The calls of layers that are named, or given, those inside of nested models among them."""
+    if layers is None:
+        return []
+    wanted = keras.tree.flatten(layers)
+    if not wanted:
+        raise AddressError(
+            f"Expected layers of {graph.model.name!r} to freeze. Received: {layers!r}."
+        )
+    found = [call for one in wanted for call in _calls_of_one(graph, one)]
+    return list(dict.fromkeys(found))
+
+
+def _calls_of_one(graph: Graph, wanted: Any) -> list[Call]:
+    if isinstance(wanted, str | keras.Layer):
+        found = [
+            call
+            for call in graph.calls
+            if any(_is_meant(step, wanted) for step in (call, *call.scopes))
+        ]
+        if found:
+            return found
+    if isinstance(wanted, keras.Layer):
+        raise AddressError(
+            f"Expected layers of {graph.model.name!r}. Received: the layer {wanted.name!r}, which "
+            "the model does not call."
+        )
+    layer = graph.maker[resolve_one(graph, wanted)].operation
+    return [call for call in graph.calls if call.operation is layer]
+
+
+def _is_meant(step: Any, wanted: str | keras.Layer) -> bool:
+    if isinstance(wanted, str):
+        return wanted in (step.address, without_call_number(step.address))
+    return step.operation is wanted
 
 
 def _is_batch_norm(layer: keras.Layer) -> bool:

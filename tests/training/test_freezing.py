@@ -222,12 +222,16 @@ def test_before_the_cut_fit_runs_in_inference_mode_exactly():
     x, _ = data(model)
     noisy_outputs = in_training(model, "lstm", x)  # which moves statistics, hence first
     expected = keras.ops.convert_to_numpy(rk.extract(model, "lstm")(x))
+    with_dropout = expected
     assert abs((noisy_outputs**2).mean() / (expected**2).mean() - 1) > 0.01
     report = freeze(model, "lstm")
     assert report.silenced == (
         *("dropout", "spatial", "gaussian", "noise", "alpha"),
         *("attention", "plain_attention", "both", "lstm"),
     )
+    # Attention without dropout takes Keras's quicker way, which rounds otherwise.
+    expected = keras.ops.convert_to_numpy(rk.extract(model, "lstm")(x))
+    np.testing.assert_allclose(expected, with_dropout, atol=1e-5)
     np.testing.assert_array_equal(in_training(model, "lstm", x), expected)
     assert mean_square_in_fit(model, "lstm", x) == pytest.approx((expected**2).mean(), rel=1e-5)
     assert not np.allclose(in_training(model, "later", x), expected)
@@ -248,26 +252,210 @@ def test_silence_holds_in_other_precisions(dtype):
     )
 
 
-def test_rates_come_back_exactly_even_from_a_saved_model(tmp_path):
-    def rates(model):
-        cell = model.get_layer("lstm").cell
-        attention = model.get_layer("attention").get_config()["dropout"]
-        return [
-            *(model.get_layer(name).rate for name in ("dropout", "spatial", "alpha", "later")),
-            *(model.get_layer("noise").stddev, cell.dropout, cell.recurrent_dropout, attention),
-        ]
+def rates(model):
+    cell = model.get_layer("lstm").cell
+    attention = model.get_layer("attention").get_config()["dropout"]
+    return [
+        *(model.get_layer(name).rate for name in ("dropout", "spatial", "alpha", "later")),
+        *(model.get_layer("noise").stddev, cell.dropout, cell.recurrent_dropout, attention),
+    ]
 
+
+def test_frozen_rates_are_zero_in_memory_and_on_file_and_come_back_exactly(tmp_path):
     model = noisy()
     model.get_layer("dropout").rate = 0.1
     before = rates(model)
-    freeze(model, "lstm")
-    freeze(model, "lstm")
-    assert rates(model) != before
-    assert rates(model)[3] == 0.5
+    report = freeze(model, "lstm")
+    again = freeze(model, "lstm")
+    assert again.rates == report.rates
+    assert [rate for rate in rates(model) if rate] == [0.5]  # of "later", which is not frozen
     model.save(tmp_path / "model.keras")
-    for frozen in (model, rk.clone(model), keras.saving.load_model(tmp_path / "model.keras")):
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert rates(loaded) == rates(model)
+    for frozen in (model, rk.clone(model)):
         freeze(frozen, None)
         assert rates(frozen) == before
+    # A file knows nothing of what the rates were; what `freeze` returned does.
+    for frozen in (loaded, rk.clone(loaded)):
+        freeze(frozen, None)
+        assert rates(frozen) == [0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 0.0]
+        report.undo(frozen)
+        assert rates(frozen) == before
+        assert not np.array_equal(*(in_training(frozen, "dropout", data(model)[0]) for _ in "12"))
+
+
+def test_undo_gives_back_the_flags_and_rates_of_before():
+    model = noisy()
+    model.get_layer("a").trainable = False
+    flags = [v.trainable for v in model.weights]
+    before = rates(model)
+    report = freeze(model, "lstm", batch_norm="statistics")
+    report.undo(model)
+    assert [v.trainable for v in model.weights] == flags
+    assert rates(model) == before
+    with pytest.raises(TrainingError, match="which has other layers"):
+        report.undo(ZOO["residual"]())
+
+
+class Depth(layers.Layer):
+    """Stochastic depth as people write it."""
+
+    def __init__(self, survival_prob=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.survival_prob = survival_prob
+
+    def call(self, x, training=None):
+        if not training:
+            return x
+        drawn = keras.random.uniform((keras.ops.shape(x)[0], 1))
+        return x * keras.ops.floor(self.survival_prob + drawn)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+class Shaken(layers.Layer):
+    def call(self, x, training=None):
+        return x + np.random.normal() if training else x
+
+
+class Seeded(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.numbers = keras.random.SeedGenerator(1)
+
+    def call(self, x, training=None):
+        return keras.random.dropout(x, 0.5, seed=self.numbers) if training else x
+
+
+class Holding(layers.Layer):
+    def __init__(self, inner, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner
+
+    def call(self, x, training=None):
+        return self.inner(x, training=training)
+
+
+class Twice(layers.Layer):
+    def call(self, x, training=None):
+        return 2 * x if training else x
+
+
+class Counting(layers.Layer):
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x, training=None):
+        if training:
+            self.calls.assign_add(1.0)
+        return x
+
+
+class Halved(layers.Dropout):
+    """Heeds its own rate alone."""
+
+
+def test_what_is_frozen_and_still_random_is_named():  # surgery F14
+    x = y = keras.Input((4,), name="x")
+    called = [
+        layers.Dense(4, name="a"),
+        Depth(name="depth"),
+        Shaken(name="shaken"),
+        Seeded(name="seeded"),
+        Counting(name="counting"),
+        Twice(name="twice"),
+        Halved(0.5, name="halved"),
+        Holding(layers.Dropout(0.5), name="holds_dropout"),
+        Holding(Depth(), name="holds_depth"),
+        layers.Lambda(lambda x: x / 255, name="scale"),
+        layers.Lambda(lambda x: keras.random.dropout(x, 0.5), name="dropped"),
+        layers.TimeDistributed(Depth(), name="each"),
+    ]
+    for layer in called[:-1]:
+        y = layer(y)
+    y = called[-1](layers.Reshape((2, 2), name="pairs")(y))
+    model = keras.Model(x, layers.Dense(1, name="head")(y))
+    numbers = np.random.get_state()[1].copy()
+    state = values(model.variables)
+    report = freeze(model, "each")
+    named = ("depth", "shaken", "seeded", "holds_depth", "dropped", "each")
+    assert report.random == named
+    assert report.otherwise == ("twice",)
+    assert report.silenced == ("halved", "holds_dropout")
+    assert f"Still random in training: {', '.join(named)}" in str(report)
+    for old, new in zip(state, values(model.variables), strict=True):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(numbers, np.random.get_state()[1])
+
+
+def test_any_set_of_layers_can_be_frozen():  # surgery, asked for 6
+    inner = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(4, name="one"), layers.Dropout(0.5, name="drop")],
+        name="discriminator",
+    )
+    x = keras.Input((4,), name="x")
+    y = inner(layers.Dense(4, name="generator")(x))
+    head = layers.Dense(1, name="head")
+    model = keras.Model(x, head(y), name="gan")
+    for wanted in ("discriminator", inner, ["discriminator/one", "discriminator/drop"]):
+        report = freeze(model, layers=wanted)
+        assert {path for path, state in states(report).items() if state == "frozen"} == {
+            "discriminator/one/kernel",
+            "discriminator/one/bias",
+        }
+        assert report.silenced == ("discriminator/drop",)
+        check_training(model, report)
+    report = freeze(model, up_to="generator", layers=[head])
+    assert all(v.path.startswith("discriminator/one") for v in model.trainable_variables)
+    assert inner.get_layer("drop").rate == 0.5
+    assert "frozen" not in states(freeze(model, None)).values()
+    with pytest.raises(rk.UnknownAddressError, match="'head'"):
+        freeze(model, layers="haed")
+    with pytest.raises(rk.AddressError, match="which the model does not call"):
+        freeze(model, layers=layers.Dense(1))
+    with pytest.raises(TrainingError, match="up_to=None thaws the model"):
+        freeze(model)
+
+
+def test_a_set_of_layers_names_what_is_shared_and_obeys_the_policy():
+    model = ZOO["layer_called_twice"]()
+    assert freeze(model, layers="shared").shared == ()  # all of its calls are meant
+    model = ZOO["residual"]()
+    found = states(freeze(model, layers=["bn1", "head"], batch_norm="statistics"))
+    assert found["bn1/gamma"] == found["head/kernel"] == "frozen"
+    assert found["bn1/moving_mean"] == "statistics"
+    assert found["stem/kernel"] == "trainable"
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    embedding = layers.Embedding(9, 4, name="embedding")
+    logits = rk.layers.TiedDense(embedding, name="logits")(layers.Dense(4)(embedding(tokens)))
+    assert freeze(keras.Model(tokens, logits), layers="logits").shared == ("logits",)
+
+
+def test_thawing_leaves_frozen_what_enable_lora_froze():  # pipeline W11
+    import keras_hub
+
+    backbone = keras_hub.models.BertBackbone(20, 2, 2, 8, 16, max_sequence_length=8)
+    pooled = backbone.output["pooled_output"]
+    model = keras.Model(backbone.input, layers.Dense(2, name="head")(pooled), name="classifier")
+    freeze(model, "token_embedding")  # an earlier call, which LoRA then overrules
+    backbone.enable_lora(2)
+    trained = {id(v) for v in backbone.trainable_variables}
+    assert 0 < len(trained) < 30
+    freeze(model, None)
+    assert {id(v) for v in model.trainable_variables} == trained | {
+        id(v) for v in model.get_layer("head").weights
+    }
+    freeze(model, list(backbone.output.values()))
+    assert len(model.trainable_variables) == 2
+    freeze(model, None)
+    assert {id(v) for v in backbone.trainable_variables} == trained
+
+
+def test_what_a_cell_of_a_notebook_shows_is_short():  # pipeline, looks
+    report = freeze(keras.applications.MobileNetV2(weights=None), "out_relu")
+    assert len(repr(report)) < 300
+    assert len(str(report)) > 5000
 
 
 def test_stochastic_depth_of_keras_applications_is_silenced():
