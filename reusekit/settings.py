@@ -29,7 +29,8 @@ class BackboneSettings(Settings):
     source: str = Field(
         "reusekit/glyphnet",
         description="keras.applications/NAME; reusekit/glyphnet, which the package carries; a "
-        ".keras file; keras_hub/PRESET or a preset's folder; models:/NAME@ALIAS from the registry.",
+        ".keras or .h5 file; keras_hub/PRESET or a preset's folder; models:/NAME@ALIAS from the "
+        "registry.",
     )
     weights: str | None = Field(
         "default",
@@ -38,6 +39,12 @@ class BackboneSettings(Settings):
     )
     input_shape: tuple[int, int, int] | None = Field(
         None, description="Height, width and channels; null for the source's own."
+    )
+    scale: tuple[float, float] | str | None = Field(
+        None,
+        description="Range that pixels are brought to in front of a saved model that was trained "
+        "so: 0..1, -1..1, caffe, torch, or a factor and what is added then; 0..255 and null leave "
+        "them.",
     )
     options: dict[str, Any] = Field({}, description="What else the builder takes.")
 

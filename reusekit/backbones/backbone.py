@@ -1,5 +1,6 @@
 """A pretrained model together with everything that makes its numbers what they are."""
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,13 +49,18 @@ class Backbone:
 
     @property
     def name(self) -> str:
-        """What it is called in short.
+        """What it is called in short, in letters, digits, _ and - alone.
 
         Example:
             >>> sources = ["keras.applications/ResNet50", "models:/digits/3", "runs/best.keras"]
             >>> [Backbone(None, None, source, None).name for source in sources]
             ['ResNet50', 'digits', 'best']
+            >>> Backbone(None, None, "bob's 50% net, 2024-05-01T10:30.keras", None).name
+            'bob-s-50-net-2024-05-01T10-30'
         """
         if self.source.startswith("models:/"):
-            return self.source.removeprefix("models:/").rsplit("/", 1)[0]
-        return Path(self.source).stem
+            found = self.source.removeprefix("models:/").rsplit("/", 1)[0]
+        else:
+            found = Path(self.source).stem
+        # Names of models are derived from it, and MLflow takes no quotes, colons or dots in them.
+        return re.sub(r"[^\w-]+", "-", found).strip("-") or "backbone"

@@ -1,6 +1,7 @@
-"""Backbones from a `.keras` file."""
+"""Backbones from saved models: `.keras` files, and `.h5` and `.hdf5` files of any Keras."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import keras
 
 from reusekit.backbones.backbone import Backbone
 from reusekit.errors import BackboneError
-from reusekit.surgery import clone
+from reusekit.surgery import clone, prepend
 
-SUFFIX = ".keras"
+SUFFIXES = (".keras", ".h5", ".hdf5")
+_SAVE = "Load it where it was made, and save the model with model.save('NAME.keras')"
 
 
 def load_file(
@@ -19,16 +21,49 @@ def load_file(
     """Load a saved model as a backbone; it brings its own preprocessing, or has none.
 
     Args:
-        source: Path of a `.keras` file.
+        source: Path of a `.keras`, `.h5` or `.hdf5` file.
         weights: `default` for those in the file, None for random ones.
-        input_shape: Shape of one example, to be sure of it; None for whatever the model takes.
+        input_shape: Shape of one example, where the model leaves it open; None for its own.
 
     Raises:
         BackboneError: There is no such file, it asks for code to be run, or it takes another shape.
     """
-    if not os.path.isfile(source):
-        raise BackboneError(f"There is no file {source!r}.")
+    check_file(Path(source), source)
     return as_backbone(read_file(Path(source), source), source, weights, input_shape)
+
+
+def check_file(path: Path, named: str) -> None:
+    """Refuse what holds no graph of layers, with what to do instead.
+
+    Args:
+        path: A file or a folder.
+        named: What it is called in an error.
+
+    Raises:
+        BackboneError: There is nothing, or neither a `.keras` nor a `.h5` file with a model.
+    """
+    if not os.path.exists(path):  # unlike Path, it takes any text
+        raise BackboneError(f"There is no file {named!r}.")
+    if (path / "saved_model.pb").is_file():
+        raise BackboneError(
+            f"{named} is a SavedModel, which holds programs and no graph of layers to cut, also "
+            f"behind a TFSMLayer. Expected a .keras file. {_SAVE}."
+        )
+    if path.is_dir():
+        raise BackboneError(
+            f"{named} is a folder without the config.json of a KerasHub preset. Expected a .keras "
+            "or .h5 file, or the folder of a preset."
+        )
+    if path.name.endswith(".weights.h5"):
+        raise BackboneError(
+            f"{named} holds weights and no model. Expected a .keras file. Build its model, call "
+            "model.load_weights with this file, and save it with model.save('NAME.keras'); weights "
+            "of keras.applications and of glyphnet can be given as weights."
+        )
+    if path.suffix not in SUFFIXES:
+        raise BackboneError(
+            f"{named} is no saved Keras model. Expected a .keras, .h5 or .hdf5 file. {_SAVE}."
+        )
 
 
 def as_backbone(
@@ -44,18 +79,15 @@ def as_backbone(
         model: What was loaded.
         source: Where from.
         weights: `default` for its own, None for random ones.
-        input_shape: Shape of one example, to be sure of it; None for whatever the model takes.
+        input_shape: Shape of one example, where the model leaves it open; None for its own.
         parent: The logged model that it is, where it is one.
 
     Raises:
         BackboneError: It takes another shape, or other weights are asked for.
     """
     check_weights(source, weights)
-    if input_shape is not None and tuple(input_shape) != tuple(model.input_shape[1:]):
-        raise BackboneError(
-            f"{source} takes input_shape {tuple(model.input_shape[1:])}. Received: "
-            f"{tuple(input_shape)}."
-        )
+    if input_shape is not None:
+        model = _of_shape(model, source, tuple(input_shape))
     if weights is None:
         model = clone(model, weights="fresh")
     return Backbone(model, None, source, weights and source, parent)
@@ -74,21 +106,65 @@ def check_weights(source: str, weights: str | None) -> None:
         )
 
 
+def _of_shape(model: keras.Model, source: str, input_shape: tuple[int | None, ...]) -> keras.Model:
+    """The model on examples of one shape; its weights stay what they are."""
+    if len(model.inputs) != 1:
+        raise BackboneError(
+            f"{source} has {len(model.inputs)} inputs. Expected no input_shape, which is for "
+            f"models with one. Received: {input_shape}."
+        )
+    own = tuple(model.inputs[0].shape[1:])
+    if input_shape == own:
+        return model
+    fits = len(own) == len(input_shape) and all(
+        size in (None, asked) for size, asked in zip(own, input_shape, strict=True)
+    )
+    if not fits:
+        raise BackboneError(f"{source} takes input_shape {own}. Received: {input_shape}.")
+    sized = keras.Input(input_shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
+    try:
+        return prepend(model, keras.Model(sized, sized))
+    except ValueError as error:  # too small for its layers, for instance
+        cause = " ".join(str(error).split())
+        raise BackboneError(f"{source} cannot take input_shape {input_shape}: {cause}") from error
+
+
 def read_file(file: Path, named: str) -> keras.Model:
     """Read a Keras file, which may run no code of its own.
 
     Args:
-        file: A `.keras` file.
+        file: A `.keras`, `.h5` or `.hdf5` file.
         named: What it is called in an error.
 
     Raises:
-        BackboneError: It asks for code to be run, or holds no Keras model.
+        BackboneError: It asks for code to be run, holds no Keras model, or has a layer whose class
+            is not known here.
     """
     try:
         model = keras.saving.load_model(file, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged file fails in whatever library reads that part of it
-        cause = " ".join(str(error).split()) or type(error).__name__
-        raise BackboneError(f"{named} cannot be loaded: {cause[:1000]}") from error
+    except Exception as error:  # Keras, h5py and zipfile raise whatever they like for a bad file
+        raise BackboneError(_explained(error, named)) from error
     if not isinstance(model, keras.Model):
-        raise BackboneError(f"{named} holds no Keras model. Received: {type(model).__name__}.")
+        raise BackboneError(
+            f"{named} holds a {type(model).__name__}. Expected a model that model.save wrote."
+        )
     return model
+
+
+_UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown \w+:?) '(?:.*?>)?(\w+)'")
+
+
+def _explained(error: Exception, named: str) -> str:
+    cause = " ".join(str(error).split())
+    unknown = _UNKNOWN.search(cause)
+    if unknown:
+        return (
+            f"{named} cannot be loaded: it needs {unknown[1]}, which is not registered with Keras "
+            "here. Import the module that defines it first: --import MODULE."
+        )
+    if "No model config found" in cause:
+        return (
+            f"{named} cannot be loaded: it holds weights and no model. Expected a file that "
+            "model.save wrote."
+        )
+    return f"{named} cannot be loaded: {cause[:1000] or type(error).__name__}"

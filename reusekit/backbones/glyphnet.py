@@ -15,6 +15,7 @@ import keras
 from keras import layers
 
 from reusekit.backbones.backbone import Backbone
+from reusekit.backbones.preprocessing import channels_last
 from reusekit.errors import BackboneError, nearest
 from reusekit.surgery import prepend
 
@@ -97,6 +98,7 @@ def preprocessing() -> keras.Model:
     )
 
 
+@channels_last()
 def build(weights: str | os.PathLike | None = "letters") -> keras.Model:
     """The network without its preprocessing and without a classifier.
 

@@ -15,6 +15,8 @@ from reusekit.errors import BackboneError
 from reusekit.surgery import prepend
 
 PREFIX = "keras_hub/"
+SCHEMES = ("hf://", "kaggle://")
+"""Handles of KerasHub that are understood without the prefix, too."""
 
 
 def is_preset(folder: Path) -> bool:
@@ -56,6 +58,10 @@ def load_preset(
             preset, load_weights=weights is not None, **options
         )
     except Exception as error:
+        if isinstance(error, ImportError) and error.name == "safetensors":
+            raise BackboneError(
+                f"{source} needs safetensors. Install it with: pip install 'reusekit[hub]'"
+            ) from error
         cause = " ".join(str(error).split())
         raise BackboneError(f"{source} cannot be loaded: {cause[:500]}") from error
     preprocessing = _scaling(keras_hub, preset, model)

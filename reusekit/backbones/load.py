@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from pydantic import PositiveInt
 from reusekit.arguments import AnyPath, checked
 from reusekit.backbones import applications, files, glyphnet, hub
 from reusekit.backbones.backbone import Backbone
+from reusekit.backbones.preprocessing import channels_last, scaling
 from reusekit.errors import BackboneError, nearest
+from reusekit.surgery import prepend
 
 PLUGINS = "reusekit.backbones"
 """Group of entry points: a scheme, and what loads `SCHEME:...`, called as `files.load_file` is."""
@@ -30,19 +33,21 @@ def sources() -> list[str]:
 
 
 @checked(BackboneError)
+@channels_last()
 def load_backbone(
     source: AnyPath,
     /,
     weights: AnyPath | None = "default",
     input_shape: Sequence[PositiveInt | None] | None = None,
+    scale: str | Sequence[float] | None = None,
     **options: Any,
 ) -> Backbone:
     """Load a pretrained model with its own preprocessing bound in front.
 
     Args:
         source: `keras.applications/NAME` for any builder there; `reusekit/glyphnet`, the small
-            network that this package carries; the path of a `.keras` file; `keras_hub/PRESET` or
-            the path of a folder with a KerasHub preset; `models:/NAME@ALIAS`,
+            network that this package carries; the path of a `.keras`, `.h5` or `.hdf5` file;
+            `keras_hub/PRESET` or the path of a folder with a KerasHub preset; `models:/NAME@ALIAS`,
             `models:/NAME/VERSION`, `models:/MODEL_ID` or `runs:/RUN_ID/NAME` for what MLflow holds.
             Packages may add schemes of their own by an entry point in the group
             `reusekit.backbones`.
@@ -50,6 +55,10 @@ def load_backbone(
             `keras.applications`, `letters` for glyphnet), the path of a weights file, or None for
             random weights. Sources that hold their own weights take `default` and None.
         input_shape: Shape of one example, (height, width, channels). None for the source's own.
+        scale: For a saved model that was trained on scaled pixels and does not scale them itself:
+            the range that pixels are brought to in front of it, `0..1`, `-1..1` or `0..255`; the
+            way of ImageNet, `caffe` or `torch`; or a factor and what is added then. None where
+            the model takes pixels, or is fed something else.
         **options: What else the builder takes; see its Keras documentation.
 
     Returns:
@@ -76,22 +85,59 @@ def load_backbone(
             f"Expected the name of a backbone or a path, of at most {_LONGEST:,} characters. "
             f"Received: {len(source):,} characters, {source[:50]!r}..."
         )
+    found = _load(source, weights, input_shape, options)
+    return found if scale is None else _scaled(found, scale)
+
+
+def _load(
+    source: str,
+    weights: str | os.PathLike | None,
+    input_shape: Sequence[int | None] | None,
+    options: dict[str, Any],
+) -> Backbone:
     if source == glyphnet.SOURCE:
-        if options:
-            raise BackboneError(f"{source} takes no options. Received: {', '.join(options)}.")
+        _refuse_options(source, options)
         return glyphnet.load_glyphnet(weights, input_shape)
     if source.startswith(applications.PREFIX):
         name = source.removeprefix(applications.PREFIX)
         weights = "imagenet" if weights == "default" else weights
         return applications.load_application(name, weights, input_shape, **options)
+    if source.startswith(hub.SCHEMES):
+        source = hub.PREFIX + source
     if source.startswith(hub.PREFIX) or hub.is_preset(Path(source)):
         return hub.load_preset(source, weights, input_shape, **options)
     scheme, colon, _ = source.partition(":")
     scheme = {"runs": "models"}.get(scheme, scheme)  # MLflow's, too
     found = entry_points(group=PLUGINS, name=scheme) if colon else ()
-    if not found and not source.endswith(files.SUFFIX):
+    if found:
+        loader = next(iter(found)).load()
+    elif os.path.exists(source) or source.endswith(files.SUFFIXES):
+        loader = files.load_file
+    else:
         raise BackboneError(f"Unknown backbone {source!r}. {nearest(source, sources())}")
+    _refuse_options(source, options)
+    return loader(source, weights, input_shape)
+
+
+def _refuse_options(source: str, options: dict[str, Any]) -> None:
     if options:
         raise BackboneError(f"{source} takes no options. Received: {', '.join(options)}.")
-    loader = next(iter(found)).load() if found else files.load_file
-    return loader(source, weights, input_shape)
+
+
+def _scaled(backbone: Backbone, scale: str | Sequence[float]) -> Backbone:
+    """The backbone with pixels brought to a range in front of it."""
+    shapes = [tuple(tensor.shape) for tensor in backbone.model.inputs]
+    if backbone.preprocessing is not None or len(shapes) != 1 or len(shapes[0]) != 4:
+        raise BackboneError(
+            f"Expected a scale for a saved model of one image input alone. {backbone.source} "
+            + (
+                "brings the preprocessing that it was trained with."
+                if backbone.preprocessing is not None
+                else f"takes {', '.join(map(str, shapes))}."
+            )
+        )
+    preprocessing = scaling(scale, shapes[0][1:])
+    if preprocessing is None:
+        return backbone
+    model = prepend(backbone.model, preprocessing)
+    return replace(backbone, model=model, preprocessing=preprocessing)

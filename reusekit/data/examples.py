@@ -10,12 +10,6 @@ import tensorflow_datasets as tfds
 FeaturePath = tuple[str, ...]
 """Where a feature lies in an example: `("image",)`, or `("attributes", "Smiling")`."""
 
-# TFDS cannot read the first as a `tf.data.Dataset`, and loses rows of the second.
-_RANDOM_ACCESS = (
-    tfds.core.file_adapters.FileFormat.ARRAY_RECORD,
-    tfds.core.file_adapters.FileFormat.PARQUET,
-)
-
 
 def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
     """Whether the data set's files are there. TFDS's own test warns where they are not."""
@@ -56,7 +50,8 @@ def read_examples(
     Returns:
         A data set of known cardinality, of tuples with one part for each path.
     """
-    if is_prepared(builder) and builder.info.file_format in _RANDOM_ACCESS:
+    array_record = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
+    if is_prepared(builder) and builder.info.file_format == array_record:
         return _from_data_source(builder, split, paths)
     wanted: dict[str, Any] = {}
     for path in paths:

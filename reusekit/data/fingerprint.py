@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 
 
@@ -31,6 +32,19 @@ def fingerprint(builder: tfds.core.DatasetBuilder, split: str, treatment: dict[s
             digest.update(hashlib.file_digest(file, "sha256").digest())
     if not files:
         for example in tfds.as_numpy(builder.as_dataset(split=split)):
-            for name, value in sorted(example.items()):
+            for name, value in sorted(_flat(example).items()):
                 digest.update(name.encode() + getattr(value, "tobytes", lambda v=value: bytes(v))())
     return digest.hexdigest()
+
+
+def _flat(example: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """The features of an example by path; those of other shape than an array as text."""
+    flat: dict[str, Any] = {}
+    for name, value in example.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{before}{name}/")
+        elif isinstance(value, bytes | np.ndarray | np.generic):
+            flat[before + name] = value
+        else:
+            flat[before + name] = str(value).encode()
+    return flat

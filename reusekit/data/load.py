@@ -20,7 +20,7 @@ from reusekit.data.classes import check_classes, counted_classes, stated_classes
 from reusekit.data.examples import FeaturePath, is_prepared, named_features, read_examples
 from reusekit.data.fingerprint import fingerprint
 from reusekit.data.selection import few_per_class, only, rows_of
-from reusekit.data.split import DataSplit
+from reusekit.data.split import DataSplit, cause_of
 from reusekit.data.treatment import Resize, treatment
 from reusekit.errors import DataError, nearest
 from reusekit.progress import bars_wanted
@@ -83,12 +83,14 @@ def load_split(
     classes = stated_classes(builder, label_name, feature)
     _prepare(builder, download, data_dir)
     try:
-        read_examples(builder, split, [label_path])
+        stored = read_examples(builder, split, [label_path])
     except (AssertionError, ValueError, KeyError) as error:
         raise _explained(error, builder, split) from error
     classes = classes or counted_classes(builder, label_name, label_path)
-    stored = read_examples(builder, split, [label_path])
-    labels = np.concatenate(list(stored.map(classes.of).batch(4096).as_numpy_iterator()))
+    try:
+        labels = np.concatenate(list(stored.map(classes.of).batch(4096).as_numpy_iterator()))
+    except tf.errors.OpError as error:
+        raise _explained(error, builder, split) from error
     check_classes(labels, classes, f"{_full_name(builder)}, split {split!r},")
     examples = read_examples(builder, split, [input_path, label_path])
     if examples_per_class is not None:
@@ -137,7 +139,7 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Dataset
         known = [*_EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
         raise DataError(f"Unknown data set {name!r}. {nearest(name, known)}") from error
     except (AssertionError, ValueError) as error:  # an unknown version or configuration
-        raise DataError(f"The data set {name!r} cannot be used: {_one_line(error)}") from error
+        raise DataError(f"The data set {name!r} cannot be used: {cause_of(error)}") from error
 
 
 def _prepare(
@@ -161,7 +163,7 @@ def _prepare(
     except Exception as error:  # TFDS lets through whatever a builder, a disk or a network raises
         what = "prepared" if builder.name in _EMBEDDED else "downloaded and prepared"
         raise DataError(
-            f"{builder.name} could not be {what} in {builder.data_dir}: {_one_line(error)}"
+            f"{builder.name} could not be {what} in {builder.data_dir}: {cause_of(error)}"
         ) from error
 
 
@@ -223,7 +225,7 @@ def _explained(error: Exception, builder: tfds.core.DatasetBuilder, split: str) 
     if "+" not in split and unknown not in splits:
         return DataError(f"{builder.name} has no split {unknown!r}. {nearest(unknown, splits)}")
     return DataError(
-        f"The split {split!r} of {builder.name} cannot be read: {_one_line(error)} "
+        f"The split {split!r} of {builder.name} cannot be read: {cause_of(error)} "
         f"Its splits: {', '.join(splits)}."
     )
 
@@ -232,7 +234,3 @@ def _full_name(builder: tfds.core.DatasetBuilder) -> str:
     """Name, configuration and version in the form that `tfds.load` takes."""
     configuration = f"/{builder.builder_config.name}" if builder.builder_config else ""
     return f"{builder.name}{configuration}:{builder.version}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

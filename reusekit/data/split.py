@@ -1,12 +1,21 @@
 """A part of a data set, ready to train on and named by its content."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from reusekit.errors import DataError
+
+
+def cause_of(error: BaseException) -> str:
+    """An error of TFDS or TensorFlow in one line, without the names of TensorFlow's own nodes."""
+    text = " ".join(str(error).split())
+    return re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", text).strip()[:300]
 
 
 @dataclass(frozen=True)
@@ -65,9 +74,18 @@ class DataSplit:
 
         Args:
             file: A `.npy` file to keep the inputs in, mapped into memory; None keeps them in
-                memory. The examples must have one shape.
+                memory.
+
+        Raises:
+            DataError: The examples differ in shape.
         """
         spec, label_spec = self.examples.element_spec
+        if None in (*spec.shape, *label_spec.shape):
+            raise DataError(
+                f"Expected examples of one shape. {self.name}, split {self.split!r}, has inputs of "
+                f"shape {tuple(spec.shape)} and labels of shape {tuple(label_spec.shape)}: load "
+                "images with an image_size."
+            )
         shape, dtype = (self.size, *spec.shape), spec.dtype.as_numpy_dtype
         if file is None:
             inputs = np.empty(shape, dtype)
@@ -77,6 +95,32 @@ class DataSplit:
         for row, (example, label) in enumerate(self.examples.as_numpy_iterator()):
             inputs[row], labels[row] = example, label
         return inputs, labels
+
+    def check(self) -> None:
+        """Decode every example once, so that a broken file is found before any work.
+
+        Raises:
+            DataError: Some cannot be read; the message says how many, and where the first is.
+        """
+        try:
+            self.examples.reduce(np.int64(0), lambda count, _: count + 1)
+            return
+        except tf.errors.OpError as error:
+            cause = error
+        examples, broken = iter(self.examples), []
+        for position in range(self.size):
+            try:
+                next(examples)
+            except tf.errors.OpError as error:
+                cause = cause if broken else error
+                broken.append(position)
+            except StopIteration:
+                break
+        where = f", the first at position {broken[0]}" if broken else ""
+        raise DataError(
+            f"{self.name}, split {self.split!r}, has examples that cannot be read: "
+            f"{len(broken) or 'some'} of {self.size:,}{where}. {cause_of(cause)}"
+        )
 
     def overlaps(self, other: "DataSplit") -> bool:
         """Whether the two may share an example: the same rows of the same file.

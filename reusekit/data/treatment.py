@@ -12,7 +12,6 @@ Resize = Literal["stretch", "crop", "pad"]
 
 
 _GREY_LEVELS = {tf.uint8: 255, tf.uint16: 65535}
-_CHANNELS = {1: "grey", 2: "grey with alpha", 3: "colour", 4: "colour with alpha"}
 
 
 def treatment(
@@ -42,14 +41,14 @@ def treatment(
                 f"Received inputs of shape {tuple(spec.shape)}."
             )
         return lambda example: example
-    if spec.dtype not in _GREY_LEVELS or spec.shape[-1] not in _CHANNELS:
+    if spec.dtype not in _GREY_LEVELS or spec.shape[-1] not in (1, 3, 4):
         raise DataError(
-            "Expected images of 8 or 16 bits with 1 (grey) to 4 channels (colour with alpha). "
+            "Expected images of 8 or 16 bits with 1 (grey), 3 (colour) or 4 (with alpha) channels. "
             f"Received: {spec.dtype.name} images of shape {tuple(spec.shape)}."
         )
     if channels not in (None, 1, 3):
         raise DataError(f"Expected channels to be 1 (grey) or 3 (colour). Received: {channels}.")
-    levels, transparent = _GREY_LEVELS[spec.dtype], spec.shape[-1] in (2, 4)
+    levels, transparent = _GREY_LEVELS[spec.dtype], spec.shape[-1] == 4
     opaque = spec.shape[-1] - transparent
     convert = {
         (1, 3): tf.image.grayscale_to_rgb,

@@ -264,4 +264,5 @@ def example_batches(
                 "The examples differ in shape. Bring them to one with Padding(length=...), or load "
                 "images with an image_size."
             ) from error
+        data.check()  # which says which example cannot be read, where it is that
         raise

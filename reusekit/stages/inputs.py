@@ -2,14 +2,23 @@
 
 from dataclasses import dataclass
 
-from reusekit.backbones import Backbone
+import keras
+import numpy as np
+from rich.markup import escape
+
+from reusekit.backbones import Backbone, hub, sources
 from reusekit.backbones import load_backbone as load_pretrained
+from reusekit.backbones.preprocessing import IMAGENET, RANGES, range_ratio
 from reusekit.data import DataSplit, load_split
 from reusekit.errors import ConfigError
+from reusekit.graph import read
+from reusekit.progress import console
 from reusekit.settings import BackboneSettings, DataSettings
 
 INFERENCE_BATCH = 64
 """Examples a batch where nothing is trained: it decides speed and memory, never numbers."""
+_UNLIKELY = 10.0
+"""Times as much variation as in training, beyond what other pictures would explain."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +37,26 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
         BackboneError: It cannot be had.
         ConfigError: An option is a setting of its own.
     """
-    taken = settings.options.keys() & {"weights", "input_shape"}
+    taken = settings.options.keys() & {"weights", "input_shape", "scale"}
     if taken:
         raise ConfigError(
             f"backbone.options.{min(taken)} is a setting of its own: backbone.{min(taken)}."
         )
     return load_pretrained(
-        settings.source, settings.weights, settings.input_shape, **settings.options
+        settings.source,
+        settings.weights,
+        settings.input_shape,
+        settings.scale,
+        **settings.options,
     )
 
 
 def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     """Load the three splits with images of the size and channels that the backbone takes.
+
+    Every example is decoded once, so that a broken file is found before any work. Of a saved model
+    it is said in which range pixels reach it, with a warning where that is not the range that it
+    was trained on.
 
     Raises:
         ConfigError: The backbone takes no images or leaves their size open, or two splits share
@@ -86,4 +103,40 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
                 f"data.{one}={getattr(settings, one)!r} and data.{other}="
                 f"{getattr(settings, other)!r} share examples; expected splits that do not."
             )
+    for split in (splits.train, splits.validation, splits.test):
+        split.check()
+    _say_range(backbone, splits.train)
     return splits
+
+
+def _say_range(backbone: Backbone, split: DataSplit) -> None:
+    """Say in which range pixels reach a saved model, of which nobody knows what it was trained on.
+
+    Warns where its first normalisation shows that it was another one.
+    """
+    brings_its_own = backbone.source in sources() or backbone.source.startswith(hub.PREFIX)
+    if brings_its_own or backbone.weights is None:
+        return
+    name = escape(backbone.name)
+    if backbone.preprocessing is None:
+        fed = next(c for c in read(backbone.model).calls if not c.is_input).operation
+        by_itself = isinstance(fed, keras.layers.Rescaling | keras.layers.Normalization)
+        console.print(
+            f"Pixels reach {name} as 0..255"
+            + (
+                f" and are scaled by its own layer {escape(fed.name)!r}."
+                if by_itself
+                else "; if it was trained on another range, say so with --backbone.scale."
+            ),
+            soft_wrap=True,
+        )
+    images, _ = next(iter(split.batches(INFERENCE_BATCH)))
+    ratio = range_ratio(backbone.model, np.asarray(images))
+    if ratio is not None and not 1 / _UNLIKELY < ratio < _UNLIKELY:
+        console.print(
+            f"warning: pixels do not reach {name} in the range that it was trained on: in front of "
+            f"its first normalisation they vary {ratio:.3g} times as much as then. Expected "
+            f"--backbone.scale to be one of {', '.join([*RANGES, *IMAGENET])}, or two numbers: a "
+            "factor, and what is added then.",
+            soft_wrap=True,
+        )
