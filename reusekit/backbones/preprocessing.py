@@ -57,7 +57,7 @@ def scaling(scale: str | Sequence[float], input_shape: Sequence[int | None]) -> 
         preprocess = keras.applications.imagenet_utils.preprocess_input
         return as_layers(partial(preprocess, mode=scale, data_format="channels_last"), input_shape)
     known = [*RANGES, *IMAGENET]
-    numbers = not isinstance(scale, str) and len(scale) == 2 and np.isfinite(scale).all()
+    numbers = not isinstance(scale, str) and len(scale) == 2
     if scale not in RANGES if isinstance(scale, str) else not numbers:
         raise BackboneError(
             f"Expected scale to be one of {', '.join(known)}, or two numbers: a factor, and what "
