@@ -381,3 +381,69 @@ def preprocessing_in_front():
     y = layers.Conv2D(2, 3, name="conv")(y)
     z = layers.PReLU(shared_axes=[1, 2], name="prelu")(y)
     return keras.Model(x, layers.Average(name="mean")([y, z]), name="preprocessing_in_front")
+
+
+@resident
+def calls_by_keyword():
+    inner = keras.Input((4,), name="inner")
+    core = keras.Sequential([keras.Input((4,)), dense(4, "deep")], name="core")
+    base = keras.Model(inner, dense(4, "b")(inputs=core(inputs=dense(4, "a")(inner))), name="base")
+    x = keras.Input((4,), name="x")
+    y = layers.Add(name="sum")([base(inputs=dense(4, "before")(x)), x])
+    return keras.Model(x, dense(1, "head")(y), name="calls_by_keyword")
+
+
+@resident
+def nested_models_hand_on_their_input():
+    def encoder(name):
+        inner = keras.Input((4,), name="inner")
+        return keras.Model(inner, [inner, dense(4, f"{name}_c")(inner), inner], name=name)
+
+    x = keras.Input((4,), name="x")
+    y = layers.Concatenate(name="early")(encoder("first")(x))
+    y = layers.Add(name="late")(encoder("second")(dense(4, "pre")(y)))
+    return keras.Model(x, dense(1, "head")(y), name="nested_models_hand_on_their_input")
+
+
+@resident
+def open_size_in_a_sized_call():
+    inner = keras.Input((None, None, 3), name="inner")
+    y = layers.Conv2D(4, 3, strides=2, padding="same", name="c1")(inner)
+    base = keras.Model(inner, layers.Conv2D(2, 3, padding="same", name="c2")(y), name="base")
+    x = keras.Input((8, 8, 3), name="x")
+    y = layers.Flatten(name="flat")(base(x))
+    return keras.Model(x, dense(2, "head")(y), name="open_size_in_a_sized_call")
+
+
+@resident
+def variables_as_arguments():
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    embedding = layers.Embedding(11, 4, name="embed")
+    y = dense(4, "hidden")(embedding(ids))
+    y = ops.einsum("btc,vc->btv", y, embedding.embeddings)
+    return keras.Model(ids, dense(2, "head")(y), name="variables_as_arguments")
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Halved(keras.Model):
+    """A functional model with a `call` of its own."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs / 2, training=training, mask=mask)
+
+
+@resident
+def nested_with_its_own_call():
+    inner = keras.Input((4,), name="inner")
+    halved = Halved(inner, dense(3, "a")(inner), name="halved")
+    x = keras.Input((4,), name="x")
+    return keras.Model(x, dense(2, "head")(halved(x)), name="nested_with_its_own_call")
+
+
+@resident
+def named_by_nested_outputs():
+    inner = keras.Input((3,), name="inner")
+    head = keras.Model(inner, [dense(2, "p")(inner), dense(1, "q")(inner)], name="pair")
+    x = keras.Input((3,), name="x")
+    y = dense(3, "a")(x)
+    return keras.Model(x, [*head(y), dense(1, "age")(y)], name="named_by_nested_outputs")

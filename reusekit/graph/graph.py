@@ -19,15 +19,18 @@ class Tensor:
             output).
         source: The Keras tensor it was read from. A model that is called twice inside another
             gives two tensors here for one Keras tensor.
+        shape: Its shape with the batch dimension first; None where a dimension is not known. In a
+            nested model it is the shape in this call, which may be known better than that of the
+            Keras tensor.
     """
 
     address: str
     source: keras.KerasTensor = field(repr=False)
+    shape: tuple[int | None, ...] | None = field(default=None, repr=False)
 
-    @property
-    def shape(self) -> tuple[int | None, ...]:
-        """Its shape with the batch dimension first; None where a dimension is not known."""
-        return self.source.shape
+    def __post_init__(self):
+        if self.shape is None:
+            object.__setattr__(self, "shape", self.source.shape)
 
     @property
     def dtype(self) -> str:
@@ -77,6 +80,8 @@ class Call:
         outputs: The tensors it makes.
         scopes: The nested models it sits in, outermost first.
         is_input: Whether it is the placeholder of a model input.
+        given: The variables among its arguments, such as an embedding that an operation multiplies
+            by.
     """
 
     index: int
@@ -89,6 +94,7 @@ class Call:
     outputs: tuple[Tensor, ...]
     scopes: tuple[Scope, ...]
     is_input: bool
+    given: tuple[keras.Variable, ...] = ()
 
     @property
     def reads(self) -> tuple[Tensor, ...]:
@@ -109,7 +115,10 @@ class Call:
     @property
     def variables(self) -> list[keras.Variable]:
         """The weights the call uses; the states of metrics and random generators do not count."""
-        return getattr(self.operation, "weights", [])
+        own = getattr(self.operation, "weights", [])
+        if not self.given:
+            return own
+        return list({id(variable): variable for variable in (*own, *self.given)}.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +192,8 @@ class Graph:
         for call in self.calls:
             if call.scopes:
                 outermost = call.scopes[0]
-                found.update(zip(outermost.outputs, outermost.sources, strict=True))
+                for tensor, source in zip(outermost.outputs, outermost.sources, strict=True):
+                    found.setdefault(tensor, source)
             else:
                 for tensor in call.outputs:
                     found[tensor] = tensor.source
@@ -218,8 +228,10 @@ class Graph:
         found: dict[int, dict[Tensor, None]] = {}
         for tensor in self.tensors:
             found.setdefault(id(tensor.source), {})[tensor] = None
-        for tensor, source in self.surface.items():
-            found.setdefault(id(source), {})[tensor] = None
+        for scope in dict.fromkeys(scope for call in self.calls for scope in call.scopes):
+            for tensor, source in zip(scope.outputs, scope.sources, strict=True):
+                if tensor in self.maker:
+                    found.setdefault(id(source), {})[tensor] = None
         return {key: tuple(tensors) for key, tensors in found.items()}
 
     def __repr__(self) -> str:

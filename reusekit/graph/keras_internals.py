@@ -130,7 +130,30 @@ def runs_its_graph(model: Any) -> bool:
     if functional(model) is None:
         return False
     plain = keras.Sequential if isinstance(model, keras.Sequential) else Functional
-    return type(model).call is plain.call
+    kind = type(model)
+    if "call" in vars(model) or kind.call is not plain.call:
+        return False
+    return kind.__call__ is plain.__call__ or _hands_over(model)
+
+
+def _hands_over(model: keras.Model) -> bool:
+    """Whether a model's own `__call__` calls the model on what it is given, and returns that."""
+    given = keras.tree.map_structure(
+        lambda x: keras.KerasTensor(x.shape, x.dtype, sparse=x.sparse, ragged=x.ragged),
+        input_structure(functional(model)),
+    )
+    with forgetting([model]):
+        try:
+            made = keras.tree.flatten(model(given))
+            calls = {producer_key(output): producer(output) for output in made}
+        except Exception:
+            # Whatever code that expects values does with symbols.
+            return False
+    return all(
+        call.operation is model
+        and list(map(id, call.inputs)) == list(map(id, keras.tree.flatten(given)))
+        for call in calls.values()
+    )
 
 
 def input_structure(model: Functional) -> Any:
@@ -254,6 +277,22 @@ def traced_mask_ranks(layer: keras.Layer, args: tuple, kwargs: dict) -> list[int
 def cast(dtype: str) -> Any:
     """The operation by which a nested model converts what it is fed to its input's dtype."""
     return Cast(dtype)
+
+
+def stored_value(variable: keras.Variable) -> Any:
+    """What the backend keeps the variable in: on TensorFlow and PyTorch, one that changes."""
+    return variable._value
+
+
+def variable_like(variable: keras.Variable) -> keras.Variable:
+    """A variable with the value and settings of another."""
+    return keras.Variable(
+        keras.ops.copy(variable.value),
+        trainable=variable.trainable,
+        dtype=variable.dtype,
+        aggregation=variable.aggregation,
+        name=variable.name,
+    )
 
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
@@ -418,6 +457,7 @@ def missing() -> list[str]:
         "Layer._flatten_layers": (layer, "_flatten_layers"),
         "Layer._non_trainable_variables": (layer, "_non_trainable_variables"),
         "Layer._seed_generators": (layer, "_seed_generators"),
+        "Variable._value": (keras.Variable(0.0), "_value"),
         "Functional._inputs_struct": (model, "_inputs_struct"),
         "Functional._outputs_struct": (model, "_outputs_struct"),
         "Sequential._functional": (stack, "_functional"),

@@ -57,6 +57,11 @@ def implicit_mask_sources(
     yield from dict.fromkeys(tensor for name in wanted for tensor in held[name])
 
 
+def mask_arguments(operation: Any) -> frozenset[str]:
+    """The names of the masks that an operation takes as arguments of its call."""
+    return _mask_arguments(type(operation)) if isinstance(operation, keras.Layer) else frozenset()
+
+
 @cache
 def _mask_arguments(kind: type) -> frozenset[str]:
     """The names of the masks that a class of layers takes as arguments of its call."""

@@ -24,6 +24,36 @@ def may_inline(record: Record) -> bool:
     )
 
 
+class HandedOn(keras.Operation):
+    """Stands for a nested model's handing on, as an output, of what it is fed.
+
+    Nothing is called for it: in what is built, its output is its input.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(name=name)
+
+    def call(self, x: Any) -> Any:
+        """The tensor itself."""
+        return x
+
+    def compute_output_spec(self, x: Any) -> Any:
+        """The tensor itself."""
+        return x
+
+
+def as_called(args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A nested model's arguments with what it is called on first and the others by keyword.
+
+    Example:
+        >>> as_called(("x", False), {}), as_called((), {"inputs": "x", "mask": "m"})
+        ((('x',), {'training': False}), (('x',), {'mask': 'm'}))
+    """
+    named = dict(zip(("inputs", "training", "mask"), args, strict=False)) | kwargs
+    inputs = named.pop("inputs")
+    return (inputs,), named
+
+
 def fed_to(record: Record) -> list[Any] | None:
     """What a nested model is called on, in the flat order of its inputs; None if unclear."""
     given = record.args[0] if record.args else record.kwargs.get("inputs")

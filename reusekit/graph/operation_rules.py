@@ -81,7 +81,7 @@ BY_NAME: dict[str, Rule] = {
         LessEqual LogicalAnd LogicalOr LogicalNot LogicalXor Isnan Isfinite Isinf OneHot Argmax
         Argmin Argsort Sort TopK Nonzero CountNonzero Ravel Moveaxis Swapaxes StopGradient
         Diagonal Tril Triu Meshgrid Unstack Vstack Hstack Searchsorted DepthToSpace SpaceToDepth
-        Flatten
+        Flatten HandedOn
         """,
         _none,
     ),

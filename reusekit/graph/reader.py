@@ -13,8 +13,10 @@ from reusekit.graph.graph import Call, Graph, Scope, Tensor
 from reusekit.graph.keras_internals import Record
 from reusekit.graph.mask_flow import Add, MaskFlow
 from reusekit.graph.name_table import NameTable
-from reusekit.graph.nesting import fed_to, may_inline
+from reusekit.graph.nesting import HandedOn, as_called, fed_to, may_inline
 from reusekit.graph.outline import Outline
+from reusekit.graph.shapes import shapes_now
+from reusekit.graph.variables import Variables
 
 
 def read(model: keras.Model | Graph) -> Graph:
@@ -32,7 +34,8 @@ def read(model: keras.Model | Graph) -> Graph:
         The graph.
 
     Raises:
-        NoGraphError: The model has no graph: a subclassed model, or a Sequential not built yet.
+        NoGraphError: The model has no graph (a subclassed model, or a Sequential not built yet), or
+            a `call` of its own that does something else than run it.
 
     Example:
         >>> inputs = keras.Input((4,), name="x")
@@ -45,12 +48,19 @@ def read(model: keras.Model | Graph) -> Graph:
     """
     if isinstance(model, Graph):
         return model
-    if internals.functional(model) is None:
+    if not internals.runs_its_graph(model):
         raise NoGraphError(_refusal(model))
     return _Reader(model).read()
 
 
 def _refusal(model: Any) -> str:
+    if internals.functional(model) is not None:
+        return (
+            f"Expected a model that does nothing but run its graph, received {model.name!r} of "
+            f"class {type(model).__name__}, which has a `call` of its own: put "
+            "keras.Model(inputs, model(inputs)) in its place, in which it is one layer, or what "
+            "its `call` does into layers of the graph."
+        )
     if isinstance(model, keras.Sequential):
         return (
             f"Expected a built model, received the Sequential {model.name!r}, which does not know "
@@ -89,6 +99,7 @@ class _Reader:
         self.names = NameTable()
         self.masks = MaskFlow()
         self.outlines: dict[int, Outline] = {}
+        self.variables = Variables(model)
 
     def read(self) -> Graph:
         root = self._frame(internals.functional(self.model))
@@ -116,13 +127,13 @@ class _Reader:
     def _call(self, frame: _Frame, record: Record) -> None:
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
         bound = frame.bound
-        args, kwargs = _arguments(frame, record)
+        args, kwargs = self._arguments(frame, record)
         if frame.training is not None and internals.takes(record.operation, "training"):
             kwargs = {**kwargs, "training": frame.training}
         inputs = tuple([tensor for x in record.inputs if (tensor := bound[id(x)]) is not None])
         if len(inputs) > 1:
             inputs = tuple(dict.fromkeys(inputs))
-        outputs = _tensors(address, record.outputs)
+        outputs = _tensors(address, record.outputs, shapes_now(record, bound))
         for tensor in outputs:
             bound[id(tensor.source)] = tensor
         self.names.enter(address, outputs)
@@ -140,12 +151,40 @@ class _Reader:
                 outputs,
                 frame.scopes,
                 record.is_input,
+                self.variables.among((args, kwargs)),
             )
         )
 
+    def _arguments(self, frame: _Frame, record: Record) -> tuple[tuple, dict]:
+        """A call's arguments, with tensors of the graph in the place of Keras tensors."""
+        args, kwargs, bound = record.args, record.kwargs, frame.bound
+        first = args[0] if len(args) == 1 else None
+        # The usual calls, of a layer on a tensor or on a list, are worth a short way past the tree
+        # functions.
+        if isinstance(first, keras.KerasTensor):
+            args = (bound[id(first)],)
+        elif type(first) is list and all(isinstance(leaf, keras.KerasTensor) for leaf in first):
+            args = ([bound[id(leaf)] for leaf in first],)
+        else:
+            args = self._filled(args, bound)
+        return args, {
+            name: value if value is None else self._filled(value, bound)
+            for name, value in kwargs.items()
+        }
+
+    def _filled(self, structure: Any, bound: dict[int, Tensor | None]) -> Any:
+        def fill(leaf: Any) -> Any:
+            if isinstance(leaf, keras.KerasTensor):
+                return bound.get(id(leaf))
+            return self.variables.of(leaf)
+
+        return keras.tree.map_structure(fill, structure)
+
     def _enter(self, frame: _Frame, record: Record) -> _Frame:
         """Starts to read a nested model in place of its call."""
-        args, kwargs = _arguments(frame, record)
+        given, kwargs = self._arguments(frame, record)
+        # However they were passed: a nested model's call has one signature.
+        args, kwargs = as_called(given, kwargs)
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
         fed = [None if x is None else frame.bound[id(x)] for x in fed_to(record)]
         masks = keras.tree.flatten(kwargs.get("mask"))
@@ -163,6 +202,7 @@ class _Reader:
             record=record,
         )
         masks += [None] * (len(fed) - len(masks))
+        handed_on = set(map(id, nested.functional.outputs))
         for tensor, inner, mask in zip(fed, nested.functional.inputs, masks, strict=False):
             if tensor is None:
                 nested.bound[id(inner)] = None
@@ -173,6 +213,10 @@ class _Reader:
                 spec = keras.KerasTensor(tensor.shape, inner.dtype)
                 cast = internals.cast(inner.dtype)
                 (tensor,) = nested.add(name, cast, (tensor,), {}, [spec])
+            elif id(inner) in handed_on:
+                # What it hands on is an output of its own, not the tensor that it was fed.
+                spec = keras.KerasTensor(tensor.shape, tensor.dtype)
+                (tensor,) = nested.add(name, HandedOn(inner.name), (tensor,), {}, [spec])
             nested.bound[id(inner)] = tensor
             self.names.enter(name, (tensor,))
             if isinstance(mask, Tensor):
@@ -253,32 +297,12 @@ class _Reader:
         return tuple(replace(call, index=index) for index, call in enumerate(reversed(kept)))
 
 
-def _tensors(address: str, sources: Sequence[keras.KerasTensor]) -> tuple[Tensor, ...]:
+def _tensors(
+    address: str, sources: Sequence[keras.KerasTensor], shapes: Sequence[tuple | None] | None = None
+) -> tuple[Tensor, ...]:
     """What a call makes: under its own address, or numbered where there are several."""
+    shapes = shapes or [None] * len(sources)
     if len(sources) == 1:
-        return (Tensor(address, sources[0]),)
-    return tuple([Tensor(f"{address}:{n}", source) for n, source in enumerate(sources)])
-
-
-def _arguments(frame: _Frame, record: Record) -> tuple[tuple, dict]:
-    """A call's arguments, with tensors of the graph in the place of Keras tensors."""
-    args, kwargs, bound = record.args, record.kwargs, frame.bound
-    first = args[0] if len(args) == 1 else None
-    # The usual calls, of a layer on a tensor or on a list, are worth a short way past the tree
-    # functions.
-    if isinstance(first, keras.KerasTensor):
-        args = (bound[id(first)],)
-    elif type(first) is list and all(isinstance(leaf, keras.KerasTensor) for leaf in first):
-        args = ([bound[id(leaf)] for leaf in first],)
-    else:
-        args = _filled(args, bound)
-    return args, {
-        name: value if value is None else _filled(value, bound) for name, value in kwargs.items()
-    }
-
-
-def _filled(structure: Any, bound: dict[int, Tensor | None]) -> Any:
-    def fill(leaf: Any) -> Any:
-        return bound.get(id(leaf)) if isinstance(leaf, keras.KerasTensor) else leaf
-
-    return keras.tree.map_structure(fill, structure)
+        return (Tensor(address, sources[0], shapes[0]),)
+    pairs = zip(sources, shapes, strict=True)
+    return tuple([Tensor(f"{address}:{n}", one, shape) for n, (one, shape) in enumerate(pairs)])

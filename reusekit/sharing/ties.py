@@ -1,13 +1,14 @@
 """The ledger of shared weights: every variable that has more than one owner."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import keras
 
 from reusekit.errors import TieError
-from reusekit.graph import keras_internals
+from reusekit.graph import keras_internals, read
+from reusekit.graph.addresses import without_call_number
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Tie:
 def tied_weights(model: keras.Model) -> list[Tie]:
     """Finds every weight of a model that has more than one owner, by identity and not by name.
 
-    An owner is a layer that holds the weight itself or in a layer inside it. A layer that stands
+    An owner is a layer that holds the weight itself or in a layer inside it, or an operation of the
+    graph that takes the weight as an argument. A layer that stands
     both in a nested model and outside it has two addresses and counts as two owners. A layer that
     is merely called several times is one. Where all owners are inside one layer that is not itself
     a functional model, such as an encoder block, their addresses lead into it.
@@ -63,9 +65,10 @@ def tied_weights(model: keras.Model) -> list[Tie]:
     for path in _paths((model,)):
         for variable in keras_internals.own_variables(path[-1]):
             places.setdefault(id(variable), []).append(path[1:])
+    users = _users(model)
     ties = []
     for variable in model.weights:
-        owners = _addresses(places.get(id(variable), []))
+        owners = _owners(places.get(id(variable), []), users.get(id(variable), ()))
         if len(owners) > 1:
             shape = tuple(variable.shape)
             ties.append(Tie(owners, variable.name, shape, math.prod(shape), variable))
@@ -79,11 +82,18 @@ def _paths(path: tuple[keras.Layer, ...]) -> Iterator[tuple[keras.Layer, ...]]:
         yield from _paths((*path, layer))
 
 
-def _addresses(paths: list[tuple[keras.Layer, ...]]) -> tuple[str, ...]:
+def _users(model: keras.Model) -> dict[int, dict[str, None]]:
+    """From the id of a weight to the addresses of the operations that it is an argument of."""
+    users: dict[int, dict[str, None]] = {}
+    for call in read(model).calls if keras_internals.runs_its_graph(model) else ():
+        for variable in call.given:
+            users.setdefault(id(variable), {})[without_call_number(call.address)] = None
+    return users
+
+
+def _owners(paths: list[tuple[keras.Layer, ...]], users: Iterable[str]) -> tuple[str, ...]:
     """The addresses of some owners, no deeper than it takes to tell them apart."""
-    if len(paths) < 2:
-        return ()
-    short = tuple(dict.fromkeys(_named(_reachable(path)) for path in paths))
+    short = tuple(dict.fromkeys([*(_named(_reachable(path)) for path in paths), *users]))
     return short if len(short) > 1 else tuple(dict.fromkeys(map(_named, paths)))
 
 

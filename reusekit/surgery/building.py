@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from reusekit.graph import Graph, keras_internals, read
+from reusekit.graph.variables import Variables
 from reusekit.surgery.assembling import assemble, placeholder
 from reusekit.surgery.rebuild import Rebuild, surface
 
@@ -21,14 +22,16 @@ class Builder:
     def __init__(self, copies: dict[int, Any], shared: bool = False):
         self._copies = copies
         self._shared = shared
+        self._variables: Variables | None = None
 
     def build(self, model: keras.Model) -> keras.Model:
         """The model again, a Sequential for a Sequential."""
+        self._variables = self._variables or Variables(model)
         if isinstance(model, keras.Sequential):
             return self._sequential(model)
         graph = read(model)
         steps = surface(graph)
-        engine = Rebuild(copies=None if self._shared else self._copies)
+        engine = Rebuild(copies=None if self._shared else self._copies, variables=self._variables)
         for step in steps:
             if not self._shared:
                 self._of(step.operation)
@@ -55,7 +58,7 @@ class Builder:
 def assembled(graph: Graph, engine: Rebuild) -> keras.Model:
     """What an engine has made of a graph's calls, as a model of the same structure and flags."""
     inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
-    outputs = keras.tree.map_structure(engine.values.get, graph.output_structure)
+    outputs = engine.outputs(graph)
     model = assemble(inputs, outputs, graph.model.name, len(graph.calls), graph.model.trainable)
     model.supports_masking = graph.model.supports_masking
     return model

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reusekit.graph import Graph
+from reusekit.graph import Graph, read
 from reusekit.surgery.errors import CertificateError
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
@@ -89,6 +89,7 @@ def certify(
     error, tolerance, exact = _compare(expected, received)
     used = {id(v): v for call in graph.calls for v in call.variables}
     kept = {id(v) for part in parts for v in part.weights}
+    kept |= {id(v) for part in parts for call in read(part).calls for v in call.given}
     changes = before.changes(source)
     certificate = Certificate(
         max_abs_error=error,

@@ -120,6 +120,7 @@ def flatten(model: keras.Model) -> keras.Model:
     graph = read(model)
     steps = plan(graph, graph.calls, graph.inputs, graph.outputs, inline=True)
     engine = Rebuild()
+    engine.reserve(graph, steps)
     engine.values.update((t, placeholder(t, engine.names)) for t in graph.inputs)
     engine.run(graph, steps)
     return assembled(graph, engine)
@@ -169,9 +170,11 @@ def _check_ties(model: keras.Model, twin: keras.Model) -> None:
 
 def _places(model: keras.Model) -> list[list[int]]:
     numbers: dict[int, int] = {}
+    held = [layer.variables for layer in keras_internals.all_layers(model)]
+    given = [call.given for call in read(model).calls if call.given]
     return [
-        [numbers.setdefault(id(variable), len(numbers)) for variable in layer.variables]
-        for layer in keras_internals.all_layers(model)
+        [numbers.setdefault(id(variable), len(numbers)) for variable in variables]
+        for variables in (*held, *given)
     ]
 
 

@@ -19,7 +19,7 @@ def copy_operations(operations: Iterable[Any]) -> dict[int, Any]:
         operations: Layers and operations, each once; no functional models.
 
     Returns:
-        From the id of each to its copy.
+        From the id of each, and of each of its variables, to the copy.
 
     Raises:
         CopyError: One does not come back from its own configuration.
@@ -33,7 +33,13 @@ def copy_operations(operations: Iterable[Any]) -> dict[int, Any]:
             _revived(operation, configuration)
             for operation, configuration in zip(operations, configurations, strict=True)
         ]
-    return {id(operation): copy for operation, copy in zip(operations, copies, strict=True)}
+    found = {}
+    for operation, copy in zip(operations, copies, strict=True):
+        found[id(operation)] = copy
+        held = [getattr(each, "variables", ()) for each in (operation, copy)]
+        pairs = zip(*held, strict=False)
+        found.update((id(old), new) for old, new in pairs)
+    return found
 
 
 def _serialised(operation: Any) -> dict:

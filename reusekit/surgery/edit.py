@@ -205,11 +205,12 @@ def remove(model: keras.Model, at: At, *, weights: Weights = "share") -> keras.M
 def _build(graph: Graph, rewired: Rewiring) -> Edited:
     edited = dataclasses.replace(graph, masks=rewired.masks())
     engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+    engine.reserve(graph, rewired.whole)
     for tensor in graph.inputs:
         engine.names.claim(graph.maker[tensor].operation)
     engine.run(edited, rewired.steps)
     inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
-    outputs = keras.tree.map_structure(engine.values.get, rewired.outputs)
+    outputs = engine.outputs(graph, rewired.now)
     model = assemble(inputs, outputs, graph.model.name, len(rewired.steps), graph.model.trainable)
     return Edited(model, _moved(graph, rewired, engine, read(model)))
 

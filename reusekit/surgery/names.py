@@ -12,6 +12,8 @@ import keras
 from reusekit.graph import Tensor
 from reusekit.surgery.calling import Step, call_step, fill
 
+_RESERVED = object()
+
 
 class Names:
     """The names taken in one model, and the wrappers made where a name was taken twice."""
@@ -23,6 +25,18 @@ class Names:
     def claim(self, operation: Any) -> bool:
         """Takes an operation's name for it, unless another operation has it."""
         return self._owners.setdefault(operation.name, operation) is operation
+
+    def reserve(self, name: str, operation: Any) -> None:
+        """Keeps a name that is free for an operation, or with None for whoever redeems it."""
+        if name not in self._owners:
+            self._owners[name] = operation or _RESERVED
+
+    def redeem(self, name: str) -> str:
+        """The name that was reserved, once; after that, or where it was taken, one like it."""
+        if self._owners.get(name) is not _RESERVED:
+            return self.unique(name)
+        self._owners[name] = None
+        return name
 
     def unique(self, wanted: str) -> str:
         """A name like an address that no operation has, and takes it.

@@ -55,6 +55,7 @@ def prepend(
     graph = read(model)
     steps = plan(graph, graph.calls, graph.inputs, graph.outputs)
     engine = Rebuild()
+    engine.reserve(graph, steps)
     if isinstance(preprocessing, keras.Model):
         inputs, fed = _call_model(graph, preprocessing, engine)
     else:
@@ -63,7 +64,7 @@ def prepend(
         same = value.dtype == tensor.dtype
         engine.values[tensor] = value if same else keras.ops.cast(value, tensor.dtype)
     engine.run(graph, steps)
-    outputs = keras.tree.map_structure(engine.values.get, graph.output_structure)
+    outputs = engine.outputs(graph)
     return assemble(inputs, outputs, name or model.name, len(graph.calls))
 
 

@@ -10,13 +10,16 @@ Every operation of this room is a plan for it. It works in three steps that do n
    layer. Only where shapes differ is the layer really called.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
 
 from reusekit.graph import Call, DisconnectedError, Graph, Scope, Tensor, keras_internals
 from reusekit.graph.masks import HiddenMask
+from reusekit.graph.nesting import HandedOn
+from reusekit.graph.variables import Variables
+from reusekit.surgery.assembling import singleton
 from reusekit.surgery.calling import Step, call_step, fill
 from reusekit.surgery.masking import with_mask
 from reusekit.surgery.names import Names
@@ -178,22 +181,28 @@ class Rebuild:
 
     Args:
         values: What is fed, to begin with.
-        copies: From the id of an operation to the one to call in its place, for a model that is to
-            have layers of its own.
+        copies: From the id of an operation or variable to the one to use in its place, for a model
+            that is to have layers of its own. Copies of further variables are added to it.
+        variables: Those of the whole model, where this is a nested one of it.
 
     Attributes:
         values: From each tensor of the source to what stands for it in the new model.
         names: The names taken in the new model.
+        opened: The nested models whose outputs are to keep their names though they are not called
+            whole.
     """
 
     def __init__(
         self,
         values: Mapping[Tensor, keras.KerasTensor] | None = None,
-        copies: Mapping[int, Any] | None = None,
+        copies: dict[int, Any] | None = None,
+        variables: Variables | None = None,
     ):
         self.values: dict[Tensor, keras.KerasTensor] = dict(values or {})
         self.names = Names()
+        self.opened: set[Scope] = set()
         self._copies = copies
+        self._variables = variables
         self._carriers: dict[Tensor, Tensor] = {}
 
     def claim(self, steps: Iterable[Step]) -> None:
@@ -221,18 +230,32 @@ class Rebuild:
         tensors = [tensor for tensor in _reads(step) if tensor in self.values]
         if self._copies is not None:
             operation = self._copies[id(step.operation)]
-            return call_step(step, operation, *fill(step, self.values))
+            arguments = keras.tree.map_structure(self._copied, fill(step, self.values))
+            return call_step(step, operation, *arguments)
         if self._is_source(graph, step):
             return list(sources)
+        if isinstance(step.operation, HandedOn):
+            return [self.values[tensors[0]]]
         if not self.names.claim(step.operation):
             return self._call_wrapped(step, tensors)
         args, kwargs = fill(step, self.values)
         built = getattr(step.operation, "built", True)
         if built and all(_alike(tensor, self.values[tensor]) for tensor in tensors):
-            outputs = [_fresh(source) for source in sources]
+            pairs = zip(step.outputs, sources, strict=True)
+            outputs = [_fresh(source, tensor.shape) for tensor, source in pairs]
             keras_internals.record(step.operation, args, kwargs, outputs)
             return outputs
         return call_step(step, step.operation, args, kwargs)
+
+    def _copied(self, leaf: Any) -> Any:
+        """The copy of an argument that is a variable; any other argument as it is."""
+        leaf = leaf if self._variables is None else self._variables.of(leaf)
+        if not isinstance(leaf, keras.Variable):
+            return leaf
+        if id(leaf) not in self._copies:
+            # One that belongs to no layer of the model.
+            self._copies[id(leaf)] = keras_internals.variable_like(leaf)
+        return self._copies[id(leaf)]
 
     def _is_source(self, graph: Graph, step: Step) -> bool:
         """Whether a step is one of the model's own, on the model's own tensors."""
@@ -247,6 +270,52 @@ class Rebuild:
         wrapper = self.names.wrapper(step, {tensor: self.values[tensor] for tensor in tensors})
         given = [self.values[tensor] for tensor in tensors]
         return call_step(step, wrapper, (given if len(given) > 1 else given[0],), {})
+
+    # --- outputs --------------------------------------------------------------------------------
+
+    def reserve(self, graph: Graph, steps: Iterable[Step]) -> None:
+        """Keeps the names of a model's outputs from the layers that come out of nested models.
+
+        Args:
+            graph: The model.
+            steps: What will be called; nested models among it keep their outputs' names themselves.
+        """
+        self.opened = {graph.maker[t].scopes[0] for t in graph.outputs if graph.maker[t].scopes}
+        self.opened.difference_update(steps)
+        for tensor, name in zip(graph.outputs, _output_names(graph), strict=True):
+            call = graph.maker[tensor]
+            if not self.opened.isdisjoint(call.scopes):
+                self.names.reserve(name, call.operation if call.operation.name == name else None)
+
+    def outputs(self, graph: Graph, now: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
+        """The model's outputs in its own structure and under its own names.
+
+        Keras names an output by the layer that makes it. Where a nested model made it and its
+        layers are called one by one, a layer that does nothing takes the nested model's name.
+
+        Args:
+            graph: The model. Names are kept where `reserve` was called before the first call.
+            now: From each tensor of the model to what stands in its place.
+        """
+        named: dict[Tensor, keras.KerasTensor] = {}
+        layers: dict[tuple[str, str], keras.Layer] = {}
+        for tensor, name in zip(graph.outputs, _output_names(graph), strict=True):
+            value, scopes = self.values[now(tensor)], graph.maker[tensor].scopes
+            if self.opened.isdisjoint(scopes) or tensor in named or _maker_name(value) == name:
+                continue
+            # All that the nested model's call returned, so that `outer:1` is still `outer:1`.
+            together = [t for t in scopes[0].outputs if now(t) in self.values]
+            if len({self.values[now(t)].dtype for t in together}) != 1:
+                together = [tensor]
+            values = [self.values[now(t)] for t in together]
+            key = (name, values[0].dtype)
+            if key not in layers:
+                layers[key] = keras.layers.Identity(name=self.names.redeem(name), dtype=key[1])
+            made = keras.tree.flatten(layers[key](singleton(values)))
+            named.update(zip(together, made, strict=True))
+        return keras.tree.map_structure(
+            lambda tensor: named.get(tensor, self.values.get(now(tensor))), graph.output_structure
+        )
 
     # --- masks ----------------------------------------------------------------------------------
 
@@ -285,6 +354,14 @@ class Rebuild:
                     keras_internals.attach_mask(value, mask)
 
 
+def _output_names(graph: Graph) -> list[str]:
+    return keras_internals.functional(graph.model).output_names
+
+
+def _maker_name(value: keras.KerasTensor) -> str:
+    return keras_internals.producer(value).operation.name
+
+
 def _is_at_top(step: Step) -> bool:
     return "/" not in step.address
 
@@ -293,7 +370,7 @@ def _alike(tensor: Tensor, value: keras.KerasTensor) -> bool:
     return tensor.shape == tuple(value.shape) and tensor.dtype == value.dtype
 
 
-def _fresh(source: keras.KerasTensor) -> keras.KerasTensor:
+def _fresh(source: keras.KerasTensor, shape: tuple) -> keras.KerasTensor:
     return keras.KerasTensor(
-        source.shape, source.dtype, sparse=source.sparse, ragged=source.ragged, name=source.name
+        shape, source.dtype, sparse=source.sparse, ragged=source.ragged, name=source.name
     )

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from reusekit.graph import Call, Graph, Scope, Tensor, keras_internals
-from reusekit.graph.masks import HiddenMask, passes_mask
+from reusekit.graph.masks import HiddenMask, mask_arguments, passes_mask
 from reusekit.surgery.calling import Step
 from reusekit.surgery.dry_run import outputs_of
 from reusekit.surgery.edits import Orders
@@ -20,6 +20,8 @@ class Rewiring:
     Attributes:
         steps: The new calls, in order.
         stands_in: From each tensor of the graph that is no longer read to what is read instead.
+        whole: The graph's own calls before the edits, with nested models whole but where an edit is
+            inside.
     """
 
     def __init__(self, graph: Graph, orders: Orders):
@@ -29,6 +31,7 @@ class Rewiring:
         self._orders = orders
         self._addresses = {step.address for step in _opened(graph, set())}
         opened = orders.opened(graph) | graph.leaking
+        self.whole = set(_opened(graph, opened))
         for tensor in graph.inputs:
             self._insert_after(tensor, tensor)
         for step in _opened(graph, opened):
@@ -48,10 +51,10 @@ class Rewiring:
             return
         args, kwargs = keras.tree.map_structure(self.now, (step.args, step.kwargs))
         for layer in self._orders.before.get(step, ()):
-            tensor = self._single_input(step, args, "put something before it")
+            tensor = self._single_input(step, args, kwargs, "put something before it")
             inserted = self._add(layer, tensor)
-            args = keras.tree.map_structure(
-                lambda leaf, old=tensor, new=inserted: new if leaf is old else leaf, args
+            args, kwargs = keras.tree.map_structure(
+                lambda leaf, old=tensor, new=inserted: new if leaf is old else leaf, (args, kwargs)
             )
         layer = self._orders.replaced.get(step)
         if layer is not None:
@@ -102,9 +105,8 @@ class Rewiring:
         self._point(step.outputs, new.outputs)
 
     def _remove(self, step: Step) -> None:
-        tensor = self._single_input(
-            step, keras.tree.map_structure(self.now, step.args), "remove it"
-        )
+        args, kwargs = keras.tree.map_structure(self.now, (step.args, step.kwargs))
+        tensor = self._single_input(step, args, kwargs, "remove it")
         if len(step.outputs) != 1:
             raise EditError(
                 f"Expected a layer with one output to remove, received {step.address!r} with "
@@ -145,8 +147,14 @@ class Rewiring:
     def _point(self, old: Any, new: Any) -> None:
         self.stands_in.update((o, n) for o, n in zip(old, new, strict=True) if o is not n)
 
-    def _single_input(self, step: Step, args: tuple, why: str) -> Tensor:
-        tensors = list(dict.fromkeys(_tensors(args)))
+    def _single_input(self, step: Step, args: tuple, kwargs: dict, why: str) -> Tensor:
+        """The one tensor that a step is called on, however it was passed; masks are none."""
+        order = keras_internals.call_arguments(step.operation)
+        masks = mask_arguments(step.operation)
+        named = dict(zip(order, args, strict=False))
+        named |= dict(enumerate(args[len(order) :])) | kwargs
+        data = [value for name, value in named.items() if name not in masks]
+        tensors = list(dict.fromkeys(_tensors(data)))
         if len(tensors) != 1:
             listed = ", ".join(repr(tensor.address) for tensor in tensors)
             raise EditError(
@@ -169,7 +177,8 @@ class Rewiring:
             now = ", ".join(str(tensor.shape) for tensor in _tensors((args, kwargs)))
             was = ""
             if step is not None and operation is step.operation:
-                shapes = ", ".join(str(tensor.shape) for tensor in _tensors(step.args))
+                was_fed = _tensors((step.args, step.kwargs))
+                shapes = ", ".join(str(tensor.shape) for tensor in was_fed)
                 was = f", which took {shapes},"
             reason = str(error).strip().splitlines()
             raise ShapeError(

@@ -9,7 +9,7 @@ import keras
 
 from reusekit.arguments import checked
 from reusekit.errors import SurgeryError
-from reusekit.graph import Graph, Tensor, WideCutError, cut, cut_points, read, resolve
+from reusekit.graph import Cut, Graph, Tensor, WideCutError, cut, cut_points, read, resolve
 from reusekit.graph.addresses import At
 from reusekit.surgery.assembling import assemble, placeholder, singleton
 from reusekit.surgery.calling import Step
@@ -39,6 +39,7 @@ class Split:
     source: keras.Model
     _graph: Graph = field(repr=False)
     _before: Snapshot = field(repr=False)
+    _cut: Cut = field(repr=False)
 
     def __iter__(self):
         """Unpacks as `bottom, top = split(...)`."""
@@ -47,8 +48,16 @@ class Split:
     @cached_property
     def shared(self) -> tuple[str, ...]:
         """The paths of weights that both parts use, such as those of tied layers."""
-        below = {id(variable) for variable in self.bottom.weights}
-        return tuple(variable.path for variable in self.top.weights if id(variable) in below)
+        below, above = (
+            {
+                id(variable): variable
+                for call in self._graph.calls
+                if self._cut.top[call.index] is top
+                for variable in call.variables
+            }
+            for top in (False, True)
+        )
+        return tuple(variable.path for key, variable in above.items() if key in below)
 
     def verify(self, x: Any = None, expected: Any = None) -> Certificate:
         """Runs the model and its parts on the same inputs.
@@ -132,6 +141,7 @@ def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
         source=graph.model,
         _graph=graph,
         _before=before,
+        _cut=place,
     )
 
 
@@ -144,9 +154,10 @@ def build_stages(graph: Graph, parts: list[Stage], suffixes: tuple[str, ...]) ->
             values = _from_inputs(graph, steps)
             inputs = keras.tree.map_structure(graph.surface.get, graph.input_structure)
         else:
-            inputs, values = _from_placeholders(graph, steps, part.fed)
+            inputs, engine = _from_placeholders(graph, steps, part.fed)
+            values = engine.values
         if number == len(parts) - 1:
-            outputs = keras.tree.map_structure(values.get, graph.output_structure)
+            outputs = engine.outputs(graph)
         else:
             outputs = singleton([values[tensor] for tensor in part.passed])
         name = f"{graph.model.name}_{suffix}"
@@ -166,15 +177,16 @@ def _from_inputs(graph: Graph, steps: list[Step]) -> Mapping[Tensor, keras.Keras
 
 def _from_placeholders(
     graph: Graph, steps: list[Step], fed: tuple[Tensor, ...]
-) -> tuple[Any, Mapping[Tensor, keras.KerasTensor]]:
+) -> tuple[Any, Rebuild]:
     """The inputs of a later stage, and what it makes of them."""
     engine = Rebuild()
+    engine.reserve(graph, steps)
     # First, since a placeholder gives way to a layer of its name.
     engine.claim(steps)
     inputs = [placeholder(tensor, engine.names) for tensor in fed]
     engine.values.update(zip(fed, inputs, strict=True))
     engine.run(graph, steps)
-    return singleton(inputs), engine.values
+    return singleton(inputs), engine
 
 
 def _too_wide(

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from reusekit.errors import TieError
-from reusekit.graph import Graph, keras_internals
+from reusekit.graph import Call, Graph, keras_internals
 from reusekit.surgery.edits import Orders
 
 
@@ -29,14 +29,23 @@ def check_ties(graph: Graph, wanted: Orders, copied: bool) -> None:
     leaving = [call for call in graph.calls if not going.isdisjoint((call, *call.scopes))]
     staying = {id(call.operation): call for call in graph.calls if call not in set(leaving)}
     lost = {id(call.operation): call for call in leaving if id(call.operation) not in staying}
+    weights = {id(v): call for call in lost.values() for v in call.variables}
+    for call in graph.calls:
+        tied = [weights[id(v)] for v in call.given if id(v) in weights]
+        if tied and call not in set(leaving):
+            raise TieError(_parted(graph, tied[0], call))
     for call in staying.values():
         for inner in _inner_layers(call.operation):
             if id(inner) in lost:
-                raise TieError(
-                    f"Expected to keep {lost[id(inner)].address!r} of model {graph.model.name!r}: "
-                    f"{call.address!r} is tied to its weights, and would keep the old ones. Edit "
-                    f"{call.address!r} as well, in the same rk.edit."
-                )
+                raise TieError(_parted(graph, lost[id(inner)], call))
+
+
+def _parted(graph: Graph, lost: Call, kept: Call) -> str:
+    return (
+        f"Expected to keep {lost.address!r} of model {graph.model.name!r}: {kept.address!r} is "
+        f"tied to its weights, and would keep the old ones. Edit {kept.address!r} as well, in the "
+        "same rk.edit."
+    )
 
 
 def _check_new(graph: Graph, wanted: Orders) -> None:

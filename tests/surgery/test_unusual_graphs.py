@@ -1,0 +1,323 @@
+"""Graphs as people write them: calls by keyword, handed on inputs, open sizes, variables."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from reusekit.errors import TieError
+from reusekit.graph import NoGraphError, cut_points, read
+from reusekit.sharing import count_params, tied_weights
+from reusekit.surgery import (
+    EditError,
+    Insert,
+    clone,
+    edit,
+    extract,
+    flatten,
+    insert,
+    prepend,
+    remove,
+    replace,
+    segment,
+    split,
+)
+from reusekit.training import attach, freeze, heads
+
+
+def dense(units, name, **kwargs):
+    return layers.Dense(units, name=name, **kwargs)
+
+
+# --- calls by keyword (surgery F3, F3b, F7) -----------------------------------------------------
+
+
+def called_by_keyword(**how):
+    i = keras.Input((4,), name="i")
+    deep = keras.Sequential([keras.Input((4,)), dense(4, "deep")], name="core")
+    base = keras.Model(i, layers.Dropout(0.5, name="drop")(deep(inputs=dense(4, "d")(i))))
+    base.name = "base"
+    x = keras.Input((4,), name="x")
+    y = base(inputs=dense(4, "a")(x), **how)
+    return keras.Model(x, dense(1, "h")(y))
+
+
+@pytest.mark.parametrize("at", ["a", "base/d", "base/core/deep", "base/core", "base"])
+def test_nested_models_called_by_keyword_are_cut(at):
+    model = called_by_keyword(training=False)
+    parts = split(model, at)
+    assert parts.verify().exact
+    assert parts.bottom.weights[0].path == "a/kernel"
+
+
+def test_nested_models_called_by_keyword_in_every_operation():
+    model = called_by_keyword()
+    x = np.ones((2, 4), "float32")
+    wanted = np.array(model(x))
+    value = x
+    for part in segment(model, ["a", "base/d", "base"]):
+        value = part(value)
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    probe = layers.Identity(name="probe")
+    for other in (
+        flatten(model),
+        clone(model),
+        prepend(model, layers.Identity(name="front")),
+        insert(model, probe, before="base"),
+        insert(model, probe, before="base/core"),
+        replace(model, "base/drop", layers.Identity(name="none")),
+        remove(model, "base/drop"),
+        attach(extract(model, "base"), split(model, "base").top),
+    ):
+        np.testing.assert_allclose(other(x), wanted, rtol=1e-6)
+
+
+def test_layers_called_by_keyword_are_removed_and_preceded():
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, dense(1, "d")(layers.Dropout(0.5, name="drop")(inputs=x)))
+    assert [layer.name for layer in remove(model, "drop").layers] == ["x", "d"]
+    before = insert(model, layers.ReLU(name="r"), before="drop")
+    assert [layer.name for layer in before.layers] == ["x", "r", "drop", "d"]
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    y = layers.Embedding(9, 4, mask_zero=True, name="e")(ids)
+    model = keras.Model(ids, dense(1, "d")(layers.LSTM(4, name="l")(sequences=y)))
+    # A mask is no input of its own.
+    assert "r" in [layer.name for layer in insert(model, layers.ReLU(name="r"), before="l").layers]
+
+
+@pytest.mark.parametrize("operation", [remove, lambda m, at: insert(m, layers.ReLU(), before=at)])
+def test_inputs_given_by_keyword_count(operation):
+    q, v = keras.Input((4, 4), name="q"), keras.Input((5, 4), name="v")
+    y = layers.MultiHeadAttention(2, 2, name="att")(q, value=v)
+    with pytest.raises(EditError, match="'q', 'v'"):
+        operation(keras.Model([q, v], dense(1, "h")(y)), "att")
+
+
+# --- nested models that hand on what they are fed (surgery F4) ----------------------------------
+
+
+def encoder(deep=False):
+    i = keras.Input((4,), name="i")
+    if deep:
+        return keras.Model(i, encoder()(i), name="outer")
+    c = dense(4, "c")(i)
+    return keras.Model(i, [i, c, i, c], name="enc")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+def test_handed_on_inputs_are_outputs(deep, before, tmp_path):
+    x = keras.Input((4,), name="x")
+    y = dense(4, "pre")(x) if before else x
+    net, value = encoder(deep), np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    model = keras.Model(x, dense(1, "o")(layers.Concatenate(name="cat")([*net(y), *net(x)])))
+    wanted = np.array(model(value))
+    for tensor in read(model).tensors:
+        parts = split(model, tensor.address)
+        assert parts.verify().exact
+    for other in (flatten(model), clone(model), insert(model, layers.Identity(), after="cat")):
+        np.testing.assert_allclose(other(value), wanted, rtol=1e-6)
+    parts.bottom.save(tmp_path / "bottom.keras")
+    loaded = keras.saving.load_model(tmp_path / "bottom.keras")
+    np.testing.assert_allclose(parts.top(loaded(value)), wanted, rtol=1e-6)
+
+
+def test_a_bottom_before_a_handed_on_input_has_no_foreign_weights():
+    x = keras.Input((4,), name="x")
+    y = layers.Concatenate(name="cat")(encoder()(dense(4, "pre")(x)))
+    model = keras.Model(x, dense(1, "o")(y))
+    assert [v.path for v in split(model, "pre").bottom.weights] == ["pre/kernel", "pre/bias"]
+
+
+# --- open sizes in a sized call (surgery F5) ----------------------------------------------------
+
+
+def open_base(deep=False):
+    i = keras.Input((None, None, 3), name="i")
+    c = layers.Conv2D(4, 3, strides=2, padding="same", name="c1")(i)
+    base = keras.Model(i, layers.Conv2D(4, 3, padding="same", name="c2")(c), name="base")
+    if not deep:
+        return base
+    i = keras.Input((None, None, 3), name="i")
+    return keras.Model(i, base(i), name="outer")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_sizes_inside_a_nested_model_are_those_of_the_call(deep):
+    x = keras.Input((16, 16, 3), name="x")
+    model = keras.Model(x, layers.Flatten(name="f")(open_base(deep)(x)))
+    at = "outer/base/c1" if deep else "base/c1"
+    point = cut_points(model)[at]
+    assert (point.shape, point.bytes, point.flops_before) == ((None, 8, 8, 4), 1024, 14080)
+    assert extract(model, at).output_shape == (None, 8, 8, 4)
+    parts = split(model, at)
+    assert parts.top.input_shape == (None, 8, 8, 4) and parts.verify().exact
+    head = heads.classifier(3, pooling="flatten")
+    assert attach(parts.bottom, head).count_params() == 112 + 256 * 3 + 3
+
+
+# --- variables as arguments (surgery F11) -------------------------------------------------------
+
+
+def tied_by_operation(nested=False, raw=False):
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    embedding = layers.Embedding(11, 4, name="emb")
+    y = dense(4, "h")(embedding(ids))
+    weight = embedding.embeddings.value if raw else embedding.embeddings
+
+    def logits(z):
+        return ops.einsum("btc,vc->btv", z, weight)
+
+    if nested:
+        i = keras.Input((5, 4), name="i")
+        return keras.Model(ids, keras.Model(i, logits(i), name="out")(y))
+    return keras.Model(ids, logits(y))
+
+
+KINDS = [{}, {"nested": True}, {"raw": True}, {"nested": True, "raw": True}]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tie_by_operation_is_a_tie(kind):
+    model = tied_by_operation(**kind)
+    owners = ("emb", "out/einsum" if kind.get("nested") else "einsum")
+    found = [tuple(o.partition("_")[0] for o in tie.owners) for tie in tied_weights(model)]
+    assert found == [owners] and count_params(model).tied == 44
+    assert split(model, "h").shared == ("emb/embeddings",)
+    assert freeze(model, "emb").shared == ("emb",)
+    assert split(model, "h").verify().exact
+    with pytest.raises(TieError, match="'emb'"):
+        replace(model, "emb", layers.Embedding(11, 4, name="emb"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_of_a_tie_by_operation_are_their_own_and_tied(kind):
+    model, ids = tied_by_operation(**kind), np.array([[1, 2, 3, 4, 5]])
+    copies = [clone(model), clone(model, weights="fresh")]
+    copies.append(edit(model, Insert(layers.Identity(), after="h"), weights="copy").model)
+    wanted = np.array(model(ids))
+    for copy in copies:
+        before = np.array(copy(ids))
+        model.get_layer("emb").embeddings.assign(np.zeros((11, 4)))
+        np.testing.assert_array_equal(copy(ids), before)
+        model.get_layer("emb").embeddings.assign(np.ones((11, 4)))
+        assert len(tied_weights(copy)) == 1
+        copy.get_layer("emb").embeddings.assign(np.zeros((11, 4)))
+        assert not np.any(np.array(copy(ids)))
+    assert wanted.shape == before.shape
+
+
+def test_a_variable_of_no_layer_is_copied():
+    x, free = keras.Input((4,), name="x"), keras.Variable(np.ones(4, "float32"), name="free")
+    model = keras.Model(x, dense(2, "h")(ops.multiply(ops.multiply(x, free), free)))
+    copy, value = clone(model), np.ones((1, 4), "float32")
+    wanted = np.array(model(value))
+    assert split(model, "h").verify().exact
+    free.assign(np.zeros(4))
+    np.testing.assert_array_equal(copy(value), wanted)
+    assert len({id(v) for call in read(copy).calls for v in call.given}) == 1
+
+
+# --- names of outputs (surgery F13) -------------------------------------------------------------
+
+
+def with_nested_heads(structure):
+    i = keras.Input((3,), name="i")
+    inner = layers.ReLU(name="relu")(dense(2, "logits")(i))
+    head = keras.Model(i, inner, name="species")
+    pair = keras.Model(i, [dense(2, "p")(i), dense(1, "q")(i)], name="pair")
+    x = keras.Input((3,), name="x")
+    return keras.Model(x, structure(head(x), pair(x), dense(1, "age")(x)))
+
+
+STRUCTURES = {
+    "list": lambda head, pair, age: [head, *pair, age],
+    "dict": lambda head, pair, age: {"species": head, "age": age},
+    "one of two": lambda head, pair, age: [pair[1], age],
+    "alone": lambda head, pair, age: head,
+}
+
+
+@pytest.mark.parametrize("kind", STRUCTURES)
+def test_inlining_keeps_the_names_of_outputs(kind, tmp_path):
+    model = with_nested_heads(STRUCTURES[kind])
+    value = np.ones((2, 3), "float32")
+    inside = "pair/q" if kind == "one of two" else "species/logits"
+    edited = replace(model, inside, dense(1 if kind == "one of two" else 2, "new"))
+    for other in (
+        flatten(model),
+        flatten(flatten(model)),
+        split(model, inside).top,
+        segment(model, [inside])[-1],
+        edited,
+        prepend(model, layers.Identity()),
+    ):
+        assert other.output_names == model.output_names
+    flat = flatten(model)
+    flat.save(tmp_path / "flat.keras")
+    loaded = keras.saving.load_model(tmp_path / "flat.keras")
+    assert loaded.output_names == model.output_names
+    wanted = keras.tree.flatten(model(value))
+    for one, other in zip(wanted, keras.tree.flatten(loaded(value)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    if kind == "dict":
+        flat.compile(loss={"species": "mse", "age": "mae"})
+        targets = {"species": np.zeros((2, 2)), "age": np.zeros((2, 1))}
+        assert np.isfinite(flat.fit(value, targets, verbose=0).history["loss"][0])
+
+
+# --- a class with a call of its own (surgery F18) -----------------------------------------------
+
+
+class Scaled(keras.Model):
+    def call(self, x, training=None, mask=None):
+        return super().call(x / 255.0, training=training, mask=mask)
+
+
+class ScaledOutside(keras.Model):
+    def __call__(self, x, **kwargs):
+        return super().__call__(x / 255.0, **kwargs)
+
+
+class Polite(keras.Model):
+    def __call__(self, x, **kwargs):
+        return super().__call__(x, **kwargs)
+
+
+def of_class(kind):
+    x = keras.Input((4,), name="x")
+    return kind(x, dense(3, "a")(x), name="own")
+
+
+@pytest.mark.parametrize("kind", [Scaled, ScaledOutside])
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda m: split(m, "a"),
+        lambda m: extract(m, "a"),
+        lambda m: segment(m, ["a"]),
+        flatten,
+        clone,
+        cut_points,
+        lambda m: prepend(m, layers.ReLU()),
+        lambda m: prepend(layers.ReLU(), m),
+        lambda m: attach(m, heads.classifier(3)),
+        lambda m: remove(m, "a"),
+        lambda m: freeze(m, "a"),
+    ],
+)
+def test_a_model_that_does_more_than_its_graph_is_refused(kind, operation):
+    with pytest.raises(NoGraphError):
+        operation(of_class(kind))
+
+
+def test_a_nested_model_that_does_more_than_its_graph_is_one_layer():
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, dense(2, "b")(of_class(Scaled)(x)))
+    assert [tensor.address for tensor in read(model).tensors] == ["x", "own", "b"]
+    parts, value = split(model, "own"), np.full((1, 4), 255.0, "float32")
+    np.testing.assert_array_equal(parts.top(parts.bottom(value)), model(value))
+
+
+def test_a_class_that_hands_its_input_over_is_read():
+    assert extract(of_class(Polite), "a").output_shape == (None, 3)
