@@ -300,7 +300,7 @@ def of_class(kind):
         clone,
         cut_points,
         lambda m: prepend(m, layers.ReLU()),
-        lambda m: prepend(layers.ReLU(), m),
+        lambda m: prepend(of_class(Polite), m),
         lambda m: attach(m, heads.classifier(3)),
         lambda m: remove(m, "a"),
         lambda m: freeze(m, "a"),
