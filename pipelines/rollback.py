@@ -23,7 +23,9 @@ def roll_back(
         verbose: Show the traceback of an error.
     """
     left, restored = stages.roll_back(tracking, reason)
-    print(f"{tracking.model}@{tracking.alias} is version {restored} again; it was version {left}.")
+    print(
+        f"{tracking.model}@{tracking.promoted} is version {restored} again; it was version {left}."
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from pydantic import (
     model_validator,
 )
 
+CHAMPION = "champion"
+"""The alias of the version that is the one to use."""
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -230,18 +233,36 @@ class TrackingSettings(Settings):
     uri: str | None = Field(
         None, description="Server or database; null for MLflow's default (sqlite:///mlflow.db)."
     )
-    experiment: str = Field("reusekit", description="Experiment that the run belongs to.")
-    model: str = Field("reusekit", description="Name in the model registry.")
-    alias: str = Field("champion", description="Alias that is moved to the new version.")
+    experiment: str | None = Field(
+        None,
+        min_length=1,
+        max_length=250,
+        description="Experiment that the run belongs to; null for the one that MLflow was told of "
+        "(MLFLOW_EXPERIMENT_NAME, mlflow.set_experiment), else 'reusekit'.",
+    )
+    model: str = Field(
+        "reusekit", min_length=1, max_length=250, description="Name in the model registry."
+    )
+    alias: str | None = Field(
+        None,
+        max_length=250,
+        description="Alias that is moved to the new version; null for 'champion', which the first "
+        "version gets and only promote.py moves on.",
+    )
 
     @field_validator("alias")
     @classmethod
-    def _free(cls, alias: str) -> str:
-        if not re.fullmatch(r"(?!latest$|v\d+$)[\w-]+", alias):
+    def _free(cls, alias: str | None) -> str | None:
+        if alias is not None and not re.fullmatch(r"(?!latest$|v\d+$)[\w-]+", alias):
             raise ValueError(
                 "expected letters, digits, _ and -, and not 'latest' or 'v1', which MLflow keeps"
             )
         return alias
+
+    @property
+    def promoted(self) -> str:
+        """The alias that a promotion moves."""
+        return self.alias or CHAMPION
 
 
 class PromoteSettings(Settings):

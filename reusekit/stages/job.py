@@ -36,7 +36,7 @@ class Job:
         name: The pipeline's name.
         folder: This run's own output folder.
         tracking_uri: The tracking server or database in use.
-        experiment: The experiment that its run belongs to.
+        experiment: The experiment that its run belongs to; None for MLflow's own choice.
         seed: What all randomness starts from.
         clock: What took how long.
     """
@@ -44,7 +44,7 @@ class Job:
     name: str
     folder: Path
     tracking_uri: str
-    experiment: str
+    experiment: str | None
     seed: int
     clock: StageClock = field(repr=False)
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
@@ -101,8 +101,9 @@ def start_job(
     if data is not None:
         console.print(f"Data set [bold]{escape(data.name)}[/bold]", soft_wrap=True)
     _let_talk(verbose)
-    had_output = Path(output).is_dir()
-    folder = _new_folder(Path(output), name)
+    root = Path(output).expanduser()
+    had_output = root.is_dir()
+    folder = _new_folder(root, name)
     clock = StageClock()
     clock.seconds["Import the libraries"] = _IMPORT_SECONDS
     try:

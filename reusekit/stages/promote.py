@@ -1,6 +1,8 @@
 """The stages of a promotion: a candidate beside the champion on data that neither has seen."""
 
+import reprlib
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,12 +102,12 @@ def find_contest(settings: PromoteSettings, registry: TrackingSettings) -> Conte
         ConfigError: The candidate has the alias already.
     """
     candidate = tracking.find_version(registry.model, settings.candidate)
-    champion = tracking.champion(registry.model, registry.alias)
+    champion = tracking.champion(registry.model, registry.promoted)
     if champion is not None and int(champion.version) == int(candidate.version):
         raise ConfigError(
             f"The candidate, version {candidate.version} of {registry.model}, has the alias "
-            f"{registry.alias!r} already. Name another with --promote.candidate; what is trained "
-            "with --tracking.alias candidate is registered without becoming the champion."
+            f"{registry.promoted!r} already. Name another with --promote.candidate; a model that "
+            "is trained while there is a champion is registered without becoming it."
         )
     return Contest(candidate, champion)
 
@@ -126,9 +128,12 @@ def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
     """
     model = _load(version)
     split = _held_out(version, model, data)
-    known = _refuse_known(version, split, data)
+    recorded = tracking.recorded_splits(version)
+    known = _refuse_known(version, recorded, split, data)
+    order = _class_order(version, recorded, split)
     outputs, labels = predict(model, split)
-    predicted = np.where(np.isfinite(outputs).all(axis=1), outputs.argmax(axis=1), -1)
+    found = order[outputs.argmax(axis=1)]
+    predicted = np.where(np.isfinite(outputs).all(axis=1), found, -1)
     return Tested(version, split, labels, predicted, known)
 
 
@@ -186,7 +191,7 @@ def carry_out(
     parameters = {
         "promote": settings.model_dump() | {"candidate": number, "champion": champion},
         "model": registry.model,
-        "alias": registry.alias,
+        "alias": registry.promoted,
         "seed": seed,
     }
     decision = {
@@ -203,9 +208,9 @@ def carry_out(
         tracking.log_artifact(_write_predictions(verdict, folder))
         why = f"{verdict.why}; run {mlflow.active_run().info.run_id}"
         if verdict.wins:
-            tracking.promote(registry.model, registry.alias, number, champion, why)
+            tracking.promote(registry.model, registry.promoted, number, champion, why)
         else:
-            tracking.refuse(registry.model, registry.alias, number, why)
+            tracking.refuse(registry.model, registry.promoted, number, why)
 
 
 def roll_back(registry: TrackingSettings, reason: str) -> tuple[int, int]:
@@ -222,7 +227,7 @@ def roll_back(registry: TrackingSettings, reason: str) -> tuple[int, int]:
         TrackingError: The registry does not answer, or there is nothing to go back to.
     """
     tracking.connect(registry.uri, registry.model)
-    return tracking.roll_back(registry.model, registry.alias, reason)
+    return tracking.roll_back(registry.model, registry.promoted, reason)
 
 
 def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) -> None:
@@ -248,7 +253,7 @@ def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) 
                 "has seen this split cannot be told.",
                 soft_wrap=True,
             )
-    number, alias = verdict.candidate.version.version, f"{registry.model}@{registry.alias}"
+    number, alias = verdict.candidate.version.version, f"{registry.model}@{registry.promoted}"
     won = f"{'would become' if dry_run else 'is now'} {alias}"
     lost = f"does not become {alias}"
     out.print(f"Version {number} {won if verdict.wins else lost}: {verdict.why}.", soft_wrap=True)
@@ -256,7 +261,7 @@ def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) 
         out.print("A dry run: nothing was written.")
     elif verdict.champion is not None and verdict.wins:
         words = ["python", "pipelines/rollback.py"]
-        words += ["--tracking.model", registry.model, "--tracking.alias", registry.alias]
+        words += ["--tracking.model", registry.model, "--tracking.alias", registry.promoted]
         words += ["--tracking.uri", shown(registry.uri)] if registry.uri else []
         before = verdict.champion.version.version
         out.print(f"Back to version {before}: {shlex.join(words)}", soft_wrap=True)
@@ -321,9 +326,34 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
     return split
 
 
-def _refuse_known(version: ModelVersion, split: DataSplit, data: DataSettings) -> bool:
+def _class_order(
+    version: ModelVersion, recorded: Sequence[tracking.RecordedSplit], split: DataSplit
+) -> np.ndarray:
+    """The place among a split's classes of each class of a version, shape (classes,).
+
+    A data set may list its classes in another order today than when the version was trained. Where
+    the version's classes are not on record, they are taken to be those of the split.
+    """
+    names = next((one.class_names for one in recorded if one.context == "training"), ())
+    if not names or names == tuple(split.class_names):
+        return np.arange(split.classes)
+    if len(set(names)) < len(names) or set(names) != set(split.class_names):
+        strange = sorted(set(names) ^ set(split.class_names)) or list(names)
+        raise ConfigError(
+            f"Version {version.version} of {version.name} was trained on other classes than "
+            f"{split.name} has now. Expected the same names, once each. Different: "
+            f"{reprlib.repr(strange)}."
+        )
+    return np.array([split.class_names.index(name) for name in names])
+
+
+def _refuse_known(
+    version: ModelVersion,
+    recorded: Sequence[tracking.RecordedSplit],
+    split: DataSplit,
+    data: DataSettings,
+) -> bool:
     """Refuse a split that a version was trained or chosen on; whether that is on record at all."""
-    recorded = tracking.recorded_splits(version)
     fingerprint = version.tags.get(DATA)
     shared = "training" if fingerprint == split.fingerprint else None
     for one in recorded:

@@ -1,13 +1,15 @@
 """The last stage: log the parts, prove that they are the whole, register what is worth keeping."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
+import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
+from reusekit.progress import console
 from reusekit.settings import TrackingSettings
 from reusekit.stages.baselines import Baseline
 from reusekit.stages.evaluate import Evaluation
@@ -42,7 +44,10 @@ def register(
     baselines: Sequence[Baseline] = (),
     standalone: bool = False,
 ) -> ModelVersion | None:
-    """Log bottom, top and whole to the active run and register them, the whole under its alias.
+    """Log bottom, top and whole to the active run and register them.
+
+    The first version becomes the champion; later ones only where that is asked for. A model that is
+    registered already makes no new version.
 
     Args:
         tuned: The model and its parts.
@@ -57,11 +62,11 @@ def register(
             is loaded. Otherwise a reference to its parts is stored, which are joined there.
 
     Returns:
-        The new version; None where the server is away and the models wait on disk.
+        The version; None where the server is away and the models wait on disk.
 
     Raises:
         SurgeryError: Bottom and top do not compute what the whole computes.
-        TrackingError: The registry refuses.
+        TrackingError: The registry refuses. The models are then kept in the folder.
     """
     parts = tuned.parts
     parts.verify(next(iter(splits.test.batches(4)))[0].numpy())
@@ -90,9 +95,19 @@ def register(
         card,
         standalone,
     )
-    with TemporaryDirectory(dir=folder) as scratch:
-        prepare(Path(scratch), parts, backbone, ledgers, registration)
-        return send_models(Path(scratch))
+    models = folder / "models"  # where they stay if nothing else can be done with them
+    prepare(models, parts, backbone, ledgers, registration)
+    version = send_models(models)
+    shutil.rmtree(models)
+    run = mlflow.active_run()
+    if version is not None and run is not None and version.run_id != run.info.run_id:
+        console.print(
+            f"This model is version {version.version} of {version.name} already: nothing new is "
+            "registered.",
+            soft_wrap=True,
+            markup=False,
+        )
+    return version
 
 
 def _runner_up(searched: Searched | None) -> list[CardScore]:
@@ -120,7 +135,7 @@ def _card(
     return model_card(
         ModelCard(
             name=settings.model,
-            alias=settings.alias,
+            alias=settings.promoted,
             task=f"Classifies images into {splits.train.classes} classes.",
             source=backbone.source,
             cut=tuned.cut,

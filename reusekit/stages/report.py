@@ -1,5 +1,6 @@
 """What a person sees at the end."""
 
+import shlex
 from collections.abc import Sequence
 
 from mlflow.entities.model_registry import ModelVersion
@@ -7,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reusekit.search import SearchResult
+from reusekit.secrets import shown
 from reusekit.settings import TrackingSettings
 from reusekit.sharing import count_params
 from reusekit.stages.baselines import Baseline
@@ -70,11 +72,19 @@ def _registered(version: ModelVersion | None, tracking: TrackingSettings) -> str
             f"[bold]{tracking.model}[/bold] is not registered yet: its parts wait, with the other "
             "records, for the tracking server."
         )
-    return (
-        f"Registered [bold]{version.name}[/bold] version {version.version}, alias "
-        f"[bold]{tracking.alias}[/bold]. Load it with\n"
-        f'  mlflow.keras.load_model("models:/{version.name}@{tracking.alias}")'
-    )
+    had = version.aliases
+    where = f"@{had[0]}" if had else f"/{version.version}"
+    named = f", alias [bold]{had[0]}[/bold]" if had else ""
+    lines = [
+        f"Registered: [bold]{version.name}[/bold] version {version.version}{named}. Load it with",
+        f'  mlflow.keras.load_model("models:/{version.name}{where}")',
+    ]
+    if tracking.promoted not in had:
+        words = ["python", "pipelines/promote.py", "--tracking.model", version.name]
+        words += ["--promote.candidate", str(version.version)]
+        words += ["--tracking.uri", shown(tracking.uri)] if tracking.uri else []
+        lines.append(f"Compare it with the {tracking.promoted}: {shlex.join(words)}")
+    return "\n".join(lines)
 
 
 def _search(searched: Searched) -> str:

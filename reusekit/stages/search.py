@@ -71,7 +71,7 @@ def plan_search(
     Raises:
         ConfigError: Nothing keeps within the limits, or a choice is unknown.
     """
-    folder = settings.folder or Path(output) / "searches" / _digest(
+    folder = settings.folder or Path(output).expanduser() / "searches" / _digest(
         backbone, cuts, splits, settings, seed, plain
     )
     search = CutSearch(

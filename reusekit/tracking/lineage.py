@@ -19,11 +19,13 @@ class RecordedSplit:
         context: What for: `training`, `validation` or `test`.
         name: Data set and version, such as `sklearn_digits:1.0.0`.
         split: Which part of it.
+        class_names: Its classes, in label order; empty where it has none.
     """
 
     context: str
     name: str
     split: str
+    class_names: tuple[str, ...] = ()
 
 
 def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
@@ -49,5 +51,8 @@ def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
         if read.dataset.source_type == "tfds":
             contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
             source = json.loads(read.dataset.source)
-            found += [RecordedSplit(use, source["name"], source["split"]) for use in contexts]
+            classes = tuple(json.loads(read.dataset.profile or "{}").get("class_names", ()))
+            found += [
+                RecordedSplit(use, source["name"], source["split"], classes) for use in contexts
+            ]
     return found

@@ -6,6 +6,7 @@ Everything here may be interrupted and repeated: what an earlier attempt made is
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,12 @@ from reusekit.tracking import names
 from reusekit.tracking.context import context_tags
 from reusekit.tracking.network import cause_of, is_away
 from reusekit.tracking.parts import PLAN, file_digest
+from reusekit.tracking.promotion import PREVIOUS
 from reusekit.tracking.reference import FILE, Part, Reference
 from reusekit.tracking.stored import logged_model_id
+
+CHAMPION = "champion"
+"""The alias of the first version of a name."""
 
 SCHEME = "reusekit"
 """Of the source of versions that reusekit fetches: `reusekit:/MODEL_ID`."""
@@ -48,7 +53,7 @@ def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
         run_id: The run that the models are outputs of.
 
     Returns:
-        The new version of the whole model.
+        The version of the whole model: a new one, unless this very model is registered already.
 
     Raises:
         TrackingError: The registry refuses.
@@ -91,6 +96,9 @@ class _Sending:
     plan: dict[str, Any]
 
     def all(self) -> ModelVersion:
+        same = self._same()
+        if same is not None:
+            return self._had_already(same)
         parent = self.plan["parent"]
         if parent is not None:
             self._link_input(parent)
@@ -108,11 +116,46 @@ class _Sending:
             below[names.REFERENCE] = file_digest(self.folder / "whole" / FILE)
         whole = self._part("whole", below, self.plan["card"])
         self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], whole.model)
-        if self.plan["alias"] is not None:
-            self.client.set_registered_model_alias(
-                whole.version.name, self.plan["alias"], whole.version.version
-            )
-        return whole.version
+        return self._with_alias(whole.version)
+
+    def _same(self) -> _Stored | None:
+        """This very model, where another run has registered it under the same name."""
+        said = self.plan["models"]["whole"]
+        wanted = {names.DIGEST: said["tags"][names.DIGEST], names.ROLE: "whole"}
+        for version in self.client.search_model_versions(
+            " AND ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        ):
+            alone = names.FILE in version.tags
+            if version.name == said["registered"] and alone == self.plan["standalone"]:
+                model_id = logged_model_id(version)
+                if model_id and version.run_id != self.run.info.run_id:
+                    with suppress(MlflowException):  # deleted
+                        return _Stored(self.client.get_logged_model(model_id), version)
+        return None
+
+    def _had_already(self, same: _Stored) -> ModelVersion:
+        """Say of the run that it came to a model that is registered already."""
+        self._link_input(same.model.model_id)
+        self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], same.model)
+        return self._with_alias(same.version)
+
+    def _with_alias(self, version: ModelVersion) -> ModelVersion:
+        """Move the alias that was asked for; else the first version of a name is the champion.
+
+        The version says which one had the alias before, so that a rollback can undo this.
+        """
+        alias, name = self.plan["alias"], version.name
+        first = alias is None and int(version.version) == 1
+        alias = CHAMPION if alias is None else alias
+        before = self.client.get_registered_model(name).aliases.get(alias)
+        moves = before is None if first else self.plan["alias"] is not None
+        if moves and str(before) != str(version.version):
+            if before is not None:
+                self.client.set_model_version_tag(
+                    name, version.version, f"{PREVIOUS}.{alias}", str(before)
+                )
+            self.client.set_registered_model_alias(name, alias, version.version)
+        return self.client.get_model_version(name, version.version)
 
     def _bottom(self, tags: Mapping[str, str]) -> _Stored:
         """The bottom that is stored already, or else this one."""

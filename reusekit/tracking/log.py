@@ -4,6 +4,7 @@ The functions mean what MLflow's of the same names mean. While the server is awa
 kept and sent later.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -133,14 +134,24 @@ def send_models(folder: Path) -> ModelVersion | None:
     """Log and register the models that `reusekit.tracking.parts.prepare` has written.
 
     Args:
-        folder: Where they lie.
+        folder: Where they lie. Where they are refused, it is moved to what waits.
 
     Returns:
         The version of the whole model; None where the server is away: the models then wait with
         everything else.
 
     Raises:
-        TrackingError: The registry refuses.
+        TrackingError: The registry or the artifact store refuses. The models then wait likewise.
     """
     recording = current()
-    return recording.recorder.submit(SendModels(recording.run, str(folder)))
+    operation = SendModels(recording.run, str(folder))
+    try:
+        return recording.recorder.submit(operation)
+    except TrackingError as error:
+        try:
+            kept = recording.recorder.keep(operation)
+            if kept:
+                shutil.rmtree(folder)
+        except TrackingError as full:
+            kept = f"{full} The trained model lies in {folder / 'whole'} and beside it."
+        raise TrackingError(f"{error} {kept}") from error

@@ -28,7 +28,8 @@ class Registration:
             registered under the backbone's name with `-bottom` behind it.
         data: Fingerprint of the training data.
         head: The address at which the head begins; None for where bottom and top meet.
-        alias: What is moved to the new version; None for none.
+        alias: What is moved to the new version; None for `champion`, which the first version gets
+            and later ones do not.
         metrics: What was measured on the whole model.
         card: Markdown that describes the version.
         standalone: Whether the whole is stored with weights of its own. Otherwise a reference to
@@ -70,7 +71,8 @@ def prepare(
     }
     trained = {names.HEAD: registration.head or parts.frontier[0], names.DATA: registration.data}
     registered = {
-        "bottom": f"{backbone.name}-bottom",
+        # A file may be called what the registry does not take.
+        "bottom": f"{re.sub('[/:]', '-', backbone.name)[:200]}-bottom",
         "top": f"{registration.name}-top",
         "whole": registration.name,
     }
@@ -79,7 +81,7 @@ def prepare(
         by_reference = role == "whole" and not registration.standalone
         save_model(model, folder / role, _Elsewhere() if by_reference else None)
         said[role] = {
-            "name": re.sub(r"[/.:]", "-", registered[role]),  # what MLflow takes for a model
+            "name": re.sub(r"[/.:%\"']", "-", registered[role]),  # what MLflow takes for a model
             "registered": registered[role],
             "tags": {
                 **common,

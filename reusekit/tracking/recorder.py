@@ -92,6 +92,18 @@ class Recorder:
         _say(f"warning: {reason} The work goes on; its records wait in {self._outbox.folder}.")
         return None
 
+    def keep(self, operation: Operation) -> str:
+        """Keep an operation that was refused, and say how it is sent once that has been put right.
+
+        Raises:
+            TrackingError: It cannot be kept.
+        """
+        if self._outbox is None:
+            return ""
+        self._outbox.put(operation, self.target.address)
+        command = shlex.join(["reusekit", "sync", str(self._outbox.folder.parent)])
+        return f"It is kept in {self._outbox.folder}. Once that is put right, send it: {command}"
+
     def close(self) -> None:
         """Send what waits, or say how that is done later."""
         if self._outbox is None:

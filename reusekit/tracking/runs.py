@@ -10,19 +10,26 @@ from uuid import uuid4
 
 import keras
 import mlflow
+from mlflow.environment_variables import MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME
+from mlflow.exceptions import MlflowException
+from mlflow.utils.autologging_utils import disable_autologging
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from reusekit.errors import TrackingError
+from reusekit.secrets import shown
 from reusekit.signals import deferred
 from reusekit.tracking.context import context_tags
 from reusekit.tracking.log import log_metrics, log_params, log_steps, now
 from reusekit.tracking.names import KIND
-from reusekit.tracking.network import ServerAwayError, explained, patience
+from reusekit.tracking.network import ServerAwayError, explained, is_away, patience
 from reusekit.tracking.operations import EndRun, StartRun
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.recorder import Recorder, current, recording_to
+from reusekit.tracking.server import check_artifacts
 from reusekit.tracking.target import Address, Target
 from reusekit.tracking.unfinished import mark
 
+_UNCHOSEN = "0"  # the id of MLflow's own default
 _GIVEN = "MLFLOW_RUN_ID"  # of the environment: the run that `mlflow run` has opened already
 
 
@@ -39,9 +46,15 @@ class Step:
 
 @contextmanager
 def pipeline_run(
-    name: str, experiment: str, parameters: Mapping[str, Any], outbox: Path | None = None
+    name: str,
+    experiment: str | None,
+    parameters: Mapping[str, Any],
+    outbox: Path | None = None,
 ) -> Iterator[None]:
     """The parent run of a pipeline; everything else is nested in it.
+
+    Where a run is active already, this one is nested in that. What `mlflow.autolog` would log is
+    left out, since everything is logged here.
 
     It is MLflow's active run, too, so that MLflow's own functions can be called in it. These know
     of no outbox: while the server is away, they fail.
@@ -51,29 +64,38 @@ def pipeline_run(
 
     Args:
         name: The run's name.
-        experiment: The experiment it belongs to; made where it does not exist.
+        experiment: The experiment it belongs to, made where it does not exist; None for that of the
+            active run, else the one that MLflow was told of, else `reusekit`.
         parameters: The pipeline's settings, nested as they are; logged with dotted names.
         outbox: Folder for what cannot be sent because the server has gone away; without one, that
             is an error.
 
     Raises:
-        TrackingError: The experiment cannot be used, since it has been deleted; or another run is
-            active.
+        TrackingError: The experiment cannot be used, since it has been deleted; or files cannot be
+            stored.
     """
-    if mlflow.active_run() is not None:
-        raise TrackingError("A run is active already. End it first: mlflow.end_run().")
-    given = os.environ.pop(_GIVEN, None)
-    address = Address(mlflow.get_tracking_uri(), experiment, given)
+    outer = _outer_run()
+    given = None if outer else os.environ.pop(_GIVEN, None)
+    if experiment is None and not (given or outer):
+        experiment = _current_experiment()
+    of = given or (outer if experiment is None else None)
+    address = Address(mlflow.get_tracking_uri(), experiment, of)
     recorder = Recorder(address, None if outbox is None else Outbox(outbox))
     key, step = uuid4().hex, Step()
     tags = {KIND: "pipeline"} if given else {**context_tags(), KIND: "pipeline"}
+    if outer:
+        tags[MLFLOW_PARENT_RUN_ID] = outer
+    with suppress(ServerAwayError):
+        check_artifacts(recorder.target)
+    before = MLFLOW_EXPERIMENT_ID.get_raw()
     start = StartRun(key, name, now(), tags, given=given)
     with ExitStack() as cleanup:
         if outbox is not None:
             file = cleanup.enter_context(mark(outbox.parent, key, address))
             cleanup.callback(lambda: recorder.open or file.unlink(missing_ok=True))
         cleanup.callback(recorder.close)
-        cleanup.callback(lambda: _deactivate(address.uri, step.status))
+        cleanup.callback(lambda: _deactivate(address.uri, step.status, outer, before))
+        cleanup.enter_context(disable_autologging())
         with _run(recorder, start, step), recording_to(recorder, key):
             _activate(recorder.target.known(key), recorder.target)
             log_params(dotted(parameters))
@@ -136,17 +158,49 @@ def _activate(run_id: str | None, target: Target) -> None:
     # Where the server goes away in this moment, the next operation says so.
     with suppress(ServerAwayError), patience(), explained(target.address.uri):
         mlflow.set_experiment(experiment_id=target.experiment_id)
-        mlflow.start_run(run_id=run_id)
+        mlflow.start_run(run_id=run_id, nested=True)
 
 
-def _deactivate(uri: str, status: str) -> None:
+def _deactivate(uri: str, status: str, outer: str | None, experiment: str | None) -> None:
     """End what is active in MLflow: the parent run, and what was left open in it.
 
-    MLflow forgets a run before it asks the server, so that this works without one, too.
+    MLflow forgets a run before it asks the server, so that this works without one, too. The run and
+    the experiment that were active before are so again.
     """
-    while mlflow.active_run() is not None:
+    while (run := mlflow.active_run()) is not None and run.info.run_id != outer:
         with suppress(TrackingError), patience(1), explained(uri):
             mlflow.end_run(status)
+    if experiment is None:
+        MLFLOW_EXPERIMENT_ID.unset()
+    elif experiment != MLFLOW_EXPERIMENT_ID.get_raw():
+        with suppress(TrackingError), patience(1), explained(uri):
+            mlflow.set_experiment(experiment_id=experiment)
+
+
+def _outer_run() -> str | None:
+    """The caller's active run, if it is one of the server in use."""
+    active = mlflow.active_run()
+    if active is None:
+        return None
+    try:
+        with patience():
+            return mlflow.get_run(active.info.run_id).info.run_id
+    except MlflowException as error:
+        if is_away(error):
+            return active.info.run_id
+        raise TrackingError(
+            f"The active run {active.info.run_id} is not one of {shown(mlflow.get_tracking_uri())}."
+            " End it first: mlflow.end_run()."
+        ) from error
+
+
+def _current_experiment() -> str:
+    """The name of the experiment that `mlflow.set_experiment` or the environment chose."""
+    chosen = MLFLOW_EXPERIMENT_ID.get()  # by set_experiment, too
+    if chosen and chosen != _UNCHOSEN:
+        with suppress(TrackingError), patience(), explained(mlflow.get_tracking_uri()):
+            return mlflow.get_experiment(chosen).name
+    return MLFLOW_EXPERIMENT_NAME.get() or "reusekit"
 
 
 def log_history(history: Mapping[str, list[float]], once: Mapping[str, float] = {}) -> None:

@@ -2,7 +2,14 @@
 
 from typing import Any
 
-from reusekit.tracking.network import SECONDS_TO_ANSWER, check_health, explained, patience
+from reusekit.errors import ReusekitError, TrackingError
+from reusekit.tracking.network import (
+    SECONDS_TO_ANSWER,
+    cause_of,
+    check_health,
+    explained,
+    patience,
+)
 from reusekit.tracking.operations import Carrying, Operation
 from reusekit.tracking.target import Target
 
@@ -30,5 +37,12 @@ def send(operation: Operation, target: Target, again: bool = False) -> Any:
         # A server may take long to store a file. One that does not answer at all is told from it.
         check_health(uri)
         seconds = _SECONDS_TO_STORE_A_FILE
-    with patience(seconds), explained(uri):
-        return operation.send(target, again)
+    try:
+        with patience(seconds), explained(uri):
+            return operation.send(target, again)
+    except ReusekitError:
+        raise
+    except Exception as error:  # the client of an artifact store raises whatever it likes
+        if not isinstance(operation, Carrying):
+            raise
+        raise TrackingError(f"The artifact store refuses: {cause_of(error, uri)}") from error

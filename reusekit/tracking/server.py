@@ -4,14 +4,27 @@ import os
 import shlex
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import urlsplit
+from tempfile import TemporaryDirectory
+from urllib.parse import unquote
+from uuid import uuid4
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from reusekit.errors import TrackingError
-from reusekit.tracking.network import check_health, is_remote, patience, shown
+from reusekit.secrets import shown
+from reusekit.tracking.network import (
+    cause_of,
+    check_health,
+    explained,
+    is_away,
+    is_remote,
+    patience,
+)
+from reusekit.tracking.target import Target
 
 _SECONDS_TO_ANSWER = 5
 _ATTEMPTS = 4
@@ -45,12 +58,43 @@ def connect(uri: str | None, model: str) -> str:
         except Exception as error:  # a store's driver raises whatever it likes
             if attempt + 1 == _ATTEMPTS:
                 raise TrackingError(
-                    f"The tracking store {shown(uri)} cannot be used: {error}"
+                    f"The tracking store {shown(uri)} cannot be used: {cause_of(error, uri)}"
                 ) from error
             time.sleep(1)  # another process may be making the tables of a new database
         else:
             break
     return uri
+
+
+def check_artifacts(target: Target) -> None:
+    """See whether the artifact store takes files, by one that is removed again.
+
+    A model is stored when all work is done, and that would be too late to find out.
+
+    Args:
+        target: The experiment whose files it keeps.
+
+    Raises:
+        TrackingError: It takes none: a package or credentials are missing, or a folder cannot be
+            written. A server that is away at this moment is no reason.
+    """
+    with explained(target.address.uri), patience():
+        location = target.client.get_experiment(target.experiment_id).artifact_location
+        try:
+            folder = get_artifact_repository(location, target.address.uri)
+            with TemporaryDirectory() as scratch:
+                probe = Path(scratch, f"reusekit-{uuid4().hex}.txt")
+                probe.write_text("Written to see whether files can be stored here.\n")
+                folder.log_artifact(str(probe))
+            with suppress(Exception):  # some may write and not delete
+                folder.delete_artifacts(probe.name)
+        except Exception as error:  # the client of an artifact store raises whatever it likes
+            if is_away(error):
+                raise
+            raise TrackingError(
+                f"The artifact store {shown(location)} takes no files, so that no model could be "
+                f"kept: {cause_of(error, location)}"
+            ) from error
 
 
 def ui_command(uri: str) -> str:
@@ -75,7 +119,7 @@ def _check_name(model: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise TrackingError(
-                f"{shown(mlflow.get_tracking_uri())} cannot register {model!r}: {error}"
+                f"{shown(mlflow.get_tracking_uri())} cannot register {model!r}: {cause_of(error)}"
             ) from error
 
 
@@ -87,8 +131,10 @@ def _check_answers(uri: str) -> None:
         raise TrackingError(
             f"{error} {start} keep runs in a file: --tracking.uri sqlite:///mlflow.db"
         ) from error
-    if urlsplit(uri).scheme == "sqlite":
-        folder = Path(uri.removeprefix("sqlite:///") or ".").absolute().parent
+    if uri.startswith("sqlite:///"):
+        # As SQLAlchemy reads it: MLflow's own default has its spaces encoded.
+        file = unquote(uri.removeprefix("sqlite:///").partition("?")[0])
+        folder = Path(file or ".").absolute().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise TrackingError(
                 f"The tracking database {shown(uri)} cannot be written: there is no writable "

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+from dataclasses import replace
 from functools import cache
 from itertools import count
 
@@ -63,7 +64,16 @@ def of_shape(shape, classes: int) -> keras.Model:
     return keras.Sequential([keras.Input(shape), pooling, keras.layers.Dense(classes)])
 
 
+def reversed_classes() -> keras.Model:
+    """As good as "good", of the same classes in another order."""
+    model = keras.models.clone_model(linear(GREY, 40))
+    model.set_weights([weight[..., ::-1] for weight in linear(GREY, 40).get_weights()])
+    return model
+
+
 MODELS = {
+    "reversed": reversed_classes,
+    "other classes": lambda: linear(GREY, 40),
     "weak": lambda: linear(GREY, 2),
     "good": lambda: linear(GREY, 40),
     "as good": lambda: linear(GREY, 40, seed=1),
@@ -88,7 +98,14 @@ def logged(module_tracking):
     def log(kind: str) -> str:
         if kind not in uris:
             with mlflow.start_run():
-                log_data(digits("train"), "training")
+                train = digits("train")
+                names = {
+                    "reversed": train.class_names[::-1],
+                    "other classes": (*train.class_names[:-1], "ten"),
+                }.get(kind, train.class_names)
+                if names != train.class_names:  # then it is other data, too
+                    train = replace(train, class_names=names, fingerprint=kind)
+                log_data(train, "training")
                 log_data(digits("validation"), "validation")
                 uris[kind] = mlflow.keras.log_model(
                     model(kind), name="whole", pip_requirements=["keras"]
@@ -209,6 +226,15 @@ def test_each_version_gets_images_of_the_size_that_it_takes(register, promote, m
     assert measured["candidate_accuracy"] == pytest.approx(accuracy("colour", COLOUR))
 
 
+def test_classes_in_another_order_are_told_by_their_names(register, promote, module_tracking):
+    # pipeline B2
+    name = register("weak", "reversed")
+    promote(name)
+    assert champion_of(module_tracking, name) == 2
+    measured = evaluation_of(module_tracking, name).data.metrics
+    assert measured["candidate_accuracy"] == pytest.approx(accuracy("good"))
+
+
 def test_a_margin_below_nothing_lets_one_in_that_is_hardly_worse(
     register, promote, module_tracking
 ):
@@ -266,6 +292,7 @@ def test_it_says_where_it_cannot_tell_what_a_version_was_trained_on(
         (("weak", "good"), ["--promote.candidate=3"], "Versions that are there: 1, 2"),
         (("weak", "good"), ["--promote.candidate=champoin"], "Did you mean 'champion'"),
         (("weak", "good"), ["--promote.candidate=champion"], "has the alias 'champion' already"),
+        (("weak", "other classes"), [], "was trained on other classes than"),
         (("weak", "good"), ["--promote.margin=2"], "less than 1"),
         (("weak", "good"), ["--tracking.model=nothing like it"], "No model is registered as"),
         (("weak", "two inputs"), [], "has 2 inputs and 1 outputs"),

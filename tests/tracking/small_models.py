@@ -1,5 +1,6 @@
 """Small fine-tuned models, written and sent as pipelines do it."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 
 import reusekit as rk
 from reusekit.backbones import Backbone
-from reusekit.tracking import ROLES, Registration, prepare, send, take_ledgers
+from reusekit.tracking import ROLES, Ledger, Registration, prepare, send, take_ledgers
 
 X = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
 CUT = "hidden"
@@ -31,12 +32,20 @@ def with_head(body: Backbone, seed: int, classes: int = 3) -> keras.Model:
     return keras.Model(body.model.input, x, name="classifier")
 
 
+@lru_cache(maxsize=16)
+def _measured(model: keras.Model, cut: str) -> tuple[rk.Split, dict[str, Ledger]]:
+    """Both parts, and what they cost; timing them takes longer than all else."""
+    parts = rk.split(model, cut)
+    return parts, dict(
+        zip(ROLES, take_ledgers([parts.bottom, parts.top, parts.source]), strict=True)
+    )
+
+
 def written(
     folder: Path, model: keras.Model, body: Backbone, name: str, cut: str = CUT, **options
 ) -> Path:
     """A folder that holds bottom, top and whole, and has not been sent."""
-    parts = rk.split(model, cut)
-    ledgers = dict(zip(ROLES, take_ledgers([parts.bottom, parts.top, parts.source]), strict=True))
+    parts, ledgers = _measured(model, cut)
     folder.mkdir(parents=True)
     said = Registration(
         **{"name": name, "data": "f00d", "alias": "champion", "metrics": {"test_accuracy": 0.5}}
