@@ -104,6 +104,11 @@ class Call:
         return tuple(dict.fromkeys((*self.inputs, *(mask for _, mask in self.masks))))
 
     @property
+    def is_new(self) -> bool:
+        """Whether it was put in by an edit and is in no model yet."""
+        return self.index < 0
+
+    @property
     def is_recorded(self) -> bool:
         """Whether Keras recorded the call.
 
@@ -138,6 +143,10 @@ class Graph:
         ambiguous: From a name that several tensors answer to, to their addresses.
         masks: From a tensor to the mask that it carries when the model runs, where the graph has
             both.
+        is_masked: Whether any tensor has a mask.
+        known_masks: From a tensor to its mask, where the graph was read with `keep_masks`: the one
+            that it carries when the model runs, or the one that Keras attached to it, though
+            MultiHeadAttention has taken it off by then.
     """
 
     model: keras.Model
@@ -148,6 +157,8 @@ class Graph:
     names: Mapping[str, Tensor] = field(repr=False)
     ambiguous: Mapping[str, Sequence[str]] = field(repr=False)
     masks: Mapping[Tensor, Tensor] = field(repr=False)
+    is_masked: bool = False
+    known_masks: Mapping[Tensor, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
     def outputs(self) -> tuple[Tensor, ...]:

@@ -7,7 +7,7 @@ runs and not before. All of this is followed here, call by call. A mask that is 
 the recorded calls is added to them where a call reads it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -22,6 +22,7 @@ from reusekit.graph.masks import (
     made_masks,
     masks_token_zero,
     may_set_masks,
+    starts_masks,
     strips_masks,
 )
 
@@ -44,11 +45,27 @@ class _Symbol(NamedTuple):
 
 
 class MaskFlow:
-    """Follows masks through the calls of a model, in the order in which they are read."""
+    """Follows masks through the calls of a model, in the order in which they are read.
 
-    def __init__(self):
+    Args:
+        keep: Whether to add each mask to the graph, also where no call reads it.
+
+    Attributes:
+        kept: From a tensor to its mask, where masks are kept: the one that it carries when the
+            model runs, or the one that Keras attached to it, though it is taken off by then.
+    """
+
+    def __init__(self, keep: bool = False):
         self._masks: dict[Tensor, _Symbol | Tensor] = {}
         self._carrying: set[Tensor] = set()
+        self._keep = keep
+        self._to_keep: list[tuple[Bound, Tensor, _Symbol | Tensor]] = []
+        self.kept: dict[Tensor, Tensor] = {}
+
+    @property
+    def any(self) -> bool:
+        """Whether any tensor has a mask."""
+        return bool(self._masks)
 
     def fed(self, tensor: Tensor, mask: Tensor) -> None:
         """A nested model was called on a tensor with a mask."""
@@ -79,13 +96,15 @@ class MaskFlow:
         if not isinstance(layer, keras.Layer):
             return
         built = [internals.mask_of(tensor.source) for tensor in outputs]
-        masked = self._carrying or built.count(None) < len(built)
+        is_built_masked = built.count(None) < len(built)
+        unrecorded = not is_built_masked and starts_masks(layer)
+        masked = self._carrying or is_built_masked or unrecorded
         if not masked and not may_set_masks(type(layer)):
             # The usual case, in a model without masks.
             return
         masks: Sequence[_Symbol | Tensor | None] = ()
         if masked:
-            if self._is_as_built(record, bound):
+            if not unrecorded and self._is_as_built(record, bound):
                 masks = _symbols(bound, built, outputs)
             else:
                 masks = self._made_now(record, bound, outputs, add)
@@ -95,8 +114,24 @@ class MaskFlow:
             if mask is not None:
                 self._masks[tensor] = mask
                 self._carrying.add(tensor)
+        if self._keep:
+            self._to_keep += self._masks_to_keep(bound, built, outputs)
         if strips_masks(layer):
             self._carrying.difference_update(bound.get(id(x)) for x in record.inputs)
+
+    def _masks_to_keep(
+        self, bound: Bound, built: Sequence[keras.KerasTensor | None], outputs: Sequence[Tensor]
+    ) -> Iterator[tuple[Bound, Tensor, "_Symbol | Tensor"]]:
+        for tensor, symbol in zip(outputs, _symbols(bound, built, outputs), strict=True):
+            mask = self._masks[tensor] if tensor in self._carrying else symbol
+            if mask is not None and (isinstance(mask, Tensor) or _follows_from_inputs(mask)):
+                yield bound, tensor, mask
+
+    def end(self, bound: Bound, add: Add) -> None:
+        """A model was read to its end: the masks of its tensors that are to be kept are added."""
+        for _, tensor, mask in (each for each in self._to_keep if each[0] is bound):
+            self.kept[tensor] = _computed(mask, add) if isinstance(mask, _Symbol) else mask
+        self._to_keep = [each for each in self._to_keep if each[0] is not bound]
 
     def _is_as_built(self, record: Record, bound: Bound) -> bool:
         """Whether what a layer makes its masks of is what it was when the model was built."""
@@ -156,6 +191,25 @@ def _symbols(
         None if mask is None else _Symbol(bound, mask, f"{tensor.address}/mask")
         for tensor, mask in zip(outputs, masks, strict=False)
     ]
+
+
+def _follows_from_inputs(mask: _Symbol) -> bool:
+    """Whether a mask is computed from what the model that is read is fed.
+
+    A model that starts at an inner tensor of another may have tensors with masks that follow from
+    the inputs of the other alone.
+    """
+    waiting, seen = [mask.source], set()
+    while waiting:
+        source = waiting.pop()
+        if id(source) in seen or id(source) in mask.bound:
+            continue
+        seen.add(id(source))
+        record = internals.producer(source)
+        if record.is_input:
+            return False
+        waiting.extend(record.inputs)
+    return True
 
 
 def _computed(mask: _Symbol, add: Add) -> Tensor:

@@ -62,6 +62,27 @@ def mask_arguments(operation: Any) -> frozenset[str]:
     return _mask_arguments(type(operation)) if isinstance(operation, keras.Layer) else frozenset()
 
 
+def with_found_mask(operation: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call with the mask that Keras would find on its tensors.
+
+    Keras itself records it only where the call has no other keyword arguments; not recorded, it is
+    lost where MultiHeadAttention takes it off the tensor before.
+    """
+    given = dict(zip(keras_internals.call_arguments(operation), args, strict=False)) | kwargs
+    # Nothing but None was recorded where Keras looked for masks and found none.
+    given = {name: v for name, v in given.items() if list(_tensors(v, _is_symbol))}
+    kwargs = {n: v for n, v in kwargs.items() if n in given or not n.endswith("mask")}
+    if len(given) == 1 and "mask" in mask_arguments(operation):
+        masks = keras.tree.map_structure(keras_internals.mask_of, *given.values())
+        if any(mask is not None for mask in keras.tree.flatten(masks)):
+            kwargs["mask"] = masks
+    return kwargs
+
+
+def _is_symbol(leaf: Any) -> bool:
+    return isinstance(leaf, keras.KerasTensor)
+
+
 @cache
 def _mask_arguments(kind: type) -> frozenset[str]:
     """The names of the masks that a class of layers takes as arguments of its call."""
@@ -122,6 +143,17 @@ def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> boo
 def may_set_masks(kind: type) -> bool:
     """Whether layers of a class may set masks that Keras does not know of before they run."""
     return issubclass(kind, keras.layers.ReversibleEmbedding) or not _is_stock(kind)
+
+
+def starts_masks(layer: keras.Layer) -> bool:
+    """Whether a layer of Keras's own makes a mask where there was none.
+
+    Keras computes it when the layer is called; a call that was recorded without running the layer
+    lacks it.
+    """
+    if isinstance(layer, keras.layers.Embedding):
+        return layer.mask_zero and not isinstance(layer, keras.layers.ReversibleEmbedding)
+    return isinstance(layer, keras.layers.Masking)
 
 
 def masks_token_zero(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> bool:

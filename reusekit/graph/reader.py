@@ -12,6 +12,7 @@ from reusekit.graph.errors import NoGraphError
 from reusekit.graph.graph import Call, Graph, Scope, Tensor
 from reusekit.graph.keras_internals import Record
 from reusekit.graph.mask_flow import Add, MaskFlow
+from reusekit.graph.masks import HiddenMask
 from reusekit.graph.name_table import NameTable
 from reusekit.graph.nesting import HandedOn, as_called, fed_to, may_inline
 from reusekit.graph.outline import Outline
@@ -19,7 +20,7 @@ from reusekit.graph.shapes import shapes_now
 from reusekit.graph.variables import Variables
 
 
-def read(model: keras.Model | Graph) -> Graph:
+def read(model: keras.Model | Graph, keep_masks: bool = False) -> Graph:
     """Reads a model into a graph of calls and tensors. The model is not changed.
 
     Nested Functional and Sequential models are inlined, to any depth. A nested model whose class
@@ -29,6 +30,8 @@ def read(model: keras.Model | Graph) -> Graph:
         model: A built model with a functional graph: Functional, Sequential, or a subclass that
             was made from inputs and outputs. A graph is returned as it is: whoever cuts one model
             many times reads it once.
+        keep_masks: Whether the graph is to have the mask of every tensor that has one, as
+            `known_masks`; else only those that a call reads are there.
 
     Returns:
         The graph.
@@ -47,10 +50,11 @@ def read(model: keras.Model | Graph) -> Graph:
         ['x', 'hidden', 'head']
     """
     if isinstance(model, Graph):
-        return model
+        again = keep_masks and model.is_masked and not model.known_masks
+        return read(model.model, keep_masks=True) if again else model
     if not internals.runs_its_graph(model):
         raise NoGraphError(_refusal(model))
-    return _Reader(model).read()
+    return _Reader(model, keep_masks).read()
 
 
 def _refusal(model: Any) -> str:
@@ -93,11 +97,11 @@ class _Frame:
 class _Reader:
     """Walks a model and the models nested in it, and lists their calls in one order."""
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, keep_masks: bool):
         self.model = model
         self.calls: list[Call] = []
         self.names = NameTable()
-        self.masks = MaskFlow()
+        self.masks = MaskFlow(keep_masks)
         self.outlines: dict[int, Outline] = {}
         self.variables = Variables(model)
 
@@ -109,6 +113,7 @@ class _Reader:
             record = next(top.records, None)
             if record is None:
                 stack.pop()
+                self.masks.end(top.bound, top.add)
                 if stack:
                     self._leave(top, stack[-1])
             elif may_inline(record):
@@ -270,8 +275,13 @@ class _Reader:
 
         inputs = keras.tree.map_structure(tensor, internals.input_structure(root.functional))
         outputs = keras.tree.map_structure(tensor, internals.output_structure(root.functional))
-        calls = self._needed_calls(keras.tree.flatten(outputs))
+        wanted = keras.tree.flatten(outputs)
+        calls = self._needed_calls(wanted)
         made = {output for call in calls for output in call.outputs}
+        kept = {self.masks.kept[tensor] for tensor in made & self.masks.kept.keys()}
+        if not kept <= made:
+            calls = self._needed_calls([*wanted, *kept])
+            made = {output for call in calls for output in call.outputs}
         names, ambiguous = self.names.among(made)
         return Graph(
             model=self.model,
@@ -282,7 +292,19 @@ class _Reader:
             names=names,
             ambiguous=ambiguous,
             masks=self.masks.among(made),
+            is_masked=self.masks.any,
+            known_masks=self._known_masks(calls),
         )
+
+    def _known_masks(self, calls: tuple[Call, ...]) -> dict[Tensor, Tensor]:
+        """The masks that are kept, without those that only their layer can make."""
+        computed = {
+            output
+            for call in calls
+            for output in call.outputs
+            if not isinstance(call.operation, HiddenMask)
+        }
+        return {t: m for t, m in self.masks.kept.items() if t in computed and m in computed}
 
     def _needed_calls(self, outputs: list[Tensor]) -> tuple[Call, ...]:
         """Drops calls that no output depends on: a nested model may have outputs nobody reads."""

@@ -41,8 +41,8 @@ def edit(model: keras.Model, *edits: Edit, weights: Weights = "share") -> Edited
     """Makes several edits at once: validated as a whole, built once.
 
     Addresses are those of the model as it is given. The model itself is not changed; a refused edit
-    leaves no trace. A nested model in which something is edited comes out inlined. Masks that were
-    recorded stay as recorded.
+    leaves no trace. A nested model in which something is edited comes out inlined. Masks are where
+    Keras would have put them, had the layers been called; one that you passed by hand stays.
 
     Args:
         model: A model with a functional graph.
@@ -204,7 +204,7 @@ def remove(model: keras.Model, at: At, *, weights: Weights = "share") -> keras.M
 
 def _build(graph: Graph, rewired: Rewiring) -> Edited:
     edited = dataclasses.replace(graph, masks=rewired.masks())
-    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs}, changed=rewired.changed)
     engine.reserve(graph, rewired.whole)
     for tensor in graph.inputs:
         engine.names.claim(graph.maker[tensor].operation)

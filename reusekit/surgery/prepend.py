@@ -8,7 +8,7 @@ import keras
 
 from reusekit.arguments import Name, checked
 from reusekit.errors import SurgeryError
-from reusekit.graph import Graph, NoGraphError, read
+from reusekit.graph import Graph, NoGraphError, keras_internals, read
 from reusekit.surgery.assembling import assemble, placeholder
 from reusekit.surgery.calling import Step
 from reusekit.surgery.errors import ShapeError
@@ -60,9 +60,11 @@ def prepend(
         inputs, fed = _call_model(graph, preprocessing, engine)
     else:
         inputs, fed = _call_layers(graph, _layers(preprocessing), engine)
+    values = {}
     for tensor, value in zip(graph.inputs, fed, strict=True):
         same = value.dtype == tensor.dtype
-        engine.values[tensor] = value if same else keras.ops.cast(value, tensor.dtype)
+        values[tensor] = value if same else keras.ops.cast(value, tensor.dtype)
+    engine.feed_masked(values)
     engine.run(graph, steps)
     outputs = engine.outputs(graph)
     return assemble(inputs, outputs, name or model.name, len(graph.calls))
@@ -72,12 +74,18 @@ def _call_model(
     graph: Graph, preprocessing: keras.Model, engine: Rebuild
 ) -> tuple[Any, list[keras.KerasTensor]]:
     """The preprocessing's inputs in its own structure, and its outputs, flat."""
-    front = read(preprocessing)
+    front = read(preprocessing, keep_masks=True)
     _check_fit(graph, [tensor.shape for tensor in front.outputs])
     steps = plan(front, front.calls, front.inputs, front.outputs, inline=True)
     engine.values.update((t, placeholder(t, engine.names)) for t in front.inputs)
     engine.run(front, [_pinned(step) for step in steps])
     inputs = keras.tree.map_structure(engine.values.get, front.input_structure)
+    for tensor in front.outputs:
+        # As Keras would have it, where the layers of the model are called on what it puts out.
+        if tensor in front.known_masks and keras_internals.mask_of(engine.values[tensor]) is None:
+            keras_internals.attach_mask(
+                engine.values[tensor], engine.values[front.known_masks[tensor]]
+            )
     return inputs, [engine.values[tensor] for tensor in front.outputs]
 
 

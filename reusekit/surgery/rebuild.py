@@ -16,7 +16,7 @@ from typing import Any
 import keras
 
 from reusekit.graph import Call, DisconnectedError, Graph, Scope, Tensor, keras_internals
-from reusekit.graph.masks import HiddenMask
+from reusekit.graph.masks import HiddenMask, with_found_mask
 from reusekit.graph.nesting import HandedOn
 from reusekit.graph.variables import Variables
 from reusekit.surgery.assembling import singleton
@@ -184,6 +184,9 @@ class Rebuild:
         copies: From the id of an operation or variable to the one to use in its place, for a model
             that is to have layers of its own. Copies of further variables are added to it.
         variables: Those of the whole model, where this is a nested one of it.
+        changed: Steps of an edited graph that are fed other tensors than in the source. Where masks
+            are involved, they and what comes after them are really called, so that the masks are
+            where Keras would have put them.
 
     Attributes:
         values: From each tensor of the source to what stands for it in the new model.
@@ -197,6 +200,7 @@ class Rebuild:
         values: Mapping[Tensor, keras.KerasTensor] | None = None,
         copies: dict[int, Any] | None = None,
         variables: Variables | None = None,
+        changed: Iterable[Step] = (),
     ):
         self.values: dict[Tensor, keras.KerasTensor] = dict(values or {})
         self.names = Names()
@@ -204,6 +208,8 @@ class Rebuild:
         self._copies = copies
         self._variables = variables
         self._carriers: dict[Tensor, Tensor] = {}
+        self._changed = set(changed)
+        self._remasked: set[Tensor] = set()
 
     def claim(self, steps: Iterable[Step]) -> None:
         """Takes the names of layers at the top level; layers out of nested models give way."""
@@ -220,12 +226,17 @@ class Rebuild:
         steps = list(steps)
         self.claim(steps)
         for step in steps:
-            self._attach_masks(step)
-            for tensor, value in zip(step.outputs, self._outputs(graph, step), strict=True):
+            remasked = self._is_remasked(step)
+            self._attach_masks(graph, step, remasked)
+            made = self._outputs(graph, step, remasked)
+            for tensor, value in zip(step.outputs, made, strict=True):
                 self.values.setdefault(tensor, value)
-            self._note_masks(graph, step)
+            if remasked:
+                self._remasked.update(t for t in step.outputs if self._had_mask(graph, t))
+            else:
+                self._note_masks(graph, step)
 
-    def _outputs(self, graph: Graph, step: Step) -> list[keras.KerasTensor]:
+    def _outputs(self, graph: Graph, step: Step, remasked: bool) -> list[keras.KerasTensor]:
         sources = step.sources if isinstance(step, Scope) else [t.source for t in step.outputs]
         tensors = [tensor for tensor in _reads(step) if tensor in self.values]
         if self._copies is not None:
@@ -240,11 +251,14 @@ class Rebuild:
             return self._call_wrapped(step, tensors)
         args, kwargs = fill(step, self.values)
         built = getattr(step.operation, "built", True)
-        if built and all(_alike(tensor, self.values[tensor]) for tensor in tensors):
+        alike = built and all(_alike(tensor, self.values[tensor]) for tensor in tensors)
+        if alike and not remasked:
             pairs = zip(step.outputs, sources, strict=True)
             outputs = [_fresh(source, tensor.shape) for tensor, source in pairs]
             keras_internals.record(step.operation, args, kwargs, outputs)
             return outputs
+        if remasked:
+            kwargs = with_found_mask(step.operation, args, kwargs)
         return call_step(step, step.operation, args, kwargs)
 
     def _copied(self, leaf: Any) -> Any:
@@ -319,11 +333,36 @@ class Rebuild:
 
     # --- masks ----------------------------------------------------------------------------------
 
-    def _attach_masks(self, step: Step) -> None:
+    def feed_masked(self, values: Mapping[Tensor, keras.KerasTensor]) -> None:
+        """Feeds tensors that may carry masks which those of the source do not."""
+        self.values.update(values)
+        masked = (t for t, value in values.items() if keras_internals.mask_of(value) is not None)
+        self._remasked.update(masked)
+
+    def _is_remasked(self, step: Step) -> bool:
+        """Whether a step must really be called, for Keras to put masks where they now belong."""
+        if not isinstance(step.operation, keras.Layer):
+            return False
+        if isinstance(step, Call) and step.is_new:
+            return True
+        tensors = _tensors((step.args, step.kwargs))
+        if step not in self._changed:
+            return not self._remasked.isdisjoint(tensors)
+        values = (self.values.get(tensor) for tensor in tensors)
+        return any(keras_internals.mask_of(v) is not None for v in values if v is not None)
+
+    def _had_mask(self, graph: Graph, tensor: Tensor) -> bool:
+        """Whether a tensor has a mask, or had one where it comes from."""
+        masks = (keras_internals.mask_of(x) for x in (self.values[tensor], tensor.source))
+        return tensor in graph.masks or any(mask is not None for mask in masks)
+
+    def _attach_masks(self, graph: Graph, step: Step, remasked: bool) -> None:
         """Sees to it that a tensor carries its mask where the step reads the mask off it."""
         if isinstance(step, Scope):
             return
         for tensor, mask in step.masks:
+            if remasked and mask in graph.maker:
+                continue  # Keras finds the mask that is there now; an edited one is not
             # A hidden mask has no value; the layer that sets it is in this model as well.
             if self._carriers.get(tensor) is not mask and mask in self.values:
                 carrying = with_mask(

@@ -22,13 +22,17 @@ class Rewiring:
         stands_in: From each tensor of the graph that is no longer read to what is read instead.
         whole: The graph's own calls before the edits, with nested models whole but where an edit is
             inside.
+        changed: The steps that are fed other tensors than before, or others with masks.
     """
 
     def __init__(self, graph: Graph, orders: Orders):
         self.graph = graph
         self.steps: list[Step] = []
         self.stands_in: dict[Tensor, Tensor] = {}
+        self.changed: list[Step] = []
         self._orders = orders
+        self._remade: set[Tensor] = set()
+        self._edited_masks: set[Tensor] = set()
         self._addresses = {step.address for step in _opened(graph, set())}
         opened = orders.opened(graph) | graph.leaking
         self.whole = set(_opened(graph, opened))
@@ -49,7 +53,7 @@ class Rewiring:
         if step in self._orders.removed:
             self._remove(step)
             return
-        args, kwargs = keras.tree.map_structure(self.now, (step.args, step.kwargs))
+        args, kwargs = keras.tree.map_structure(self.now, (step.args, self._given(step)))
         for layer in self._orders.before.get(step, ()):
             tensor = self._single_input(step, args, kwargs, "put something before it")
             inserted = self._add(layer, tensor)
@@ -64,8 +68,41 @@ class Rewiring:
         for tensor in step.outputs:
             self._insert_after(tensor, self.now(tensor))
 
+    def _given(self, step: Step) -> dict[str, Any]:
+        """A step's keyword arguments, without the masks that Keras would find anew.
+
+        A mask that was recorded because a tensor carried it goes where another tensor takes its
+        place: Keras then finds the mask of that one. Where the mask itself was edited, it stays.
+        """
+        tensors = [*_tensors(step.args), *_tensors(step.kwargs)]
+        if all(self.now(t) is t and t not in self._remade for t in tensors):
+            return step.kwargs
+        carried = {
+            id(mask)
+            for t in tensors
+            for source in (t.source, self.graph.surface.get(t))
+            if source is not None and (mask := keras_internals.mask_of(source)) is not None
+        }
+
+        def is_found(leaf: Any) -> bool:
+            if not isinstance(leaf, Tensor):
+                return leaf is None
+            sources = {id(leaf.source), id(self.graph.surface.get(leaf))}
+            recorded = not carried.isdisjoint(sources) or leaf in map(self.graph.masks.get, tensors)
+            return recorded and self.now(leaf) not in self._edited_masks
+
+        return {
+            name: value
+            for name, value in step.kwargs.items()
+            if not (
+                name.endswith("mask")
+                and any(_tensors(value))
+                and all(map(is_found, keras.tree.flatten(value)))
+            )
+        }
+
     def _keep(self, step: Step, args: tuple, kwargs: dict) -> None:
-        before = [*_tensors((step.args, step.kwargs))]
+        before = [*_tensors((step.args, {name: step.kwargs[name] for name in kwargs}))]
         after = [*_tensors((args, kwargs))]
         outputs = step.outputs
         if any(not _alike(old, new) for old, new in zip(before, after, strict=True)):
@@ -75,18 +112,31 @@ class Rewiring:
                 for old, spec in zip(step.outputs, specs, strict=True)
             )
             self._point(step.outputs, outputs)
-        same = before == after
+        same = before == after and len(kwargs) == len(step.kwargs)
+        same = same and self._remade.isdisjoint(after)
         if not same and all(tensor.dtype == "bool" for tensor in outputs):
             # It may be a mask, and now another than the one that a tensor carries by itself.
             outputs = tuple(replace(tensor) for tensor in outputs)
             self._point(step.outputs, outputs)
+            if not self._edited_masks.isdisjoint(after):
+                self._edited_masks.update(outputs)
         changes: dict[str, Any] = {"args": args, "kwargs": kwargs, "outputs": outputs}
         if isinstance(step, Call):
             pairs = tuple((self.now(tensor), self.now(mask)) for tensor, mask in step.masks)
+            if not same:
+                # It reads the mask that it then finds, except where the mask itself was edited.
+                pairs = tuple(pair for pair in pairs if pair[1] in self._edited_masks)
             same = same and pairs == step.masks
             changes |= {"masks": pairs, "inputs": tuple(dict.fromkeys(after))}
         # What no edit reaches stays the source's own call, and need not be made again.
-        self.steps.append(step if same else replace(step, **changes))
+        if same:
+            self.steps.append(step)
+            return
+        kept = replace(step, **changes)
+        self.steps.append(kept)
+        self.changed.append(kept)
+        if self.graph.is_masked:
+            self._remade.update(kept.outputs)
 
     def _replace(self, step: Step, layer: keras.Layer, args: tuple, kwargs: dict) -> None:
         taken = keras_internals.call_arguments(layer)
@@ -103,6 +153,7 @@ class Rewiring:
             )
         new = self._call(layer, args, kwargs, specs)
         self._point(step.outputs, new.outputs)
+        self._edited_masks.update(tensor for tensor in new.outputs if tensor.dtype == "bool")
 
     def _remove(self, step: Step) -> None:
         args, kwargs = keras.tree.map_structure(self.now, (step.args, step.kwargs))
@@ -121,6 +172,8 @@ class Rewiring:
         if layers:
             # Only what comes later is looked up, so that the layer itself reads the tensor.
             self._point([tensor], [made])
+            if made.dtype == "bool":
+                self._edited_masks.add(made)
 
     def _add(self, layer: keras.Layer, tensor: Tensor) -> Tensor:
         """A new call of a layer on one tensor."""
