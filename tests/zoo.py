@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from reusekit.surgery import insert
+
 ZOO = {}
 
 
@@ -447,3 +449,12 @@ def named_by_nested_outputs():
     x = keras.Input((3,), name="x")
     y = dense(3, "a")(x)
     return keras.Model(x, [*head(y), dense(1, "age")(y)], name="named_by_nested_outputs")
+
+
+@resident
+def masked_by_insertion():
+    """Keras recorded its recurrent layer without a mask."""
+    x = keras.Input((5, 3), name="x")
+    y = layers.LSTM(4, return_sequences=True, name="lstm")(dense(3, "d", use_bias=False)(x))
+    model = keras.Model(x, layers.GRU(2, name="gru")(y), name="masked_by_insertion")
+    return insert(model, layers.Masking(name="masking"), after="x")
