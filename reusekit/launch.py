@@ -1,5 +1,6 @@
 """Run a typed function as a command: configuration in, one line out where something is wrong."""
 
+import importlib
 import re
 import sys
 import traceback
@@ -24,7 +25,8 @@ def launch(
     """Run a function as a command whose options are the function's parameters.
 
     Every parameter becomes an option and a key of `--config FILE`; pydantic models open up into
-    dotted options. Unknown keys are refused. `--print_config` prints what would be used.
+    dotted options. Unknown keys are refused. `--print_config` prints what would be used. `--import
+    MODULE` imports modules first, so that the layers they register with Keras are known.
 
     An error of the caller's ends the process with exit code 2 and one line on standard error; with
     `--verbose` (where the function has such a parameter) the traceback comes before it.
@@ -41,6 +43,12 @@ def launch(
         description=_description(function),
     )
     parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
+    parser.add_argument(
+        "--import",
+        type=list[str] | str,
+        default=[],
+        help="Modules to import first, which register classes of your own with Keras: a or [a,b].",
+    )
     parser.add_function_arguments(function, as_positional=positional)
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = _with_values(arguments, function)
@@ -51,6 +59,7 @@ def launch(
         _check_order(arguments)
         options = parser.instantiate(parser.parse_args(arguments))
         options.pop("config")
+        _import(options.pop("import"))
         verbose = options.get("verbose", False)
         with term_as_interrupt():
             function(**options)
@@ -119,6 +128,18 @@ def _with_name(arguments: Sequence[str], function: Callable[..., Any]) -> list[s
     if first.default is first.empty or not arguments or arguments[0].startswith("-"):
         return list(arguments)
     return [f"--{name}={arguments[0]}", *arguments[1:]]
+
+
+def _import(modules: str | Sequence[str]) -> None:
+    """Import modules, from the current folder, too, as `python -m` does."""
+    if modules and "" not in sys.path:
+        sys.path.insert(0, "")
+    for module in [modules] if isinstance(modules, str) else modules:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # of the caller's own code
+            cause = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"--import cannot import {module!r}: {cause}.") from error
 
 
 def _check_order(arguments: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -48,6 +49,33 @@ def test_help_and_unknown_subcommands(capsys):
         launch_one_of(COMMANDS, ["cutss"])
     assert stopped.value.code == 2
     assert "Did you mean 'cuts'" in capsys.readouterr().err
+
+
+def test_classes_of_ones_own_are_found_once_imported(tmp_path, monkeypatch, capsys):
+    # pipeline, "Refused, and should work": custom classes
+    (tmp_path / "own_layers.py").write_text(
+        "import keras\n"
+        "@keras.saving.register_keras_serializable('own')\n"
+        "class Twice(keras.layers.Layer):\n"
+        "    def call(self, x): return 2 * x\n"
+    )
+    make = (
+        "import keras, own_layers\n"
+        "x = keras.Input((4,))\n"
+        "y = own_layers.Twice()(keras.layers.Dense(3, name='hidden')(x))\n"
+        "keras.Model(x, keras.layers.Dense(2)(y)).save('own.keras')\n"
+    )
+    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit):
+        launch_one_of(COMMANDS, ["cuts", "own.keras"])
+    assert "needs Twice" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        launch_one_of(COMMANDS, ["cuts", "own.keras", "--import=nowhere"])
+    assert "--import cannot import 'nowhere'" in capsys.readouterr().err
+    launch_one_of(COMMANDS, ["cuts", "own.keras", "--import=own_layers"])
+    assert "hidden" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def accuracy_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
         axes.annotate(
             at, (x, y), (-2, 5 * side), textcoords="offset points", fontsize=8,
             rotation=-40 * side, rotation_mode="anchor", ha="right", va=edge,
+            parse_math=False,
         )  # fmt: skip
     _ring(axes, result, _cost(result, result.best, cost))
     label, numbers = _COSTS[cost]
@@ -92,7 +93,7 @@ def accuracy_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
 def _empty(result: SearchResult, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title)
+    axes.set_title(title, parse_math=False)
     axes.set_ylabel(result.objective.replace("val_", "validation "))
     axes.grid(alpha=0.3)
     return figure, axes

@@ -74,11 +74,13 @@ def draw_confusion(
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class")
-    axes.set(title=title, xlabel="predicted class", ylabel="true class")
+    axes.set(xlabel="predicted class", ylabel="true class")
+    # Names are no formulas, whatever is in them.
+    axes.set_title(title, parse_math=False)
     if count <= _MOST_NAMED:
-        font = 8 if count <= _MOST_NUMBERED else 5
-        axes.set_xticks(range(count), class_names, rotation=90, fontsize=font)
-        axes.set_yticks(range(count), class_names, fontsize=font)
+        text = {"fontsize": 8 if count <= _MOST_NUMBERED else 5, "parse_math": False}
+        axes.set_xticks(range(count), class_names, rotation=90, **text)
+        axes.set_yticks(range(count), class_names, **text)
     if count <= _MOST_NUMBERED:
         for (row, column), examples in np.ndenumerate(matrix):
             if examples:

@@ -97,7 +97,7 @@ def draw_cut(model: keras.Model, at: str, title: str) -> Figure:
     chain, parameters, flops = figure.subplots(
         3, sharex=True, gridspec_kw={"height_ratios": (3, 2, 2)}
     )
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     figure.legend(
         handles=[
             Patch(facecolor=color, edgecolor="gray", label=_counted(state, drawn))
@@ -116,6 +116,7 @@ def draw_cut(model: keras.Model, at: str, title: str) -> Figure:
         axes.axvline(len(drawn) - 1.5, color="tab:red", linestyle="--", linewidth=1.5)
     flops.set_xticks(
         range(len(drawn)), [block.name for block in drawn], rotation=40, ha="right", fontsize=8,
+        parse_math=False,
         rotation_mode="anchor",
     )  # fmt: skip
     return figure
@@ -190,8 +191,9 @@ def _chain(axes: Axes, drawn: Sequence[Block]) -> None:
         axes.text(place, 0.5, shape, rotation=90, ha="center", va="center", fontsize=8)
     cut = drawn[-2].name
     axes.text(
-        len(drawn) - 1.5, 1.3, f"cut: {cut} ", color="tab:red", ha="right", va="top", fontsize=9
-    )
+        len(drawn) - 1.5, 1.3, f"cut: {cut} ", color="tab:red", ha="right", va="top", fontsize=9,
+        parse_math=False,
+    )  # fmt: skip
 
 
 def _counted(state: State, drawn: Sequence[Block]) -> str:

@@ -37,3 +37,11 @@ def test_a_thousand_classes_make_a_picture_of_the_same_size(tmp_path):
     assert not figure.axes[0].texts
     assert max(figure.get_size_inches()) < 12
     figure.savefig(tmp_path / "many.png")
+
+
+def test_names_are_no_formulas(tmp_path):
+    # pipeline E: class names with $ or a backslash, a traceback after training
+    names = ["$\\frac", "a$b$c", "C:\\x_{", ""]
+    figure = draw_confusion(LABELS, PREDICTED, names, "costs $5 or $6_")
+    figure.savefig(tmp_path / "names.png")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
