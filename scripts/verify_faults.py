@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
 def campaigns() -> list[str]:
     """The names of all campaigns."""
     return sorted(
-        module.name for module in iter_modules(faults.__path__) if module.name != "outcome"
+        one.name for one in iter_modules(faults.__path__) if one.name not in ("outcome", "files")
     )
 
 

@@ -24,6 +24,7 @@ from reusekit.search.expected import expected_trials
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.limits import Limits, measure_latency
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
+from reusekit.search.progress_file import os_errors_explained
 from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.sizes import SizeCounter
@@ -352,16 +353,17 @@ class CutSearch:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other processes off the folder."""
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise ConfigError(
-                f"A search in {self.folder} is running. Wait for it, or choose another folder."
-            ) from error
-        try:
-            yield
-        finally:
-            self._lock.release()
+        with os_errors_explained(self.folder):
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise ConfigError(
+                    f"A search in {self.folder} is running. Wait for it, or choose another folder."
+                ) from error
+            try:
+                yield
+            finally:
+                self._lock.release()
 
     @property
     def result(self) -> SearchResult:

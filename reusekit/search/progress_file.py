@@ -3,37 +3,59 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from reusekit.errors import ConfigError
+from reusekit.sealed_json import DamagedFileError, read_sealed, write_sealed
 
 
 def write(file: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON beside the file, see that it is on the disk, and rename."""
-    # Always under one name: a search has one writer, and what a kill leaves is written over.
-    beside = file.with_suffix(".part")
-    with beside.open("w") as stream:
-        json.dump(content, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(file)
+    """Write JSON beside the file, see that it is on the disk, and rename.
+
+    Raises:
+        ConfigError: It cannot be written; the disk may be full.
+    """
+    try:
+        write_sealed(file, content)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}.") from error
 
 
 def read(file: Path) -> dict[str, Any] | None:
-    """What was written last; None where nothing was.
+    """Read what was written last; None where nothing was.
 
     Raises:
         ConfigError: The file is not what `write` leaves.
     """
-    if not file.exists():
+    if not os.path.lexists(file):
         return None
     try:
-        return json.loads(file.read_text())
-    except ValueError as error:
+        return read_sealed(file)
+    except (DamagedFileError, PermissionError) as error:
         raise ConfigError(
-            f"{file} is not the state of a search: {error}. Choose another folder, or discard it "
-            "(fresh=True, or --fresh)."
+            f"{file} is not the state of a search, as it was written: {error} Choose another "
+            "folder, or discard it (fresh=True, or --fresh)."
+        ) from error
+
+
+@contextmanager
+def os_errors_explained(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses in a search's folder into one sentence.
+
+    Raises:
+        ConfigError: It refused; what it refuses elsewhere is raised as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename
+        if not isinstance(where, str | os.PathLike) or not Path(where).is_relative_to(folder):
+            raise
+        raise ConfigError(
+            f"The folder {folder} of a search cannot be used: {error.strerror} ({where}). Remove "
+            "what is in the way, or choose another folder."
         ) from error
 
 

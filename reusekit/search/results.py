@@ -30,6 +30,7 @@ class TrialRecord:
         sizes: Of its whole model, from the backbone's inputs to the head's outputs.
         trained: How many parameters it trained.
         error: Why it failed; None where it did not.
+        weights: SHA-256 of the file of what it trained; None where it failed.
     """
 
     number: int
@@ -40,6 +41,7 @@ class TrialRecord:
     sizes: Sizes = Sizes()  # noqa: RUF009  (immutable)
     trained: int = 0
     error: str | None = None
+    weights: str | None = field(default=None, compare=False)
 
     @property
     def cut(self) -> str:

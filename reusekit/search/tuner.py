@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +104,24 @@ class CutTuner(base_tuner.BaseTuner):
         described = description(hypermodel, oracle)
         if state is not None:
             progress_file.refuse_other(state["search"], described, self.folder)
-        elif fresh:
-            self._file.unlink(missing_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with progress_file.os_errors_explained(self.folder):
+            if fresh:
+                self._file.unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self.folder.glob("*.part"):  # of a process that was killed while it wrote
+                left.unlink()
+            checkpoints = Checkpoints(self.folder / "weights")
         # keras-tuner writes files of its own, which a kill may tear; they are made anew from ours.
-        shutil.rmtree(self.folder / _PROJECT, ignore_errors=True)
+        project = self.folder / _PROJECT
+        if project.is_symlink():
+            project.unlink()
+        shutil.rmtree(project, ignore_errors=True)
         super().__init__(
             oracle, hypermodel, directory=os.fspath(self.folder), project_name=_PROJECT
         )
         self.records: list[TrialRecord] = []
         self._described = described
-        self._checkpoints = Checkpoints(self.folder / "weights")
+        self._checkpoints = checkpoints
         self._sizes = SizeCounter(hypermodel.data)
         self._ask = ask
         self._together, self._limits, self._latencies = together, limits, latencies or {}
@@ -168,7 +176,7 @@ class CutTuner(base_tuner.BaseTuner):
                 spec=self.hypermodel.spec(trial.hyperparameters),
                 epochs=values.get("tuner/epochs", self.hypermodel.epochs),
                 initial_epoch=values.get("tuner/initial_epoch", 0),
-                weights=None if before is None else self._checkpoints.file(int(before)),
+                weights=None if before is None else self._sound_weights(int(before)),
             )
         return found
 
@@ -188,7 +196,8 @@ class CutTuner(base_tuner.BaseTuner):
         for outcome in run(allowed, self.hypermodel, tell):
             record = self._record(outcome, trials[outcome.task.number])
             if outcome.model is not None:
-                self._checkpoints.save(record.number, outcome.model)
+                digest = self._checkpoints.save(record.number, outcome.model)
+                record = replace(record, weights=digest)
             self._end(trials[record.number], record)
         self._save()
         self._checkpoints.keep([record.number for record in self._best()])
@@ -304,19 +313,26 @@ class CutTuner(base_tuner.BaseTuner):
         """What a finished trial trained, with its weights: from the features to the outputs.
 
         Raises:
-            ReusekitError: Its weights were not kept.
+            ReusekitError: Its weights were not kept, or are damaged.
         """
         record = next((one for one in self.records if one.number == number), None)
-        file = self._checkpoints.file(number)
-        if record is None or not file.exists():
-            kept = ", ".join(str(one.number) for one in self._best())
+        if record is None or not self._checkpoints.file(number).exists():
+            best = [
+                one.number for one in self._best() if self._checkpoints.file(one.number).exists()
+            ]
+            kept = ", ".join(map(str, best))
             raise ReusekitError(
                 f"Expected a trial whose weights are kept: {kept or 'none'}. Received: {number}. "
                 "More are kept with keep=."
             )
         model = self.hypermodel.build_for(record.spec)
-        load(model, file)
+        load(model, self._sound_weights(number))
         return model
+
+    def _sound_weights(self, number: int) -> Path:
+        """The file of what a finished trial trained, compared with the trial's record."""
+        record = next((one for one in self.records if one.number == number), None)
+        return self._checkpoints.sound(number, record and record.weights)
 
 
 def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[str, Any]:

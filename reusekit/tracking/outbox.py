@@ -27,7 +27,8 @@ from filelock import FileLock, Timeout
 from reusekit.errors import TrackingError
 from reusekit.progress import console
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_durably, write_sealed
-from reusekit.tracking.network import ServerAwayError, shown
+from reusekit.secrets import shown
+from reusekit.tracking.network import ServerAwayError
 from reusekit.tracking.operations import Carrying, Operation, from_dict, to_dict
 from reusekit.tracking.sending import send
 from reusekit.tracking.target import Address, Target
@@ -94,7 +95,8 @@ class Outbox:
             if left.name[:8].isdigit() or left.name.startswith("address.json."):
                 _remove(left)
         for name in ("address.json", ".lock"):
-            (self.folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # a folder in its place
+                (self.folder / name).unlink(missing_ok=True)
 
     def address(self, uri: str | None = None) -> Address:
         """Where the operations are meant for, with `***` for a password.

@@ -16,6 +16,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from reusekit.errors import TrackingError
 from reusekit.secrets import shown
+from reusekit.tracking.database import make_database, sqlite_file
 from reusekit.tracking.network import (
     cause_of,
     check_health,
@@ -51,6 +52,7 @@ def connect(uri: str | None, model: str) -> str:
     _check_answers(uri)
     for attempt in range(_ATTEMPTS):
         try:
+            make_database(uri)
             with patience():
                 _check_name(model)
         except TrackingError:
@@ -58,7 +60,8 @@ def connect(uri: str | None, model: str) -> str:
         except Exception as error:  # a store's driver raises whatever it likes
             if attempt + 1 == _ATTEMPTS:
                 raise TrackingError(
-                    f"The tracking store {shown(uri)} cannot be used: {cause_of(error, uri)}"
+                    f"The tracking store {shown(uri)} cannot be used: {cause_of(error, uri)}."
+                    f"{_way_out(uri)}"
                 ) from error
             time.sleep(1)  # another process may be making the tables of a new database
         else:
@@ -95,6 +98,16 @@ def check_artifacts(target: Target) -> None:
                 f"The artifact store {shown(location)} takes no files, so that no model could be "
                 f"kept: {cause_of(error, location)}"
             ) from error
+
+
+def _way_out(uri: str) -> str:
+    file = sqlite_file(uri)
+    if file is None or not file.exists():
+        return ""
+    return (
+        f" If a process was killed while it made that, delete {shlex.quote(str(file))} and try "
+        "again; else name another with --tracking.uri."
+    )
 
 
 def ui_command(uri: str) -> str:

@@ -10,7 +10,8 @@ from filelock import Timeout
 
 from reusekit.errors import TrackingError
 from reusekit.progress import console
-from reusekit.tracking.network import check_health, shown
+from reusekit.secrets import shown
+from reusekit.tracking.network import check_health
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.target import Address, Target
 from reusekit.tracking.unfinished import end_killed, living

@@ -17,8 +17,9 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from reusekit.errors import TrackingError
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_sealed
+from reusekit.secrets import shown
 from reusekit.tracking.names import KEY
-from reusekit.tracking.network import explained, patience, shown
+from reusekit.tracking.network import explained, patience
 from reusekit.tracking.target import Address
 
 LOCK = "running.lock"

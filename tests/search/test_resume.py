@@ -1,7 +1,10 @@
 """A search that is killed goes on where it was; another one, or two at once, are refused."""
 
 import json
+import re
+import shutil
 import signal
+from pathlib import Path
 
 import keras_tuner
 import numpy as np
@@ -11,7 +14,7 @@ from processes import forked
 from search.killed_search import search, search_and_die
 from search.textures import textures
 
-from reusekit.errors import ConfigError
+from reusekit.errors import ConfigError, ReusekitError
 from reusekit.features import FeatureStore
 from reusekit.search import CutGridOracle, CutHyperModel, CutSweepOracle, CutTuner, SearchSpace
 
@@ -186,6 +189,157 @@ def test_a_state_that_cannot_be_read_is_named(hypermodel, tmp_path):
     with pytest.raises(ConfigError, match=r"state\.json is not the state of a search"):
         CutTuner(hypermodel, ORACLES["sweep"](), tmp_path)
     CutTuner(hypermodel, ORACLES["sweep"](), tmp_path, fresh=True)
+
+
+@pytest.fixture(scope="module")
+def searched(data, tmp_path_factory):
+    """A finished search of the tuner alone: its folder, and the best trial's weights."""
+    folder = tmp_path_factory.mktemp("searched")
+    tuner = sweep(data, folder)
+    tuner.search()
+    return folder, [layer.get_weights() for layer in tuner.get_best_models()[0].layers]
+
+
+def sweep(data, folder, **changed):
+    hypermodel = CutHyperModel(data, SearchSpace(CUTS, units=(0,)), epochs=1)
+    oracle = CutSweepOracle(CUTS, 3, objective="val_loss", seed=1)
+    return CutTuner(hypermodel, oracle, folder, **changed)
+
+
+@pytest.fixture
+def damaged(searched, tmp_path):
+    """A copy of a finished search."""
+    return Path(shutil.copytree(searched[0], tmp_path / "copy"))
+
+
+def without(*keys):
+    def alter(told):
+        for key in keys:
+            del told[key]
+
+    return alter
+
+
+def altered(change):
+    """The state as someone edited it, who knows of no checksum."""
+
+    def alter(content):
+        told = json.loads(content)
+        change(told)
+        return json.dumps(told).encode()
+
+    return alter
+
+
+DAMAGES = {
+    "empty": lambda content: b"",
+    "cut off": lambda content: content[:-9],
+    "no text": lambda content: b"\xff\xfe",
+    "list": lambda content: b"[]",
+    "object": lambda content: b"{}",
+    "null": lambda content: b"null",
+    "deep": lambda content: b"[" * 100_000,
+    "no records": altered(without("records")),
+    "no trials": altered(without("trials")),
+    "of before": altered(without("checksum")),
+    "record lost": altered(lambda told: told["records"].pop()),
+    "record twice": altered(lambda told: told["records"].append(told["records"][0])),
+    "foreign trial": altered(lambda told: told["trials"].update(x={})),
+    "digit": lambda content: re.sub(rb"(val_loss.*?\d\.)\d", rb"\g<1>0", content, flags=re.DOTALL),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_state_is_one_sentence(name, data, damaged):  # faults C6
+    state = damaged / "state.json"
+    before = state.read_bytes()
+    state.write_bytes(DAMAGES[name](before))
+    assert state.read_bytes() != before
+    with pytest.raises(ConfigError, match=r"is not the state of a search.*--fresh"):
+        sweep(data, damaged)
+    assert sweep(data, damaged, fresh=True).records == []
+
+
+@pytest.mark.parametrize("name", ["state.json", "weights"])
+def test_what_is_in_the_way_is_named(name, data, damaged):  # faults C6
+    if name == "weights":
+        shutil.rmtree(damaged / name)
+        (damaged / name).write_text("a file")
+    else:
+        (damaged / name).unlink()
+        (damaged / name).mkdir()
+    for fresh in (False, True):
+        with pytest.raises(ConfigError, match=name):
+            sweep(data, damaged, fresh=fresh)
+
+
+@pytest.mark.parametrize("name", ["running.lock", "plan.json"])
+def test_what_is_in_the_way_of_a_search_is_named(name, tmp_path):  # faults C6
+    (tmp_path / "search" / name).mkdir(parents=True)
+    with pytest.raises(ConfigError, match=f"cannot be used: .*{name}"):
+        search(tmp_path, lambda text: None).run()
+
+
+WEIGHTS = {
+    "byte": lambda files: flip(files[0]),
+    "cut off": lambda files: files[0].write_bytes(files[0].read_bytes()[:-5]),
+    "empty": lambda files: files[0].write_bytes(b""),
+    "no text": lambda files: files[0].write_bytes(b"\xff" * 100),
+    "of another trial": lambda files: shutil.copy(files[1], files[0]),
+    "folder": lambda files: (files[0].unlink(), files[0].mkdir()),
+}
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-200] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_damaged_weights_are_one_sentence(name, data, searched, damaged):  # faults C7
+    tuner = sweep(data, damaged)
+    (file,) = damaged.glob("weights/*.h5")
+    for one, other in zip(tuner.get_best_models()[0].layers, searched[1], strict=True):
+        assert all(map(np.array_equal, one.get_weights(), other))
+    other = damaged / "other.h5"
+    tuner.get_best_models()[0].save_weights(damaged / "other.weights.h5")
+    (damaged / "other.weights.h5").rename(other)
+    WEIGHTS[name]([file, other])
+    with pytest.raises(ReusekitError, match=r"missing or damaged.*fresh"):
+        sweep(data, damaged).get_best_models()
+
+
+def test_hyperband_goes_on_from_no_damaged_weights(data, tmp_path):  # faults C7
+    hypermodel = CutHyperModel(data, SearchSpace(["deep"], units=(0,)), epochs=2)
+
+    def report(record):
+        flip(tmp_path / "search" / "weights" / f"{record.number:04d}.weights.h5")
+
+    tuner = CutTuner(hypermodel, ORACLES["hyperband"](), tmp_path / "search", report=report)
+    with pytest.raises(ReusekitError, match="missing or damaged"):
+        tuner.search()
+
+
+def test_no_link_is_written_through(data, damaged, tmp_path):  # faults C8
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "9999.weights.h5").write_text("precious")
+    for name in ("state.part", "state.json.part"):
+        (damaged / name).symlink_to(outside)
+    (damaged / "weights" / "part-0000.weights.h5").symlink_to(outside)
+    (damaged / "weights" / "0007.weights.h5").symlink_to(outside)
+    shutil.rmtree(damaged / "keras_tuner")
+    (damaged / "keras_tuner").symlink_to(folder)
+    sweep(data, damaged, fresh=True).search()
+    assert outside.read_text() == "precious"
+    shutil.rmtree(damaged / "weights")
+    (damaged / "weights").symlink_to(folder)
+    with pytest.raises(ConfigError, match="Received a link"):
+        sweep(data, damaged)
+    assert [path.read_text() for path in folder.iterdir()] == ["precious"]
 
 
 def test_changed_features_in_memory_are_another_search(hypermodel, data, tmp_path):
