@@ -13,7 +13,7 @@ from reusekit.features.randomness import random_before
 from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Call, Graph, ancestors, keras_internals, read
 from reusekit.surgery import rates
-from reusekit.surgery.copying import copy_operations
+from reusekit.surgery.copying import Copier
 from reusekit.surgery.extract import taps
 
 
@@ -84,13 +84,9 @@ def augmented(
     names = {*found.augmenting, *found.always}
     calls = [call for call in ancestors(graph, tensors) if call.address in names]
     # A copy for each call, not layer: which of its calls are made must not matter to the others.
-    copies = {call: copy_operations([call.operation])[id(call.operation)] for call in calls}
+    copies = {call: Copier().copy(call.operation) for call in calls}
     in_mode = {c: _InMode(copy, c.address in found.augmenting) for c, copy in copies.items()}
     model = taps(graph, wanted, pooling, in_mode)
-    # Only now are the copies built.
-    for call, copy in copies.items():
-        for old, new in zip(call.operation.variables, copy.variables, strict=True):
-            new.assign(old.value)
     return model, partial(_reseed, _sources(graph, copies))
 
 

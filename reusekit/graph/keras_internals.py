@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import MethodType
 from typing import Any, NamedTuple
 
 import keras
@@ -16,11 +17,13 @@ from keras.src.backend.common.global_state import get_global_attribute, set_glob
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models.functional import Functional
+from keras.src.models.model import Trainer
 from keras.src.ops.core import Cast
 from keras.src.ops.node import Node
 from keras.src.ops.numpy import Take
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.serialization_lib import ObjectSharingScope
+from keras.src.utils.tracking import DotNotTrackScope, Tracker
 
 
 class Record(NamedTuple):
@@ -100,6 +103,85 @@ def sharing_scope() -> Any:
     return ObjectSharingScope()
 
 
+def scoped_objects() -> dict[str, Any]:
+    """The custom objects of the scope that the caller has opened around this call."""
+    return get_global_attribute("custom_objects_scope_dict", {})
+
+
+# What symbolic and eager calls leave behind on a layer.
+_OF_CALLS = {
+    "_inbound_nodes": list,
+    "_outbound_nodes": list,
+    "_losses": list,
+    "_losses_override": list,
+    "_loss_ids": set,
+}
+# What a model has from being compiled and trained, besides what a trainer begins with.
+_OF_TRAINING = ("optimizer", "history", "loss", "_loss_tracker", "_compile")
+
+
+def attributes(operation: Any) -> dict[str, Any]:
+    """All that a layer or operation holds, without its calls, its compilation and training."""
+    held = {n: _OF_CALLS[n]() if n in _OF_CALLS else part for n, part in vars(operation).items()}
+    if isinstance(operation, Trainer):
+        held = {n: part for n, part in held.items() if not n.startswith(_OF_TRAINING)}
+    return held
+
+
+def graph_attributes(model: keras.Model) -> dict[str, Any]:
+    """The attributes of a functional model, or a Sequential, that make up its graph."""
+    names = ("_functional",)
+    if isinstance(model, Functional):
+        names = ("_inputs_struct", "_outputs_struct", "_inputs", "_outputs")
+        names += ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
+    return {name: vars(model)[name] for name in names}
+
+
+def settle_copy(copy: Any) -> None:
+    """Set right, in a copy of an object of Keras's, what depends on the identity of its parts."""
+    if isinstance(copy, Trainer):
+        with DotNotTrackScope():
+            Trainer.__init__(copy)
+    tracker = vars(copy).get("_tracker") if hasattr(copy, "__dict__") else None
+    if isinstance(tracker, Tracker):
+        tracker.stored_ids = {
+            name: {id(part) for part in store} for name, (_, store) in tracker.config.items()
+        }
+
+
+def copy_variable(variable: keras.Variable, policy: Any = None) -> keras.Variable:
+    """Make a variable of the same value, name, flags and settings.
+
+    Args:
+        variable: The variable.
+        policy: The dtype policy that decides the dtype of a variable in floating point; None keeps
+            its own.
+    """
+    dtype = variable._dtype
+    if policy is not None and dtype in ("float16", "bfloat16", "float32", "float64"):
+        dtype = policy.variable_dtype
+    copy = type(variable)(
+        # JAX would hand the very array over, and a training step gives its arrays away.
+        keras.ops.copy(keras.ops.cast(variable._value, dtype)),
+        dtype=dtype,
+        trainable=variable.trainable,
+        autocast=variable._autocast,
+        aggregation=variable.aggregation,
+        synchronization=variable.synchronization,
+        name=variable.name,
+        layout=variable._layout,
+    )
+    copy._path = variable._path
+    copy._regularizer, copy._constraint = variable._regularizer, variable._constraint
+    copy._overwrite_with_gradient = variable._overwrite_with_gradient
+    return copy
+
+
+def is_backend_variable(value: Any) -> bool:
+    """Whether an object is a variable of the backend's own, which no Keras variable is around."""
+    return keras.ops.is_tensor(value) and hasattr(value, "assign")
+
+
 def in_sharing_scope() -> bool:
     """Whether objects are being loaded together, so that a shared one comes back as one."""
     return get_global_attribute("shared_objects/id_to_obj_map") is not None
@@ -112,17 +194,15 @@ def save_as_shared(layer: keras.Layer) -> None:
     made the first time. Where that was in a nested model or in another layer, a copy of it has been
     made by then, and that copy is what is saved: unmarked, it comes back as a layer of its own.
     """
-    if "get_config" in vars(layer):
-        return  # marked already
-    get_config = layer.get_config
+    if "get_config" not in vars(layer):
+        layer.get_config = MethodType(_get_config_once_met, layer)
 
-    def get_config_once_met() -> dict:
-        met = get_global_attribute("shared_objects/id_to_config_map")
-        if met is not None:
-            met.setdefault(id(layer), {})
-        return get_config()
 
-    layer.get_config = get_config_once_met
+def _get_config_once_met(layer: keras.Layer) -> dict:
+    met = get_global_attribute("shared_objects/id_to_config_map")
+    if met is not None:
+        met.setdefault(id(layer), {})
+    return type(layer).get_config(layer)
 
 
 def runs_its_graph(model: Any) -> bool:
@@ -242,6 +322,18 @@ def naming_afresh(names: Iterable[str], again: bool = False) -> Iterator[None]:
         set_global_attribute("object_name_uids", before)
 
 
+@contextmanager
+def without_initialising() -> Iterator[None]:
+    """Layers that are built inside get no values for their weights, and are not to be used."""
+    waiting = get_global_attribute("uninitialized_variables", [])
+    set_global_attribute("uninitialized_variables", [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        set_global_attribute("uninitialized_variables", waiting)
+
+
 def check_first_argument(layer: keras.Layer, argument: Any) -> None:
     """Raises ValueError where a built layer would refuse the shape of its first argument."""
     layer._assert_input_compatibility(argument)
@@ -282,17 +374,6 @@ def cast(dtype: str) -> Any:
 def stored_value(variable: keras.Variable) -> Any:
     """What the backend keeps the variable in: on TensorFlow and PyTorch, one that changes."""
     return variable._value
-
-
-def variable_like(variable: keras.Variable) -> keras.Variable:
-    """A variable with the value and settings of another."""
-    return keras.Variable(
-        keras.ops.copy(variable.value),
-        trainable=variable.trainable,
-        dtype=variable.dtype,
-        aggregation=variable.aggregation,
-        name=variable.name,
-    )
 
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:

@@ -47,6 +47,7 @@ def placeholder(tensor: Tensor, names: Names) -> keras.KerasTensor:
         batch_shape=tensor.shape,
         dtype=tensor.dtype,
         sparse=tensor.source.sparse,
+        ragged=tensor.source.ragged,
         optional=keras_internals.is_optional(tensor.source),
         name=names.unique(tensor.address),
     )

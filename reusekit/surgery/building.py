@@ -4,9 +4,10 @@ from typing import Any
 
 import keras
 
-from reusekit.graph import Graph, keras_internals, read
+from reusekit.graph import Graph, Tensor, keras_internals, read
 from reusekit.graph.variables import Variables
 from reusekit.surgery.assembling import assemble, placeholder
+from reusekit.surgery.names import Names
 from reusekit.surgery.rebuild import Rebuild, surface
 
 
@@ -23,6 +24,7 @@ class Builder:
         self._copies = copies
         self._shared = shared
         self._variables: Variables | None = None
+        self._graphs: list[Graph] = []  # kept, as copies are known by the ids of their sources
 
     def build(self, model: keras.Model) -> keras.Model:
         """The model again, a Sequential for a Sequential."""
@@ -38,12 +40,27 @@ class Builder:
             engine.names.claim(step.operation)
         engine.values.update((t, placeholder(t, engine.names)) for t in graph.inputs)
         engine.run(graph, steps)
+        if not self._shared:
+            # What else holds a tensor of the model, or one of its inputs, is to find it.
+            self._graphs.append(graph)
+            for tensor, value in engine.values.items():
+                self._copies.setdefault(id(tensor.source), value)
+            for tensor in graph.inputs:
+                self._note_input(tensor, engine.values[tensor])
         return assembled(graph, engine)
+
+    def _note_input(self, tensor: Tensor, value: keras.KerasTensor) -> None:
+        old, new = (keras_internals.producer(each) for each in (tensor.source, value))
+        self._copies.setdefault(id(old.operation), new.operation)
+        new.operation.trainable = old.operation.trainable
 
     def _sequential(self, model: keras.Sequential) -> keras.Sequential:
         inputs = keras_internals.functional(model).inputs[0]
         name = keras_internals.producer(inputs).operation.name
-        start = keras.Input(batch_shape=inputs.shape, dtype=inputs.dtype, name=name)
+        tensor = Tensor(name, inputs)
+        start = placeholder(tensor, Names())
+        if not self._shared:
+            self._note_input(tensor, start)
         layers = [layer if self._shared else self._of(layer) for layer in model.layers]
         # Set at once, the flag is the model's own; set later, it would be handed to its layers.
         return keras.Sequential([start, *layers], trainable=model.trainable, name=model.name)

@@ -1,5 +1,6 @@
 """Proof that the parts of a model do together what the model does."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 
 from reusekit.graph import Graph, read
-from reusekit.surgery.errors import CertificateError
+from reusekit.surgery.errors import CertificateError, CopyError
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
 
@@ -119,11 +120,115 @@ def certify(
     return certificate
 
 
+def prove_copy(
+    source: keras.Model,
+    copy: keras.Model,
+    x: Any = None,
+    state: Sequence[tuple[keras.Variable, Any]] = (),
+    tolerance: float | None = None,
+) -> None:
+    """Run a model and its copy on one small batch in inference mode, and compare.
+
+    Neither is changed by it: no state, no seed, no weight. Where nothing can be compared, since no
+    input can be made up that the model takes or since its outputs are random, a warning says so.
+
+    Args:
+        source: The model.
+        copy: What was made of it, with weights of its own.
+        x: Inputs in the model's structure; None makes random ones.
+        state: Values to run the copy with in the place of some variables' own.
+        tolerance: The largest difference, relative to the largest output; None allows what
+            rounding in the outputs' dtype explains.
+
+    Raises:
+        CopyError: The outputs differ, the copy does not run, or it reads a weight of its source.
+    """
+    try:
+        given = random_inputs(read(source), batch=1) if x is None else x
+        expected = _run(source, given)
+    except Exception as error:
+        if x is not None:
+            raise CopyError(
+                f"Expected x on which {source.name!r} runs, to compare its copy with it. Received "
+                f"one on which Keras says: {_reason(error)}"
+            ) from error
+        reason = (
+            f"it does not run on random inputs ({_reason(error)}). Pass x to compare on your own"
+        )
+        _warn_unproved(source, reason)
+        return
+    own = {id(variable): variable for variable in source.variables}
+    scope = _Watched(state)
+    try:
+        with scope:
+            received = _arrays(copy(given, training=False))
+    except Exception as error:
+        raise CopyError(
+            f"Expected the copy of {source.name!r} to run as it does. Keras says: {_reason(error)}"
+        ) from error
+    read_ones = [own[each].path for each in own if each in scope.read]
+    if read_ones:
+        raise CopyError(
+            f"Expected the copy of {source.name!r} to have weights of its own, but it still reads "
+            f"{', '.join(map(repr, read_ones[:3]))} of its source: a function or an object that "
+            "no layer holds refers to it. Use weights='share'."
+        )
+    difference = _difference(expected, received, tolerance)
+    if difference and _difference(expected, _run(source, given), tolerance):
+        _warn_unproved(source, "its outputs are random and follow from no seed")
+    elif difference:
+        raise CopyError(
+            f"Expected the copy of {source.name!r} to give its outputs, but {difference}: a layer "
+            "keeps something where no copy can find it. Use weights='share'."
+        )
+
+
+class _Watched(keras.StatelessScope):
+    """A scope in which no variable changes, and which notes those that are read."""
+
+    def __init__(self, state: Sequence[tuple[keras.Variable, Any]] = ()):
+        super().__init__(state)
+        self.read: set[int] = set()
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        self.read.add(id(variable))
+        return super().get_current_value(variable)
+
+
+def _run(model: keras.Model, x: Any) -> list[np.ndarray]:
+    with keras.StatelessScope():
+        return _arrays(model(x, training=False))
+
+
+def _difference(
+    expected: list[np.ndarray], received: list[np.ndarray], tolerance: float | None
+) -> str:
+    """Say how two lists of outputs differ, or nothing where they are equal."""
+    try:
+        error, allowed, _ = _compare(expected, received, tolerance)
+    except CertificateError as differing:
+        return str(differing)
+    return "" if error <= allowed else f"they differ by {error:.1e}, more than {allowed:.1e}"
+
+
+def _warn_unproved(source: keras.Model, reason: str) -> None:
+    warnings.warn(
+        f"The copy of {source.name!r} could not be compared with it: {reason}.", stacklevel=4
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else repr(error)
+
+
 def _arrays(structure: Any) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(structure)]
 
 
-def _compare(expected: list[np.ndarray], received: list[np.ndarray]) -> tuple[float, float, bool]:
+def _compare(
+    expected: list[np.ndarray], received: list[np.ndarray], relative: float | None = None
+) -> tuple[float, float, bool]:
     if [a.shape for a in expected] != [a.shape for a in received]:
         raise CertificateError(
             f"Expected outputs of shapes {[a.shape for a in expected]}, received "
@@ -131,12 +236,14 @@ def _compare(expected: list[np.ndarray], received: list[np.ndarray]) -> tuple[fl
         )
     errors, tolerance, exact = [0.0], 0.0, True
     for one, other in zip(expected, received, strict=True):
-        relative = _TOLERANCES.get(str(one.dtype), 0.0)
+        if one.dtype.kind in "OSU":  # texts
+            one, other = np.ones(one.shape), np.equal(one, other)
+        allowed = _TOLERANCES.get(str(one.dtype), 0.0) if relative is None else relative
         exact = exact and bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
         one, other = one.astype("float64"), other.astype("float64")
         same = (one == other) | (np.isnan(one) & np.isnan(other))
         with np.errstate(invalid="ignore"):
             errors.append(float(np.max(np.where(same, 0, np.abs(one - other)), initial=0)))
         largest = np.max(np.abs(one), initial=0, where=np.isfinite(one))
-        tolerance = max(tolerance, relative * max(1.0, float(largest)))
+        tolerance = max(tolerance, allowed * max(1.0, float(largest)))
     return max(errors), tolerance, exact

@@ -5,8 +5,7 @@ from typing import Any
 import keras
 
 from reusekit.graph import keras_internals
-from reusekit.surgery.copying import copy_operations
-from reusekit.surgery.errors import CopyError
+from reusekit.surgery.copying import Copier
 
 
 def outputs_of(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
@@ -31,15 +30,8 @@ def outputs_of(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTen
         False
     """
     if isinstance(operation, keras.Layer) and not operation.built:
-        return keras.tree.flatten(_stand_in(operation)(*args, **kwargs))
+        with keras_internals.without_initialising():
+            return keras.tree.flatten(Copier().copy(operation)(*args, **kwargs))
     if args and isinstance(operation, keras.Layer):
         keras_internals.check_first_argument(operation, args[0])
     return keras.tree.flatten(keras_internals.traced_outputs(operation, args, kwargs))
-
-
-def _stand_in(layer: keras.Layer) -> Any:
-    """A copy to call in the place of a layer that must not be built yet."""
-    try:
-        return copy_operations([layer])[id(layer)]
-    except CopyError:
-        return layer.compute_output_spec

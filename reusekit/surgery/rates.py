@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import keras
@@ -106,6 +107,12 @@ def silenced(layer: keras.Layer) -> dict[str, float]:
         for name, rate in _silenced.get(layer, {}).items()
         if getattr(layer, name, None) == 0
     }
+
+
+def hand_on(layer: Any, copy: Any) -> None:
+    """Remember for a copy of a layer the rates that the layer had before it was silenced."""
+    if layer in _silenced:
+        _silenced[copy] = dict(_silenced[layer])
 
 
 def drops(layer: keras.Layer) -> bool:

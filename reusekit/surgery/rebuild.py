@@ -268,7 +268,7 @@ class Rebuild:
             return leaf
         if id(leaf) not in self._copies:
             # One that belongs to no layer of the model.
-            self._copies[id(leaf)] = keras_internals.variable_like(leaf)
+            self._copies[id(leaf)] = keras_internals.copy_variable(leaf)
         return self._copies[id(leaf)]
 
     def _is_source(self, graph: Graph, step: Step) -> bool:

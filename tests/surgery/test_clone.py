@@ -47,14 +47,15 @@ def test_a_tie_is_kept_and_points_into_the_clone():
     assert twin.get_layer("first") is not model.get_layer("first")
 
 
-def test_a_tie_that_no_configuration_knows_is_refused():
+def test_a_tie_that_no_configuration_knows_is_copied_and_not_made_afresh():
     x = keras.Input((3,), name="x")
     first, second = keras.layers.Dense(3, name="first"), keras.layers.Dense(3, name="second")
     model = keras.Model(x, second(first(x)), name="secretly_tied")
     second._trainable_variables[0] = first.kernel
     with pytest.raises(TieError, match="secretly_tied"):
-        clone(model)
-    assert clone(model, weights="share").count_params() == model.count_params()
+        clone(model, weights="fresh")
+    for weights in ("copy", "share"):
+        assert clone(model, weights).count_params() == model.count_params()
 
 
 def test_copy_is_equal_and_independent():
@@ -142,7 +143,7 @@ def test_a_class_is_kept_where_its_configuration_gives_the_model_again():
     np.testing.assert_array_equal(twin(x), model(x))
 
 
-def test_a_class_whose_configuration_gives_another_model_is_not_kept():
+def test_a_class_whose_configuration_gives_another_model_is_not_made_afresh():
     class Net(keras.Model):
         def __init__(self, **kwargs):
             x = keras.Input((4,), name="x")
@@ -152,7 +153,10 @@ def test_a_class_whose_configuration_gives_another_model_is_not_kept():
     model = Net(name="net")
     Net.units = 5
     with pytest.warns(UserWarning, match="not a Net"):
-        twin = clone(model)
+        fresh = clone(model, weights="fresh")
+    assert fresh.output_shape == (None, 3)
+    twin = clone(model)
+    assert type(twin) is Net
     assert twin.output_shape == (None, 3)
 
 
@@ -168,7 +172,8 @@ def test_a_layer_that_cannot_come_back_is_named():
     x = keras.Input((2,), name="x")
     model = keras.Model(x, Stubborn({"a": object()}, name="stubborn")(x), name="m")
     with pytest.raises(CopyError, match="'stubborn' of class Stubborn"):
-        clone(model)
+        clone(model, weights="fresh")
+    assert clone(model).get_layer("stubborn").table.keys() == {"a"}
 
 
 def test_unknown_way_names_the_valid_ones():
