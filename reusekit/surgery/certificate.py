@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from reusekit.graph import Graph, read
-from reusekit.surgery.errors import CertificateError, CopyError
+from reusekit.surgery.errors import CertificateError, CopyError, reason
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
 
@@ -150,12 +150,10 @@ def prove_copy(
         if x is not None:
             raise CopyError(
                 f"Expected x on which {source.name!r} runs, to compare its copy with it. Received "
-                f"one on which Keras says: {_reason(error)}"
+                f"one on which Keras says: {reason(error)}"
             ) from error
-        reason = (
-            f"it does not run on random inputs ({_reason(error)}). Pass x to compare on your own"
-        )
-        _warn_unproved(source, reason)
+        why = f"it does not run on random inputs ({reason(error)}); pass x to compare on your own"
+        _warn_unproved(source, why)
         return
     own = {id(variable): variable for variable in source.variables}
     scope = _Watched(state)
@@ -164,7 +162,7 @@ def prove_copy(
             received = _arrays(copy(given, training=False))
     except Exception as error:
         raise CopyError(
-            f"Expected the copy of {source.name!r} to run as it does. Keras says: {_reason(error)}"
+            f"Expected the copy of {source.name!r} to run as it does. Keras says: {reason(error)}"
         ) from error
     read_ones = [own[each].path for each in own if each in scope.read]
     if read_ones:
@@ -211,15 +209,10 @@ def _difference(
     return "" if error <= allowed else f"they differ by {error:.1e}, more than {allowed:.1e}"
 
 
-def _warn_unproved(source: keras.Model, reason: str) -> None:
+def _warn_unproved(source: keras.Model, why: str) -> None:
     warnings.warn(
-        f"The copy of {source.name!r} could not be compared with it: {reason}.", stacklevel=4
+        f"The copy of {source.name!r} could not be compared with it: {why}.", stacklevel=4
     )
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else repr(error)
 
 
 def _arrays(structure: Any) -> list[np.ndarray]:

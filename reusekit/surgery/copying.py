@@ -15,7 +15,7 @@ import numpy as np
 from reusekit.graph import keras_internals
 from reusekit.surgery import rates
 from reusekit.surgery.building import Builder, is_rebuilt, leaves
-from reusekit.surgery.errors import CopyError
+from reusekit.surgery.errors import CopyError, reason
 
 # Runs of a training that is over; a copy is not compiled.
 _LEFT_BEHIND = (keras.callbacks.Callback, keras.optimizers.Optimizer)
@@ -291,11 +291,10 @@ def _revived(operation: Any, configuration: dict) -> Any:
 
 
 def _refusal(operation: Any, error: Exception) -> CopyError:
-    reason = str(error).strip().splitlines()
     return CopyError(
         f"Expected the layer {operation.name!r} of class {type(operation).__name__} to come back "
         "from its configuration (get_config and from_config); or use weights='copy' or 'share'. "
-        f"Keras says: {reason[0] if reason else error!r}"
+        f"Keras says: {reason(error)}"
     )
 
 
@@ -333,9 +332,9 @@ def hand_on_state(old: keras.Layer, new: keras.Layer) -> None:
     """Give a layer made again what its source was adapted to: statistics or a vocabulary."""
     store: dict[str, Any] = {}
     old.save_own_variables(store)
+    new.load_own_variables(store)
     if hasattr(old, "save_assets"):
         with tempfile.TemporaryDirectory() as folder:
             old.save_assets(folder)
             if any(Path(folder).iterdir()):
                 new.load_assets(folder)
-    new.load_own_variables(store)

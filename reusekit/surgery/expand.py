@@ -16,7 +16,7 @@ from reusekit.surgery.building import Builder
 from reusekit.surgery.certificate import certify
 from reusekit.surgery.clone import warn_of_lost_class
 from reusekit.surgery.edits import Remove, orders
-from reusekit.surgery.errors import EditError
+from reusekit.surgery.errors import EditError, reason
 from reusekit.surgery.names import Names
 from reusekit.surgery.snapshot import Snapshot
 
@@ -159,11 +159,9 @@ def _nested(graph: Graph, calls: Sequence[Call]) -> Any:
         room = 10 * len(keras_internals.all_layers(layer))
         model = assemble(inputs, outputs, layer.name, room, layer.trainable)
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise _refusal(
             call,
-            "but its call does not run on symbolic tensors. Keras says: "
-            f"{reason[0] if reason else error!r}",
+            f"but its call does not run on symbolic tensors. Keras says: {reason(error)}",
         ) from error
     model.supports_masking = layer.supports_masking
     _check_weights(call, model)
