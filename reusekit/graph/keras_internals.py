@@ -128,13 +128,22 @@ def attributes(operation: Any) -> dict[str, Any]:
     return held
 
 
-def graph_attributes(model: keras.Model) -> dict[str, Any]:
-    """The attributes of a functional model, or a Sequential, that make up its graph."""
-    names = ("_functional",)
-    if isinstance(model, Functional):
-        names = ("_inputs_struct", "_outputs_struct", "_inputs", "_outputs")
-        names += ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
-    return {name: vars(model)[name] for name in names}
+def graph_attributes(model: keras.Model, built: keras.Model) -> dict[str, Any]:
+    """The attributes that give a model, functional or a Sequential, the graph of another."""
+    graph = functional(built)
+    if isinstance(model, keras.Sequential):
+        return {"_functional": graph}
+    names = ("_inputs_struct", "_outputs_struct", "_inputs", "_outputs")
+    names += ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
+    return {name: vars(graph)[name] for name in names}
+
+
+def only_graph(model: keras.Model) -> keras.Model:
+    """A model that runs the graph of another one and nothing else; the model itself, if it does."""
+    graph = functional(model)
+    if runs_its_graph(model):
+        return model
+    return keras.Model(input_structure(graph), output_structure(graph), name=model.name)
 
 
 def settle_copy(copy: Any) -> None:

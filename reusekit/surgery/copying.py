@@ -77,7 +77,7 @@ class Copier:
             if is_rebuilt(operation):
                 return self._built(operation)
             new = self._begin(operation)
-            graph = keras_internals.graph_attributes(self._built(operation))
+            graph = keras_internals.graph_attributes(operation, self._built(operation))
         else:
             new = self._begin(operation)
         for name, value in keras_internals.attributes(operation).items():
@@ -91,6 +91,8 @@ class Copier:
         return new
 
     def _built(self, model: keras.Model) -> keras.Model:
+        model = keras_internals.only_graph(model)
+        self._sources.append(model)
         for leaf in leaves(model):
             self.copy(leaf)
         return self._builder.build(model)
@@ -259,12 +261,11 @@ def remake_operations(operations: Iterable[Any]) -> dict[int, Any]:
             _revived(operation, configuration)
             for operation, configuration in zip(operations, configurations, strict=True)
         ]
-    found = {}
-    for operation, copy in zip(operations, copies, strict=True):
-        found[id(operation)] = copy
-        held = [getattr(each, "variables", ()) for each in (operation, copy)]
-        pairs = zip(*held, strict=False)
-        found.update((id(old), new) for old, new in pairs)
+    found: dict[int, Any] = {}
+    for old, new in zip(operations, copies, strict=True):
+        found[id(old)] = new
+        held = [getattr(each, "variables", ()) for each in (old, new)]
+        found.update((id(one), other) for one, other in zip(*held, strict=False))
     return found
 
 
