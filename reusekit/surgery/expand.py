@@ -22,7 +22,7 @@ from reusekit.surgery.snapshot import Snapshot
 
 
 @checked(SurgeryError)
-def expand(model: keras.Model, at: At) -> keras.Model:
+def expand(model: keras.Model, at: At, x: Any = None) -> keras.Model:
     """Opens composite layers, so that there are addresses inside them.
 
     A composite layer is one whose `call` calls other layers: KerasHub's ViTEncoder, a residual
@@ -51,6 +51,7 @@ def expand(model: keras.Model, at: At) -> keras.Model:
         model: A model with a functional graph.
         at: Address of a layer, or a list of addresses. A layer that is called several times is
             expanded at all of its calls, which must pass the same arguments.
+        x: Inputs to compare on, in the model's structure; None makes random ones.
 
     Returns:
         The model with these layers open; a functional one, or a Sequential for a Sequential.
@@ -91,8 +92,8 @@ def expand(model: keras.Model, at: At) -> keras.Model:
         opened = {s.operation for calls in targets for call in calls for s in call.scopes}
         _check_sequentials((model, *opened), nested)
         expanded = Builder(_kept(model, opened) | nested).build(model)
-        certify(graph, [expanded], before)
-        certify(graph, [expanded], before, training=True, state=_other_weights(graph))
+        certify(graph, [expanded], before, x)
+        certify(graph, [expanded], before, x, training=True, state=_other_weights(graph))
     for whole in (model, *opened):
         warn_of_lost_class(whole, "expansion")
     return expanded

@@ -8,7 +8,7 @@ import keras
 
 from reusekit.arguments import Name, checked
 from reusekit.errors import SurgeryError
-from reusekit.graph import Graph, NoGraphError, keras_internals, read
+from reusekit.graph import Graph, NoGraphError, Tensor, keras_internals, read
 from reusekit.surgery.assembling import assemble, placeholder
 from reusekit.surgery.calling import Step
 from reusekit.surgery.errors import ShapeError
@@ -33,8 +33,10 @@ def prepend(
 
     Args:
         model: A model with a functional graph.
-        preprocessing: A model with as many outputs as the model has inputs, in the same order; the
-            result then takes its inputs. Or a layer or a list of layers, called one after another
+        preprocessing: A model with as many outputs as the model has inputs; the result then takes
+            its inputs. Outputs go to the inputs of their names where names fit (the keys of a dict,
+            else the names of the layers that make them), else in the order of `model.inputs`. Or a
+            layer or a list of layers, called one after another
             on an input like the model's own; the model must then have a single input.
         name: The name of the result; the model's own name by default.
 
@@ -42,7 +44,8 @@ def prepend(
         A plain functional model with the preprocessing's inputs and the model's outputs.
 
     Raises:
-        ShapeError: What comes out of the preprocessing does not fit the model's inputs.
+        ShapeError: What comes out of the preprocessing does not fit the model's inputs by shape,
+            dtype or name.
         NoGraphError: The model or the preprocessing has no functional graph.
 
     Example:
@@ -75,7 +78,12 @@ def _call_model(
 ) -> tuple[Any, list[keras.KerasTensor]]:
     """The preprocessing's inputs in its own structure, and its outputs, flat."""
     front = read(preprocessing, keep_masks=True)
-    _check_fit(graph, [tensor.shape for tensor in front.outputs])
+    if len(front.outputs) == len(graph.inputs):
+        outputs = _in_order_of_inputs(graph, front)
+    else:
+        outputs = list(front.outputs)
+    _check_fit(graph, [tensor.shape for tensor in outputs])
+    _check_dtypes(graph, outputs)
     steps = plan(front, front.calls, front.inputs, front.outputs, inline=True)
     engine.values.update((t, placeholder(t, engine.names)) for t in front.inputs)
     engine.run(front, [_pinned(step) for step in steps])
@@ -86,7 +94,47 @@ def _call_model(
             keras_internals.attach_mask(
                 engine.values[tensor], engine.values[front.known_masks[tensor]]
             )
-    return inputs, [engine.values[tensor] for tensor in front.outputs]
+    return inputs, [engine.values[tensor] for tensor in outputs]
+
+
+def _in_order_of_inputs(graph: Graph, front: Graph) -> list[Tensor]:
+    """The outputs of the preprocessing, each in the place of the input that it is for."""
+    names, wanted = _names_of_outputs(front), [tensor.address for tensor in graph.inputs]
+    named = dict(zip(names, front.outputs, strict=True))
+    if named.keys() == set(wanted):
+        return [named[name] for name in wanted]
+    astray = [n for n, w in zip(names, wanted, strict=True) if n != w and n in wanted]
+    unordered = len(wanted) > 1 and isinstance(graph.input_structure, dict)
+    if astray or unordered:
+        raise ShapeError(
+            f"Expected preprocessing whose outputs are named like the inputs of "
+            f"{graph.model.name!r}, such as a dict with the keys {', '.join(map(repr, wanted))}. "
+            f"Received: outputs named {', '.join(map(repr, names))}."
+        )
+    return list(front.outputs)
+
+
+def _names_of_outputs(front: Graph) -> list[str]:
+    """The keys of a dict of outputs, else the names of what makes them."""
+    paths = keras.tree.flatten_with_path(front.output_structure)
+    names = keras_internals.functional(front.model).output_names
+    return [
+        path[0] if len(path) == 1 and isinstance(path[0], str) else name
+        for (path, _), name in zip(paths, names, strict=True)
+    ]
+
+
+def _check_dtypes(graph: Graph, outputs: list[Tensor]) -> None:
+    for tensor, output in zip(graph.inputs, outputs, strict=True):
+        text = {tensor.dtype, output.dtype} & {"string"} and tensor.dtype != output.dtype
+        # A single image may be rounded; of several inputs, one is taken for another.
+        rounded = len(outputs) > 1 and "float" in output.dtype and "float" not in tensor.dtype
+        if text or rounded:
+            raise ShapeError(
+                f"Expected preprocessing that gives {tensor.dtype} for the input "
+                f"{tensor.address!r} of {graph.model.name!r}. Received: {output.dtype} from "
+                f"{output.address!r}."
+            )
 
 
 def _call_layers(

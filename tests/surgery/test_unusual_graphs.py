@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from reusekit.errors import TieError
+from reusekit.errors import SurgeryError, TieError
 from reusekit.graph import NoGraphError, cut_points, read
 from reusekit.sharing import count_params, tied_weights
 from reusekit.surgery import (
@@ -13,6 +13,7 @@ from reusekit.surgery import (
     Insert,
     clone,
     edit,
+    expand,
     extract,
     flatten,
     insert,
@@ -321,3 +322,58 @@ def test_a_nested_model_that_does_more_than_its_graph_is_one_layer():
 
 def test_a_class_that_hands_its_input_over_is_read():
     assert extract(of_class(Polite), "a").output_shape == (None, 3)
+
+
+# --- random inputs (surgery F16) ----------------------------------------------------------------
+
+
+def looked_up(layer, dtype="string", shape=(1,)):
+    x = keras.Input(shape, dtype=dtype, name="x")
+    return keras.Model(x, dense(1, "h")(layer(x)))
+
+
+@pytest.mark.parametrize("unknown", [0, 1])
+def test_strings_are_drawn_from_the_vocabulary(unknown):
+    kind = {"num_oov_indices": unknown, "output_mode": "multi_hot", "name": "l"}
+    words = layers.StringLookup(vocabulary=["a", "b"], **kind)
+    numbers = layers.IntegerLookup(vocabulary=[10, 20], **kind)
+    for model in (looked_up(words), looked_up(words, shape=(2,)), looked_up(numbers, "int64")):
+        assert split(model, "l").verify().exact
+    assert split(looked_up(layers.Hashing(5, output_mode="one_hot", name="l")), "l").verify().exact
+
+
+class FourPlaces(layers.Layer):
+    def build(self, shape):
+        self.places = self.add_weight(shape=(4, shape[-1]), name="places")
+
+    def call(self, x):
+        return x + self.places[: ops.shape(x)[1]]
+
+
+def test_open_lengths_heed_the_models_limits():
+    x = keras.Input((None, 3), name="x")
+    assert split(keras.Model(x, dense(1, "h")(FourPlaces(name="p")(x))), "p").verify().exact
+    wide = layers.Conv1D(2, 11, name="c")(x)
+    assert split(keras.Model(x, dense(1, "h")(wide)), "c").verify().exact
+    too_wide = keras.Model(x, dense(1, "h")(layers.Conv1D(2, 99, name="c")(x)))
+    with pytest.raises(SurgeryError, match="Expected x"):
+        split(too_wide, "c").verify()
+    given = np.ones((1, 99, 3), "float32")
+    assert split(too_wide, "c").verify(given).exact
+
+
+class Twice(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = dense(3, "dense")
+
+    def call(self, x):
+        return self.dense(x) * 2
+
+
+def test_an_expansion_is_compared_on_given_inputs():
+    x = keras.Input((None, 3), name="x")
+    y = layers.Conv1D(3, 99, name="c")(Twice(name="twice")(x))
+    model = keras.Model(x, y)
+    opened = expand(model, "twice", x=np.ones((1, 99, 3), "float32"))
+    assert "twice/dense" in [tensor.address for tensor in read(opened).tensors]
