@@ -123,6 +123,16 @@ def test_handed_on_inputs_are_outputs(deep, before, tmp_path):
     np.testing.assert_allclose(parts.top(loaded(value)), wanted, rtol=1e-6)
 
 
+def test_a_nested_model_may_have_outputs_that_nobody_reads():
+    i = keras.Input((4,), name="i")
+    enc = keras.Model(i, {"skip": i, "y": dense(4, "c")(i), "again": i}, name="enc")
+    x = keras.Input((4,), name="x")
+    skip = enc(x)["again"]
+    model = keras.Model(x, {"a": dense(1, "d")(skip), "b": skip})
+    assert split(model, "enc/i").verify().parameters_conserved
+    assert clone(model).output_names == clone(model, "share").output_names == ["d", "enc"]
+
+
 def test_a_bottom_before_a_handed_on_input_has_no_foreign_weights():
     x = keras.Input((4,), name="x")
     y = layers.Concatenate(name="cat")(encoder()(dense(4, "pre")(x)))
