@@ -15,7 +15,7 @@ from filelock import Timeout
 from pydantic import BaseModel
 from rich.markup import escape
 
-from reusekit.errors import ConfigError
+from reusekit.errors import ConfigError, TrackingError
 from reusekit.progress import StageClock, bars_wanted, console
 from reusekit.settings import DataSettings, TrackingSettings
 from reusekit.stages.inputs import Splits
@@ -130,7 +130,14 @@ def _end_killed_jobs(own: Path, uri: str) -> None:
         if folder == own or not is_marked(folder) or Outbox(folder / "outbox").waits():
             continue
         with suppress(Timeout, OSError), living(folder):  # else it lives, or is another user's
-            if end_killed(folder, uri):
+            try:
+                ended = end_killed(folder, uri)
+            except TrackingError as error:
+                console.print(
+                    f"warning: {folder} was killed. {error}", soft_wrap=True, markup=False
+                )
+                continue
+            if ended:
                 line = f"{folder} was killed: what it has left open in MLflow is ended as KILLED."
                 console.print(line, soft_wrap=True, markup=False)
             if not has_open_runs(folder) and not any(folder.rglob("*.keras")):

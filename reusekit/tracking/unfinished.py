@@ -1,6 +1,6 @@
 """Runs that a dead process has left open: found by a file in its job's folder, and ended.
 
-JOB/running.lock     held as long as the job's process lives
+JOB/job.lock         held as long as the job's process lives
 JOB/KEY.run.json     the run with that key is open; it goes when the run has ended
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from reusekit.errors import TrackingError
@@ -22,7 +23,7 @@ from reusekit.tracking.names import KEY
 from reusekit.tracking.network import explained, patience
 from reusekit.tracking.target import Address
 
-LOCK = "running.lock"
+LOCK = "job.lock"
 _RUN = ".run.json"
 
 
@@ -105,8 +106,13 @@ def end_killed(folder: Path, uri: str, known_as: str | None = None) -> bool:
         except DamagedFileError:
             continue
         if told["uri"] == _known_as(uri if known_as is None else known_as):
+            key = file.name.removesuffix(_RUN)
             with patience(), explained(uri):
-                ended |= _end(MlflowClient(uri), file.name.removesuffix(_RUN), Address(**told))
+                try:
+                    ended |= _end(MlflowClient(uri), key, Address(**told))
+                except MlflowException as error:  # it may have been deleted for good
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
             file.unlink()
     return ended
 

@@ -26,7 +26,7 @@ _EVERY = 3  # so many tries are one of a job, which takes longer, and the others
 
 _ROOT = Path(__file__).parents[2]
 _SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-_LIBRARY = (sys.executable, __file__)
+_LIBRARY = (sys.executable, "-m", "faults.kills")
 _JOB = (
     sys.executable,
     str(_ROOT / "pipelines" / "cut_search.py"),
@@ -62,6 +62,8 @@ class Kind:
 
 def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Outcome]:
     """Kill chains of processes."""
+    # Where a shell has put this in the background, INT is ignored, here and in what is started.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     library, job = Kind("A library", _LIBRARY), Kind("A1,A2 job", _JOB)
     for number in range(tries):
         kind = job if number % _EVERY == _EVERY - 1 else library
@@ -92,6 +94,8 @@ def _chain(generator: np.random.Generator, kind: Kind, folder: Path, number: int
             return Outcome(kind.case, "foreign", f"{number} {sent}: {said[-300:]}")
         if "KILL" not in " ".join(sent) and _running(folder):
             return Outcome(kind.case, "running", f"{number} {sent}")
+        if process.returncode == 0:  # it was quicker
+            break
     last = _start(kind, folder)
     said = last.communicate()[1]
     detail = f"{number} {sent}"
@@ -107,7 +111,7 @@ def _chain(generator: np.random.Generator, kind: Kind, folder: Path, number: int
 
 def _start(kind: Kind, folder: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
-    path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(_ROOT), str(_ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         kind.command,
         cwd=folder,
@@ -190,4 +194,7 @@ def _search() -> None:
 
 
 if __name__ == "__main__":
-    _search()
+    try:
+        _search()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,6 +1,8 @@
 """`reusekit sync` sends what jobs have kept: in order, once, and whenever it is killed again."""
 
+import errno
 import os
+import signal
 from pathlib import Path
 
 import mlflow
@@ -9,8 +11,10 @@ from tracking.servers import kill_myself, killed
 from tracking.small_job import run_job
 
 from reusekit.cli import sync
+from reusekit.errors import TrackingError
 from reusekit.launch import launch_one_of
-from reusekit.tracking import log_metrics, log_params, pipeline_run
+from reusekit.signals import term_as_interrupt
+from reusekit.tracking import log_metrics, log_params, pipeline_run, step_run
 from reusekit.tracking.operations import EndRun
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.sync import find_outboxes, send_outbox
@@ -130,6 +134,65 @@ def test_a_job_that_was_killed_loses_nothing_that_it_had_written(
     assert job["status"] == "KILLED"
     job["status"] = "FINISHED"
     assert left == everything
+
+
+def test_a_full_disk_ends_in_ended_runs(
+    there, remote, experiment, run_sync, monkeypatch
+):  # faults F1
+    fsync = os.fsync
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(TrackingError, match="No space left"),
+        pipeline_run("job", experiment, {"a": 1}, JOB / "outbox"),
+        step_run("phase", "phase"),
+    ):
+        remote.fault = "away"
+        log_metrics({"loss": 1.0})
+        monkeypatch.setattr(os, "fsync", full)
+        log_metrics({"loss": 2.0})
+    monkeypatch.setattr(os, "fsync", fsync)
+    remote.fault = None
+    assert run_sync()[0] == 0
+    assert [(run["name"], run["status"]) for run in there()] == [
+        ("job", "KILLED"),
+        ("phase", "KILLED"),
+    ]
+    assert list(JOB.iterdir()) == []
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a person has it; what a shell has put in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_runs_as_killed(
+    number, away, there, remote, experiment, run_sync, interruptible
+):  # faults A2
+    with (
+        pytest.raises(KeyboardInterrupt),
+        term_as_interrupt(),
+        pipeline_run("job", experiment, {}, JOB / "outbox"),
+        step_run("phase", "phase"),
+    ):
+        if away:
+            remote.fault = "away"
+        signal.raise_signal(number)
+        raise AssertionError("it went on")
+    remote.fault = None
+    run_sync()
+    assert [(run["name"], run["status"]) for run in there()] == [
+        ("job", "KILLED"),
+        ("phase", "KILLED"),
+    ]
+    assert list(JOB.iterdir()) == []
 
 
 def test_what_is_in_use_is_left_alone(there, two_waiting, run_sync):
