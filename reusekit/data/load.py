@@ -223,7 +223,10 @@ def _explained(error: Exception, builder: tfds.core.DatasetBuilder, split: str) 
         )
     unknown = split.split("[")[0]
     if "+" not in split and unknown not in splits:
-        return DataError(f"{builder.name} has no split {unknown!r}. {nearest(unknown, splits)}")
+        hint = nearest(unknown, splits)
+        if len(splits) == 1:
+            hint += f" Parts of it do as well, such as {splits[0]}[:80%] and {splits[0]}[80%:]."
+        return DataError(f"{builder.name} has no split {unknown!r}. {hint}")
     return DataError(
         f"The split {split!r} of {builder.name} cannot be read: {cause_of(error)} "
         f"Its splits: {', '.join(splits)}."

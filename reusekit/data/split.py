@@ -96,15 +96,24 @@ class DataSplit:
             inputs[row], labels[row] = example, label
         return inputs, labels
 
-    def check(self) -> None:
+    def check(self) -> np.ndarray:
         """Decode every example once, so that a broken file is found before any work.
+
+        Returns:
+            How many examples each class has; zeros where the labels are no classes.
 
         Raises:
             DataError: Some cannot be read; the message says how many, and where the first is.
         """
+
+        def count(counts: tf.Tensor, example: tuple) -> tf.Tensor:
+            label = example[1]
+            if not label.dtype.is_integer or label.shape.rank:
+                return counts
+            return counts + tf.one_hot(label, self.classes, dtype=tf.int64)
+
         try:
-            self.examples.reduce(np.int64(0), lambda count, _: count + 1)
-            return
+            return self.examples.reduce(np.zeros(self.classes, np.int64), count).numpy()
         except tf.errors.OpError as error:
             cause = error
         examples, broken = iter(self.examples), []

@@ -1,13 +1,15 @@
 """The evaluation stage: how good a model is on data that nothing was chosen by."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
 
 from reusekit.data import DataSplit
 from reusekit.stages.confusion import class_table, draw_confusion
@@ -22,10 +24,27 @@ class Evaluation:
     Attributes:
         accuracy: Share of the examples whose class is the most probable one.
         loss: Mean cross-entropy, in nats.
+        examples: Of how many examples.
+        classes: A row for each class, as `class_table` has it; None where it was not asked for.
+
+    Example:
+        >>> "{:.2f} to {:.2f}".format(*Evaluation(0.75, 0.6, 12).interval)
+        '0.47 to 0.91'
     """
 
     accuracy: float
     loss: float
+    examples: int = 0
+    classes: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the accuracy lies, as sure as 95 %, for examples like these (Wilson's interval)."""
+        if not self.examples:
+            return 0.0, 1.0
+        right = round(self.accuracy * self.examples)
+        found = binomtest(right, self.examples).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
 
 
 def evaluate(model: keras.Model, split: DataSplit, name: str = "test") -> Evaluation:
@@ -74,15 +93,16 @@ def record(
     """
     evaluation = score(probabilities, labels)
     predicted = probabilities.argmax(axis=1)
+    classes = class_table(labels, predicted, split.class_names)
     with step_run(name, "evaluation", parameters), TemporaryDirectory() as folder:
         log_data(split, "test")
-        log_metrics(asdict(evaluation))
-        log_table(class_table(labels, predicted, split.class_names), "classes.json")
+        log_metrics({"accuracy": evaluation.accuracy, "loss": evaluation.loss})
+        log_table(classes, "classes.json")
         file = Path(folder) / "confusion.png"
         title = f"{name}: {split.size} examples of {split.name}, {split.split}"
         draw_confusion(labels, predicted, split.class_names, title).savefig(file, dpi=120)
         log_artifact(file)
-    return evaluation
+    return replace(evaluation, classes=classes)
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
@@ -96,4 +116,5 @@ def score(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
     return Evaluation(
         accuracy=float(np.mean(probabilities.argmax(axis=1) == labels)),
         loss=float(-np.mean(np.log(np.clip(of_label, 1e-7, 1.0)))),
+        examples=len(labels),
     )

@@ -1,5 +1,6 @@
 """The first stages: a backbone, and data in the shape it takes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import keras
@@ -103,10 +104,30 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
                 f"data.{one}={getattr(settings, one)!r} and data.{other}="
                 f"{getattr(settings, other)!r} share examples; expected splits that do not."
             )
-    for split in (splits.train, splits.validation, splits.test):
-        split.check()
+    counts = {split: getattr(splits, split).check() for split in ("train", "validation", "test")}
+    _check_counts(splits, settings, counts)
     _say_range(backbone, splits.train)
     return splits
+
+
+def _check_counts(splits: Splits, settings: DataSettings, counts: Mapping[str, np.ndarray]) -> None:
+    """Refuse to tell one class apart, and name classes that training never shows."""
+    names, train = splits.train.class_names, counts["train"]
+    if np.count_nonzero(train) < 2:
+        raise ConfigError(
+            "Expected training examples of two classes at least. Received: "
+            f"data.train={settings.train!r}, {train.sum():,} of {names[train.argmax()]!r} alone. "
+            "Where a data set is sorted by class, choose another split."
+        )
+    asked = (counts["validation"] + counts["test"] > 0) & (train == 0)
+    if asked.any():
+        missing = ", ".join(names[position] for position in np.flatnonzero(asked)[:10])
+        console.print(
+            f"warning: data.train={settings.train!r} has no example of {asked.sum()} classes that "
+            f"the other splits have: {missing}.",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _say_range(backbone: Backbone, split: DataSplit) -> None:

@@ -1,10 +1,13 @@
 """What a person sees at the end."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 
+import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from reusekit.search import SearchResult
@@ -18,6 +21,9 @@ from reusekit.stages.job import Job
 from reusekit.stages.search import Searched
 from reusekit.tracking import ui_command
 
+_MOST_CLASSES = 12
+"""Classes that are shown; the evaluation's run has all of them."""
+
 
 def report(
     job: Job,
@@ -28,7 +34,7 @@ def report(
     searched: Searched | None = None,
     baselines: Sequence[Baseline] = (),
 ) -> None:
-    """Print the cuts, the winner beside its baselines, where the time went, and what to do next.
+    """Print the cuts, the winner beside its baselines, its classes, where the time went, what next.
 
     Args:
         job: The finished job.
@@ -39,17 +45,20 @@ def report(
         searched: The search, if there was one.
         baselines: What to compare with.
     """
-    out = Console(highlight=False)
+    # As wide as it is where it goes into a pipe, which has no width of its own.
+    out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     if searched is not None:
         out.print(_cuts(searched.result))
     out.print(_comparison(tuned, test, baselines))
+    if test.classes is not None:
+        out.print(_classes(test.classes))
     out.print(job.clock.table())
     if searched is not None:
         out.print(_search(searched), soft_wrap=True)
     counts = count_params(tuned.whole)
     out.print(
-        f"Cut at [bold]{tuned.cut}[/bold]: {counts.total:,} parameters ({counts.trainable:,} "
-        f"trainable, {counts.frozen:,} frozen, {counts.state:,} statistics).",
+        f"Cut at [bold]{escape(tuned.cut)}[/bold]: {counts.total:,} parameters "
+        f"({counts.trainable:,} trainable, {counts.frozen:,} frozen, {counts.state:,} statistics).",
         soft_wrap=True,
     )
     if len(tuned.phases) == 1:
@@ -59,7 +68,7 @@ def report(
             out.print(f"Phase {phase.name} made the validation loss no lower and was undone.")
     out.print(
         f"{_registered(version, tracking)}\n"
-        f"Tables and figures: {job.folder}\n"
+        f"Tables and figures: {escape(str(job.folder))}\n"
         f"See the run: {ui_command(job.tracking_uri)}",
         soft_wrap=True,
     )
@@ -114,7 +123,7 @@ def _cuts(result: SearchResult) -> Table:
         table.add_column(name, justify="right")
     for cut in result.cuts:
         table.add_row(
-            cut.at,
+            escape(cut.at),
             f"{cut.depth:.0%}",
             f"{cut.best.accuracy:.3f}",
             f"{cut.best.sizes.parameters:,}",
@@ -126,7 +135,7 @@ def _cuts(result: SearchResult) -> Table:
 
 
 def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline]) -> Table:
-    table = Table(title="Accuracy")
+    table = Table(title=f"Accuracy on {test.examples:,} test examples")
     table.add_column("model", no_wrap=True)
     table.add_column("test", justify="right")
     table.add_column("validation", justify="right")
@@ -135,5 +144,32 @@ def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline
     rows += [(b.name, b.test, b.validation_accuracy, b.choice) for b in baselines]
     for name, measured, validation, chosen in rows:
         style = "bold green" if name == "transfer" else None
-        table.add_row(name, f"{measured.accuracy:.3f}", f"{validation:.3f}", chosen, style=style)
+        table.add_row(
+            escape(name),
+            f"{measured.accuracy:.3f} ({measured.interval[0]:.3f} to {measured.interval[1]:.3f})",
+            f"{validation:.3f}",
+            escape(chosen),
+            style=style,
+        )
+    table.caption = "In brackets: 95 % confidence, by the number of test examples."
+    return table
+
+
+def _classes(classes: pd.DataFrame) -> Table:
+    """The classes that are found worst, and what each is taken for."""
+    worst = classes[classes["examples"] > 0].sort_values("recall", kind="stable")
+    title = "Classes" if len(worst) <= _MOST_CLASSES else f"The {_MOST_CLASSES} worst classes"
+    table = Table(title=f"{title} on the test examples, worst first")
+    table.add_column("class", no_wrap=True)
+    for name in ("examples", "recall", "precision"):
+        table.add_column(name, justify="right")
+    table.add_column("most often taken for")
+    for row in worst.head(_MOST_CLASSES).itertuples():
+        table.add_row(
+            escape(str(row[1])),
+            f"{row.examples:,}",
+            f"{row.recall:.0%}",
+            f"{row.precision:.0%}",
+            escape(str(row.most_taken_for)),
+        )
     return table

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
-from reusekit.stages.evaluate import record
+from reusekit.stages.evaluate import Evaluation, record
 
 
 def test_predictions_are_scored_and_logged_with_the_data_they_are_of(tracking, splits):
@@ -31,3 +31,10 @@ def test_predictions_are_scored_and_logged_with_the_data_they_are_of(tracking, s
     expected = recall_score(labels, predicted, average=None)
     np.testing.assert_allclose(table["recall"], expected)
     assert "confusion.png" in {file.path for file in tracking.list_artifacts(run.info.run_id)}
+
+
+def test_few_examples_have_a_wide_interval():
+    # pipeline, "Looks": no interval though n = 12
+    few, many = Evaluation(0.75, 0.5, 12), Evaluation(0.75, 0.5, 1200)
+    assert few.interval == pytest.approx((0.468, 0.911), abs=1e-3)
+    assert many.interval == pytest.approx((0.725, 0.774), abs=1e-3)

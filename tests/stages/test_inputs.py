@@ -1,6 +1,9 @@
 """Splits that share examples are refused before anything is trained on them."""
 
+import keras
+import numpy as np
 import pytest
+from data_builders import F, prepare
 
 import reusekit as rk
 from reusekit import stages
@@ -36,3 +39,58 @@ def test_a_backbone_of_any_size_needs_one_to_be_chosen():
 def test_a_setting_of_its_own_is_no_option():
     with pytest.raises(rk.ConfigError, match=r"backbone\.weights"):
         stages.load_backbone(BackboneSettings(options={"weights": None}))
+
+
+def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
+    tmp_path, backbone, capsys
+):
+    def rows(labels):
+        return [{"image": np.full((8, 8, 1), 9, "uint8"), "label": label} for label in labels]
+
+    features = {"image": F.Image(shape=(8, 8, 1)), "label": F.ClassLabel(names=["cat", "[dog]"])}
+    splits = {"train": rows([0] * 4), "some": rows([0, 1] * 2), "test": rows([1] * 3)}
+    prepare(tmp_path, "sorted_pets", features, splits)
+
+    def load(train, **options):
+        settings = {"train": train, "validation": "test[:2]", "test": "test[2:]"} | options
+        data = DataSettings(name="sorted_pets", data_dir=str(tmp_path), **settings)
+        return stages.load_data(data, backbone, seed=0)
+
+    with pytest.raises(rk.ConfigError, match="two classes at least"):
+        load("train")
+    assert load("some").train.size == 4
+    assert "warning" not in capsys.readouterr().err
+    load("some", validation="train[:1]", test="train[1:]")
+    assert "warning" not in capsys.readouterr().err
+    with pytest.raises(rk.DataError, match=r"no split 'validation'.*train, some, test|Valid"):
+        load("some", validation="validation")
+
+
+def test_the_range_of_pixels_is_said_and_a_wrong_one_is_warned_of(tmp_path, capsys):
+    # pipeline B4: a file trained on pixels / 255 got pixels from 0 to 255, without a word
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(4, 3, name="conv")(inputs)
+    model = keras.Model(inputs, keras.layers.BatchNormalization(name="norm")(x))
+    images = stages.load_data(
+        DataSettings(name=DIGITS, examples_per_class=5),
+        stages.load_backbone(BackboneSettings()),
+        seed=0,
+    ).train.arrays()[0]
+    seen = np.asarray(rk.extract(model, "conv")(images / 255)).reshape(-1, 4)
+    model.get_layer("norm").moving_variance.assign(seen.var(axis=0))
+    model.save(tmp_path / "net.keras")
+
+    def said(**settings):
+        capsys.readouterr()
+        backbone = stages.load_backbone(
+            BackboneSettings(
+                source=str(tmp_path / "net.keras"), input_shape=(32, 32, 1), **settings
+            )
+        )
+        stages.load_data(DataSettings(name=DIGITS, examples_per_class=5), backbone, seed=0)
+        return capsys.readouterr().err
+
+    unscaled = said()
+    assert "Pixels reach net as 0..255" in unscaled
+    assert "warning: pixels do not reach net in the range" in unscaled
+    assert said(scale="0..1") == ""
