@@ -8,79 +8,10 @@ them.
 from importlib import import_module
 from typing import Any
 
-from reusekit.startup import look_for_devices, quiet
+from reusekit.startup import is_command
 
-with quiet():
-    import keras  # noqa: F401  (first, so that its backend starts quietly)
-
-    look_for_devices()
-
-from reusekit.backbones import Backbone, load_backbone
-from reusekit.errors import (
-    BackboneError,
-    CacheError,
-    ConfigError,
-    DataError,
-    HeadError,
-    ReusekitError,
-    SurgeryError,
-    TieError,
-    TrackingError,
-)
-from reusekit.graph import (
-    AddressError,
-    AmbiguousAddressError,
-    CutOrderError,
-    CutPoint,
-    CutPoints,
-    DisconnectedError,
-    ForeignTensorError,
-    NoGraphError,
-    UnknownAddressError,
-    WideCutError,
-    cut_points,
-)
-from reusekit.sharing import (
-    ParameterCounts,
-    Tie,
-    count_params,
-    join,
-    layers,
-    tie,
-    tied_weights,
-)
-from reusekit.surgery import (
-    Certificate,
-    CertificateError,
-    CopyError,
-    Edited,
-    EditError,
-    Insert,
-    Remove,
-    Replace,
-    ShapeError,
-    Split,
-    clone,
-    edit,
-    expand,
-    extract,
-    flatten,
-    insert,
-    prepend,
-    remove,
-    replace,
-    segment,
-    split,
-)
-from reusekit.training import (
-    Freezing,
-    GradualUnfreezing,
-    TrainingError,
-    attach,
-    freeze,
-    heads,
-    layerwise_optimizer,
-)
+if not is_command():
+    from reusekit.public import *  # noqa: F403
 
 _LAZY = {
     **dict.fromkeys(
@@ -180,9 +111,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    return getattr(import_module(_LAZY.get(name, "reusekit.public")), name)
 
 
 def __dir__() -> list[str]:

@@ -3,36 +3,44 @@
 import shlex
 import shutil
 import sys
+from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from pydantic import PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from reusekit.backbones import load_backbone
+from reusekit.arguments import AnyPath, check
 from reusekit.errors import CacheError, ConfigError, TrackingError
-from reusekit.features import EntryInfo, FeatureStore, default_path
-from reusekit.graph import CutPoints, cut_points
 from reusekit.launch import launch_one_of
-from reusekit.progress import counted
+
+# The rooms are imported by the commands that need them: Keras takes seconds.
+if TYPE_CHECKING:
+    from reusekit.features import EntryInfo
 
 
 def cuts(
     source: str,
     input_shape: tuple[int, int, int] | None = None,
-    max_width: int = 1,
+    max_width: PositiveInt = 1,
     verbose: bool = False,
 ) -> None:
     """List where a pretrained model can be cut, shallow to deep.
 
     Args:
-        source: keras.applications/NAME, or reusekit/glyphnet.
+        source: keras.applications/NAME; reusekit/glyphnet; the path of a .keras file;
+            keras_hub/PRESET or the folder of a preset; models:/NAME@ALIAS from the registry.
         input_shape: Height, width and channels, where not the source's own.
         max_width: How many tensors may cross a cut.
         verbose: Show the traceback of an error.
     """
+    _start_keras()
+    from reusekit.backbones import load_backbone
+    from reusekit.graph import CutPoints, cut_points
+
     # Where a model can be cut does not depend on its weights, so none are downloaded.
     model = load_backbone(source, weights=None, input_shape=input_shape).model
     # All tensors, since a finite width leaves out the output, which is the deepest cut.
@@ -48,19 +56,23 @@ def init(folder: str, verbose: bool = False) -> None:
         folder: Where to; what is there already is never overwritten.
         verbose: Show the traceback of an error.
     """
+    check(AnyPath, folder, "folder", ConfigError)
     target = Path(folder)
     carried = _carried()
     taken = [name for name in carried if (target / name).exists()]
     if taken:
         raise ConfigError(
-            f"{target} has a folder named {taken[0]!r} already. Choose a new one, or move it away."
+            f"{target} has a {taken[0]!r} already. Choose a new one, or move it away."
         )
     try:
         target.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target) as draft:
             ignore = shutil.ignore_patterns("__pycache__")
             for name, source in carried.items():
-                shutil.copytree(source, Path(draft) / name, ignore=ignore)
+                if source.is_dir():
+                    shutil.copytree(source, Path(draft) / name, ignore=ignore)
+                else:
+                    shutil.copy(source, Path(draft) / name)
             for name in carried:
                 (Path(draft) / name).rename(target / name)
     except OSError as error:
@@ -72,7 +84,7 @@ def init(folder: str, verbose: bool = False) -> None:
 def cache(
     action: Literal["list", "verify", "gc", "clear"],
     path: str | None = None,
-    budget: int | None = None,
+    budget: PositiveInt | None = None,
     verbose: bool = False,
 ) -> None:
     """List, verify or remove stored features: cache list | verify | gc | clear.
@@ -85,7 +97,11 @@ def cache(
         budget: How many bytes may stay; for gc.
         verbose: Show the traceback of an error.
     """
-    folder = Path(path) if path else default_path()
+    _start_keras()
+    from reusekit.features import FeatureStore, default_path
+
+    check(AnyPath | None, path, "--path", CacheError)
+    folder = default_path() if path is None else Path(path)
     if not FeatureStore.exists(folder):
         raise CacheError(f"There is no feature store in {folder}. Name its folder with --path.")
     if budget is not None and action != "gc":
@@ -119,9 +135,12 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
         verbose: Show the traceback of an error.
     """
     # Here, since MLflow takes seconds to import, and the other subcommands do without.
+    _start_keras()
+    from reusekit.progress import counted
     from reusekit.tracking.outbox import InUseError
     from reusekit.tracking.sync import find_outboxes, send_outbox
 
+    check(AnyPath, folder, "folder", ConfigError)
     if not Path(folder).is_dir():
         raise ConfigError(f"There is no folder {folder}. Name that of a job, or of many.")
     outboxes, problems = find_outboxes(Path(folder)), []
@@ -147,7 +166,12 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
         raise TrackingError(f"Not all could be sent. {problems[0]}")
 
 
-def _show(entries: list[EntryInfo], title: str, damaged: dict[str, int] | None = None) -> None:
+def _start_keras() -> None:
+    """Import Keras, quietly; it takes seconds, and other commands do without."""
+    import_module("reusekit.public")
+
+
+def _show(entries: "list[EntryInfo]", title: str, damaged: dict[str, int] | None = None) -> None:
     table = Table("key", "state", "model", "cut", "data", "examples", "bytes", "used", title=title)
     for column in table.columns[5:7]:
         column.justify = "right"
@@ -170,16 +194,16 @@ def _show(entries: list[EntryInfo], title: str, damaged: dict[str, int] | None =
     table.add_section()
     table.add_row("total", "", "", "", "", "", total, "")
     # As wide as it is: a pipe has no width of its own.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    Console(width=None if sys.stdout.isatty() else 1_000).print(table)
 
 
 def _carried() -> dict[str, Path]:
-    """The folders that `init` copies: inside the wheel, or beside the package in a checkout."""
+    """What `init` copies: inside the wheel, or beside the package in a checkout."""
     package = Path(str(files("reusekit")))
     root = package / "_project"
     if not root.is_dir():
         root = package.parent
-    return {name: root / name for name in ("pipelines", "configs")}
+    return {name: root / name for name in ("pipelines", "configs", "MLproject")}
 
 
 def main() -> None:

@@ -1,20 +1,25 @@
 """Run a typed function as a command: configuration in, one line out where something is wrong."""
 
 import importlib
+import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import getdoc, signature
+from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from pydantic import ValidationError
 
-from reusekit.errors import ConfigError, ReusekitError, nearest
+from reusekit.errors import ConfigError, ReusekitError, nearest, shortened
 from reusekit.signals import Terminated, term_as_interrupt
 
 EXIT_BAD_INPUT = 2
+_CLOSED_PIPE = 141  # what a shell shows of a process that a closed pipe has ended
 
 _TRUTHS = ("true", "false", "yes", "no")  # what jsonargparse takes for the value of a flag
 
@@ -57,6 +62,7 @@ def launch(
     verbose = "--verbose=true" in arguments
     try:
         _check_order(arguments)
+        _check_sections(arguments, _options(parser))
         options = parser.instantiate(parser.parse_args(arguments))
         options.pop("config")
         _import(options.pop("import"))
@@ -65,9 +71,10 @@ def launch(
             function(**options)
     except ValidationError as error:  # a rule that spans values
         (first, *_) = error.errors()
-        _stop(f"{'.'.join(map(str, (error.title, *first['loc'])))}: {first['msg']}", verbose)
+        where = ".".join(map(str, (error.title, *first["loc"])))
+        _stop(f"{where}: {first['msg'].removeprefix('Value error, ')}", verbose)
     except ArgumentError as error:
-        _stop(_configuration_error(str(error), list(parser.get_defaults().keys())), verbose)
+        _stop(_configuration_error(str(error), _options(parser)), verbose)
     except ReusekitError as error:
         _stop(str(error), verbose)
     except KeyboardInterrupt as interrupt:
@@ -86,13 +93,126 @@ def launch_one_of(
     """
     name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     if name in ("-h", "--help"):
-        for subcommand, function in functions.items():
-            print(f"reusekit {subcommand:<8} {_summary(function)}")
-        print("'reusekit SUBCOMMAND --help' says more.")
+        with _ending_quietly():
+            for subcommand, function in functions.items():
+                print(f"reusekit {subcommand:<8} {_summary(function)}")
+            print("'reusekit SUBCOMMAND --help' says more.")
     elif name in functions:
         launch(functions[name], rest, positional=True)
     else:
         _stop(f"Unknown subcommand {name!r}. {nearest(name, functions)}", verbose=False)
+
+
+@contextmanager
+def _ending_quietly() -> Iterator[None]:
+    """End as other commands do where what reads the output, such as `head`, has gone away."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_CLOSED_PIPE)
+
+
+def _options(parser: ArgumentParser) -> list[str]:
+    """Every option, in full: `search.limits.flops`."""
+    return [key for key in parser.get_defaults().keys() if key != "config"]  # noqa: SIM118
+
+
+def _check_sections(arguments: Sequence[str], options: Sequence[str]) -> None:
+    """Refuse configuration files, and sections given as a whole, that are not what they should be.
+
+    jsonargparse passes over an empty or a wrong section and takes the last of two equal keys.
+    """
+    sections = {key[: dot.start()] for key in options for dot in re.finditer(r"\.", key)}
+    for word, behind in zip(arguments, [*arguments, ""][1:], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        value = value if equals else behind
+        if not word.startswith("--"):
+            continue
+        if name == "config":
+            _check_keys(_read_yaml(value), "", options, value)
+        elif name in sections:
+            found = _read_yaml(value) if Path(value).is_file() else _loaded(value, word)
+            _check_keys(found, name, options, word)
+
+
+def _check_keys(found: Any, section: str, options: Sequence[str], where: str) -> None:
+    """Refuse what is no section of options, has none or has an unknown one."""
+    start = f"{section}." if section else ""
+    known = [key.removeprefix(start) for key in options if key.startswith(start)]
+    what = f"the section {section!r} of {where}" if section else where
+    if not isinstance(found, dict) or not found:
+        raise ConfigError(
+            f"Expected {what} to hold options by name, such as {known[0]!r}. "
+            f"Received: {found!r}. Leave it out for the defaults."
+        )
+    parts = {key.partition(".")[0] for key in known}
+    for key, value in found.items():
+        full = f"{section}.{key}".removeprefix(".")
+        if full in options:
+            continue
+        if key not in parts:
+            raise ConfigError(f"Unknown option {full!r} in {where}. {_nearest(full, options)}")
+        _check_keys(value, full, options, where)
+
+
+def _nearest(key: str, options: Sequence[str]) -> str:
+    """The nearest options or sections of options."""
+    sections = {option.rpartition(".")[0]: None for option in options if "." in option}
+    return nearest(key, [*options, *sections])
+
+
+def _read_yaml(file: str) -> Any:
+    """What a configuration file holds."""
+    try:
+        written = Path(file).read_bytes()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"Expected --config to be a YAML file that can be read. Received: {file!r}: {why}."
+        ) from error
+    try:
+        return _loaded(written.decode("utf-8-sig"), file)
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"Expected {file} to be text in UTF-8. Received: a byte that is none, at place "
+            f"{error.start}. Save it as UTF-8."
+        ) from error
+
+
+def _loaded(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _OnceLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise ConfigError(f"{where}{line} is no YAML: {problem}.") from error
+    except RecursionError as error:
+        raise ConfigError(f"{where} is nested too deep, or in itself.") from error
+
+
+class _OnceLoader(yaml.SafeLoader):
+    """YAML in which a key stands once, and nothing is in itself."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse aliases, by which a small file can grow without end."""
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "an alias, which is refused", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+        """Refuse a key that stands twice."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add((key.tag, getattr(key, "value", None) if isinstance(key.value, str) else None))
+        return super().construct_mapping(node, deep)
 
 
 def _with_values(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
@@ -152,7 +272,7 @@ def _check_order(arguments: Sequence[str]) -> None:
 def _stop(message: str, verbose: bool) -> None:
     if verbose:
         traceback.print_exc()
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {shortened(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
 
@@ -160,14 +280,16 @@ def _configuration_error(message: str, keys: list[str]) -> str:
     """Jsonargparse's message in one line, with the nearest valid key where a key is unknown."""
     message = re.sub(r"\s*For further information visit \S+", "", message)
     message = re.sub(r"\d+ validation errors? for \S+\s*", "", message)
-    message = re.sub(r"\[type=[^\]]*\]\.?", "", message)
+    message = re.sub(r"\s*\[type=.*?input_type=\w+\]\.?", "", message, flags=re.DOTALL)
     message = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message)
     message = message.replace("Parser key", "Option")
     missing = re.search(r"the following arguments are required: (?P<keys>[^\n]+)", message)
     if missing:
         given = ", ".join(f"--{key}" for key in missing["keys"].split(", "))
         return f"Expected {given}, as an option or in a configuration file. Received: nothing."
-    message = _OR_NULL.sub(_or_null, message)
+    message = _UNION.sub(_joined, message).replace("Got value:", "Received:")
+    message = re.sub(r"(Expected a|valid) (?:list|tuple)\b", r"\1 list such as [a,b]", message)
+    message = re.sub(r"(?<=\w)\s+Received:", ". Received:", message)
     unknown = (
         re.search(r"Option '(?P<key>[^']+)' is not accepted", message)
         or re.search(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'", message)
@@ -177,22 +299,24 @@ def _configuration_error(message: str, keys: list[str]) -> str:
         return message
     found = unknown.groupdict()
     key = ".".join(part for part in (found.get("group"), found["key"]) if part)
-    return f"Unknown option {key!r}. {nearest(key, keys)}"
+    return f"Unknown option {key!r}. {_nearest(key, keys)}"
 
 
-_OR_NULL = re.compile(
-    r"Does not validate against any of the Union subtypes\s+Subtypes: [^\n]*\s+Errors:\s+- (.*?)"
-    r"\s+- Expected a NoneType\s+Given value type: \w+\s+Given value: (.*)",
+_UNION = re.compile(
+    r"Does not validate against any of the Union subtypes\s+Subtypes: [^\n]*\s+Errors:\s+(.*)",
     re.DOTALL,
 )
 
 
-def _or_null(refused: re.Match) -> str:
-    """What is wrong with a value where null would do as well, in a sentence."""
-    reason, value = refused.groups()
-    if reason.endswith((" than", " to")):  # jsonargparse takes the value out of the reason
-        reason += f" {value}"
-    return f"{reason}, or null. Received: {value}"
+def _joined(refused: re.Match) -> str:
+    """What is wrong with a value that may be one of several kinds, in a sentence."""
+    *_, value = refused[1].split("Given value: ")
+    found = re.findall(r"- ((?:Expected|Input) .*?)(?=\s+- |\s+Given|\s*$)", refused[1], re.DOTALL)
+    first, *others = dict.fromkeys(" ".join(one.split()).rstrip(".") for one in found)
+    if first.endswith((" than", " to")):  # jsonargparse takes the value out of the reason
+        first += f" {value}"
+    others = [one.removeprefix("Expected ").replace("a NoneType", "null") for one in others]
+    return f"{' or '.join((first, *others))}. Received: {value}"
 
 
 def _description(function: Callable[..., Any]) -> str:

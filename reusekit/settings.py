@@ -1,7 +1,7 @@
 """The settings of pipelines: what a configuration file may hold, checked before anything runs."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,7 +23,17 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class Settings(BaseModel):
     """A group of settings: immutable, and unknown names are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        """Refuse a list with something twice, and text that was meant as a list or holds NUL."""
+        for name, value in self:
+            if isinstance(value, list) and any(x in value[:n] for n, x in enumerate(value)):
+                raise ValueError(f"expected {name} with nothing twice, received {value}")
+            if isinstance(value, str) and (value[:1] in ("{", "[") or "\0" in value):
+                raise ValueError(f"expected {name} as plain text, received {value!r}")
+        return self
 
 
 class BackboneSettings(Settings):
@@ -107,13 +117,14 @@ class SearchSettings(Settings):
     """What the cut search tries, and what it may use."""
 
     cuts: list[str] | None = Field(
-        None, description="Addresses to cut at; null for the clean cuts of the backbone."
+        None, description="Addresses to cut at, as [a,b]; null for the clean cuts of the backbone."
     )
     max_cuts: PositiveInt = Field(16, description="Try that many cuts at most, spread evenly.")
     freeze: list[str] = Field(
         [],
-        description="Clean cuts up to which the backbone may be frozen: where one lies before a "
-        "trial's cut, what is between the two is trained with the head. Empty: heads alone.",
+        description="Clean cuts, as [a,b], up to which the backbone may be frozen: where one lies "
+        "before a trial's cut, what is between the two is trained with the head. Empty: heads "
+        "alone.",
     )
     max_trials: PositiveInt | None = Field(
         24,
@@ -121,20 +132,24 @@ class SearchSettings(Settings):
         "choices, which needs learning_rates.",
     )
     units: list[NonNegativeInt] = Field(
-        [0, 64], min_length=1, description="Hidden widths to try; 0 for none."
+        [0, 64], min_length=1, description="Hidden widths to try, as [a,b]; 0 for none."
     )
-    dropout: list[Share] = Field([0.0, 0.25, 0.5], min_length=1, description="Rates to try.")
+    dropout: list[Share] = Field(
+        [0.0, 0.25, 0.5], min_length=1, description="Rates to try, as [a,b]."
+    )
     optimizers: list[str] = Field(
-        ["adam"], min_length=1, description="Names of Keras optimizers to try."
+        ["adam"], min_length=1, description="Names of Keras optimizers to try, as [a,b]."
     )
     learning_rate: tuple[PositiveFloat, PositiveFloat] = Field(
-        (1e-3, 1e-1), description="Lowest and highest learning rate to try."
+        (1e-3, 1e-1), description="Lowest and highest learning rate to try, as [a,b]."
     )
     learning_rates: list[PositiveFloat] | None = Field(
-        None, min_length=1, description="Learning rates to choose from instead of that range."
+        None,
+        min_length=1,
+        description="Learning rates to choose from instead of that range, as [a,b].",
     )
     batch_sizes: list[PositiveInt] = Field(
-        [32], min_length=1, description="Examples a step, to try."
+        [32], min_length=1, description="Examples a step, to try, as [a,b]."
     )
     epochs: PositiveInt = Field(60, description="At most that many passes a trial.")
     patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")

@@ -26,6 +26,11 @@ _NVIDIA_DRIVER = "/proc/driver/nvidia"
 _OUR_LEVEL = "1"  # of TF_CPP_MIN_LOG_LEVEL: warnings and errors
 
 
+def is_command() -> bool:
+    """Whether this process is the command `reusekit`, which starts Keras only where it needs it."""
+    return os.path.basename((sys.argv or [""])[0]) == "reusekit"
+
+
 def without_noise(lines: Iterable[str], has_driver: bool | None = None) -> list[str]:
     """The lines a person should see of what TensorFlow printed while it loaded.
 

@@ -15,6 +15,7 @@ from filelock import Timeout
 from pydantic import BaseModel
 from rich.markup import escape
 
+from reusekit.arguments import AnyPath, check
 from reusekit.errors import ConfigError, TrackingError
 from reusekit.progress import StageClock, bars_wanted, console
 from reusekit.settings import DataSettings, TrackingSettings
@@ -160,6 +161,7 @@ def _let_talk(verbose: bool) -> None:
 
 
 def _new_folder(output: Path, name: str) -> Path:
+    check(AnyPath, str(output), "output", ConfigError)
     folder = output / f"{datetime.now():%Y%m%d-%H%M%S-%f}-{name}"
     try:
         folder.mkdir(parents=True)

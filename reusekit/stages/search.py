@@ -10,6 +10,7 @@ from time import perf_counter
 import pandas as pd
 
 from reusekit.backbones import Backbone
+from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore
 from reusekit.graph import CutPoint
 from reusekit.progress import counted
@@ -21,6 +22,20 @@ from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
 
 # What decides where features and results are kept and how fast they come, never what they are.
 _NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep"}
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made; nothing is left behind."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for one in made:
+            one.rmdir()
+    except OSError as error:
+        raise ConfigError(
+            f"Expected search.folder to be a folder that can be written. Received: {str(folder)!r}"
+            f": {error.strerror}."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -71,6 +86,8 @@ def plan_search(
     Raises:
         ConfigError: Nothing keeps within the limits, or a choice is unknown.
     """
+    if settings.folder is not None:
+        _check_folder(Path(settings.folder).expanduser())
     folder = settings.folder or Path(output).expanduser() / "searches" / _digest(
         backbone, cuts, splits, settings, seed, plain
     )
