@@ -67,7 +67,7 @@ def launch(
         options.pop("config")
         _import(options.pop("import"))
         verbose = options.get("verbose", False)
-        with term_as_interrupt():
+        with term_as_interrupt(), _ending_quietly():
             function(**options)
     except ValidationError as error:  # a rule that spans values
         (first, *_) = error.errors()
