@@ -14,7 +14,7 @@ from reusekit.features import feed
 from reusekit.features.source import FeatureSource
 from reusekit.graph import Graph, read
 from reusekit.search.spec import TrialSpec
-from reusekit.surgery import extract, split
+from reusekit.surgery import extract, segment, split
 
 Place = tuple[str, str | None]
 """Where features are taken: an address, and how they are pooled."""
@@ -142,8 +142,13 @@ class TrialData:
             return None
         key = (place, spec.cut)
         if key not in self._trunks:
-            rest = self.graph if self.plain else split(self.graph, spec.freeze).top
-            self._trunks[key] = extract(rest, spec.cut, self.pooling)
+            if self.plain or spec.freeze == spec.cut:
+                rest = self.graph if self.plain else split(self.graph, spec.freeze).top
+                self._trunks[key] = extract(rest, spec.cut, self.pooling)
+            else:
+                between = segment(self.graph, [spec.freeze, spec.cut])[1]
+                at = keras.tree.flatten(between.output)[0]
+                self._trunks[key] = extract(between, at, self.pooling)
         return self._trunks[key]
 
     def frozen(self, spec: TrialSpec) -> keras.Model:

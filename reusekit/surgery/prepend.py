@@ -29,7 +29,8 @@ def prepend(
     """Puts preprocessing in front of a model, without nesting it.
 
     The model's own layers stay at the top level, so that `conv1` is still `conv1`. So do those of
-    the preprocessing. Weights of both are shared, and neither is changed.
+    the preprocessing, and nested models in either stay nested, so that `base/conv1` is still
+    `base/conv1`. Weights of both are shared, and neither is changed.
 
     Args:
         model: A model with a functional graph.
@@ -84,7 +85,8 @@ def _call_model(
         outputs = list(front.outputs)
     _check_fit(graph, [tensor.shape for tensor in outputs])
     _check_dtypes(graph, outputs)
-    steps = plan(front, front.calls, front.inputs, front.outputs, inline=True)
+    pinned = any(call.scopes and isinstance(call.operation, _SETS_TRAINING) for call in front.calls)
+    steps = plan(front, front.calls, front.inputs, front.outputs, inline=pinned)
     engine.values.update((t, placeholder(t, engine.names)) for t in front.inputs)
     engine.run(front, [_pinned(step) for step in steps])
     inputs = keras.tree.map_structure(engine.values.get, front.input_structure)

@@ -3,7 +3,8 @@
 Every operation of this room is a plan for it. It works in three steps that do not mix:
 
 1. `plan` chooses what to call: nested models stay whole where nothing inside them is cut, fed or
-   wanted; anything else is called layer by layer.
+   wanted; before a cut inside one it stays nested and ends there; anything else is called layer by
+   layer.
 2. `plan` then checks that each call finds all it reads. A refused plan has touched nothing.
 3. `Rebuild.run` calls. Where a call's tensors are the source's own, the source's result serves and
    nothing is called. Where they have the same shapes, the call is recorded without running the
@@ -11,15 +12,25 @@ Every operation of this room is a plan for it. It works in three steps that do n
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
 
-from reusekit.graph import Call, DisconnectedError, Graph, Scope, Tensor, keras_internals
+from reusekit.graph import (
+    Call,
+    DisconnectedError,
+    Graph,
+    Scope,
+    Tensor,
+    ancestors,
+    keras_internals,
+    read,
+)
 from reusekit.graph.masks import HiddenMask, with_found_mask
 from reusekit.graph.nesting import HandedOn
 from reusekit.graph.variables import Variables
-from reusekit.surgery.assembling import singleton
+from reusekit.surgery.assembling import assemble, singleton
 from reusekit.surgery.calling import Step, call_step, fill
 from reusekit.surgery.masking import with_mask
 from reusekit.surgery.names import Names
@@ -50,19 +61,22 @@ def plan(
     """
     calls = [call for call in calls if not call.is_input]
     fed, wanted = set(fed), list(wanted)
-    whole = set() if inline else _whole_scopes(graph, calls, fed, set(wanted))
-    steps = _grouped(calls, whole) if whole else calls
+    nested: dict[Scope, Scope] = {}
+    if not inline and any(call.scopes for call in calls):
+        nested = {scope: scope for scope in _whole_scopes(graph, calls, fed, set(wanted))}
+        nested |= _beginnings(graph, calls, fed, set(wanted), nested)
+    steps = _grouped(calls, nested) if nested else calls
     hidden = [step for step in steps if isinstance(step.operation, HiddenMask)]
     _check_connected(graph, steps, fed, wanted)
     _check_not_hidden(graph, hidden, wanted)
     return [step for step in steps if step not in hidden]
 
 
-def _grouped(calls: list[Call], whole: set[Scope]) -> list[Step]:
-    """The calls, those inside a nested model that stays whole as one step."""
+def _grouped(calls: list[Call], nested: Mapping[Scope, Scope]) -> list[Step]:
+    """The calls, those inside a nested model that stays nested as one step."""
     steps: list[Step] = []
     for call in calls:
-        step = next((scope for scope in call.scopes if scope in whole), call)
+        step = next((nested[scope] for scope in call.scopes if scope in nested), call)
         if not steps or steps[-1] is not step:
             steps.append(step)
     return steps
@@ -82,8 +96,6 @@ def _whole_scopes(
     graph: Graph, calls: list[Call], fed: set[Tensor], wanted: set[Tensor]
 ) -> set[Scope]:
     """Nested models that may be called as they are."""
-    if not any(call.scopes for call in calls):
-        return set()
     members: dict[Scope, int] = {}
     for call in graph.calls:
         for scope in call.scopes:
@@ -104,6 +116,74 @@ def _whole_scopes(
         if count == members[scope] and scope not in exposed and _tensors(scope.args) <= available
     }
     return _without_shared_layers(calls, whole)
+
+
+def _beginnings(
+    graph: Graph,
+    calls: list[Call],
+    fed: set[Tensor],
+    wanted: set[Tensor],
+    whole: Mapping[Scope, Scope],
+) -> dict[Scope, Scope]:
+    """From nested models that are cut inside to nested models that end there.
+
+    What comes before a cut stays nested, so that addresses inside it stay good.
+    """
+    inside: dict[Scope, list[Call]] = {}
+    for call in calls:
+        if call.scopes and whole.keys().isdisjoint(call.scopes[:1]):
+            inside.setdefault(call.scopes[0], []).append(call)
+    available = fed | {tensor for call in calls for tensor in call.outputs}
+    found: dict[Scope, Scope] = {}
+    for scope, members in inside.items():
+        among = set(members)
+        others = [call for call in calls if call not in among]
+        operations = {id(call.operation) for call in members} | {id(scope.operation)}
+        elsewhere = {id(each) for c in others for each in (c.operation, *_operations(c.scopes))}
+        made = {tensor for call in members for tensor in call.outputs}
+        read_inside = {tensor for call in members for tensor in call.reads}
+        if (
+            scope in graph.leaking
+            or not operations.isdisjoint(elsewhere)
+            or not made.isdisjoint(fed)
+            or any(scope in graph.maker[t].scopes and t not in made for t in read_inside)
+            or not _tensors(scope.args) <= available
+            # What masks do is known of the calls that were recorded.
+            or _tensors(scope.kwargs)
+            or not made.isdisjoint(graph.masks)
+        ):
+            continue
+        read_outside = {tensor for call in others for tensor in call.reads}
+        ends = [t for call in members for t in call.outputs if t in wanted or t in read_outside]
+        beginning = _beginning(scope, ends)
+        if beginning is not None:
+            found[scope] = beginning
+    return found
+
+
+def _operations(scopes: Iterable[Scope]) -> list[Any]:
+    return [scope.operation for scope in scopes]
+
+
+def _beginning(scope: Scope, ends: list[Tensor]) -> Scope | None:
+    """A nested model's call, up to some of the tensors in it; None where its graph lacks them."""
+    graph = read(scope.operation)
+    names = [tensor.address.removeprefix(f"{scope.address}/") for tensor in ends]
+    inner = [graph.names[name] for name in names if name in graph.names]
+    if not inner or len(inner) < len(ends) or not all(graph.maker[t].is_recorded for t in inner):
+        return None
+    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+    engine.run(graph, plan(graph, ancestors(graph, inner), graph.inputs, inner))
+    model = assemble(
+        keras.tree.map_structure(engine.values.get, graph.input_structure),
+        singleton([engine.values[tensor] for tensor in inner]),
+        scope.operation.name,
+        len(graph.calls),
+        scope.operation.trainable,
+    )
+    model.supports_masking = scope.operation.supports_masking
+    sources = tuple(_fresh(tensor.source, tensor.shape) for tensor in ends)
+    return replace(scope, operation=model, outputs=tuple(ends), sources=sources)
 
 
 def _without_shared_layers(calls: list[Call], whole: set[Scope]) -> set[Scope]:

@@ -21,9 +21,9 @@ AnyHead = Annotated[
 
 @checked(HeadError)
 def attach(bottom: keras.Model, head: AnyHead) -> keras.Model:
-    """Join a bottom and a head into one model, flat, sharing the weights of both.
+    """Join a bottom and a head into one model, not nested, sharing the weights of both.
 
-    Every layer of the two keeps its name as its address, so that the result can be cut again
+    Every layer of the two keeps its address, so that the result can be cut again
     anywhere, and a saved copy needs nothing but Keras.
 
     Args:

@@ -387,3 +387,47 @@ def test_an_expansion_is_compared_on_given_inputs():
     model = keras.Model(x, y)
     opened = expand(model, "twice", x=np.ones((1, 99, 3), "float32"))
     assert "twice/dense" in [tensor.address for tensor in read(opened).tensors]
+
+
+# --- addresses inside a nested backbone stay good (pipeline C) ----------------------------------
+
+
+def tutorial(training=False):
+    """The shape of Keras's transfer learning guide."""
+    i = keras.Input((None, None, 1), name="i")
+    y = i
+    for block in (1, 2):
+        y = layers.Conv2D(4, 3, strides=2, padding="same", name=f"conv{block}")(y)
+        z = layers.BatchNormalization(name=f"bn{block}")(y)
+        y = layers.Add(name=f"out{block}")([y, z])
+    base = keras.Model(i, y, name="base")
+    augmentation = keras.Sequential([layers.RandomFlip(seed=1), layers.RandomRotation(0.1, seed=2)])
+    x = keras.Input((8, 8, 1), name="x")
+    y = base(augmentation(x), training=training)
+    y = layers.Dropout(0.2, name="drop")(layers.GlobalAveragePooling2D(name="pool")(y))
+    return keras.Model(x, dense(4, "classes")(y), name="tutorial")
+
+
+def test_addresses_of_a_nested_backbone_stay_good(tmp_path):
+    model, at = tutorial(), "base/out1"
+    value = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")
+    wanted = np.array(extract(model, at)(value, training=False))
+    for bottom in (
+        split(model, at).bottom,
+        clone(extract(model, at)),
+        segment(model, [at, "pool"])[0],
+        extract(model, {"deep": at, "pooled": at}),
+    ):
+        whole = attach(extract(bottom, at), heads.classifier(3))
+        assert freeze(whole, at).parameters()["frozen"] == 40 + 8
+        whole.save(tmp_path / "whole.keras")
+        for each in (bottom, whole, keras.saving.load_model(tmp_path / "whole.keras")):
+            found = extract(each, at)(value, training=False)
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    # The base is called with training=False, also where it ends at the cut.
+    trained = extract(model, at)
+    assert trained.get_layer("base") is not model.get_layer("base")
+    moved = trained.get_layer("base").get_layer("bn1").moving_mean
+    before = np.array(moved)
+    trained(value, training=True)
+    np.testing.assert_array_equal(moved, before)

@@ -37,10 +37,11 @@ def test_a_head_that_was_not_built_gets_new_weights_on_each_bottom(bottom):
     assert stems[0] is stems[1] is stems[2]
 
 
-def test_is_flat_and_named_by_both(bottom):
+def test_is_not_nested_and_named_by_both(bottom):
     nested = keras.Sequential([keras.Input(bottom.input_shape[1:]), bottom])
     whole = rk.attach(nested, rk.heads.classifier(4, name="digits"))
-    assert not any(isinstance(layer, keras.Model) for layer in whole.layers)
+    # What is nested in the bottom stays so: its addresses stay good (pipeline C).
+    assert [layer for layer in whole.layers if isinstance(layer, keras.Model)] == [bottom]
     assert whole.name == f"{nested.name}_digits"
     assert whole.layers[-1].name == "digits_probabilities"
 

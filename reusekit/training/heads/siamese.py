@@ -108,7 +108,7 @@ class Siamese(DenseHead):
             for side in _SIDES
         ]
         both = keras.Model(sides, [bottom(side) for side in sides])
-        return prepend(head, both, name=f"{bottom.name}_{self.name}")
+        return prepend(head, flatten(both), name=f"{bottom.name}_{self.name}")
 
     def _joined(self, vectors: list[keras.KerasTensor]) -> keras.KerasTensor:
         name = f"{self.name}_{self.join}"
