@@ -31,7 +31,7 @@ def cuts(
     """List where a pretrained model can be cut, shallow to deep.
 
     Args:
-        source: keras.applications/NAME; reusekit/glyphnet; the path of a .keras file;
+        source: keras.applications/NAME; reusekit/glyphnet; the path of a .keras or .h5 file;
             keras_hub/PRESET or the folder of a preset; models:/NAME@ALIAS from the registry.
         input_shape: Height, width and channels, where not the source's own.
         max_width: How many tensors may cross a cut.

@@ -137,7 +137,10 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Dataset
         return tfds.builder(name, data_dir=None if data_dir is None else os.fspath(data_dir))
     except tfds.core.registered.DatasetNotFoundError as error:
         known = [*_EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
-        raise DataError(f"Unknown data set {name!r}. {nearest(name, known)}") from error
+        hint = nearest(name, known)
+        if not hint.startswith("Did you mean"):  # a list of hundreds helps nobody
+            hint = "tfds.list_builders() lists the data sets of TFDS."
+        raise DataError(f"Unknown data set {name!r}. {hint}") from error
     except (AssertionError, ValueError) as error:  # an unknown version or configuration
         raise DataError(f"The data set {name!r} cannot be used: {cause_of(error)}") from error
 

@@ -318,6 +318,7 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
             f"to turn shape {split.input_shape} into {(split.classes,)}, a probability for each "
             f"class. Received: {takes} into {gives}."
         )
+    split.check()
     if split.size < _FEWEST:
         raise ConfigError(
             f"{split.name}, {split.split}, has {split.size} examples. Expected {_FEWEST} at least, "
