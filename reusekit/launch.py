@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from pydantic import ValidationError
 
 from reusekit.errors import ConfigError, ReusekitError, nearest, shortened
+from reusekit.secrets import hide
 from reusekit.signals import Terminated, term_as_interrupt
 
 EXIT_BAD_INPUT = 2
@@ -271,8 +272,8 @@ def _check_order(arguments: Sequence[str]) -> None:
 
 def _stop(message: str, verbose: bool) -> None:
     if verbose:
-        traceback.print_exc()
-    print(f"error: {shortened(' '.join(message.split()))}", file=sys.stderr)
+        print(hide(traceback.format_exc()), file=sys.stderr)
+    print(f"error: {shortened(hide(' '.join(message.split())))}", file=sys.stderr)
     sys.exit(EXIT_BAD_INPUT)
 
 

@@ -51,17 +51,26 @@ class LinkedModelRepository(ArtifactRepository):
         """Fetch a file or folder; with the weights among it, the whole model is joined first."""
         if PurePosixPath(artifact_path or ".") not in _JOINED:
             return self._stored.download_artifacts(artifact_path, dst_path)
-        if dst_path is None:
+        made = dst_path is None
+        if made:
             dst_path = tempfile.mkdtemp()
             atexit.register(shutil.rmtree, dst_path, ignore_errors=True)
+        try:
+            self._join(Path(dst_path))
+        except BaseException:
+            if made:
+                shutil.rmtree(dst_path, ignore_errors=True)
+            raise
+        return str(Path(dst_path, artifact_path))
 
+    def _join(self, folder: Path) -> None:
+        """Fetch everything, and see that MLflow can load it and that it is what was logged."""
         from reusekit.tracking.stored import complete, refuse_links
 
         if isinstance(self._stored, LocalArtifactRepository):
             refuse_links(Path(self._stored.artifact_dir), self.artifact_uri)
-        self._stored.download_artifacts("", dst_path)
-        complete(Path(dst_path), self._model_id, self._client)
-        return str(Path(dst_path, artifact_path))
+        self._stored.download_artifacts("", str(folder))
+        complete(folder, self._model_id, self._client)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
         """What is stored; a whole that is not joined yet has no weights of its own."""

@@ -104,7 +104,7 @@ def from_scratch(
         name="same network from scratch",
         choice=f"learning rate {rate:g}, epoch {fit.best_epoch + 1}",
         validation_accuracy=fit.metrics["val_accuracy"],
-        test=evaluate(model, splits.test, "test from scratch"),
+        test=evaluate(model, splits.test, "test from scratch", outside=False),
     )
 
 

@@ -47,19 +47,26 @@ class Evaluation:
         return float(found.low), float(found.high)
 
 
-def evaluate(model: keras.Model, split: DataSplit, name: str = "test") -> Evaluation:
+def evaluate(
+    model: keras.Model, split: DataSplit, name: str = "test", outside: bool = True
+) -> Evaluation:
     """Measure a model of class probabilities, in a nested run of the active run.
 
     Args:
         model: From inputs to class probabilities.
         split: What to measure it on.
         name: The nested run's name.
+        outside: Whether the active run itself shows the classes, too, since people look there.
 
     Returns:
         Its accuracy and loss.
     """
     probabilities, labels = predict(model, split)
-    return record(probabilities, labels, split, name)
+    evaluation = record(probabilities, labels, split, name)
+    if outside:
+        predicted = probabilities.argmax(axis=1)
+        _log_classes(evaluation.classes, labels, predicted, split, name)
+    return evaluation
 
 
 def predict(model: keras.Model, split: DataSplit) -> tuple[np.ndarray, np.ndarray]:
@@ -93,16 +100,24 @@ def record(
     """
     evaluation = score(probabilities, labels)
     predicted = probabilities.argmax(axis=1)
-    classes = class_table(labels, predicted, split.class_names)
-    with step_run(name, "evaluation", parameters), TemporaryDirectory() as folder:
+    evaluation = replace(evaluation, classes=class_table(labels, predicted, split.class_names))
+    with step_run(name, "evaluation", parameters):
         log_data(split, "test")
         log_metrics({"accuracy": evaluation.accuracy, "loss": evaluation.loss})
-        log_table(classes, "classes.json")
+        _log_classes(evaluation.classes, labels, predicted, split, name)
+    return evaluation
+
+
+def _log_classes(
+    classes: pd.DataFrame, labels: np.ndarray, predicted: np.ndarray, split: DataSplit, name: str
+) -> None:
+    """Log how well each class was found, and which was taken for which."""
+    log_table(classes, "classes.json")
+    title = f"{name}: {split.size} examples of {split.name}, {split.split}"
+    with TemporaryDirectory() as folder:
         file = Path(folder) / "confusion.png"
-        title = f"{name}: {split.size} examples of {split.name}, {split.split}"
         draw_confusion(labels, predicted, split.class_names, title).savefig(file, dpi=120)
         log_artifact(file)
-    return replace(evaluation, classes=classes)
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:

@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import keras
+import yaml
 from filelock import Timeout
 from pydantic import BaseModel
 from rich.markup import escape
@@ -18,10 +20,10 @@ from rich.markup import escape
 from reusekit.arguments import AnyPath, check
 from reusekit.errors import ConfigError, TrackingError
 from reusekit.progress import StageClock, bars_wanted, console
-from reusekit.settings import DataSettings, TrackingSettings
+from reusekit.settings import BackboneSettings, DataSettings, TrackingSettings
 from reusekit.stages.inputs import Splits
 from reusekit.startup import BEGAN
-from reusekit.tracking import connect, log_data, pipeline_run
+from reusekit.tracking import connect, log_artifact, log_data, pipeline_run
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.unfinished import end_killed, has_open_runs, is_marked, living
 
@@ -65,12 +67,23 @@ class Job:
             splits: The data, recorded as inputs.
             **settings: What to log as parameters; pydantic models open up.
         """
-        parameters = {
-            key: value.model_dump() if isinstance(value, BaseModel) else value
-            for key, value in {"seed": self.seed, **settings}.items()
-        }
+        groups = {"seed": self.seed, **settings}
+        parameters, written = (
+            {
+                key: value.model_dump(mode=mode) if isinstance(value, BaseModel) else value
+                for key, value in groups.items()
+            }
+            for mode in ("python", "json")
+        )
         outbox = self.folder / "outbox"
-        self._open.enter_context(pipeline_run(self.name, self.experiment, parameters, outbox))
+        backbone = settings.get("backbone")
+        source = f" {backbone.source}" if isinstance(backbone, BackboneSettings) else ""
+        name = f"{self.name}{source} on {splits.train.name}"
+        self._open.enter_context(pipeline_run(name, self.experiment, parameters, outbox))
+        with TemporaryDirectory() as scratch:
+            config = Path(scratch, "config.yaml")
+            config.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
+            log_artifact(config)
         log_data(splits.train, "training")
         log_data(splits.validation, "validation")
         log_data(splits.test, "test")

@@ -74,7 +74,11 @@ def register(
     ledgers = dict(zip(ROLES, take_ledgers(models), strict=True))
     chosen = {"cut": tuned.cut, "unfrozen_from": tuned.unfrozen_from}
     log_params(chosen | ledgers["whole"].params())
-    metrics = {"test_accuracy": test.accuracy, "test_loss": test.loss}
+    metrics = {
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
+        "val_accuracy": tuned.validation_accuracy,
+    }
     compared = [("test accuracy", test), *((b.name, b.test) for b in baselines)]
     describe(
         f"{backbone.source} on {splits.train.name}: {tuned.choice}.\n\n"

@@ -127,7 +127,7 @@ class Stored:
         if location.scheme in _INDIRECT or (location.scheme in _SERVERS and elsewhere):
             raise TrackingError(
                 f"{self.named} says that it lies at another address. Expected a folder in an "
-                f"artifact store. Received: {shown(self.location)}."
+                f"artifact store. Received: {shown(self.location)[:200]}."
             )
         try:
             return get_artifact_repository(self.location, client.tracking_uri)

@@ -17,9 +17,11 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import yaml
 from repository import ROOT
 
 from reusekit.data import load_split
+from reusekit.tracking.stored import logged_model_id
 
 QUICK = [
     f"--config={ROOT / 'configs' / 'digits.yaml'}",
@@ -132,11 +134,19 @@ def test_a_killed_job_is_gone_on_with(finished):
     assert len(list(folder.glob("runs/searches/*"))) == 1
 
 
-def test_settings_are_parameters_of_the_parent(runs):
+def test_settings_are_parameters_of_the_parent(runs, module_tracking):
     parent, _ = runs
     assert parent.data.params["backbone.source"] == "reusekit/glyphnet"
     assert parent.data.params["data.examples_per_class"] == "5"
     assert parent.data.params["seed"] == "0"
+    # pipeline, Looks: the same as a file, and a name that says what the run is of
+    file = module_tracking.download_artifacts(parent.info.run_id, "config.yaml")
+    written = yaml.safe_load(Path(file).read_text())
+    assert written["search"]["max_trials"] == 6
+    assert parent.info.run_name == "cut_search reusekit/glyphnet on sklearn_digits:1.0.0"
+    assert 0 < parent.data.metrics["val_accuracy"] <= 1
+    files = {info.path for info in module_tracking.list_artifacts(parent.info.run_id)}
+    assert {"config.yaml", "classes.json", "confusion.png"} <= files
     counts = {k: int(parent.data.params[f"parameters.{k}"]) for k in ("total", "trainable")}
     assert 0 < counts["trainable"] < counts["total"]
 
@@ -231,16 +241,20 @@ def test_three_linked_models_with_signatures_and_counts(finished, runs):
     assert accuracy == runs[0].data.metrics["test_accuracy"]
 
 
-def test_each_job_is_a_new_version_and_the_champion_is_the_last(finished):
+def test_a_job_that_comes_to_the_same_model_makes_no_new_version(finished):
+    # pipeline W4
     _, client, _ = finished
-    assert len(client.search_model_versions("name = 'digits'")) == 2
+    assert len(client.search_model_versions("name = 'digits'")) == 1
     champion = client.get_model_version_by_alias("digits", "champion")
-    assert int(champion.version) == 2
+    assert int(champion.version) == 1
+    _, second, third = jobs(client)
+    assert champion.run_id == second[0].info.run_id
+    used = {one.model_id for one in client.get_run(third[0].info.run_id).inputs.model_inputs}
+    assert logged_model_id(champion) in used
     assert champion.description.startswith("Classifies images into 10 classes.")
     assert "runner-up: cut" in champion.description
     assert "mlflow.keras.load_model" in champion.description
-    # Both stand on the same bottom, which is stored once.
-    assert len(client.search_model_versions("name = 'digits-top'")) == 2
+    assert len(client.search_model_versions("name = 'digits-top'")) == 1
     assert len(client.search_model_versions("name = 'glyphnet-bottom'")) == 1
 
 
@@ -283,7 +297,7 @@ def test_a_person_sees_the_cuts_the_rivals_the_times_and_what_to_do_next(finishe
         "same network from scratch",
         "logistic regression on pixels",
         "Where the time went",
-        "version 2",
+        "version 1",
         'mlflow.keras.load_model("models:/digits@champion")',
         f"ui --backend-store-uri {mlflow.get_tracking_uri()}",
     ):
