@@ -147,10 +147,12 @@ def _strict(annotation: Any) -> Any:
         base, *metadata = arguments
         inner = get_args(_strict(base)) or (_strict(base),)
         if isinstance(inner[-1], BeforeValidator):  # what it makes is what constraints are about
-            return Annotated[(inner[0], *metadata, inner[-1])]
+            return Annotated[(*inner[:-1], *metadata, inner[-1])]
         return Annotated[(_strict(base), *metadata)]
+    if annotation is int:  # more than 64 bits no backend takes
+        return Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_number)]
     if annotation in _NUMBERS or annotation is bool:
-        return Annotated[annotation, BeforeValidator(_plain_number)]
+        return Annotated[annotation, BeforeValidator(_number)]
     if origin in (Union, types.UnionType):
         return functools.reduce(operator.or_, map(_strict, arguments))
     if origin is tuple:
@@ -159,7 +161,8 @@ def _strict(annotation: Any) -> Any:
     if origin in (list, Sequence):
         return Annotated[list[_strict(arguments[0])], BeforeValidator(_as(list, Sequence))]
     if origin in (Collection, Iterable):  # an iterator can be read only once
-        return Annotated[Any, AfterValidator(_as(iter, origin))]
+        items = TypeAdapter(_strict(list[arguments[0]]), config=_CONFIG)
+        return Annotated[Any, AfterValidator(_as(_items_by(items), origin))]
     if origin in (dict, Mapping):
         key, value = map(_strict, arguments)
         return Annotated[dict[key, value], BeforeValidator(_as(dict, Mapping))]
@@ -189,6 +192,24 @@ def _as(make: Callable, kind: type) -> Callable[[Any], Any]:
         return make(value)
 
     return convert
+
+
+def _items_by(items: TypeAdapter) -> Callable[[Any], None]:
+    """A check of the items of what can be gone through again."""
+
+    def check_items(value: Iterable) -> None:
+        if isinstance(value, Collection):
+            items.validate_python(list(value))
+
+    return check_items
+
+
+def _number(value: Any) -> Any:
+    """NumPy's numbers as Python's; else pydantic takes whatever has `__float__`, such as arrays."""
+    value = _plain_number(value)
+    if not isinstance(value, int | float):
+        raise ValueError("no number")
+    return value
 
 
 def _plain_number(value: Any) -> Any:
@@ -231,7 +252,7 @@ def _innermost(name: str, annotation: Any, value: Any) -> tuple[str, Any, Any]:
         if isinstance(value, str | bytes):
             continue
         parts: Iterable[tuple[str, Any, Any]] = ()
-        if origin in (list, Sequence) and isinstance(value, Sequence):
+        if origin in (list, Sequence, Collection, Iterable) and isinstance(value, Sequence):
             parts = ((f"{name}[{i}]", arguments[0], one) for i, one in enumerate(value))
         elif origin is tuple and isinstance(value, Sequence):
             wanted = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments

@@ -6,7 +6,7 @@ import keras
 from pydantic import PositiveInt
 
 from reusekit.arguments import checked
-from reusekit.errors import TieError
+from reusekit.errors import TieError, nearest
 from reusekit.graph import keras_internals
 from reusekit.sharing import tied_source
 
@@ -80,11 +80,11 @@ class TiedDense(keras.layers.Layer):
         self.transpose = transpose
         self.units = units
         self.use_bias = use_bias
-        self.activation = keras.activations.get(activation)
+        self.activation = _looked_up(keras.activations, "activation", activation)
         self.scale = scale
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.bias_initializer = _looked_up(keras.initializers, "bias_initializer", bias_initializer)
+        self.bias_regularizer = _looked_up(keras.regularizers, "bias_regularizer", bias_regularizer)
+        self.bias_constraint = _looked_up(keras.constraints, "bias_constraint", bias_constraint)
         self.supports_masking = True
         self.bias = self.multiplier = None
 
@@ -236,3 +236,14 @@ class TiedDense(keras.layers.Layer):
         config = dict(config)
         source = keras.saving.deserialize_keras_object(config.pop("source"))
         return cls(source, **config)
+
+
+def _looked_up(kinds: Any, name: str, wanted: Any) -> Any:
+    """What Keras knows under a name, or makes of a configuration."""
+    try:
+        return kinds.get(wanted)
+    except Exception as error:  # Keras raises whatever comes of a configuration that is none
+        raise TieError(
+            f"Expected {name} to be what Keras takes for one, or the name of one. Received: "
+            f"{wanted!r}. {nearest(str(wanted), dir(kinds))}"
+        ) from error

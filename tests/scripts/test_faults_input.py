@@ -1,0 +1,11 @@
+"""A sample of bad input: all of it is refused in a sentence, or does what it should."""
+
+import numpy as np
+from faults import bad_input
+from faults.outcome import GOOD
+
+
+def test_bad_arguments_end_well(tmp_path):
+    # faults E: 121 foreign errors and 102 that were taken, of 797
+    tries = bad_input.run(np.random.default_rng(5), 250, tmp_path)
+    assert [outcome for outcome in tries if outcome.end not in GOOD] == []
