@@ -53,7 +53,7 @@ def fine_tune(
             pretrained = stages.load_backbone(backbone)
             stages.clean_cut(pretrained, cut)
             if finetune.unfreeze_from is not None:
-                stages.clean_cut(pretrained, finetune.unfreeze_from)
+                stages.clean_cut(pretrained, finetune.unfreeze_from, before=cut)
             features = FeatureStore(store)
         with job.stage("Load the data"):
             splits = stages.load_data(data, pretrained, seed)

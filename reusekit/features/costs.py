@@ -6,6 +6,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -195,13 +196,21 @@ def _disk(folder: Path) -> tuple[float, float, float]:
     return tuple(_PROBE_BYTES / seconds for seconds in (write, read, gather))
 
 
-def _step_seconds(inputs: int, outputs: int) -> float:
-    """Seconds of a training step of a dense layer on single examples, by Adam."""
+@cache
+def _timed(inputs: int, outputs: int) -> keras.Model:
+    """The model whose steps are timed: one a process, since TensorFlow never lets go of a step."""
     model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs, use_bias=False)])
     model.compile(optimizer="adam", loss="mse")
+    # Makes the optimizer's state.
+    model.train_on_batch(np.zeros((1, inputs), "float32"), np.zeros((1, outputs)))
+    return model
+
+
+def _step_seconds(inputs: int, outputs: int) -> float:
+    """Seconds of a training step of a dense layer on single examples, by Adam."""
+    model = _timed(inputs, outputs)
     count = _WARM + _STEPS
     examples = np.zeros((count, inputs), "float32")
-    model.train_on_batch(examples[:1], np.zeros((1, outputs)))  # makes the optimizer's state
     batches = iter(feed(examples, np.zeros((count, outputs), "float32"), 1))
     for _ in range(_WARM):
         model.train_function(batches)

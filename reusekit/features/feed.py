@@ -1,13 +1,49 @@
 """Batches of stored features for Keras."""
 
 import itertools
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from reusekit.features.sharded_array import ShardedArray
+
+# What the data sets that are still there call, by the graph that TensorFlow traced them into.
+_called: WeakKeyDictionary[Any, list[Callable]] = WeakKeyDictionary()
+
+
+def call_python(
+    function: Callable, inputs: Sequence[Any], dtypes: Any, eagerly: bool = False
+) -> Any:
+    """Call a function of Python's in a data set's pipeline, as `tf.numpy_function` does.
+
+    TensorFlow keeps every function that it is given so for as long as the process lives, and with
+    it the features and models that it reads. It is given a reference here, and the function is let
+    go of with the data set.
+
+    Args:
+        function: From arrays (from tensors, where it is called eagerly) to what has these dtypes.
+        inputs: Tensors.
+        dtypes: Of what it returns: a dtype, or a list of them.
+        eagerly: Whether to call it as `tf.py_function` does.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
+        graph = graph.outer_graph
+    if hasattr(graph, "outer_graph"):
+        _called.setdefault(graph, []).append(function)
+        known = weakref.ref(function)
+        function = partial(_call, known)
+    return (tf.py_function if eagerly else tf.numpy_function)(function, inputs, dtypes)
+
+
+def _call(known: weakref.ref, *values: Any) -> Any:
+    return known()(*values)
 
 
 def feed(
@@ -39,7 +75,7 @@ def feed(
         return np.random.default_rng((seed, next(passes))).permutation(len(labels))
 
     def gather(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        *taken, labels = tf.numpy_function(
+        *taken, labels = call_python(
             lambda at: [array[at] for array in arrays],
             [rows],
             [tf.as_dtype(array.dtype) for array in arrays],
@@ -53,7 +89,7 @@ def feed(
         # One call of NumPy a pass: a generator of positions would cost more than small heads do.
         positions = (
             tf.data.Dataset.range(1)
-            .map(lambda one: tf.ensure_shape(tf.numpy_function(order, [one], tf.int64), (None,)))
+            .map(lambda one: tf.ensure_shape(call_python(order, [one], tf.int64), (None,)))
             .unbatch()
             .apply(tf.data.experimental.assert_cardinality(len(labels)))
         )

@@ -19,6 +19,7 @@ from reusekit.features.costs import Costs
 from reusekit.features.decisions import Decisions
 from reusekit.features.padding import Padding
 from reusekit.features.plan import Plan
+from reusekit.features.randomness import refuse_mixing
 from reusekit.features.store import FeatureStore
 from reusekit.features.stored import check_dtype
 from reusekit.features.survey import Survey
@@ -95,8 +96,10 @@ def plan(
         (50, 64)
     """
     check_dtype(dtype)
+    graph = read(model)
+    refuse_mixing(graph, [trial.at for trial in trials])
     survey = Survey(
-        read(model),
+        graph,
         tuple(trials),
         {TRAIN: train, VALIDATION: validation},
         store,

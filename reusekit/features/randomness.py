@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from reusekit.errors import ConfigError
 from reusekit.features.unseeded import draws_unseeded
 from reusekit.graph import Call, Graph, ancestors, keras_internals, resolve
 from reusekit.surgery import rates
@@ -73,6 +74,28 @@ def random_before(graph: Graph, at: Any) -> Randomness:
         always=_addresses(c for c in calls if c in always or _holds(c, is_always_random)),
         unseeded=_addresses(unseeded),
     )
+
+
+def refuse_mixing(graph: Graph, at: Any) -> None:
+    """Refuse layers before a cut that mix the pictures of a batch, and cannot mix their labels.
+
+    Args:
+        graph: A model that was read.
+        at: As for `random_before`.
+
+    Raises:
+        ConfigError: There is a `MixUp` or `CutMix`.
+    """
+    mixing = (keras.layers.MixUp, keras.layers.CutMix)
+    for call in ancestors(graph, resolve(graph, at)):
+        if _may_be_random(call) and _holds(call, lambda layer: isinstance(layer, mixing)):
+            kind = type(call.operation).__name__
+            raise ConfigError(
+                f"Expected augmentation that leaves labels as they are. Received: the layer "
+                f"{call.address!r}, a {kind}, which in the graph of a model mixes pictures and not "
+                f"their labels. Take it out, rk.remove(model, {call.address!r}); both are mixed "
+                "where it is called on batches, a dictionary of images and one-hot labels."
+            )
 
 
 def is_augmenting(layer: keras.Layer) -> bool:

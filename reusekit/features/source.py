@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from reusekit.data import DataSplit
 from reusekit.errors import DataError
-from reusekit.features.feed import feed
+from reusekit.features.feed import call_python, feed
 from reusekit.features.frontier import Frontier
 from reusekit.features.padding import Padding
 from reusekit.features.stored import StoredFeatures, example_batches
@@ -125,7 +125,7 @@ class ViewsSource(FeatureSource):
         def read(number: tf.Tensor) -> tf.data.Dataset:
             def taken(rows: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
                 kinds = [tf.as_dtype(first[name].dtype) for name in names]
-                parts = tf.numpy_function(gather, [number, rows], kinds)
+                parts = call_python(gather, [number, rows], kinds)
                 for part, name in zip(parts, names, strict=True):
                     part.set_shape((None, *first[name].shape[1:]))
                 return frontier.restore(dict(zip(names, parts, strict=True))), labels
@@ -246,10 +246,11 @@ class ComputedSource(FeatureSource):
             def compute(place: tf.Tensor, batch: tuple) -> tuple[Any, tf.Tensor]:
                 inputs, labels = batch
                 # Outside of the graph of tf.data, which runs on the processor alone.
-                parts = tf.py_function(
+                parts = call_python(
                     partial(self._compute, inputs),
                     [number, place, *keras.tree.flatten(inputs)],
                     [dtype for dtype, _ in self._outputs],
+                    eagerly=True,
                 )
                 for part, (_, shape) in zip(parts, self._outputs, strict=True):
                     part.set_shape(shape)
@@ -278,7 +279,7 @@ def _each_pass(make: Callable[[tf.Tensor], tf.data.Dataset], batches: int) -> tf
     passes = itertools.count()
 
     def number(one: tf.Tensor) -> tf.Tensor:
-        counted = tf.numpy_function(lambda _: np.int64(next(passes)), [one], tf.int64)
+        counted = call_python(lambda _: np.int64(next(passes)), [one], tf.int64)
         return tf.ensure_shape(counted, ())
 
     once = tf.data.Dataset.range(1).map(number).flat_map(make)

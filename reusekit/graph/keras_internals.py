@@ -19,6 +19,7 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models.functional import Functional
 from keras.src.models.model import Trainer
 from keras.src.ops.core import Cast
+from keras.src.ops.nn import LogSoftmax, Sigmoid, Softmax
 from keras.src.ops.node import Node
 from keras.src.ops.numpy import Take
 from keras.src.random.seed_generator import global_seed_generator
@@ -430,6 +431,9 @@ def generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     held = (each for part in all_layers(layer) for each in part._seed_generators)
     return list({id(each): each for each in held}.values())
 
+
+ENDING_OPERATIONS = (Softmax, LogSoftmax, Sigmoid)
+"""The operations by which scores become probabilities."""
 
 # Keras's layers that drop values or add noise in training, with the attributes that say how much.
 _RATES: dict[type, tuple[str, ...]] = {

@@ -15,11 +15,14 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import AnyPath, Seed, checked
 from reusekit.data import DataSplit
-from reusekit.errors import ConfigError
+from reusekit.errors import ConfigError, nearest
 from reusekit.features import FeatureStore, Padding, Plan, plan
+from reusekit.features.randomness import refuse_mixing
 from reusekit.features.source import FeatureSource, InputSource
 from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Graph, cut_points, read, resolve
+from reusekit.progress import counted
+from reusekit.search.default_cuts import feature_cuts
 from reusekit.search.expected import expected_trials
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.limits import Limits, measure_latency
@@ -29,10 +32,11 @@ from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.sizes import SizeCounter
 from reusekit.search.space import SearchSpace
+from reusekit.search.spec import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, Place, TrialData, collected
 from reusekit.search.tuner import CutTuner
 from reusekit.surgery import clone, extract
-from reusekit.training import attach
+from reusekit.training import attach, fold_standardization
 
 
 class CutSearch:
@@ -47,17 +51,19 @@ class CutSearch:
             left as it is.
         train: The examples to train on.
         validation: The examples by which trials are compared.
-        space: What trials may vary; None for classifiers on every clean cut.
+        space: What trials may vary; None for classifiers on every clean cut at features: not in the
+            softmax that a classifier ends in.
         directory: Where trials and their state are kept. The same search goes on there where it was
             stopped; another one is refused.
         store: Where features are kept; None for `reusekit.features.default_path()`.
-        objective: The metric by which trials are compared: "val_accuracy", "val_loss", another
-            metric of the heads, or a `keras_tuner.Objective`.
+        objective: The metric by which trials are compared and stopped: "val_accuracy", "val_loss",
+            another metric of the heads, or a `keras_tuner.Objective`.
         limits: What the whole model may cost. Cuts that exceed it are left out.
         max_trials: How many trials; None for every combination of the choices.
         oracle: An oracle of keras-tuner to choose the trials instead.
         epochs: At most that many passes over the training examples a trial.
-        patience: Stop a trial after that many epochs without a lower validation loss.
+        patience: Stop a trial after that many epochs without a better value of the objective; the
+            best epoch is kept.
         seed: Decides the trials, their initial weights and the order of batches.
         pooling: How features are pooled for the heads: "avg", "max", "token" (the first of a
             sequence), or None to leave it to the heads.
@@ -72,7 +78,8 @@ class CutSearch:
         disk, memory, augmented_views, dtype, padding, preprocessing, compute_dtype: As
             `reusekit.plan` takes them.
         report: Called with the record of each trial when it is finished.
-        progress: Called with a text after each epoch.
+        progress: Called with a text after each epoch. Where neither is given, `run` shows a bar on
+            a terminal.
 
     Attributes:
         max_trials: As it was given.
@@ -132,9 +139,16 @@ class CutSearch:
         padding: Padding | None = None,
         preprocessing: Any = None,
         compute_dtype: str | None = None,
-        report: Callable[[TrialRecord], None] = lambda record: None,
-        progress: Callable[[str], None] = lambda text: None,
+        report: Callable[[TrialRecord], None] | None = None,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
+        if keras.backend.backend() != "tensorflow":
+            raise ConfigError(
+                "Expected the TensorFlow backend of Keras, on which searches run. Received: "
+                f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
+            )
+        for name, split in (("train", train), ("validation", validation)):
+            _check_examples(name, split)
         self.graph, self.train, self.validation = read(model), train, validation
         self.folder, self.plain = Path(directory), plain
         self.pooling, self.seed, self.limits = pooling, seed, limits
@@ -144,8 +158,10 @@ class CutSearch:
         self._all_cuts = space or SearchSpace(self._clean_cuts(), learning_rates=[1e-3, 1e-2, 1e-1])
         for at in (*self._all_cuts.cuts, *self._all_cuts.freeze):
             resolve(self.graph, at)  # refuses what is no address
+        refuse_mixing(self.graph, list(self._all_cuts.cuts))
         self._store, self.max_trials, self._oracle = store, max_trials, oracle
-        self._objective, self._rank, self._best_cuts = objective, rank, best_cuts
+        self._objective = _objective(objective, self._all_cuts, train.classes)
+        self._rank, self._best_cuts = rank, best_cuts
         self._training = {"epochs": epochs, "patience": patience, "seed": seed}
         self._stored = {
             "dtype": dtype,
@@ -165,7 +181,7 @@ class CutSearch:
             )
 
     def _clean_cuts(self) -> list[str]:
-        found = [p.at for p in self._points.values() if p.width == 1 and p.params_before]
+        found = list(feature_cuts(self.graph, self.train.classes))
         if not found:
             raise ConfigError(
                 f"{self.graph.model.name!r} has no clean cut. Give a space with cuts of your own; "
@@ -295,7 +311,7 @@ class CutSearch:
     @cached_property
     def hypermodel(self) -> CutHyperModel:
         """What any tuner of keras-tuner can search instead of this one."""
-        return CutHyperModel(self.data, self.space, **self._training)
+        return CutHyperModel(self.data, self.space, **self._training, objective=self._objective)
 
     @cached_property
     def tuner(self) -> CutTuner:
@@ -312,8 +328,8 @@ class CutSearch:
                 together=lambda place, batch_size: together.get((*place, batch_size), 1),
                 limits=self.limits,
                 latencies=self.latencies if self.limits.latency is not None else None,
-                report=self.report,
-                progress=self.progress,
+                report=lambda record: self.report and self.report(record),
+                progress=lambda text: self.progress and self.progress(text),
                 **self._tuning,
             )
 
@@ -336,8 +352,23 @@ class CutSearch:
         with self._alone():
             if self.plan is not None:
                 self.plan.save(self.folder / "plan.json")
-            self.tuner.search()
+            with self._shown():
+                self.tuner.search()
         return self.result
+
+    @contextmanager
+    def _shown(self) -> Iterator[None]:
+        """Show how far the search is where nobody else is told of it."""
+        if self.report is not None or self.progress is not None:
+            yield
+            return
+        with counted("Trials", self.max_trials) as step:
+            self.report = lambda record: step(f"Trials (last: {record.cut}, {record.status})")
+            self.progress = lambda text: step(f"Trials ({text})", 0)
+            try:
+                yield
+            finally:
+                self.report = self.progress = None
 
     @cached_property
     def _lock(self) -> FileLock:
@@ -402,7 +433,7 @@ class CutSearch:
         reached = [sign * cut.best.metrics[self.result.objective] for cut in cuts]
         return rank_correlation([scores[cut.at] for cut in cuts], reached)
 
-    def best_model(self, place: int = 0) -> keras.Model:
+    def best_model(self, place: int = 0, folded: bool = True) -> keras.Model:
         """The whole model of a good trial: from the backbone's inputs to the head's outputs.
 
         Its weights are its own. What the trial froze is frozen; it is compiled with the head's loss
@@ -410,6 +441,9 @@ class CutSearch:
 
         Args:
             place: 0 for the best trial, 1 for the next, and so on; `keep` says how many there are.
+            folded: Whether the features' mean and variance, which a head with `standardize` removes
+                first, are folded into its first dense layer, equal up to rounding (about 6e-8).
+                False keeps them, for training that goes on.
 
         Raises:
             ReusekitError: The weights of that trial were not kept.
@@ -420,15 +454,21 @@ class CutSearch:
                 f"Expected a place from 0 to {len(completed) - 1}. Received: {place}."
             )
         spec = completed[place].spec
-        trained = self.tuner.trained(completed[place].number)
-        if self.plain:
-            return trained
+        whole = trained = self.tuner.trained(completed[place].number)
+        if not self.plain:
+            whole = self._joined(spec, trained)
+        if folded:
+            whole = fold_standardization(whole)
+        if whole is not trained:
+            whole.compile(**self.space.head(spec, self.train.classes).compile_args)
+        return whole
+
+    def _joined(self, spec: TrialSpec, trained: keras.Model) -> keras.Model:
+        """What a trial trained behind a copy of what it froze."""
         bottom = clone(self.data.frozen(spec), weights="copy")
         for layer in bottom.layers:
             layer.trainable = False
-        whole = attach(bottom, trained)
-        whole.compile(**self.space.head(spec, self.train.classes).compile_args)
-        return whole
+        return attach(bottom, trained)
 
 
 def _held(place: Place, source: FeatureSource, in_memory: set[Place]) -> FeatureSource:
@@ -436,3 +476,53 @@ def _held(place: Place, source: FeatureSource, in_memory: set[Place]) -> Feature
     if features is None or isinstance(features, tuple):
         return source
     return ArrayFeatures(features, source.labels)
+
+
+def _check_examples(name: str, split: DataSplit) -> None:
+    """Raise ConfigError where examples are not pairs of an input and a label."""
+    spec = split.examples.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        received = f"{len(spec)} parts" if isinstance(spec, tuple) else type(spec).__name__
+        raise ConfigError(
+            f"Expected {name} as a DataSplit of (input, label) pairs. Received: {received}. "
+            "Weights of examples are not supported; class_weight= is, by a tuner of keras-tuner on "
+            "`search.hypermodel`."
+        )
+
+
+def _objective(
+    wanted: str | keras_tuner.Objective, space: SearchSpace, classes: int
+) -> keras_tuner.Objective:
+    """The metric by which trials are compared, with its direction.
+
+    Raises:
+        ConfigError: It is no metric of the heads, or nobody knows whether more of it is better.
+    """
+    heads = space.heads.values() if space.heads else [space.head(TrialSpec("", ""), classes)]
+    reported = [_reported(head.compile_args) for head in heads]
+    name = wanted if isinstance(wanted, str) else getattr(wanted, "name", None)
+    for names in reported:
+        if name is not None and names is not None and name.removeprefix("val_") not in names:
+            valid = [f"val_{each}" for each in names]
+            raise ConfigError(
+                f"Expected the objective to be a metric of the heads, one of {', '.join(valid)}. "
+                f"Received: {name!r}. {nearest(name, valid)}"
+            )
+    if isinstance(wanted, keras_tuner.Objective):
+        return wanted
+    try:
+        return keras_tuner.Oracle(objective=wanted).objective
+    except ValueError as error:
+        raise ConfigError(
+            f"Expected an objective of which it is known whether more is better. Received: "
+            f"{wanted!r}. Give keras_tuner.Objective({wanted!r}, 'max'), or 'min'."
+        ) from error
+
+
+def _reported(compile_args: dict[str, Any]) -> list[str] | None:
+    """The names of what a head reports; None where they follow from several outputs."""
+    metrics = [compile_args.get(key) or [] for key in ("metrics", "weighted_metrics")]
+    if not all(isinstance(each, list) for each in metrics):
+        return None
+    named = (each if isinstance(each, str) else each.name for part in metrics for each in part)
+    return ["loss", *named]

@@ -153,7 +153,14 @@ def _fit_together(
     data = hypermodel.data
     places = [data.begin(task.spec) for task in group]
     members = [
-        Member(model, _name(place), task.epochs, hypermodel.callbacks())
+        Member(
+            model,
+            _name(place),
+            task.epochs,
+            hypermodel.callbacks(),
+            hypermodel.monitored,
+            hypermodel.maximize,
+        )
         for task, model, place in zip(group, models, places, strict=True)
     ]
     batch_size = group[0].spec.batch_size

@@ -11,7 +11,7 @@ _COSTS = {
     "parameters": ("parameters of the whole model", EngFormatter()),
     "flops": ("FLOPs of one example", EngFormatter()),
     "bytes": ("weights of the whole model", EngFormatter("B")),
-    "latency": ("backbone's time for one example up to the cut", EngFormatter("s")),
+    "latency": ("time of the backbone up to the cut, one example alone", EngFormatter("s")),
 }
 
 
@@ -40,7 +40,7 @@ def accuracy_over_depth(result: SearchResult, title: str) -> Figure:
     _ring(axes, result, result.depths[result.best.cut])
     axes.set_xticks(depths, [cut.at for cut in cuts], rotation=40, ha="right", fontsize=8)
     axes.set_xlabel("cut, placed by its share of the backbone's FLOPs")
-    axes.legend(loc="lower right" if result.maximize else "upper right")
+    _legend(axes)
     return figure
 
 
@@ -86,7 +86,7 @@ def accuracy_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
     axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(numbers)
     axes.margins(x=0.12, y=0.25)  # for the names
-    axes.legend(loc="lower right" if result.maximize else "upper right")
+    _legend(axes)
     return figure
 
 
@@ -97,6 +97,12 @@ def _empty(result: SearchResult, title: str) -> tuple[Figure, Axes]:
     axes.set_ylabel(result.objective.replace("val_", "validation "))
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    """Explain the marks beside the axes, where no point lies."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False)
+    axes.title.set_y(1.08)
 
 
 def _ring(axes: Axes, result: SearchResult, x: float) -> None:

@@ -25,6 +25,14 @@ VALIDATION_BATCH = 256
 """Validation examples a step: it decides speed and memory, not numbers."""
 
 
+_FIT_OPTIONS = ("epochs", "initial_epoch", "callbacks", "class_weight", "verbose")
+_BY_LOSS = keras_tuner.Objective(MONITORED, "min")
+
+
+class SearchArgumentError(ConfigError, keras_tuner.errors.FatalError):
+    """An argument of a tuner's `search` that would be dropped; it ends the search, not a trial."""
+
+
 class CutHyperModel(keras_tuner.HyperModel):
     """Builds and trains what a trial asks for: a head, perhaps with the top of the backbone.
 
@@ -36,8 +44,9 @@ class CutHyperModel(keras_tuner.HyperModel):
         data: Features where trials begin.
         space: What trials may vary.
         epochs: At most that many passes over the training examples a trial.
-        patience: Stop a trial after that many epochs without a lower validation loss.
+        patience: Stop a trial after that many epochs without a better value of the objective.
         seed: Decides initial weights, dropout and the order of the batches, alike in every trial.
+        objective: The metric by which a trial is stopped and its best epoch is kept.
 
     Example:
         >>> features = {"shallow": np.zeros((8, 4)), "deep": np.ones((8, 6))}
@@ -57,10 +66,12 @@ class CutHyperModel(keras_tuner.HyperModel):
         epochs: PositiveInt = 60,
         patience: NonNegativeInt = 10,
         seed: Seed = 0,
+        objective: keras_tuner.Objective = _BY_LOSS,
     ) -> None:
         super().__init__(name="cut_search")
         self.data, self.space = data, space
         self.epochs, self.patience, self.seed = epochs, patience, seed
+        self.monitored, self.maximize = objective.name, objective.direction == "max"
 
     @property
     def joint(self) -> bool:
@@ -107,6 +118,8 @@ class CutHyperModel(keras_tuner.HyperModel):
     def _to_standardize(self, spec: TrialSpec, trunk: keras.Model | None) -> np.ndarray | None:
         source = self.data.train[self.data.begin(spec)]
         if trunk is None:
+            if keras.tree.is_nested(_element(source)):
+                return None  # several tensors, which the head takes or refuses
             features = collected(source)
         else:
             batches = source.batches(VALIDATION_BATCH)
@@ -121,7 +134,10 @@ class CutHyperModel(keras_tuner.HyperModel):
         """What ends a trial: nothing gained for a while; the best epoch's weights come back."""
         return [
             keras.callbacks.EarlyStopping(
-                monitor=MONITORED, patience=self.patience, restore_best_weights=True
+                monitor=self.monitored,
+                mode="max" if self.maximize else "min",
+                patience=self.patience,
+                restore_best_weights=True,
             )
         ]
 
@@ -140,6 +156,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         callbacks: Sequence[keras.callbacks.Callback] = (),
         epochs: int | None = None,
         initial_epoch: int = 0,
+        **options: Any,
     ) -> Fit:
         """Train one trial's model alone with Keras's `fit`, and leave it at its best epoch.
 
@@ -149,9 +166,10 @@ class CutHyperModel(keras_tuner.HyperModel):
             callbacks: Keras callbacks that watch.
             epochs: The epoch to end at, where a tuner sets it; else the hypermodel's own.
             initial_epoch: The epoch to begin at, where a tuner goes on with a trial.
+            **options: What else Keras's `fit` takes, such as `class_weight`.
 
         Raises:
-            TrainingError: The validation loss was never finite.
+            TrainingError: The validation loss or the objective was never finite.
         """
         train, validation = self.batches(spec)
         began = perf_counter()
@@ -162,20 +180,43 @@ class CutHyperModel(keras_tuner.HyperModel):
             initial_epoch=initial_epoch,
             shuffle=False,  # the batches come shuffled
             callbacks=[*self.callbacks(), *callbacks],
-            verbose=0,
+            **{"verbose": 0, **options},
         ).history
-        return Fit(history, best_epoch(history), perf_counter() - began)
+        best = best_epoch(history, self.monitored, self.maximize)
+        return Fit(history, best, perf_counter() - began)
 
     def fit(
         self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> dict[str, float]:
-        """Train as keras-tuner's own tuners ask for it; returns the metrics of the best epoch."""
+        """Train as keras-tuner's own tuners ask for it; returns the metrics of the best epoch.
+
+        Args:
+            hp: The trial's choices.
+            model: What `build` made of them.
+            *args: Nothing: the examples are those of the hypermodel's data.
+            **kwargs: `callbacks`, `epochs`, `initial_epoch`, `class_weight` and `verbose`, as
+                Keras's `fit` takes them.
+
+        Raises:
+            SearchArgumentError: Examples or weights of examples, or another option; the tuner's
+                search ends there.
+        """
+        refused = [f"{len(args)} by position"] * bool(args)
+        refused += [n for n, given in kwargs.items() if n not in _FIT_OPTIONS and given is not None]
+        if refused:
+            raise SearchArgumentError(
+                f"Expected search({', '.join(f'{name}=' for name in _FIT_OPTIONS)}) at most, since "
+                "trials are trained and compared on the examples that the search was made with. "
+                f"Received: {', '.join(refused)}."
+            )
+        options = {name: kwargs[name] for name in ("class_weight", "verbose") if name in kwargs}
         fit = self.train(
             self.spec(hp),
             model,
             kwargs.get("callbacks") or (),
             epochs=kwargs.get("epochs"),
             initial_epoch=kwargs.get("initial_epoch", 0),
+            **options,
         )
         return fit.metrics
 

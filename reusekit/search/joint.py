@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from reusekit.errors import ReusekitError
 from reusekit.training.errors import TrainingError
-from reusekit.training.fit import Fit, best_epoch
+from reusekit.training.fit import MONITORED, Fit, best_epoch
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,16 @@ class Member:
         epochs: The epoch to end at, at the latest.
         callbacks: Its own Keras callbacks, called where training and each epoch begin and end, but
             not at each batch; one that sets `model.stop_training` stops it alone.
+        monitored: The metric whose best epoch counts.
+        maximize: Whether more of it is better.
     """
 
     model: keras.Model
     features: str
     epochs: int
     callbacks: Sequence[keras.callbacks.Callback] = field(default=())
+    monitored: str = MONITORED
+    maximize: bool = False
 
 
 def fit_together(
@@ -110,12 +114,16 @@ def fit_together(
                 callbacks[number].on_train_end()
         progress(epoch, sum(bool(on) for on in active))
     seconds = (perf_counter() - began) / len(members)
-    return [_result(each.history, seconds) for each in histories]
+    return [
+        _result(each.history, member, seconds)
+        for each, member in zip(histories, members, strict=True)
+    ]
 
 
-def _result(history: dict[str, list[float]], seconds: float) -> Fit | TrainingError:
+def _result(history: dict[str, list[float]], member: Member, seconds: float) -> Fit | TrainingError:
     try:
-        return Fit(history, best_epoch(history), seconds)
+        best = best_epoch(history, member.monitored, member.maximize)
+        return Fit(history, best, seconds)
     except TrainingError as error:
         return error
 

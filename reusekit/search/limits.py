@@ -47,7 +47,9 @@ def measure_latency(models: Sequence[keras.Model], runs: PositiveInt = LATENCY_R
     """How long each model takes for one example: the median of some runs, in seconds.
 
     The models take turns, so that what else the machine does meets all alike. The first run of
-    each, which compiles it, does not count.
+    each, which compiles it, does not count. It is what a caller waits for `predict_on_batch` with a
+    single example: of small models that is for the most part Keras's own overhead of a call, not
+    their arithmetic, of which `Sizes.flops` tells.
     """
     inputs = [random_inputs(read(model), batch=1) for model in models]
     seconds: list[list[float]] = [[] for _ in models]

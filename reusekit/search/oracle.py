@@ -1,10 +1,12 @@
 """An oracle that looks at every cut once before it goes where the gains are."""
 
+import inspect
 import itertools
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
+from weakref import WeakMethod
 
 import keras_tuner
 import numpy as np
@@ -28,7 +30,8 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
 
     The first pass gives accuracy over depth at equal settings, which is what a person wants to see;
     the Gaussian process then starts from it. With fewer trials than cuts, the pass takes cuts
-    spread evenly from the shallowest to the deepest.
+    spread evenly from the shallowest to the deepest. A search that goes on with more trials than
+    before takes first what its pass has left out.
 
     Args:
         cuts: Addresses, shallow to deep.
@@ -54,12 +57,19 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
 
     def at_a_time(self) -> int:
         """How many trials may be asked for now: all that is left of the first pass, then a few."""
-        return max(len(self.sweep) - len(self.trials), _AT_A_TIME)
+        return max(len(self._left(len(self.trials))), _AT_A_TIME)
+
+    def _left(self, number: int) -> list[str]:
+        """The cuts of the first pass that no trial before this one has tried."""
+        before = (t for trial_id, t in self.trials.items() if int(trial_id) < number)
+        tried = {trial.hyperparameters.values.get(CUT) for trial in before}
+        return [cut for cut in self.sweep if cut not in tried]
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
         number = int(trial_id)
-        if number >= len(self.sweep):
+        left = self._left(number)
+        if not left:
             # Of its own for each trial, so that a search that goes on after a kill is the same.
             self._random_state = np.random.RandomState([self.seed, number])
             # Its matrices are tiny: threads would cost more than they gain.
@@ -68,7 +78,7 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 return super().populate_space(trial_id)
         values = {hp.name: hp.default for hp in self.get_space().space}
-        return {"status": "RUNNING", "values": values | {CUT: self.sweep[number]}}
+        return {"status": "RUNNING", "values": values | {CUT: left[0]}}
 
 
 class CutGridOracle(keras_tuner.Oracle):
@@ -90,7 +100,9 @@ class CutGridOracle(keras_tuner.Oracle):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._meaning = meaning
+        # keras-tuner keeps every oracle for as long as the process lives, beside its lock; what a
+        # method belongs to (a hypermodel, with all features) is not to live as long.
+        self._meaning = WeakMethod(meaning) if inspect.ismethod(meaning) else lambda: meaning
 
     def at_a_time(self) -> int:
         """All that are left."""
@@ -106,10 +118,10 @@ class CutGridOracle(keras_tuner.Oracle):
         choices, seen = self._choices(), set()
         for combination in itertools.product(*(values for _, values in choices)):
             values = {name: value for (name, _), value in zip(choices, combination, strict=True)}
-            if self._meaning is not None:
+            if (known := self._meaning()) is not None:
                 hyperparameters = self.get_space()
                 hyperparameters.values = dict(values)
-                meaning = self._meaning(hyperparameters)
+                meaning = known(hyperparameters)
                 if meaning in seen:
                     continue
                 seen.add(meaning)

@@ -247,6 +247,11 @@ def _checked(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     features = features.astype(np.float64)
     if not np.isfinite(features).all():
         raise DataError("Expected finite features. Received infinite ones, or NaN.")
+    if labels.dtype.kind not in "iubUSO":
+        raise DataError(
+            "Expected classes as labels: integers or strings. Received: numbers of type "
+            f"{labels.dtype.name}, as of a regression, for which cuts cannot be ranked."
+        )
     if len(np.unique(labels)) < 2:
         raise DataError(f"Expected at least two classes. Received one: {labels[0]!r}.")
     return features, labels

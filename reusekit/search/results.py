@@ -55,7 +55,16 @@ class TrialRecord:
 
     @property
     def accuracy(self) -> float:
-        """Validation accuracy at the best epoch."""
+        """Validation accuracy at the best epoch.
+
+        Raises:
+            ConfigError: The trial reports none: it failed, or its head is no classifier.
+        """
+        if "val_accuracy" not in self.metrics:
+            raise ConfigError(
+                f"Expected a trial that reports an accuracy. Received: one that reports "
+                f"{', '.join(self.metrics) or 'nothing'}; see `metrics`."
+            )
         return self.metrics["val_accuracy"]
 
     @property
@@ -117,6 +126,14 @@ class SearchResult:
     latencies: Mapping[str, float] = field(default_factory=dict)
     objective: str = "val_accuracy"
     maximize: bool = True
+
+    def __repr__(self) -> str:
+        done = self.completed
+        best = "none completed"
+        if done:
+            reached = done[0].metrics[self.objective]
+            best = f"best {self.objective} {reached:.4f} at cut {done[0].cut}"
+        return f"<SearchResult: {len(self.trials)} trials, {best}; to_frame() lists them>"
 
     @property
     def completed(self) -> list[TrialRecord]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from reusekit.backbones import Backbone
 from reusekit.errors import ConfigError, nearest
-from reusekit.graph import CutPoint, cut_points
+from reusekit.graph import CutPoint
+from reusekit.search.default_cuts import clean_cuts, feature_cuts
 from reusekit.search.oracle import evenly
 
 # Cuts closer than this share of the backbone's FLOPs are one choice, not two: it parts a
@@ -22,7 +23,7 @@ def candidate_cuts(
 
     Of neighbouring cuts that lie within one hundredth of the backbone's FLOPs of each other, the
     deepest stands for all. Cuts in the first hundredth reuse next to nothing and are left out, and
-    so are those in a head that the backbone brings along.
+    so is the end of a classifier that the backbone brings along; the features before it are not.
 
     Args:
         backbone: Where to cut.
@@ -46,31 +47,42 @@ def candidate_cuts(
     clean = _clean(backbone)
     chosen = {_known(clean, at, backbone).at for at in [*(wanted or []), *including]}
     if wanted is None:
-        # What follows the last feature map is a head: a registered model brings its own.
-        maps = [point for point in clean.values() if len(point.shape) == 3]
-        chosen.update(evenly(_apart(maps or list(clean.values())), most))
+        features = list(feature_cuts(backbone.model).values())
+        maps = [point for point in features if len(point.shape) > 2]
+        # What follows the last feature map is that map, pooled, or features made of it by weights.
+        made = [p for p in features if maps and p.params_before > maps[-1].params_before]
+        apart = [*_apart(maps or features), *(point.at for point in made[-1:])]
+        chosen.update(evenly(apart, most))
     return [point for at, point in clean.items() if at in chosen]
 
 
-def clean_cut(backbone: Backbone, at: str) -> CutPoint:
+def clean_cut(backbone: Backbone, at: str, before: str | None = None) -> CutPoint:
     """The clean cut at an address.
 
     Args:
         backbone: Where to cut.
         at: An address.
+        before: A clean cut that it must lie before; None where it may lie anywhere.
 
     Raises:
-        ConfigError: It is no clean cut; the message names the nearest.
+        ConfigError: It is no clean cut, or not before that one; the message names the nearest.
     """
-    return _known(_clean(backbone), at, backbone)
+    clean = _clean(backbone)
+    found = _known(clean, at, backbone)
+    if before is not None:
+        shallower = list(clean)[: list(clean).index(_known(clean, before, backbone).at)]
+        if at not in shallower:
+            raise ConfigError(
+                f"Expected a cut before {before!r}, from which on the bottom is trained. "
+                f"Received: {at!r}. "
+                + (f"The nearest before it is {shallower[-1]!r}." if shallower else "")
+            )
+    return found
 
 
 def _clean(backbone: Backbone) -> dict[str, CutPoint]:
     """Every clean cut with a weight before it, shallow to deep."""
-    # All tensors, since `cut_points` leaves out the model's output, and the output of a backbone
-    # without its classifier is the deepest cut there is.
-    every = cut_points(backbone.model, max_width=None)
-    clean = {point.at: point for point in every if point.width == 1 and point.params_before}
+    clean = clean_cuts(backbone.model)
     if not clean:
         raise ConfigError(f"{backbone.source} has no clean cut.")
     return clean

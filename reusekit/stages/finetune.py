@@ -10,7 +10,7 @@ import pandas as pd
 
 from reusekit.backbones import Backbone
 from reusekit.features import Costs, FeatureSource, FeatureStore, Trials
-from reusekit.progress import EpochProgress
+from reusekit.progress import EpochProgress, console
 from reusekit.settings import FineTuneSettings, HeadSettings
 from reusekit.sharing import count_params
 from reusekit.stages.cuts import candidate_cuts
@@ -19,7 +19,7 @@ from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.search import Searched
 from reusekit.surgery import Split, clone, extract, split
 from reusekit.tracking import EpochMetrics, log_artifact, log_params, step_run
-from reusekit.training import Fit, attach, fit_classifier
+from reusekit.training import Fit, attach, fit_classifier, fold_standardization
 from reusekit.training.drawing import draw_cut
 from reusekit.training.heads import classifier
 
@@ -92,7 +92,11 @@ class FineTuned:
 
 def best_trial(searched: Searched) -> Begun:
     """The whole model of the best trial of a search, as it was trained there."""
-    best, found, plan = searched.result.best, searched.search.best_model(), searched.search.plan
+    best, found, plan = (
+        searched.result.best,
+        searched.search.best_model(folded=False),
+        searched.search.plan,
+    )
     # Not compiled: a part of it is trained on, and its optimizer would be stored for nothing.
     whole = keras.Model(found.input, found.output, name=found.name)
     return Begun(whole, best.cut, Phase("search", best.fit), plan and plan.costs)
@@ -191,13 +195,14 @@ def finetune(
         pd.DataFrame(phase.fit.history).assign(phase=phase.name, kept=phase.kept)
         for phase in phases
     ).to_csv(folder / "phases.csv", index_label="epoch")
+    whole = fold_standardization(begun.whole)
     title = f"{backbone.source} on {splits.train.name}"
-    draw_cut(begun.whole, begun.cut, title).savefig(folder / "model.png", dpi=120)
+    draw_cut(whole, begun.cut, title).savefig(folder / "model.png", dpi=120)
     log_artifact(folder / "model.png")
     unfrozen_from = unfreeze_from if phases[-1].kept else None
     return FineTuned(
-        begun.whole,
-        split(begun.whole, unfrozen_from or begun.cut),
+        whole,
+        split(whole, unfrozen_from or begun.cut),
         begun.cut,
         unfrozen_from,
         tuple(phases),
@@ -212,7 +217,13 @@ def _unfreeze_from(backbone: Backbone, cut: str, settings: FineTuneSettings) -> 
     if settings.unfreeze_from is None:
         opened = math.ceil(settings.share * len(before))
         return before[-opened] if opened else None
-    return settings.unfreeze_from if settings.unfreeze_from in before else None
+    if settings.unfreeze_from not in before:
+        console.print(
+            f"Nothing of the bottom is trained on: unfreeze_from {settings.unfreeze_from!r} does "
+            f"not lie before the cut, {cut!r}."
+        )
+        return None
+    return settings.unfreeze_from
 
 
 def _train_top(

@@ -21,7 +21,8 @@ from reusekit.stages.inputs import Splits
 from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
 
 # What decides where features and results are kept and how fast they come, never what they are.
-_NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep"}
+# More trials are more of the same search; every combination of the choices is another one.
+_NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep", "max_trials"}
 
 
 def _check_folder(folder: Path) -> None:
@@ -141,6 +142,7 @@ def _digest(
         "train": splits.train.fingerprint,
         "validation": splits.validation.fingerprint,
         "settings": settings.model_dump(mode="json", exclude=_NOT_SEARCHED),
+        "every_combination": settings.max_trials is None,
         "seed": seed,
         "plain": plain,
     }

@@ -4,6 +4,7 @@ from reusekit.training import heads
 from reusekit.training.attach import attach
 from reusekit.training.errors import TrainingError
 from reusekit.training.fit import Fit, fit_classifier
+from reusekit.training.folding import fold_standardization
 from reusekit.training.freezing import Freezing, VariableState, freeze
 from reusekit.training.layerwise import layerwise_optimizer
 from reusekit.training.optimizer import LayerwiseOptimizer, Rates, VariableRate
@@ -20,6 +21,7 @@ __all__ = [
     "VariableState",
     "attach",
     "fit_classifier",
+    "fold_standardization",
     "freeze",
     "heads",
     "layerwise_optimizer",

@@ -10,6 +10,7 @@ import keras
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from reusekit.arguments import checked
+from reusekit.errors import nearest
 from reusekit.training.errors import TrainingError
 
 MONITORED = "val_loss"
@@ -85,21 +86,35 @@ def fit_classifier(
     return Fit(history, best_epoch(history), perf_counter() - start)
 
 
-def best_epoch(history: dict[str, list[float]]) -> int:
-    """The first epoch with the lowest validation loss, which `EarlyStopping` goes back to.
+def best_epoch(
+    history: dict[str, list[float]], monitored: str = MONITORED, maximize: bool = False
+) -> int:
+    """Return the first epoch with the best value of a metric, which `EarlyStopping` goes back to.
+
+    Args:
+        history: Each metric's value by epoch.
+        monitored: The metric.
+        maximize: Whether more of it is better.
 
     Raises:
-        TrainingError: The loss was never finite.
+        TrainingError: The validation loss or the metric was never finite, or there is no such
+            metric.
 
     Example:
         >>> best_epoch({"val_loss": [0.5, 0.2, float("nan"), 0.2]})
         1
     """
-    losses = history[MONITORED]
-    finite = [epoch for epoch, loss in enumerate(losses) if math.isfinite(loss)]
-    if not finite:
+    if monitored not in history:
         raise TrainingError(
-            f"The validation loss was never finite in {len(losses)} epochs. Try a lower learning "
-            "rate."
+            f"Expected a metric that is reported after each epoch. Received: {monitored!r}. "
+            f"{nearest(monitored, history)}"
         )
-    return min(finite, key=losses.__getitem__)
+    for name in (MONITORED, monitored):
+        values = history[name]
+        finite = [epoch for epoch, value in enumerate(values) if math.isfinite(value)]
+        if not finite:
+            what = "validation loss" if name == MONITORED else name
+            raise TrainingError(
+                f"The {what} was never finite in {len(values)} epochs. Try a lower learning rate."
+            )
+    return (max if maximize else min)(finite, key=values.__getitem__)

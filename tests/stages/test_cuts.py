@@ -1,9 +1,11 @@
 """Candidate cuts: the block outputs of real networks, once each, in order."""
 
+from dataclasses import replace
+
 import pytest
 
 import reusekit as rk
-from reusekit.stages import candidate_cuts
+from reusekit.stages import candidate_cuts, clean_cut
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +40,21 @@ def test_fewer_are_spread_evenly_and_named_ones_are_kept(resnet):
 def test_what_is_no_clean_cut_is_refused_with_the_nearest(resnet, at):
     with pytest.raises(rk.ConfigError, match=f"no clean cut '{at}'. Did you mean"):
         candidate_cuts(resnet, [at])
+
+
+def test_the_end_of_a_registered_classifier_is_no_candidate():  # pipeline W3
+    glyphnet = rk.load_backbone("reusekit/glyphnet", weights=None)
+    plain = [point.at for point in candidate_cuts(glyphnet)]
+    assert plain[-1] == "block7_out"
+    whole = rk.attach(glyphnet.model, rk.heads.classifier(10))
+    assert [point.at for point in candidate_cuts(replace(glyphnet, model=whole))] == plain
+    hidden = rk.attach(glyphnet.model, rk.heads.classifier(10, units=32))
+    offered = [point.at for point in candidate_cuts(replace(glyphnet, model=hidden))]
+    assert offered == [*plain, "head_hidden"]  # the features just before the old softmax
+
+
+def test_what_is_unfrozen_must_lie_before_the_cut(resnet):  # pipeline W7
+    assert clean_cut(resnet, "conv2_block1_out", before="conv4_block1_out").at == "conv2_block1_out"
+    for at in ("conv4_block1_out", "conv5_block1_out"):
+        with pytest.raises(rk.ConfigError, match=f"before 'conv4_block1_out'.*Received: '{at}'"):
+            clean_cut(resnet, at, before="conv4_block1_out")

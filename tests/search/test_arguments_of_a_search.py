@@ -1,0 +1,220 @@
+"""What a search is told, by its own arguments or a tuner's, is heeded or refused in a sentence."""
+
+import gc
+from dataclasses import replace
+from types import SimpleNamespace
+
+import keras
+import keras_tuner
+import numpy as np
+import pytest
+
+import reusekit as rk
+from reusekit.errors import ConfigError, DataError
+from reusekit.features import FeatureSource, FeatureStore
+from reusekit.search import CutHyperModel, CutSearch, SearchSpace, TrialData, rank_cuts
+from reusekit.search.default_cuts import feature_cuts
+from reusekit.settings import SearchSettings
+from reusekit.stages.search import _digest
+from reusekit.training.fit import best_epoch
+
+
+@pytest.fixture
+def search(backbone, train, validation, tmp_path):
+    def make(space=None, folder="search", **options):
+        space = space or SearchSpace(["stem", "out2"], units=[0], dropout=[0.0])
+        store = FeatureStore(tmp_path / "store")
+        return CutSearch(
+            backbone, train, validation, space, tmp_path / folder, store, **{"epochs": 2, **options}
+        )
+
+    return make
+
+
+def test_the_kept_epoch_follows_the_objective(data):  # pipeline W8
+    kept = []
+    for name, direction in (("val_loss", "min"), ("val_accuracy", "max")):
+        space = SearchSpace(["deep"], units=(0,), dropout=(0.0,), learning_rates=(1.0,))
+        objective = keras_tuner.Objective(name, direction)
+        hypermodel = CutHyperModel(data, space, epochs=12, patience=12, objective=objective)
+        spec = hypermodel.spec(keras_tuner.HyperParameters())
+        model = hypermodel.build_for(spec)
+        fit = hypermodel.train(spec, model)
+        values = fit.history[name]
+        best = (max if direction == "max" else min)(values)
+        assert fit.best_epoch == values.index(best)
+        source = data.validation["deep", "avg"]
+        tested = model.evaluate(source.arrays(), source.labels, verbose=0, return_dict=True)
+        assert tested[name.removeprefix("val_")] == pytest.approx(best, rel=1e-4)
+        kept.append(fit.best_epoch)
+    assert kept[0] != kept[1]
+    assert (
+        best_epoch({"val_loss": [2.0, 1.0], "val_accuracy": [0.9, 0.8]}, "val_accuracy", True) == 0
+    )
+
+
+def tuned(data, tmp_path):
+    space = SearchSpace(["deep"], units=(0,), dropout=(0.0,), learning_rates=(0.3,))
+    by_loss = keras_tuner.Objective("loss", "min")
+    hypermodel = CutHyperModel(data, space, epochs=1, objective=by_loss)
+    return keras_tuner.RandomSearch(
+        hypermodel, objective="val_accuracy", max_trials=1, directory=tmp_path, overwrite=True
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"x": np.zeros((2, 6)), "y": np.zeros(2)},
+        {"validation_data": (np.zeros((2, 6)), np.zeros(2))},
+        {"sample_weight": np.ones(60)},
+        {"batch_size": 4},
+    ],
+)
+def test_what_a_tuners_search_would_drop_ends_it(data, tmp_path, options):  # pipeline B3
+    with pytest.raises(ConfigError, match=f"Received: {', '.join(options)}"):
+        tuned(data, tmp_path).search(verbose=0, **options)
+    with pytest.raises(ConfigError, match="Received: 2 by position"):
+        tuned(data, tmp_path).search(np.zeros((2, 6)), np.zeros(2), verbose=0)
+
+
+def test_a_tuners_class_weights_are_heeded(data, tmp_path):  # pipeline B3
+    lost = []
+    for weights in (None, dict.fromkeys(range(3), 0.0)):
+        tuner = tuned(data, tmp_path)
+        tuner.search(verbose=0, class_weight=weights)
+        lost.append(tuner.oracle.get_best_trials(1)[0].metrics.get_best_value("loss"))
+    assert lost[0] > lost[1] == 0
+
+
+def test_raising_max_trials_goes_on(search):  # pipeline B10
+    space = SearchSpace(["stem", "out0", "out2"], units=[0], dropout=[0.0])
+    first = search(space, max_trials=2).run().trials
+    assert {trial.cut for trial in first} == {"stem", "out2"}
+    told = []
+    second = search(space, max_trials=4, report=told.append).run().trials
+    assert second[:2] == first
+    assert [one.number for one in told] == [2, 3]
+    assert second[2].cut == "out0"  # which the first pass had left out
+
+
+def test_only_more_trials_are_the_same_search(backbone, train, validation):
+    splits = SimpleNamespace(train=train, validation=validation)
+
+    def name(max_trials):
+        settings = SearchSettings(max_trials=max_trials, learning_rates=[0.1])
+        return _digest(SimpleNamespace(digest="d"), [], splits, settings, 0, False)
+
+    assert name(4) == name(8) != name(None)
+
+
+@pytest.mark.parametrize("objective", ["val_f1", "val_auc", "accuracyy"])
+def test_an_objective_that_no_head_reports_is_refused_at_once(search, objective):
+    with pytest.raises(ConfigError, match=r"one of val_loss, val_accuracy\. Received"):
+        search(objective=objective)
+
+
+def test_the_objective_of_other_heads_may_be_any_of_their_metrics(search):
+    heads = {"numbers": rk.heads.regression()}
+    space = SearchSpace(["out2"], heads=heads, learning_rates=[0.01])
+    with pytest.raises(ConfigError, match="one of val_loss, val_mean_absolute_error"):
+        search(space)
+    result = search(space, objective="val_mean_absolute_error").run()
+    assert not result.maximize
+    with pytest.raises(ConfigError, match="Expected a trial that reports an accuracy"):
+        _ = result.best.accuracy
+    area = SearchSpace(["out2"], heads={"labels": rk.heads.multilabel(3)})
+    assert search(area, "other", objective="val_auc").tuner.oracle.objective.direction == "max"
+
+
+def test_weighted_examples_are_refused(backbone, train, validation, tmp_path):
+    weighted = replace(train, examples=train.examples.map(lambda x, y: (x, y, 1.0)))
+    with pytest.raises(ConfigError, match=r"train as a DataSplit of .* Received: 3 parts"):
+        CutSearch(backbone, weighted, validation, directory=tmp_path)
+
+
+def test_cuts_are_not_ranked_by_numbers():
+    features = {"cut": np.random.default_rng(0).normal(size=(20, 3))}
+    for method in ("logme", "ridge"):
+        with pytest.raises(DataError, match="Expected classes as labels"):
+            rank_cuts(features, np.linspace(0, 1, 20), method)
+
+
+def test_no_cut_is_offered_in_the_end_of_a_classifier(train, validation, tmp_path):  # pipeline W3
+    def ends(*layers, name="m"):
+        x = y = keras.Input((8, 8, 1), name="x")
+        y = keras.layers.Conv2D(4, 3, name="maps")(y)
+        y = keras.layers.GlobalAveragePooling2D(name="pooled")(y)
+        y = keras.layers.Dense(12, activation="relu", name="features")(y)
+        for layer in layers:
+            y = layer(y)
+        return keras.Model(x, y, name=name)
+
+    dense, softmax = keras.layers.Dense, keras.layers.Softmax
+    kept = ["maps", "pooled", "features"]
+    assert list(feature_cuts(ends(dense(5, activation="softmax", name="old")))) == kept
+    assert list(feature_cuts(ends(dense(5, name="logits"), softmax(name="end")))) == kept
+    assert list(feature_cuts(ends(dense(1, activation="sigmoid", name="old")))) == kept
+    scaled = ends(dense(5, activation="softmax", name="old"), keras.layers.Rescaling(2.0))
+    assert list(feature_cuts(scaled)) == kept
+    # A softmax in the middle is no end, and an output of features is one of the cuts.
+    gated = ends(dense(12, activation="softmax", name="gate"), dense(9, name="after"))
+    assert list(feature_cuts(gated)) == [*kept, "gate", "after"]
+    assert list(feature_cuts(gated, classes=9)) == ["maps", "features", "gate"]
+    x = keras.Input((8, 8, 1))
+    only = keras.Model(x, keras.layers.Conv2D(3, 1, activation="softmax", name="all")(x))
+    assert list(feature_cuts(only)) == ["all"]
+    wide = keras.Input(train.input_shape, name="x")
+    y = keras.layers.Flatten(name="flat")(wide)
+    y = keras.layers.Dense(6, activation="relu", name="features")(y)
+    model = keras.Model(wide, keras.layers.Dense(3, activation="softmax", name="old")(y))
+    assert list(CutSearch(model, train, validation, directory=tmp_path)._all_cuts.cuts) == [
+        "features"
+    ]
+
+
+def test_the_best_model_has_its_standardization_folded(search):  # pipeline W1
+    space = SearchSpace(["out2"], units=[0, 4], dropout=[0.0], learning_rates=[0.03])
+    one = search(space, keep=2)
+    one.run()
+    x = np.random.default_rng(0).uniform(0, 255, (6, *one.train.input_shape)).astype("float32")
+    for place in (0, 1):
+        folded, as_trained = one.best_model(place), one.best_model(place, folded=False)
+        scaled = [isinstance(each, keras.layers.Normalization) for each in as_trained.layers]
+        assert any(scaled)
+        assert not any(isinstance(each, keras.layers.Normalization) for each in folded.layers)
+        np.testing.assert_allclose(
+            folded.predict(x, verbose=0), as_trained.predict(x, verbose=0), atol=1e-6
+        )
+        assert [v.path for v in folded.trainable_variables] == [
+            v.path for v in as_trained.trainable_variables
+        ]
+
+
+@pytest.mark.parametrize("kind", [keras.layers.MixUp, keras.layers.CutMix])
+@pytest.mark.parametrize("plain", [False, True])
+def test_layers_that_mix_pictures_and_not_labels_are_refused(
+    kind, plain, backbone, train, validation, tmp_path
+):  # pipeline W6
+    x = keras.Input(train.input_shape, name="x")
+    model = keras.Model(x, backbone(kind(name="mixed")(x)))
+    space = SearchSpace([f"{backbone.name}/out2"])
+    with pytest.raises(ConfigError, match=f"'mixed', a {kind.__name__}"):
+        CutSearch(model, train, validation, space, tmp_path, plain=plain)
+
+
+def test_a_search_that_is_over_leaves_nothing_behind(search):  # faults G1
+    def alive():
+        gc.collect()
+        kinds = (CutSearch, CutHyperModel, TrialData, FeatureSource, keras.optimizers.Adam)
+        return sum(isinstance(each, kinds) for each in gc.get_objects())
+
+    space = SearchSpace(["out2"], units=[0], dropout=[0.0], learning_rates=[0.1])
+    search(space, "warm").run()  # makes the model by which the machine is measured
+    before = alive()
+    for number in range(2):
+        one = search(space, f"search{number}")
+        one.run()
+        one.best_model()
+    del one
+    assert alive() <= before
