@@ -112,6 +112,7 @@ def insert(
         after: Where: all that reads the tensor at this address will read the layer's output. A
             layer that is called several times means after each of its calls; `layer@1` means one.
         before: Or where: the layer at this address will read the new layer's output, others not.
+            With both, only what it reads of `after` goes through the new layer.
         weights: "share" or "copy", as for `edit`.
 
     Returns:
@@ -122,7 +123,7 @@ def insert(
 
     Raises:
         AddressError: The address means nothing in the model.
-        EditError: Both or neither of `after` and `before`, or the place has several inputs.
+        EditError: Neither `after` nor `before`, or the place has several inputs.
         ShapeError: A layer could not take what it would be fed.
         NoGraphError: The model has no functional graph.
 

@@ -1,7 +1,7 @@
 """What can be asked of `edit`: three small objects, and which calls of a model they mean."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -19,6 +19,9 @@ from reusekit.surgery.errors import EditError
 class Insert:
     """Puts a layer after a tensor, for all that reads it, or before a call, for that call alone.
 
+    With both, the layer is put on the one edge between the tensor and the call: before one of the
+    tensors that an `Add` is called on.
+
     Attributes:
         layer: The layer to insert.
         after: Address of a tensor, or of a layer: then after each of its calls.
@@ -30,11 +33,8 @@ class Insert:
     before: At = None
 
     def __post_init__(self):
-        if (self.after is None) == (self.before is None):
-            raise EditError(
-                "Expected either after= or before=, received "
-                f"after={self.after!r} and before={self.before!r}."
-            )
+        if self.after is None and self.before is None:
+            raise EditError("Expected after=, before= or both. Received: none.")
 
 
 @checked(EditError)
@@ -74,12 +74,14 @@ class Orders:
         before: From each step to the layers to put before it, in order.
         replaced: From each step to the layer to call in its place.
         removed: The steps to take out.
+        edges: From a step and a layer to put before it to the one tensor that it is put after.
     """
 
     after: dict[Tensor, list[keras.Layer]]
     before: dict[Step, list[keras.Layer]]
     replaced: dict[Step, keras.Layer]
     removed: set[Step]
+    edges: dict[tuple[Step, keras.Layer], Tensor] = field(default_factory=dict)
 
     def opened(self, graph: Graph) -> set[Scope]:
         """The nested models inside which something is to be done, at all of their calls."""
@@ -111,6 +113,16 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
             case Insert(after=None):
                 for step in _steps(graph, steps, edit.before):
                     found.before.setdefault(step, []).append(edit.layer)
+            case Insert() if edit.before is not None:
+                (tensor, *others) = _tensors(graph, steps, edit.after)
+                for step in _steps(graph, steps, edit.before):
+                    if others or tensor not in keras.tree.flatten((step.args, step.kwargs)):
+                        raise EditError(
+                            f"Expected after= to be one of the tensors that {step.address!r} is "
+                            f"called on. Received: {edit.after!r}."
+                        )
+                    found.before.setdefault(step, []).append(edit.layer)
+                    found.edges[step, edit.layer] = tensor
             case Insert():
                 for tensor in _tensors(graph, steps, edit.after):
                     found.after.setdefault(tensor, []).append(edit.layer)

@@ -19,7 +19,7 @@ from reusekit.graph import (
     resolve_one,
 )
 from reusekit.graph.addresses import At
-from reusekit.surgery.assembling import assemble
+from reusekit.surgery.assembling import assemble, singleton
 from reusekit.surgery.rebuild import Rebuild, plan
 
 _POOLINGS = ("avg", "max", "token")
@@ -34,7 +34,9 @@ _POOLS = {
 
 
 @checked(SurgeryError)
-def extract(model: keras.Model | Graph, at: At, pooling: str | None = None) -> keras.Model:
+def extract(
+    model: keras.Model | Graph, at: At, pooling: str | None = None, prune_inputs: bool = False
+) -> keras.Model:
     """A model from the same inputs to any inner tensors.
 
     It shares the model's weights, keeps its input structure, and changes nothing about it.
@@ -47,6 +49,8 @@ def extract(model: keras.Model | Graph, at: At, pooling: str | None = None) -> k
             and channels ("avg" passes over what a Keras mask leaves out); "token" takes the first
             position of each sequence, a tensor of rank three. Others, and all with None, come as
             they are.
+        prune_inputs: Whether to leave out the inputs that none of the tensors depends on. With the
+            `frontier` of a split as `at`, this is its bottom without the inputs it does not need.
 
     Returns:
         A plain functional model, whatever the model's class, whose output has the structure of
@@ -74,11 +78,15 @@ def extract(model: keras.Model | Graph, at: At, pooling: str | None = None) -> k
     if not keras.tree.flatten(at):
         raise AddressError(f"Expected at least one address, received {at!r}.")
     wanted = keras.tree.map_structure(lambda leaf: resolve_one(graph, leaf), at)
-    return taps(graph, wanted, pooling, {})
+    return taps(graph, wanted, pooling, {}, prune_inputs)
 
 
 def taps(
-    graph: Graph, wanted: Any, pooling: str | None, instead: Mapping[Call, keras.Layer]
+    graph: Graph,
+    wanted: Any,
+    pooling: str | None,
+    instead: Mapping[Call, keras.Layer],
+    prune_inputs: bool = False,
 ) -> keras.Model:
     """As `extract`, and with other layers in the place of those of some calls.
 
@@ -88,6 +96,7 @@ def taps(
         pooling: As for `extract`.
         instead: From a call to what is called on its arguments instead, giving the same shapes.
             Where there is any, nested models come out inlined.
+        prune_inputs: As for `extract`.
     """
     tensors = list(dict.fromkeys(keras.tree.flatten(wanted)))
     calls = ancestors(graph, tensors)
@@ -96,9 +105,23 @@ def taps(
     engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
     engine.run(graph, steps)
     pooled = {tensor: _pooled(tensor, engine, pooling) for tensor in tensors}
-    inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
+    structure = graph.input_structure
+    if prune_inputs:
+        structure = _pruned(structure, {tensor for call in calls for tensor in call.outputs})
+    inputs = keras.tree.map_structure(engine.values.get, structure)
     outputs = keras.tree.map_structure(pooled.get, wanted)
     return assemble(inputs, outputs, f"{graph.model.name}_features", len(calls))
+
+
+def _pruned(structure: Any, needed: set[Tensor]) -> Any:
+    """The inputs that are needed, in their structure; one in a list comes as it is."""
+    if isinstance(structure, Tensor):
+        return structure if structure in needed else None
+    if isinstance(structure, dict):
+        parts = {key: _pruned(part, needed) for key, part in structure.items()}
+        return {key: part for key, part in parts.items() if part is not None} or None
+    kept = [part for each in structure if (part := _pruned(each, needed)) is not None]
+    return singleton(kept) if kept else None
 
 
 def _pooled(tensor: Tensor, engine: Rebuild, pooling: str | None) -> keras.KerasTensor:

@@ -54,12 +54,19 @@ class Rewiring:
             self._remove(step)
             return
         args, kwargs = keras.tree.map_structure(self.now, (step.args, self._given(step)))
+        on_edges: dict[Tensor, Tensor] = {}
         for layer in self._orders.before.get(step, ()):
-            tensor = self._single_input(step, args, kwargs, "put something before it")
+            edge = self._orders.edges.get((step, layer))
+            if edge is None:
+                tensor = self._single_input(step, args, kwargs, "put something before it")
+            else:
+                tensor = on_edges.get(edge, self.now(edge))
             inserted = self._add(layer, tensor)
             args, kwargs = keras.tree.map_structure(
                 lambda leaf, old=tensor, new=inserted: new if leaf is old else leaf, (args, kwargs)
             )
+            if edge is not None:
+                on_edges[edge] = inserted
         layer = self._orders.replaced.get(step)
         if layer is not None:
             self._replace(step, layer, args, kwargs)

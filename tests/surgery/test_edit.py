@@ -150,8 +150,8 @@ def test_edited_models_can_be_saved(tmp_path):
 @pytest.mark.parametrize(
     ("build", "kind", "message"),
     [
-        (lambda i: [Insert(i)], EditError, "either after= or before="),
-        (lambda i: [Insert(i, after="a", before="b")], EditError, "either after= or before="),
+        (lambda i: [Insert(i)], EditError, "after=, before= or both"),
+        (lambda i: [Insert(i, after="b", before="a")], EditError, "'a' is called on"),
         (lambda i: [Insert("a", after="a")], EditError, "layer to be a Keras layer"),
         (lambda i: [], EditError, "at least one edit"),
         (lambda i: [Insert(i, after="aa")], UnknownAddressError, "Did you mean 'a'"),

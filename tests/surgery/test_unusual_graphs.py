@@ -431,3 +431,39 @@ def test_addresses_of_a_nested_backbone_stay_good(tmp_path):
     before = np.array(moved)
     trained(value, training=True)
     np.testing.assert_array_equal(moved, before)
+
+
+# --- asked for and small (surgery, end) ---------------------------------------------------------
+
+
+def two_towers(structure=list):
+    inputs = {name: keras.Input((3,), name=name) for name in ("left", "right")}
+    towers = [dense(2, f"tower_{name}")(x) for name, x in inputs.items()]
+    y = dense(1, "h")(layers.Add(name="add")(towers))
+    return keras.Model(inputs if structure is dict else [inputs["left"], [inputs["right"]]], y)
+
+
+def test_a_part_without_the_inputs_that_it_does_not_need():
+    value = np.ones((2, 3), "float32")
+    left = extract(two_towers(), "tower_left", prune_inputs=True)
+    assert left.input_shape == (None, 3) and left(value).shape == (2, 2)
+    right = extract(two_towers(dict), "tower_right", prune_inputs=True)
+    assert list(right.input) == ["right"] and right({"right": value}).shape == (2, 2)
+    both = extract(two_towers(), "add", prune_inputs=True)
+    keras.tree.assert_same_structure(both.input, two_towers().input)
+    parts = split(two_towers(), "tower_left")
+    assert parts.frontier == ("tower_left", "tower_right")
+    assert len(extract(parts.source, list(parts.frontier), prune_inputs=True).inputs) == 2
+
+
+def test_a_layer_on_one_edge():
+    x = keras.Input((3,), name="x")
+    y = dense(3, "a")(x)
+    model = keras.Model(x, layers.Add(name="add")([y, layers.ReLU(name="relu")(y), x]))
+    twice, thrice = layers.Rescaling(2.0, name="twice"), layers.Rescaling(3.0, name="thrice")
+    result = edit(model, Insert(twice, after="a", before="add"), Insert(thrice, "a", "add")).model
+    value = np.random.default_rng(0).normal(size=(4, 3)).astype("float32")
+    a, relu = (np.array(extract(model, at)(value)) for at in ("a", "relu"))
+    np.testing.assert_allclose(result(value), 6 * a + relu + value, rtol=1e-5)
+    with pytest.raises(EditError, match="'relu' is called on"):
+        insert(model, twice, after="x", before="relu")
