@@ -114,13 +114,15 @@ def taps(
 
 
 def _pruned(structure: Any, needed: set[Tensor]) -> Any:
-    """The inputs that are needed, in their structure; one in a list comes as it is."""
+    """The inputs that are needed, in their structure; one that is left in a list comes alone."""
     if isinstance(structure, Tensor):
         return structure if structure in needed else None
     if isinstance(structure, dict):
         parts = {key: _pruned(part, needed) for key, part in structure.items()}
         return {key: part for key, part in parts.items() if part is not None} or None
     kept = [part for each in structure if (part := _pruned(each, needed)) is not None]
+    if len(kept) == len(structure):
+        return kept
     return singleton(kept) if kept else None
 
 
