@@ -152,7 +152,7 @@ class SearchSettings(Settings):
         [32], min_length=1, description="Examples a step, to try, as [a,b]."
     )
     epochs: PositiveInt = Field(60, description="At most that many passes a trial.")
-    patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
+    patience: PositiveInt = Field(10, description="Epochs to wait for a better objective.")
     objective: Literal["val_accuracy", "val_loss"] = Field(
         "val_accuracy", description="By which trials are compared."
     )
