@@ -66,6 +66,7 @@ def launch(
         _check_sections(arguments, _options(parser))
         options = parser.instantiate(parser.parse_args(arguments))
         options.pop("config")
+        _check_texts(options)
         _import(options.pop("import"))
         verbose = options.get("verbose", False)
         with term_as_interrupt(), _ending_quietly():
@@ -137,6 +138,13 @@ def _check_sections(arguments: Sequence[str], options: Sequence[str]) -> None:
         elif name in sections:
             found = _read_yaml(value) if Path(value).is_file() else _loaded(value, word)
             _check_keys(found, name, options, word)
+
+
+def _check_texts(options: Mapping[str, Any]) -> None:
+    """Refuse text that was meant as a list or a dictionary, as settings do."""
+    for name, value in options.items():
+        if isinstance(value, str) and (value[:1] in ("{", "[") or "\0" in value):
+            raise ConfigError(f"Expected {name} as plain text. Received: {value!r}.")
 
 
 def _check_keys(found: Any, section: str, options: Sequence[str], where: str) -> None:
