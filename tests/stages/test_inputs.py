@@ -47,8 +47,12 @@ def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
     def rows(labels):
         return [{"image": np.full((8, 8, 1), 9, "uint8"), "label": label} for label in labels]
 
-    features = {"image": F.Image(shape=(8, 8, 1)), "label": F.ClassLabel(names=["cat", "[dog]"])}
+    features = {
+        "image": F.Image(shape=(8, 8, 1)),
+        "label": F.ClassLabel(names=["cat", "dog", "[owl]"]),
+    }
     splits = {"train": rows([0] * 4), "some": rows([0, 1] * 2), "test": rows([1] * 3)}
+    splits["owls"] = rows([2] * 3)
     prepare(tmp_path, "sorted_pets", features, splits)
 
     def load(train, **options):
@@ -60,8 +64,10 @@ def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
         load("train")
     assert load("some").train.size == 4
     assert "warning" not in capsys.readouterr().err
-    load("some", validation="train[:1]", test="train[1:]")
-    assert "warning" not in capsys.readouterr().err
+    load("some", validation="test", test="owls")
+    assert "has no example of 1 classes that the other splits have: [owl]" in (
+        capsys.readouterr().err
+    )
     with pytest.raises(rk.DataError, match=r"no split 'validation'.*train, some, test|Valid"):
         load("some", validation="validation")
 
