@@ -98,6 +98,7 @@ def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
         return f"Did you mean {' or '.join(map(repr, meant))}?"
     if not valid:
         return ""
-    shown = ", ".join(repr(choice) for choice in valid[:12])
-    rest = f" and {len(valid) - 12} more" if len(valid) > 12 else ""
+    most_shown = 12 if len(valid) <= 50 else 3  # a dozen of hundreds tells no more than three
+    shown = ", ".join(repr(choice) for choice in valid[:most_shown])
+    rest = f" and {len(valid) - most_shown} more" if len(valid) > most_shown else ""
     return f"Valid choices: {shown}{rest}."

@@ -27,6 +27,7 @@ def test_every_cut_that_is_listed_can_be_used(capsys):
 
 def test_init_lays_out_pipelines_that_run(tmp_path, capsys):
     launch_one_of(COMMANDS, ["init", str(tmp_path / "mine")])
+    assert (tmp_path / "mine" / "MLproject").is_file()
     command = shlex.split(capsys.readouterr().out)
     done = subprocess.run([*command, "--print_config"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
