@@ -78,7 +78,7 @@ def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
 
     Returns:
         `Did you mean 'x'?` where something is near, else the valid choices themselves (the first
-        dozen of them), else an empty string.
+        dozen of them, or three of hundreds), else an empty string.
 
     Example:
         >>> nearest("resnet5", ["resnet50", "vgg16"])

@@ -63,7 +63,7 @@ def load_preset(
                 f"{source} needs safetensors. Install it with: pip install 'reusekit[hub]'"
             ) from error
         cause = " ".join(str(error).split())
-        raise BackboneError(f"{source} cannot be loaded: {cause[:500]}") from error
+        raise BackboneError(f"{source} cannot be loaded: {cause}") from error
     preprocessing = _scaling(keras_hub, preset, model)
     if preprocessing is not None:
         model = prepend(model, preprocessing)
