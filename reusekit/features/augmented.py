@@ -12,6 +12,7 @@ from reusekit.features.frontier import frontier
 from reusekit.features.randomness import random_before
 from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Call, Graph, ancestors, keras_internals, read
+from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import rates
 from reusekit.surgery.copying import Copier
 from reusekit.surgery.extract import taps
@@ -65,7 +66,7 @@ def augmented_bottom(
 
 
 def augmented(
-    graph: Graph, wanted: Any, pooling: str | None
+    graph: Graph, wanted: Any, pooling: str | None, mask: Any = AUTO
 ) -> tuple[keras.Model, Callable[..., None]]:
     """As `extract`, and it augments when it is run in inference mode.
 
@@ -73,12 +74,15 @@ def augmented(
         graph: A model that was read.
         wanted: Tensors of it, in the structure of the output.
         pooling: As for `extract`.
+        mask: As for `extract`.
 
     Returns:
         The model, and a function that makes its random numbers follow from some integers, none of
         them negative: whatever the layers are called and whatever else is wanted. It cannot reach
         layers that hold no generator (`Randomness.unseeded`).
     """
+    if isinstance(mask, str) and mask != AUTO:
+        mask = graph.names[mask]
     tensors = keras.tree.flatten(wanted)
     found = random_before(graph, tensors)
     names = {*found.augmenting, *found.always}
@@ -86,7 +90,7 @@ def augmented(
     # A copy for each call, not layer: which of its calls are made must not matter to the others.
     copies = {call: Copier().copy(call.operation) for call in calls}
     in_mode = {c: _InMode(copy, c.address in found.augmenting) for c, copy in copies.items()}
-    model = taps(graph, wanted, pooling, in_mode)
+    model = taps(graph, wanted, pooling, in_mode, mask)
     return model, partial(_reseed, _sources(graph, copies))
 
 

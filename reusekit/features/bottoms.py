@@ -10,7 +10,14 @@ from reusekit.surgery import extract, segment
 def from_inputs(target: Frontier) -> keras.Model:
     """From the model's inputs to what crosses a cut, as a list in `crossing`'s order."""
     addresses = [tensor.address for tensor in target.crossing]
-    return extract(target.graph, addresses, target.pooling)
+    return extract(target.graph, addresses, target.pooling, mask_of(target))
+
+
+def mask_of(target: Frontier) -> str | None:
+    """The mask under which a cut is pooled, as `extract` takes it."""
+    if target.masked_by is None or target.mask is None:
+        return target.masked_by
+    return target.mask.address
 
 
 def leads_to(source: Frontier, target: Frontier) -> bool:
@@ -25,7 +32,7 @@ def leads_to(source: Frontier, target: Frontier) -> bool:
     return (
         known.issuperset(target.stored)
         and _is_before(source, target)
-        and not (target.pooling and _is_masked(target))
+        and not (target.pooling and (target.mask is not None or _is_masked(target)))
     )
 
 
@@ -64,4 +71,4 @@ def between(source: Frontier, target: Frontier) -> keras.Model:
     else:
         part = segment(graph, [list(source.asked), list(target.asked)])[1]
     outputs = part.outputs[: len(target.crossing)]
-    return extract(part, outputs, target.pooling)
+    return extract(part, outputs, target.pooling, mask_of(target))

@@ -42,8 +42,20 @@ def has_room(made: "Decisions", place: int) -> bool:
     return used <= made.problem.disk
 
 
+def _about_masks(made: "Decisions") -> Iterator[str]:
+    """Which mask says which positions of which cuts are filling."""
+    masks: dict[str, list] = {}
+    for name, one in made.survey.frontiers.items():
+        yield from one.doubts
+        if one.mask is not None:
+            masks.setdefault(one.mask.address, []).append(name)
+    for address, names in masks.items():
+        yield f"Pooling passes over what {address!r} leaves out, at {_cuts(names)}."
+
+
 def notes(made: "Decisions") -> Iterator[str]:
     """What a person should know beside the tables."""
+    yield from _about_masks(made)
     yield from _about_augmentation(made)
     survey, candidates = made.survey, made.problem.candidates
     unsteady = [name for name, place in made.names.items() if made.unsteady(place)]

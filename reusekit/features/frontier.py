@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from reusekit.graph import Cut, Graph, Tensor, ancestors, cut, read, resolve
+from reusekit.graph.padding_mask import AUTO, padding_mask
 from reusekit.graph.sizes import nominal_shapes, strides
 from reusekit.surgery import extract
 
@@ -24,7 +25,11 @@ class Frontier:
         crossing: The tensors that cross, in the order in which `split(model, at).top` takes them;
             with pooling those that were asked for.
         stored: The tensors that are stored.
-        pooling: How they are pooled before: "avg", "max" or None.
+        pooling: How they are pooled before: "avg", "max", "token" or None.
+        mask: The mask under which each is pooled, or None.
+        masked_by: What `mask` the frontier was asked for with.
+        carries_mask: Whether the mask crosses as well where nothing is pooled.
+        doubts: What could not be decided about masks, in sentences.
     """
 
     graph: Graph = field(repr=False)
@@ -32,6 +37,10 @@ class Frontier:
     crossing: tuple[Tensor, ...]
     stored: tuple[Tensor, ...]
     pooling: str | None
+    mask: Tensor | None = None
+    masked_by: Any = AUTO
+    carries_mask: bool = False
+    doubts: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,7 +82,13 @@ class Frontier:
         return keras.Model([of[tensor] for tensor in self._needed], model.outputs)
 
 
-def frontier(model: keras.Model | Graph, at: Any, pooling: str | None = None) -> Frontier:
+def frontier(
+    model: keras.Model | Graph,
+    at: Any,
+    pooling: str | None = None,
+    mask: Any = AUTO,
+    carries_mask: bool = False,
+) -> Frontier:
     """Decides what to store of a cut.
 
     The tensors asked for are stored, and so is what else crosses with them. Free tensors among
@@ -85,6 +100,9 @@ def frontier(model: keras.Model | Graph, at: Any, pooling: str | None = None) ->
         at: Where it is cut: an address, a `CutPoint`, a Keras tensor, or a list of these.
         pooling: "avg" or "max" stores the tensors asked for alone, pooled as by `extract`: a head
             takes them, and no top that needs the others. None stores whole maps.
+        mask: Which positions pooling passes over, as for `extract`.
+        carries_mask: Whether the mask is to cross as well where nothing is pooled, for a head that
+            pools: after all else, if no top needs it.
 
     Raises:
         AddressError: `at` names no tensor of the model, or several.
@@ -98,16 +116,28 @@ def frontier(model: keras.Model | Graph, at: Any, pooling: str | None = None) ->
         >>> frontier(keras.Model(tokens, y), "embedding").names
         ('embedding', 'tokens')
     """
-    graph = read(model)
+    wants_mask = mask is not None and (pooling is not None or carries_mask)
+    graph = read(model, keep_masks=wants_mask)
     place = cut(graph, resolve(graph, at))
+    masks, doubts = [], []
+    for tensor in place.at if wants_mask else ():
+        found, doubt = padding_mask(graph, tensor, mask)
+        masks += [found] if found is not None else []
+        doubts += [doubt] if doubt else []
+    known = next(iter(masks), None)
+    about = {"mask": known, "masked_by": mask, "doubts": tuple(doubts)}
+    about |= {"carries_mask": carries_mask}
     if pooling is not None:
-        return Frontier(graph, place.at, place.at, place.at, pooling)
-    free = [tensor for tensor in place.frontier if tensor in place.free]
-    kept = tuple(tensor for tensor in place.frontier if tensor not in place.free)
+        return Frontier(graph, place.at, place.at, place.at, pooling, **about)
+    carried = tuple(m for m in dict.fromkeys(masks) if m not in place.frontier)
+    crossing = (*place.frontier, *carried)
+    may_follow = {*place.free, *(mask for mask in carried if mask in graph.free)}
+    free = [tensor for tensor in crossing if tensor in may_follow]
+    kept = tuple(tensor for tensor in crossing if tensor not in may_follow)
     inputs = inputs_of(graph, free)
     if free and _bytes(graph, inputs) < _bytes(graph, free):
         free = [tensor for tensor in inputs if tensor not in kept]
-    return Frontier(graph, place.at, place.frontier, (*kept, *free), pooling)
+    return Frontier(graph, place.at, crossing, (*kept, *free), pooling, **about)
 
 
 def inputs_of(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -93,7 +93,10 @@ def feature_keys(
     graph = frontiers[0].graph
     if any(one.graph is not graph for one in frontiers):
         raise CacheError("Expected cuts of one model, read once. Received cuts of several.")
-    digests = tensor_digests(graph, [tensor for one in frontiers for tensor in one.stored])
+    pooled = {one: one.mask for one in frontiers if one.pooling and one.mask is not None}
+    digests = tensor_digests(
+        graph, [*(tensor for one in frontiers for tensor in one.stored), *pooled.values()]
+    )
     if isinstance(preprocessing, keras.Model):
         before = read(preprocessing)
         preprocessing = list(tensor_digests(before, before.outputs).values())
@@ -111,6 +114,10 @@ def feature_keys(
     keys = []
     for one in frontiers:
         same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.stored]}
+        if one in pooled:
+            same["mask"] = digests[one.mask]
+        elif one.pooling and one.masked_by is None and graph.is_masked:
+            same["mask"] = None  # what Keras masks counts
         about = {
             "model": graph.model.name,
             "cut": one.crossing[0].address,

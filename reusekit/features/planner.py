@@ -25,6 +25,7 @@ from reusekit.features.stored import check_dtype
 from reusekit.features.survey import Survey
 from reusekit.features.together import Trials
 from reusekit.graph import Graph, read
+from reusekit.graph.padding_mask import AUTO
 
 
 @checked(ConfigError)
@@ -44,6 +45,7 @@ def plan(
     augmented_views: NonNegativeInt = 0,
     seed: Seed = 0,
     batch_size: PositiveInt = 64,
+    mask: Any = AUTO,
     costs: Costs | None = None,
 ) -> Plan:
     """Choose how to come by the features of many trials, and which trials to train together.
@@ -69,6 +71,8 @@ def plan(
             the training examples to store. With 0 the bottom runs on every batch instead.
         seed: Augmentation follows from this.
         batch_size: Examples a batch of a pass.
+        mask: Which positions pooling passes over, as for `rk.extract`. It crosses with whole maps,
+            after all else, so that a head can pool these.
         costs: The speeds, where they are known; None measures them.
 
     Returns:
@@ -96,7 +100,7 @@ def plan(
         (50, 64)
     """
     check_dtype(dtype)
-    graph = read(model)
+    graph = read(model, keep_masks=mask is not None)
     refuse_mixing(graph, [trial.at for trial in trials])
     survey = Survey(
         graph,
@@ -112,6 +116,7 @@ def plan(
         batch_size,
         augmented_views,
         seed,
+        mask,
     )
     available = psutil.virtual_memory().available / 2 if memory is None else memory
     problem = survey.problem(costs, survey.disk_budget(disk), available)

@@ -14,6 +14,7 @@ from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError, DataError, nearest
 from reusekit.features.augmented import augmented
+from reusekit.features.bottoms import mask_of
 from reusekit.features.entry import Entry
 from reusekit.features.feed import feed
 from reusekit.features.frontier import Frontier, frontier
@@ -25,6 +26,7 @@ from reusekit.features.sharded_array import ShardedArray
 from reusekit.features.store import Batch, FeatureStore
 from reusekit.graph import Graph, read
 from reusekit.graph.addresses import At
+from reusekit.graph.padding_mask import AUTO
 from reusekit.progress import tracked
 from reusekit.surgery import extract
 
@@ -79,6 +81,8 @@ def stored_features(
     seed: Seed = 0,
     compute_dtype: str | None = None,
     batch_size: PositiveInt = 64,
+    mask: Any = AUTO,
+    carries_mask: bool = False,
     description: str = "Extracting features",
 ) -> list[StoredFeatures]:
     """The features at some cuts. Those that are not stored are computed in one pass, together.
@@ -102,6 +106,9 @@ def stored_features(
         compute_dtype: "bfloat16" has the bottom compute in that, which is quicker and less exact;
             None in the model's own precision.
         batch_size: Examples a batch of the pass: it decides speed and memory.
+        mask: Which positions pooling passes over, as for `rk.extract`.
+        carries_mask: Whether the mask is stored with whole maps, too, after all that crosses, also
+            where no top needs it.
         description: What the progress bar says.
 
     Returns:
@@ -128,25 +135,29 @@ def stored_features(
         ((50, 4, 4, 64), (50,))
     """
     check_dtype(dtype)
-    graph = read(model)
+    graph = read(model, keep_masks=mask is not None)
     poolings = [pooling] * len(cuts) if pooling is None or isinstance(pooling, str) else pooling
     if len(poolings) != len(cuts):
         raise CacheError(
             f"Expected pooling to be one for all cuts, or a list with one for each of the "
             f"{len(cuts)}. Received: {pooling!r}."
         )
-    frontiers = [frontier(graph, at, one) for at, one in zip(cuts, poolings, strict=True)]
+    frontiers = [
+        frontier(graph, at, one, mask, carries_mask) for at, one in zip(cuts, poolings, strict=True)
+    ]
     entropy = None if view is None else (view, seed, batch_size)
     _check_randomness(frontiers, entropy)
     if view is not None:  # what is free may be augmented: it does not follow from the inputs
         frontiers = [replace(one, stored=one.crossing) for one in frontiers]
     keys = feature_keys(frontiers, data, dtype, padding, preprocessing, compute_dtype, entropy)
 
-    pooled = {key.digest: one.pooling for key, one in zip(keys, frontiers, strict=True)}
+    pooled = {
+        key.digest: (one.pooling, mask_of(one)) for key, one in zip(keys, frontiers, strict=True)
+    }
 
     def compute(missing: Sequence[FeatureKey], start: int, stop: int) -> Iterator[list[Batch]]:
         running = graph if compute_dtype is None else in_compute_dtype(graph, compute_dtype)
-        wanted = [(pooled[key.digest], key.arrays[:-1]) for key in missing]
+        wanted = [(*pooled[key.digest], key.arrays[:-1]) for key in missing]
         bottom, reseed = _taps(running, wanted, augment=view is not None)
         batches = example_batches(data, start, stop, padding, batch_size)
         total = math.ceil((stop - start) / batch_size)
@@ -157,8 +168,8 @@ def stored_features(
             made = {tap: _as_stored(values, dtype) for tap, values in outputs.items()}
             labels = np.asarray(labels)
             yield [
-                {name: made[_tap(name, one)] for name in names} | {LABELS: labels}
-                for one, names in wanted
+                {name: made[_tap(name, *how)] for name in names} | {LABELS: labels}
+                for *how, names in wanted
             ]
 
     entries = store.get_or_compute_all(keys, compute)
@@ -175,34 +186,44 @@ def check_dtype(dtype: str | None) -> None:
 
 
 def _taps(
-    graph: Graph, wanted: Sequence[tuple[str | None, Sequence[str]]], augment: bool
+    graph: Graph, wanted: Sequence[tuple[str | None, str | None, Sequence[str]]], augment: bool
 ) -> tuple[keras.Model, Callable[..., None] | None]:
     """One model for all poolings, so that the bottom runs once.
 
     Args:
         graph: What is tapped.
-        wanted: Addresses, with how they are pooled.
+        wanted: How tensors are pooled, under which mask, and their addresses.
         augment: Whether the layers that vary the data do so.
 
     Returns:
         The model, whose output is a dictionary by `_tap`, and what decides its random numbers.
     """
-    tensors = {name: graph.names[name] for _, names in wanted for name in names}
+    graph = read(graph, keep_masks=any(mask is not None for _, mask, _ in wanted))
+    tensors = {name: graph.names[name] for *_, names in wanted for name in names}
+    # Found by the whole model, a mask is given to the part of it that is tapped.
+    given = {mask for _, mask, _ in wanted if mask not in (None, AUTO)}
+    tensors |= {name: graph.names[name] for name in given}
     reseed = None
     if augment:
         whole, reseed = augmented(graph, tensors, None)
     else:
         whole = extract(graph, tensors)
     outputs = {}
-    for pooling in dict.fromkeys(pooling for pooling, _ in wanted):
-        names = dict.fromkeys(name for one, names in wanted if one == pooling for name in names)
-        pooled = extract(whole, {name: whole.output[name] for name in names}, pooling).output
-        outputs |= {_tap(name, pooling): pooled[name] for name in names}
+    for pooling, mask in dict.fromkeys(tuple(how) for *how, _ in wanted):
+        alike = [names for one, its_mask, names in wanted if (one, its_mask) == (pooling, mask)]
+        addresses = dict.fromkeys(name for names in alike for name in names)
+        pooled = extract(
+            whole,
+            {name: whole.output[name] for name in addresses},
+            pooling,
+            whole.output[mask] if mask in given else mask,
+        ).output
+        outputs |= {_tap(name, pooling, mask): pooled[name] for name in addresses}
     return keras.Model(whole.input, outputs, name=whole.name), reseed
 
 
-def _tap(name: str, pooling: str | None) -> str:
-    return f"{pooling or 'whole'}:{name}"
+def _tap(name: str, pooling: str | None, mask: str | None) -> str:
+    return f"{pooling or 'whole'}:{mask if pooling else None}:{name}"
 
 
 def _check_randomness(frontiers: Sequence[Frontier], entropy: tuple[int, ...] | None) -> None:

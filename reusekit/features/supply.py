@@ -9,7 +9,7 @@ import keras
 
 from reusekit.data import DataSplit
 from reusekit.features.augmented import augmented
-from reusekit.features.bottoms import between, from_inputs
+from reusekit.features.bottoms import between, from_inputs, mask_of
 from reusekit.features.entry import Entry
 from reusekit.features.frontier import Frontier, frontier
 from reusekit.features.key import LABELS, feature_keys
@@ -122,6 +122,8 @@ class Supply:
             [[t.address for t in self.recipes[name].frontier.asked] for name in names],
             split,
             pooling=[pooling for _, pooling in names],
+            mask=self.recipes[names[0]].frontier.masked_by,
+            carries_mask=True,
             batch_size=self.batch_size,
             **self.options,
             **view,
@@ -194,7 +196,9 @@ class Supply:
         structure = self.graph.input_structure if self.inputs == "stored" else None
         target = _of(self.running, recipe.frontier)
         if training and recipe.varies:
-            model, reseed = augmented(self.running, list(target.crossing), target.pooling)
+            model, reseed = augmented(
+                self.running, list(target.crossing), target.pooling, mask_of(target)
+            )
             return ComputedSource(inputs, model, target, structure, (reseed, self.seed))
         if recipe.source is None:
             return ComputedSource(inputs, from_inputs(target), target, structure)
@@ -213,4 +217,5 @@ def _of(graph: Graph, one: Frontier) -> Frontier:
     """A cut of one model as a cut of its copy."""
     if one.graph is graph:
         return one
-    return frontier(graph, [tensor.address for tensor in one.asked], one.pooling)
+    asked = [tensor.address for tensor in one.asked]
+    return frontier(graph, asked, one.pooling, mask_of(one), one.carries_mask)

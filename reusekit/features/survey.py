@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from reusekit.data import DataSplit
-from reusekit.features.bottoms import leads_to
+from reusekit.features.bottoms import leads_to, mask_of
 from reusekit.features.choice import PARTS, TRAIN, VALIDATION, VIEWS, Candidate, Problem
 from reusekit.features.costs import REHEARSED_BATCHES, Costs, Rehearsal, measure, rehearse
 from reusekit.features.entry import Entry
@@ -23,6 +23,7 @@ from reusekit.features.stored import example_batches
 from reusekit.features.supply import Name, inputs_frontier
 from reusekit.features.together import Trials, Work
 from reusekit.graph import Flops, Graph, Tensor, ancestors, count_flops
+from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import extract
 
 _REHEARSED = 32  # examples
@@ -44,6 +45,7 @@ class Survey:
     batch_size: int
     views: int
     seed: int
+    mask: Any = AUTO
 
     @cached_property
     def flops(self) -> Flops:
@@ -54,10 +56,13 @@ class Survey:
     def frontiers(self) -> dict[Name, Frontier]:
         """Shallow to deep; of one cut the whole maps before the pooled ones."""
         names = dict.fromkeys((trials.at, trials.pooling) for trials in self.trials)
-        found = {name: frontier(self.graph, *name) for name in names}
+        found = {name: self._frontier(*name) for name in names}
         return dict(
             sorted(found.items(), key=lambda item: (self._depth(item[1]), item[0][1] or ""))
         )
+
+    def _frontier(self, at: Any, pooling: str | None) -> Frontier:
+        return frontier(self.graph, at, pooling, self.mask, carries_mask=True)
 
     def _depth(self, one: Frontier) -> tuple[int, int]:
         calls = self.calls(one)
@@ -65,7 +70,8 @@ class Survey:
 
     def calls(self, one: Frontier) -> frozenset[int]:
         """The calls that a cut is computed by."""
-        calls = ancestors(self.graph, {*one.crossing, *one.stored})
+        masks = set() if one.mask is None else {one.mask}
+        calls = ancestors(self.graph, {*one.crossing, *one.stored, *masks})
         return frozenset(call.index for call in calls if not call.is_input)
 
     @cached_property
@@ -153,7 +159,9 @@ class Survey:
         for tensor in one.stored:
             spec = self.rehearsal.outputs[tensor.address]
             if one.pooling is not None:
-                pooled = extract(self.graph, tensor.address, one.pooling).output_shape[1:]
+                pooled = extract(
+                    self.graph, tensor.address, one.pooling, mask_of(one)
+                ).output_shape[1:]
                 spec = replace(spec, shape=pooled)
             if dtype is not None and keras.backend.is_float_dtype(spec.dtype):
                 spec = replace(spec, dtype=dtype)

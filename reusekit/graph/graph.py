@@ -144,6 +144,7 @@ class Graph:
         masks: From a tensor to the mask that it carries when the model runs, where the graph has
             both.
         is_masked: Whether any tensor has a mask.
+        keeps_masks: Whether it was read with `keep_masks`.
         known_masks: From a tensor to its mask, where the graph was read with `keep_masks`: the one
             that it carries when the model runs, or the one that Keras attached to it, though
             MultiHeadAttention has taken it off by then.
@@ -158,6 +159,7 @@ class Graph:
     ambiguous: Mapping[str, Sequence[str]] = field(repr=False)
     masks: Mapping[Tensor, Tensor] = field(repr=False)
     is_masked: bool = False
+    keeps_masks: bool = False
     known_masks: Mapping[Tensor, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property

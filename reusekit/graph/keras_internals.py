@@ -21,7 +21,20 @@ from keras.src.models.model import Trainer
 from keras.src.ops.core import Cast
 from keras.src.ops.nn import LogSoftmax, Sigmoid, Softmax
 from keras.src.ops.node import Node
-from keras.src.ops.numpy import Take
+from keras.src.ops.numpy import (
+    BroadcastTo,
+    ExpandDims,
+    GetItem,
+    LogicalAnd,
+    Minimum,
+    Multiply,
+    Repeat,
+    Reshape,
+    Squeeze,
+    Take,
+    Tile,
+    Transpose,
+)
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.serialization_lib import ObjectSharingScope
 from keras.src.utils.tracking import DotNotTrackScope, Tracker
@@ -394,6 +407,23 @@ def own_variables(layer: keras.Layer) -> list[keras.Variable]:
 def take(tensor: keras.KerasTensor, indices: Any, axis: int, name: str) -> keras.KerasTensor:
     """`keras.ops.take` under a name of its own, so that it has an address that stays the same."""
     return Take(axis=axis, name=name)(tensor, indices)
+
+
+_KEEPING_TRUTH = (
+    BroadcastTo, Cast, ExpandDims, GetItem, LogicalAnd, Minimum, Multiply, Repeat, Reshape, Squeeze,
+    Tile, Transpose,
+)  # fmt: skip
+
+
+def keeps_truth(operation: Any) -> bool:
+    """Whether what an operation makes of masks is nowhere true where one of them is not."""
+    return isinstance(operation, _KEEPING_TRUTH)
+
+
+def named(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """What a function of `keras.ops` made, its operation under a name of its own."""
+    tensor._keras_history.operation.name = name
+    return tensor
 
 
 def state_variables(model: keras.Model) -> list[keras.Variable]:

@@ -51,6 +51,7 @@ class MaskFlow:
         keep: Whether to add each mask to the graph, also where no call reads it.
 
     Attributes:
+        keeps: As it was given.
         kept: From a tensor to its mask, where masks are kept: the one that it carries when the
             model runs, or the one that Keras attached to it, though it is taken off by then.
     """
@@ -58,7 +59,7 @@ class MaskFlow:
     def __init__(self, keep: bool = False):
         self._masks: dict[Tensor, _Symbol | Tensor] = {}
         self._carrying: set[Tensor] = set()
-        self._keep = keep
+        self.keeps = keep
         self._to_keep: list[tuple[Bound, Tensor, _Symbol | Tensor]] = []
         self.kept: dict[Tensor, Tensor] = {}
 
@@ -114,7 +115,7 @@ class MaskFlow:
             if mask is not None:
                 self._masks[tensor] = mask
                 self._carrying.add(tensor)
-        if self._keep:
+        if self.keeps:
             self._to_keep += self._masks_to_keep(bound, built, outputs)
         if strips_masks(layer):
             self._carrying.difference_update(bound.get(id(x)) for x in record.inputs)

@@ -50,7 +50,7 @@ def read(model: keras.Model | Graph, keep_masks: bool = False) -> Graph:
         ['x', 'hidden', 'head']
     """
     if isinstance(model, Graph):
-        again = keep_masks and model.is_masked and not model.known_masks
+        again = keep_masks and model.is_masked and not model.keeps_masks
         return read(model.model, keep_masks=True) if again else model
     if not internals.runs_its_graph(model):
         raise NoGraphError(_refusal(model))
@@ -293,6 +293,7 @@ class _Reader:
             ambiguous=ambiguous,
             masks=self.masks.among(made),
             is_masked=self.masks.any,
+            keeps_masks=self.masks.keeps,
             known_masks=self._known_masks(calls),
         )
 

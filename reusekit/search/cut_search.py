@@ -21,6 +21,8 @@ from reusekit.features.randomness import refuse_mixing
 from reusekit.features.source import FeatureSource, InputSource
 from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Graph, cut_points, read, resolve
+from reusekit.graph.addresses import At
+from reusekit.graph.padding_mask import AUTO
 from reusekit.progress import counted
 from reusekit.search.default_cuts import feature_cuts
 from reusekit.search.expected import expected_trials
@@ -67,6 +69,7 @@ class CutSearch:
         seed: Decides the trials, their initial weights and the order of batches.
         pooling: How features are pooled for the heads: "avg", "max", "token" (the first of a
             sequence), or None to leave it to the heads.
+        mask: Which positions pooling passes over, as for `rk.extract`.
         rank: "logme" or "ridge" scores every cut before any training. The first trials go from the
             best score to the worst.
         best_cuts: With `rank`, how many of the best cuts are searched; None for all.
@@ -126,6 +129,7 @@ class CutSearch:
         patience: NonNegativeInt = 10,
         seed: Seed = 0,
         pooling: str | None = "avg",
+        mask: At = AUTO,
         rank: Literal["logme", "ridge"] | None = None,
         best_cuts: PositiveInt | None = None,
         keep: NonNegativeInt = 1,
@@ -149,7 +153,8 @@ class CutSearch:
             )
         for name, split in (("train", train), ("validation", validation)):
             _check_examples(name, split)
-        self.graph, self.train, self.validation = read(model), train, validation
+        self.graph = read(model, keep_masks=mask is not None)
+        self.train, self.validation, self.mask = train, validation, mask
         self.folder, self.plain = Path(directory), plain
         self.pooling, self.seed, self.limits = pooling, seed, limits
         self._points = {
@@ -196,7 +201,7 @@ class CutSearch:
         See `measure_latency` for the conditions.
         """
         cuts = list(self._all_cuts.cuts)
-        models = [extract(self.graph, at, self.pooling) for at in cuts]
+        models = [extract(self.graph, at, self.pooling, self.mask) for at in cuts]
         return dict(zip(cuts, measure_latency(models), strict=True))
 
     @cached_property
@@ -217,7 +222,7 @@ class CutSearch:
 
     @cached_property
     def _bare(self) -> TrialData:
-        return TrialData({}, {}, self.train.classes, self.pooling, self.graph)
+        return TrialData({}, {}, self.train.classes, self.pooling, self.graph, mask=self.mask)
 
     @cached_property
     def plan(self) -> Plan | None:
@@ -240,6 +245,7 @@ class CutSearch:
             self.validation,
             self._store or FeatureStore(),
             seed=self.seed,
+            mask=self.mask,
             **self._stored,
             **self._budgets,
         )
@@ -286,6 +292,7 @@ class CutSearch:
                 for name, split in (("train", self.train), ("validation", self.validation))
             },
             "pooling": self.pooling,
+            **({} if self.mask == AUTO else {"mask": str(self.mask)}),
             "stored": {name: str(value) for name, value in self._stored.items() if value},
             "augmented_views": self._budgets["augmented_views"],
             "plain": self.plain,

@@ -100,7 +100,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         else:
             trunk = clone(trunk, weights="copy")
             keras.utils.set_random_seed(self.seed)
-            model = attach(trunk, head)
+            model = attach(trunk, head, self.data.head_mask(spec))
             if self.data.plain:
                 freeze(model, up_to=spec.freeze)
             if spec.trains_backbone and self.space.batch_norm == "frozen":

@@ -11,10 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.features import feed
+from reusekit.features.frontier import frontier
 from reusekit.features.source import FeatureSource
-from reusekit.graph import Graph, read
+from reusekit.graph import Graph, Tensor, read
+from reusekit.graph.padding_mask import AUTO
 from reusekit.search.spec import TrialSpec
-from reusekit.surgery import extract, segment, split
+from reusekit.surgery import extract
+from reusekit.surgery.extract import taps
 
 Place = tuple[str, str | None]
 """Where features are taken: an address, and how they are pooled."""
@@ -70,6 +73,7 @@ class TrialData:
         model: The backbone, where a part of it is trained.
         plain: Whether trials begin at the model's inputs and run all of the frozen bottom for each
             batch, as they do without reusekit; for comparison.
+        mask: Which positions pooling passes over, as for `rk.extract`.
         identity: What tells these features from others, for a search that is resumed.
     """
 
@@ -79,6 +83,7 @@ class TrialData:
     pooling: str | None = "avg"
     model: keras.Model | Graph | None = field(default=None, repr=False)
     plain: bool = False
+    mask: Any = AUTO
     identity: Mapping[str, Any] | None = None
     _trunks: dict[Any, keras.Model] = field(default_factory=dict, repr=False)
 
@@ -116,7 +121,7 @@ class TrialData:
     @cached_property
     def graph(self) -> Graph:
         """The backbone, read once."""
-        return read(self.model)
+        return read(self.model, keep_masks=self.mask is not None)
 
     def begin(self, spec: TrialSpec) -> Place:
         """Where a trial's own model begins."""
@@ -138,21 +143,40 @@ class TrialData:
         trial begins with these.
         """
         place = self.begin(spec)
-        if place == (spec.cut, self.pooling):
-            return None
         key = (place, spec.cut)
         if key not in self._trunks:
-            if self.plain or spec.freeze == spec.cut:
-                rest = self.graph if self.plain else split(self.graph, spec.freeze).top
-                self._trunks[key] = extract(rest, spec.cut, self.pooling)
-            else:
-                between = segment(self.graph, [spec.freeze, spec.cut])[1]
-                at = keras.tree.flatten(between.output)[0]
-                self._trunks[key] = extract(between, at, self.pooling)
+            self._trunks[key] = self._trunk(place, spec.cut)
         return self._trunks[key]
+
+    def _trunk(self, place: Place, cut: str) -> keras.Model | None:
+        if self.plain:
+            return extract(self.graph, cut, self.pooling, self.mask)
+        if place == (cut, self.pooling) and (self.pooling or len(self._crossing(cut)) == 1):
+            return None
+        if self.model is None:
+            return None
+        tensor, crossing = self.graph.names[cut], self._crossing(place[0])
+        return taps(self.graph, tensor, self.pooling, {}, self.mask, fed=crossing)
+
+    def _crossing(self, at: str) -> tuple[Tensor, ...]:
+        """What crosses a cut, the mask of its features among it."""
+        if self.model is None:
+            return ()
+        return frontier(self.graph, at, None, self.mask, carries_mask=True).crossing
+
+    def head_mask(self, spec: TrialSpec) -> str | None:
+        """The input of a trial's trunk that says which of its features a head passes over."""
+        if self.pooling is not None or self.model is None:
+            return self.mask
+        mask = frontier(self.graph, spec.cut, None, self.mask, carries_mask=True).mask
+        if self.plain or mask is None:
+            return self.mask
+        return self.trunk(spec).inputs[self._crossing(self.begin(spec)[0]).index(mask)].name
 
     def frozen(self, spec: TrialSpec) -> keras.Model:
         """The rest of the backbone: from its inputs to where the trial begins."""
-        if spec.trains_backbone:
-            return split(self.graph, spec.freeze).bottom
-        return extract(self.graph, spec.cut, self.pooling)
+        at, pooling = self.begin(spec)
+        if pooling is not None:
+            return extract(self.graph, at, pooling, self.mask)
+        crossing = [tensor.address for tensor in self._crossing(at)]
+        return extract(self.graph, crossing if len(crossing) > 1 else crossing[0])

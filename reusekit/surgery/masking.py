@@ -1,4 +1,4 @@
-"""Putting a mask back onto a tensor that was cut off from what made it."""
+"""Putting a mask onto a tensor, and taking it off."""
 
 import keras
 
@@ -32,3 +32,15 @@ def with_mask(
     carrying = carrier(tensor, mask=mask)
     keras_internals.attach_mask(carrying, mask)
     return carrying
+
+
+def without_mask(tensor: keras.KerasTensor, names: Names, address: str) -> keras.KerasTensor:
+    """A tensor equal to another that carries no mask when the model runs.
+
+    Operations hand no mask on, as layers do.
+    """
+    wide = keras.ops.expand_dims(tensor, -1)
+    keras_internals.named(wide, names.unique(f"{address}_wide"))
+    return keras_internals.named(
+        keras.ops.squeeze(wide, -1), names.unique(f"{address}_without_mask")
+    )

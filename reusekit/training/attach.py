@@ -8,6 +8,8 @@ from pydantic import Field
 from reusekit.arguments import checked
 from reusekit.errors import HeadError, SurgeryError
 from reusekit.graph import Tensor, read
+from reusekit.graph.addresses import At
+from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import prepend
 from reusekit.training.heads import Head
 
@@ -20,7 +22,7 @@ AnyHead = Annotated[
 
 
 @checked(HeadError)
-def attach(bottom: keras.Model, head: AnyHead) -> keras.Model:
+def attach(bottom: keras.Model, head: AnyHead, mask: At = AUTO) -> keras.Model:
     """Join a bottom and a head into one model, not nested, sharing the weights of both.
 
     Every layer of the two keeps its address, so that the result can be cut again
@@ -30,6 +32,8 @@ def attach(bottom: keras.Model, head: AnyHead) -> keras.Model:
         bottom: From input to features.
         head: What `rk.heads` makes, which is then built with new weights for the bottom's features;
             or a model from features to predictions, such as a head that was built and trained.
+        mask: Which positions of the features the head's pooling passes over, as for `rk.extract`. A
+            head that is a model is called on the features as Keras would call it.
 
     Returns:
         A model from the bottom's input to the head's output, to be compiled with the head's loss
@@ -50,7 +54,7 @@ def attach(bottom: keras.Model, head: AnyHead) -> keras.Model:
         >>> model.compile("adam", **head.compile_args)
     """
     if isinstance(head, Head):
-        return head.attach_to(bottom)
+        return head.attach_to(bottom, mask)
     made, taken = read(bottom).output_structure, read(head).input_structure
     if not _fits(keras.tree.flatten(made), keras.tree.flatten(taken)):
         raise SurgeryError(

@@ -1,5 +1,6 @@
 """What every head is: a specification that is built on the features it is given."""
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -9,8 +10,10 @@ from pydantic import Field
 
 from reusekit.arguments import Name
 from reusekit.errors import HeadError
-from reusekit.graph import read
+from reusekit.graph import keras_internals, read
+from reusekit.graph.padding_mask import AUTO, padding_mask
 from reusekit.surgery import prepend
+from reusekit.surgery.extract import taps, without_masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +75,23 @@ class Head(ABC):
 
     def build_like(self, features: Any) -> keras.Model:
         """Make the head as a model for features of the shapes and dtypes that tensors have."""
-        inputs = self._inputs(features)
-        return keras.Model(inputs, self.connect(inputs), name=self.name)
+        inputs, masks = self._inputs(features), self._masks(features)
+        fed = list({id(mask): mask for mask in masks if mask is not None}.values())
+        booleans = {id(mask): as_booleans(mask, self.name) for mask in fed}
+        for each, mask in zip(keras.tree.flatten(inputs), masks, strict=True):
+            keras_internals.attach_mask(each, booleans.get(id(mask)))
+        return keras.Model([inputs, fed] if fed else inputs, self.connect(inputs), name=self.name)
+
+    def _masks(self, features: Any) -> list[keras.KerasTensor | None]:
+        """Placeholders for the masks that features carry, in their order; one for each mask."""
+        carried = [keras_internals.mask_of(like) for like in keras.tree.flatten(features)]
+        made = {
+            id(mask): keras.Input(
+                batch_shape=mask.shape, dtype=mask.dtype, name=f"{self.name}_mask_{number}"
+            )
+            for number, mask in enumerate({id(m): m for m in carried if m is not None}.values())
+        }
+        return [None if mask is None else made[id(mask)] for mask in carried]
 
     def _inputs(self, features: Any) -> Any:
         """Placeholders in the structure of the features, each named by its place in it."""
@@ -89,14 +107,55 @@ class Head(ABC):
             return path[0]
         return "_".join(map(str, (self.name, "input", *path))).replace("/", ".")
 
-    def attach_to(self, bottom: keras.Model) -> keras.Model:
+    def attach_to(self, bottom: keras.Model, mask: Any = AUTO) -> keras.Model:
         """The bottom with this head on it; `rk.attach` says more."""
-        head = self.bound_to(bottom).build_like(read(bottom).output_structure)
-        return prepend(head, bottom, name=f"{bottom.name}_{self.name}")
+        masked, features = with_masks(bottom, mask)
+        head = self.bound_to(bottom).build_like(features)
+        return prepend(head, masked, name=f"{bottom.name}_{self.name}")
 
     def bound_to(self, bottom: keras.Model) -> "Head":
         """The head with what it takes from the bottom beside features; for most heads, nothing."""
         return self
+
+
+def with_masks(bottom: keras.Model, mask: Any) -> tuple[keras.Model, Any]:
+    """A bottom that gives the masks of its features as well.
+
+    Args:
+        bottom: From inputs to features.
+        mask: As `rk.extract` takes it.
+
+    Returns:
+        The bottom, whose output is [features, masks] where there are masks, and tensors like its
+        features that carry tensors like the masks.
+    """
+    graph = read(bottom, keep_masks=True)
+    chosen = {tensor: padding_mask(graph, tensor, mask) for tensor in graph.outputs}
+    for _, doubt in chosen.values():
+        if doubt:
+            warnings.warn(doubt, stacklevel=5)
+    masks = list(dict.fromkeys(found for found, _ in chosen.values() if found is not None))
+    likes = {tensor: keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in masks}
+
+    def like(tensor: Any) -> keras.KerasTensor:
+        made = keras.KerasTensor(tensor.shape, tensor.dtype)
+        if chosen[tensor][0] is not None:
+            keras_internals.attach_mask(made, likes[chosen[tensor][0]])
+        return made
+
+    features = keras.tree.map_structure(like, graph.output_structure)
+    if masks:
+        bottom = taps(graph, [graph.output_structure, masks], None, {})
+    elif mask is None and not graph.known_masks.keys().isdisjoint(graph.outputs):
+        bottom = without_masks(graph)
+    return bottom, features
+
+
+def as_booleans(mask: keras.KerasTensor, name: str) -> keras.KerasTensor:
+    """A mask as layers of Keras take it."""
+    if mask.dtype == "bool":
+        return mask
+    return keras_internals.named(keras.ops.cast(mask, "bool"), f"{name}_kept_{mask.name}")
 
 
 Classes = Annotated[

@@ -1,14 +1,16 @@
 """From features of any rank to one vector."""
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
+from reusekit.surgery.pooling import masked_pool, masked_positions, zero_where_empty
 
-Pooling = Literal["average", "max", "concatenated", "attention", "flatten", "token"]
+Pooling = Literal["average", "avg", "max", "concatenated", "attention", "flatten", "token"]
 
 _AVERAGE = {
     1: layers.GlobalAveragePooling1D,
@@ -38,6 +40,7 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
     Raises:
         HeadError: Another rank, or an axis of unknown length that would have to be known.
     """
+    pooling = "average" if pooling == "avg" else pooling
     spatial = len(features.shape) - 2
     if not 0 <= spatial <= 3:
         raise _refused("features of shape (channels,) with up to three axes before", features)
@@ -47,9 +50,12 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
         raise _refused("a known number of channels", features)
     if spatial == 0:
         return features
+    if pooling == "flatten" and None in features.shape[1:]:
+        raise _refused("known axes, to flatten them", features)
+    mask = keras_internals.mask_of(features)
+    if mask is not None:
+        return _pool_kept(features, mask, pooling, name)
     if pooling == "flatten":
-        if None in features.shape[1:]:
-            raise _refused("known axes, to flatten them", features)
         return layers.Flatten(name=f"{name}_pooling")(features)
     if pooling == "token":
         return keras_internals.take(features, 0, axis=1, name=f"{name}_pooling")
@@ -66,6 +72,45 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
     return kinds[spatial](name=f"{name}_pooling")(features)
 
 
+def _pool_kept(
+    features: keras.KerasTensor, mask: keras.KerasTensor, pooling: Pooling, name: str
+) -> keras.KerasTensor:
+    """Make one vector of the positions that a mask keeps."""
+
+    def naming(prefix: str) -> Callable[[str], str]:
+        return lambda what: f"{prefix}_{what}" if what else prefix
+
+    last = naming(f"{name}_pooling")
+    if pooling == "concatenated":
+        parts = [("avg", naming(f"{name}_average")), ("max", naming(f"{name}_max"))]
+        pooled = [masked_pool(features, mask, kind, named) for kind, named in parts]
+        return layers.Concatenate(name=f"{name}_pooling")(pooled)
+    if pooling == "attention":
+        return _attend_kept(features, mask, name, last)
+    if pooling == "flatten":
+        positions, keep = masked_positions(features, mask, last)
+        keep = keras_internals.named(ops.expand_dims(keep, -1), last("kept_channels"))
+        chosen = keras_internals.named(ops.where(keep, positions, 0), last("chosen"))
+        return layers.Flatten(name=f"{name}_pooling")(chosen)
+    return masked_pool(features, mask, "avg" if pooling == "average" else pooling, last)
+
+
+def _attend_kept(
+    features: keras.KerasTensor, mask: keras.KerasTensor, name: str, named: Callable[[str], str]
+) -> keras.KerasTensor:
+    features, keep = masked_positions(features, mask, named)
+    mean = masked_pool(features, keep, "avg", lambda what: f"{name}_mean_{what or 'vector'}")
+    mean = layers.Reshape((1, features.shape[-1]), name=f"{name}_mean")(mean)
+    # Where nothing is kept, attention would compare infinities: there it is to everything.
+    nothing = ops.logical_not(
+        keras_internals.named(ops.any(keep, axis=1, keepdims=True), named("some"))
+    )
+    nothing = keras_internals.named(nothing, named("nothing"))
+    attended = keras_internals.named(ops.logical_or(keep, nothing), named("attended"))
+    pooled = _compare(features, mean, name, f"{name}_pooled", mask=[None, attended])
+    return zero_where_empty(pooled, keep, named)
+
+
 def _attend(features: keras.KerasTensor, name: str) -> keras.KerasTensor:
     """An average over positions; how much each counts is learned by comparing it with the mean.
 
@@ -73,14 +118,22 @@ def _attend(features: keras.KerasTensor, name: str) -> keras.KerasTensor:
     query's kernel starts at zero, so that training starts from the plain average.
     """
     channels = features.shape[-1]
-    width = min(channels, _ATTENTION_WIDTH)
     if len(features.shape) > 3:
         features = layers.Reshape((-1, channels), name=f"{name}_positions")(features)
     mean = layers.GlobalAveragePooling1D(keepdims=True, name=f"{name}_mean")(features)
+    return _compare(features, mean, name, f"{name}_pooling")
+
+
+def _compare(
+    features: keras.KerasTensor, mean: keras.KerasTensor, name: str, last: str, **mask: Any
+) -> keras.KerasTensor:
+    """Attend from the mean to the positions of the features."""
+    channels = features.shape[-1]
+    width = min(channels, _ATTENTION_WIDTH)
     query = layers.Dense(width, kernel_initializer="zeros", name=f"{name}_query")(mean)
     key = layers.Dense(width, use_bias=False, name=f"{name}_key")(features)
-    attended = layers.Attention(name=f"{name}_attention")([query, features, key])
-    return layers.Reshape((channels,), name=f"{name}_pooling")(attended)
+    attended = layers.Attention(name=f"{name}_attention")([query, features, key], **mask)
+    return layers.Reshape((channels,), name=last)(attended)
 
 
 def _refused(expected: str, features: keras.KerasTensor) -> HeadError:

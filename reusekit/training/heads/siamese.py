@@ -8,10 +8,11 @@ from keras import layers
 
 from reusekit.arguments import checked
 from reusekit.errors import HeadError
-from reusekit.graph import read
+from reusekit.graph import keras_internals, read
+from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import flatten, prepend
 from reusekit.training.heads.dense_head import DenseHead
-from reusekit.training.heads.head import one_tensor
+from reusekit.training.heads.head import as_booleans, one_tensor, with_masks
 from reusekit.training.heads.pooling import pool
 
 Join = Literal["difference", "product", "concatenated", "cosine", "distance"]
@@ -82,8 +83,15 @@ class Siamese(DenseHead):
         left, right = features
         # Both sides go through one model, so that what it learns is shared.
         x = keras.Input(batch_shape=left.shape, dtype=left.dtype)
-        side = keras.Model(x, self._standardized(pool(x, self.pooling, self.name)))
-        return self._output(self._hidden(self._joined([side(left), side(right)])))
+        masks = [keras_internals.mask_of(each) for each in features]
+        inputs, sides = x, [left, right]
+        if None not in masks:
+            mask = keras.Input(batch_shape=masks[0].shape, dtype=masks[0].dtype)
+            keras_internals.attach_mask(x, mask)
+            inputs, sides = [x, mask], [[left, masks[0]], [right, masks[1]]]
+        side = keras.Model(inputs, self._standardized(pool(x, self.pooling, self.name)))
+        side.supports_masking = True  # it takes its mask as an input
+        return self._output(self._hidden(self._joined([side(each) for each in sides])))
 
     def build_like(self, features: Any) -> keras.Model:
         """Make the head as a model of two inputs, each like the features."""
@@ -92,23 +100,35 @@ class Siamese(DenseHead):
             keras.Input(batch_shape=like.shape, dtype=like.dtype, name=f"{self.name}_{side}")
             for side in _SIDES
         ]
-        return flatten(keras.Model(inputs, self.connect(inputs), name=self.name))
+        mask, fed = keras_internals.mask_of(like), inputs
+        if mask is not None:
+            masks = [
+                keras.Input(batch_shape=mask.shape, dtype=mask.dtype, name=f"{self.name}_{s}_mask")
+                for s in _SIDES
+            ]
+            for each, its_mask in zip(inputs, masks, strict=True):
+                keras_internals.attach_mask(each, as_booleans(its_mask, self.name))
+            fed = [inputs, masks]
+        return flatten(keras.Model(fed, self.connect(inputs), name=self.name))
 
-    def attach_to(self, bottom: keras.Model) -> keras.Model:
+    def attach_to(self, bottom: keras.Model, mask: Any = AUTO) -> keras.Model:
         """The bottom called on two inputs, with this head on both; `rk.attach` says more."""
-        graph = read(bottom)
-        head = self.build_like(graph.output_structure)
+        name = f"{bottom.name}_{self.name}"
+        structure = read(bottom).input_structure
+        bottom, features = with_masks(bottom, mask)
+        head = self.build_like(features)
         sides = [
             keras.tree.map_structure(
                 lambda x, side=side: keras.Input(
                     batch_shape=x.shape, dtype=x.dtype, name=f"{x.address}_{side}"
                 ),
-                graph.input_structure,
+                structure,
             )
             for side in _SIDES
         ]
-        both = keras.Model(sides, [bottom(side) for side in sides])
-        return prepend(head, flatten(both), name=f"{bottom.name}_{self.name}")
+        made = [keras.tree.flatten(bottom(side)) for side in sides]
+        both = keras.Model(sides, [each for pair in zip(*made, strict=True) for each in pair])
+        return prepend(head, flatten(both), name=name)
 
     def _joined(self, vectors: list[keras.KerasTensor]) -> keras.KerasTensor:
         name = f"{self.name}_{self.join}"

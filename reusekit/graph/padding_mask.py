@@ -1,0 +1,113 @@
+"""The mask that says which positions of a tensor are filling."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from reusekit.graph import keras_internals
+from reusekit.graph.addresses import resolve_one
+from reusekit.graph.errors import AddressError
+from reusekit.graph.frontier import ancestors
+from reusekit.graph.graph import Call, Graph, Tensor
+from reusekit.graph.sizes import nominal_shapes, strides
+
+AUTO = "auto"
+
+# The arguments by which layers of Keras and KerasHub are told what is filling: first those that
+# speak of the sequence that comes out, then those of another that it attends to.
+_OWN = ("mask", "padding_mask", "decoder_padding_mask", "query_mask", "attention_mask")
+_OTHER = ("value_mask", "key_mask", "encoder_padding_mask", "decoder_attention_mask")
+
+
+def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor | None, str]:
+    """Find the mask under which a tensor is to be pooled.
+
+    With "auto" it is the tensor's Keras mask. Where there is none, it is what layers before the
+    tensor are told by their arguments `padding_mask`, `attention_mask` and their like: a tensor of
+    shape (batch, length) that follows from the inputs without a weight, such as KerasHub's
+    `padding_mask`. It is followed back through casts, changes of shape and logical "and". No name
+    of an input counts. Several that contradict each other are none.
+
+    Args:
+        graph: The model, read with `keep_masks`.
+        tensor: What is pooled: (batch, length, ..., channels).
+        mask: "auto", None for no mask, or where the mask is: an address or a Keras tensor.
+
+    Returns:
+        The mask, where positions that are 0 or False are passed over, or None; and a sentence
+        where that needs one.
+
+    Raises:
+        AddressError: The mask is no tensor of the model, or has no shape (batch, length).
+    """
+    if mask is None or len(tensor.shape) < 3:
+        return None, ""
+    if mask != AUTO if isinstance(mask, str) else True:
+        return _given(graph, tensor, mask), ""
+    known = graph.known_masks.get(tensor)
+    if known is not None:
+        return (known, "") if _fits(known, tensor) else (None, "")
+    calls = [call for call in ancestors(graph, [tensor]) if not call.is_input]
+    told = {call: own for call in calls if (own := list(_told(graph, call, _OWN + _OTHER)))}
+    if not told:
+        return None, ""
+    sizes = nominal_shapes(graph, strides(graph))
+    found = dict.fromkeys(
+        m for masks in told.values() for m in masks if sizes[m][0] == sizes[tensor][0]
+    )
+    if len(found) > 1:
+        last = max(told, key=lambda call: call.index)
+        own = dict.fromkeys(_told(graph, last, _OWN))
+        if len(own) == 1 and len(dict.fromkeys(told[last])) > 1:
+            found = own
+    if len(found) > 1:
+        listed = ", ".join(repr(each.address) for each in found)
+        return None, (
+            f"{tensor.address!r} is pooled over all its positions, since {listed} may each say "
+            "which of them are filling: pass one of them as mask."
+        )
+    return next(iter(found), None), ""
+
+
+def _given(graph: Graph, tensor: Tensor, mask: Any) -> Tensor:
+    found = mask if isinstance(mask, Tensor) else resolve_one(graph, mask)
+    if not _fits(found, tensor):
+        raise AddressError(
+            f"Expected mask as the address of a tensor of shape (batch, length), for features of "
+            f"shape {tensor.shape}. Received: {found.address!r} of shape {found.shape}."
+        )
+    return found
+
+
+def _fits(mask: Tensor, tensor: Tensor) -> bool:
+    sizes = zip(mask.shape, tensor.shape[: len(mask.shape)], strict=True)
+    return 1 < len(mask.shape) < len(tensor.shape) and all(
+        None in (one, other) or one == other for one, other in sizes
+    )
+
+
+def _told(graph: Graph, call: Call, names: tuple[str, ...]) -> Iterator[Tensor]:
+    """The masks that a call is given by arguments of some names."""
+    if not isinstance(call.operation, keras.Layer):
+        return
+    taken = keras_internals.call_arguments(call.operation)
+    given = dict(zip(taken, call.args, strict=False)) | call.kwargs
+    for name in names:
+        for leaf in keras.tree.flatten(given.get(name)):
+            if isinstance(leaf, Tensor):
+                yield from _sources(graph, leaf)
+
+
+def _sources(graph: Graph, mask: Tensor) -> Iterator[Tensor]:
+    """The tensors of shape (batch, length) that a mask of attention is made from."""
+    call = graph.maker[mask]
+    if mask not in graph.free or len(mask.shape) < 2:
+        return
+    inputs = [tensor for tensor in call.inputs if len(tensor.shape) > 1]
+    passed = keras_internals.keeps_truth(call.operation)
+    if len(mask.shape) == 2 and not (passed and len(inputs) == 1 and len(inputs[0].shape) == 2):
+        yield mask
+    elif passed:
+        for tensor in inputs:
+            yield from _sources(graph, tensor)
