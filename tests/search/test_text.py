@@ -8,6 +8,7 @@ import tensorflow as tf
 from reusekit.data import DataSplit
 from reusekit.features import FeatureStore, Padding
 from reusekit.search import CutSearch, SearchSpace
+from reusekit.training import heads as rk_heads
 
 keras_hub = pytest.importorskip("keras_hub")
 
@@ -95,9 +96,12 @@ def bert():
     )  # fmt: skip
 
 
-def search(bert, folder, cuts=BLOCKS, freeze=(BLOCKS[0], BLOCKS[2]), **options) -> CutSearch:
+def search(
+    bert, folder, cuts=BLOCKS, freeze=(BLOCKS[0], BLOCKS[2]), heads=None, **options
+) -> CutSearch:
     space = SearchSpace(
         cuts,
+        heads=heads,
         freeze=freeze,
         units=[0],
         dropout=[0.0],
@@ -140,6 +144,36 @@ def test_what_crosses_is_stored_with_its_mask(searched):
     stored = {tuple(entry.arrays) for entry in searched._store.entries()}
     whole = next(names for names in stored if BLOCKS[0] in names and len(names) > 2)
     assert "padding_mask" in " ".join(whole)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "heads"),
+    [
+        ("avg", None),
+        ("max", None),
+        (None, {"attention": rk_heads.classifier(2, pooling="attention")}),
+    ],
+)
+def test_however_it_is_pooled_filling_changes_nothing(bert, tmp_path, pooling, heads):
+    found = search(bert, tmp_path, BLOCKS[1:], (BLOCKS[1],), pooling=pooling, epochs=1, heads=heads)
+    found.run()
+    assert "passes over what 'padding_mask' leaves out" in str(found.plan)
+    frame = found.results()
+    assert set(frame["status"]) == {"completed"}
+    texts, labels = sentences(60, seed=1)
+    for place in range(len(frame)):
+        model, record = found.best_model(place), found.result.completed[place]
+        predicted = []
+        for length in (16, 24):
+            padding = Padding(length, value=7)
+            examples = text_split("validation", 60, 1).examples
+            inputs, _ = next(iter(padding.batch(examples, 60)))
+            kept = np.arange(length) < [[len(text.split()) + 2] for text in texts]
+            inputs = {**inputs, "segment_ids": 0 * kept, "padding_mask": kept.astype("int32")}
+            predicted.append(model.predict_on_batch(inputs))
+        np.testing.assert_allclose(*predicted, atol=1e-5)
+        accuracy = np.mean(predicted[0].argmax(axis=1) == labels)
+        assert accuracy == pytest.approx(record.accuracy, abs=1e-6)
 
 
 @pytest.mark.parametrize("place", range(3))
