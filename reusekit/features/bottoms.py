@@ -28,11 +28,13 @@ def leads_to(source: Frontier, target: Frontier) -> bool:
     """
     if source.pooling is not None or source is target:
         return False
+    if source.graph is not target.graph or (target.pooling and target.mask is not None):
+        return False
     known = {*source.stored, *source.crossing, *target.crossing}
     return (
         known.issuperset(target.stored)
         and _is_before(source, target)
-        and not (target.pooling and (target.mask is not None or _is_masked(target)))
+        and not (target.pooling and _is_masked(target))
     )
 
 
