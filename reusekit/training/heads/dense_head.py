@@ -25,8 +25,8 @@ class DenseHead(Head):
     Args:
         pooling: How features of several positions become one vector; a vector is taken as it is.
             "average", "max", "concatenated" (both), "attention" (an average with learned weights),
-            "flatten" or "token" (the first of a sequence). Of a sequence that carries a Keras mask,
-            "average" and "attention" pass over the masked positions.
+            "flatten" or "token" (the first of a sequence). All pass over
+            the positions that the mask of the features leaves out; see `rk.attach`.
         units: Width of the hidden ReLU layer, or widths of several in their order; 0 for none.
         dropout: Share that is dropped, while training, of each hidden layer's output; of the
             features where there is no hidden layer.
