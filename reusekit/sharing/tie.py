@@ -13,6 +13,7 @@ from reusekit.sharing.tied_dense import TiedDense
 from reusekit.sharing.weight_addresses import Weight, find_weight
 from reusekit.surgery import clone
 from reusekit.surgery.building import leaves
+from reusekit.surgery.certificate import prove_copy
 from reusekit.surgery.substitute import substitute
 
 
@@ -82,12 +83,15 @@ def tie(
     tied = substitute(twin, {replaced: replacement, **exchanged})
     if not plan.merged and replaced.bias is not None:
         replacement.bias.assign(replaced.bias)
-    kept = first if keep == "a" else second
-    if kept is not plan.source:
-        value = keras.ops.reshape(keras.ops.copy(kept.variable.value), kept.shape)
-        value = keras.ops.transpose(value) if transform else value
-        target = source.weights[_place(plan.source)]
-        target.assign(keras.ops.reshape(value, target.shape))
+    kept, other = (first, second) if keep == "a" else (second, first)
+    value = keras.ops.copy(kept.variable.value)
+    turned = keras.ops.reshape(value, kept.shape)
+    turned = keras.ops.transpose(turned) if transform else turned
+    turned = keras.ops.reshape(turned, other.variable.shape)
+    target = source.weights[_place(plan.source)]
+    target.assign(value if kept is plan.source else turned)
+    both = [(kept.variable, value), (other.variable, turned)]
+    prove_copy(model, tied, source_state=both)
     return tied
 
 

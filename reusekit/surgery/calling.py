@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from reusekit.graph import Call, Scope, Tensor
-from reusekit.surgery.errors import ShapeError
+from reusekit.surgery.errors import ShapeError, reason
 
 Step = Call | Scope
 
@@ -43,17 +43,16 @@ def call_step(step: Step, operation: Any, args: tuple, kwargs: dict) -> list[ker
     """
     try:
         return keras.tree.flatten(operation(*args, **kwargs))
-    except (ValueError, TypeError) as error:
+    except Exception as error:
         expected = ", ".join(str(t.shape) for t in _tensors(step))
         received = ", ".join(
             str(tuple(leaf.shape))
             for leaf in keras.tree.flatten((args, kwargs))
             if isinstance(leaf, keras.KerasTensor)
         )
-        reason = str(error).strip().splitlines()
         raise ShapeError(
             f"Expected {step.address!r} to take what it is fed; its inputs were {expected} and "
-            f"would now be {received}. Keras says: {reason[0] if reason else error!r}"
+            f"would now be {received}. Keras says: {reason(error)}"
         ) from error
 
 

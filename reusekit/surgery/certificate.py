@@ -127,6 +127,7 @@ def prove_copy(
     copy: keras.Model,
     x: Any = None,
     state: Sequence[tuple[keras.Variable, Any]] = (),
+    source_state: Sequence[tuple[keras.Variable, Any]] = (),
     tolerance: float | None = None,
 ) -> None:
     """Run a model and its copy on one small batch in inference mode, and compare.
@@ -139,6 +140,7 @@ def prove_copy(
         copy: What was made of it, with weights of its own.
         x: Inputs in the model's structure; None makes random ones.
         state: Values to run the copy with in the place of some variables' own.
+        source_state: Values to run the model with, likewise.
         tolerance: The largest difference, relative to the largest output; None allows what
             rounding in the outputs' dtype explains.
 
@@ -147,7 +149,7 @@ def prove_copy(
     """
     try:
         given = random_inputs(read(source), batch=1) if x is None else x
-        expected = _run(source, given)
+        expected = _run(source, given, source_state)
     except Exception as error:
         if x is not None:
             raise CopyError(
@@ -174,7 +176,7 @@ def prove_copy(
             "no layer holds refers to it. Use weights='share'."
         )
     difference = _difference(expected, received, tolerance)
-    if difference and _difference(expected, _run(source, given), tolerance):
+    if difference and _difference(expected, _run(source, given, source_state), tolerance):
         _warn_unproved(source, "its outputs are random and follow from no seed")
     elif difference:
         raise CopyError(
@@ -195,8 +197,10 @@ class _Watched(keras.StatelessScope):
         return super().get_current_value(variable)
 
 
-def _run(model: keras.Model, x: Any) -> list[np.ndarray]:
-    with keras.StatelessScope():
+def _run(
+    model: keras.Model, x: Any, state: Sequence[tuple[keras.Variable, Any]]
+) -> list[np.ndarray]:
+    with keras.StatelessScope(state):
         return _arrays(model(x, training=False))
 
 

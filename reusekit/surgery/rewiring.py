@@ -11,7 +11,7 @@ from reusekit.graph.masks import HiddenMask, mask_arguments, passes_mask
 from reusekit.surgery.calling import Step
 from reusekit.surgery.dry_run import outputs_of
 from reusekit.surgery.edits import Orders
-from reusekit.surgery.errors import EditError, ShapeError
+from reusekit.surgery.errors import EditError, ShapeError, reason
 
 
 class Rewiring:
@@ -240,11 +240,10 @@ class Rewiring:
                 was_fed = _tensors((step.args, step.kwargs))
                 shapes = ", ".join(str(tensor.shape) for tensor in was_fed)
                 was = f", which took {shapes},"
-            reason = str(error).strip().splitlines()
             raise ShapeError(
                 f"Expected {operation.name if step is None else step.address!r}{was} to take what "
                 f"it would be fed after the edit: {now}. Keras says: "
-                f"{reason[0] if reason else error!r}"
+                f"{reason(error)}"
             ) from error
 
     def _drop_unread(self) -> None:
