@@ -41,10 +41,18 @@ def _room_for(calls: int) -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
-def placeholder(tensor: Tensor, names: Names) -> keras.KerasTensor:
-    """A model input that stands for a tensor of another model, named by its address."""
+def placeholder(
+    tensor: Tensor, names: Names, shape: tuple[int | None, ...] | None = None
+) -> keras.KerasTensor:
+    """A model input that stands for a tensor of another model, named by its address.
+
+    Args:
+        tensor: The tensor.
+        names: The names taken in the model being built.
+        shape: Another shape than the tensor's, batch included.
+    """
     return keras.Input(
-        batch_shape=tensor.shape,
+        batch_shape=tensor.shape if shape is None else shape,
         dtype=tensor.dtype,
         sparse=tensor.source.sparse,
         ragged=tensor.source.ragged,

@@ -1,5 +1,6 @@
 """A model built again, nested models included, with other layers in the place of some or all."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -18,11 +19,18 @@ class Builder:
         copies: From the id of each layer and operation to what takes its place. A nested model that
             is not in it is built again of what takes the place of its own layers.
         shared: Whether to make new calls of the same layers instead.
+        shapes: Other shapes for inputs, batch included, by the id of the Keras tensor.
     """
 
-    def __init__(self, copies: dict[int, Any], shared: bool = False):
+    def __init__(
+        self,
+        copies: dict[int, Any],
+        shared: bool = False,
+        shapes: Mapping[int, tuple[int | None, ...]] | None = None,
+    ):
         self._copies = copies
         self._shared = shared
+        self._shapes = shapes or {}
         self._variables: Variables | None = None
         self._graphs: list[Graph] = []  # kept, as copies are known by the ids of their sources
 
@@ -38,7 +46,7 @@ class Builder:
             if not self._shared:
                 self._of(step.operation)
             engine.names.claim(step.operation)
-        engine.values.update((t, placeholder(t, engine.names)) for t in graph.inputs)
+        engine.values.update((t, self._input(t, engine.names)) for t in graph.inputs)
         engine.run(graph, steps)
         if not self._shared:
             # What else holds a tensor of the model, or one of its inputs, is to find it.
@@ -49,6 +57,9 @@ class Builder:
                 self._note_input(tensor, engine.values[tensor])
         return assembled(graph, engine)
 
+    def _input(self, tensor: Tensor, names: Names) -> keras.KerasTensor:
+        return placeholder(tensor, names, self._shapes.get(id(tensor.source)))
+
     def _note_input(self, tensor: Tensor, value: keras.KerasTensor) -> None:
         old, new = (keras_internals.producer(each) for each in (tensor.source, value))
         self._copies.setdefault(id(old.operation), new.operation)
@@ -58,7 +69,7 @@ class Builder:
         inputs = keras_internals.functional(model).inputs[0]
         name = keras_internals.producer(inputs).operation.name
         tensor = Tensor(name, inputs)
-        start = placeholder(tensor, Names())
+        start = self._input(tensor, Names())
         if not self._shared:
             self._note_input(tensor, start)
         layers = [layer if self._shared else self._of(layer) for layer in model.layers]

@@ -185,6 +185,15 @@ def prove_copy(
         )
 
 
+def runs(model: keras.Model, x: Any) -> bool:
+    """Tell whether a model takes some inputs; nothing changes."""
+    try:
+        _run(model, x, ())
+    except Exception:
+        return False
+    return True
+
+
 class _Watched(keras.StatelessScope):
     """A scope in which no variable changes, and which notes those that are read."""
 

@@ -2,26 +2,38 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
+from pydantic import PositiveInt
 
-from reusekit.arguments import checked
-from reusekit.errors import SurgeryError, TieError
-from reusekit.graph import keras_internals, read
+from reusekit.arguments import Name, checked
+from reusekit.errors import SurgeryError, TieError, nearest
+from reusekit.graph import Graph, Tensor, keras_internals, read
+from reusekit.graph.variables import Variables
 from reusekit.surgery import rates
 from reusekit.surgery.assembling import placeholder
 from reusekit.surgery.building import Builder, assembled, is_rebuilt, leaves
-from reusekit.surgery.certificate import prove_copy
+from reusekit.surgery.certificate import prove_copy, runs
 from reusekit.surgery.copying import Copier, hand_on_state, remake_operations
-from reusekit.surgery.errors import CopyError
+from reusekit.surgery.errors import CopyError, ShapeError
+from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.rebuild import Rebuild, plan
+
+Shape = Sequence[PositiveInt | None]
 
 
 @checked(SurgeryError)
 def clone(
-    model: keras.Model, weights: Literal["copy", "share", "fresh"] = "copy", *, x: Any = None
+    model: keras.Model,
+    weights: Literal["copy", "share", "fresh"] = "copy",
+    *,
+    input_shape: Shape | dict[str, Shape] | None = None,
+    batch_size: PositiveInt | None = None,
+    name: Name | None = None,
+    dtype: str | keras.DTypePolicy | None = None,
+    x: Any = None,
 ) -> keras.Model:
     """Make a model of the same structure, and prove it.
 
@@ -38,13 +50,24 @@ def clone(
     (a rate, a regularizer) comes along only if its `get_config` tells it.
 
     The clone is compared with the model on one batch in inference mode before it is returned: with
-    "copy" as it is, with "fresh" with the model's weights in the place of its own.
+    "copy" as it is, with "fresh" with the model's weights in the place of its own. For an input
+    shape that the model itself does not take, a clone made in the same way for the model's own
+    shape is compared instead.
 
     Args:
         model: A model with a functional graph. It is not changed.
         weights: "copy" gives the clone weights of its own with the same values; "fresh" gives it
             newly initialised ones, but leaves it what was adapted to data; "share" makes new calls
             of the same layers, so that training one model trains the other.
+        input_shape: Another shape of the inputs, without the batch: of the only input, or of some
+            by their names. None in it leaves a size open. The layers are made again for it from
+            their configurations, as by "fresh", and given the weights, which must fit; a batch that
+            was fixed becomes open unless `batch_size` says otherwise. States of recurrent layers
+            start anew.
+        batch_size: Another fixed number of examples, likewise.
+        name: Another name for the model.
+        dtype: Another precision for all layers, as Keras's dtype policies are called: "float16",
+            "mixed_bfloat16" ... Inputs keep their dtypes.
         x: Inputs in the model's structure to compare on; None makes random ones.
 
     Returns:
@@ -58,7 +81,9 @@ def clone(
     Raises:
         CopyError: The clone would give something else than the model, or would not have its weights
             to itself; or, with "fresh", a layer does not come back from its configuration.
-        TieError: With "fresh", layers share a weight without one knowing the other.
+        ShapeError: A layer, or the weights of one, do not fit the input shape.
+        SurgeryError: An input of that name is not there, or the dtype is not one for this model.
+        TieError: With "fresh" or another shape, layers share a weight that only one knows of.
         NoGraphError: The model has no functional graph.
 
     Example:
@@ -67,33 +92,188 @@ def clone(
         >>> twin = clone(model)
         >>> twin.name, twin.get_layer("head") is model.get_layer("head")
         ('m', False)
+
+        The same weights on larger images, four at a time, in another precision:
+
+        >>> image = keras.Input((8, 8, 3), name="image")
+        >>> y = keras.layers.Conv2D(4, 3, padding="same", name="conv")(image)
+        >>> y = keras.layers.GlobalAveragePooling2D(name="pool")(y)
+        >>> model = keras.Model(image, keras.layers.Dense(2, name="head")(y), name="small")
+        >>> large = clone(model, input_shape=(32, 32, 3), batch_size=4, name="large")
+        >>> large.input_shape, large.name, large.count_params() == model.count_params()
+        ((4, 32, 32, 3), 'large', True)
+        >>> clone(model, dtype="mixed_bfloat16").get_layer("head").compute_dtype
+        'bfloat16'
     """
-    read(model)
-    twin = twin_of(model, weights, x)
+    graph = read(model)
+    policy = _policy(model, weights, dtype)
+    shapes = _shapes(graph, input_shape, batch_size)
+    if shapes:
+        twin = _reshaped(graph, weights, shapes, policy, x)
+    else:
+        twin = twin_of(model, weights, x, policy)
+    if name is not None:
+        twin.name = name
     if type(twin) is not type(model):
         warn_of_lost_class(model, "clone")
     return twin
 
 
-def twin_of(model: keras.Model, weights: str, x: Any = None) -> keras.Model:
+def _policy(
+    model: keras.Model, weights: str, dtype: str | keras.DTypePolicy | None
+) -> keras.DTypePolicy | None:
+    """The dtype policy that a clone is to have, where it can have one."""
+    if dtype is None:
+        return None
+    layers = keras_internals.all_layers(model)
+    quantised = [layer.name for layer in layers if getattr(layer, "quantization_mode", None)]
+    if weights == "share" or quantised:
+        why = f"{quantised[0]!r} is quantised" if quantised else "it shares its layers"
+        raise SurgeryError(
+            f"Expected a clone with weights of its own in floating point for another dtype, but "
+            f"{why}. Received: dtype={dtype!r}."
+        )
+    try:
+        policy = keras.dtype_policies.get(dtype)
+        known = not policy.quantization_mode and "float" in policy.compute_dtype
+    except (ValueError, TypeError, AttributeError):
+        known = False
+    if not known:
+        names = ["float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16"]
+        raise SurgeryError(
+            f"Expected the name of a dtype policy in floating point. Received: {dtype!r}. "
+            f"{nearest(str(dtype), names)}"
+        )
+    return policy
+
+
+def _shapes(
+    graph: Graph, input_shape: Any, batch_size: int | None
+) -> dict[int, tuple[int | None, ...]]:
+    """The shapes that are wanted for a model's inputs, batch included."""
+    if input_shape is None and batch_size is None:
+        return {}
+    inputs = {tensor.address: tensor for tensor in graph.inputs}
+    given = input_shape if isinstance(input_shape, dict) else {}
+    if input_shape is not None and not isinstance(input_shape, dict):
+        if len(inputs) != 1:
+            raise ShapeError(
+                f"Expected the shapes of some of the inputs {', '.join(map(repr, inputs))} by "
+                f"their names. Received: {input_shape!r}."
+            )
+        given = dict.fromkeys(inputs, input_shape)
+    for name, shape in given.items():
+        if name not in inputs:
+            raise ShapeError(
+                f"Expected the name of an input of {graph.model.name!r}. Received: {name!r}. "
+                f"{nearest(name, inputs)}"
+            )
+        if len(shape) != len(inputs[name].shape) - 1:
+            raise ShapeError(
+                f"Expected {name!r} to keep its {len(inputs[name].shape) - 1} axes besides the "
+                f"batch. Received: {shape!r}."
+            )
+    return {
+        id(tensor.source): (batch_size, *given.get(name, tensor.shape[1:]))
+        for name, tensor in inputs.items()
+    }
+
+
+def _reshaped(
+    graph: Graph,
+    weights: str,
+    shapes: dict[int, tuple[int | None, ...]],
+    policy: keras.DTypePolicy | None,
+    x: Any,
+) -> keras.Model:
+    model = graph.model
+    if weights == "share":
+        layers = leaves(model)
+        shapes = _shapes_inside(graph, {id(layer): layer for layer in layers}, shapes)
+        twin = Builder({}, shared=True, shapes=shapes).build(model)
+        _copy_flags(model, twin, ())
+        return twin
+    twin, pairs = _remade(graph, shapes, policy, unbuilt=True)
+    state = [(new, old.value) for old, new in pairs]
+    given = random_inputs(read(twin), batch=1) if x is None else x
+    if x is not None or runs(model, given):
+        prove_copy(model, twin, given, state, tolerance=_tolerance(policy))
+    else:
+        same, others = _remade(graph, {}, policy, unbuilt=True)
+        state = [(new, old.value) for old, new in others]
+        prove_copy(model, same, None, state, tolerance=_tolerance(policy))
+    if weights == "copy":
+        for old, new in pairs:
+            new.assign(old.value)
+    return twin
+
+
+def _shapes_inside(
+    graph: Graph, copies: dict[int, Any], shapes: dict[int, tuple[int | None, ...]]
+) -> dict[int, tuple[int | None, ...]]:
+    """The shapes of the inputs of nested models, too, where the model's own have some shapes."""
+    # Conversions between nested models are called, too, and are in none of these.
+    copies = {id(call.operation): call.operation for call in graph.calls} | copies
+    operations = {id(each): each for each in copies.values() if isinstance(each, keras.Operation)}
+    with keras_internals.forgetting(operations.values()):
+        engine = Rebuild(copies=copies, variables=Variables(graph.model))
+        for tensor in graph.inputs:
+            shape = shapes.get(id(tensor.source))
+            engine.values[tensor] = placeholder(tensor, engine.names, shape)
+        engine.run(graph, plan(graph, graph.calls, graph.inputs, graph.outputs, inline=True))
+    found = dict(shapes)
+    for scope in {scope: None for call in graph.calls for scope in call.scopes}:
+        inputs = keras_internals.functional(scope.operation).inputs
+        for inner, tensor in zip(inputs, keras.tree.flatten(scope.args), strict=False):
+            if isinstance(tensor, Tensor) and tensor in engine.values:
+                shape = tuple(engine.values[tensor].shape)
+                before = found.get(id(inner), shape)
+                pairs = zip(before, shape, strict=True)
+                found[id(inner)] = tuple(a if a == b else None for a, b in pairs)
+    return found
+
+
+def _tolerance(policy: keras.DTypePolicy | None) -> float | None:
+    """What another precision may change, relative to the largest output."""
+    narrow = policy is not None and policy.compute_dtype in ("float16", "bfloat16")
+    return 0.25 if narrow else None if policy is None else 1e-4
+
+
+def twin_of(
+    model: keras.Model, weights: str, x: Any = None, policy: keras.DTypePolicy | None = None
+) -> keras.Model:
     """Return what `clone` does, without a word about the class."""
     if weights == "share":
         twin = Builder({}, shared=True).build(model)
         _copy_flags(model, twin, ())
         return twin
     if weights == "copy":
-        twin = Copier().copy(model)
-        prove_copy(model, twin, x)
+        twin = Copier(policy).copy(model)
+        prove_copy(model, twin, x, tolerance=_tolerance(policy))
         return twin
-    return _fresh(model, x)
+    twin, pairs = _remade(read(model), {}, policy)
+    state = [(new, old.value) for old, new in pairs]
+    prove_copy(model, twin, x, state, tolerance=_tolerance(policy))
+    return twin
 
 
-def _fresh(model: keras.Model, x: Any) -> keras.Model:
+def _remade(
+    graph: Graph,
+    shapes: dict[int, tuple[int | None, ...]],
+    policy: keras.DTypePolicy | None,
+    unbuilt: bool = False,
+) -> tuple[keras.Model, list[tuple[keras.Variable, keras.Variable]]]:
+    """A twin of layers made again, with fresh weights, and each old weight with its new one."""
+    model = graph.model
     with rates.as_made(keras_internals.all_layers(model)) as silenced:
-        twin = None if is_rebuilt(model) else _of_same_class(model)
+        plain = unbuilt or policy is not None or is_rebuilt(model)
+        twin = None if plain else _of_same_class(model)
         if twin is None:
-            twin = Builder(remake_operations(leaves(model))).build(model)
-    pairs = _pairs(model, twin)
+            copies = remake_operations(leaves(model), policy, unbuilt)
+            if shapes:
+                shapes = _shapes_inside(graph, dict(copies), shapes)
+            twin = Builder(copies, shapes=shapes).build(model)
+    pairs = _pairs(model, twin, reshaped=bool(shapes))
     _check_ties(model, twin)
     for old, new in zip(*map(keras_internals.all_layers, (model, twin)), strict=True):
         if hasattr(old, "finalize_state") and not hasattr(old, "save_assets"):
@@ -102,11 +282,12 @@ def _fresh(model: keras.Model, x: Any) -> keras.Model:
     for layer, was in zip(keras_internals.all_layers(twin), silenced, strict=True):
         if was:
             rates.silence(layer)
-    prove_copy(model, twin, x, [(new, old.value) for old, new in pairs])
-    return twin
+    return twin, pairs
 
 
-def _pairs(model: keras.Model, twin: keras.Model) -> list[tuple[keras.Variable, keras.Variable]]:
+def _pairs(
+    model: keras.Model, twin: keras.Model, reshaped: bool = False
+) -> list[tuple[keras.Variable, keras.Variable]]:
     """Each weight of a model with that of a twin made from configurations."""
     pairs: dict[int, tuple[keras.Variable, keras.Variable]] = {}
     layers = [keras_internals.all_layers(each) for each in (model, twin)]
@@ -120,6 +301,13 @@ def _pairs(model: keras.Model, twin: keras.Model) -> list[tuple[keras.Variable, 
         ones, others = _by_name(old), _by_name(new)
         differing = [n for n, v in ones.items() if n not in others or v.shape != others[n].shape]
         differing += [name for name in others if name not in ones]
+        if differing and reshaped and differing[0] in others and differing[0] in ones:
+            was, now = (tuple(each[differing[0]].shape) for each in (ones, others))
+            raise ShapeError(
+                f"Expected an input shape that the weights of {old.name!r} fit, but "
+                f"{differing[0][0]!r} is {was} and would be {now}: only sizes that no weight "
+                "depends on can change. Cut before this layer and attach another."
+            )
         if differing:
             raise CopyError(
                 f"Expected the configuration of {old.name!r} of class {type(old).__name__} to give "

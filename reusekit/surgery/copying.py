@@ -238,7 +238,9 @@ def _is_kerass(value: Any) -> bool:
 # --- made again from configurations -------------------------------------------------------------
 
 
-def remake_operations(operations: Iterable[Any]) -> dict[int, Any]:
+def remake_operations(
+    operations: Iterable[Any], policy: keras.DTypePolicy | None = None, unbuilt: bool = False
+) -> dict[int, Any]:
     """Make layers and operations again from their configurations, with fresh weights.
 
     They are made together, as a saved model's layers are, so that a layer that holds another one
@@ -246,6 +248,8 @@ def remake_operations(operations: Iterable[Any]) -> dict[int, Any]:
 
     Args:
         operations: Layers and operations, each once; no functional models.
+        policy: Their dtype policy; None keeps that of each layer.
+        unbuilt: Whether to leave them unbuilt, for other shapes than those they were built for.
 
     Returns:
         From the id of each, and of each of its variables, to the copy.
@@ -256,6 +260,8 @@ def remake_operations(operations: Iterable[Any]) -> dict[int, Any]:
     operations = list(operations)
     with keras_internals.sharing_scope():
         configurations = [_serialised(operation) for operation in operations]
+    if unbuilt or policy is not None:
+        configurations = [_without_builds(configuration) for configuration in configurations]
     with keras_internals.sharing_scope():
         copies = [
             _revived(operation, configuration)
@@ -264,6 +270,8 @@ def remake_operations(operations: Iterable[Any]) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for old, new in zip(operations, copies, strict=True):
         found[id(old)] = new
+        for layer in _layers(new) if policy is not None and isinstance(new, keras.Layer) else ():
+            layer.dtype_policy = policy
         held = [getattr(each, "variables", ()) for each in (old, new)]
         found.update((id(one), other) for one, other in zip(*held, strict=False))
     return found
@@ -274,6 +282,13 @@ def _serialised(operation: Any) -> dict:
         return keras.saving.serialize_keras_object(operation)
     except Exception as error:
         raise _refusal(operation, error) from error
+
+
+def _without_builds(part: Any) -> Any:
+    """A configuration without the shapes that layers were built for."""
+    if isinstance(part, dict):
+        return {key: _without_builds(one) for key, one in part.items() if key != "build_config"}
+    return type(part)(map(_without_builds, part)) if type(part) in (list, tuple) else part
 
 
 def _revived(operation: Any, configuration: dict) -> Any:

@@ -190,3 +190,115 @@ def test_training_the_clone_leaves_the_model_its_weights():
     twin.fit(np.ones((8, 4)), np.ones((8, 2)), epochs=2, verbose=0)
     for now, then in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
+
+
+# --- another shape, batch, name or precision: asked for in surgery.md, 1 and 9 -------------------
+
+
+def pixels(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+@pytest.mark.parametrize("weights", ["copy", "share"])
+def test_the_same_weights_on_another_image_size(weights):
+    model = ZOO["residual"]()
+    large = clone(model, weights, input_shape=(16, 12, 3), name="large")
+    assert (large.name, large.input_shape) == ("large", (None, 16, 12, 3))
+    anywhere = clone(model, input_shape=(None, None, 3))
+    x = pixels(2, 8, 8, 3)
+    np.testing.assert_allclose(anywhere(x), model(x), rtol=1e-6)
+    x = pixels(2, 16, 12, 3)
+    np.testing.assert_allclose(anywhere(x), large(x), rtol=1e-6)
+    shared = {id(v) for v in model.variables} & {id(v) for v in large.variables}
+    assert bool(shared) == (weights == "share")
+
+
+def test_another_shape_reaches_nested_models():
+    inner = ZOO["residual"]()
+    stack = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.ReLU(name="r")], name="stack")
+    x = keras.Input((8, 8, 3), name="x")
+    model = keras.Model(x, inner(stack(x)), name="outer")
+    large = clone(model, input_shape=(16, 16, 3))
+    assert [large.get_layer(n).input_shape[1] for n in ("stack", "residual")] == [16, 16]
+    rows = pixels(2, 16, 16, 3)
+    expected = clone(inner, input_shape=(16, 16, 3))(np.maximum(rows, 0))
+    np.testing.assert_allclose(large(rows), expected, rtol=1e-6)
+
+
+def test_layers_that_remember_their_input_are_made_again():
+    x = keras.Input((4, 6), name="x")
+    y = keras.layers.Reshape((-1, 3), name="reshape")(x)
+    model = keras.Model(x, keras.layers.Dense(2, name="d")(y), name="m")
+    wide = clone(model, input_shape=(4, 9))
+    assert wide.output_shape == (None, 12, 2)
+    rows = pixels(1, 4, 9)
+    expected = rows.reshape(1, 12, 3) @ np.asarray(model.get_layer("d").kernel)
+    np.testing.assert_allclose(wide(rows), expected, rtol=1e-5)
+
+
+def test_a_fixed_batch_becomes_another():
+    x = keras.Input(batch_shape=(32, 3, 4), name="x")
+    model = keras.Model(x, keras.layers.GRU(3, stateful=True, name="g")(x), name="m")
+    one = clone(model, batch_size=1)
+    assert one.input_shape == (1, 3, 4) and one.get_layer("g").states[0].shape == (1, 3)
+    rows = pixels(32, 3, 4)
+    np.testing.assert_allclose(one(rows[:1]), np.asarray(model(rows))[:1], rtol=1e-5)
+
+
+def test_one_of_several_inputs_by_its_name():
+    ids = keras.Input((5,), dtype="int32", name="ids")
+    extra = keras.Input((3,), name="extra")
+    y = keras.layers.GlobalAveragePooling1D()(keras.layers.Embedding(9, 3)(ids))
+    model = keras.Model([ids, extra], keras.layers.Add()([y, extra]), name="m")
+    longer = clone(model, input_shape={"ids": (7,)})
+    assert longer.input_shape == [(None, 7), (None, 3)]
+    for shape, message in (((7,), "by their names"), ({"idz": (7,)}, "Did you mean 'ids'")):
+        with pytest.raises(SurgeryError, match=message):
+            clone(model, input_shape=shape)
+
+
+def test_shapes_that_the_weights_do_not_fit_are_refused():
+    x = keras.Input((8, 8, 3), name="x")
+    y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, name="conv")(x))
+    model = keras.Model(x, keras.layers.Dense(2, name="d")(y), name="m")
+    with pytest.raises(
+        SurgeryError, match=r"weights of 'd' fit, but 'kernel' is \(72, 2\) and would"
+    ):
+        clone(model, input_shape=(9, 9, 3))
+    with pytest.raises(SurgeryError, match="weights of 'conv' fit"):
+        clone(model, input_shape=(8, 8, 4))
+    with pytest.raises(SurgeryError, match="keep its 3 axes"):
+        clone(model, input_shape=(8, 8))
+    with pytest.raises(SurgeryError, match="input_shape"):
+        clone(model, input_shape=(8, 8, 0))
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "float16", "float64"])
+def test_the_same_weights_in_another_precision(dtype):
+    model = ZOO["residual"]()
+    x = pixels(2, 8, 8, 3)
+    twin = clone(model, dtype=dtype)
+    policy = keras.DTypePolicy(dtype)
+    head = twin.get_layer("head")
+    assert (head.compute_dtype, head.kernel.dtype) == (policy.compute_dtype, policy.variable_dtype)
+    assert twin.outputs[0].dtype == policy.compute_dtype
+    received = keras.ops.convert_to_numpy(twin(x)).astype("float32")
+    np.testing.assert_allclose(received, model(x), atol=0.05 if "16" in dtype else 1e-5)
+    both = clone(model, dtype=dtype, input_shape=(16, 16, 3))
+    assert both.get_layer("head").compute_dtype == policy.compute_dtype
+
+
+def test_precisions_that_make_no_sense_are_refused():
+    with pytest.raises(SurgeryError, match="Did you mean 'mixed_bfloat16'"):
+        clone(ZOO["linear"](), dtype="mixed_bfloat_16")
+    with pytest.raises(SurgeryError, match="it shares its layers"):
+        clone(ZOO["linear"](), "share", dtype="float16")
+    with pytest.raises(SurgeryError, match="'wide' is quantised"):
+        clone(ZOO["quantised_dense"](), dtype="float16")
+
+
+def test_another_name():
+    model = ZOO["linear"]()
+    for weights in ("copy", "fresh", "share"):
+        assert clone(model, weights, name="other").name == "other"
+    assert model.name == "linear"
