@@ -221,4 +221,8 @@ def _pooled(
         return keras_internals.take(value, 0, axis=1, name=engine.names.unique(prefix))
     if mask_taken_off:
         value = without_mask(value, engine.names, prefix)
-    return layer(name=engine.names.unique(prefix), dtype=tensor.dtype)(value)
+    # As the docstring has it, whatever the user's keras.json does.
+    pooled = layer(
+        data_format="channels_last", name=engine.names.unique(prefix), dtype=tensor.dtype
+    )
+    return pooled(value)

@@ -107,9 +107,28 @@ def test_masked_positions_do_not_count(pooling):
         ((4, 4, 6), "token", r"a sequence, \(length, channels\).*Received .*\(4, 4, 6\)"),
         ((4, None), "average", r"a known number of channels\. Received .*\(4, None\)"),
         ((2, 2, 2, 2, 6), "average", r"up to three axes before\. Received .*\(2, 2, 2, 2, 6\)"),
-        ((4, 6), "avarage", r"Received: 'avarage'\. Did you mean 'average'\?"),
+        ((4, 6), "avarage", r"Received: 'avarage'\. Did you mean 'average' or 'avg'\?"),
     ],
 )
 def test_what_cannot_be_pooled_is_refused(shape, pooling, message):
     with pytest.raises(rk.HeadError, match=message):
         rk.heads.classifier(3, pooling=pooling).build(shape)
+
+
+@pytest.fixture
+def channels_first():
+    before = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format(before)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_channels_come_last_whatever_the_keras_json_says(channels_first, pooling):  # pipeline F
+    x = values((4, 5, 6))
+    expected = x.mean(axis=(1, 2)) if pooling == "avg" else x.max(axis=(1, 2))
+    np.testing.assert_allclose(pooled(x, pooling), expected, rtol=1e-5, atol=1e-6)
+    image = keras.Input((4, 5, 6), name="image")
+    model = keras.Model(image, keras.layers.Rescaling(1.0, name="same")(image))
+    features = rk.extract(model, "same", pooling=pooling)(x)
+    np.testing.assert_allclose(np.asarray(features), expected, rtol=1e-5, atol=1e-6)

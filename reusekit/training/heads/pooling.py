@@ -18,6 +18,7 @@ _AVERAGE = {
     3: layers.GlobalAveragePooling3D,
 }
 _MAX = {1: layers.GlobalMaxPooling1D, 2: layers.GlobalMaxPooling2D, 3: layers.GlobalMaxPooling3D}
+_CHANNELS = "channels_last"  # as the shapes below say, whatever the user's keras.json does
 _ATTENTION_WIDTH = (
     64  # of the projections in which positions are compared; fewer where channels are
 )
@@ -56,7 +57,7 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
     if mask is not None:
         return _pool_kept(features, mask, pooling, name)
     if pooling == "flatten":
-        return layers.Flatten(name=f"{name}_pooling")(features)
+        return layers.Flatten(data_format=_CHANNELS, name=f"{name}_pooling")(features)
     if pooling == "token":
         return keras_internals.take(features, 0, axis=1, name=f"{name}_pooling")
     if pooling == "attention":
@@ -64,12 +65,12 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
     if pooling == "concatenated":
         return layers.Concatenate(name=f"{name}_pooling")(
             [
-                _AVERAGE[spatial](name=f"{name}_average")(features),
-                _MAX[spatial](name=f"{name}_max")(features),
+                _AVERAGE[spatial](data_format=_CHANNELS, name=f"{name}_average")(features),
+                _MAX[spatial](data_format=_CHANNELS, name=f"{name}_max")(features),
             ]
         )
     kinds = _AVERAGE if pooling == "average" else _MAX
-    return kinds[spatial](name=f"{name}_pooling")(features)
+    return kinds[spatial](data_format=_CHANNELS, name=f"{name}_pooling")(features)
 
 
 def _pool_kept(
@@ -91,7 +92,7 @@ def _pool_kept(
         positions, keep = masked_positions(features, mask, last)
         keep = keras_internals.named(ops.expand_dims(keep, -1), last("kept_channels"))
         chosen = keras_internals.named(ops.where(keep, positions, 0), last("chosen"))
-        return layers.Flatten(name=f"{name}_pooling")(chosen)
+        return layers.Flatten(data_format=_CHANNELS, name=f"{name}_pooling")(chosen)
     return masked_pool(features, mask, "avg" if pooling == "average" else pooling, last)
 
 
@@ -120,7 +121,9 @@ def _attend(features: keras.KerasTensor, name: str) -> keras.KerasTensor:
     channels = features.shape[-1]
     if len(features.shape) > 3:
         features = layers.Reshape((-1, channels), name=f"{name}_positions")(features)
-    mean = layers.GlobalAveragePooling1D(keepdims=True, name=f"{name}_mean")(features)
+    mean = layers.GlobalAveragePooling1D(data_format=_CHANNELS, keepdims=True, name=f"{name}_mean")(
+        features
+    )
     return _compare(features, mean, name, f"{name}_pooling")
 
 
