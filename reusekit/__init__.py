@@ -90,6 +90,7 @@ __all__ = [
     "edit",
     "expand",
     "extract",
+    "find_layers",
     "flatten",
     "freeze",
     "heads",

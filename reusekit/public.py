@@ -31,6 +31,7 @@ from reusekit.graph import (
     UnknownAddressError,
     WideCutError,
     cut_points,
+    find_layers,
 )
 from reusekit.sharing import (
     ParameterCounts,
@@ -117,6 +118,7 @@ __all__ = [
     "edit",
     "expand",
     "extract",
+    "find_layers",
     "flatten",
     "freeze",
     "heads",

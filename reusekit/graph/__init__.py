@@ -1,6 +1,6 @@
 """A model read as a graph: addresses, cut points, costs. Reads, never builds."""
 
-from reusekit.graph.addresses import resolve, resolve_one
+from reusekit.graph.addresses import find_layers, resolve, resolve_one
 from reusekit.graph.cut_points import CutPoint, CutPoints, cut_points
 from reusekit.graph.errors import (
     AddressError,
@@ -38,6 +38,7 @@ __all__ = [
     "count_flops",
     "cut",
     "cut_points",
+    "find_layers",
     "read",
     "resolve",
     "resolve_one",

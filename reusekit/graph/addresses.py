@@ -1,13 +1,14 @@
 """From what a user writes to the tensors it means, or one clear error."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import keras
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from reusekit.errors import nearest
+from reusekit.arguments import checked
+from reusekit.errors import SurgeryError, nearest
 from reusekit.graph import keras_internals
 from reusekit.graph.errors import (
     AddressError,
@@ -16,9 +17,27 @@ from reusekit.graph.errors import (
     UnknownAddressError,
 )
 from reusekit.graph.graph import Graph, Tensor
+from reusekit.graph.reader import read
 
 At = Annotated[Any, Field(description="an address, a CutPoint, a Keras tensor, or a list of these")]
 """What a user writes for tensors of a model; `resolve` refuses all else, with the model at hand."""
+
+
+def _kind(value: Any) -> Any:
+    kinds = list(value) if isinstance(value, Sequence) else [value]
+    classes = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, keras.Layer)]
+    is_function = callable(value) and not isinstance(value, type | keras.Layer)
+    if not kinds or (len(classes) < len(kinds) and not is_function):
+        raise ValueError("no kind of layer")
+    return value
+
+
+Kind = Annotated[
+    Any,
+    AfterValidator(_kind),
+    Field(description="a layer class, a list of these, or a function that says yes to a layer"),
+]
+"""Which layers are meant."""
 
 _NEEDLESS = re.compile(r"[@:]0(?=[@:/]|$)")
 
@@ -132,3 +151,46 @@ def without_call_number(address: str) -> str:
     """
     stem, _, number = address.rpartition("@")
     return stem if stem and number.isdecimal() else address
+
+
+@checked(SurgeryError)
+def find_layers(model: keras.Model | Graph, kind: Kind) -> tuple[str, ...]:
+    """List the addresses of the layers of a kind, those inside nested models among them.
+
+    Layers inside composite layers, such as the layer that `TimeDistributed` wraps, have no address;
+    `rk.expand` opens some of them. Input layers and nested models are layers, too.
+
+    Args:
+        model: A model with a functional graph, or one that was read already.
+        kind: A layer class, with its subclasses; a tuple of them; or a function that is given each
+            layer and says whether it is meant.
+
+    Returns:
+        One address for each call, which `rk.edit` and others take, in topological order: a layer
+        that is called twice is there twice, a nested model comes before what is in it.
+
+    Raises:
+        SurgeryError: `kind` is none of these.
+        NoGraphError: The model has no functional graph.
+
+    Example:
+        >>> import reusekit as rk
+        >>> inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="a"),
+        ...                           keras.layers.ReLU(name="relu")], name="inner")
+        >>> model = keras.Sequential([keras.Input((4,)), inner, keras.layers.ReLU(name="last")])
+        >>> found = find_layers(model, keras.layers.ReLU)
+        >>> found
+        ('inner/relu', 'last')
+        >>> edits = [rk.Replace(at, keras.layers.ELU(name=f"elu{i}"))
+        ...          for i, at in enumerate(found)]
+        >>> find_layers(rk.edit(model, *edits).model, lambda layer: layer.name.startswith("elu"))
+        ('elu0', 'elu1')
+    """
+    kinds = tuple(kind) if isinstance(kind, Sequence) else kind
+    is_meant = kinds if not isinstance(kinds, type | tuple) else lambda x: isinstance(x, kinds)
+    steps = dict.fromkeys(step for call in read(model).calls for step in (*call.scopes, call))
+    return tuple(
+        step.address
+        for step in steps
+        if isinstance(step.operation, keras.Layer) and is_meant(step.operation)
+    )

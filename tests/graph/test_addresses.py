@@ -2,12 +2,14 @@ import keras
 import pytest
 from zoo import ZOO
 
+import reusekit as rk
 from reusekit.graph import (
     AddressError,
     AmbiguousAddressError,
     ForeignTensorError,
     UnknownAddressError,
     cut_points,
+    find_layers,
     read,
     resolve,
 )
@@ -73,3 +75,48 @@ def test_a_layers_tensor_in_another_model_is_pointed_to_by_its_address():
     second = keras.Model(other, layer(other), name="second")
     with pytest.raises(ForeignTensorError, match="calls its layer at 'd'"):
         resolve(read(second), first.output)
+
+
+@pytest.fixture(scope="module")
+def towers():
+    """Two calls of a nested model that holds another, a wrapped layer and an operation."""
+    x = keras.Input((2, 4), name="x")
+    deep = keras.Sequential([keras.Input((2, 4)), keras.layers.ReLU(name="r")], name="deep")
+    y = keras.layers.TimeDistributed(keras.layers.Dense(4, name="d"), name="each")(x)
+    tower = keras.Model(x, keras.layers.LeakyReLU(name="leaky")(deep(y)), name="tower")
+    left, right = keras.Input((2, 4), name="left"), keras.Input((2, 4), name="right")
+    shared = keras.layers.ReLU(max_value=6, name="shared")
+    both = keras.layers.Add(name="both")([shared(tower(left)), shared(tower(right))])
+    return keras.Model([left, right], keras.ops.relu(both), name="m")
+
+
+def test_layers_are_found_by_kind_inside_nested_models(towers):
+    relus = ("tower@0/deep/r", "shared@0", "tower@1/deep/r", "shared@1")
+    assert sorted(find_layers(towers, keras.layers.ReLU)) == sorted(relus)
+    mixed = find_layers(towers, [keras.layers.LeakyReLU, keras.layers.ReLU])
+    assert set(mixed) == {*relus, "tower@0/leaky", "tower@1/leaky"}
+    order = [call.address for call in read(towers).calls]
+    assert list(mixed) == sorted(mixed, key=order.index)
+    # What a composite layer wraps has no address.
+    assert find_layers(towers, keras.layers.Dense) == ()
+    limited = find_layers(read(towers), lambda layer: getattr(layer, "max_value", None) == 6)
+    assert limited == ("shared@0", "shared@1")
+    nested = find_layers(towers, keras.Model)
+    assert set(nested) == {f"tower@{n}{end}" for n in (0, 1) for end in ("", "/deep")}
+    assert nested.index("tower@0") < nested.index("tower@0/deep")
+
+
+def test_all_layers_of_a_kind_are_edited(towers):
+    found = find_layers(towers, keras.layers.ReLU)
+    layers = [keras.layers.Rescaling(0.0, name=f"zero{number}") for number in range(len(found))]
+    edited = rk.edit(towers, *map(rk.Replace, found, layers)).model
+    assert find_layers(edited, keras.layers.ReLU) == ()
+    assert len(find_layers(edited, keras.layers.Rescaling)) == 4
+    ones = [keras.ops.ones((1, 2, 4))] * 2
+    assert not keras.ops.any(edited(ones)) and find_layers(towers, keras.layers.ReLU) == found
+
+
+@pytest.mark.parametrize("kind", ["ReLU", int, (), [keras.layers.ReLU, "x"], keras.layers.ReLU()])
+def test_what_is_no_kind_of_layer_is_refused(towers, kind):
+    with pytest.raises(rk.SurgeryError, match="Expected kind to be a layer class, a list of these"):
+        find_layers(towers, kind)
