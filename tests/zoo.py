@@ -458,3 +458,52 @@ def masked_by_insertion():
     y = layers.LSTM(4, return_sequences=True, name="lstm")(dense(3, "d", use_bias=False)(x))
     model = keras.Model(x, layers.GRU(2, name="gru")(y), name="masked_by_insertion")
     return insert(model, layers.Masking(name="masking"), after="x")
+
+
+@resident
+def adapted_to_data():
+    """What follows from data is in no weight: statistics, boundaries, a vocabulary."""
+    draw = np.random.default_rng(0)
+    x, ids = keras.Input((3,), name="x"), keras.Input((3,), dtype="int64", name="ids")
+    norm, bins = layers.Normalization(name="norm"), layers.Discretization(num_bins=3, name="bins")
+    lookup = layers.IntegerLookup(name="lookup")
+    norm.adapt(draw.normal(3, 5, (64, 3)))
+    bins.adapt(draw.normal(size=(64, 3)))
+    lookup.adapt(np.array([3, 5, 7]))
+    inner = keras.Input((3,), name="inner")
+    scaled = keras.Model(inner, layers.Dense(2, name="a")(norm(inner)), name="scaled")
+    embed = layers.Embedding(5, 2, name="embed")
+    words = layers.Flatten(name="words")(embed(lookup(ids)))
+    steps = layers.Flatten(name="steps")(layers.Embedding(4, 2, name="step")(bins(x)))
+    y = layers.Concatenate(name="join")([scaled(x), words, steps])
+    return keras.Model([x, ids], dense(1, "head")(y), name="adapted_to_data")
+
+
+@keras.saving.register_keras_serializable("zoo")
+def twice_tanh(x):
+    return 2 * ops.tanh(x)
+
+
+@keras.saving.register_keras_serializable("zoo")
+class Heavy(keras.regularizers.Regularizer):
+    def __call__(self, weight):
+        return ops.sum(weight)
+
+    def get_config(self):
+        return {}
+
+
+@resident
+def own_functions():
+    x = keras.Input((4,), name="x")
+    y = dense(3, "a", activation=twice_tanh, kernel_regularizer=Heavy())(x)
+    y = layers.Activation(twice_tanh, name="act")(y)
+    return keras.Model(x, dense(1, "head")(y), name="own_functions")
+
+
+@resident
+def nested_model_without_a_call():
+    x, inner = keras.Input((4,), name="x"), keras.Input((4,), name="inner")
+    augmentation = keras.Model(inner, inner, name="augmentation")
+    y = dense(1, "head")(augmentation(dense(4, "a")(x)))
+    return keras.Model(x, y, name="nested_model_without_a_call")

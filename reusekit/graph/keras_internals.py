@@ -154,10 +154,19 @@ def graph_attributes(model: keras.Model, built: keras.Model) -> dict[str, Any]:
 
 def only_graph(model: keras.Model) -> keras.Model:
     """A model that runs the graph of another one and nothing else; the model itself, if it does."""
+    return model if runs_its_graph(model) else _of_graph(model)
+
+
+def plain(model: keras.Model) -> keras.Model:
+    """A model of Keras's own class with the layers of a model; the model itself, if it is one."""
+    known = is_plain_functional(model) or isinstance(model, keras.Sequential)
+    return model if known else _of_graph(model)
+
+
+def _of_graph(model: keras.Model) -> keras.Model:
     graph = functional(model)
-    if runs_its_graph(model):
-        return model
-    return keras.Model(input_structure(graph), output_structure(graph), name=model.name)
+    inputs, outputs = input_structure(graph), output_structure(graph)
+    return keras.Model(inputs, outputs, name=model.name, trainable=model.trainable)
 
 
 def settle_copy(copy: Any) -> None:

@@ -265,24 +265,43 @@ def _remade(
 ) -> tuple[keras.Model, list[tuple[keras.Variable, keras.Variable]]]:
     """A twin of layers made again, with fresh weights, and each old weight with its new one."""
     model = graph.model
-    with rates.as_made(keras_internals.all_layers(model)) as silenced:
+    with rates.as_made(keras_internals.all_layers(model)):
         plain = unbuilt or policy is not None or is_rebuilt(model)
         twin = None if plain else _of_same_class(model)
         if twin is None:
+            # Beside a class's own attributes, its layers stand in another order than in its graph.
+            model = keras_internals.plain(model)
             copies = remake_operations(leaves(model), policy, unbuilt)
-            if shapes:
+            if unbuilt:
                 shapes = _shapes_inside(graph, dict(copies), shapes)
+                copies |= _variables(model, copies)
             twin = Builder(copies, shapes=shapes).build(model)
-    pairs = _pairs(model, twin, reshaped=bool(shapes))
+    pairs = _pairs(model, twin, reshaped=unbuilt)
     _check_ties(model, twin)
-    for old, new in zip(*map(keras_internals.all_layers, (model, twin)), strict=True):
+    layers = list(zip(*map(keras_internals.all_layers, (model, twin)), strict=True))
+    for old, new in layers:
         if hasattr(old, "finalize_state") and not hasattr(old, "save_assets"):
             hand_on_state(old, new)
     _copy_flags(model, twin, pairs)
-    for layer, was in zip(keras_internals.all_layers(twin), silenced, strict=True):
-        if was:
-            rates.silence(layer)
+    for old, new in layers:
+        if rates.silenced(old):
+            rates.silence(new)
     return twin, pairs
+
+
+def _variables(model: keras.Model, copies: dict[int, Any]) -> dict[int, keras.Variable]:
+    """From the id of each weight of a model's layers to that of their copies, once these are built.
+
+    What takes a weight as its argument is called with the copy of that weight.
+    """
+    found: dict[int, keras.Variable] = {}
+    for old in leaves(model):
+        if isinstance(old, keras.Layer):
+            each = map(keras_internals.all_layers, (old, copies[id(old)]))
+            for one, other in zip(*each, strict=False):
+                others = _by_name(other)
+                found |= {id(v): others[n] for n, v in _by_name(one).items() if n in others}
+    return found
 
 
 def _pairs(

@@ -302,3 +302,24 @@ def test_another_name():
     for weights in ("copy", "fresh", "share"):
         assert clone(model, weights, name="other").name == "other"
     assert model.name == "linear"
+
+
+@pytest.mark.parametrize("change", [{"input_shape": (7,)}, {"dtype": "float64"}])
+def test_a_weight_that_is_an_argument_is_the_clones_own(change):
+    model = ZOO["variables_as_arguments"]()
+    twin = clone(model, **change)
+    assert twin.count_params() == model.count_params()
+    model.get_layer("embed").embeddings.assign(np.zeros((11, 4)))
+    assert np.abs(np.asarray(twin(np.ones((1, *twin.input_shape[1:]), "int32")))).max() > 0
+
+
+def test_a_backbone_of_another_length():
+    from keras_hub.models import BertBackbone
+
+    model = BertBackbone(20, 1, 2, 4, 8, max_sequence_length=8)
+    with pytest.warns(UserWarning, match="not a BertBackbone"):
+        short = clone(model, input_shape=dict.fromkeys(model.input, (6,)))
+    assert set(short.input_shape) == {(None, 6)}
+    x = {name: np.ones((1, 6), "int32") for name in model.input}
+    for one, other in zip(*map(keras.tree.flatten, (model(x), short(x))), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import reusekit as rk
 from reusekit.errors import SurgeryError
+from reusekit.features.precision import in_compute_dtype
 from reusekit.surgery import CopyError, clone, insert, replace
 
 random = np.random.default_rng(0)
@@ -483,3 +485,42 @@ def test_a_new_layer_draws_what_it_would_have_drawn_without_the_dry_run():
             if not layer.built:
                 layer.build((None, 4))
         np.testing.assert_array_equal(one.kernel, other.kernel)
+
+
+# --- what stands on copies: pipeline W1 ----------------------------------------------------------
+
+
+def adapted():
+    layer = layers.Normalization(name="n")
+    layer.adapt(normal(60, 4) * 3 + 5)
+    x = keras.Input((4,), name="x")
+    y = layers.Lambda(lambda t: ops.abs(t), name="l")(layer(x))
+    return keras.Model(x, layers.Dense(2, name="d")(y), name="m")
+
+
+def test_an_edited_copy_keeps_its_statistics():
+    model, x = adapted(), normal(5, 4)
+    edited = insert(model, layers.Identity(name="i"), after="n", weights="copy")
+    expected = np.array(model(x))
+    model.get_layer("n").adapt(normal(60, 4))
+    np.testing.assert_array_equal(edited(x), expected)
+
+
+@pytest.mark.parametrize("at", ["n", "l"])
+def test_cloned_parts_join_to_the_whole(at):
+    model, x = adapted(), normal(5, 4)
+    parts = [clone(part) for part in rk.split(model, at)]
+    np.testing.assert_array_equal(rk.join(*parts)(x), model(x))
+
+
+def test_a_standardized_head_is_cloned_with_its_statistics():
+    x = keras.Input((4,), name="x")
+    bottom = keras.Model(x, layers.Dense(4, name="a")(x), name="bottom")
+    head = rk.heads.classifier(3, standardize=normal(60, 4) * 3 + 5)
+    copied(rk.attach(bottom, head), normal(5, 4))
+
+
+def test_statistics_in_another_precision():
+    model, x = adapted(), normal(50, 4)
+    received = ops.cast(in_compute_dtype(model, "bfloat16").model(x), "float32")
+    np.testing.assert_allclose(received, model(x), atol=0.05)
