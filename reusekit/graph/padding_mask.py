@@ -1,6 +1,6 @@
 """The mask that says which positions of a tensor are filling."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -24,10 +24,11 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     """Find the mask under which a tensor is to be pooled.
 
     With "auto" it is the tensor's Keras mask. Where there is none, it is what layers before the
-    tensor are told by their arguments `padding_mask`, `attention_mask` and their like: a tensor of
-    shape (batch, length) that follows from the inputs without a weight, such as KerasHub's
-    `padding_mask`. It is followed back through casts, changes of shape and logical "and". No name
-    of an input counts. Several that contradict each other are none.
+    tensor, or else any layers of the model, are told by their arguments `padding_mask`,
+    `attention_mask` and their like: a tensor of shape (batch, length) that follows from the inputs
+    without a weight, such as KerasHub's `padding_mask`. It is followed back through casts, changes
+    of shape and logical "and". No name of an input counts. Several that contradict each other are
+    none.
 
     Args:
         graph: The model, read with `keep_masks`.
@@ -48,8 +49,8 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     known = graph.known_masks.get(tensor)
     if known is not None:
         return (known, "") if _fits(known, tensor) else (None, "")
-    calls = [call for call in ancestors(graph, [tensor]) if not call.is_input]
-    told = {call: own for call in calls if (own := list(_told(graph, call, _OWN + _OTHER)))}
+    # Embeddings are told of no mask; what is said after them of the same positions counts then.
+    told = _all_told(graph, ancestors(graph, [tensor])) or _all_told(graph, graph.calls)
     if not told:
         return None, ""
     sizes = nominal_shapes(graph, strides(graph))
@@ -68,6 +69,12 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
             "which of them are filling: pass one of them as mask."
         )
     return next(iter(found), None), ""
+
+
+def _all_told(graph: Graph, calls: Iterable[Call]) -> dict[Call, list[Tensor]]:
+    """The masks that calls are given, for each that is given any."""
+    found = {call: list(_told(graph, call, _OWN + _OTHER)) for call in calls if not call.is_input}
+    return {call: masks for call, masks in found.items() if masks}
 
 
 def _given(graph: Graph, tensor: Tensor, mask: Any) -> Tensor:

@@ -17,7 +17,7 @@ LENGTHS = (5, 3, 1, 0)
 def told_by_an_input():
     """The mask reaches the attention as an argument; the input has no telling name."""
     words, other = keras.Input((None,), dtype="int32"), keras.Input((None,), dtype="int32")
-    x = layers.Embedding(20, 8)(words)
+    x = layers.Embedding(20, 8, name="embedding")(words)
     kept = ops.expand_dims(ops.cast(other, "bool"), 1)
     y = layers.MultiHeadAttention(2, 4)(x, x, attention_mask=kept)
     return keras.Model([words, other], layers.Add(name="out")([x, y]))
@@ -69,6 +69,14 @@ def test_features_are_those_of_the_kept_positions(build, pooling):
     everything = np.asarray(extract(bottom, "out", pooling=pooling, mask=None)(texts(7, 0)))
     expected = {"avg": maps.mean(1), "max": maps.max(1), "token": maps[:, 0]}[pooling]
     np.testing.assert_allclose(everything, expected, atol=1e-6)
+
+
+def test_embeddings_are_pooled_under_what_is_told_after_them():
+    bottom = told_by_an_input()
+    maps = np.asarray(extract(bottom, "embedding")(texts(7, 0)))
+    pooled = np.asarray(extract(bottom, "embedding", pooling="avg")(texts(7, 0)))
+    for row, count in enumerate(LENGTHS[:-1]):
+        np.testing.assert_allclose(pooled[row], maps[row, :count].mean(0), atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
