@@ -30,8 +30,9 @@ def outputs_of(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTen
         False
     """
     if isinstance(operation, keras.Layer) and not operation.built:
+        stand_in = Copier().copy(operation)
         with keras_internals.without_initialising():
-            return keras.tree.flatten(Copier().copy(operation)(*args, **kwargs))
+            return keras.tree.flatten(stand_in(*args, **kwargs))
     if args and isinstance(operation, keras.Layer):
         keras_internals.check_first_argument(operation, args[0])
     return keras.tree.flatten(keras_internals.traced_outputs(operation, args, kwargs))

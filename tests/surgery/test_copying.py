@@ -472,6 +472,27 @@ def test_a_lambda_with_a_global_can_be_put_in():
     )
 
 
+def test_new_layers_that_hold_weights_before_they_are_built_can_be_put_in():
+    class Mine(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.seeds = keras.random.SeedGenerator(1)
+            self.scale = keras.Variable(2.0, name="scale")
+
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1],), initializer="ones", name="w")
+
+        def call(self, x):
+            return x * self.scale * self.w
+
+    model, x = two_layers(), normal(2, 4)
+    mine = Mine(name="mine")
+    edited = insert(model, mine, before="a")
+    np.testing.assert_allclose(edited(x), model(2 * x), rtol=1e-5)
+    tied = rk.layers.TiedDense(model.get_layer("a"), use_bias=False, name="tied")
+    assert insert(model, tied, after="a").get_layer("tied").source is model.get_layer("a")
+
+
 def test_a_new_layer_draws_what_it_would_have_drawn_without_the_dry_run():
     model = two_layers()
     keras.utils.set_random_seed(0)
