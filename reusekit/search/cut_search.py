@@ -1,6 +1,6 @@
 """The whole of a cut search: plan, features, ranking, trials, results, the best model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -37,8 +37,12 @@ from reusekit.search.space import SearchSpace
 from reusekit.search.spec import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, Place, TrialData, collected
 from reusekit.search.tuner import CutTuner
-from reusekit.surgery import clone, extract
+from reusekit.surgery import CopyError, clone, extract
+from reusekit.surgery.certificate import prove_copy
 from reusekit.training import attach, fold_standardization
+
+Weights = Mapping[str, Sequence[keras.Variable]]
+"""The weights of a model's calls, by address."""
 
 
 class CutSearch:
@@ -475,7 +479,53 @@ class CutSearch:
         bottom = clone(self.data.frozen(spec), weights="copy")
         for layer in bottom.layers:
             layer.trainable = False
-        return attach(bottom, trained)
+        joined = attach(bottom, trained)
+        trunk = self.data.trunk(spec)
+        if trunk is None:
+            return joined
+        # Cut inside a nested model, the two halves of it do not make that model again.
+        data = replace(self._bare, plain=True, _trunks={})
+        backbone = _weights(data.trunk(spec))
+        if backbone.keys() <= _weights(joined).keys():
+            return joined
+        hypermodel = CutHyperModel(data, self.space, **self._training, objective=self._objective)
+        whole = hypermodel.build_for(spec)
+        pairs = _counterparts(_weights(trunk), _weights(trained), backbone, _weights(whole))
+        for old, new in pairs:
+            new.assign(old)
+        try:
+            prove_copy(joined, whole)
+        except CopyError:
+            return joined  # what is frozen used a weight that was trained: it is two weights now
+        return whole
+
+
+def _weights(model: keras.Model) -> Weights:
+    """The weights of each call that has any, by its address."""
+    return {call.address: call.variables for call in read(model).calls if call.variables}
+
+
+def _counterparts(
+    trunk: Weights, trained: Weights, backbone: Weights, whole: Weights
+) -> Iterator[tuple[keras.Variable, keras.Variable]]:
+    """Each weight that a trial trained, and the one of a whole model that stands for it.
+
+    Args:
+        trunk: The part of the backbone that it trained, before it was copied.
+        trained: What it trained: a copy of that part, and a head.
+        backbone: All of the backbone up to the cut, with the same weights as `trunk`.
+        whole: A copy of that, and the same head.
+    """
+    at = {id(weight): (at, i) for at, those in backbone.items() for i, weight in enumerate(those)}
+    for address, weights in trunk.items():
+        for weight, old in zip(weights, trained[address], strict=True):
+            place, number = at[id(weight)]
+            yield old, whole[place][number]
+    heads = [
+        [weight for address, those in every.items() if address not in part for weight in those]
+        for every, part in ((trained, trunk), (whole, backbone))
+    ]
+    yield from zip(*heads, strict=True)
 
 
 def _held(place: Place, source: FeatureSource, in_memory: set[Place]) -> FeatureSource:

@@ -7,6 +7,8 @@ import pytest
 
 import reusekit as rk
 from reusekit import stages
+from reusekit.backbones import Backbone
+from reusekit.data import load_split
 from reusekit.settings import FineTuneSettings, HeadSettings
 
 CUT, OPEN_FROM = "block4_out", "block2_out"
@@ -109,3 +111,62 @@ def test_where_there_is_no_room_the_frozen_part_runs_for_every_batch(usual, tune
         np.testing.assert_allclose(
             one.fit.history["val_loss"], other.fit.history["val_loss"], rtol=1e-3
         )
+
+
+@pytest.fixture(scope="module")
+def tutorial():
+    """A backbone in the shape of Keras's tutorial: augmentation, a nested base, pooling, Dense."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 8, 1), name="in")
+    y = keras.layers.BatchNormalization(name="norm")(keras.layers.Conv2D(4, 3, name="conv1")(x))
+    for number, width in enumerate((4, 8, 8), 1):
+        y = keras.layers.Conv2D(width, 3, padding="same", name=f"more{number}")(y)
+        y = keras.layers.ReLU(name=f"out{number}")(y)
+    base = keras.Model(x, y, name="base")
+    image = keras.Input((8, 8, 1), name="image")
+    flip = keras.layers.RandomFlip("horizontal", name="flip")
+    y = keras.Sequential([keras.Input((8, 8, 1)), flip], name="augmentation")(image)
+    y = base(keras.layers.Rescaling(1 / 16, name="scale")(y), training=False)
+    y = keras.layers.GlobalAveragePooling2D(name="pool")(y)
+    y = keras.layers.Dense(10, activation="softmax", name="classes")(y)
+    return Backbone(keras.Model(image, y, name="tutorial"), None, "tutorial", None)
+
+
+# pipeline C
+def test_a_search_that_trains_inside_a_nested_model_is_fine_tuned(
+    module_tracking, tutorial, store, tmp_path
+):
+    space = rk.SearchSpace(
+        ["base/out3", "pool"], freeze=["base/out2"], learning_rates=[0.01], units=[8], dropout=[0.0]
+    )
+    train, validation = (
+        load_split("sklearn_digits", part) for part in ("train[:60]", "validation[:30]")
+    )
+    digits = stages.Splits(train, validation, validation)
+    before = tutorial.model.get_weights()
+    search = rk.CutSearch(
+        tutorial.model, train, validation, space, tmp_path / "search", store, epochs=2, keep=2
+    )
+    result = search.run()
+
+    for place, trial in enumerate(result.completed):
+        whole = search.best_model(place)
+        reached = whole.evaluate(validation.batches(30), verbose=0)[0]
+        assert reached == pytest.approx(trial.fit.metrics["val_loss"], rel=1e-4)
+        addresses = [point.at for point in rk.cut_points(whole)]
+        assert {"base/out1", "base/out2", "base/out3", trial.cut} <= {*addresses}
+        frozen = rk.split(whole, "base/out2").bottom
+        given = rk.extract(tutorial.model, "base/out2").get_weights()
+        for one, other in zip(frozen.get_weights(), given, strict=True):
+            np.testing.assert_array_equal(one, other)
+        moved = rk.extract(whole, "base/out3").get_weights()[-2]
+        assert not np.array_equal(moved, rk.extract(tutorial.model, "base/out3").get_weights()[-2])
+
+    begun = stages.best_trial(stages.Searched(search, result, 0, 0.0))
+    assert rk.draw_cut(begun.whole, begun.cut, "nested") is not None
+    settings = FineTuneSettings(unfreeze_from="base/out1", epochs=1)
+    tuned = stages.finetune(begun, tutorial, settings, digits, store, tmp_path, seed=0)
+    assert [phase.name for phase in tuned.phases] == ["search", "finetune"]
+    assert tuned.parts.verify().parameters_conserved
+    for one, other in zip(tutorial.model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
