@@ -99,16 +99,8 @@ class TFDSDataset(Dataset):
     @property
     def schema(self) -> TensorDatasetSchema:
         """Shape and dtype of inputs and labels, the batch axis first."""
-        return TensorDatasetSchema(
-            *(
-                Schema(
-                    [TensorSpec(np.dtype(spec.dtype.as_numpy_dtype), _batched(spec.shape), name)]
-                )
-                for name, spec in zip(
-                    ("input", "label"), self._split.examples.element_spec, strict=True
-                )
-            )
-        )
+        inputs, labels = self._split.examples.element_spec
+        return TensorDatasetSchema(_schema("input", inputs), _schema("label", labels))
 
     @property
     def profile(self) -> dict[str, Any]:
@@ -184,6 +176,17 @@ def from_tfds(
     if digest is not None:
         _check_fingerprint(loaded, digest)
     return TFDSDataset(loaded, name)
+
+
+def _schema(name: str, part: Any) -> Schema:
+    """The tensors of a part of an example; those of a dictionary are named by its keys."""
+    tensors = part if isinstance(part, dict) else {name: part}
+    return Schema(
+        [
+            TensorSpec(np.dtype(spec.dtype.as_numpy_dtype), _batched(spec.shape), key)
+            for key, spec in tensors.items()
+        ]
+    )
 
 
 def _batched(shape: "tf.TensorShape") -> tuple[int, ...]:

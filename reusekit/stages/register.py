@@ -4,7 +4,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import mlflow
+import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.backbones import Backbone
@@ -69,7 +71,8 @@ def register(
         TrackingError: The registry refuses. The models are then kept in the folder.
     """
     parts = tuned.parts
-    parts.verify(next(iter(splits.test.batches(4)))[0].numpy())
+    few, _ = next(iter(splits.test.batches(4)))
+    parts.verify(keras.tree.map_structure(np.asarray, few))
     models = (parts.bottom, parts.top, parts.source)
     ledgers = dict(zip(ROLES, take_ledgers(models), strict=True))
     chosen = {"cut": tuned.cut, "unfrozen_from": tuned.unfrozen_from}
@@ -136,11 +139,15 @@ def _card(
     standalone: bool,
 ) -> str:
     whole = tuned.whole
+    shapes = {tensor.name: tuple(tensor.shape[1:]) for tensor in whole.inputs}
+    alone = next(iter(shapes.values())) if len(shapes) == 1 else None
+    images = alone is not None and len(alone) == 3
+    kind = "images" if images else "examples"
     return model_card(
         ModelCard(
             name=settings.model,
             alias=settings.promoted,
-            task=f"Classifies images into {splits.train.classes} classes.",
+            task=f"Classifies {kind} into {splits.train.classes} classes.",
             source=backbone.source,
             cut=tuned.cut,
             frozen_up_to=tuned.unfrozen_from or tuned.cut,
@@ -152,8 +159,8 @@ def _card(
             latency=ledger.latency,
             latency_conditions=ledger.conditions,
             scores=scores,
-            input_shape=whole.input_shape[1:],
-            input_range="pixels from 0 to 255",
+            input_shape=shapes if alone is None else alone,
+            input_range="pixels from 0 to 255" if images else "what it was trained on",
             bottom=f"{backbone.name}-bottom",
             top=f"{settings.model}-top",
             parent=backbone.parent and f"{backbone.source} ({backbone.parent})",

@@ -1,6 +1,6 @@
 """The model card: what a person should know of a registered version, in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reusekit.sharing import ParameterCounts
@@ -66,7 +66,7 @@ class ModelCard:
         latency_conditions: What that was measured on.
         scores: This model first, then what it is to be compared with: the same network from
             scratch, a linear model on the pixels, the runner-up.
-        input_shape: Of one example, without the batch axis.
+        input_shape: Of one example, without the batch axis; of several inputs, by name.
         input_range: Which values it takes, such as `pixels from 0 to 255`.
         limits: What else it was not tested on or is not good for, a sentence each.
         bottom: The registered version or logged model that is its bottom.
@@ -89,7 +89,7 @@ class ModelCard:
     latency: float | None
     latency_conditions: str
     scores: Sequence[CardScore]
-    input_shape: Sequence[int | None]
+    input_shape: Sequence[int | None] | Mapping[str, Sequence[int | None]]
     input_range: str
     bottom: str
     top: str
@@ -207,7 +207,9 @@ def _latency(card: ModelCard) -> str:
     return f"{1000 * card.latency:.3g} ms for one example ({card.latency_conditions})."
 
 
-def _shape(shape: Sequence[int | None]) -> str:
+def _shape(shape: Sequence[int | None] | Mapping[str, Sequence[int | None]]) -> str:
+    if isinstance(shape, Mapping):
+        return ", ".join(f"{_shape(one)} of {name}" for name, one in shape.items())
     return " x ".join("any" if size is None else str(size) for size in shape)
 
 

@@ -1,6 +1,7 @@
 """A Keras model as a folder that MLflow can load, written without running the model."""
 
-from importlib.metadata import version
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import Schema, TensorSpec
 
+from reusekit.graph import read
 from reusekit.graph.keras_internals import all_layers
 
 WEIGHTS = Path("data", "model.keras")
@@ -65,19 +67,25 @@ def signature(model: keras.Model) -> ModelSignature:
         >>> signature(model).outputs
         [Tensor('float32', (-1, 3))]
     """
-    return ModelSignature(_schema(model.inputs), _schema(model.outputs))
+    graph = read(model)
+    return ModelSignature(_schema(graph.input_structure), _schema(graph.output_structure))
 
 
-def _schema(tensors: list[keras.KerasTensor]) -> Schema:
-    several = len(tensors) > 1  # a single tensor goes without a name
+def _schema(structure: Any) -> Schema:
+    tensors = keras.tree.flatten(structure)
+    if isinstance(structure, dict) and len(structure) == len(tensors):
+        # The keys that they are fed by, whatever the tensors are called.
+        names = keras.tree.flatten({key: key for key in structure})
+    else:  # a single tensor goes without a name
+        names = [tensor.address if len(tensors) > 1 else None for tensor in tensors]
     return Schema(
         [
             TensorSpec(
                 _numpy_type(tensor.dtype),
                 [-1 if size is None else size for size in tensor.shape],
-                tensor.name if several else None,
+                name,
             )
-            for tensor in tensors
+            for tensor, name in zip(tensors, names, strict=True)
         ]
     )
 
@@ -88,7 +96,7 @@ def _numpy_type(dtype: str) -> np.dtype:
 
 
 def requirements(model: keras.Model, by_reference: bool = False) -> list[str]:
-    """What a saved model needs where it is loaded: Keras, its backend, and perhaps reusekit.
+    """What a saved model needs where it is loaded: Keras, its backend, and whose classes it has.
 
     Args:
         model: A model with layers of reusekit's own, such as a `TiedDense`, loads once reusekit
@@ -99,7 +107,24 @@ def requirements(model: keras.Model, by_reference: bool = False) -> list[str]:
     packages = ["keras", backend, "numpy"]
     if by_reference or needs_reusekit(model):
         packages.append("reusekit")
-    return [f"{package}=={version(package)}" for package in packages]
+    providers = packages_distributions()  # nobody provides what a script defines
+    for module in sorted({module.partition(".")[0] for module in _modules(model)}):
+        packages += providers.get(module, [])
+    return [f"{package}=={version(package)}" for package in dict.fromkeys(packages)]
+
+
+def _modules(model: keras.Model) -> Iterator[str]:
+    """The modules of the classes that a model consists of, also of initialisers and the like."""
+    yield from (type(layer).__module__ for layer in all_layers(model))
+    waiting = [keras.saving.serialize_keras_object(model)]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += part.values()
+            if isinstance(part.get("module"), str) and "class_name" in part:
+                yield part["module"]
+        elif isinstance(part, list | tuple):
+            waiting += part
 
 
 def needs_reusekit(model: keras.Model) -> bool:
