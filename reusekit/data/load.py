@@ -83,7 +83,10 @@ def load_split(
     classes = stated_classes(builder, label_name, feature)
     _prepare(builder, download, data_dir)
     try:
+        _check_rows(builder, split)
         stored = read_examples(builder, split, [label_path])
+    except DataError:
+        raise
     except (AssertionError, ValueError, KeyError) as error:
         raise _explained(error, builder, split) from error
     classes = classes or counted_classes(builder, label_name, label_path)
@@ -234,6 +237,16 @@ def _explained(error: Exception, builder: tfds.core.DatasetBuilder, split: str) 
         f"The split {split!r} of {builder.name} cannot be read: {cause_of(error)} "
         f"Its splits: {', '.join(splits)}."
     )
+
+
+def _check_rows(builder: tfds.core.DatasetBuilder, split: str) -> None:
+    """Refuse a split of which a part has no rows: TFDS counts one that runs backwards below 0."""
+    for part in split.split("+") if builder.info.splits else ():
+        if "[" in part and builder.info.splits[part].num_examples < 1:
+            raise DataError(
+                f"Expected a split with examples, such as train[2:5]. Received: {part!r}, "
+                f"which has none of {_full_name(builder)}."
+            )
 
 
 def _full_name(builder: tfds.core.DatasetBuilder) -> str:
