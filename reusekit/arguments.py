@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -380,6 +381,26 @@ AnyPath = Annotated[
     Field(description="a path that a file system can have"),
 ]
 """A file or folder; whether it is there is another question."""
+
+
+def expanded(path: str | os.PathLike, error: type[ReusekitError]) -> Path:
+    """Put the home folder in the place of a path's `~`.
+
+    Args:
+        path: Any path.
+        error: What is raised where there is no such folder, as in a container whose user has none.
+
+    Example:
+        >>> expanded("~/runs", ReusekitError) == Path.home() / "runs"
+        True
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise error(
+            f"Expected the home folder that {os.fspath(path)!r} begins with. Received: none is "
+            "known. Set HOME, or name a folder without ~."
+        ) from None
 
 
 def _each_once(values: list) -> list:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
-from reusekit.arguments import AnyPath, checked
+from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import CacheError, DataError
 from reusekit.features.budget import EntryInfo, list_entries, make_room, remove, shrink
 from reusekit.features.draft import SHARD_BYTES, Draft, sound
@@ -24,8 +24,12 @@ Batch = Mapping[str, np.ndarray]
 
 
 def default_path() -> Path:
-    """Where features are stored when nobody says: `~/.cache/reusekit/features`, as XDG has it."""
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Where features are stored when nobody says: `~/.cache/reusekit/features`, as XDG has it.
+
+    Raises:
+        CacheError: There is no home folder, and XDG_CACHE_HOME is not set either.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache", CacheError)
     return Path(caches) / "reusekit" / "features"
 
 

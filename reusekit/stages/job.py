@@ -17,7 +17,7 @@ from filelock import Timeout
 from pydantic import BaseModel
 from rich.markup import escape
 
-from reusekit.arguments import AnyPath, check
+from reusekit.arguments import AnyPath, check, expanded
 from reusekit.errors import ConfigError, TrackingError
 from reusekit.progress import StageClock, bars_wanted, console
 from reusekit.settings import BackboneSettings, DataSettings, TrackingSettings
@@ -115,7 +115,7 @@ def start_job(
     if data is not None:
         console.print(f"Data set [bold]{escape(data.name)}[/bold]", soft_wrap=True)
     _let_talk(verbose)
-    root = Path(output).expanduser()
+    root = expanded(output, ConfigError)
     had_output = root.is_dir()
     folder = _new_folder(root, name)
     clock = StageClock()

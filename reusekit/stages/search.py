@@ -9,6 +9,7 @@ from time import perf_counter
 
 import pandas as pd
 
+from reusekit.arguments import expanded
 from reusekit.backbones import Backbone
 from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore
@@ -88,8 +89,8 @@ def plan_search(
         ConfigError: Nothing keeps within the limits, or a choice is unknown.
     """
     if settings.folder is not None:
-        _check_folder(Path(settings.folder).expanduser())
-    folder = settings.folder or Path(output).expanduser() / "searches" / _digest(
+        _check_folder(expanded(settings.folder, ConfigError))
+    folder = settings.folder or expanded(output, ConfigError) / "searches" / _digest(
         backbone, cuts, splits, settings, seed, plain
     )
     search = CutSearch(

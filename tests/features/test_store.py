@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reusekit.errors import CacheError, DataError
-from reusekit.features import FeatureKey, FeatureStore
+from reusekit.features import FeatureKey, FeatureStore, default_path
 
 SIZE = 100
 
@@ -439,3 +439,13 @@ def test_what_was_read_does_not_stay_in_memory(store, monkeypatch):
     for at in np.random.default_rng(0).permutation(SIZE).reshape(-1, 5):
         np.testing.assert_array_equal(array[at][:, 0], at // 10 * 10)
     assert mapped_kilobytes() - before < 12_000
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a container whose user is in no list
+    assert default_path() == tmp_path / "reusekit" / "features"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(CacheError, match=r"Expected the home folder .* Set HOME, or name a folder"):
+        FeatureStore()
