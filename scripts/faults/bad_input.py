@@ -4,6 +4,7 @@ An argument is nonsense where its type stands nowhere in the annotation, and whe
 number; that must be refused. What else may do or not, and no try may end in another's error.
 """
 
+import contextlib
 import inspect
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,13 @@ def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Ou
     """Call each public name in turn, with a bad value in one of its parameters."""
     calls = _calls(folder)
     names = sorted(calls)
+    with contextlib.chdir(folder):  # text may be a path
+        yield from _tries(generator, tries, calls, names)
+
+
+def _tries(
+    generator: np.random.Generator, tries: int, calls: Mapping[str, Any], names: Sequence[str]
+) -> Iterator[Outcome]:
     for number in range(tries):
         name = names[number % len(names)]
         function, valid = calls[name]
