@@ -425,10 +425,15 @@ class Rebuild:
             return False
         if isinstance(step, Call) and step.is_new:
             return True
-        tensors = _tensors((step.args, step.kwargs))
+        tensors = list(_tensors((step.args, step.kwargs)))
         if step not in self._changed:
-            return not self._remasked.isdisjoint(tensors)
-        values = (self.values.get(tensor) for tensor in tensors)
+            # What comes out of a nested model was recorded there without masks from outside.
+            inlined = isinstance(step, Call) and bool(step.scopes) and bool(self._changed)
+            if not inlined or not self._remasked.isdisjoint(tensors):
+                return not self._remasked.isdisjoint(tensors)
+        values = [self.values.get(tensor) for tensor in tensors]
+        if step in self._changed:
+            values += [tensor.source for tensor in step.outputs]  # a layer that makes the mask
         return any(keras_internals.mask_of(v) is not None for v in values if v is not None)
 
     def _had_mask(self, graph: Graph, tensor: Tensor) -> bool:

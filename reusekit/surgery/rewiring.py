@@ -121,6 +121,7 @@ class Rewiring:
             self._point(step.outputs, outputs)
         same = before == after and len(kwargs) == len(step.kwargs)
         same = same and self._remade.isdisjoint(after)
+        fed_as_before = same
         if not same and all(tensor.dtype == "bool" for tensor in outputs):
             # It may be a mask, and now another than the one that a tensor carries by itself.
             outputs = tuple(replace(tensor) for tensor in outputs)
@@ -141,6 +142,8 @@ class Rewiring:
             return
         kept = replace(step, **changes)
         self.steps.append(kept)
+        if fed_as_before:  # Only a mask was edited: it is handed over as it was recorded.
+            return
         self.changed.append(kept)
         if self.graph.is_masked:
             self._remade.update(kept.outputs)

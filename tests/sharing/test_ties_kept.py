@@ -150,8 +150,6 @@ REFUSED = {
         "save_and_load": ValueError,
     },
     "weight_that_two_layers_hold": {
-        "clone_copy": rk.CopyError,
-        "insert_into_a_copy": rk.CopyError,
         "save_and_load_weights": rk.CopyError,
         "parted_and_joined": NotImplementedError,
         "joined_as_told": NotImplementedError,
