@@ -220,7 +220,7 @@ def _plain_number(value: Any) -> Any:
 
 
 def _refusal(error: type[ReusekitError], name: str, annotation: Any, value: Any) -> ReusekitError:
-    """What is said of the innermost part of a value that does not fit."""
+    """Name the innermost part of a value that does not fit, in one sentence."""
     name, annotation, value = _innermost(name, annotation, value)
     own = _own_error(annotation, value)
     if own is not None:
@@ -235,7 +235,7 @@ def _refusal(error: type[ReusekitError], name: str, annotation: Any, value: Any)
 
 
 def _own_error(annotation: Any, value: Any) -> ReusekitError | None:
-    """What a validator of the annotation itself raises for a value."""
+    """Return the error that an annotation's own validator raises for a value."""
     try:
         _adapter(annotation).validate_python(value)
     except ValidationError as failed:
@@ -272,7 +272,7 @@ def _innermost(name: str, annotation: Any, value: Any) -> tuple[str, Any, Any]:
 
 
 def _members(annotation: Any) -> list[Any]:
-    """What an annotation may mean: the members of a union, without what is said about them."""
+    """Return the members of a union, without the constraints on them."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _members(arguments[0])
@@ -332,7 +332,7 @@ def _is_field(metadata: Any) -> bool:
 
 
 def _ranges(base: Any, metadata: Sequence[Any]) -> str:
-    """What constraints say of a number or a list."""
+    """Describe the constraints on a number."""
     limits = []
     for one in metadata:
         if isinstance(one, Gt) and base is int:
@@ -350,7 +350,7 @@ def _ranges(base: Any, metadata: Sequence[Any]) -> str:
 
 
 def _qualities(metadata: Sequence[Any]) -> str:
-    """What constraints say of a list or a dictionary."""
+    """Describe the constraints on a list or a dictionary."""
     full = ["not empty"] * any(isinstance(one, MinLen) for one in metadata)
     once = ["with nothing twice"] * (_DISTINCT in metadata)
     return "".join(f", {quality}" for quality in (*full, *once))

@@ -49,7 +49,7 @@ class Backbone:
 
     @property
     def name(self) -> str:
-        """What it is called in short, in letters, digits, _ and - alone.
+        """A short name of letters, digits, _ and - alone.
 
         Example:
             >>> sources = ["keras.applications/ResNet50", "models:/digits/3", "runs/best.keras"]
