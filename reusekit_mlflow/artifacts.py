@@ -1,6 +1,6 @@
-"""Where MLflow fetches versions that reusekit has stored by reference: `reusekit:/MODEL_ID`.
+"""Where MLflow fetches the models that reusekit has logged, whichever address they are fetched by.
 
-MLflow imports this with `import mlflow`, so it imports reusekit only when a model is fetched.
+MLflow imports this with `import mlflow`, so it imports reusekit only when such a model is fetched.
 """
 
 import atexit
@@ -8,18 +8,81 @@ import re
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.entities import FileInfo
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
+from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MODEL_ID = "m-[0-9a-f]{32}"
+"""Pattern of the id of a logged model."""
+
+ROLE = "reusekit.role"
+"""The tag of a logged model that reusekit has made."""
 
 _JOINED = {PurePosixPath("."), PurePosixPath("data"), PurePosixPath("data/model.keras")}
 
 
+def original_of(version: ModelVersion, client: "MlflowClient") -> ModelVersion:
+    """The version that a version is a copy of, as `copy_model_version` makes them; else itself."""
+    seen = set()
+    while (version.name, str(version.version)) not in seen:
+        seen.add((version.name, str(version.version)))
+        copied = re.fullmatch(r"models:/([^/:@]+)/(\d{1,9})", version.source or "")
+        if copied is None:
+            break
+        version = client.get_model_version(*copied.groups())
+    return version
+
+
+def logged_model_id(version: ModelVersion) -> str | None:
+    """The logged model that a version is made of; None where it was made of something else.
+
+    The registry's database keeps it in the source alone.
+    """
+    found = re.fullmatch(rf"(?:models|reusekit):/({MODEL_ID})", version.source or "")
+    return found[1] if found else None
+
+
+class ModelRepository(ModelsArtifactRepository):
+    """MLflow's own for `models:/...` and, through it, `runs:/RUN_ID/NAME`.
+
+    What reusekit has logged is fetched as by `LinkedModelRepository`, so that it can be loaded by
+    its id, by its run, and as a version that someone else has registered or copied.
+
+    Args:
+        artifact_uri: `models:/MODEL_ID`, `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
+        tracking_uri: Where the model is logged; None for the current server.
+        registry_uri: Where it is registered; None for the current one.
+    """
+
+    def __init__(
+        self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
+    ) -> None:
+        from mlflow import MlflowClient
+
+        super().__init__(artifact_uri, tracking_uri, registry_uri)
+        client = MlflowClient(tracking_uri, registry_uri)
+        if self.is_logged_model_uri:
+            (model_id,) = get_model_name_and_version(client, artifact_uri)
+        else:
+            version = client.get_model_version(self.model_name, self.model_version)
+            model_id = logged_model_id(original_of(version, client))
+        if model_id is not None and ROLE in client.get_logged_model(model_id).tags:
+            self.repo = LinkedModelRepository(f"reusekit:/{model_id}", tracking_uri, registry_uri)
+
+
 class LinkedModelRepository(ArtifactRepository):
     """A logged model's files; a whole that refers to its parts is joined when it is fetched.
+
+    It is read by hash, and may ask MLflow for no more than to read it.
 
     So plain `mlflow.keras.load_model`, `mlflow.pyfunc.load_model` and `mlflow models serve` get a
     whole model. Fetching also makes reusekit's own layers known to Keras.
@@ -39,7 +102,7 @@ class LinkedModelRepository(ArtifactRepository):
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         self._model_id = artifact_uri.partition(":")[2].strip("/")
-        if not re.fullmatch("m-[0-9a-f]{32}", self._model_id):  # such as another version
+        if not re.fullmatch(MODEL_ID, self._model_id):  # such as another version
             raise MlflowException(f"Expected reusekit:/MODEL_ID. Received: {artifact_uri[:200]!r}.")
         self._client = MlflowClient(tracking_uri, registry_uri)
         location = self._client.get_logged_model(self._model_id).artifact_location

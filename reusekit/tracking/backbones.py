@@ -11,7 +11,8 @@ from reusekit.backbones import Backbone
 from reusekit.backbones.files import as_backbone
 from reusekit.errors import BackboneError, TrackingError, nearest
 from reusekit.tracking.registry import aliased_version, asking, find_version
-from reusekit.tracking.stored import MODEL_ID, Stored, logged_model_id
+from reusekit.tracking.stored import Stored
+from reusekit_mlflow.artifacts import MODEL_ID
 
 _ADDRESS = re.compile(
     rf"models:/(?:(?P<id>{MODEL_ID})"
@@ -27,12 +28,10 @@ class Registered:
     Attributes:
         uri: Its exact address: `models:/NAME/VERSION`, or `models:/MODEL_ID` where it is logged and
             not registered.
-        model_id: The logged model.
         stored: Where it lies.
     """
 
     uri: str
-    model_id: str | None
     stored: Stored
 
 
@@ -59,16 +58,14 @@ def find_registered(address: str) -> Registered:
         with asking(f"look up the logged model {model_id}"):
             client.get_logged_model(model_id)
         uri = f"models:/{model_id}"
-        return Registered(uri, model_id, Stored.of_logged(model_id, client))
+        return Registered(uri, Stored.of_logged(model_id, client))
     if parts["alias"] not in (None, "latest"):
         version = aliased_version(parts["name"], parts["alias"])
     else:
         wanted = parts["alias"] or parts["number"]
         version = find_version(parts["name"], None if wanted == "latest" else int(wanted))
     return Registered(
-        f"models:/{version.name}/{version.version}",
-        logged_model_id(version),
-        Stored.of_version(version, client),
+        f"models:/{version.name}/{version.version}", Stored.of_version(version, client)
     )
 
 
@@ -92,7 +89,7 @@ def load_registered(
     """
     found = find_registered(source)
     model = found.stored.load(mlflow.MlflowClient())
-    return as_backbone(model, found.uri, weights, input_shape, found.model_id)
+    return as_backbone(model, found.uri, weights, input_shape, found.stored.model_id)
 
 
 def _logged_by(run_id: str, name: str) -> str:

@@ -33,7 +33,7 @@ from reusekit.tracking.network import cause_of, is_away
 from reusekit.tracking.parts import PLAN, file_digest
 from reusekit.tracking.promotion import PREVIOUS
 from reusekit.tracking.reference import FILE, Part, Reference
-from reusekit.tracking.stored import logged_model_id
+from reusekit_mlflow.artifacts import logged_model_id, original_of
 
 CHAMPION = "champion"
 """The alias of the first version of a name."""
@@ -127,7 +127,7 @@ class _Sending:
         ):
             alone = names.FILE in version.tags
             if version.name == said["registered"] and alone == self.plan["standalone"]:
-                model_id = logged_model_id(version)
+                model_id = logged_model_id(original_of(version, self.client))
                 if model_id and version.run_id != self.run.info.run_id:
                     with suppress(MlflowException):  # deleted
                         return _Stored(self.client.get_logged_model(model_id), version)
@@ -290,8 +290,12 @@ def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> _Stored | None
     )
     for version in sorted(versions, key=lambda version: version.creation_timestamp):
         try:
-            return _Stored(client.get_logged_model(logged_model_id(version)), version)
+            model_id = logged_model_id(original_of(version, client))
+            model = model_id and client.get_logged_model(model_id)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
+        else:
+            if model and names.FILE in model.tags:  # else nothing says what its file has to be
+                return _Stored(model, version)
     return None

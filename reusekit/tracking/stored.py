@@ -30,10 +30,9 @@ from reusekit.tracking import names
 from reusekit.tracking.network import cause_of
 from reusekit.tracking.parts import file_digest
 from reusekit.tracking.reference import FILE, Reference
+from reusekit.tracking.registry import asking
 from reusekit.tracking.saved import LOADER, WEIGHTS
-
-MODEL_ID = "m-[0-9a-f]{32}"
-"""Pattern of the id of a logged model."""
+from reusekit_mlflow.artifacts import MODEL_ID, logged_model_id, original_of
 
 _INDIRECT = ("models", "reusekit", "runs")  # addresses that stand for another
 _SERVERS = (
@@ -41,15 +40,6 @@ _SERVERS = (
     "https",
     "mlflow-artifacts",
 )  # asked with the credentials of the tracking server
-
-
-def logged_model_id(version: ModelVersion) -> str | None:
-    """The logged model that a version is made of; None where it was made of something else.
-
-    The registry's database keeps it in the source alone.
-    """
-    found = re.fullmatch(rf"(?:models|reusekit):/({MODEL_ID})", version.source or "")
-    return found[1] if found else None
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,7 @@ class Stored:
         files: Every SHA-256 that its file with the weights is on record with; that many must agree.
         references: The same of its reference to its parts.
         purpose: What it was when that was put on record.
+        model_id: The logged model; None where it is none.
     """
 
     named: str
@@ -69,6 +60,7 @@ class Stored:
     files: frozenset[str] = frozenset()
     references: frozenset[str] = frozenset()
     purpose: str = "was logged"
+    model_id: str | None = None
 
     @classmethod
     def of_logged(cls, model_id: str, client: MlflowClient, named: str = "") -> "Stored":
@@ -86,22 +78,25 @@ class Stored:
             raise TrackingError(
                 f"{named} cannot be had: it may have been deleted. {cause_of(error)}"
             ) from error
-        return cls(named, model.artifact_location, *_on_record(model))
+        return cls(named, model.artifact_location, *_on_record(model), model_id=model_id)
 
     @classmethod
     def of_version(cls, version: ModelVersion, client: MlflowClient) -> "Stored":
-        """What is known of a registered version, whether it is of a logged model or of a folder.
+        """What is known of a registered version: of a logged model, of a folder, or a copy.
 
         Raises:
             TrackingError: The model that it is of is gone.
         """
         named = f"models:/{version.name}/{version.version}"
-        model_id = logged_model_id(version)
+        with asking(f"look up what {named} is a copy of"):
+            original = original_of(version, client)
+        model_id = logged_model_id(original)
         if model_id is None:
-            return cls(named, version.source, *_on_record(version))
-        found = cls.of_logged(model_id, client, named)
+            found = cls(named, original.source, *_on_record(original))
+        else:
+            found = cls.of_logged(model_id, client, named)
         files, references = _on_record(version)
-        return cls(named, found.location, found.files | files, found.references | references)
+        return replace(found, files=found.files | files, references=found.references | references)
 
     def load(self, client: MlflowClient) -> keras.Model:
         """Read the model, from its parts where it is a reference to them.

@@ -6,7 +6,7 @@ import pytest
 from small_models import X, backbone, sent, with_head
 
 import reusekit as rk
-from reusekit.tracking.stored import logged_model_id
+from reusekit_mlflow.artifacts import logged_model_id
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from servers import free_port
 from small_models import CUT, X, backbone, sent, with_head
 
 import reusekit as rk
+from reusekit_mlflow.artifacts import logged_model_id
 
 TOKENS = np.arange(14).reshape(2, 7).astype("int32")
 
@@ -49,10 +50,10 @@ def expected(module_tracking, server, tmp_path_factory):
     mlflow.set_tracking_uri(before)
 
 
-def outside(code: str) -> None:
+def outside(code: str, before: str = "") -> None:
     """Run it in a new process."""
     done = subprocess.run(
-        [sys.executable, "-c", f"import mlflow, numpy as np\n{code}"],
+        [sys.executable, "-c", f"{before}\nimport mlflow, numpy as np\n{code}"],
         env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
         capture_output=True,
         text=True,
@@ -62,7 +63,10 @@ def outside(code: str) -> None:
 
 
 def test_plain_mlflow_joins_what_is_stored_by_reference_and_keeps_ties(expected):
+    made = mlflow.MlflowClient().get_model_version("tied-alone", "1")
+    by_id = f"models:/{logged_model_id(made)}"
     outside(
+        "assert 'keras' not in __import__('sys').modules\n"
         "inputs = {'plain-joined': 'x', 'tied-joined': 'tokens', 'tied-alone': 'tokens'}\n"
         "for name, x in inputs.items():\n"
         "    model = mlflow.keras.load_model(f'models:/{name}@champion')\n"
@@ -70,6 +74,7 @@ def test_plain_mlflow_joins_what_is_stored_by_reference_and_keeps_ties(expected)
         "    values = np.load(x + '.npy')\n"
         "    np.save(name, [model.predict(values, verbose=0), served.predict(values)])\n"
         "    assert 'tied' not in name or len(model.weights) == 4, model.weights\n"
+        f"assert mlflow.keras.load_model('{by_id}').count_params() == model.count_params()\n"
     )
     for name in ("plain-joined", "tied-joined", "tied-alone"):
         for found in np.load(f"{name}.npy"):
@@ -78,10 +83,10 @@ def test_plain_mlflow_joins_what_is_stored_by_reference_and_keeps_ties(expected)
 
 def test_a_self_contained_version_needs_no_reusekit(expected):
     outside(
-        "import sys\n"
-        "sys.modules['reusekit'] = None\n"  # importing it is an ImportError from here on
         "model = mlflow.keras.load_model('models:/plain-alone@champion')\n"
-        "np.save('alone.npy', model.predict(np.load('x.npy'), verbose=0))\n"
+        "np.save('alone.npy', model.predict(np.load('x.npy'), verbose=0))\n",
+        # Importing them is an ImportError.
+        before="import sys; sys.modules['reusekit'] = sys.modules['reusekit_mlflow'] = None",
     )
     assert np.array_equal(np.load("alone.npy"), expected["plain"])
     needed = {

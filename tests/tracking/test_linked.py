@@ -12,7 +12,7 @@ from small_models import CUT, X, backbone, sent, with_head, written
 
 import reusekit as rk
 from reusekit.tracking import send
-from reusekit.tracking.stored import logged_model_id
+from reusekit_mlflow.artifacts import logged_model_id
 
 EXPERIMENTS = ("one", "other")
 
@@ -75,6 +75,22 @@ def test_plain_mlflow_loads_the_whole_model(registry, models, name):
     assert [layer.name for layer in loaded.layers] == [layer.name for layer in models[name].layers]
     served = mlflow.pyfunc.load_model(f"models:/{name}/1")
     assert np.array_equal(served.predict(X), expected)
+
+
+def test_a_reference_is_whole_by_its_id_by_its_run_and_as_whatever_version(registry, models):
+    # pipeline B6
+    made = registry.get_model_version("ships", "1")
+    by_id, by_run = f"models:/{logged_model_id(made)}", f"runs:/{made.run_id}/ships"
+    again = mlflow.register_model(by_id, "ships again")
+    copied = registry.copy_model_version(f"models:/{again.name}/{again.version}", "ships copied")
+    copied = registry.copy_model_version(f"models:/{copied.name}/{copied.version}", "ships twice")
+    expected = models["ships"].predict(X, verbose=0)
+    found = rk.load_backbone("models:/ships twice@latest")
+    assert (found.source, found.parent) == (f"models:/ships twice/{copied.version}", by_id[8:])
+    addresses = (by_id, by_run, "models:/ships twice/latest")
+    loaded = [mlflow.keras.load_model(address) for address in addresses]
+    for model in (found.model, *loaded):
+        assert np.array_equal(model.predict(X, verbose=0), expected)
 
 
 def test_a_bottom_is_stored_once_over_runs_and_experiments(registry, artifacts):

@@ -17,7 +17,7 @@ from small_models import X, backbone, sent, with_head
 import reusekit as rk
 from reusekit.secrets import hide, shown
 from reusekit.tracking import load_version
-from reusekit.tracking.stored import logged_model_id
+from reusekit_mlflow.artifacts import logged_model_id
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +94,8 @@ def test_a_path_in_the_description_is_not_followed(
     edit(folder / "MLmodel", "  keras:\n    data: data", f"  keras:\n    data: {data}")
     found = rk.load_backbone(f"models:/{name}/1").model
     assert np.array_equal(found.predict(X, verbose=0), expected(model))
-    if name == "ships":  # fetched through reusekit: MLflow itself must not follow it either
-        with pytest.raises(rk.TrackingError, match="asks for more than to read"):
-            mlflow.keras.load_model(f"models:/{name}/1")
+    with pytest.raises(rk.TrackingError, match="asks for more than to read"):
+        mlflow.keras.load_model(f"models:/{name}/1")
 
 
 @pytest.mark.parametrize(
@@ -128,6 +127,7 @@ def test_a_file_that_was_exchanged_is_refused_wherever_it_is_loaded(registry, fo
         lambda: rk.load_backbone(f"models:/{address}"),
         lambda: rk.load_backbone(f"models:/{logged_model_id(version)}"),
         lambda: load_version(version),
+        lambda: mlflow.keras.load_model(f"models:/{address}"),
     ]
     for load in loads:
         with pytest.raises(rk.TrackingError, match=r"is not what was logged: expected .* SHA-256"):
@@ -230,9 +230,8 @@ def test_links_in_a_model_folder_are_not_followed(registry, folder_of, linked, t
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(rk.TrackingError, match="is a link"):
         rk.load_backbone(f"models:/{name}/1")
-    if name == "ships":
-        with pytest.raises(rk.TrackingError, match="is a link"):
-            mlflow.keras.load_model("models:/ships/1")
+    with pytest.raises(rk.TrackingError, match="is a link"):
+        mlflow.keras.load_model(f"models:/{name}/1")
 
 
 def test_credentials_are_not_sent_to_an_address_in_the_registry(registry, monkeypatch):
