@@ -22,6 +22,7 @@ class Backbone:
         source: Where it came from, such as `keras.applications/ResNet50`.
         weights: Which weights it holds: a name such as `imagenet`, a path, or None for random.
         parent: Id of the logged model that it is, where it comes from a registry; else None.
+        head: The address behind which it is the head of an earlier task; None where none is known.
 
     Example:
         >>> import reusekit as rk
@@ -38,6 +39,7 @@ class Backbone:
     source: str
     weights: str | None
     parent: str | None = None
+    head: str | None = None
 
     @cached_property
     def digest(self) -> str:

@@ -72,6 +72,7 @@ def as_backbone(
     weights: str | None,
     input_shape: Sequence[int | None] | None,
     parent: str | None = None,
+    head: str | None = None,
 ) -> Backbone:
     """A saved model as a backbone.
 
@@ -81,6 +82,7 @@ def as_backbone(
         weights: `default` for its own, None for random ones.
         input_shape: Shape of one example, where the model leaves it open; None for its own.
         parent: The logged model that it is, where it is one.
+        head: The address behind which it is the head of an earlier task, where that is known.
 
     Raises:
         BackboneError: It takes another shape, or other weights are asked for.
@@ -90,7 +92,7 @@ def as_backbone(
         model = _of_shape(model, source, tuple(input_shape))
     if weights is None:
         model = clone(model, weights="fresh")
-    return Backbone(model, None, source, weights and source, parent)
+    return Backbone(model, None, source, weights and source, parent, head)
 
 
 def check_weights(source: str, weights: str | None) -> None:

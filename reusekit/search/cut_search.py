@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import AnyPath, Seed, checked
+from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError, nearest
 from reusekit.features import FeatureStore, Padding, Plan, plan
@@ -53,12 +54,12 @@ class CutSearch:
     kill. Each step is done when it is first asked for: `plan`, `ranking`, `run`, `result`.
 
     Args:
-        model: The backbone: a model with a functional graph, or one that was read already. It is
-            left as it is.
+        model: The backbone: a `Backbone`, a model with a functional graph, or one that was read
+            already. It is left as it is.
         train: The examples to train on.
         validation: The examples by which trials are compared.
         space: What trials may vary; None for classifiers on every clean cut at features: not in the
-            softmax that a classifier ends in.
+            softmax that a classifier ends in, nor in the head of a registered `Backbone`.
         directory: Where trials and their state are kept. The same search goes on there where it was
             stopped; another one is refused.
         store: Where features are kept; None for `reusekit.features.default_path()`.
@@ -118,7 +119,7 @@ class CutSearch:
     @checked(ConfigError)
     def __init__(
         self,
-        model: keras.Model | Graph,
+        model: keras.Model | Graph | Backbone,
         train: DataSplit,
         validation: DataSplit,
         space: SearchSpace | None = None,
@@ -157,6 +158,9 @@ class CutSearch:
             )
         for name, split in (("train", train), ("validation", validation)):
             _check_examples(name, split)
+        self._old_head = None
+        if isinstance(model, Backbone):
+            model, self._old_head = model.model, model.head
         self.graph = read(model, keep_masks=mask is not None)
         self.train, self.validation, self.mask = train, validation, mask
         self.folder, self.plain = Path(directory), plain
@@ -190,7 +194,7 @@ class CutSearch:
             )
 
     def _clean_cuts(self) -> list[str]:
-        found = list(feature_cuts(self.graph, self.train.classes))
+        found = list(feature_cuts(self.graph, self.train.classes, self._old_head))
         if not found:
             raise ConfigError(
                 f"{self.graph.model.name!r} has no clean cut. Give a space with cuts of your own; "

@@ -15,7 +15,9 @@ def clean_cuts(model: keras.Model | Graph) -> dict[str, CutPoint]:
     return {p.at: p for p in every if p.tensors and p.width == 1 and p.params_before}
 
 
-def feature_cuts(model: keras.Model | Graph, classes: int | None = None) -> dict[str, CutPoint]:
+def feature_cuts(
+    model: keras.Model | Graph, classes: int | None = None, head: str | None = None
+) -> dict[str, CutPoint]:
     """Return the clean cuts at features, without those in the end of a classifier.
 
     Probabilities say what a model was trained to tell apart, and little else: a softmax or sigmoid
@@ -25,6 +27,7 @@ def feature_cuts(model: keras.Model | Graph, classes: int | None = None) -> dict
     Args:
         model: A model, or one that was read already.
         classes: Leave out vectors of that many channels or fewer, too.
+        head: Leave out everything behind that address, too, if there is a tensor of that address.
 
     Example:
         >>> x = keras.Input((8,), name="x")
@@ -34,7 +37,7 @@ def feature_cuts(model: keras.Model | Graph, classes: int | None = None) -> dict
         ['features']
     """
     graph = read(model)
-    clean, end = clean_cuts(graph), _classifier_end(graph)
+    clean, end = clean_cuts(graph), _classifier_end(graph, graph.names.get(head))
     kept = {
         at: point
         for at, point in clean.items()
@@ -44,15 +47,15 @@ def feature_cuts(model: keras.Model | Graph, classes: int | None = None) -> dict
     return kept or clean
 
 
-def _classifier_end(graph: Graph) -> set[Tensor]:
-    """The tensors from the scores on that the model's last softmax or sigmoid is fed."""
+def _classifier_end(graph: Graph, before: Tensor | None) -> set[Tensor]:
+    """The tensors behind another, and those from the scores on that the last softmax is fed."""
     followed: dict[Call, bool] = {}  # by a weight
     for call in reversed(graph.calls):
         readers = [reader for tensor in call.outputs for reader in graph.readers[tensor]]
         followed[call] = any(reader.variables or followed[reader] for reader in readers)
     end: set[Tensor] = set()
     for call in graph.calls:
-        if any(tensor in end for tensor in call.reads):
+        if any(tensor in end or tensor is before for tensor in call.reads):
             end.update(call.outputs)
         elif _is_ending(call) and not followed[call]:
             end.update(call.outputs)

@@ -23,7 +23,8 @@ def candidate_cuts(
 
     Of neighbouring cuts that lie within one hundredth of the backbone's FLOPs of each other, the
     deepest stands for all. Cuts in the first hundredth reuse next to nothing and are left out, and
-    so is the end of a classifier that the backbone brings along; the features before it are not.
+    so is the end of a classifier that the backbone brings along; the features before it are not. Of
+    a registered model, all of the head is left out that its tags name.
 
     Args:
         backbone: Where to cut.
@@ -47,7 +48,7 @@ def candidate_cuts(
     clean = _clean(backbone)
     chosen = {_known(clean, at, backbone).at for at in [*(wanted or []), *including]}
     if wanted is None:
-        features = list(feature_cuts(backbone.model).values())
+        features = list(feature_cuts(backbone.model, head=backbone.head).values())
         maps = [point for point in features if len(point.shape) > 2]
         # What follows the last feature map is that map, pooled, or features made of it by weights.
         made = [p for p in features if maps and p.params_before > maps[-1].params_before]

@@ -80,8 +80,8 @@ def load_registered(
         input_shape: Shape of one example, to be sure of it; None for whatever the model takes.
 
     Returns:
-        The backbone. Its source is the version that an alias points at now, and its `parent` the
-        logged model, so that what is made from it can name it.
+        The backbone. Its source is the version that an alias points at now, its `parent` the
+        logged model, so that what is made from it can name it, and its `head` what its tags say.
 
     Raises:
         BackboneError: It is no Keras model, asks for code to be run, or takes another shape.
@@ -89,7 +89,8 @@ def load_registered(
     """
     found = find_registered(source)
     model = found.stored.load(mlflow.MlflowClient())
-    return as_backbone(model, found.uri, weights, input_shape, found.stored.model_id)
+    stored = found.stored
+    return as_backbone(model, found.uri, weights, input_shape, stored.model_id, stored.head)
 
 
 def _logged_by(run_id: str, name: str) -> str:

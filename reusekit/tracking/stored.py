@@ -53,6 +53,7 @@ class Stored:
         references: The same of its reference to its parts.
         purpose: What it was when that was put on record.
         model_id: The logged model; None where it is none.
+        head: The address at which its head begins, where that is on record.
     """
 
     named: str
@@ -61,6 +62,7 @@ class Stored:
     references: frozenset[str] = frozenset()
     purpose: str = "was logged"
     model_id: str | None = None
+    head: str | None = None
 
     @classmethod
     def of_logged(cls, model_id: str, client: MlflowClient, named: str = "") -> "Stored":
@@ -78,7 +80,8 @@ class Stored:
             raise TrackingError(
                 f"{named} cannot be had: it may have been deleted. {cause_of(error)}"
             ) from error
-        return cls(named, model.artifact_location, *_on_record(model), model_id=model_id)
+        head = model.tags.get(names.HEAD)
+        return cls(named, model.artifact_location, *_on_record(model), model_id=model_id, head=head)
 
     @classmethod
     def of_version(cls, version: ModelVersion, client: MlflowClient) -> "Stored":

@@ -3,9 +3,12 @@
 import mlflow
 import numpy as np
 import pytest
-from small_models import X, backbone, sent, with_head
+import tensorflow as tf
+from small_models import CUT, X, backbone, sent, with_head
 
 import reusekit as rk
+from reusekit import stages
+from reusekit.data import DataSplit
 from reusekit_mlflow.artifacts import logged_model_id
 
 
@@ -44,6 +47,28 @@ def test_it_can_be_cut_again_and_what_is_made_from_it_names_it(
     (bottom,) = module_tracking.search_model_versions("name = 'ships-bottom'")
     assert bottom.tags["reusekit.parent"] == logged_model_id(registered)
     assert version.tags["reusekit.source"] == "models:/ships/1"
+
+
+def test_the_hidden_layers_of_an_old_head_are_no_default_cuts(
+    module_tracking, tmp_path, monkeypatch
+):
+    # pipeline W3: the head's tag says where it begins, in the library as in the pipelines
+    model = rk.attach(backbone().model, rk.heads.classifier(3, units=16))
+    version = sent(tmp_path / "w", model, backbone(), "headed", "loading", cut="first", head=CUT)
+    found = rk.load_backbone("models:/headed@champion")
+    assert found.head == CUT
+    assert [p.at for p in stages.candidate_cuts(found)][-1] == CUT
+    asked = stages.candidate_cuts(found, ["head_hidden"])
+    assert [p.at for p in asked] == ["head_hidden"]
+    monkeypatch.setattr("reusekit.search.cut_search.measure_latency", lambda m: [0.0] * len(m))
+    data = tf.data.Dataset.from_tensor_slices((X, np.arange(5) % 2))
+    examples = DataSplit("made", "all", data, 5, ("a", "b"), "f00d", {}, ())
+    search = rk.CutSearch(found, examples, examples, directory=tmp_path / "s")
+    assert list(search.latencies)[-1] == CUT
+    # A tag that names nothing is of no account.
+    module_tracking.set_logged_model_tags(found.parent, {"reusekit.head": "no/such@3:7"})
+    found = rk.load_backbone(f"models:/headed/{version.version}")
+    assert "head_hidden" in [p.at for p in stages.candidate_cuts(found)]
 
 
 def test_random_weights_on_demand(registered, model):
