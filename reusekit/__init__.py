@@ -6,12 +6,26 @@ them.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reusekit.startup import is_command
 
-if not is_command():
+if TYPE_CHECKING or not is_command():
     from reusekit.public import *  # noqa: F403
+
+if TYPE_CHECKING:  # what `_LAZY` names
+    from reusekit.features import FeatureStore, Padding, Plan, Trials, plan, stored_features
+    from reusekit.search import (
+        CutGridOracle,
+        CutHyperModel,
+        CutSearch,
+        CutSweepOracle,
+        CutTuner,
+        Limits,
+        SearchSpace,
+        TrialData,
+    )
+    from reusekit.training.drawing import draw_cut
 
 _LAZY = {
     **dict.fromkeys(
