@@ -43,7 +43,7 @@ _NEEDLESS = re.compile(r"[@:]0(?=[@:/]|$)")
 
 
 def resolve(graph: Graph, at: At) -> list[Tensor]:
-    """The tensors that `at` means, in its order, each once.
+    """Return the tensors that `at` means, in its order, each once.
 
     Args:
         graph: A model that was read.
@@ -77,7 +77,7 @@ def resolve(graph: Graph, at: At) -> list[Tensor]:
 
 
 def resolve_one(graph: Graph, leaf: Any) -> Tensor:
-    """The tensor that one leaf of an `at` means. Errors as for `resolve`."""
+    """Return the tensor that one leaf of an `at` means. Errors as for `resolve`."""
     if isinstance(leaf, str):
         return _by_address(graph, leaf)
     if isinstance(leaf, keras.KerasTensor):
@@ -129,7 +129,7 @@ def _by_source(graph: Graph, source: keras.KerasTensor) -> Tensor:
 
 
 def _same_layer(graph: Graph, source: keras.KerasTensor) -> str:
-    """A hint where the tensor is of a layer that the model calls too, on other tensors."""
+    """Return a hint where the tensor is of a layer that the model calls too, on other tensors."""
     if not keras_internals.has_history(source):
         return ""
     layer = keras_internals.producer_key(source)[0]
@@ -138,12 +138,12 @@ def _same_layer(graph: Graph, source: keras.KerasTensor) -> str:
 
 
 def addresses(tensors: Iterable[Tensor]) -> list[str]:
-    """The addresses of tensors, for messages."""
+    """Return the addresses of tensors, for messages."""
     return [tensor.address for tensor in tensors]
 
 
 def without_call_number(address: str) -> str:
-    """The address of a call's layer: without the `@` and number that tell several calls apart.
+    """Return a call's layer address, without the `@` and number of one of several calls.
 
     Example:
         >>> without_call_number("outer/layer@2"), without_call_number("layer")

@@ -1,4 +1,4 @@
-"""What lies on each side of a cut: FLOPs and unique parameters."""
+"""FLOPs and unique parameters on each side of a cut."""
 
 import math
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Costs:
         return list(accumulate(sizes))
 
     def after_place(self, place: int, free_calls_before: bool) -> Sides:
-        """The sides of a cut whose top is every call after one place in the order.
+        """Return the sides of a cut whose top is every call after one place in the order.
 
         Args:
             place: The index of the call that makes the tensor cut at.
@@ -75,7 +75,7 @@ class Costs:
         )
 
     def of(self, cut: Cut) -> Sides:
-        """The sides of any cut."""
+        """Return the sides of any cut."""
         flops = [0, 0]
         used: tuple[set[int], set[int]] = (set(), set())
         for call, top in zip(self.graph.calls, cut.top, strict=True):

@@ -1,4 +1,4 @@
-"""Where a model can be cut, with what each cut costs."""
+"""The cut points of a model, with the costs of each."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -84,7 +84,7 @@ class CutPoints(Sequence):
     def __getitem__(self, index: slice) -> "CutPoints": ...
 
     def __getitem__(self, index):
-        """By place, by slice, or by address."""
+        """Return one cut point by place or address, or several by slice."""
         if isinstance(index, str):
             for point in self.points:
                 if point.at == index:
@@ -104,7 +104,7 @@ class CutPoints(Sequence):
         return iter(self.points)
 
     def to_frame(self) -> Any:
-        """The cut points as a pandas DataFrame, one row each."""
+        """Return the cut points as a pandas DataFrame, one row each."""
         import pandas
 
         return pandas.DataFrame([asdict(point) for point in self.points])
@@ -139,7 +139,7 @@ class CutPoints(Sequence):
 
 @checked(SurgeryError)
 def cut_points(model: keras.Model | Graph, max_width: PositiveInt | None = 1) -> CutPoints:
-    """Lists where a model can be cut.
+    """List where a model can be cut.
 
     With `max_width=1` these are the clean cuts: one tensor crosses, beside free ones such as a
     padding mask. They are found in one sweep, in time that grows linearly with the model. Any other
@@ -205,7 +205,7 @@ def _is_inside(graph: Graph, tensor: Tensor) -> bool:
 
 
 def _searched(graph: Graph, costs: Costs, tensor: Tensor) -> CutPoint:
-    """A cut point by a search through the graph, where no sum along the calls holds it."""
+    """Return a cut point by a search through the graph, where no sum along the calls holds it."""
     found = cut(graph, [tensor])
     others = found.frontier[1:]
     free = tuple(other for other in others if other in found.free)
@@ -213,7 +213,7 @@ def _searched(graph: Graph, costs: Costs, tensor: Tensor) -> CutPoint:
 
 
 class _FreeCrossing:
-    """Which free tensors cross beside a clean cut at one that is learned.
+    """The free tensors that cross beside a clean cut at a learned tensor.
 
     All that is learned and comes later depends on such a cut, and nothing free does.
     """
@@ -229,7 +229,7 @@ class _FreeCrossing:
         self._by_last = sorted(last.items(), key=lambda item: -item[1])
 
     def after(self, place: int) -> tuple[Tensor, ...]:
-        """The free tensors that a call after this place reads, in topological order."""
+        """Return the free tensors that a call after this place reads, in topological order."""
         found = []
         for tensor, last in self._by_last:
             if last <= place:
@@ -266,7 +266,7 @@ def _point(
 
 
 def _item_size(dtype: str) -> int:
-    """Bytes of one element."""
+    """Return the bytes of one element."""
     if dtype in _BYTES:
         return _BYTES[dtype]
     digits = "".join(c for c in dtype if c.isdecimal())

@@ -12,7 +12,7 @@ from reusekit.graph.graph import Call, Graph, Tensor
 
 
 def clean(graph: Graph) -> list[Tensor]:
-    """The tensors at which a cut has width one, in topological order.
+    """Return the tensors at which a cut has width one, in topological order.
 
     Free tensors (model inputs and what is computed from them without a weight) may cross beside a
     clean cut; see `reusekit.graph.frontier`.
@@ -23,7 +23,7 @@ def clean(graph: Graph) -> list[Tensor]:
 
 
 def on_every_path(graph: Graph) -> set[Tensor]:
-    """The tensors through which every path passes, free ones included.
+    """Return the tensors through which every path passes, free ones included.
 
     What depends on such a tensor is exactly what comes after it in `graph.calls`.
     """
@@ -31,7 +31,7 @@ def on_every_path(graph: Graph) -> set[Tensor]:
 
 
 def _on_every_path(graph: Graph, counts: Callable[[Call], bool]) -> set[Tensor]:
-    """Sweeps the calls that count, and finds the tensors that no edge between them jumps over."""
+    """Sweep the calls that count, and find the tensors that no edge between them skips."""
     end = len(graph.calls)
     last_read = dict.fromkeys(graph.outputs, end)
     for call in graph.calls:
@@ -59,7 +59,7 @@ def _on_every_path(graph: Graph, counts: Callable[[Call], bool]) -> set[Tensor]:
 
 
 def _reaching_all_that_is_learned(graph: Graph) -> set[Tensor]:
-    """The free tensors on which everything learned depends: a rescaled image, padded or cast.
+    """Return the free tensors that everything learned depends on, such as a rescaled image.
 
     Each call that is the first to bring in weights is one bit; a tensor holds the bits of the calls
     that depend on it. There are few such calls, so that the sets are small.

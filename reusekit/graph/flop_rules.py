@@ -1,4 +1,4 @@
-"""How many FLOPs a layer takes: one rule for each family of layers.
+"""The FLOPs of layers: one rule for each family.
 
 A rule takes the layer and the shapes of its inputs and outputs, without the batch dimension, and
 returns multiply-adds times two plus one for each other arithmetic operation on an element.
@@ -24,7 +24,7 @@ layers = keras.layers
 
 
 def rule_for(operation: Any) -> Rule | None:
-    """The rule for a layer or operation, or None where none is known."""
+    """Return the rule for a layer or operation, or None where none is known."""
     if isinstance(operation, keras.Layer):
         if isinstance(operation, layers.Wrapper) and rule_for(operation.layer) is None:
             return None
@@ -48,7 +48,7 @@ def _per_input(cost: float) -> Rule:
 
 
 def _activation(layer: Any, outputs: Shapes) -> int:
-    """One for each element, where the layer ends in an activation that is not linear."""
+    """Count one for each element, where the layer ends in an activation that is not linear."""
     activation = getattr(layer, "activation", None)
     return 0 if activation in (None, keras.activations.linear) else size_of(outputs)
 
@@ -138,7 +138,7 @@ def _wrapped(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
 
 
 def _decoder_block(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """What each part of the block takes, and the sum that leads past each of its sublayers.
+    """Return the FLOPs of the block's parts, and of the sum past each sublayer.
 
     The block's own code does not run on symbolic tensors, as that of an encoder block does.
     """

@@ -15,7 +15,7 @@ from reusekit.graph.tracing import read_inside
 
 @dataclass(frozen=True)
 class Flops:
-    """What a model's calls cost.
+    """The costs of a model's calls.
 
     Attributes:
         per_call: FLOPs of each call by its index, for one example in inference.
@@ -37,7 +37,7 @@ class Flops:
 
 
 def count_flops(graph: Graph) -> Flops:
-    """Counts the FLOPs of each call of a graph.
+    """Count the FLOPs of each call of a graph.
 
     A multiply-add counts as two, any other arithmetic on an element as one; moving, reshaping and
     looking up count as zero. Dimensions the model leaves open are taken at a nominal size, see
@@ -69,7 +69,7 @@ def count_flops(graph: Graph) -> Flops:
 
 
 def _count(call: Call, shapes: Mapping[Tensor, tuple[int, ...]]) -> tuple[int, tuple[str, ...]]:
-    """The FLOPs of one call, and the classes in it that no rule covers."""
+    """Return the FLOPs of one call, and the classes in it that no rule covers."""
     rule = rule_for(call.operation)
     if rule is not None:
         given = _shapes(_arguments(call), shapes)
@@ -82,7 +82,7 @@ def _count(call: Call, shapes: Mapping[Tensor, tuple[int, ...]]) -> tuple[int, t
 
 
 def _arguments(call: Call) -> list:
-    """A call's arguments in the order of its signature, however they were passed."""
+    """Return a call's arguments in the order of its signature, however they were passed."""
     order = internals.call_arguments(call.operation)
     named = sorted(
         call.kwargs.items(), key=lambda item: order.index(item[0]) if item[0] in order else -1
@@ -91,7 +91,7 @@ def _arguments(call: Call) -> list:
 
 
 def _shapes(structure: Any, shapes: Mapping[Tensor, tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The shapes of the tensors in a structure; of one that is there twice, twice.
+    """Return the shapes of the tensors in a structure; of one that is there twice, twice.
 
     A weight or a constant, such as a layer's own code multiplies by, has no batch dimension.
     """

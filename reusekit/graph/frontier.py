@@ -1,4 +1,4 @@
-"""What a cut is: the tensors between what depends on them and what does not."""
+"""The frontier of a cut: the tensors between its dependents and the rest."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class Cut:
 
     @property
     def width(self) -> int:
-        """How many tensors cross, free ones not counted. The tensors asked for always count."""
+        """Return the number of crossing tensors without free ones; those asked for count."""
         return len(self.frontier) - len(self.free)
 
 
 def cut(graph: Graph, at: Iterable[Tensor]) -> Cut:
-    """Cuts a graph at some of its tensors. One pass over the calls.
+    """Cut a graph at some of its tensors. One pass over the calls.
 
     Args:
         graph: The graph.
@@ -69,7 +69,7 @@ def cut(graph: Graph, at: Iterable[Tensor]) -> Cut:
 
 
 def dependents(graph: Graph, tensors: set[Tensor]) -> list[bool]:
-    """For each call, by index, whether it depends on one of the tensors."""
+    """Return, for each call by index, whether it depends on one of the tensors."""
     made: set[Tensor] = set(tensors)
     found = [False] * len(graph.calls)
     for call in graph.calls:
@@ -80,12 +80,12 @@ def dependents(graph: Graph, tensors: set[Tensor]) -> list[bool]:
 
 
 def depends(graph: Graph, tensor: Tensor, on: Tensor) -> bool:
-    """Whether a tensor is computed from another."""
+    """Return whether a tensor is computed from another."""
     return dependents(graph, {on})[graph.maker[tensor].index]
 
 
 def ancestors(graph: Graph, tensors: Iterable[Tensor]) -> list[Call]:
-    """Every call that the tensors are computed by, in topological order."""
+    """Return every call that the tensors are computed by, in topological order."""
     needed = set(tensors)
     found = []
     for call in reversed(graph.calls):

@@ -59,7 +59,7 @@ class Scope:
     sources: tuple[keras.KerasTensor, ...] = field(default=(), repr=False)
 
     def close(self, outputs: tuple[Tensor, ...], sources: tuple[keras.KerasTensor, ...]) -> None:
-        """Says, once, what the call returned: its own calls refer to it before that is read."""
+        """Record, once, what the call returned: its own calls refer to it before that is read."""
         object.__setattr__(self, "outputs", outputs)
         object.__setattr__(self, "sources", sources)
 
@@ -105,12 +105,12 @@ class Call:
 
     @property
     def is_new(self) -> bool:
-        """Whether it was put in by an edit and is in no model yet."""
+        """Return whether it was put in by an edit and is in no model yet."""
         return self.index < 0
 
     @property
     def is_recorded(self) -> bool:
-        """Whether Keras recorded the call.
+        """Return whether Keras recorded the call.
 
         It does not record how a nested model converts what it is fed, nor every mask that is
         computed on the way.

@@ -56,7 +56,7 @@ class Record(NamedTuple):
 
 
 def producer(tensor: keras.KerasTensor) -> Record:
-    """The call that made a symbolic tensor."""
+    """Return the call that made a symbolic tensor."""
     operation, number, _ = tensor._keras_history
     node = operation._inbound_nodes[number]
     arguments = node.arguments
@@ -72,24 +72,24 @@ def producer(tensor: keras.KerasTensor) -> Record:
 
 
 def producer_key(tensor: keras.KerasTensor) -> tuple[int, int]:
-    """`producer(tensor).key` without building the record."""
+    """Return `producer(tensor).key` without building the record."""
     operation, number, _ = tensor._keras_history
     return id(operation), number
 
 
 def has_history(tensor: keras.KerasTensor) -> bool:
-    """Whether the tensor was made by a recorded call."""
+    """Return whether the tensor was made by a recorded call."""
     history = getattr(tensor, "_keras_history", None)
     return history is not None and history.operation is not None
 
 
 def is_optional(tensor: keras.KerasTensor) -> bool:
-    """Whether the tensor is a model input that may be left out."""
+    """Return whether the tensor is a model input that may be left out."""
     return has_history(tensor) and getattr(tensor._keras_history.operation, "optional", False)
 
 
 def functional(model: Any) -> Functional | None:
-    """The functional graph of a model (a Sequential keeps one inside), or None."""
+    """Return the functional graph of a model (a Sequential keeps one inside), or None."""
     if isinstance(model, Functional):
         return model
     if isinstance(model, keras.Sequential):
@@ -98,27 +98,27 @@ def functional(model: Any) -> Functional | None:
 
 
 def all_layers(model: keras.Model) -> list[keras.Layer]:
-    """The model and every layer in it, nested ones included, each once."""
+    """Return the model and every layer in it, nested ones included, each once."""
     return model._flatten_layers()
 
 
 def direct_layers(layer: keras.Layer) -> list[keras.Layer]:
-    """The layers that a layer holds itself."""
+    """Return the layers that a layer holds itself."""
     return layer._flatten_layers(include_self=False, recursive=False)
 
 
 def is_plain_functional(model: Any) -> bool:
-    """Whether the model is of Keras's own functional class and not of a subclass."""
+    """Return whether the model is of Keras's own functional class and not of a subclass."""
     return type(model) is Functional
 
 
 def sharing_scope() -> Any:
-    """A context in which an object that is serialised twice comes back as one object."""
+    """Return a context in which an object that is serialised twice comes back as one object."""
     return ObjectSharingScope()
 
 
 def scoped_objects() -> dict[str, Any]:
-    """The custom objects of the scope that the caller has opened around this call."""
+    """Return the custom objects of the scope that the caller has opened around this call."""
     return get_global_attribute("custom_objects_scope_dict", {})
 
 
@@ -135,7 +135,7 @@ _OF_TRAINING = ("optimizer", "history", "loss", "_loss_tracker", "_compile")
 
 
 def attributes(operation: Any) -> dict[str, Any]:
-    """All that a layer or operation holds, without its calls, its compilation and training."""
+    """Return all that a layer holds, without its calls, compilation and training."""
     held = {n: _OF_CALLS[n]() if n in _OF_CALLS else part for n, part in vars(operation).items()}
     if isinstance(operation, Trainer):
         held = {n: part for n, part in held.items() if not n.startswith(_OF_TRAINING)}
@@ -143,7 +143,7 @@ def attributes(operation: Any) -> dict[str, Any]:
 
 
 def graph_attributes(model: keras.Model, built: keras.Model) -> dict[str, Any]:
-    """The attributes that give a model, functional or a Sequential, the graph of another."""
+    """Return the attributes that give a model, functional or a Sequential, the graph of another."""
     graph = functional(built)
     if isinstance(model, keras.Sequential):
         return {"_functional": graph}
@@ -153,12 +153,12 @@ def graph_attributes(model: keras.Model, built: keras.Model) -> dict[str, Any]:
 
 
 def only_graph(model: keras.Model) -> keras.Model:
-    """A model that runs the graph of another one and nothing else; the model itself, if it does."""
+    """Return a model that only runs the graph of another, or the model itself if it does."""
     return model if runs_its_graph(model) else _of_graph(model)
 
 
 def plain(model: keras.Model) -> keras.Model:
-    """A model of Keras's own class with the layers of a model; the model itself, if it is one."""
+    """Return a model of Keras's own class with a model's layers, or the model if it is one."""
     known = is_plain_functional(model) or isinstance(model, keras.Sequential)
     return model if known else _of_graph(model)
 
@@ -210,17 +210,17 @@ def copy_variable(variable: keras.Variable, policy: Any = None) -> keras.Variabl
 
 
 def is_backend_variable(value: Any) -> bool:
-    """Whether an object is a variable of the backend's own, which no Keras variable is around."""
+    """Return whether an object is a backend variable that no Keras variable wraps."""
     return keras.ops.is_tensor(value) and hasattr(value, "assign")
 
 
 def in_sharing_scope() -> bool:
-    """Whether objects are being loaded together, so that a shared one comes back as one."""
+    """Return whether objects are being loaded together, so that a shared one comes back as one."""
     return get_global_attribute("shared_objects/id_to_obj_map") is not None
 
 
 def save_as_shared(layer: keras.Layer) -> None:
-    """Has a layer saved so that all of its places in a model come back as one layer.
+    """Have a layer saved so that all of its places in a model come back as one layer.
 
     Keras marks a layer as shared when it meets it for the second time, in the configuration that it
     made the first time. Where that was in a nested model or in another layer, a copy of it has been
@@ -238,7 +238,7 @@ def _get_config_once_met(layer: keras.Layer) -> dict:
 
 
 def runs_its_graph(model: Any) -> bool:
-    """Whether calling the model runs its graph and nothing else, so that it may be inlined."""
+    """Return whether calling the model only runs its graph, so that it may be inlined."""
     if functional(model) is None:
         return False
     plain = keras.Sequential if isinstance(model, keras.Sequential) else Functional
@@ -249,7 +249,7 @@ def runs_its_graph(model: Any) -> bool:
 
 
 def _hands_over(model: keras.Model) -> bool:
-    """Whether a model's own `__call__` calls the model on what it is given, and returns that."""
+    """Return whether a model's own `__call__` just calls the model on its arguments."""
     given = keras.tree.map_structure(
         lambda x: keras.KerasTensor(x.shape, x.dtype, sparse=x.sparse, ragged=x.ragged),
         input_structure(functional(model)),
@@ -269,48 +269,48 @@ def _hands_over(model: keras.Model) -> bool:
 
 
 def input_structure(model: Functional) -> Any:
-    """The model's inputs in the structure it was built with."""
+    """Return the model's inputs in the structure it was built with."""
     return model._inputs_struct
 
 
 def output_structure(model: Functional) -> Any:
-    """The model's outputs in the structure it was built with."""
+    """Return the model's outputs in the structure it was built with."""
     return model._outputs_struct
 
 
 def mask_of(tensor: keras.KerasTensor) -> keras.KerasTensor | None:
-    """The mask that Keras attached to a symbolic tensor, or None."""
+    """Return the mask that Keras attached to a symbolic tensor, or None."""
     return getattr(tensor, "_keras_mask", None)
 
 
 def attach_mask(tensor: keras.KerasTensor, mask: keras.KerasTensor | None) -> None:
-    """Attaches a mask to a symbolic tensor, as a layer's call would."""
+    """Attach a mask to a symbolic tensor, as a layer's call would."""
     set_keras_mask(tensor, mask)
 
 
 def call_arguments(operation: Any) -> tuple[str, ...]:
-    """The names of the arguments that the operation's `call` takes, in order."""
+    """Return the names of the arguments that the operation's `call` takes, in order."""
     return tuple(getattr(operation, "call_signature_parameters", ()))
 
 
 def takes(operation: Any, context_argument: str) -> bool:
-    """Whether the operation takes an argument that an outer call hands down (`training`)."""
+    """Return whether the operation takes an argument that an outer call hands down (`training`)."""
     return getattr(operation, "_call_has_context_arg", {}).get(context_argument, False)
 
 
 def calls_of(operation: Any) -> int:
-    """How many symbolic calls the operation has recorded."""
+    """Return the number of symbolic calls the operation has recorded."""
     return len(operation._inbound_nodes)
 
 
 def record(operation: Any, args: tuple, kwargs: dict, outputs: Iterable) -> None:
-    """Records a symbolic call whose outputs are known already, without running the operation."""
+    """Record a symbolic call whose outputs are known already, without running the operation."""
     Node(operation=operation, call_args=args, call_kwargs=kwargs, outputs=list(outputs))
 
 
 @contextmanager
 def forgetting(operations: Iterable[Any], only_after_an_error: bool = False) -> Iterator[None]:
-    """The records that Keras keeps of symbolic calls made inside are dropped at the end.
+    """Drop the records that Keras keeps of symbolic calls made inside.
 
     Args:
         operations: The operations that may be called or called upon.
@@ -330,7 +330,7 @@ def forgetting(operations: Iterable[Any], only_after_an_error: bool = False) -> 
 
 @contextmanager
 def naming_afresh(names: Iterable[str], again: bool = False) -> Iterator[None]:
-    """What Keras names inside gets the same name each time, and counts for nothing outside.
+    """Give what Keras names inside the same names each time, without effect outside.
 
     Args:
         names: Names that are not to be given.
@@ -356,7 +356,7 @@ def naming_afresh(names: Iterable[str], again: bool = False) -> Iterator[None]:
 
 @contextmanager
 def without_initialising() -> Iterator[None]:
-    """Layers that are built inside get no values for their weights, and are not to be used."""
+    """Build layers inside without values for their weights; they are not to be used."""
     waiting = get_global_attribute("uninitialized_variables", [])
     set_global_attribute("uninitialized_variables", [])
     try:
@@ -367,12 +367,12 @@ def without_initialising() -> Iterator[None]:
 
 
 def check_first_argument(layer: keras.Layer, argument: Any) -> None:
-    """Raises ValueError where a built layer would refuse the shape of its first argument."""
+    """Raise ValueError where a built layer would refuse the shape of its first argument."""
     layer._assert_input_compatibility(argument)
 
 
 def traced_outputs(operation: Any, args: tuple, kwargs: dict) -> Any:
-    """What the operation's `call` returns, by tracing it on symbolic tensors.
+    """Return the result of the operation's `call`, traced on symbolic tensors.
 
     Unlike a symbolic call, this records nothing, and finds out where shapes do not fit weights.
     """
@@ -382,7 +382,7 @@ def traced_outputs(operation: Any, args: tuple, kwargs: dict) -> Any:
 
 
 def traced_mask_ranks(layer: keras.Layer, args: tuple, kwargs: dict) -> list[int]:
-    """The rank of the mask that a layer's `call` sets on each of its outputs; 0 where it sets none.
+    """Return the rank of the mask that a layer's `call` sets on each output; 0 for none.
 
     Its `call` is traced on symbolic tensors, which records nothing.
     """
@@ -399,22 +399,22 @@ def traced_mask_ranks(layer: keras.Layer, args: tuple, kwargs: dict) -> list[int
 
 
 def cast(dtype: str) -> Any:
-    """The operation by which a nested model converts what it is fed to its input's dtype."""
+    """Return the operation by which a nested model converts what it is fed to its input's dtype."""
     return Cast(dtype)
 
 
 def stored_value(variable: keras.Variable) -> Any:
-    """What the backend keeps the variable in: on TensorFlow and PyTorch, one that changes."""
+    """Return the backend's own variable: on TensorFlow and PyTorch, a mutable one."""
     return variable._value
 
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
-    """The variables that a layer holds itself, not in a layer inside it."""
+    """Return the variables that a layer holds itself, not in a layer inside it."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def take(tensor: keras.KerasTensor, indices: Any, axis: int, name: str) -> keras.KerasTensor:
-    """`keras.ops.take` under a name of its own, so that it has an address that stays the same."""
+    """Apply `keras.ops.take` under a name of its own, so that its address stays the same."""
     return Take(axis=axis, name=name)(tensor, indices)
 
 
@@ -425,23 +425,23 @@ _KEEPING_TRUTH = (
 
 
 def keeps_truth(operation: Any) -> bool:
-    """Whether what an operation makes of masks is nowhere true where one of them is not."""
+    """Return whether what an operation makes of masks is nowhere true where one of them is not."""
     return isinstance(operation, _KEEPING_TRUTH)
 
 
 def named(tensor: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """What a function of `keras.ops` made, its operation under a name of its own."""
+    """Return a tensor made by `keras.ops`, its operation under a name of its own."""
     tensor._keras_history.operation.name = name
     return tensor
 
 
 def state_variables(model: keras.Model) -> list[keras.Variable]:
-    """Variables that no setting of `trainable` would have an optimizer change."""
+    """Return the variables that an optimizer never changes, whatever `trainable` says."""
     return [v for layer in model._flatten_layers() for v in layer._non_trainable_variables]
 
 
 def to_be_trained(layer: keras.Layer) -> list[keras.Variable]:
-    """The layer's own variables that are trained where it is: not those that LoRA stands for."""
+    """Return a layer's trainable variables, without the ones that LoRA replaces."""
     base = None
     if getattr(layer, "lora_enabled", False):
         base = layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel
@@ -449,24 +449,24 @@ def to_be_trained(layer: keras.Layer) -> list[keras.Variable]:
 
 
 def trainable_kind(layer: keras.Layer) -> list[keras.Variable]:
-    """The layer's own variables that an optimizer could train, frozen or not."""
+    """Return the layer's own variables that an optimizer could train, frozen or not."""
     return layer._trainable_variables
 
 
 def flag_variables(layer: keras.Layer, trainable: bool) -> None:
-    """Sets the flags of the layer's own variables; what LoRA stands for is never trained."""
+    """Set the flags of the layer's own variables; what LoRA stands for is never trained."""
     chosen = {id(variable) for variable in to_be_trained(layer)}
     for variable in layer._trainable_variables:
         variable.trainable = trainable and id(variable) in chosen
 
 
 def has_generator(layer: keras.Layer) -> bool:
-    """Whether the layer itself draws random numbers."""
+    """Return whether the layer itself draws random numbers."""
     return bool(layer._seed_generators)
 
 
 def generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
-    """The random generators of a layer and of those in it, each once, in a fixed order."""
+    """Return the random generators of a layer and of those in it, each once, in a fixed order."""
     held = (each for part in all_layers(layer) for each in part._seed_generators)
     return list({id(each): each for each in held}.values())
 
@@ -489,7 +489,7 @@ _RATES: dict[type, tuple[str, ...]] = {
 
 
 def rate_attributes(layer: keras.Layer) -> tuple[str, ...]:
-    """The attributes by which one of Keras's own kinds of layers is told how much to drop."""
+    """Return the attributes that hold the drop rates of one of Keras's own layers."""
     found = (names for kind, names in _RATES.items() if isinstance(layer, kind))
     return tuple(dict.fromkeys(name for names in found for name in names))
 
@@ -511,12 +511,12 @@ def give_generator(layer: keras.Layer) -> None:
 
 
 def all_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
-    """The random generators that a call of a layer may draw from, Keras's global one among them."""
+    """Return the random generators a layer's call may draw from, the global one included."""
     return [*generators(layer), global_seed_generator()]
 
 
 def is_governed_by_lora(layer: keras.Layer) -> bool:
-    """Whether a backbone's `enable_lora` was called that has a say in the layers of this one.
+    """Return whether a layer is governed by a backbone's `enable_lora`.
 
     It freezes all layers, then trains a few inside them.
     """
@@ -527,14 +527,14 @@ def is_governed_by_lora(layer: keras.Layer) -> bool:
 
 
 def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
-    """The model's variables that the optimizer was built for."""
+    """Return the model's variables that the optimizer was built for."""
     return optimizer._trainable_variables
 
 
 def scale_learning_rate(
     optimizer: keras.optimizers.Optimizer, multiplier: Callable[[int], float]
 ) -> None:
-    """Makes an optimizer change each variable at a multiple of its learning rate.
+    """Make an optimizer change each variable at a multiple of its learning rate.
 
     An optimizer meets its rate in two places: `update_step` is passed it, and weight decay asks for
     it.
@@ -566,12 +566,12 @@ def scale_learning_rate(
 
 
 def has_scaled_rate(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether `scale_learning_rate` was called on the optimizer."""
+    """Return whether `scale_learning_rate` was called on the optimizer."""
     return "update_step" in vars(optimizer)
 
 
 def missing() -> list[str]:
-    """The private attributes used here that the installed Keras does not have.
+    """Return the private attributes used here that the installed Keras does not have.
 
     Example:
         >>> missing()

@@ -1,4 +1,4 @@
-"""Which tensor carries which mask when the model runs.
+"""The masks that tensors carry when the model runs.
 
 The masks that Keras attached while the model was built are only part of it. A nested model was
 built without the mask that it is called with; MultiHeadAttention takes the masks off its inputs
@@ -65,23 +65,23 @@ class MaskFlow:
 
     @property
     def any(self) -> bool:
-        """Whether any tensor has a mask."""
+        """Return whether any tensor has a mask."""
         return bool(self._masks)
 
     def fed(self, tensor: Tensor, mask: Tensor) -> None:
-        """A nested model was called on a tensor with a mask."""
+        """Note that a nested model was called on a tensor with a mask."""
         self._masks[tensor] = mask
         self._carrying.add(tensor)
 
     def carried(self, tensor: Tensor | None, add: Add) -> Tensor | None:
-        """The mask that a tensor carries, added to the graph where it is not in it."""
+        """Return the mask that a tensor carries, added to the graph where it is not in it."""
         if tensor not in self._carrying:
             return None
         mask = self._masks[tensor]
         return _computed(mask, add) if isinstance(mask, _Symbol) else mask
 
     def reads(self, record: Record, bound: Bound, add: Add) -> tuple[tuple[Tensor, Tensor], ...]:
-        """The masks that a call reads off its tensors, paired with these."""
+        """Return the masks that a call reads off its tensors, paired with these."""
         if not self._carrying:
             return ()
         sources = implicit_mask_sources(
@@ -92,7 +92,7 @@ class MaskFlow:
         return tuple((tensor, mask) for tensor, mask in pairs if mask is not None)
 
     def made(self, record: Record, bound: Bound, outputs: Sequence[Tensor], add: Add) -> None:
-        """A call was made; its outputs carry masks if what they are made of does."""
+        """Note a call, whose outputs carry masks if its inputs do."""
         layer = record.operation
         if not isinstance(layer, keras.Layer):
             return
@@ -129,13 +129,13 @@ class MaskFlow:
                 yield bound, tensor, mask
 
     def end(self, bound: Bound, add: Add) -> None:
-        """A model was read to its end: the masks of its tensors that are to be kept are added."""
+        """End the reading of a model, adding the masks to be kept."""
         for _, tensor, mask in (each for each in self._to_keep if each[0] is bound):
             self.kept[tensor] = _computed(mask, add) if isinstance(mask, _Symbol) else mask
         self._to_keep = [each for each in self._to_keep if each[0] is not bound]
 
     def _is_as_built(self, record: Record, bound: Bound) -> bool:
-        """Whether what a layer makes its masks of is what it was when the model was built."""
+        """Return whether the sources of a layer's masks are those of building time."""
         if any(_is_keras_tensor(leaf) for leaf in keras.tree.flatten(record.kwargs.get("mask"))):
             return True
         for leaf in keras.tree.flatten(_first_argument(record)):
@@ -152,7 +152,7 @@ class MaskFlow:
     def _made_now(
         self, record: Record, bound: Bound, outputs: Sequence[Tensor], add: Add
     ) -> list[_Symbol | Tensor | None]:
-        """The masks of a layer's outputs, made of the masks that its inputs carry now."""
+        """Return the masks of a layer's outputs, made of the masks that its inputs carry now."""
         stands_for: Bound = {}
 
         def symbol(tensor: Tensor | None) -> keras.KerasTensor | None:
@@ -177,7 +177,7 @@ class MaskFlow:
         return _symbols(stands_for, made, outputs)
 
     def among(self, tensors: set[Tensor]) -> dict[Tensor, Tensor]:
-        """From each tensor that is made with a mask to the mask, where both are among some."""
+        """Map each of some tensors to its mask, where that is among them, too."""
         pairs = (
             (t, mask.bound.get(id(mask.source)) if isinstance(mask, _Symbol) else mask)
             for t, mask in self._masks.items()
@@ -195,7 +195,7 @@ def _symbols(
 
 
 def _follows_from_inputs(mask: _Symbol) -> bool:
-    """Whether a mask is computed from what the model that is read is fed.
+    """Return whether a mask is computed from what the model that is read is fed.
 
     A model that starts at an inner tensor of another may have tensors with masks that follow from
     the inputs of the other alone.
@@ -214,7 +214,7 @@ def _follows_from_inputs(mask: _Symbol) -> bool:
 
 
 def _computed(mask: _Symbol, add: Add) -> Tensor:
-    """A mask as a tensor of the graph; what it takes to compute it is added where it is not."""
+    """Return a mask as a tensor of the graph, adding its computation where needed."""
     bound = mask.bound
     waiting = [mask.source]
     added = 0
@@ -241,7 +241,7 @@ def _computed(mask: _Symbol, add: Add) -> Tensor:
 def _set_when_run(
     record: Record, bound: Bound, outputs: Sequence[Tensor], add: Add
 ) -> list[_Symbol | Tensor | None]:
-    """Masks that a layer sets in its `call`, which does not run while a model is built."""
+    """Return the masks that a layer sets in its `call`, which is not run at building."""
     layer, args, kwargs = record.operation, record.args, record.kwargs
     if masks_token_zero(layer, args, kwargs):
         tokens = bound[id(record.inputs[0])]
@@ -254,7 +254,7 @@ def _set_when_run(
 def _hidden(
     record: Record, bound: Bound, outputs: Sequence[Tensor], ranks: Sequence[int], add: Add
 ) -> list[Tensor | None]:
-    """Stand-ins for masks that only the layer itself can make; where its rank is 0 is none."""
+    """Return stand-ins for masks that only the layer itself can make; None for rank 0."""
     inputs = tuple(tensor for x in record.inputs if (tensor := bound.get(id(x))) is not None)
     found: list[Tensor | None] = []
     for tensor, rank in zip(outputs, ranks, strict=False):
@@ -266,7 +266,7 @@ def _hidden(
 
 
 def _first_argument(record: Record) -> Any:
-    """What Keras makes a layer's output masks of: the masks of its first argument."""
+    """Return the first argument, whose masks Keras makes a layer's output masks of."""
     return record.args[0] if record.args else next(iter(record.kwargs.values()), None)
 
 

@@ -22,7 +22,7 @@ _SETTERS = {"_keras_mask", "set_keras_mask"}
 def implicit_mask_sources(
     operation: Any, args: tuple, kwargs: dict[str, Any], is_tensor: Callable[[Any], bool]
 ) -> Iterator[Any]:
-    """Tensors off which a call reads the mask when it runs, beyond the recorded arguments.
+    """Yield tensors whose masks a call reads when run, beyond the recorded arguments.
 
     A layer that is not Keras's own may read the mask off any tensor that it is fed, without an
     argument for it; unless it is given a mask, it is taken to do so.
@@ -58,12 +58,12 @@ def implicit_mask_sources(
 
 
 def mask_arguments(operation: Any) -> frozenset[str]:
-    """The names of the masks that an operation takes as arguments of its call."""
+    """Return the names of the masks that an operation takes as arguments of its call."""
     return _mask_arguments(type(operation)) if isinstance(operation, keras.Layer) else frozenset()
 
 
 def with_found_mask(operation: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of a call with the mask that Keras would find on its tensors.
+    """Return the keyword arguments of a call with the mask that Keras would find on its tensors.
 
     Keras itself records it only where the call has no other keyword arguments; not recorded, it is
     lost where MultiHeadAttention takes it off the tensor before.
@@ -85,7 +85,7 @@ def _is_symbol(leaf: Any) -> bool:
 
 @cache
 def _mask_arguments(kind: type) -> frozenset[str]:
-    """The names of the masks that a class of layers takes as arguments of its call."""
+    """Return the names of the masks that a class of layers takes as arguments of its call."""
     names = inspect.signature(kind.call).parameters
     return frozenset(name for name in names if name.endswith("mask"))
 
@@ -96,7 +96,7 @@ def _is_stock(kind: type) -> bool:
 
 
 def strips_masks(operation: Any) -> bool:
-    """Whether a call takes the masks off the tensors it is fed, so that no later call finds them.
+    """Return whether a call strips its inputs of their masks, for all later calls.
 
     MultiHeadAttention does, in the running model, to keep masks from the layers inside it.
     """
@@ -106,7 +106,7 @@ def strips_masks(operation: Any) -> bool:
 def made_masks(
     layer: keras.Layer, inputs: Any, masks: Any
 ) -> list[keras.KerasTensor | None] | None:
-    """The masks that a layer makes, of the masks of what it is fed, for its outputs.
+    """Return the masks that a layer makes, of the masks of what it is fed, for its outputs.
 
     Asked on symbolic tensors made for the purpose, so that nothing is recorded on the layer.
 
@@ -131,7 +131,7 @@ def made_masks(
 
 
 def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> bool:
-    """Whether a layer hands the mask of its first input on to its output unchanged."""
+    """Return whether a layer hands the mask of its first input on to its output unchanged."""
     if not isinstance(layer, keras.Layer):
         return False
     mask = keras.KerasTensor(mask_shape, "bool")
@@ -141,12 +141,12 @@ def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> boo
 
 @cache
 def may_set_masks(kind: type) -> bool:
-    """Whether layers of a class may set masks that Keras does not know of before they run."""
+    """Return whether layers of a class may set masks that Keras learns of only at run time."""
     return issubclass(kind, keras.layers.ReversibleEmbedding) or not _is_stock(kind)
 
 
 def starts_masks(layer: keras.Layer) -> bool:
-    """Whether a layer of Keras's own makes a mask where there was none.
+    """Return whether a layer of Keras's own makes a mask where there was none.
 
     Keras computes it when the layer is called; a call that was recorded without running the layer
     lacks it.
@@ -157,7 +157,7 @@ def starts_masks(layer: keras.Layer) -> bool:
 
 
 def masks_token_zero(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> bool:
-    """Whether a call sets a mask that Keras knows nothing of while it builds a model.
+    """Return whether a call sets a mask that Keras knows nothing of while it builds a model.
 
     ReversibleEmbedding does so in its `call`, which does not run then.
     """
@@ -182,12 +182,12 @@ class HiddenMask(keras.Operation):
         self.weights = layer.weights
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuses."""
+        """Refuse to run."""
         raise NotImplementedError(f"{self.name!r} is known to no one but its layer.")
 
 
 def hidden_mask_ranks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> list[int]:
-    """For each output of a call, the rank of the mask that its `call` sets on it; 0 for none.
+    """Return, for each output, the rank of the mask that the `call` sets; 0 for none.
 
     Only layers that may do so are traced: those that are not Keras's own, and hold a layer that
     makes masks or name the attribute in their code.

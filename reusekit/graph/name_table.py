@@ -1,4 +1,4 @@
-"""Which tensor an address names, while a model is being read."""
+"""The tensors that addresses name, while a model is being read."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ class NameTable:
         self._short: dict[str, list[str]] = {}
 
     def enter(self, address: str, outputs: Sequence[Tensor]) -> None:
-        """Enters the outputs of one call under its address.
+        """Enter the outputs of one call under its address.
 
         Args:
             address: The address of the call, with `@` and a number where its layer is called
@@ -33,7 +33,7 @@ class NameTable:
             self._short.setdefault(stem, []).extend(full)
 
     def among(self, tensors: set[Tensor]) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
-        """The addresses of some tensors, and those that each shorter name may mean."""
+        """Return the addresses of some tensors, and those that each shorter name may mean."""
         names = {name: tensor for name, tensor in self._names.items() if tensor in tensors}
         short = {
             name: tuple(address for address in found if address in names)

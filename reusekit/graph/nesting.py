@@ -9,7 +9,7 @@ from reusekit.graph.keras_internals import Record
 
 
 def may_inline(record: Record) -> bool:
-    """Whether a call is of a nested model that does nothing but run its graph."""
+    """Return whether a call is of a nested model that does nothing but run its graph."""
     if not internals.runs_its_graph(record.operation):
         return False
     fed = fed_to(record)
@@ -34,16 +34,16 @@ class HandedOn(keras.Operation):
         super().__init__(name=name)
 
     def call(self, x: Any) -> Any:
-        """The tensor itself."""
+        """Return the tensor itself."""
         return x
 
     def compute_output_spec(self, x: Any) -> Any:
-        """The tensor itself."""
+        """Return the tensor itself."""
         return x
 
 
 def as_called(args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    """A nested model's arguments with what it is called on first and the others by keyword.
+    """Return a nested model's arguments with what it is called on first and the others by keyword.
 
     Example:
         >>> as_called(("x", False), {}), as_called((), {"inputs": "x", "mask": "m"})
@@ -55,7 +55,7 @@ def as_called(args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any
 
 
 def fed_to(record: Record) -> list[Any] | None:
-    """What a nested model is called on, in the flat order of its inputs; None if unclear."""
+    """Return a nested model's arguments in the flat order of its inputs; None if unclear."""
     given = record.args[0] if record.args else record.kwargs.get("inputs")
     inner = internals.functional(record.operation)
     if isinstance(given, dict) and not isinstance(internals.input_structure(inner), dict):

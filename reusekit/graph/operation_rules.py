@@ -1,4 +1,4 @@
-"""How many FLOPs a `keras.ops` operation takes, by the name of its class.
+"""The FLOPs of `keras.ops` operations, by the name of their class.
 
 The classes are not public, so that a name is all there is to go by. Operations that move, compare
 or reshape count as zero.
@@ -13,7 +13,7 @@ Rule = Callable[[Any, Shapes, Shapes], float]
 
 
 def size_of(shapes: Shapes) -> int:
-    """The elements of several tensors together."""
+    """Return the elements of several tensors together."""
     return sum(math.prod(shape) for shape in shapes)
 
 

@@ -45,7 +45,7 @@ def _in_order(targets: list[keras.KerasTensor]) -> list[Record]:
 
 
 def _needs(record: Record) -> list[keras.KerasTensor]:
-    """The tensors a call depends on, masks that it reads off them included."""
+    """Return the tensors a call depends on, masks that it reads off them included."""
     if [internals.mask_of(tensor) for tensor in record.inputs].count(None) == len(record.inputs):
         return record.inputs
     sources = implicit_mask_sources(

@@ -72,7 +72,7 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
 
 
 def _all_told(graph: Graph, calls: Iterable[Call]) -> dict[Call, list[Tensor]]:
-    """The masks that calls are given, for each that is given any."""
+    """Return the masks that calls are given, for each that is given any."""
     found = {call: list(_told(graph, call, _OWN + _OTHER)) for call in calls if not call.is_input}
     return {call: masks for call, masks in found.items() if masks}
 
@@ -95,7 +95,7 @@ def _fits(mask: Tensor, tensor: Tensor) -> bool:
 
 
 def _told(graph: Graph, call: Call, names: tuple[str, ...]) -> Iterator[Tensor]:
-    """The masks that a call is given by arguments of some names."""
+    """Yield the masks that a call is given by arguments of some names."""
     if not isinstance(call.operation, keras.Layer):
         return
     taken = keras_internals.call_arguments(call.operation)
@@ -107,7 +107,7 @@ def _told(graph: Graph, call: Call, names: tuple[str, ...]) -> Iterator[Tensor]:
 
 
 def _sources(graph: Graph, mask: Tensor) -> Iterator[Tensor]:
-    """The tensors of shape (batch, length) that a mask of attention is made from."""
+    """Yield the tensors of shape (batch, length) that a mask of attention is made from."""
     call = graph.maker[mask]
     if mask not in graph.free or len(mask.shape) < 2:
         return

@@ -21,7 +21,7 @@ from reusekit.graph.variables import Variables
 
 
 def read(model: keras.Model | Graph, keep_masks: bool = False) -> Graph:
-    """Reads a model into a graph of calls and tensors. The model is not changed.
+    """Read a model into a graph of calls and tensors. The model is not changed.
 
     Nested Functional and Sequential models are inlined, to any depth. A nested model whose class
     has a `call` of its own is one opaque call. Time and memory grow linearly with the calls.
@@ -161,7 +161,7 @@ class _Reader:
         )
 
     def _arguments(self, frame: _Frame, record: Record) -> tuple[tuple, dict]:
-        """A call's arguments, with tensors of the graph in the place of Keras tensors."""
+        """Return a call's arguments, with tensors of the graph in the place of Keras tensors."""
         args, kwargs, bound = record.args, record.kwargs, frame.bound
         first = args[0] if len(args) == 1 else None
         # The usual calls, of a layer on a tensor or on a list, are worth a short way past the tree
@@ -186,7 +186,7 @@ class _Reader:
         return keras.tree.map_structure(fill, structure)
 
     def _enter(self, frame: _Frame, record: Record) -> _Frame:
-        """Starts to read a nested model in place of its call."""
+        """Start to read a nested model in place of its call."""
         given, kwargs = self._arguments(frame, record)
         # However they were passed: a nested model's call has one signature.
         args, kwargs = as_called(given, kwargs)
@@ -237,7 +237,7 @@ class _Reader:
         kwargs: dict,
         specs: Sequence[keras.KerasTensor],
     ) -> tuple[Tensor, ...]:
-        """Adds a call that happens when the model runs, though Keras recorded none."""
+        """Add a call that happens when the model runs, though Keras recorded none."""
         sources = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
         outputs = _tensors(address, sources)
         leaves = keras.tree.flatten((args, kwargs))
@@ -260,7 +260,7 @@ class _Reader:
         return outputs
 
     def _leave(self, frame: _Frame, outer: _Frame) -> None:
-        """Ends a nested model: its outputs are what its call returned."""
+        """End a nested model: its outputs are what its call returned."""
         scope, returned = frame.scopes[-1], frame.record.outputs
         outputs = tuple(frame.bound[id(output)] for output in frame.functional.outputs)
         outer.bound.update(
@@ -298,7 +298,7 @@ class _Reader:
         )
 
     def _known_masks(self, calls: tuple[Call, ...]) -> dict[Tensor, Tensor]:
-        """The masks that are kept, without those that only their layer can make."""
+        """Return the masks that are kept, without those that only their layer can make."""
         computed = {
             output
             for call in calls
@@ -308,7 +308,7 @@ class _Reader:
         return {t: m for t, m in self.masks.kept.items() if t in computed and m in computed}
 
     def _needed_calls(self, outputs: list[Tensor]) -> tuple[Call, ...]:
-        """Drops calls that no output depends on: a nested model may have outputs nobody reads."""
+        """Drop calls that no output depends on: a nested model may have outputs nobody reads."""
         needed = set(outputs)
         kept = []
         for call in reversed(self.calls):
@@ -323,7 +323,7 @@ class _Reader:
 def _tensors(
     address: str, sources: Sequence[keras.KerasTensor], shapes: Sequence[tuple | None] | None = None
 ) -> tuple[Tensor, ...]:
-    """What a call makes: under its own address, or numbered where there are several."""
+    """Return a call's outputs under its address, numbered where there are several."""
     shapes = shapes or [None] * len(sources)
     if len(sources) == 1:
         return (Tensor(address, sources[0], shapes[0]),)

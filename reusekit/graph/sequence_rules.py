@@ -1,4 +1,4 @@
-"""How many FLOPs layers over sequences take: attention, recurrence, looking up."""
+"""The FLOPs of layers over sequences: attention, recurrence, embeddings."""
 
 import math
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ def attention_scores(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
 
 
 def multi_head_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """The four projections, the scores, softmax, and the weighted sum."""
+    """Count the four projections, the scores, softmax, and the weighted sum."""
     query = inputs[0]
     value = inputs[1] if len(inputs) > 1 and len(inputs[1]) == len(query) else query
     reads, looks_at = math.prod(query[:-1]), math.prod(value[:-1])
@@ -31,7 +31,7 @@ def multi_head_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
 
 
 def grouped_query_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """As `multi_head_attention`, with fewer heads of keys and values."""
+    """Count as `multi_head_attention` does, with fewer heads of keys and values."""
     sizes = SimpleNamespace(
         num_heads=layer.num_query_heads,
         num_key_value_heads=layer.num_key_value_heads,
@@ -41,19 +41,19 @@ def grouped_query_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> floa
 
 
 def recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """One step of the cell for each step of the sequence."""
+    """Count one step of the cell for each step of the sequence."""
     return inputs[0][0] * _step(layer.cell)
 
 
 def _step(cell: Any) -> float:
-    """One step of a recurrent cell: every kernel once, and the gates' own arithmetic."""
+    """Count one step of a recurrent cell: every kernel once, and the gates' own arithmetic."""
     matrices = [weight for weight in cell.weights if len(weight.shape) >= 2]
     units = getattr(cell, "units", None) or 0
     return sum(2 * math.prod(weight.shape) for weight in matrices) + 10 * units
 
 
 def convolutional_recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """The cell's kernels at each place of each step."""
+    """Count the cell's kernels at each place of each step."""
     frame = inputs[0][1:]
     spatial = frame[1:] if layer.data_format == "channels_first" else frame[:-1]
     kernels = sum(math.prod(w.shape) for w in layer.cell.weights if len(w.shape) > 2)

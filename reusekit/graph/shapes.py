@@ -12,7 +12,7 @@ Shape = tuple[int | None, ...]
 
 
 def shapes_now(record: Record, bound: Mapping[int, Tensor | None]) -> list[Shape] | None:
-    """The shapes that a recorded call makes of what it is fed now.
+    """Return the shapes that a recorded call makes of what it is fed now.
 
     Args:
         record: The call. Nothing is recorded on its operation.
@@ -47,7 +47,7 @@ def shapes_now(record: Record, bound: Mapping[int, Tensor | None]) -> list[Shape
 
 
 def _known_best(now: Shape, recorded: Shape) -> Shape:
-    """A shape in this call, its open axes as they were recorded."""
+    """Return a shape in this call, its open axes as they were recorded."""
     if len(now) != len(recorded):
         return now
     return tuple(old if new is None else new for new, old in zip(now, recorded, strict=True))

@@ -13,7 +13,7 @@ NOMINAL_SEQUENCE = 128
 
 
 def strides(graph: Graph) -> dict[Tensor, float]:
-    """How much coarser each tensor's first spatial axis is than the input's.
+    """Return each tensor's stride: the input's first spatial axis over the tensor's.
 
     Follows the strides of the layers, so that padding does not blur it and sizes may be open: 32.0
     for the last feature map of a ResNet, 0.5 after an upsampling of an input.
@@ -28,7 +28,7 @@ def strides(graph: Graph) -> dict[Tensor, float]:
 
 
 def _resized(call: Call, tensor: Tensor) -> float:
-    """The ratio of the sizes before and after a call that has no stride, such as slicing.
+    """Return the ratio of the sizes before and after a call that has no stride, such as slicing.
 
     A ratio near one is padding or cropping.
     """
@@ -41,7 +41,7 @@ def _resized(call: Call, tensor: Tensor) -> float:
 
 
 def spatial_size(tensor: Tensor) -> int | None:
-    """The length of a tensor's first spatial axis, or None where it has none or leaves it open."""
+    """Return the length of a tensor's first spatial axis; None if absent or open."""
     if len(tensor.shape) < 3:
         return None
     first = tensor.shape[2 if keras.config.image_data_format() == "channels_first" else 1]
@@ -49,7 +49,7 @@ def spatial_size(tensor: Tensor) -> int | None:
 
 
 def _stride_of(operation: Any) -> float | None:
-    """The stride of a layer by its settings, or None where it has no such setting."""
+    """Return the stride of a layer by its settings, or None where it has no such setting."""
     for name in ("strides", "stride"):
         value = getattr(operation, name, None)
         if value is not None:
@@ -63,7 +63,7 @@ def _stride_of(operation: Any) -> float | None:
 
 
 def nominal_shapes(graph: Graph, stride: Mapping[Tensor, float]) -> dict[Tensor, tuple[int, ...]]:
-    """One example's shape for each tensor, without the batch dimension.
+    """Return one example's shape for each tensor, without the batch dimension.
 
     A known dimension stands as it is. An open one is taken as `NOMINAL_IMAGE` in a model that is
     fed tensors of rank four or more, and as `NOMINAL_SEQUENCE` in any other, divided by the

@@ -15,7 +15,7 @@ from reusekit.graph.reader import read
 
 
 def read_inside(call: Call, shapes: Mapping[Tensor, tuple[int, ...]]) -> Graph | None:
-    """The calls that one call of a layer is made of, for one example of given shapes.
+    """Return the calls that one call of a layer is made of, for one example of given shapes.
 
     Nothing is left behind: no record of a call, no state that moved on.
 
@@ -63,7 +63,7 @@ def read_inside(call: Call, shapes: Mapping[Tensor, tuple[int, ...]]) -> Graph |
 def trace(
     layer: keras.Layer, args: tuple, kwargs: dict[str, Any], fed: Mapping[Tensor, Any]
 ) -> Any:
-    """What a layer's `call` returns on symbolic tensors; its inner calls are recorded.
+    """Return the outputs of a layer's `call` on symbolic tensors, recording inner calls.
 
     Whether the model is being trained is left open, so that each inner layer is told when it runs.
     No state moves on. Operations between the layers have the same names each time.
@@ -87,6 +87,6 @@ def trace(
 
 
 def fed_dtype(layer: keras.Layer, tensor: Tensor) -> str:
-    """The dtype in which a layer's `call` gets a tensor, after the conversion that Keras makes."""
+    """Return the dtype of a tensor inside a layer's `call`, after Keras's conversion."""
     probe = keras.KerasTensor(tensor.shape, tensor.dtype)
     return layer.dtype_policy.convert_input(probe, layer.autocast, layer.input_dtype).dtype

@@ -19,13 +19,13 @@ class Variables:
         self._model = model
 
     def of(self, leaf: Any) -> Any:
-        """The model's variable whose `value` an argument is; any other argument as it is."""
+        """Return the model's variable whose `value` an argument is; any other argument as it is."""
         if leaf is None or isinstance(leaf, str | int | float | keras.Variable):
             return leaf
         return self._by_value.get(id(leaf), leaf) if keras.ops.is_tensor(leaf) else leaf
 
     def among(self, arguments: Any) -> tuple[keras.Variable, ...]:
-        """The variables among some arguments, each once."""
+        """Return the variables among some arguments, each once."""
         (args, kwargs) = arguments
         if len(args) == 1 and not kwargs and not isinstance(args[0], list | tuple | dict):
             # The usual case; a call on nothing but a variable is not recorded.
