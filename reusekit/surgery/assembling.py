@@ -14,7 +14,7 @@ from reusekit.surgery.names import Names
 def assemble(
     inputs: Any, outputs: Any, name: str, calls: int, trainable: bool | None = None
 ) -> keras.Model:
-    """A functional model, however deep.
+    """Return a functional model, however deep.
 
     Args:
         inputs: Keras tensors in the structure the model is to be called on.
@@ -32,7 +32,7 @@ def assemble(
 
 @contextmanager
 def _room_for(calls: int) -> Iterator[None]:
-    """Keras sorts a graph by recursion, one Python frame for each call on the longest path."""
+    """Raise the recursion limit: Keras sorts a graph with a frame for each call on a path."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, 2 * calls + 1000))
     try:
@@ -44,7 +44,7 @@ def _room_for(calls: int) -> Iterator[None]:
 def placeholder(
     tensor: Tensor, names: Names, shape: tuple[int | None, ...] | None = None
 ) -> keras.KerasTensor:
-    """A model input that stands for a tensor of another model, named by its address.
+    """Return a model input that stands for a tensor of another model, named by its address.
 
     Args:
         tensor: The tensor.
@@ -62,5 +62,5 @@ def placeholder(
 
 
 def singleton(values: list) -> Any:
-    """The value itself where there is one, else the list."""
+    """Return the value itself where there is one, else the list."""
     return values[0] if len(values) == 1 else values

@@ -35,7 +35,7 @@ class Builder:
         self._graphs: list[Graph] = []  # kept, as copies are known by the ids of their sources
 
     def build(self, model: keras.Model) -> keras.Model:
-        """The model again, a Sequential for a Sequential."""
+        """Return the model again, a Sequential for a Sequential."""
         self._variables = self._variables or Variables(model)
         if isinstance(model, keras.Sequential):
             return self._sequential(model)
@@ -77,14 +77,14 @@ class Builder:
         return keras.Sequential([start, *layers], trainable=model.trainable, name=model.name)
 
     def _of(self, operation: Any) -> Any:
-        """The copy of an operation; that of a nested model is built when it is first met."""
+        """Return the copy of an operation; that of a nested model is built when it is first met."""
         if id(operation) not in self._copies:
             self._copies[id(operation)] = self.build(operation)
         return self._copies[id(operation)]
 
 
 def assembled(graph: Graph, engine: Rebuild) -> keras.Model:
-    """What an engine has made of a graph's calls, as a model of the same structure and flags."""
+    """Return an engine's calls as a model of the graph's structure and flags."""
     inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
     outputs = engine.outputs(graph)
     model = assemble(inputs, outputs, graph.model.name, len(graph.calls), graph.model.trainable)
@@ -93,14 +93,14 @@ def assembled(graph: Graph, engine: Rebuild) -> keras.Model:
 
 
 def is_rebuilt(operation: Any) -> bool:
-    """Whether a model is built again from its parts, rather than copied as one layer."""
+    """Return whether a model is built again from its parts, rather than copied as one layer."""
     return keras_internals.is_plain_functional(operation) or (
         type(operation) is keras.Sequential and keras_internals.functional(operation) is not None
     )
 
 
 def leaves(model: keras.Model) -> list[Any]:
-    """Every layer and operation that is copied as it is: what nested models are made of."""
+    """Return every layer and operation that is copied as it is: what nested models are made of."""
     found: dict[int, Any] = {}
     waiting = [model]
     seen = {id(model)}

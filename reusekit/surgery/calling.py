@@ -12,7 +12,7 @@ Step = Call | Scope
 
 
 def fill(step: Step, values: Mapping[Tensor, keras.KerasTensor]) -> tuple[tuple, dict]:
-    """A step's recorded arguments with each tensor's value in its place.
+    """Return a step's recorded arguments with each tensor's value in its place.
 
     A tensor without a value becomes None: that is how a nested model is called without the mask
     that it does not need.

@@ -20,7 +20,7 @@ _TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 4
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was checked, and what came out.
+    """The checks of a copy or split, and their outcome.
 
     Attributes:
         max_abs_error: The largest difference between an output of the model and of its parts.
@@ -54,7 +54,7 @@ def certify(
     training: bool = False,
     state: Sequence[tuple[keras.Variable, Any]] = (),
 ) -> Certificate:
-    """Runs a model, then its parts one after another, and compares.
+    """Run a model, then its parts one after another, and compare.
 
     State that running changes (random seeds, statistics of a BatchNormalization that was recorded
     with `training=True`) stays as it was, so that both runs start from the same.

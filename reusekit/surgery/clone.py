@@ -122,7 +122,7 @@ def clone(
 def _policy(
     model: keras.Model, weights: str, dtype: str | keras.DTypePolicy | None
 ) -> keras.DTypePolicy | None:
-    """The dtype policy that a clone is to have, where it can have one."""
+    """Return the dtype policy that a clone is to have, where it can have one."""
     if dtype is None:
         return None
     layers = keras_internals.all_layers(model)
@@ -150,7 +150,7 @@ def _policy(
 def _shapes(
     graph: Graph, input_shape: Any, batch_size: int | None
 ) -> dict[int, tuple[int | None, ...]]:
-    """The shapes that are wanted for a model's inputs, batch included."""
+    """Return the shapes that are wanted for a model's inputs, batch included."""
     if input_shape is None and batch_size is None:
         return {}
     inputs = {tensor.address: tensor for tensor in graph.inputs}
@@ -211,7 +211,7 @@ def _reshaped(
 def _shapes_inside(
     graph: Graph, copies: dict[int, Any], shapes: dict[int, tuple[int | None, ...]]
 ) -> dict[int, tuple[int | None, ...]]:
-    """The shapes of the inputs of nested models, too, where the model's own have some shapes."""
+    """Return the input shapes of nested models, too, given those of the model."""
     # Conversions between nested models are called, too, and are in none of these.
     copies = {id(call.operation): call.operation for call in graph.calls} | copies
     operations = {id(each): each for each in copies.values() if isinstance(each, keras.Operation)}
@@ -234,7 +234,7 @@ def _shapes_inside(
 
 
 def _tolerance(policy: keras.DTypePolicy | None) -> float | None:
-    """What another precision may change, relative to the largest output."""
+    """Return the relative difference that another precision may make."""
     narrow = policy is not None and policy.compute_dtype in ("float16", "bfloat16")
     return 0.25 if narrow else None if policy is None else 1e-4
 
@@ -263,7 +263,7 @@ def _remade(
     policy: keras.DTypePolicy | None,
     unbuilt: bool = False,
 ) -> tuple[keras.Model, list[tuple[keras.Variable, keras.Variable]]]:
-    """A twin of layers made again, with fresh weights, and each old weight with its new one."""
+    """Return a twin of layers with fresh weights, and each old weight with its new one."""
     model = graph.model
     with rates.as_made(keras_internals.all_layers(model)):
         plain = unbuilt or policy is not None or is_rebuilt(model)
@@ -290,7 +290,7 @@ def _remade(
 
 
 def _variables(model: keras.Model, copies: dict[int, Any]) -> dict[int, keras.Variable]:
-    """From the id of each weight of a model's layers to that of their copies, once these are built.
+    """Map the id of each weight to its copy's, once the copies are built.
 
     What takes a weight as its argument is called with the copy of that weight.
     """
@@ -307,7 +307,7 @@ def _variables(model: keras.Model, copies: dict[int, Any]) -> dict[int, keras.Va
 def _pairs(
     model: keras.Model, twin: keras.Model, reshaped: bool = False
 ) -> list[tuple[keras.Variable, keras.Variable]]:
-    """Each weight of a model with that of a twin made from configurations."""
+    """Return each weight of a model with that of a twin made from configurations."""
     pairs: dict[int, tuple[keras.Variable, keras.Variable]] = {}
     layers = [keras_internals.all_layers(each) for each in (model, twin)]
     if len(layers[0]) != len(layers[1]):
@@ -338,7 +338,7 @@ def _pairs(
 
 
 def _by_name(layer: keras.Layer) -> dict[tuple[str, int], keras.Variable]:
-    """A layer's own variables by their names, those of one name numbered."""
+    """Return a layer's own variables by their names, those of one name numbered."""
     found: dict[tuple[str, int], keras.Variable] = {}
     counts: Counter[str] = Counter()
     for variable in keras_internals.own_variables(layer):
@@ -348,7 +348,7 @@ def _by_name(layer: keras.Layer) -> dict[tuple[str, int], keras.Variable]:
 
 
 def warn_of_lost_class(model: keras.Model, what: str) -> None:
-    """Says of what was made of a model that it is not of the model's class, if that has its own."""
+    """Warn that the copy of a `Model` subclass is a plain functional model."""
     if not is_rebuilt(model):
         warnings.warn(
             f"The {what} of {model.name!r} is a plain functional model, not a "
@@ -359,7 +359,7 @@ def warn_of_lost_class(model: keras.Model, what: str) -> None:
 
 @checked(SurgeryError)
 def flatten(model: keras.Model) -> keras.Model:
-    """Inlines nested models, so that all layers stand at the top level.
+    """Inline nested models, so that all layers stand at the top level.
 
     A layer keeps its name where that is free; else it is put into a small nested model named by its
     address, `encoder.dense` for `encoder/dense`. Weights are shared with the model, which is not
@@ -407,7 +407,7 @@ def _of_same_class(model: keras.Model) -> keras.Model | None:
 
 
 def _shape(model: keras.Model) -> tuple[list, list]:
-    """What two models of one structure have in common: their calls and weights, without names."""
+    """Return the common shape of two models: calls and weights, without names."""
     calls = [
         (type(call.operation), [(tensor.shape, tensor.dtype) for tensor in call.outputs])
         for call in read(model).calls
@@ -417,7 +417,7 @@ def _shape(model: keras.Model) -> tuple[list, list]:
 
 
 def _check_ties(model: keras.Model, twin: keras.Model) -> None:
-    """Each weight of the copy must stand in the same places as that of the model."""
+    """Raise where a weight of the copy stands in other places than the model's."""
     places = [_places(each) for each in (model, twin)]
     if places[0] != places[1]:
         raise TieError(

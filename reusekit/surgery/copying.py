@@ -112,7 +112,7 @@ class Copier:
         return new
 
     def _begin(self, value: Any) -> Any:
-        """An empty copy, known before its parts are copied, which may lead back to it."""
+        """Return an empty copy, known before its parts are copied, which may lead back to it."""
         new = self._copies[id(value)] = object.__new__(type(value))
         return new
 
@@ -142,7 +142,7 @@ class Copier:
         return new
 
     def _function(self, value: Any) -> Any:
-        """A function that has hold of layers, such as a closure, with hold of their copies."""
+        """Return a copy of a function, such as a closure, that holds the layers' copies."""
         if isinstance(value, types.MethodType):
             return types.MethodType(self.copy(value.__func__), self.copy(value.__self__))
         if isinstance(value, functools.partial):
@@ -167,7 +167,7 @@ class Copier:
         return self.copy(value) if self._reaches(value) else value
 
     def _reaches(self, value: Any) -> bool:
-        """Whether an object has hold of a layer or a weight, however far off."""
+        """Return whether an object has hold of a layer or a weight, however far off."""
         if id(value) not in self._reach:
             self._sources.append(value)
             self._reach[id(value)] = any(map(_is_own, _reachable(value)))
@@ -179,7 +179,7 @@ def _is_own(value: Any) -> bool:
 
 
 def _reachable(value: Any) -> Iterator[Any]:
-    """An object and all that it holds; what layers and weights hold in turn is not followed."""
+    """Yield an object and all it holds, without following layers and weights."""
     waiting, seen = [value], {}
     while waiting:
         value = waiting.pop()
@@ -231,7 +231,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_kerass(value: Any) -> bool:
-    """Whether an object is of a class of Keras's own, such as a map of dtype policies."""
+    """Return whether an object is of a class of Keras's own, such as a map of dtype policies."""
     return type(value).__module__.startswith("keras.src.") and hasattr(value, "__dict__")
 
 
@@ -285,7 +285,7 @@ def _serialised(operation: Any) -> dict:
 
 
 def _without_builds(part: Any) -> Any:
-    """A configuration without the shapes that layers were built for."""
+    """Return a configuration without the shapes that layers were built for."""
     if isinstance(part, dict):
         return {key: _without_builds(one) for key, one in part.items() if key != "build_config"}
     return type(part)(map(_without_builds, part)) if type(part) in (list, tuple) else part
@@ -315,7 +315,7 @@ def _refusal(operation: Any, error: Exception) -> CopyError:
 
 
 def _own_objects(operation: Any) -> Mapping[str, Any]:
-    """The classes and functions in a layer that are not Keras's, by the names Keras looks for."""
+    """Return a layer's classes and functions that are not Keras's, by registered name."""
     found: dict[str, Any] = {}
     for part in _layers(operation):
         for value in (part, *_reachable(keras_internals.attributes(part))):

@@ -1,4 +1,4 @@
-"""What a call would return, found out without leaving a trace on the layer."""
+"""The result of a call, found without leaving a trace on the layer."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from reusekit.surgery.copying import Copier
 
 
 def outputs_of(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
-    """The outputs that a call would have, flat; nothing is recorded, built or changed.
+    """Return the outputs that a call would have, flat; nothing is recorded, built or changed.
 
     Args:
         operation: A layer or operation, built or not.

@@ -38,7 +38,7 @@ class Edited:
 
 @checked(EditError)
 def edit(model: keras.Model, *edits: Edit, weights: Weights = "share") -> Edited:
-    """Makes several edits at once: validated as a whole, built once.
+    """Make several edits at once: validated as a whole, built once.
 
     Addresses are those of the model as it is given. The model itself is not changed; a refused edit
     leaves no trace. A nested model in which something is edited comes out inlined. Masks are where
@@ -104,7 +104,7 @@ def insert(
     before: At = None,
     weights: Weights = "share",
 ) -> keras.Model:
-    """Puts a layer into a model.
+    """Put a layer into a model.
 
     Args:
         model: A model with a functional graph. It is not changed.
@@ -141,7 +141,7 @@ def insert(
 def replace(
     model: keras.Model, at: At, layer: keras.Layer, *, weights: Weights = "share"
 ) -> keras.Model:
-    """Calls a layer in the place of another.
+    """Call a layer in the place of another.
 
     Args:
         model: A model with a functional graph. It is not changed.
@@ -174,7 +174,7 @@ def replace(
 
 @checked(EditError)
 def remove(model: keras.Model, at: At, *, weights: Weights = "share") -> keras.Model:
-    """Takes a layer out of a model, so that what read its output reads its input.
+    """Take a layer out of a model, so that what read its output reads its input.
 
     Args:
         model: A model with a functional graph. It is not changed.
@@ -232,7 +232,7 @@ def _moved(
 
 
 def _check_names(rewired: Rewiring, wanted: Orders) -> None:
-    """A new layer must not have the name of another that stays."""
+    """Refuse a new layer with the name of another that stays."""
     new = {id(layer): layer for layers in wanted.after.values() for layer in layers}
     new |= {id(layer): layer for layers in wanted.before.values() for layer in layers}
     new |= {id(layer): layer for layer in wanted.replaced.values()}
@@ -251,7 +251,7 @@ def _check_names(rewired: Rewiring, wanted: Orders) -> None:
 
 
 def _by_address(graph: Graph, each: Edit) -> Edit:
-    """An edit that names its place by addresses, which hold in a clone as well."""
+    """Return an edit that names its place by addresses, which hold in a clone as well."""
 
     def address(at: Any) -> Any:
         if at is None or isinstance(at, str):

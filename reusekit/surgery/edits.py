@@ -1,4 +1,4 @@
-"""What can be asked of `edit`: three small objects, and which calls of a model they mean."""
+"""The three edits, and the calls of a model that they mean."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -67,7 +67,7 @@ Edit = Insert | Replace | Remove
 
 @dataclass(frozen=True, eq=False)
 class Orders:
-    """What edits mean for the calls of one graph.
+    """The meaning of edits for the calls of one graph.
 
     Attributes:
         after: From each tensor to the layers to put after it, in order.
@@ -84,7 +84,7 @@ class Orders:
     edges: dict[tuple[Step, keras.Layer], Tensor] = field(default_factory=dict)
 
     def opened(self, graph: Graph) -> set[Scope]:
-        """The nested models inside which something is to be done, at all of their calls."""
+        """Return the nested models inside which something is to be done, at all of their calls."""
         tensors = set(self.after)
         steps = {*self.before, *self.replaced, *self.removed}
         touched: set[int] = set()
@@ -100,7 +100,7 @@ class Orders:
 
 
 def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
-    """Finds the calls that edits mean, and sees to it that they do not contradict one another.
+    """Find the calls that edits mean, and see to it that they do not contradict one another.
 
     Raises:
         AddressError: An address means nothing in the model.
@@ -144,7 +144,7 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
 
 
 def _steps_by_address(graph: Graph) -> dict[str, list[Step]]:
-    """From each address of a call, with or without its number, to the calls it means."""
+    """Map each address, with or without a number, to the calls it means."""
     found: dict[str, dict[Step, None]] = {}
     for call in graph.calls:
         for step in (*call.scopes, call):
@@ -174,7 +174,7 @@ def _editable(steps: list[Step]) -> list[Step]:
 
 
 def _tensors(graph: Graph, steps: dict[str, list[Step]], at: Any) -> list[Tensor]:
-    """The tensors after which to insert: a layer called several times has one for each call."""
+    """Return the tensors after which to insert, one for each call of a layer."""
     if isinstance(at, str) and len(steps.get(at, ())) > 1:
         at = [output for step in steps[at] for output in step.outputs]
     return resolve(graph, at)

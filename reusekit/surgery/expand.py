@@ -23,7 +23,7 @@ from reusekit.surgery.snapshot import Snapshot
 
 @checked(SurgeryError)
 def expand(model: keras.Model, at: At, x: Any = None) -> keras.Model:
-    """Opens composite layers, so that there are addresses inside them.
+    """Open composite layers, so that there are addresses inside them.
 
     A composite layer is one whose `call` calls other layers: KerasHub's ViTEncoder, a residual
     block, a transformer block of your own. In the result a nested model of the same name stands in
@@ -100,7 +100,7 @@ def expand(model: keras.Model, at: At, x: Any = None) -> keras.Model:
 
 
 def _targets(graph: Graph, at: Any) -> list[list[Call]]:
-    """All calls of each layer that is meant."""
+    """Return all calls of each layer that is meant."""
     places = at if isinstance(at, list | tuple) else [at]
     if not places:
         raise EditError("Expected the address of at least one layer, received none.")
@@ -137,7 +137,7 @@ def _check_composite(operation: Any, address: str) -> None:
 
 
 def _nested(graph: Graph, calls: Sequence[Call]) -> Any:
-    """What is to be called in the place of a layer: a nested model of the calls inside it."""
+    """Return the nested model that replaces a layer, made of the calls inside it."""
     call, layer = calls[0], calls[0].operation
     pattern = _pattern(call)
     for other in calls[1:]:
@@ -185,7 +185,7 @@ class _Regrouping:
 
 
 def _check_sequentials(models: Sequence[keras.Model], nested: dict[int, Any]) -> None:
-    """A Sequential can hold a nested model only if that takes a single tensor."""
+    """Refuse a nested model of several tensors in a Sequential."""
     for model in models:
         for layer in model.layers if isinstance(model, keras.Sequential) else ():
             if isinstance(nested.get(id(layer)), _Regrouping):
@@ -197,7 +197,7 @@ def _check_sequentials(models: Sequence[keras.Model], nested: dict[int, Any]) ->
 
 
 def _kept(model: keras.Model, opened: set[keras.Model]) -> dict[int, Any]:
-    """Every layer and operation that is called again as it is, by id.
+    """Return every layer and operation that is called again as it is, by id.
 
     Nested models around what is expanded are not among them: these are built again.
     """
@@ -211,7 +211,7 @@ def _kept(model: keras.Model, opened: set[keras.Model]) -> dict[int, Any]:
 
 
 def _parameters(call: Call) -> dict[Tensor, str]:
-    """The tensors of a call, each once, and the names of the parameters that they are passed as."""
+    """Return a call's tensors, each once, and the parameters they are passed as."""
     order = keras_internals.call_arguments(call.operation)
     given = [*zip(order, call.args, strict=False), *sorted(call.kwargs.items())]
     found: dict[Tensor, str] = {}
@@ -223,7 +223,7 @@ def _parameters(call: Call) -> dict[Tensor, str]:
 
 
 def _pattern(call: Call) -> str:
-    """What two calls that one nested model can stand for have in common."""
+    """Return the pattern that calls of one nested model have in common."""
     tensors = list(_parameters(call))
 
     def spell(leaf: Any) -> Any:
@@ -236,7 +236,7 @@ def _pattern(call: Call) -> str:
 
 
 def _check_layer(graph: Graph, calls: Sequence[Call]) -> None:
-    """What can be seen of a layer without running its code."""
+    """Check what can be seen of a layer without running its code."""
     call, layer = calls[0], calls[0].operation
     if layer.activity_regularizer is not None:
         raise _refusal(call, "but it has an activity regulariser of its own")
@@ -255,7 +255,7 @@ def _check_layer(graph: Graph, calls: Sequence[Call]) -> None:
 
 
 def _check_weights(call: Call, model: keras.Model) -> None:
-    """Every weight of the layer must be held by a layer that its call calls."""
+    """Refuse a layer with a weight that no layer in its call holds."""
     reached = {id(variable) for variable in model.variables}
     lost = [v.path for v in call.operation.variables if id(v) not in reached]
     if lost:

@@ -45,7 +45,7 @@ def extract(
     mask: At = AUTO,
     prune_inputs: bool = False,
 ) -> keras.Model:
-    """A model from the same inputs to any inner tensors.
+    """Return a model from the same inputs to any inner tensors.
 
     It shares the model's weights, keeps its input structure, and changes nothing about it.
 
@@ -102,7 +102,7 @@ def taps(
     fed: Sequence[Tensor] | None = None,
     prune_inputs: bool = False,
 ) -> keras.Model:
-    """As `extract`, and with other layers in the place of those of some calls.
+    """Extract as `extract` does, with other layers in the place of some calls'.
 
     Args:
         graph: A model that was read.
@@ -151,7 +151,7 @@ def taps(
 
 
 def _pruned(structure: Any, needed: set[Tensor]) -> Any:
-    """The inputs that are needed, in their structure; one that is left in a list comes alone."""
+    """Return the needed inputs in their structure; one that is left comes alone."""
     if isinstance(structure, Tensor):
         return structure if structure in needed else None
     if isinstance(structure, dict):
@@ -164,7 +164,7 @@ def _pruned(structure: Any, needed: set[Tensor]) -> Any:
 
 
 def without_masks(graph: Graph) -> keras.Model:
-    """A model whose outputs carry no mask when it runs."""
+    """Return a model whose outputs carry no mask when it runs."""
     engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
     engine.run(graph, plan(graph, ancestors(graph, graph.outputs), graph.inputs, graph.outputs))
     outputs = keras.tree.map_structure(
@@ -178,7 +178,7 @@ def without_masks(graph: Graph) -> keras.Model:
 def _between(
     calls: Sequence[Call], given: Sequence[Tensor], wanted: Sequence[Tensor]
 ) -> list[Call]:
-    """Of some calls those by which tensors are computed from others."""
+    """Return the calls between given tensors and wanted ones."""
     needed, kept = set(wanted), []
     for call in reversed(calls):
         made = [tensor for tensor in call.outputs if tensor in needed and tensor not in given]

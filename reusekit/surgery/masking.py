@@ -9,7 +9,7 @@ from reusekit.surgery.names import Names
 def with_mask(
     tensor: keras.KerasTensor, mask: keras.KerasTensor, names: Names, address: str
 ) -> keras.KerasTensor:
-    """A tensor that carries a mask when the model runs.
+    """Return a tensor that carries a mask when the model runs.
 
     Some layers read their mask off the tensor they are called on and take no argument for it. The
     one thing in Keras that puts a mask onto a tensor it is given is a nested model called with
@@ -35,7 +35,7 @@ def with_mask(
 
 
 def without_mask(tensor: keras.KerasTensor, names: Names, address: str) -> keras.KerasTensor:
-    """A tensor equal to another that carries no mask when the model runs.
+    """Return a tensor equal to another that carries no mask when the model runs.
 
     Operations hand no mask on, as layers do.
     """

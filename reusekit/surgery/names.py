@@ -23,23 +23,23 @@ class Names:
         self._wrappers: dict[tuple, keras.Model] = {}
 
     def claim(self, operation: Any) -> bool:
-        """Takes an operation's name for it, unless another operation has it."""
+        """Take an operation's name for it, unless another operation has it."""
         return self._owners.setdefault(operation.name, operation) is operation
 
     def reserve(self, name: str, operation: Any) -> None:
-        """Keeps a name that is free for an operation, or with None for whoever redeems it."""
+        """Keep a name that is free for an operation, or with None for whoever redeems it."""
         if name not in self._owners:
             self._owners[name] = operation or _RESERVED
 
     def redeem(self, name: str) -> str:
-        """The name that was reserved, once; after that, or where it was taken, one like it."""
+        """Return the reserved name once, and a similar one afterwards or where it was taken."""
         if self._owners.get(name) is not _RESERVED:
             return self.unique(name)
         self._owners[name] = None
         return name
 
     def unique(self, wanted: str) -> str:
-        """A name like an address that no operation has, and takes it.
+        """Return a name like an address that no operation has, and take it.
 
         Example:
             >>> names = Names()
@@ -55,7 +55,7 @@ class Names:
         return name
 
     def wrapper(self, step: Step, values: Mapping[Tensor, keras.KerasTensor]) -> keras.Model:
-        """A nested model of stock layers that makes one step's call on the tensors it is given.
+        """Return a nested model of stock layers that makes one step's call.
 
         Calls of one layer that differ in nothing but their tensors get the same wrapper, since
         Keras cannot load a layer that is shared between two nested models.

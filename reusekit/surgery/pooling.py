@@ -59,7 +59,7 @@ def masked_pool(
 
 
 def kept(mask: keras.KerasTensor, name: Name) -> keras.KerasTensor:
-    """A mask as booleans."""
+    """Return a mask as booleans."""
     if mask.dtype == "bool":
         return mask
     return keras_internals.named(ops.cast(mask, "bool"), name("kept"))
@@ -68,7 +68,7 @@ def kept(mask: keras.KerasTensor, name: Name) -> keras.KerasTensor:
 def zero_where_empty(
     pooled: keras.KerasTensor, keep: keras.KerasTensor, name: Name
 ) -> keras.KerasTensor:
-    """What was pooled, and zeros for examples of which no position is kept."""
+    """Set pooled features to zero for examples of which no position is kept."""
     some = keras_internals.named(ops.any(keep, axis=1, keepdims=True), name("any"))
     return keras_internals.named(ops.where(some, pooled, 0), name(""))
 
@@ -76,7 +76,7 @@ def zero_where_empty(
 def _positions(
     features: keras.KerasTensor, mask: keras.KerasTensor, name: Name
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """Features and mask with one axis of positions."""
+    """Return features and mask with one axis of positions."""
     if len(mask.shape) == 2:
         return features, mask
     positions = keras.layers.Reshape((-1, features.shape[-1]), name=name("positions"))
@@ -88,7 +88,7 @@ def _positions(
 def masked_positions(
     features: keras.KerasTensor, mask: keras.KerasTensor, name: Name
 ) -> tuple[keras.KerasTensor, keras.KerasTensor]:
-    """All positions of features on one axis, (batch, positions, channels), and which are kept."""
+    """Return features as (batch, positions, channels), and the positions kept."""
     keep = kept(mask, name)
     while len(keep.shape) < len(features.shape) - 1:
         axis = len(keep.shape)

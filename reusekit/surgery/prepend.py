@@ -26,7 +26,7 @@ def prepend(
     preprocessing: keras.Model | keras.Layer | Sequence[keras.Layer],
     name: Name | None = None,
 ) -> keras.Model:
-    """Puts preprocessing in front of a model, without nesting it.
+    """Put preprocessing in front of a model, without nesting it.
 
     The model's own layers stay at the top level, so that `conv1` is still `conv1`. So do those of
     the preprocessing, and nested models in either stay nested, so that `base/conv1` is still
@@ -77,7 +77,7 @@ def prepend(
 def _call_model(
     graph: Graph, preprocessing: keras.Model, engine: Rebuild
 ) -> tuple[Any, list[keras.KerasTensor]]:
-    """The preprocessing's inputs in its own structure, and its outputs, flat."""
+    """Return the preprocessing's inputs in its own structure, and its outputs, flat."""
     front = read(preprocessing, keep_masks=True)
     if len(front.outputs) == len(graph.inputs):
         outputs = _in_order_of_inputs(graph, front)
@@ -100,7 +100,7 @@ def _call_model(
 
 
 def _in_order_of_inputs(graph: Graph, front: Graph) -> list[Tensor]:
-    """The outputs of the preprocessing, each in the place of the input that it is for."""
+    """Return the outputs of the preprocessing, each in the place of the input that it is for."""
     names, wanted = _names_of_outputs(front), [tensor.address for tensor in graph.inputs]
     named = dict(zip(names, front.outputs, strict=True))
     paths = [path for path, _ in keras.tree.flatten_with_path(graph.input_structure)]
@@ -119,7 +119,7 @@ def _in_order_of_inputs(graph: Graph, front: Graph) -> list[Tensor]:
 
 
 def _names_of_outputs(front: Graph) -> list[str]:
-    """The keys of a dict of outputs, else the names of what makes them."""
+    """Return the keys of a dict of outputs, else the names of what makes them."""
     paths = keras.tree.flatten_with_path(front.output_structure)
     names = keras_internals.functional(front.model).output_names
     return [
@@ -144,7 +144,7 @@ def _check_dtypes(graph: Graph, outputs: list[Tensor]) -> None:
 def _call_layers(
     graph: Graph, layers: list[keras.Layer], engine: Rebuild
 ) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
-    """An input like the model's own, and what the layers make of it."""
+    """Return an input like the model's own, and what the layers make of it."""
     if len(graph.inputs) != 1:
         raise ShapeError(
             f"Expected a model with one input to put layers before, received {graph.model.name!r} "
@@ -164,7 +164,7 @@ def _call_layers(
 
 
 def _pinned(step: Step) -> Step:
-    """A step that does not put what comes after it into training mode."""
+    """Return a step that does not put what comes after it into training mode."""
     if isinstance(step.operation, _SETS_TRAINING) and "training" not in step.kwargs:
         return replace(step, kwargs={**step.kwargs, "training": False})
     return step

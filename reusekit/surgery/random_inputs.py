@@ -18,7 +18,7 @@ _LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup)
 
 
 def random_inputs(graph: Graph, batch: int = 2, seed: int = 0) -> Any:
-    """Makes inputs for a model, always the same for the same seed.
+    """Make inputs for a model, always the same for the same seed.
 
     Floats are normal, bools even, integers below the size of every embedding that they may reach
     (two where they reach none). What is looked up in a vocabulary is drawn from it; other strings
@@ -75,7 +75,7 @@ class _Draw:
         self._words = _vocabularies(graph)
 
     def inputs(self, image: int, sequence: int) -> Any:
-        """Inputs with open axes of these sizes."""
+        """Draw inputs with open axes of these sizes."""
         generator = np.random.default_rng(self._seed)
 
         def draw(tensor: Tensor) -> np.ndarray:
@@ -110,7 +110,7 @@ def _numpy_dtype(dtype: str) -> str:
 
 
 def _vocabularies(graph: Graph) -> dict[Tensor, list]:
-    """For each free tensor, what the first vocabulary holds that it may be looked up in."""
+    """Map each free tensor to the content of the first vocabulary it may be looked up in."""
     found: dict[Tensor, list] = {}
     for call in reversed(graph.calls):
         words: Iterable | None = next((found[t] for t in call.outputs if t in found), None)
@@ -124,7 +124,7 @@ def _vocabularies(graph: Graph) -> dict[Tensor, list]:
 
 
 def _limits(graph: Graph) -> dict[Tensor, float]:
-    """For each free tensor, the size of the smallest embedding that it may be looked up in."""
+    """Map each free tensor to the size of its smallest possible embedding."""
     limits: dict[Tensor, float] = {}
     for call in reversed(graph.calls):
         limit = min((limits[t] for t in call.outputs if t in limits), default=math.inf)

@@ -43,7 +43,7 @@ def plan(
     wanted: Iterable[Tensor],
     inline: bool = False,
 ) -> list[Step]:
-    """What to call, in order, to get from some tensors to others.
+    """Return the steps from some tensors to others, in order.
 
     Args:
         graph: The graph that the calls belong to.
@@ -73,7 +73,7 @@ def plan(
 
 
 def _grouped(calls: list[Call], nested: Mapping[Scope, Scope]) -> list[Step]:
-    """The calls, those inside a nested model that stays nested as one step."""
+    """Return the calls, those inside a nested model that stays nested as one step."""
     steps: list[Step] = []
     for call in calls:
         step = next((nested[scope] for scope in call.scopes if scope in nested), call)
@@ -83,7 +83,7 @@ def _grouped(calls: list[Call], nested: Mapping[Scope, Scope]) -> list[Step]:
 
 
 def surface(graph: Graph) -> list[Step]:
-    """The calls of a model as the model itself sees them: nested models whole."""
+    """Return the calls of a model as the model itself sees them: nested models whole."""
     steps: list[Step] = []
     for call in graph.calls:
         step = call.scopes[0] if call.scopes else call
@@ -125,7 +125,7 @@ def _beginnings(
     wanted: set[Tensor],
     whole: Mapping[Scope, Scope],
 ) -> dict[Scope, Scope]:
-    """From nested models that are cut inside to nested models that end there.
+    """Map nested models that are cut inside to nested models that end there.
 
     What comes before a cut stays nested, so that addresses inside it stay good.
     """
@@ -166,7 +166,7 @@ def _operations(scopes: Iterable[Scope]) -> list[Any]:
 
 
 def _beginning(scope: Scope, ends: list[Tensor]) -> Scope | None:
-    """A nested model's call, up to some of the tensors in it; None where its graph lacks them."""
+    """Return a nested model's call up to some inner tensors; None where its graph lacks them."""
     graph = read(scope.operation)
     names = [tensor.address.removeprefix(f"{scope.address}/") for tensor in ends]
     inner = [graph.names[name] for name in names if name in graph.names]
@@ -187,7 +187,7 @@ def _beginning(scope: Scope, ends: list[Tensor]) -> Scope | None:
 
 
 def _without_shared_layers(calls: list[Call], whole: set[Scope]) -> set[Scope]:
-    """Of nested models, those that share no layer with what is around them.
+    """Return the nested models that share no layer with their surroundings.
 
     Keras cannot load a model in which a nested model shares a layer with what is outside it.
     """
@@ -205,7 +205,7 @@ def _without_shared_layers(calls: list[Call], whole: set[Scope]) -> set[Scope]:
 
 
 def _home(call: Call, whole: set[Scope]) -> int | None:
-    """The nested model in which a layer would be called, or None where it is called by itself."""
+    """Return the nested model in which a layer would be called, or None."""
     return next((id(scope.operation) for scope in call.scopes if scope in whole), None)
 
 
@@ -238,7 +238,7 @@ def _check_connected(
 
 
 def _check_not_hidden(graph: Graph, hidden: list[Step], wanted: list[Tensor]) -> None:
-    """A mask that only its layer can make must not have to leave the part that the layer is in."""
+    """Refuse a wanted mask that only a hidden layer can make."""
     for step in hidden:
         if step.outputs[0] not in wanted:
             continue
@@ -292,13 +292,13 @@ class Rebuild:
         self._remasked: set[Tensor] = set()
 
     def claim(self, steps: Iterable[Step]) -> None:
-        """Takes the names of layers at the top level; layers out of nested models give way."""
+        """Take the names of layers at the top level; layers out of nested models give way."""
         for step in steps:
             if _is_at_top(step):
                 self.names.claim(step.operation)
 
     def run(self, graph: Graph, steps: Iterable[Step]) -> None:
-        """Makes the calls of a plan; `values` then has every tensor they make.
+        """Make the calls of a plan; `values` then has every tensor they make.
 
         Raises:
             ShapeError: A layer cannot take the shapes that it is now fed.
@@ -342,7 +342,7 @@ class Rebuild:
         return call_step(step, step.operation, args, kwargs)
 
     def _copied(self, leaf: Any) -> Any:
-        """The copy of an argument that is a variable; any other argument as it is."""
+        """Return the copy of an argument that is a variable; any other argument as it is."""
         leaf = leaf if self._variables is None else self._variables.of(leaf)
         if not isinstance(leaf, keras.Variable):
             return leaf
@@ -352,7 +352,7 @@ class Rebuild:
         return self._copies[id(leaf)]
 
     def _is_source(self, graph: Graph, step: Step) -> bool:
-        """Whether a step is one of the model's own, on the model's own tensors."""
+        """Return whether a step is one of the model's own, on the model's own tensors."""
         # A mask that it reads off one of these is there whenever the tensor is.
         tensors = step.inputs if isinstance(step, Call) else _tensors(step.args)
         return step in graph.own_steps and all(
@@ -360,7 +360,7 @@ class Rebuild:
         )
 
     def _call_wrapped(self, step: Step, tensors: list[Tensor]) -> list[keras.KerasTensor]:
-        """Calls an operation whose name another one has by a nested model around it."""
+        """Call an operation whose name another one has by a nested model around it."""
         wrapper = self.names.wrapper(step, {tensor: self.values[tensor] for tensor in tensors})
         given = [self.values[tensor] for tensor in tensors]
         return call_step(step, wrapper, (given if len(given) > 1 else given[0],), {})
@@ -368,7 +368,7 @@ class Rebuild:
     # --- outputs --------------------------------------------------------------------------------
 
     def reserve(self, graph: Graph, steps: Iterable[Step]) -> None:
-        """Keeps the names of a model's outputs from the layers that come out of nested models.
+        """Keep the names of a model's outputs from the layers that come out of nested models.
 
         Args:
             graph: The model.
@@ -382,7 +382,7 @@ class Rebuild:
                 self.names.reserve(name, call.operation if call.operation.name == name else None)
 
     def outputs(self, graph: Graph, now: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Any:
-        """The model's outputs in its own structure and under its own names.
+        """Return the model's outputs in its own structure and under its own names.
 
         Keras names an output by the layer that makes it. Where a nested model made it and its
         layers are called one by one, a layer that does nothing takes the nested model's name.
@@ -414,13 +414,13 @@ class Rebuild:
     # --- masks ----------------------------------------------------------------------------------
 
     def feed_masked(self, values: Mapping[Tensor, keras.KerasTensor]) -> None:
-        """Feeds tensors that may carry masks which those of the source do not."""
+        """Feed tensors that may carry masks which those of the source do not."""
         self.values.update(values)
         masked = (t for t, value in values.items() if keras_internals.mask_of(value) is not None)
         self._remasked.update(masked)
 
     def _is_remasked(self, step: Step) -> bool:
-        """Whether a step must really be called, for Keras to put masks where they now belong."""
+        """Return whether a step must be called for Keras to set the masks of its outputs."""
         if not isinstance(step.operation, keras.Layer):
             return False
         if isinstance(step, Call) and step.is_new:
@@ -437,12 +437,12 @@ class Rebuild:
         return any(keras_internals.mask_of(v) is not None for v in values if v is not None)
 
     def _had_mask(self, graph: Graph, tensor: Tensor) -> bool:
-        """Whether a tensor has a mask, or had one where it comes from."""
+        """Return whether a tensor has a mask, or had one where it comes from."""
         masks = (keras_internals.mask_of(x) for x in (self.values[tensor], tensor.source))
         return tensor in graph.masks or any(mask is not None for mask in masks)
 
     def _attach_masks(self, graph: Graph, step: Step, remasked: bool) -> None:
-        """Sees to it that a tensor carries its mask where the step reads the mask off it."""
+        """See to it that a tensor carries its mask where the step reads the mask off it."""
         if isinstance(step, Scope):
             return
         for tensor, mask in step.masks:
@@ -457,7 +457,7 @@ class Rebuild:
                 self._carriers[tensor] = mask
 
     def _note_masks(self, graph: Graph, step: Step) -> None:
-        """Keeps account of which tensors of the new model carry their mask when it runs."""
+        """Keep account of which tensors of the new model carry their mask when it runs."""
         if not graph.masks or not isinstance(step.operation, keras.Layer):
             return
         inputs = [tensor for tensor in _tensors(step.args) if tensor in graph.masks]

@@ -44,7 +44,7 @@ class Rewiring:
         self._drop_unread()
 
     def now(self, leaf: Any) -> Any:
-        """What is read in the place of a tensor; anything else as it is."""
+        """Return the replacement of a tensor, and anything else as it is."""
         while leaf in self.stands_in if isinstance(leaf, Tensor) else False:
             leaf = self.stands_in[leaf]
         return leaf
@@ -76,7 +76,7 @@ class Rewiring:
             self._insert_after(tensor, self.now(tensor))
 
     def _given(self, step: Step) -> dict[str, Any]:
-        """A step's keyword arguments, without the masks that Keras would find anew.
+        """Return a step's keyword arguments, without the masks that Keras would find anew.
 
         A mask that was recorded because a tensor carried it goes where another tensor takes its
         place: Keras then finds the mask of that one. Where the mask itself was edited, it stays.
@@ -186,7 +186,7 @@ class Rewiring:
                 self._edited_masks.add(made)
 
     def _add(self, layer: keras.Layer, tensor: Tensor) -> Tensor:
-        """A new call of a layer on one tensor."""
+        """Return a new call of a layer on one tensor."""
         args = (tensor,)
         specs = self._specs(None, layer, args, {})
         if len(specs) != 1:
@@ -211,7 +211,7 @@ class Rewiring:
         self.stands_in.update((o, n) for o, n in zip(old, new, strict=True) if o is not n)
 
     def _single_input(self, step: Step, args: tuple, kwargs: dict, why: str) -> Tensor:
-        """The one tensor that a step is called on, however it was passed; masks are none."""
+        """Return the one tensor that a step is called on, however it was passed; masks are none."""
         order = keras_internals.call_arguments(step.operation)
         masks = mask_arguments(step.operation)
         named = dict(zip(order, args, strict=False))
@@ -229,7 +229,7 @@ class Rewiring:
     def _specs(
         self, step: Step | None, operation: Any, args: tuple, kwargs: dict
     ) -> list[keras.KerasTensor]:
-        """What a call would return, or one clear error that names the layer where it breaks."""
+        """Return a call's output specs, or raise one error that names the failing layer."""
 
         def probe(leaf: Any) -> Any:
             return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
@@ -261,7 +261,7 @@ class Rewiring:
         self.steps = kept
 
     def masks(self) -> dict[Tensor, Tensor]:
-        """Which tensor carries which mask: as before, and handed on by what was inserted."""
+        """Return the mask of each tensor: as before, and passed on by inserted layers."""
         masks = dict(self.graph.masks)
         for step in self.steps:
             inputs = list(_tensors(step.args))
@@ -277,7 +277,7 @@ class Rewiring:
 
 
 def _opened(graph: Graph, opened: set[Scope]) -> Iterator[Step]:
-    """The calls of a graph, nested models whole unless they are among some."""
+    """Yield the calls of a graph, nested models whole unless they are among some."""
     last = None
     for call in graph.calls:
         step = next((scope for scope in call.scopes if scope not in opened), call)

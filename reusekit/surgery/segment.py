@@ -14,7 +14,7 @@ from reusekit.surgery.stages import stages
 
 @checked(SurgeryError)
 def segment(model: keras.Model | Graph, at: At) -> list[keras.Model]:
-    """Cuts a model at several places into a chain that gives its outputs.
+    """Cut a model at several places into a chain that gives its outputs.
 
     What an early segment makes and a late one reads is handed through by those between. All share
     the model's weights and are plain functional models, as in `split`.

@@ -1,4 +1,4 @@
-"""What must not change about a model, remembered so that it can be compared."""
+"""A snapshot of a model's flags and weights, to find changes."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, model: keras.Model) -> "Snapshot":
-        """The model as it is now."""
+        """Return the model as it is now."""
         layers = keras_internals.all_layers(model)
         # As `model.weights` has them, which takes severalfold the time: it asks each layer in turn
         # for all that is inside it.
@@ -36,7 +36,7 @@ class Snapshot:
         return cls(tuple(weights), tuple(weights.values()), tuple(flags))
 
     def changes(self, model: keras.Model) -> list[str]:
-        """What is different about the model now, in words; empty if nothing is."""
+        """Describe what has changed about the model; empty if nothing has."""
         now = Snapshot.of(model)
         changed = []
         if now.weights != self.weights:

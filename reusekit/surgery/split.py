@@ -42,7 +42,7 @@ class Split:
     _cut: Cut = field(repr=False)
 
     def __iter__(self):
-        """Unpacks as `bottom, top = split(...)`."""
+        """Unpack as `bottom, top = split(...)`."""
         return iter((self.bottom, self.top))
 
     @cached_property
@@ -60,7 +60,7 @@ class Split:
         return tuple(variable.path for key, variable in above.items() if key in below)
 
     def verify(self, x: Any = None, expected: Any = None) -> Certificate:
-        """Runs the model and its parts on the same inputs.
+        """Run the model and its parts on the same inputs.
 
         Args:
             x: Inputs in the model's structure; None makes random ones of the right dtypes and
@@ -86,7 +86,7 @@ class Split:
 
 @checked(SurgeryError)
 def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
-    """Cuts a model in two at any of its tensors.
+    """Cut a model in two at any of its tensors.
 
     The top is everything that depends on `at`; the frontier is `at` and every other tensor, made by
     what does not depend on it, that the top reads or the model puts out: skip connections, masks,
@@ -146,7 +146,7 @@ def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
 
 
 def build_stages(graph: Graph, parts: list[Stage], suffixes: tuple[str, ...]) -> list[keras.Model]:
-    """One model for each stage. All are planned before the first is built."""
+    """Return one model for each stage. All are planned before the first is built."""
     plans = [plan(graph, part.calls, part.fed, part.passed) for part in parts]
     models = []
     for number, (part, steps, suffix) in enumerate(zip(parts, plans, suffixes, strict=True)):
@@ -166,7 +166,7 @@ def build_stages(graph: Graph, parts: list[Stage], suffixes: tuple[str, ...]) ->
 
 
 def _from_inputs(graph: Graph, steps: list[Step]) -> Mapping[Tensor, keras.KerasTensor]:
-    """What the first stage makes, from the model's own inputs."""
+    """Return the tensors that the first stage makes from the model's own inputs."""
     if not graph.masks and graph.own_steps.issuperset(steps):
         # The model's own calls on its own tensors: all of it is there already.
         return graph.surface
@@ -178,7 +178,7 @@ def _from_inputs(graph: Graph, steps: list[Step]) -> Mapping[Tensor, keras.Keras
 def _from_placeholders(
     graph: Graph, steps: list[Step], fed: tuple[Tensor, ...]
 ) -> tuple[Any, Rebuild]:
-    """The inputs of a later stage, and what it makes of them."""
+    """Return the inputs of a later stage, and what it makes of them."""
     engine = Rebuild()
     engine.reserve(graph, steps)
     # First, since a placeholder gives way to a layer of its name.

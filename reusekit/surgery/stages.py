@@ -23,7 +23,7 @@ class Stage:
 
 
 def stages(graph: Graph, cuts: Sequence[Cut]) -> list[Stage]:
-    """The stages of a graph that is cut at several places, shallow to deep.
+    """Return the stages of a graph that is cut at several places, shallow to deep.
 
     A tensor that an early stage makes and a late one reads is passed on by all stages between.
 

@@ -10,7 +10,7 @@ from reusekit.surgery.rebuild import surface
 
 
 def substitute(model: keras.Model, exchanged: Mapping[keras.Layer, keras.Layer]) -> keras.Model:
-    """Exchanges layers at all of their calls and keeps nested models nested.
+    """Exchange layers at all of their calls and keep nested models nested.
 
     Everything else is shared with the model, which is not changed.
 
@@ -37,7 +37,7 @@ def substitute(model: keras.Model, exchanged: Mapping[keras.Layer, keras.Layer])
 
 
 def _untouched(model: keras.Model, exchanged: set[int]) -> list[keras.Model]:
-    """The nested models in which nothing is exchanged."""
+    """Return the nested models in which nothing is exchanged."""
     found = []
     for layer in {id(step.operation): step.operation for step in surface(read(model))}.values():
         if is_rebuilt(layer):

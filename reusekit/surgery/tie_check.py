@@ -10,7 +10,7 @@ from reusekit.surgery.edits import Orders
 
 
 def check_ties(graph: Graph, wanted: Orders, copied: bool) -> None:
-    """Raises TieError where edits would leave two weights of one.
+    """Raise TieError where edits would leave two weights of one.
 
     Args:
         graph: The model to edit.
