@@ -1,4 +1,4 @@
-"""Which weights there are, whose they are, and how many; layers that share one, ties made whole."""
+"""Weights, their owners and their count; layers that share one, and ties joined."""
 
 from reusekit.sharing import layers
 from reusekit.sharing.counts import ParameterCounts, count_params

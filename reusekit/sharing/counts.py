@@ -1,4 +1,4 @@
-"""How many parameters a model has, each counted once."""
+"""The numbers of a model's parameters, each counted once."""
 
 from dataclasses import asdict, dataclass
 
@@ -29,7 +29,7 @@ class ParameterCounts:
     tied: int
 
     def to_dict(self) -> dict[str, int]:
-        """The counts by name."""
+        """Return the counts by name."""
         return asdict(self)
 
 

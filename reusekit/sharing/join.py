@@ -26,7 +26,7 @@ def join(
     keep: Literal["bottom", "top"] | None = None,
     name: Name | None = None,
 ) -> keras.Model:
-    """Joins a bottom and a top that were saved apart, so that a weight of both is one again.
+    """Join a bottom and a top that were saved apart, so that a weight of both is one again.
 
     A layer is in both parts where a cut parted its calls, or where a `TiedDense` in one part is
     tied to it. Loaded separately, each part has a layer of that name with weights of its own. The
@@ -75,7 +75,7 @@ def join(
 def _pairs(
     bottom: keras.Model, top: keras.Model, shared: Iterable[str] | None
 ) -> list[tuple[keras.Layer, keras.Layer]]:
-    """Layers of the bottom and of the top that are to be one."""
+    """Return the pairs of layers of bottom and top that are to be one."""
     alike = [(a, b) for a, b in _namesakes(_layers(bottom), _layers(top)) if _alike(a, b)]
     if shared is None:
         brought = {id(layer) for part in (bottom, top) for layer in _brought_along(part)}
@@ -112,14 +112,14 @@ def _pairs(
 
 
 def _names(path: str, layer: keras.Layer) -> bool:
-    """Whether a path, as `Split.shared` has it, means a weight of the layer."""
+    """Return whether a path, as `Split.shared` has it, means a weight of the layer."""
     return any(f"/{path}".endswith(f"/{layer.name}/{v.name}") for v in layer.weights)
 
 
 def _namesakes(
     low: Iterable[keras.Layer], high: Iterable[keras.Layer]
 ) -> Iterator[tuple[keras.Layer, keras.Layer]]:
-    """Each two layers, one of either part, that have the same name."""
+    """Return the pairs of layers, one of either part, that have the same name."""
     named = defaultdict(list)
     for layer in high:
         named[layer.name].append(layer)
@@ -127,13 +127,13 @@ def _namesakes(
 
 
 def _layers(part: keras.Model) -> list[keras.Layer]:
-    """The layers with weights that may be exchanged: a model's own and tied sources."""
+    """Return the layers with weights that may be exchanged: a model's own and tied sources."""
     own = [layer for layer in leaves(part) if getattr(layer, "weights", None)]
     return [*_brought_along(part), *own]
 
 
 def _brought_along(part: keras.Model) -> list[keras.Layer]:
-    """The sources of tied layers that the part does not call itself."""
+    """Return the sources of tied layers that the part does not call itself."""
     own = leaves(part)
     called = {id(layer) for layer in own}
     sources = [layer.source for layer in own if isinstance(layer, TiedDense)]
@@ -143,7 +143,7 @@ def _brought_along(part: keras.Model) -> list[keras.Layer]:
 def _check_reachable(
     bottom: keras.Model, top: keras.Model, alike: list[tuple[keras.Layer, keras.Layer]]
 ) -> None:
-    """Raises TieError where the ends of a parted tie cannot be joined, for whatever reason."""
+    """Raise TieError where the ends of a parted tie cannot be joined, for whatever reason."""
     reached = {(id(a), id(b)) for a, b in alike}
     low, high = keras_internals.all_layers(bottom), keras_internals.all_layers(top)
     sources = {id(layer.source) for layer in (*low, *high) if isinstance(layer, TiedDense)}
@@ -184,7 +184,7 @@ def _check_equal(pairs: Iterable[tuple[keras.Layer, keras.Layer]]) -> None:
 
 
 def _with_layers(part: keras.Model, exchanged: dict[int, keras.Layer]) -> keras.Model:
-    """A part with other layers in the place of some, also of those that layers are tied to."""
+    """Return a part with some layers exchanged, also where other layers are tied to them."""
     new = {}
     for layer in leaves(part):
         if id(layer) in exchanged:

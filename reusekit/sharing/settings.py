@@ -1,10 +1,10 @@
-"""What tells two layers apart that may become one."""
+"""The settings that tell apart two layers that may become one."""
 
 import keras
 
 
 def differences(a: keras.Layer, b: keras.Layer, besides: tuple[str, ...] = ("name",)) -> list[str]:
-    """The settings in which two layers of one class differ.
+    """Return the settings in which two layers of one class differ.
 
     Args:
         a: A layer.

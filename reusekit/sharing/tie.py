@@ -18,7 +18,7 @@ from reusekit.surgery.substitute import substitute
 
 
 class _Plan(NamedTuple):
-    """Which layer keeps its weight, and which one gives its own up."""
+    """The layer that keeps its weight, and the one that gives its own up."""
 
     source: Weight
     replaced: Weight
@@ -33,7 +33,7 @@ def tie(
     transform: Literal["transpose"] | None = None,
     keep: Literal["a", "b"] = "a",
 ) -> keras.Model:
-    """Makes two weights of a model one, in a new model with weights of its own.
+    """Make two weights of a model one, in a new model with weights of its own.
 
     A dense layer (or a convolution that is one) whose kernel becomes another layer's weight comes
     back as `rk.layers.TiedDense` of the same name, with its own bias. Two layers with no other
@@ -135,7 +135,7 @@ def _plan(a: Weight, b: Weight, transform: str | None) -> _Plan:
 
 
 def _check_owners(model: keras.Model, replaced: Weight) -> None:
-    """Raises TieError where a layer would keep the weight that is given up."""
+    """Raise TieError where a layer would keep the weight that is given up."""
     for layer in leaves(model):
         if not isinstance(layer, keras.Layer) or _is_tied_to(layer, replaced.layer):
             continue
@@ -152,7 +152,7 @@ def _is_tied_to(layer: Any, source: keras.Layer) -> bool:
 
 
 def _can_replace(source: Weight, replaced: Weight, transform: str | None) -> bool:
-    """Whether the one layer, with the weight of the other, would be a TiedDense."""
+    """Return whether the one layer, with the weight of the other, would be a TiedDense."""
     if not (source.is_matrix and replaced.is_matrix and tied_source.multiplies(replaced.layer)):
         return False
     try:

@@ -95,7 +95,7 @@ class TiedDense(keras.layers.Layer):
         return equation.transposed if self.transpose else equation
 
     def build(self, input_shape: tuple) -> None:
-        """Builds the source where it is not built yet, and checks that the shapes fit."""
+        """Build the source where it is not built yet, and check that the shapes fit."""
         if not self.source.built:
             self._build_source(input_shape)
         sizes = self._sizes(input_shape)
@@ -126,7 +126,7 @@ class TiedDense(keras.layers.Layer):
             )
 
     def _sizes(self, input_shape: tuple) -> dict[str, int | None]:
-        """From each subscript of the equation to its size."""
+        """Map each subscript of the equation to its size."""
         equation = self.equation
         shape = tied_source.kernel_shape(self.source)
         sizes: dict[str, int | None] = dict(zip(equation.kernel, shape, strict=True))
@@ -152,7 +152,7 @@ class TiedDense(keras.layers.Layer):
         return sizes
 
     def call(self, inputs: Any) -> Any:
-        """Multiplies with the source's weight, scales, adds the bias and activates."""
+        """Multiply with the source's weight, scale, add the bias and activate."""
         kernel = tied_source.kernel(self.source, self.compute_dtype)
         if isinstance(self.source, keras.layers.EinsumDense):
             x = keras.ops.einsum(str(self.equation), inputs, kernel)
@@ -167,21 +167,21 @@ class TiedDense(keras.layers.Layer):
         return self.activation(x)
 
     def _broadcast_bias(self) -> Any:
-        """The bias with an axis of size one for each later axis that it does not have."""
+        """Return the bias with an axis of size one for each later axis that it does not have."""
         bias, made = keras.ops.convert_to_tensor(self.bias), self.equation.made
         later = self.equation.outputs[self.equation.outputs.index(made[0]) :]
         sizes = dict(zip(made, bias.shape, strict=True))
         return keras.ops.reshape(bias, [sizes.get(axis, 1) for axis in later])
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
-        """The shape of the output, `(..., units)` but for an EinsumDense."""
+        """Return the shape of the output, `(..., units)` but for an EinsumDense."""
         equation, sizes = self.equation, self._sizes(input_shape)
         count = len(equation.inputs.replace("...", ""))
         leading = input_shape[: len(input_shape) - count]
         return (*leading, *(sizes[axis] for axis in equation.outputs.replace("...", "")))
 
     def tied_to(self, source: keras.Layer, turned: bool = False) -> "TiedDense":
-        """The same layer, with the same bias and scale, tied to another source.
+        """Return the same layer, with the same bias and scale, tied to another source.
 
         Args:
             source: A layer that multiplies as the present source does.
@@ -201,7 +201,7 @@ class TiedDense(keras.layers.Layer):
         return twin
 
     def get_config(self) -> dict:
-        """The configuration; within one save, the source in it is the very layer it is."""
+        """Return the configuration; within one save, the source in it is the very layer it is."""
         return {
             **self._settings(),
             "source": keras.saving.serialize_keras_object(self.source),
@@ -222,7 +222,7 @@ class TiedDense(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: dict) -> "TiedDense":
-        """Makes the layer again, tied to the copy of its source that is made with it.
+        """Make the layer again, tied to the copy of its source that is made with it.
 
         Raises:
             TieError: The layer is copied by itself, so that its source would become two.
@@ -239,7 +239,7 @@ class TiedDense(keras.layers.Layer):
 
 
 def _looked_up(kinds: Any, name: str, wanted: Any) -> Any:
-    """What Keras knows under a name, or makes of a configuration."""
+    """Look up what Keras knows under a name, or makes of a configuration."""
     try:
         return kinds.get(wanted)
     except Exception as error:  # Keras raises whatever comes of a configuration that is none

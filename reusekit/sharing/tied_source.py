@@ -1,4 +1,4 @@
-"""What a layer has to share: its weight matrix, and the equation by which it multiplies with it."""
+"""The weight matrix that a layer shares, and its equation of multiplication."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ class Equation(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Equation":
-        """Reads `inputs,kernel->outputs`."""
+        """Read `inputs,kernel->outputs`."""
         left, outputs = text.replace(" ", "").split("->")
         inputs, kernel = left.split(",")
         return cls(inputs, kernel, outputs)
@@ -58,7 +58,7 @@ class Equation(NamedTuple):
 
 
 def check_source(source: Any) -> None:
-    """Raises TieError unless the layer is of a kind whose matrix can be shared.
+    """Raise TieError unless the layer is of a kind whose matrix can be shared.
 
     Raises:
         TieError: With the kinds that can.
@@ -79,12 +79,12 @@ def check_source(source: Any) -> None:
 
 
 def matrix(layer: Any) -> Any:
-    """The weight that a layer multiplies with, as it is stored; None where it has none."""
+    """Return the weight that a layer multiplies with, as it is stored; None where it has none."""
     return getattr(layer, "embeddings" if isinstance(layer, _EMBEDDINGS) else "kernel", None)
 
 
 def multiplies(layer: Any) -> bool:
-    """Whether a layer does what a `TiedDense` can do: multiply, add a bias, activate.
+    """Return whether a layer does what a `TiedDense` can do: multiply, add a bias, activate.
 
     A class of one's own that is derived from such a layer may do more, and counts as another.
     """
@@ -98,13 +98,13 @@ def multiplies(layer: Any) -> bool:
 
 
 def equation(source: keras.Layer) -> Equation:
-    """The equation of a layer: that of an EinsumDense, or the usual one over the last axis."""
+    """Return the equation of an EinsumDense, or the usual one over the last axis."""
     text = source.equation if isinstance(source, keras.layers.EinsumDense) else _LAST_AXIS
     return Equation.parse(text)
 
 
 def kernel_shape(source: keras.Layer) -> tuple[int, ...]:
-    """The shape of a built layer's kernel, in the axes of `equation`."""
+    """Return the shape of a built layer's kernel, in the axes of `equation`."""
     if isinstance(source, _EMBEDDINGS):
         return source.input_dim, source.output_dim
     shape = tuple(source.kernel.shape)
@@ -112,7 +112,7 @@ def kernel_shape(source: keras.Layer) -> tuple[int, ...]:
 
 
 def kernel(source: keras.Layer, dtype: str) -> Any:
-    """The weight as the layer itself uses it: LoRA's part added, integers scaled back to floats.
+    """Return the weight as the layer uses it: with LoRA's part, integers rescaled.
 
     Args:
         source: A built layer.

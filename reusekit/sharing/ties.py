@@ -31,7 +31,7 @@ class Tie:
 
 
 def tied_weights(model: keras.Model) -> list[Tie]:
-    """Finds every weight of a model that has more than one owner, by identity and not by name.
+    """Find every weight of a model that has more than one owner, by identity and not by name.
 
     An owner is a layer that holds the weight itself or in a layer inside it, or an operation of the
     graph that takes the weight as an argument. A layer that stands
@@ -76,14 +76,14 @@ def tied_weights(model: keras.Model) -> list[Tie]:
 
 
 def _paths(path: tuple[keras.Layer, ...]) -> Iterator[tuple[keras.Layer, ...]]:
-    """Every way to go from a layer down to itself and the layers in it."""
+    """Yield every way to go from a layer down to itself and the layers in it."""
     yield path
     for layer in keras_internals.direct_layers(path[-1]):
         yield from _paths((*path, layer))
 
 
 def _users(model: keras.Model) -> dict[int, dict[str, None]]:
-    """From the id of a weight to the addresses of the operations that it is an argument of."""
+    """Map the id of each weight to the addresses of the operations that take it."""
     users: dict[int, dict[str, None]] = {}
     for call in read(model).calls if keras_internals.runs_its_graph(model) else ():
         for variable in call.given:
@@ -92,13 +92,13 @@ def _users(model: keras.Model) -> dict[int, dict[str, None]]:
 
 
 def _owners(paths: list[tuple[keras.Layer, ...]], users: Iterable[str]) -> tuple[str, ...]:
-    """The addresses of some owners, no deeper than it takes to tell them apart."""
+    """Return the addresses of some owners, no deeper than it takes to tell them apart."""
     short = tuple(dict.fromkeys([*(_named(_reachable(path)) for path in paths), *users]))
     return short if len(short) > 1 else tuple(dict.fromkeys(map(_named, paths)))
 
 
 def _reachable(path: tuple[keras.Layer, ...]) -> tuple[keras.Layer, ...]:
-    """As much of a path as an address can name: nested functional models and one layer."""
+    """Return the part of a path that an address can name: nested models and one layer."""
     for depth, layer in enumerate(path, start=1):
         if not keras_internals.runs_its_graph(layer):
             return path[:depth]

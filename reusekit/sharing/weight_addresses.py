@@ -1,4 +1,4 @@
-"""Which weight of a model an address means."""
+"""The weight of a model that an address means."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -34,12 +34,12 @@ class Weight:
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is what the layer multiplies with."""
+        """Return whether it is what the layer multiplies with."""
         return self.variable is tied_source.matrix(self.layer)
 
 
 def find_weight(graph: Graph, at: Any) -> Weight:
-    """Finds a weight by the layer's address and its name, or as a variable.
+    """Find a weight by the layer's address and its name, or as a variable.
 
     Args:
         graph: A model that was read.
