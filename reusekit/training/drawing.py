@@ -23,7 +23,7 @@ _APART = 0.01  # the share of the FLOPs that two cuts lie apart, at least, to pa
 
 @dataclass(frozen=True)
 class Block:
-    """What lies between two clean cuts of a model, drawn as one.
+    """A stretch between two clean cuts of a model, drawn as one.
 
     Attributes:
         name: The address of its last tensor.
@@ -41,7 +41,7 @@ class Block:
 
 
 def blocks(model: keras.Model, at: str, most: int = 24) -> list[Block]:
-    """The blocks of a model that was cut and got a new top, shallow to deep.
+    """Return the blocks of a model that was cut and got a new top, shallow to deep.
 
     Cuts that lie within one hundredth of the FLOPs of each other part nothing, as an activation
     from its convolution; where that leaves too many blocks, neighbours are drawn as one.
@@ -123,7 +123,7 @@ def draw_cut(model: keras.Model, at: str, title: str) -> Figure:
 
 
 def _pieces(graph: Graph, points: Iterable[CutPoint]) -> list[Block]:
-    """What lies between each two clean cuts; what has no weight is as what comes before it."""
+    """Return the stretches between clean cuts; weightless ones join the one before."""
     trainable = {id(variable) for variable in graph.model.trainable_variables}
     states = (_state([call], trainable) for call in graph.calls)
     state = next((known for known in states if known is not None), "frozen")
@@ -161,7 +161,7 @@ def _state(calls: Iterable[Call], trainable: set[int]) -> State | None:
 
 
 def _merged(pieces: Iterable[Block], apart: float) -> list[Block]:
-    """Neighbours of one state as one, until their cuts lie so many FLOPs apart."""
+    """Merge neighbours of one state, until their cuts lie so many FLOPs apart."""
     merged: list[Block] = []
     behind = 0  # FLOPs since the first cut at which the last block was large enough
     for piece in pieces:

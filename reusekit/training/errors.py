@@ -1,4 +1,4 @@
-"""What can be wrong with how a model is to be trained."""
+"""Errors in how a model is to be trained."""
 
 from reusekit.errors import ReusekitError
 

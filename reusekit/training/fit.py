@@ -18,7 +18,7 @@ MONITORED = "val_loss"
 
 @dataclass(frozen=True)
 class Fit:
-    """What one call of `fit` did.
+    """The result of one call of `fit`.
 
     Attributes:
         history: Each metric's value by epoch.

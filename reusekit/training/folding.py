@@ -1,4 +1,4 @@
-"""What a head has learned of its features' mean and variance, folded into its first dense layer."""
+"""Folding of a head's learned mean and variance into its first dense layer."""
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ def fold_standardization(model: keras.Model) -> keras.Model:
 
 
 def _dense_behind(graph: Graph, call: Call) -> Call | None:
-    """The call of the dense layer that a `Normalization` can be folded into."""
+    """Return the call of the dense layer that a `Normalization` can be folded into."""
     if type(call.operation) is not keras.layers.Normalization or call.operation.invert:
         return None
     (made,) = call.outputs

@@ -36,7 +36,7 @@ _ours: WeakKeyDictionary[keras.Layer, bool] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class VariableState:
-    """What training does to one variable.
+    """The effect of training on one variable.
 
     Attributes:
         address: The address of the layer that owns it (of the layer's first call).
@@ -74,7 +74,7 @@ class SilencedRate:
 
 @dataclass(frozen=True)
 class Freezing:
-    """What is frozen in a model; prints as a table.
+    """The frozen parts of a model; prints as a table.
 
     Attributes:
         variables: Each variable of the model once, in the order of the graph.
@@ -130,13 +130,13 @@ class Freezing:
         model.train_function = None
 
     def to_frame(self) -> Any:
-        """The variables as a pandas DataFrame, one row each."""
+        """Return the variables as a pandas DataFrame, one row each."""
         import pandas
 
         return pandas.DataFrame([asdict(variable) for variable in self.variables])
 
     def parameters(self) -> dict[str, int]:
-        """How many parameters are in each state."""
+        """Return the number of parameters in each state."""
         counts = Counter(dict.fromkeys(_STATES, 0))
         for variable in self.variables:
             counts[variable.state] += variable.parameters
@@ -206,7 +206,7 @@ def freeze(
     *,
     layers: Any = None,
 ) -> Freezing:
-    """Freezes everything that the tensors at a cut are computed from; the rest becomes trainable.
+    """Freeze everything that the tensors at a cut are computed from; the rest becomes trainable.
 
     What is frozen is found in the graph: each layer, inside nested models as well, that one of the
     tensors at `up_to` depends on. So those tensors stay what they are, whatever training does to
@@ -292,14 +292,14 @@ def freeze(
 
 
 def could_be_trained(graph: Graph) -> list[keras.Variable]:
-    """Every variable that an optimizer would train were nothing frozen, in the model's order."""
+    """Return every variable that could be trained were nothing frozen, in order."""
     parts = _parts(_layers(graph.calls))
     found = {id(v) for part in parts for v in keras_internals.to_be_trained(part)}
     return [v for v in graph.model.weights if id(v) in found]
 
 
 class Plan:
-    """What is to be frozen. Made without changing anything, so that it can be refused.
+    """The parts to be frozen, collected before any change so that they can be refused.
 
     Args:
         graph: The model that was read.
@@ -335,7 +335,7 @@ class Plan:
                 )
 
     def _frozen_by_lora(self) -> list[keras.Layer]:
-        """The layers that stay frozen: `enable_lora` froze them, or the caller beside it.
+        """Return the layers that stay frozen: `enable_lora` froze them, or the caller beside it.
 
         In a model without LoRA there are none. What an earlier call of ours froze is not among
         them, unless a backbone's `enable_lora` has said since what is trained.
@@ -350,7 +350,7 @@ class Plan:
         return [part for part in parts if not part.trainable and not frozen_by_us(part)]
 
     def to_train(self) -> list[keras.Variable]:
-        """The variables that an optimizer is to train."""
+        """Return the variables that an optimizer is to train."""
         before = _parts(self.frozen.values())
         if self._batch_norm == "train":
             before = [part for part in before if not _is_batch_norm(part)]
@@ -359,7 +359,7 @@ class Plan:
         return [v for v in could_be_trained(self._graph) if id(v) not in fixed]
 
     def carry_out(self) -> None:
-        """Sets the flags and rates."""
+        """Set the flags and rates."""
         before = _parts(self.frozen.values())
         inside = {id(part) for part in before}
         after = [part for part in self._all_parts() if id(part) not in inside]
@@ -384,7 +384,7 @@ class Plan:
             rates.silence(part)
 
     def report(self) -> Freezing:
-        """The state of each variable now."""
+        """Return the state of each variable now."""
         owners = self._owners()
         trained = {id(variable) for variable in self._graph.model.trainable_variables}
         moving = {
@@ -422,7 +422,7 @@ class Plan:
 
     @cached_property
     def _in_training(self) -> dict[str, str]:
-        """How frozen layers act in training, by the address of the first call that does so.
+        """Return what frozen layers do in training, by the address of their first call.
 
         For a plan that was carried out.
         """
@@ -458,7 +458,7 @@ class Plan:
         return _parts(_layers(self._graph.calls))
 
     def _owners(self) -> dict[int, str]:
-        """From the id of each variable to the address of the first layer that has it."""
+        """Map the id of each variable to the address of the first layer that has it."""
         owners: dict[int, str] = {}
         for call in self._graph.calls:
             for variable in call.variables:
@@ -466,32 +466,32 @@ class Plan:
         return owners
 
     def _addresses(self, wanted: Callable[[keras.Layer], bool]) -> tuple[str, ...]:
-        """The addresses of those frozen layers of which something holds."""
+        """Return the addresses of those frozen layers of which something holds."""
         first = {id(call.operation): call for call in reversed(self._graph.calls)}
         calls = sorted((first[key] for key in self.frozen), key=lambda call: call.index)
         return tuple(call.address for call in calls if wanted(call.operation))
 
 
 def _layers(calls: Iterable[Any]) -> list[keras.Layer]:
-    """The layers that are called, each once; model inputs are none."""
+    """Return the layers that are called, each once; model inputs are none."""
     found = {id(call.operation): call.operation for call in calls if not call.is_input}
     return [operation for operation in found.values() if isinstance(operation, keras.Layer)]
 
 
 def _parts(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
-    """The layers and all those inside them, each once, outer before inner."""
+    """Return the layers and all those inside them, each once, outer before inner."""
     found = {id(part): part for layer in layers for part in keras_internals.all_layers(layer)}
     return list(found.values())
 
 
 def _containers(graph: Graph) -> list[keras.Model]:
-    """The model and those nested models that were read into, outer ones first."""
+    """Return the model and those nested models that were read into, outer ones first."""
     scopes = {id(scope.operation): scope.operation for call in graph.calls for scope in call.scopes}
     return [graph.model, *scopes.values()]
 
 
 def _set_flags(parts: list[keras.Layer], trainable: Callable[[keras.Layer], bool]) -> None:
-    """Sets the flags of layers, outer ones first, and of their own variables."""
+    """Set the flags of layers, outer ones first, and of their own variables."""
     for part in parts:
         part.trainable = trainable(part)
     # A layer hands its flag down to the layers in it, but not always (the TensorFlow backend passes
@@ -501,7 +501,7 @@ def _set_flags(parts: list[keras.Layer], trainable: Callable[[keras.Layer], bool
 
 
 def _calls_of(graph: Graph, layers: Any) -> list[Call]:
-    """The calls of layers that are named, or given, those inside of nested models among them."""
+    """Return the calls of named or given layers, inside nested models too."""
     if layers is None:
         return []
     wanted = keras.tree.flatten(layers)

@@ -23,7 +23,7 @@ def layerwise_optimizer(
     decay: Annotated[float, Field(gt=0, le=1)] = 0.8,
     blocks: At = None,
 ) -> "LayerwiseOptimizer":
-    """An optimizer whose learning rate is smaller by `decay` for each block nearer to the input.
+    """Return an optimizer whose rate shrinks by `decay` for each block nearer the input.
 
     The last block is trained at the optimizer's own rate, the one before at `decay` times that, and
     so on. Blocks are parted by the clean cuts of the model (`cut_points`), so that a residual or
@@ -93,7 +93,7 @@ def layerwise_optimizer(
 
 
 def _optimizer(identifier: Any) -> keras.optimizers.Optimizer:
-    """What Keras takes for an optimizer."""
+    """Return Keras's optimizer of an identifier."""
     try:
         optimizer = keras.optimizers.get(identifier)
     except Exception:  # whatever Keras raises at a configuration that is none
@@ -108,7 +108,7 @@ def _optimizer(identifier: Any) -> keras.optimizers.Optimizer:
 
 
 def _depths(graph: Graph, blocks: Any) -> dict[int, tuple[str, int]]:
-    """From the id of each weight to the address of its layer and the blocks that follow it."""
+    """Map the id of each weight to its layer's address and the blocks after it."""
     if blocks is None:
         ends = [graph.names[point.at] for point in cut_points(graph)]
     else:
@@ -136,7 +136,7 @@ def _depths(graph: Graph, blocks: Any) -> dict[int, tuple[str, int]]:
 
 
 def _numbers(graph: Graph, ends: Sequence[Tensor]) -> list[int]:
-    """For each call the number of its block: the first that ends at what the call leads to."""
+    """Return the block number of each call: the first that ends behind it."""
     numbers: dict[int, int] = {}
     for number, end in enumerate(ends):
         waiting = [end]

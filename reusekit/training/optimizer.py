@@ -42,7 +42,7 @@ class Rates(Sequence):
         return len(self.variables)
 
     def to_frame(self) -> Any:
-        """The rates as a pandas DataFrame, one row for each variable."""
+        """Return the rates as a pandas DataFrame, one row for each variable."""
         import pandas
 
         return pandas.DataFrame([asdict(variable) for variable in self.variables])
@@ -53,7 +53,7 @@ class Rates(Sequence):
 
 @dataclass(frozen=True)
 class _Share:
-    """What an optimizer keeps of one variable, and a saved one brings back."""
+    """An optimizer's share for one variable, restored when saved."""
 
     address: str
     depth: int
@@ -109,7 +109,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         )
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Makes the optimizer's own variables; each of the model's must have a rate."""
+        """Make the optimizer's own variables; each of the model's must have a rate."""
         if self.built:
             return
         self._ledger.build(variables)
@@ -117,7 +117,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
 
     def apply(self, grads: Sequence, trainable_variables: Sequence | None = None) -> None:
-        """Changes the variables, as the optimizer inside does, each at its own rate."""
+        """Change the variables, as the optimizer inside does, each at its own rate."""
         if not self.built:
             with keras.name_scope(self.name, caller=self):
                 self.build(list(trainable_variables))
@@ -141,12 +141,12 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @property
     def iterations(self) -> Any:
-        """How many steps were made."""
+        """Return the number of steps made."""
         return self.inner_optimizer.iterations
 
     @property
     def loss_scale_factor(self) -> float | None:
-        """What the loss is multiplied by, and gradients divided by."""
+        """The factor of the loss, by which gradients are divided."""
         return self.inner_optimizer.loss_scale_factor
 
     @loss_scale_factor.setter
@@ -156,19 +156,19 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             self.inner_optimizer.loss_scale_factor = factor
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
-        """Ends a training, as the optimizer inside does."""
+        """End a training, as the optimizer inside does."""
         self.inner_optimizer.finalize_variable_values(var_list)
 
     # --- saving ----------------------------------------------------------------------------------
 
     def save_own_variables(self, store: Any) -> None:
-        """Saves nothing: Keras saves the optimizer inside by itself."""
+        """Save nothing: Keras saves the optimizer inside by itself."""
 
     def load_own_variables(self, store: Any) -> None:
-        """Loads nothing, likewise."""
+        """Load nothing, likewise."""
 
     def get_config(self) -> dict:
-        """The optimizer inside, and the rates of what is trainable now."""
+        """Return the optimizer inside, and the rates of what is trainable now."""
         return {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(self.inner_optimizer),
@@ -177,7 +177,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: Any = None) -> "LayerwiseOptimizer":
-        """Makes it again; `build` then says which variables the rates are for."""
+        """Make it again; `build` then says which variables the rates are for."""
         inner = keras.saving.deserialize_keras_object(
             config["inner_optimizer"], custom_objects=custom_objects
         )
@@ -185,7 +185,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
 
 
 class _Ledger:
-    """Which variable has which share, by identity."""
+    """The shares of variables, by identity."""
 
     def __init__(self, shares: list[_Share], variables: Sequence[keras.Variable] | None):
         self._shares = shares
@@ -210,7 +210,7 @@ class _Ledger:
                     raise TrainingError(_without_a_rate(f"{variable.path!r} has none"))
 
     def multiplier(self, place: int) -> float:
-        """By the variable's place among those the optimizer was built for."""
+        """Return the multiplier of a variable, by its place in the optimizer."""
         share = self._built[place]
         if share is None:
             saved, loaded = len(self._shares), len(self._built)

@@ -76,7 +76,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         every: PositiveInt,
         batch_norm: BatchNorm = "frozen",
     ) -> "GradualUnfreezing":
-        """Begins with the last clean cut and takes in equal shares of the model's FLOPs.
+        """Begin with the last clean cut and take in equal shares of the model's FLOPs.
 
         Args:
             model: The model that will be trained.
@@ -115,7 +115,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         return cls({**stages, blocks * every: None}, batch_norm)
 
     def set_model(self, model: keras.Model) -> None:
-        """Sees to it that every stage can be reached, before any callback hears that it begins."""
+        """See to it that every stage can be reached, before any callback hears that it begins."""
         super().set_model(model)
         graph = read(model)
         plans = {epoch: Plan(graph, at, self.batch_norm) for epoch, at in self.stages.items()}
@@ -133,11 +133,11 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._plans = plans
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Forgets the stage of an earlier fit."""
+        """Forget the stage of an earlier fit."""
         self.state = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Freezes what the stage of this epoch says, where that has changed."""
+        """Freeze what the stage of this epoch says, where that has changed."""
         begun = max(start for start in self._plans if start <= epoch)
         plan = self._plans[begun]
         plan.carry_out()

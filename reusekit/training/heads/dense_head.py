@@ -45,7 +45,7 @@ class DenseHead(Head):
 
     @abstractmethod
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        """The last layer."""
+        """Return the last layer."""
 
     def connect(self, features: Any) -> keras.KerasTensor:
         """Call the head's layers on features; see `Head.connect`."""
@@ -54,7 +54,7 @@ class DenseHead(Head):
         return self._output(self._hidden(pooled))
 
     def _hidden(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        """What comes before the last layer."""
+        """Build the part before the last layer."""
         x = self._normalized(x, f"{self.name}_features")
         widths = [int(units) for units in self._widths() if units]
         for number, units in enumerate(widths):

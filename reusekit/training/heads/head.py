@@ -1,4 +1,4 @@
-"""What every head is: a specification that is built on the features it is given."""
+"""The base of all heads: a specification, built on the features it is given."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -83,7 +83,7 @@ class Head(ABC):
         return keras.Model([inputs, fed] if fed else inputs, self.connect(inputs), name=self.name)
 
     def _masks(self, features: Any) -> list[keras.KerasTensor | None]:
-        """Placeholders for the masks that features carry, in their order; one for each mask."""
+        """Return placeholders for the masks that features carry; one for each mask."""
         carried = [keras_internals.mask_of(like) for like in keras.tree.flatten(features)]
         made = {
             id(mask): keras.Input(
@@ -94,7 +94,7 @@ class Head(ABC):
         return [None if mask is None else made[id(mask)] for mask in carried]
 
     def _inputs(self, features: Any) -> Any:
-        """Placeholders in the structure of the features, each named by its place in it."""
+        """Return placeholders in the features' structure, each named by its place."""
         inputs = [
             keras.Input(batch_shape=like.shape, dtype=like.dtype, name=self._input_name(path))
             for path, like in keras.tree.flatten_with_path(features)
@@ -108,18 +108,18 @@ class Head(ABC):
         return "_".join(map(str, (self.name, "input", *path))).replace("/", ".")
 
     def attach_to(self, bottom: keras.Model, mask: Any = AUTO) -> keras.Model:
-        """The bottom with this head on it; `rk.attach` says more."""
+        """Return the bottom with this head on it; `rk.attach` says more."""
         masked, features = with_masks(bottom, mask)
         head = self.bound_to(bottom).build_like(features)
         return prepend(head, masked, name=f"{bottom.name}_{self.name}")
 
     def bound_to(self, bottom: keras.Model) -> "Head":
-        """The head with what it takes from the bottom beside features; for most heads, nothing."""
+        """Return the head bound to what it takes from the bottom; most heads take nothing."""
         return self
 
 
 def with_masks(bottom: keras.Model, mask: Any) -> tuple[keras.Model, Any]:
-    """A bottom that gives the masks of its features as well.
+    """Return a bottom that gives the masks of its features as well.
 
     Args:
         bottom: From inputs to features.
@@ -152,7 +152,7 @@ def with_masks(bottom: keras.Model, mask: Any) -> tuple[keras.Model, Any]:
 
 
 def as_booleans(mask: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """A mask as layers of Keras take it."""
+    """Return a mask as layers of Keras take it."""
     if mask.dtype == "bool":
         return mask
     return keras_internals.named(keras.ops.cast(mask, "bool"), f"{name}_kept_{mask.name}")
@@ -174,7 +174,7 @@ def _features(shape: tuple) -> keras.KerasTensor:
 
 
 def one_tensor(features: Any, head: str) -> Any:
-    """The features themselves, where they are a single tensor.
+    """Return the features themselves, where they are a single tensor.
 
     Raises:
         HeadError: They are several.

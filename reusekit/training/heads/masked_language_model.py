@@ -1,4 +1,4 @@
-"""Which token was masked out?"""
+"""A head that predicts masked tokens."""
 
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
@@ -97,7 +97,7 @@ class MaskedLanguageModel(Head):
         return TiedDense(self.embedding, dtype="float32", name=f"{self.name}_logits")(x)
 
     def bound_to(self, bottom: keras.Model) -> "MaskedLanguageModel":
-        """The head with the bottom's embedding."""
+        """Return the head with the bottom's embedding."""
         if self.vocabulary is not None:
             return self
         graph = read(bottom)

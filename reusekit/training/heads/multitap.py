@@ -153,7 +153,7 @@ class Multitap(Head):
         )
 
     def _joined(self, features: Any) -> keras.KerasTensor:
-        """All features, pooled and normalized for each cut, side by side.
+        """Return all features, pooled and normalized for each cut, side by side.
 
         Unit norm, as in the paper, would leave the features of a wide cut so small that training
         takes ten times as long.
@@ -172,7 +172,7 @@ class Multitap(Head):
 
 
 def _are_places(kept: Any) -> bool:
-    """Whether these are places in features, at least one and none twice."""
+    """Return whether these are places in features, at least one and none twice."""
     places = np.asarray(kept)
     return (
         places.ndim == 1
@@ -183,5 +183,5 @@ def _are_places(kept: Any) -> bool:
 
 
 def _norms(kernel: Any) -> Any:
-    """The norm of each feature's weights, kept off zero, where its slope would be infinite."""
+    """Return the norm of each feature's weights, kept off zero for a finite slope."""
     return ops.sqrt(ops.sum(ops.square(kernel), axis=-1) + 1e-12)

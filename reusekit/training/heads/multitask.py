@@ -73,5 +73,5 @@ class Multitask(Head):
         return {task: head.connect(features) for task, head in named.items()}
 
     def bound_to(self, bottom: keras.Model) -> "Multitask":
-        """The head with what its tasks take from the bottom beside features."""
+        """Return the head with what its tasks take from the bottom beside features."""
         return replace(self, tasks={task: h.bound_to(bottom) for task, h in self.tasks.items()})

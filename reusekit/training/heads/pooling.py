@@ -113,7 +113,7 @@ def _attend_kept(
 
 
 def _attend(features: keras.KerasTensor, name: str) -> keras.KerasTensor:
-    """An average over positions; how much each counts is learned by comparing it with the mean.
+    """Average over positions, weighted by a learned comparison with the mean.
 
     Beside being short, Keras's own attention passes over the masked positions of a sequence. The
     query's kernel starts at zero, so that training starts from the plain average.

@@ -112,7 +112,7 @@ class Siamese(DenseHead):
         return flatten(keras.Model(fed, self.connect(inputs), name=self.name))
 
     def attach_to(self, bottom: keras.Model, mask: Any = AUTO) -> keras.Model:
-        """The bottom called on two inputs, with this head on both; `rk.attach` says more."""
+        """Return the bottom called on two inputs, with this head on both; `rk.attach` says more."""
         name = f"{bottom.name}_{self.name}"
         structure = read(bottom).input_structure
         bottom, features = with_masks(bottom, mask)
