@@ -1,4 +1,4 @@
-"""Where pretrained models come from, each with its own preprocessing."""
+"""Pretrained models from several sources, each with its own preprocessing."""
 
 from reusekit.backbones.backbone import Backbone
 from reusekit.backbones.load import load_backbone, sources

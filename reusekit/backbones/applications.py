@@ -28,7 +28,7 @@ _OURS = {
 
 @cache
 def builders() -> dict[str, Callable[..., keras.Model]]:
-    """The builders of `keras.applications` by name, as the installed Keras has them.
+    """Return the builders of `keras.applications` by name, as the installed Keras has them.
 
     Example:
         >>> len(builders())
@@ -115,7 +115,7 @@ def _checked(weights: str | os.PathLike | None, name: str) -> str | None:
 
 
 def _explained(error: Exception, name: str, weights: str | None) -> str:
-    """One sentence for what a builder raised, with what to do about it."""
+    """Return one sentence for what a builder raised, with what to do about it."""
     cause = " ".join(str(error).split())
     if "URL fetch failure" in cause:
         cache_folder = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models"

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def model_digest(model: keras.Model) -> str:
-    """A digest of a model's configuration and weights.
+    """Return a digest of a model's configuration and weights.
 
     Automatic layer names count up within a process (`conv2d_7`), so they are replaced by their
     order of appearance: the same model built twice, in two processes, has one digest. So have a
@@ -45,7 +45,7 @@ _PASSED_OVER = {"keras_version", "compile_config", "build_config", "trainable"}
 
 
 def without_names(config: Any) -> Any:
-    """A model's configuration with each layer name replaced by its order of appearance."""
+    """Return a model's configuration with each layer name replaced by its order of appearance."""
     numbers: dict[str, str] = {}
 
     def numbered(name: str) -> str:

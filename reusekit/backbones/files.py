@@ -74,7 +74,7 @@ def as_backbone(
     parent: str | None = None,
     head: str | None = None,
 ) -> Backbone:
-    """A saved model as a backbone.
+    """Return a saved model as a backbone.
 
     Args:
         model: What was loaded.
@@ -109,7 +109,7 @@ def check_weights(source: str, weights: str | None) -> None:
 
 
 def _of_shape(model: keras.Model, source: str, input_shape: tuple[int | None, ...]) -> keras.Model:
-    """The model on examples of one shape; its weights stay what they are."""
+    """Return the model on examples of one shape; its weights stay what they are."""
     if len(model.inputs) != 1:
         raise BackboneError(
             f"{source} has {len(model.inputs)} inputs. Expected no input_shape, which is for "

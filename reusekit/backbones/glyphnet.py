@@ -51,7 +51,7 @@ CUTS = ("stem_out", *(f"block{n}_out" for n in range(1, len(BLOCKS) + 1)))
 def load_glyphnet(
     weights: str | os.PathLike | None = "default", input_shape: Sequence[int] | None = None
 ) -> Backbone:
-    """The network with its preprocessing in front, as every backbone comes.
+    """Return the network with its preprocessing in front, as every backbone comes.
 
     Args:
         weights: As for `build`; "default" is "letters".
@@ -79,7 +79,7 @@ def load_glyphnet(
 
 
 def preprocessing() -> keras.Model:
-    """What turns raw pixels into what the network reads.
+    """Make the preprocessing from raw pixels to the network's input.
 
     Returns:
         A model of stock layers from grey pixels in [0, 255], white strokes on black, to float32
@@ -100,7 +100,7 @@ def preprocessing() -> keras.Model:
 
 @channels_last()
 def build(weights: str | os.PathLike | None = "letters") -> keras.Model:
-    """The network without its preprocessing and without a classifier.
+    """Return the network without its preprocessing and without a classifier.
 
     Args:
         weights: "letters" for the weights that ship with the package, a path to a `.weights.h5`
@@ -135,7 +135,7 @@ def build(weights: str | os.PathLike | None = "letters") -> keras.Model:
 
 
 def _residual(x, block: Block, name: str):
-    """Two convolutions added to a shortcut; where the shape changes the shortcut is projected."""
+    """Add two convolutions to a shortcut, projected where the shape changes."""
     y = _conv_norm(x, block.inner, kernel=3, stride=block.stride, name=f"{name}_1")
     y = layers.ReLU(name=f"{name}_relu")(y)
     projected = block.stride > 1 or x.shape[-1] != block.width

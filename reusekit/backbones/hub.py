@@ -20,7 +20,7 @@ SCHEMES = ("hf://", "kaggle://")
 
 
 def is_preset(folder: Path) -> bool:
-    """Whether a folder holds what KerasHub reads: its own presets, or models of Hugging Face."""
+    """Return whether a folder holds a preset of KerasHub or a model of Hugging Face."""
     return os.path.isfile(folder / "config.json")  # no error, however odd the name
 
 
@@ -71,7 +71,7 @@ def load_preset(
 
 
 def _scaling(keras_hub: Any, preset: str, model: keras.Model) -> keras.Model | None:
-    """How an image backbone's preset scales pixels; resizing is the data's business."""
+    """Return a preset's scaling of pixels as a model; resizing is left to the data."""
     if isinstance(model.input, dict) or len(model.input.shape) != 4:
         return None
     try:

@@ -23,7 +23,7 @@ _LONGEST = 1000  # characters of a source
 
 
 def sources() -> list[str]:
-    """Every source that `load_backbone` knows by name.
+    """Return every source that `load_backbone` knows by name.
 
     Example:
         >>> sources()[:2]
@@ -125,7 +125,7 @@ def _refuse_options(source: str, options: dict[str, Any]) -> None:
 
 
 def _scaled(backbone: Backbone, scale: str | Sequence[float]) -> Backbone:
-    """The backbone with pixels brought to a range in front of it."""
+    """Return the backbone with pixels brought to a range in front of it."""
     shapes = [tuple(tensor.shape) for tensor in backbone.model.inputs]
     if backbone.preprocessing is not None or len(shapes) != 1 or len(shapes[0]) != 4:
         raise BackboneError(

@@ -1,4 +1,4 @@
-"""What is done to pixels before a pretrained model, as stock layers that it can carry."""
+"""The preprocessing of a pretrained model, as stock layers that it can carry."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -153,7 +153,7 @@ def _is_diagonal(matrix: np.ndarray) -> bool:
 
 
 def _scalar_or_list(values: np.ndarray) -> float | list[float]:
-    """One number where all channels have the same, which keeps the saved configuration readable."""
+    """Return a single number where all channels agree, for readable configurations."""
     values = np.round(values, 9)
     if np.ptp(values) < 1e-8:
         return float(values[0])
