@@ -13,7 +13,7 @@ FeaturePath = tuple[str, ...]
 
 
 def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    """Whether the data set's files are there. TFDS's own test warns where they are not."""
+    """Return whether the data set's files are there. TFDS's own test warns where they are not."""
     return (builder.data_path / "dataset_info.json").exists()
 
 
@@ -75,7 +75,7 @@ def read_examples(
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """PartialDecoding warns of a property that it reads itself."""
+    """Return False for PartialDecoding's warning of a property that it reads itself."""
     return "FeatureConnector.dtype" not in record.getMessage()
 
 

@@ -1,4 +1,4 @@
-"""What makes two data sets the same: their bytes, and what is done to them on the way in."""
+"""The fingerprint of a data set: its bytes, and its treatment on the way in."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 
 def fingerprint(builder: tfds.core.DatasetBuilder, split: str, treatment: dict[str, Any]) -> str:
-    """A digest of the content of a split and of what is done to each example.
+    """Return a digest of the content of a split and of what is done to each example.
 
     The prepared files are read once, at the disk's speed; decoding their images always costs more.
     Where a builder has no files, as under `tfds.testing.mock_data`, its examples are read instead.
@@ -38,7 +38,7 @@ def fingerprint(builder: tfds.core.DatasetBuilder, split: str, treatment: dict[s
 
 
 def _flat(example: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """The features of an example by path; those of other shape than an array as text."""
+    """Return the features of an example by path; those of other shape than an array as text."""
     flat: dict[str, Any] = {}
     for name, value in example.items():
         if isinstance(value, dict):

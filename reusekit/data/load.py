@@ -176,7 +176,7 @@ def _prepare(
 def _pair(
     builder: tfds.core.DatasetBuilder, input: str | None, label: str | None
 ) -> list[tuple[str, FeaturePath, tfds.features.FeatureConnector]]:
-    """Name, path and feature of what a model is fed, and of what it is to say."""
+    """Return name, path and feature of the input and of the label."""
     known = named_features(builder.info.features)
     own = builder.info.supervised_keys
     pair = []
@@ -250,6 +250,6 @@ def _check_rows(builder: tfds.core.DatasetBuilder, split: str) -> None:
 
 
 def _full_name(builder: tfds.core.DatasetBuilder) -> str:
-    """Name, configuration and version in the form that `tfds.load` takes."""
+    """Return name, configuration and version in the form that `tfds.load` takes."""
     configuration = f"/{builder.builder_config.name}" if builder.builder_config else ""
     return f"{builder.name}{configuration}:{builder.version}"

@@ -1,4 +1,4 @@
-"""Which rows of a data set a split consists of."""
+"""The rows of a data set that make up a split."""
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +38,7 @@ def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def only(examples: tf.data.Dataset, positions: np.ndarray) -> tf.data.Dataset:
-    """The examples at these positions, in order."""
+    """Return the examples at these positions, in order."""
     wanted = tf.constant(positions, tf.int64)
     return (
         examples.enumerate()
@@ -49,7 +49,7 @@ def only(examples: tf.data.Dataset, positions: np.ndarray) -> tf.data.Dataset:
 
 
 def rows_of(builder: tfds.core.DatasetBuilder, split: str) -> tuple[tuple[str, range], ...]:
-    """Which rows of which files a split reads; empty where the data set has no files."""
+    """Return the rows of each file that a split reads; empty for a data set without files."""
     if not builder.info.splits:
         return ()
     return tuple(

@@ -13,7 +13,7 @@ from reusekit.errors import DataError
 
 
 def cause_of(error: BaseException) -> str:
-    """An error of TFDS or TensorFlow in one line, without the names of TensorFlow's own nodes."""
+    """Return an error of TFDS or TensorFlow in one line, without TensorFlow's node names."""
     text = " ".join(str(error).split())
     return re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", text).strip()[:300]
 
@@ -54,7 +54,7 @@ class DataSplit:
         return tuple(self.examples.element_spec[0].shape)
 
     def batches(self, batch_size: int, shuffle_seed: int | None = None) -> tf.data.Dataset:
-        """Batches of (inputs, labels), in the fixed order or freshly shuffled at each pass.
+        """Return batches of (inputs, labels), in fixed order or freshly shuffled at each pass.
 
         Args:
             batch_size: Examples a batch; the last one may be smaller.
@@ -68,7 +68,7 @@ class DataSplit:
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     def arrays(self, file: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """All examples: inputs (size, ...) and labels (size, ...), in the fixed order.
+        """Return all examples: inputs (size, ...) and labels (size, ...), in the fixed order.
 
         Labels keep their dtype: classes are int64, numbers to predict stay what they are.
 
@@ -132,7 +132,7 @@ class DataSplit:
         )
 
     def overlaps(self, other: "DataSplit") -> bool:
-        """Whether the two may share an example: the same rows of the same file.
+        """Return whether the two may share an example: the same rows of the same file.
 
         Which rows `examples_per_class` left out is not looked at.
         """

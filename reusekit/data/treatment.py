@@ -1,4 +1,4 @@
-"""What is done to each stored example on its way into a model."""
+"""The treatment of each stored example on its way into a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -17,7 +17,7 @@ _GREY_LEVELS = {tf.uint8: 255, tf.uint16: 65535}
 def treatment(
     spec: tf.TensorSpec, image_size: Sequence[int] | None, channels: int | None, resize: Resize
 ) -> Callable[[tf.Tensor], tf.Tensor]:
-    """The function that turns a stored input into what a model is fed.
+    """Return the function that turns a stored input into what a model is fed.
 
     Args:
         spec: Shape and dtype of a stored input. Images have three axes.

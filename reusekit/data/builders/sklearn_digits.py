@@ -25,7 +25,7 @@ _SIZES = {"validation": 300, "test": 600}
 
 
 def split_indices(labels: np.ndarray) -> dict[str, np.ndarray]:
-    """The fixed, stratified split: for each part, which rows of the source belong to it."""
+    """Return the fixed, stratified split: for each part, which rows of the source belong to it."""
     rest, test = train_test_split(
         np.arange(len(labels)), test_size=_SIZES["test"], random_state=0, stratify=labels
     )
