@@ -1,4 +1,4 @@
-"""What a frozen bottom computes, computed once: one pass that taps every cut, and batches of it."""
+"""Features of a frozen bottom: one pass that taps every cut, stored and read in batches."""
 
 from reusekit.features.budget import EntryInfo
 from reusekit.features.costs import Costs, measure

@@ -21,7 +21,7 @@ from reusekit.surgery.extract import taps
 def augmented_bottom(
     model: keras.Model | Graph, at: Any, pooling: str | None = None, seed: int | None = None
 ) -> keras.Model:
-    """The part of a model before a cut, which augments whenever it is called.
+    """Return the part of a model before a cut, which augments whenever it is called.
 
     Layers that vary the data in training (see `random_before`) are called in training mode, in
     `predict` as well. Everything else is in inference mode, inside `fit` as well. The weights are
@@ -68,7 +68,7 @@ def augmented_bottom(
 def augmented(
     graph: Graph, wanted: Any, pooling: str | None, mask: Any = AUTO
 ) -> tuple[keras.Model, Callable[..., None]]:
-    """As `extract`, and it augments when it is run in inference mode.
+    """Extract as `extract` does, with augmentation active in inference mode.
 
     Args:
         graph: A model that was read.
@@ -97,7 +97,7 @@ def augmented(
 def _sources(
     graph: Graph, copies: Mapping[Call, keras.Layer]
 ) -> list[tuple[tuple[int, ...], keras.random.SeedGenerator]]:
-    """Each random generator with numbers that tell it from all others, in every process alike."""
+    """Return each random generator with numbers that identify it in every process."""
     digests = tensor_digests(graph, [call.outputs[0] for call in copies])
     met: Counter[str] = Counter()  # two calls may do the same to the same tensor
     found = []

@@ -8,20 +8,20 @@ from reusekit.surgery import extract, segment
 
 
 def from_inputs(target: Frontier) -> keras.Model:
-    """From the model's inputs to what crosses a cut, as a list in `crossing`'s order."""
+    """Return the model from the inputs to the tensors of `crossing`, in their order."""
     addresses = [tensor.address for tensor in target.crossing]
     return extract(target.graph, addresses, target.pooling, mask_of(target))
 
 
 def mask_of(target: Frontier) -> str | None:
-    """The mask under which a cut is pooled, as `extract` takes it."""
+    """Return the mask under which a cut is pooled, as `extract` takes it."""
     if target.masked_by is None or target.mask is None:
         return target.masked_by
     return target.mask.address
 
 
 def leads_to(source: Frontier, target: Frontier) -> bool:
-    """Whether what is stored of one cut is enough to compute what is stored of another.
+    """Return whether what is stored of one cut is enough to compute what is stored of another.
 
     It is not where the source is pooled, where it does not lie before the target, and where the
     target is pooled under a mask, which would be lost on the way.
@@ -51,7 +51,7 @@ def _is_before(source: Frontier, target: Frontier) -> bool:
 
 
 def _is_masked(target: Frontier) -> bool:
-    """Whether what is pooled may carry a mask: it need not be recorded where nothing reads it."""
+    """Return whether pooled tensors may carry a mask; it is not recorded where unread."""
     return any(
         tensor in target.graph.masks or keras_internals.mask_of(tensor.source) is not None
         for call in ancestors(target.graph, target.asked)
@@ -60,7 +60,7 @@ def _is_masked(target: Frontier) -> bool:
 
 
 def between(source: Frontier, target: Frontier) -> keras.Model:
-    """From what crosses one cut to what crosses a deeper one, as a list in `crossing`'s order.
+    """Return the model from one cut's tensors to those of a deeper one, as a list.
 
     Args:
         source: Where it starts; `leads_to(source, target)` holds.

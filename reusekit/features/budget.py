@@ -1,4 +1,4 @@
-"""How much a store holds, and what goes first where that is too much."""
+"""The budget of a store, and the order of eviction above it."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from reusekit.features.manifest import Manifest
 
 @dataclass(frozen=True)
 class EntryInfo:
-    """What a store knows of one of its entries.
+    """A store's record of one of its entries.
 
     Attributes:
         digest: The key it is stored under.
@@ -41,7 +41,7 @@ class EntryInfo:
 
 
 def list_entries(layout: Layout) -> list[EntryInfo]:
-    """All entries, unfinished ones among them, the one that was used last at the end."""
+    """Return all entries, unfinished ones among them, the one that was used last at the end."""
     found = []
     for kind in ("entries", "drafts"):
         for folder in layout.folders(kind):

@@ -1,4 +1,4 @@
-"""Which features to store where not all fit: arithmetic on known costs, no model and no file.
+"""The choice of the features to store where not all fit: arithmetic on known costs.
 
 Storing a cut's features costs its part of one pass over the data and the writing; each pass over
 them then costs reading. Not storing them costs, in each pass, the calls from the nearest cut that
@@ -53,7 +53,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Use:
-    """How the features of one candidate are come by.
+    """The way to the features of one candidate.
 
     Attributes:
         derived: The place of what they are derived from once; None if they are tapped or there.
@@ -72,7 +72,7 @@ class Use:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What is known before the choice.
+    """The facts known before the choice.
 
     Attributes:
         candidates: The model's inputs first, then the cuts' features, shallow to deep.
@@ -91,12 +91,12 @@ class Problem:
     memory: float
 
     def bytes(self, place: int) -> int:
-        """Bytes that a candidate takes when it is stored."""
+        """Return the bytes of a candidate when it is stored."""
         candidate = self.candidates[place]
         return candidate.example_bytes * sum(self.rows[part] for part in candidate.kept)
 
     def seconds(self, calls: frozenset[int], done: frozenset[int] = frozenset()) -> float:
-        """Seconds of some calls on one example, but for those that are done: by their FLOPs."""
+        """Return the seconds of some calls on one example by FLOPs, without those already done."""
         if self.costs.bottom_seconds is None or calls <= done:
             return 0.0
         if not self._deepest:  # a bottom of which no call has FLOPs
@@ -114,12 +114,12 @@ class Problem:
         return max(sum(self.flops[call] for call in one.calls) for one in self.candidates)
 
     def between(self, source: int, place: int) -> float:
-        """Seconds to compute one example of a candidate from one of another."""
+        """Return the seconds to compute one example of a candidate from one of another."""
         return self.seconds(self.candidates[place].calls, self.candidates[source].calls)
 
     @property
     def input_rows(self) -> int:
-        """How many examples' inputs are read in a pass over all of them."""
+        """Return the number of examples whose inputs are read in a pass over all of them."""
         return self._rows((TRAIN, VALIDATION))
 
     @property
@@ -128,25 +128,25 @@ class Problem:
         return self.input_rows * self.candidates[INPUTS].example_bytes
 
     def fits_memory(self, place: int) -> bool:
-        """Whether a candidate is small enough to be read into memory; the rest is for training."""
+        """Return whether a candidate may be read into memory; the rest is for training."""
         size = self.bytes_of_inputs if place == INPUTS else self.bytes(place)
         return size <= self.memory / 2
 
     def read(self, place: int) -> float:
-        """Seconds to read one stored example in each pass."""
+        """Return the seconds to read one stored example in each pass."""
         costs = self.costs
         fast = self.fits_memory(place)
         speed = costs.gather_bytes_per_second if fast else costs.read_bytes_per_second
         return self.candidates[place].example_bytes / speed
 
     def read_input(self, stored: frozenset[int]) -> float:
-        """Seconds to read one example of the model's inputs in each pass."""
+        """Return the seconds to read one example of the model's inputs in each pass."""
         if INPUTS in stored or self.fits_memory(INPUTS):
             return self.read(INPUTS)
         return self.costs.input_seconds
 
     def compute(self, place: int, stored: frozenset[int]) -> tuple[float, int]:
-        """Seconds to compute one example in each pass without augmentation, and what from."""
+        """Return the seconds to compute one unaugmented example in each pass, and its source."""
         candidate = self.candidates[place]
         options = [(self.read_input(stored) + self.between(INPUTS, place), INPUTS)]
         for source in candidate.sources & stored:
@@ -154,7 +154,7 @@ class Problem:
         return min(options, key=lambda option: (option[0], -option[1]))
 
     def derived(self, stored: frozenset[int]) -> dict[int, tuple[float, int]]:
-        """What is computed from what is stored already rather than tapped in the pass.
+        """Return the candidates that are derived from stored ones rather than tapped.
 
         Returns:
             From the place of each such candidate to the seconds of one example and to the place of
@@ -183,12 +183,12 @@ class Problem:
         return min(options, key=lambda option: option[0])[1]
 
     def _derive(self, place: int, source: int) -> float:
-        """Seconds to derive one example from a source on the disk."""
+        """Return the seconds to derive one example from a source on the disk."""
         read = self.candidates[source].example_bytes / self.costs.read_bytes_per_second
         return read + self.between(source, place)
 
     def _tap(self, places: Iterable[int], parts: Iterable[str] = PARTS) -> dict[int, float]:
-        """Seconds of the pass that taps some candidates; each pays what it adds to it."""
+        """Return the seconds that each candidate adds to the pass that taps some candidates."""
         paid = dict.fromkeys(places, 0.0)
         for part in parts:
             done: frozenset[int] | None = None
@@ -207,7 +207,7 @@ class Problem:
         return sum(self.rows[part] for part in parts)
 
     def uses(self, stored: frozenset[int]) -> list[Use]:
-        """How each candidate is come by where some are stored."""
+        """Return the way to each candidate where some are stored."""
         derived = self.derived(stored)
         tapped = self._tap(stored - derived.keys())
         # A derived cut's augmented views are not derived.
@@ -234,7 +234,7 @@ class Problem:
         return found
 
     def from_inputs(self, stored: frozenset[int], uses: Sequence[Use]) -> bool:
-        """Whether anything is computed from the model's inputs for every batch."""
+        """Return whether anything is computed from the model's inputs for every batch."""
         for place, (candidate, use) in enumerate(zip(self.candidates, uses, strict=True)):
             there = candidate.kept if place in stored else frozenset()
             read = TRAIN in there or VIEWS in there
@@ -245,7 +245,7 @@ class Problem:
         return False
 
     def total(self, stored: frozenset[int]) -> float:
-        """Seconds of everything where some candidates are stored."""
+        """Return the seconds of everything where some candidates are stored."""
         uses = self.uses(stored)
         seconds = sum(use.make for use in uses)
         for candidate, use in zip(self.candidates, uses, strict=True):
@@ -258,7 +258,7 @@ class Problem:
 
 
 def choose(problem: Problem) -> frozenset[int]:
-    """The candidates to store: of all sets that fit, the one that takes the fewest seconds.
+    """Return the candidates to store: of all sets that fit, the one that takes the fewest seconds.
 
     What is stored already stays. Of sets that take the same time, the one with more features.
     """

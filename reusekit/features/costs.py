@@ -1,4 +1,4 @@
-"""How fast this machine runs a bottom, moves features and takes a training step."""
+"""The speed of this machine: bottoms, transfers of features, training steps."""
 
 import math
 import os
@@ -74,7 +74,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What running a bottom on one batch, twice, tells.
+    """The measurements of running a bottom twice on one batch.
 
     Attributes:
         bottom_seconds: Of one example.
@@ -134,7 +134,7 @@ def _run(bottom: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
 
 
 def _steady(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two runs gave the same but for the order in which sums were made."""
+    """Return whether two runs gave the same but for the order in which sums were made."""
     if not keras.backend.is_float_dtype(first.dtype.name):
         return bool((first == second).all())
     first, second = first.astype("float32"), second.astype("float32")
@@ -143,7 +143,7 @@ def _steady(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def measure(store: FeatureStore, rehearsal: Rehearsal | None = None, flops: float = 0) -> Costs:
-    """The speeds of this machine, found in about a second.
+    """Return the speeds of this machine, found in about a second.
 
     Args:
         store: Its disk is measured.
@@ -171,7 +171,7 @@ def measure(store: FeatureStore, rehearsal: Rehearsal | None = None, flops: floa
 
 
 def _disk(folder: Path) -> tuple[float, float, float]:
-    """Bytes a second written, read and taken from memory, with what the store does meanwhile."""
+    """Return the bytes a second written, read and gathered from memory, by the store's ways."""
     rows = _PROBE_BYTES // _ROW_BYTES
     content = np.random.default_rng(0).bytes(_PROBE_BYTES)
     with tempfile.TemporaryFile(dir=folder) as file:  # it has no name, so a kill leaves nothing
@@ -198,7 +198,7 @@ def _disk(folder: Path) -> tuple[float, float, float]:
 
 @cache
 def _timed(inputs: int, outputs: int) -> keras.Model:
-    """The model whose steps are timed: one a process, since TensorFlow never lets go of a step."""
+    """Return the model whose steps are timed; TensorFlow never frees a step, so one a process."""
     model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs, use_bias=False)])
     model.compile(optimizer="adam", loss="mse")
     # Makes the optimizer's state.
@@ -207,7 +207,7 @@ def _timed(inputs: int, outputs: int) -> keras.Model:
 
 
 def _step_seconds(inputs: int, outputs: int) -> float:
-    """Seconds of a training step of a dense layer on single examples, by Adam."""
+    """Return the seconds of a training step of a dense layer on single examples, by Adam."""
     model = _timed(inputs, outputs)
     count = _WARM + _STEPS
     examples = np.zeros((count, inputs), "float32")
@@ -223,7 +223,7 @@ def _step_seconds(inputs: int, outputs: int) -> float:
 
 
 def _seconds_per_flop() -> float:
-    """Seconds of a floating-point operation in a product of matrices."""
+    """Return the seconds of a floating-point operation in a product of matrices."""
     matrix = keras.ops.ones((1024, 1024))
     run = perf_counter()
     for turn in range(3):

@@ -1,4 +1,4 @@
-"""What follows from the choice of what to store: how each cut is come by, and how long it takes."""
+"""The consequences of a choice of entries: the way to each cut, and its seconds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from reusekit.features.together import Schedule, Work, schedule
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """What follows from the choice of what to store: for every cut, and for what is trained.
+    """The consequences of a choice of entries, for every cut and for the training.
 
     Attributes:
         survey: What it was chosen from.
@@ -33,7 +33,7 @@ class Decisions:
 
     @cached_property
     def uses(self) -> list[Use]:
-        """How each candidate is come by, in seconds."""
+        """The way to each candidate, in seconds."""
         return self.problem.uses(self.stored)
 
     @cached_property
@@ -42,7 +42,7 @@ class Decisions:
         return {place: name for name, place in self.names.items()}
 
     def how(self, place: int, part: str) -> str:
-        """How the training or the validation examples' features are come by."""
+        """Return the way to a candidate's training or validation features."""
         candidate = self.problem.candidates[place]
         if part == TRAIN and VIEWS in candidate.kept and place in self.stored:
             return "views"
@@ -54,27 +54,27 @@ class Decisions:
 
     @cached_property
     def from_inputs(self) -> bool:
-        """Whether anything is computed from the model's inputs for every batch."""
+        """Return whether anything is computed from the model's inputs for every batch."""
         return self.problem.from_inputs(self.stored, self.uses)
 
     def varies(self, place: int) -> bool:
-        """Whether a cut's training features differ from pass to pass unless views are stored."""
+        """Return whether training features vary from pass to pass unless views are stored."""
         return self.problem.candidates[place].augmented or self.unsteady(place)
 
     def unsteady(self, place: int) -> bool:
-        """Whether a cut's features are random in inference too."""
+        """Return whether a cut's features are random in inference too."""
         return self.survey.unsteady(self.name_of[place])
 
     @cached_property
     def inputs(self) -> str:
-        """How the inputs are come by, as `Supply` takes it."""
+        """The way to the inputs, as `Supply` takes it."""
         if INPUTS in self.stored:
             return "stored"
         return "held" if self.problem.fits_memory(INPUTS) else "read"
 
     @cached_property
     def in_memory(self) -> frozenset[int]:
-        """What is read into memory: the smallest first, half the memory in all."""
+        """The candidates read into memory: smallest first, half the memory in all."""
         room = self.problem.memory / 2
         if self.from_inputs and self.inputs == "held":
             room -= self.problem.bytes_of_inputs
@@ -89,7 +89,7 @@ class Decisions:
 
     @cached_property
     def schedules(self) -> dict[int, list[Schedule]]:
-        """How what is trained on each candidate's features is done."""
+        """The schedules of the training on each candidate's features."""
         held = sum(self.problem.bytes(place) for place in self.in_memory)
         if self.from_inputs and self.inputs == "held":
             held += self.problem.bytes_of_inputs
@@ -111,7 +111,7 @@ class Decisions:
     # --- the plan -------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        """All of it."""
+        """Return all of it."""
         features = tuple(self._features(name, place) for name, place in self.names.items())
         groups = tuple(self._groups())
         inputs = self.uses[INPUTS].make if INPUTS in self.stored else 0.0
@@ -157,7 +157,7 @@ class Decisions:
                 )
 
     def _plain_seconds(self) -> float | None:
-        """Each trial alone, the bottom run for every example in every pass."""
+        """Run each trial alone, the bottom run for every example in every pass."""
         problem = self.problem
         if problem.costs.bottom_seconds is None:
             return None
@@ -174,7 +174,7 @@ class Decisions:
 
     @property
     def window(self) -> int:
-        """How many examples' inputs may be in memory to be shuffled."""
+        """Return the number of examples whose inputs may be in memory to be shuffled."""
         size = max(1, self.problem.candidates[INPUTS].example_bytes)
         return int(self.problem.memory / 4 / size)
 

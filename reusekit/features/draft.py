@@ -197,7 +197,7 @@ class Draft:
 
 
 def _sound_part(folder: Path, key: FeatureKey) -> Manifest | None:
-    """What a folder's manifest says, without the shards that are not sound."""
+    """Return a folder's manifest without its damaged shards."""
     manifest = Manifest.read(folder)
     if manifest is None or not manifest.answers(key):
         return None
@@ -208,7 +208,7 @@ def _sound_part(folder: Path, key: FeatureKey) -> Manifest | None:
 
 
 def sound(folder: Path, manifest: Manifest, shard: int) -> bool:
-    """Whether the files of a shard are what they were when they were written."""
+    """Return whether the files of a shard are what they were when they were written."""
     try:
         for number, array in enumerate(manifest.arrays):
             path = shard_file(folder, number, shard)

@@ -1,4 +1,4 @@
-"""Why a plan is what it is, in words."""
+"""The reasons for a plan, in words."""
 
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def reason(made: "Decisions", place: int) -> str:
-    """Why the training examples' features at a place are come by as they are."""
+    """Explain why a cut's training features are stored or computed."""
     how, use, problem = made.how(place, TRAIN), made.uses[place], made.problem
     passes = sum(one.passes for one in made.schedules[place])
     if how == "stored":
@@ -37,13 +37,13 @@ def reason(made: "Decisions", place: int) -> str:
 
 
 def has_room(made: "Decisions", place: int) -> bool:
-    """Whether the disk would hold what is at a place beside what is stored."""
+    """Return whether the disk would hold what is at a place beside what is stored."""
     used = sum(made.problem.bytes(one) for one in made.stored | {place})
     return used <= made.problem.disk
 
 
 def _about_masks(made: "Decisions") -> Iterator[str]:
-    """Which mask says which positions of which cuts are filling."""
+    """Explain which mask marks the filling of each cut."""
     masks: dict[str, list] = {}
     for name, one in made.survey.frontiers.items():
         yield from one.doubts
@@ -54,7 +54,7 @@ def _about_masks(made: "Decisions") -> Iterator[str]:
 
 
 def notes(made: "Decisions") -> Iterator[str]:
-    """What a person should know beside the tables."""
+    """Yield the notes that a reader needs beside the tables."""
     yield from _about_masks(made)
     yield from _about_augmentation(made)
     survey, candidates = made.survey, made.problem.candidates

@@ -49,7 +49,7 @@ def _call(known: weakref.ref, *values: Any) -> Any:
 def feed(
     inputs: Any, labels: np.ndarray | ShardedArray, batch_size: int, seed: int | None = None
 ) -> tf.data.Dataset:
-    """Batches of (inputs, labels), gathered from arrays in memory or mapped into it.
+    """Return batches of (inputs, labels), gathered from arrays in memory or mapped files.
 
     Only positions are shuffled, never the features themselves, so a full shuffle costs the same for
     arrays of any size. The order follows from the seed alone, whatever TensorFlow's own seed is.

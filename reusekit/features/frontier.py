@@ -1,4 +1,4 @@
-"""What is stored of a cut, and how the tensors that cross it come back."""
+"""The stored tensors of a cut, and the way back to those that cross it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class Frontier:
         return cut(self.graph, self.asked)
 
     def restore(self, stored: Mapping[str, Any]) -> Any:
-        """The tensors that cross, from what is stored: one, or a tuple in `crossing`'s order.
+        """Return the crossing tensors from the stored ones: one, or a tuple like `crossing`.
 
         Args:
             stored: A batch of each stored tensor, by address, in whatever precision; the model's
@@ -89,7 +89,7 @@ def frontier(
     mask: Any = AUTO,
     carries_mask: bool = False,
 ) -> Frontier:
-    """Decides what to store of a cut.
+    """Decide what to store of a cut.
 
     The tensors asked for are stored, and so is what else crosses with them. Free tensors among
     that, which follow from the inputs without a weight (a padding mask, an attention mask made
@@ -141,13 +141,13 @@ def frontier(
 
 
 def inputs_of(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """The model inputs that some tensors are computed from, in the model's order."""
+    """Return the model inputs that some tensors are computed from, in the model's order."""
     needed = {t for call in ancestors(graph, tensors) if call.is_input for t in call.outputs}
     return [tensor for tensor in graph.inputs if tensor in needed]
 
 
 def _bytes(graph: Graph, tensors: Sequence[Tensor]) -> int:
-    """Bytes of one example; open sizes are taken as the cut points take them."""
+    """Return the bytes of one example; open sizes are taken as the cut points take them."""
     shapes = nominal_shapes(graph, strides(graph))
     # Keras names its dtypes as NumPy does, and registers bfloat16 with it.
     return sum(math.prod(shapes[t]) * np.dtype(t.dtype).itemsize for t in tensors)

@@ -1,4 +1,4 @@
-"""What makes features the same."""
+"""The key of features: everything that makes two of them the same."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def feature_keys(
     compute_dtype: str | None = None,
     view: Sequence[int] | None = None,
 ) -> list[FeatureKey]:
-    """The keys under which the features of a data set at some cuts of a model are stored.
+    """Return the keys under which the features of a data set at some cuts of a model are stored.
 
     Two keys are equal where all of this is: the layers below the cut with their configurations,
     connections and weights to the last bit; pooling, dtypes, padding and preprocessing; the view;

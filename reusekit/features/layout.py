@@ -1,4 +1,4 @@
-"""Where a feature store keeps what, on disk."""
+"""Paths inside a feature store."""
 
 import json
 import os
@@ -31,19 +31,19 @@ class Layout:
     root: Path
 
     def entry(self, digest: str) -> Path:
-        """The folder of a whole entry."""
+        """Return the folder of a whole entry."""
         return self.root / "entries" / digest
 
     def draft(self, digest: str) -> Path:
-        """The folder of an entry that is not whole yet."""
+        """Return the folder of an entry that is not whole yet."""
         return self.root / "drafts" / digest
 
     def lock(self, digest: str) -> Path:
-        """The lock of who makes or removes an entry."""
+        """Return the lock of who makes or removes an entry."""
         return self.root / "locks" / f"{digest}.lock"
 
     def lease(self, digest: str) -> Path:
-        """The lock that all who read an entry share."""
+        """Return the lock that all who read an entry share."""
         return self.root / "locks" / f"{digest}.lease"
 
     @property

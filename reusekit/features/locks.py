@@ -1,4 +1,4 @@
-"""Who may make, read and remove an entry.
+"""Locks on making, reading and removing an entry.
 
 All locks are the operating system's, so the locks of a process that is killed are gone with it.
 """
@@ -104,7 +104,7 @@ def _lock(file: Path) -> FileLock:
 
 
 def _readers(file: Path) -> ReadWriteLock:
-    """The lock that all readers of an entry share, as its file is."""
+    """Return the lock that all readers of an entry share, as its file is."""
     with suppress(FileExistsError):
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         share(file)

@@ -1,4 +1,4 @@
-"""What an entry says of itself: its arrays, their shards, and a checksum of each."""
+"""The manifest of an entry: its arrays, their shards, and a checksum of each."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ class ArraySpec:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in an entry or a draft.
+    """The content of an entry or a draft.
 
     Attributes:
         digest: The key it is stored under.
@@ -60,7 +60,7 @@ class Manifest:
 
     @property
     def whole(self) -> bool:
-        """Whether every shard is there."""
+        """Return whether every shard is there."""
         return None not in self.checksums
 
     def answers(self, key: FeatureKey) -> bool:
@@ -74,16 +74,16 @@ class Manifest:
         return self.size * sum(array.row_bytes for array in self.arrays)
 
     def rows(self, shard: int) -> range:
-        """The examples in a shard."""
+        """Return the examples in a shard."""
         start = shard * self.rows_per_shard
         return range(start, min(start + self.rows_per_shard, self.size))
 
     def gaps(self) -> list[range]:
-        """The runs of examples whose shards are not there."""
+        """Return the runs of examples whose shards are not there."""
         return joined(self.rows(n) for n, found in enumerate(self.checksums) if found is None)
 
     def with_shard(self, shard: int, checksums: tuple[int, ...] | None) -> "Manifest":
-        """The same with one shard added, or taken out where None."""
+        """Return the same with one shard added, or taken out where None."""
         found = list(self.checksums)
         found[shard] = checksums
         return replace(self, checksums=tuple(found))
@@ -131,7 +131,7 @@ class Manifest:
 
 
 def joined(runs: Iterable[range]) -> list[range]:
-    """The union of runs of numbers, in order, as runs that do not touch.
+    """Return the union of runs of numbers, in order, as runs that do not touch.
 
     Example:
         >>> joined([range(5, 8), range(0, 2), range(2, 3), range(6, 7)])

@@ -13,7 +13,7 @@ from reusekit.errors import CacheError
 @checked(CacheError)
 @dataclass(frozen=True)
 class Padding:
-    """How examples of different lengths are brought to one.
+    """A rule to bring examples of different lengths to one.
 
     Every axis that the inputs leave open is filled up at its end. A model's predictions stay what
     they were where it is told what is filling: by a mask among its inputs, which is filled with
@@ -35,7 +35,7 @@ class Padding:
     value: float = 0
 
     def batch(self, examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        """Batches of examples, each filled up to the one length; the last may be smaller."""
+        """Return batches of examples padded to one length; the last may be smaller."""
         spec = examples.element_spec
         return examples.map(lambda *example: self._fitting(_one(example))).padded_batch(
             batch_size,
@@ -72,5 +72,5 @@ class Padding:
 
 
 def _one(example: tuple) -> Any:
-    """An element as it was, where `map` has spread a tuple over several arguments."""
+    """Return an element as it was, where `map` has spread a tuple over several arguments."""
     return example if len(example) > 1 else example[0]

@@ -1,4 +1,4 @@
-"""What is done once, what is stored and what is trained together: the plan, as data."""
+"""The plan, as data: the work done once, stored, and trained together."""
 
 import json
 import math
@@ -22,7 +22,7 @@ _COUNTED = ("batch", "trials", "together")
 
 @dataclass(frozen=True)
 class PlannedFeatures:
-    """How one cut's features are come by.
+    """The way to one cut's features.
 
     Attributes:
         at: The cut.
@@ -75,7 +75,7 @@ class PlannedGroup:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be computed, stored and trained together, with what it takes; prints as tables.
+    """The work to compute, store and train together, with its costs; prints as tables.
 
     Attributes:
         features: How each cut's features are come by, shallow to deep.
@@ -102,7 +102,7 @@ class Plan:
     def obtain(
         self, split: DataSplit, training: bool
     ) -> dict[tuple[str, str | None], FeatureSource]:
-        """The features of some examples, by cut and pooling; computes what is not stored.
+        """Return the features of some examples, by cut and pooling; computes what is not stored.
 
         Args:
             split: The examples: those that the plan was made for, or others.
@@ -114,13 +114,13 @@ class Plan:
         return self._obtain(split, training)
 
     def to_frame(self) -> Any:
-        """The features as a pandas DataFrame, one row each."""
+        """Return the features as a pandas DataFrame, one row each."""
         import pandas
 
         return pandas.DataFrame([asdict(one) for one in self.features])
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it but the means to obtain the features; serialises to JSON."""
+        """Return all of it but the means to obtain the features; serialises to JSON."""
         return {
             "features": [asdict(one) for one in self.features],
             "groups": [asdict(one) for one in self.groups],
@@ -178,7 +178,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def readable_bytes(count: float) -> str:
-    """A number of bytes in the unit that suits it.
+    """Return a number of bytes in the unit that suits it.
 
     Example:
         >>> readable_bytes(1234567)

@@ -11,7 +11,7 @@ COMPUTE_DTYPES = ("bfloat16",)
 
 
 def in_compute_dtype(model: keras.Model | Graph, compute_dtype: str) -> Graph:
-    """A copy of a model that computes in another precision, its weights kept in float32.
+    """Return a copy of a model that computes in another precision, its weights kept in float32.
 
     Every layer whose policy is float32 gets Keras's mixed policy, but for augmentation: bfloat16
     cannot tell the places of neighbouring pixels apart. What the copy returns has the dtype that

@@ -1,4 +1,4 @@
-"""What is random in a frozen bottom: so that nothing random is stored as if it were not."""
+"""Randomness in a frozen bottom, so that nothing random is stored as constant."""
 
 import inspect
 from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ class Randomness:
 
 
 def random_before(graph: Graph, at: Any) -> Randomness:
-    """What is random of everything that the tensors at a cut are computed from.
+    """Return the randomness of all calls that the tensors at a cut depend on.
 
     Nested models are looked into, and so are layers that hold other layers (`Pipeline`,
     `Bidirectional`, a user's own). A call that was made with `training=False`, or that is part of a
@@ -99,12 +99,12 @@ def refuse_mixing(graph: Graph, at: Any) -> None:
 
 
 def is_augmenting(layer: keras.Layer) -> bool:
-    """Whether a layer itself, not one inside it, varies the data in training and only then."""
+    """Return whether a layer itself, not a part of it, varies the data in training only."""
     return _draws(layer) and keras_internals.takes(layer, "training")
 
 
 def is_always_random(layer: keras.Layer) -> bool:
-    """Whether a layer itself draws random numbers whenever it is called."""
+    """Return whether a layer itself draws random numbers whenever it is called."""
     return _draws(layer) and not keras_internals.takes(layer, "training")
 
 
@@ -114,7 +114,7 @@ def _draws(layer: keras.Layer) -> bool:
 
 
 def _may_be_random(call: Call) -> bool:
-    """Whether a call may be random, by what is recorded of it and of the models around it."""
+    """Return whether a call may be random, by its record and the models around it."""
     if call.is_input or not isinstance(call.operation, keras.Layer):
         return False
     if any(scope.kwargs.get("training") is False for scope in call.scopes):
@@ -126,7 +126,7 @@ def _may_be_random(call: Call) -> bool:
 
 
 def _holds(call: Call, wanted: Callable[[keras.Layer], bool]) -> bool:
-    """Whether the layer that is called is, or holds, what is wanted."""
+    """Return whether the layer that is called is, or holds, what is wanted."""
     return any(map(wanted, keras_internals.all_layers(call.operation)))
 
 

@@ -29,12 +29,12 @@ class DamagedShard(Exception):
 
 
 def shard_file(folder: Path, array: int, shard: int) -> Path:
-    """Where a shard of an array lies."""
+    """Return the path of a shard of an array."""
     return folder / f"{array}-{shard:06d}.npy"
 
 
 def stored_dtype(name: str) -> np.dtype:
-    """The dtype a file has for an array of this dtype.
+    """Return the dtype a file has for an array of this dtype.
 
     `.npy` does not know bfloat16 and its kind, so their bits are kept as unsigned integers.
     """

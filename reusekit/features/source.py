@@ -1,4 +1,4 @@
-"""Where batches of features come from: a store, memory, or the bottom run for every batch.
+"""Sources of feature batches: a store, memory, or the bottom run for every batch.
 
 Whatever the way, the examples come in the order that `feed` gives for the same seed.
 """
@@ -43,7 +43,7 @@ class FeatureSource(ABC):
 
     @abstractmethod
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Batches of (what crosses, labels), as the top of the split model takes them.
+        """Return batches of (crossing tensors, labels), as the top of the split takes them.
 
         Args:
             batch_size: Examples a batch; the last one may be smaller.
@@ -51,7 +51,7 @@ class FeatureSource(ABC):
         """
 
     def arrays(self) -> np.ndarray | tuple[np.ndarray, ...] | None:
-        """All of it in memory, in the data set's order; None of whole maps and of what varies."""
+        """Return all features in memory, in order; None for whole maps and varying features."""
         return None
 
 
@@ -187,7 +187,7 @@ class InputSource(FeatureSource):
         return np.array([label for _, label in self._data.examples.as_numpy_iterator()])
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Batches of (inputs in their own structure, labels)."""
+        """Return batches of (inputs in their own structure, labels)."""
         if self._window >= self.size:
             return feed(*self._held, batch_size, seed)
         examples = self._data.examples
@@ -275,7 +275,7 @@ class ComputedSource(FeatureSource):
 
 
 def _each_pass(make: Callable[[tf.Tensor], tf.data.Dataset], batches: int) -> tf.data.Dataset:
-    """A data set that is made anew for each pass, given the number of the pass, from 0."""
+    """Return a data set that is made anew for each pass, given the number of the pass, from 0."""
     passes = itertools.count()
 
     def number(one: tf.Tensor) -> tf.Tensor:

@@ -24,7 +24,7 @@ Batch = Mapping[str, np.ndarray]
 
 
 def default_path() -> Path:
-    """Where features are stored when nobody says: `~/.cache/reusekit/features`, as XDG has it.
+    """Return the default path of the feature store: `~/.cache/reusekit/features`, after XDG.
 
     Raises:
         CacheError: There is no home folder, and XDG_CACHE_HOME is not set either.
@@ -85,12 +85,12 @@ class FeatureStore:
     @staticmethod
     @checked(CacheError)
     def exists(path: AnyPath) -> bool:
-        """Whether a folder is a feature store; nothing is made."""
+        """Return whether a folder is a feature store; nothing is made."""
         return Layout(Path(path)).exists()
 
     @checked(CacheError)
     def get(self, key: FeatureKey) -> Entry | None:
-        """The entry of a key; None where there is none, or where it is damaged."""
+        """Return the entry of a key; None where there is none, or where it is damaged."""
         with os_errors_explained(self.path):
             lease = Lease(self._layout, key.digest)
             folder = self._layout.entry(key.digest)
@@ -117,7 +117,7 @@ class FeatureStore:
     def get_or_compute(
         self, key: FeatureKey, compute: Callable[[int, int], Iterable[Batch]]
     ) -> Entry:
-        """The entry of a key, computed where it is not there.
+        """Return the entry of a key, computed where it is not there.
 
         Args:
             key: What is wanted.
@@ -140,7 +140,7 @@ class FeatureStore:
         keys: Sequence[FeatureKey],
         compute: Callable[[Sequence[FeatureKey], int, int], Iterable[Sequence[Batch]]],
     ) -> list[Entry]:
-        """The entries of several keys; those that are not there are computed in one pass.
+        """Return the entries of several keys; those that are not there are computed in one pass.
 
         Args:
             keys: What is wanted, of equal sizes.
@@ -212,7 +212,7 @@ class FeatureStore:
                 draft.begin()
 
     def entries(self) -> list[EntryInfo]:
-        """All entries, unfinished ones among them, the one that was used last at the end."""
+        """Return all entries, unfinished ones among them, the one that was used last at the end."""
         with os_errors_explained(self.path):
             return list_entries(self._layout)
 
@@ -269,7 +269,7 @@ class FeatureStore:
 
 
 def _stop(position: int, batches: Sequence[Batch], run: range) -> int:
-    """The number of the example after a batch's last."""
+    """Return the number of the example after a batch's last."""
     stop = position + len(next(iter(batches[0].values())))
     if stop > run.stop:
         raise DataError(_changed(run.stop, f"{stop} or more"))

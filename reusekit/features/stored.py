@@ -35,7 +35,7 @@ _DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
-    """What crosses a cut, for every example of a data set.
+    """The crossing tensors of a cut, for every example of a data set.
 
     Attributes:
         frontier: The cut.
@@ -56,7 +56,7 @@ class StoredFeatures:
         return {name: self.entry[name] for name in self.frontier.names}
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Batches of (what crosses, labels), as the top of the split model takes them.
+        """Return batches of (crossing tensors, labels), as the top of the split takes them.
 
         Args:
             batch_size: Examples a batch; the last one may be smaller.
@@ -85,7 +85,7 @@ def stored_features(
     carries_mask: bool = False,
     description: str = "Extracting features",
 ) -> list[StoredFeatures]:
-    """The features at some cuts. Those that are not stored are computed in one pass, together.
+    """Return the features at some cuts, computing those not stored together in one pass.
 
     Args:
         store: Where they are kept.
@@ -177,7 +177,7 @@ def stored_features(
 
 
 def check_dtype(dtype: str | None) -> None:
-    """Raises CacheError unless features can be stored as this dtype, or None."""
+    """Raise CacheError unless features can be stored as this dtype, or None."""
     if dtype is not None and dtype not in _DTYPES:
         raise CacheError(
             f"Expected features to be stored as one of {', '.join(_DTYPES)}, or None. "
@@ -188,7 +188,7 @@ def check_dtype(dtype: str | None) -> None:
 def _taps(
     graph: Graph, wanted: Sequence[tuple[str | None, str | None, Sequence[str]]], augment: bool
 ) -> tuple[keras.Model, Callable[..., None] | None]:
-    """One model for all poolings, so that the bottom runs once.
+    """Return one model for all poolings, so that the bottom runs once.
 
     Args:
         graph: What is tapped.
@@ -227,7 +227,7 @@ def _tap(name: str, pooling: str | None, mask: str | None) -> str:
 
 
 def _check_randomness(frontiers: Sequence[Frontier], entropy: tuple[int, ...] | None) -> None:
-    """Without a view nothing may be random that does not stop; with one something must be."""
+    """Refuse randomness that does not stop without a view, and a view without randomness."""
     if entropy is not None and min(entropy) < 0:
         raise CacheError(
             f"Expected the number of a view and its seed to be 0 or more. Received: {entropy[:2]}."
@@ -264,7 +264,7 @@ def _as_stored(values: Any, dtype: str | None) -> np.ndarray:
 def example_batches(
     data: DataSplit, start: int, stop: int, padding: Padding | None, batch_size: int
 ) -> Iterator[tuple[Any, tf.Tensor]]:
-    """Batches of some of the examples, from their numbers; up to the end, of all that there are.
+    """Yield batches of the examples of some numbers; to the end, of all there are.
 
     Raises:
         DataError: The examples differ in shape and there is no padding, or one is too long for it.

@@ -31,7 +31,7 @@ Name = tuple[Any, str | None]
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """How one cut's features are come by; of training examples, and of others.
+    """The way to one cut's features, for training examples and for others.
 
     Attributes:
         frontier: The cut.
@@ -82,7 +82,7 @@ class Supply:
     entries: Sequence[Entry] = field(repr=False)
 
     def obtain(self, split: DataSplit, training: bool) -> dict[Name, FeatureSource]:
-        """A source of batches for each cut and pooling; computes what is to be stored first."""
+        """Return a source of batches for each cut and pooling, storing features first."""
         how = {
             name: recipe.train if training else recipe.validation
             for name, recipe in self.recipes.items()
@@ -144,7 +144,7 @@ class Supply:
         return {name: ViewsSource([view[name] for view in views]) for name in names}
 
     def _derived(self, split: DataSplit, name: Name, source: StoredFeatures) -> StoredFeatures:
-        """Features computed from stored ones, and stored."""
+        """Compute features from stored ones, and store them."""
         target = self.recipes[name].frontier
         (key,) = feature_keys([target], split, **self.options)
 
@@ -209,12 +209,12 @@ class Supply:
 
 
 def inputs_frontier(graph: Graph) -> Frontier:
-    """The cut at the model's inputs."""
+    """Return the cut at the model's inputs."""
     return frontier(graph, list(graph.inputs))
 
 
 def _of(graph: Graph, one: Frontier) -> Frontier:
-    """A cut of one model as a cut of its copy."""
+    """Return a cut of one model as a cut of its copy."""
     if one.graph is graph:
         return one
     asked = [tensor.address for tensor in one.asked]

@@ -1,4 +1,4 @@
-"""What a plan is made from: the cuts, what is random before them, what is stored, the speeds."""
+"""The survey that a plan is made from: cuts, randomness, stored entries, speeds."""
 
 import math
 import shutil
@@ -32,7 +32,7 @@ _SHARE_OF_DISK = 0.9  # of what is free
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What is asked for, and what is known of it: depths, randomness, what is stored, speeds.
+    """The request and the facts known of it: depths, randomness, entries, speeds.
 
     The names of cuts are (`Trials.at`, `Trials.pooling`).
     """
@@ -49,7 +49,7 @@ class Survey:
 
     @cached_property
     def flops(self) -> Flops:
-        """What each call costs."""
+        """The cost of each call."""
         return count_flops(self.graph)
 
     @cached_property
@@ -69,24 +69,24 @@ class Survey:
         return sum(self.flops.per_call[call] for call in calls), len(calls)
 
     def calls(self, one: Frontier) -> frozenset[int]:
-        """The calls that a cut is computed by."""
+        """Return the calls that a cut is computed by."""
         masks = set() if one.mask is None else {one.mask}
         calls = ancestors(self.graph, {*one.crossing, *one.stored, *masks})
         return frozenset(call.index for call in calls if not call.is_input)
 
     @cached_property
     def randomness(self) -> dict[Name, Randomness]:
-        """What is random before each cut."""
+        """The randomness before each cut."""
         return {name: random_before(self.graph, f.crossing) for name, f in self.frontiers.items()}
 
     def rows(self, part: str) -> int:
-        """How many examples a part has."""
+        """Return the number of examples a part has."""
         if part == VIEWS:
             return self.views * self.splits[TRAIN].size
         return self.splits[part].size
 
     def kept(self, name: Name) -> frozenset[str]:
-        """What may be stored of a cut, by what is known to be random."""
+        """Return the parts of a cut that may be stored, by the known randomness."""
         found = self.randomness[name]
         if found.always:
             return frozenset()
@@ -97,7 +97,7 @@ class Survey:
 
     @cached_property
     def found(self) -> dict[tuple[Name, str], list[Entry]]:
-        """What is stored already, by cut and part; several entries of several views."""
+        """The entries stored already, by cut and part; several for several views."""
         found: dict[tuple[Name, str], list[Entry]] = {}
         for part in PARTS:
             names = [name for name in self.frontiers if part in self.kept(name)]
@@ -121,7 +121,7 @@ class Survey:
 
     @cached_property
     def rehearsal(self) -> Rehearsal | None:
-        """What running the first batch tells of the bottoms that may have to run."""
+        """The measurements of running the first batch through the bottoms that may be needed."""
         running = [name for name in self.frontiers if self._may_run(name)]
         if not running:
             return None
@@ -143,14 +143,14 @@ class Survey:
         return len(kept) < 2 or any((name, part) not in self.found for part in kept)
 
     def unsteady(self, name: Name) -> bool:
-        """Whether a cut's features are random in inference too."""
+        """Return whether a cut's features are random in inference too."""
         if self.randomness[name].always:
             return True
         seen = self.rehearsal.unsteady if self.rehearsal else ()
         return any(tensor.address in seen for tensor in self._tensors(name))
 
     def example_bytes(self, name: Name) -> int:
-        """Bytes of one example as it is stored, with its label."""
+        """Return the bytes of one example as it is stored, with its label."""
         for part in self.kept(name):
             for entry in self.found.get((name, part), ()):
                 return sum(array.row_bytes for array in entry.manifest.arrays)
@@ -169,7 +169,7 @@ class Survey:
         return total
 
     def _inputs(self) -> Candidate:
-        """The model's inputs, which may be stored as well."""
+        """Return the model's inputs, which may be stored as well."""
         kept = frozenset((TRAIN, VALIDATION))
         if self.rehearsal is None:  # nothing runs from the inputs
             return Candidate(frozenset(), 0, frozenset(), frozenset())
@@ -212,7 +212,7 @@ class Survey:
             yield Work(tuple(e for e in trials if e.batch_size == size), activations)
 
     def _activations(self, name: Name) -> int:
-        """Bytes of one example in what is trained, both ways: at most the whole top."""
+        """Return the bytes of one example in the trained part, both ways: at most the whole top."""
         one = self.frontiers[name]
         if one.pooling is not None:
             return 4 * self.example_bytes(name)
@@ -221,7 +221,7 @@ class Survey:
         return 2 * (self.example_bytes(name) + 4 * made)
 
     def problem(self, costs: Costs | None, disk: float, memory: float) -> Problem:
-        """The choice to make."""
+        """Return the choice to make."""
         candidates = [self._inputs(), *map(self._candidate, self.frontiers)]
         flops, rehearsal = self.flops.per_call, self.rehearsal
         ran = [self.calls(one) for name, one in self.frontiers.items() if self._may_run(name)]
@@ -243,7 +243,7 @@ class Survey:
         return Problem(candidates, rows, flops, costs, disk, memory)
 
     def disk_budget(self, disk: int | None) -> float:
-        """Bytes that the features of this plan may take, those among them that are stored."""
+        """Return the bytes that this plan's features may take, stored ones included."""
         budgets = [budget for budget in (disk, self.store.budget) if budget is not None]
         if budgets:
             return min(budgets)

@@ -1,4 +1,4 @@
-"""What a tensor of a model is computed by, as a digest that knows no layer names."""
+"""A digest of the computation of a tensor, independent of layer names."""
 
 import hashlib
 import inspect
@@ -18,7 +18,7 @@ _LIBRARIES = {"abc", "builtins", "keras", "keras_hub", "tensorflow", "torch"}
 
 
 def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]:
-    """A digest for each tensor of all that its values follow from, given the model's inputs.
+    """Return a digest for each tensor of all that its values follow from, given the model's inputs.
 
     The digest of a tensor is made from the configuration and weight bytes of the layer that makes
     it and from the digests of the tensors which that layer reads, down to the model's inputs (a
@@ -78,7 +78,7 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
 
 
 def array_digest(value: Any) -> str:
-    """A digest of an array's dtype, shape and bytes."""
+    """Return a digest of an array's dtype, shape and bytes."""
     array = np.ascontiguousarray(keras.ops.convert_to_numpy(value))
     digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
     digest.update(array.view(np.uint8).data if array.size else b"")
@@ -90,7 +90,7 @@ def _digest(value: Any) -> str:
 
 
 def _described(operation: Any, address: str) -> list:
-    """The class and the configuration of an operation, without names."""
+    """Return the class and the configuration of an operation, without names."""
     kind = type(operation)
     try:
         config = keras.saving.serialize_keras_object(operation)
@@ -108,7 +108,7 @@ def _described(operation: Any, address: str) -> list:
 
 
 def _own_code(kind: type) -> list[str]:
-    """The source of a user's own layer: its configuration does not say what its `call` does."""
+    """Return the source of a user's own layer, whose configuration does not tell its `call`."""
     classes = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in _LIBRARIES]
     try:
         return [inspect.getsource(c) for c in classes]
@@ -117,7 +117,7 @@ def _own_code(kind: type) -> list[str]:
 
 
 def _written(value: Any, digests: Mapping[Tensor, str], address: str) -> Any:
-    """A recorded call argument as JSON, with digests in the place of tensors."""
+    """Return a recorded call argument as JSON, with digests in the place of tensors."""
 
     def write(part: Any) -> Any:
         if isinstance(part, Tensor):

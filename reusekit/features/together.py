@@ -1,4 +1,4 @@
-"""How many trials to train in one pass over the same batches."""
+"""The number of trials to train in one pass over the same batches."""
 
 import math
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ class Work:
 
     @property
     def count(self) -> int:
-        """How many trials."""
+        """Return the number of trials."""
         return sum(trials.count for trials in self.trials)
 
     @property
@@ -72,7 +72,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How some work is done.
+    """The schedule of some work.
 
     Attributes:
         together: How many trials are trained in one pass.
@@ -98,7 +98,7 @@ def schedule(
     memory: float,
     alone: bool = False,
 ) -> Schedule:
-    """How many trials to train in one pass, and what all of them take.
+    """The number of trials to train in one pass over the same batches.
 
     One pass for several trials reads or computes the features once for all of them, and starts each
     step once. What each trial computes itself, and its optimizer's work, stays.

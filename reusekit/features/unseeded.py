@@ -16,7 +16,7 @@ _known: WeakKeyDictionary[Graph, dict[tuple[Call, bool], bool]] = WeakKeyDiction
 
 
 def draws_unseeded(graph: Graph, call: Call, training: bool) -> bool:
-    """Whether a user's layer draws random numbers, though nothing in it holds a generator.
+    """Return whether a user's layer draws random numbers, though nothing in it holds a generator.
 
     Such a layer calls `tf.random`, or `keras.random` without a seed. Its call is traced, not run.
     One that cannot be traced is not found out.
