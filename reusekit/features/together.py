@@ -98,7 +98,7 @@ def schedule(
     memory: float,
     alone: bool = False,
 ) -> Schedule:
-    """The number of trials to train in one pass over the same batches.
+    """Return the number of trials to train in one pass over the same batches.
 
     One pass for several trials reads or computes the features once for all of them, and starts each
     step once. What each trial computes itself, and its optimizer's work, stays.
