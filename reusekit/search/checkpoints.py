@@ -1,4 +1,4 @@
-"""What is kept of trials: the trained weights of the best few."""
+"""The trained weights of the best few trials, as files."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def file(self, number: int) -> Path:
-        """The file of a trial's weights, whether it is there or not."""
+        """Return the file of a trial's weights, whether it is there or not."""
         return self.folder / f"{number:04d}.weights.h5"
 
     def save(self, number: int, model: keras.Model) -> str:
@@ -50,7 +50,7 @@ class Checkpoints:
         return digest
 
     def sound(self, number: int, digest: str | None) -> Path:
-        """The file of a trial's weights, if it is the one that was saved.
+        """Return the file of a trial's weights, if it is the one that was saved.
 
         Raises:
             ReusekitError: It is missing or has been altered.
@@ -86,5 +86,5 @@ def _sha256(file: Path) -> str:
 
 
 def _bare(model: keras.Model) -> keras.Model:
-    """The same layers without an optimizer, whose state Keras would store, too."""
+    """Return the same layers without an optimizer, whose state Keras would store, too."""
     return keras.Model(model.input, model.output)

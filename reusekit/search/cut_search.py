@@ -234,7 +234,7 @@ class CutSearch:
 
     @cached_property
     def plan(self) -> Plan | None:
-        """What is computed once, stored, and trained together; None for the plain way."""
+        """The work computed once, stored and trained together; None for the plain way."""
         ranked = [(at, self._pooled) for at in self._allowed.cuts] if self._rank else []
         expected = expected_trials(
             self._allowed,
@@ -260,7 +260,7 @@ class CutSearch:
 
     @property
     def _pooled(self) -> str:
-        """How the features are pooled that cuts are ranked by."""
+        """The pooling of the features that rank the cuts."""
         return self.pooling or "avg"
 
     @cached_property
@@ -291,7 +291,7 @@ class CutSearch:
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """What a resumed search must have in common with the one before, beside its choices."""
+        """The facts a resumed search must share with the one before, beside its choices."""
         digests = tensor_digests(self.graph, self.graph.outputs)
         return {
             "model": sorted(digests.values()),
@@ -317,7 +317,7 @@ class CutSearch:
 
     @cached_property
     def space(self) -> SearchSpace:
-        """What is searched: without cuts over the limits, and those ranked too low."""
+        """The space that is searched, without cuts beyond the limits or ranked too low."""
         if self.ranking is None:
             return self._allowed
         best = list(self.ranking.sort_values("rank")["cut"])[: self._best_cuts]
@@ -325,7 +325,7 @@ class CutSearch:
 
     @cached_property
     def hypermodel(self) -> CutHyperModel:
-        """What any tuner of keras-tuner can search instead of this one."""
+        """The hypermodel that any tuner of keras-tuner can search."""
         return CutHyperModel(self.data, self.space, **self._training, objective=self._objective)
 
     @cached_property
@@ -413,7 +413,7 @@ class CutSearch:
 
     @property
     def result(self) -> SearchResult:
-        """What was found so far."""
+        """The results so far."""
         objective = self.tuner.oracle.objective
         depths = {at: self._points[at].depth for at in self._all_cuts.cuts}
         return SearchResult(
@@ -425,17 +425,17 @@ class CutSearch:
         )
 
     def results(self) -> pd.DataFrame:
-        """The trials as a table; see `SearchResult.to_frame`."""
+        """Return the trials as a table; see `SearchResult.to_frame`."""
         return self.result.to_frame()
 
     def pareto(self, cost: str = "parameters") -> pd.DataFrame:
-        """The trials that no other beats in objective and cost; see `SearchResult.pareto`."""
+        """Return the trials that no other beats in objective and cost."""
         if cost == "latency":
             _ = self.latencies
         return self.result.pareto(cost)
 
     def rank_correlation(self) -> RankCorrelation:
-        """How well the ranking foretold the best result of each cut.
+        """Return how well the ranking foretold the best result of each cut.
 
         Raises:
             ConfigError: There is no ranking.
@@ -449,7 +449,7 @@ class CutSearch:
         return rank_correlation([scores[cut.at] for cut in cuts], reached)
 
     def best_model(self, place: int = 0, folded: bool = True) -> keras.Model:
-        """The whole model of a good trial: from the backbone's inputs to the head's outputs.
+        """Return the whole model of a good trial: from the backbone's inputs to the head's outputs.
 
         Its weights are its own. What the trial froze is frozen; it is compiled with the head's loss
         and metrics.
@@ -479,7 +479,7 @@ class CutSearch:
         return whole
 
     def _joined(self, spec: TrialSpec, trained: keras.Model) -> keras.Model:
-        """What a trial trained behind a copy of what it froze."""
+        """Return a trial's trained part behind a copy of what it froze."""
         bottom = clone(self.data.frozen(spec), weights="copy")
         for layer in bottom.layers:
             layer.trainable = False
@@ -505,14 +505,14 @@ class CutSearch:
 
 
 def _weights(model: keras.Model) -> Weights:
-    """The weights of each call that has any, by its address."""
+    """Return the weights of each call that has any, by its address."""
     return {call.address: call.variables for call in read(model).calls if call.variables}
 
 
 def _counterparts(
     trunk: Weights, trained: Weights, backbone: Weights, whole: Weights
 ) -> Iterator[tuple[keras.Variable, keras.Variable]]:
-    """Each weight that a trial trained, and the one of a whole model that stands for it.
+    """Yield each weight that a trial trained, and the one of a whole model that stands for it.
 
     Args:
         trunk: The part of the backbone that it trained, before it was copied.
@@ -554,7 +554,7 @@ def _check_examples(name: str, split: DataSplit) -> None:
 def _objective(
     wanted: str | keras_tuner.Objective, space: SearchSpace, classes: int
 ) -> keras_tuner.Objective:
-    """The metric by which trials are compared, with its direction.
+    """Return the metric by which trials are compared, with its direction.
 
     Raises:
         ConfigError: It is no metric of the heads, or nobody knows whether more of it is better.
@@ -581,7 +581,7 @@ def _objective(
 
 
 def _reported(compile_args: dict[str, Any]) -> list[str] | None:
-    """The names of what a head reports; None where they follow from several outputs."""
+    """Return the names of what a head reports; None where they follow from several outputs."""
     metrics = [compile_args.get(key) or [] for key in ("metrics", "weighted_metrics")]
     if not all(isinstance(each, list) for each in metrics):
         return None

@@ -71,7 +71,7 @@ def _is_ending(call: Call) -> bool:
 
 
 def _scores(graph: Graph, call: Call) -> list[Tensor]:
-    """What a softmax without a weight of its own is fed, back to the layer that has one."""
+    """Return the inputs of a weightless softmax, back to the layer that has weights."""
     found: list[Tensor] = []
     while not call.variables and len(call.inputs) == 1:
         (tensor,) = call.inputs

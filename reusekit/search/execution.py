@@ -42,7 +42,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial.
+    """The outcome of a trial.
 
     Attributes:
         task: The trial.
@@ -174,14 +174,14 @@ def _fit_together(
 
 
 def _name(place: Place) -> str:
-    """The name of a place's features in the batches."""
+    """Return the name of a place's features in the batches."""
     return f"{place[0]} {place[1] or 'whole'}"
 
 
 def _batches(
     sources: dict[Place, FeatureSource], batch_size: int, seed: int | None = None
 ) -> tf.data.Dataset:
-    """Batches of (features by name, labels) of several places, the same examples of each."""
+    """Return batches of (features by name, labels) of several places, on the same examples."""
     if all(isinstance(source, ArrayFeatures) for source in sources.values()):
         in_memory = {_name(place): source.values for place, source in sources.items()}
         return feed(in_memory, next(iter(sources.values())).labels, batch_size, seed)

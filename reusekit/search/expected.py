@@ -1,4 +1,4 @@
-"""Which trials a search will come to, as far as a plan needs to know before any is chosen."""
+"""The trials that a search will come to, as far as a plan needs to know."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,7 +18,7 @@ def expected_trials(
     trials: int | None = None,
     ranked: Sequence[Place] = (),
 ) -> list[Trials]:
-    """How many trials begin where, if they are spread evenly over the space.
+    """Return the number of trials at each place, spread evenly over the space.
 
     Args:
         space: What is searched.
@@ -61,6 +61,6 @@ def _channels(points: Mapping[str, CutPoint], place: Place) -> int:
 
 
 def _combinations(space: SearchSpace) -> int:
-    """How many combinations there are beside cuts, freezing and batch sizes."""
+    """Return the number of combinations there are beside cuts, freezing and batch sizes."""
     heads = len(space.heads) if space.heads else len(space.units) * len(space.dropout)
     return heads * len(space.optimizers) * len(space.learning_rates or [None])

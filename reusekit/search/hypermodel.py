@@ -75,22 +75,22 @@ class CutHyperModel(keras_tuner.HyperModel):
 
     @property
     def joint(self) -> bool:
-        """Whether trials can be trained together: on TensorFlow, unless the plain way is wanted."""
+        """Return whether trials can be trained together: on TensorFlow, unless `plain`."""
         return keras.backend.backend() == "tensorflow" and not self.data.plain
 
     def spec(self, hp: keras_tuner.HyperParameters) -> TrialSpec:
-        """What hyperparameters ask for; declares them to keras-tuner."""
+        """Read a specification from hyperparameters, declaring them to keras-tuner."""
         spec = self.space.sample(hp)
         if spec.trains_backbone and not self.data.is_before(spec.freeze, spec.cut):
             return replace(spec, freeze=spec.cut)
         return spec
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """The untrained model of a trial, compiled; see `build_for`."""
+        """Return the untrained model of a trial, compiled; see `build_for`."""
         return self.build_for(self.spec(hp))
 
     def build_for(self, spec: TrialSpec) -> keras.Model:
-        """The untrained model of a trial, compiled: from where it begins to the end."""
+        """Return the untrained model of a trial, compiled: from where it begins to the end."""
         trunk = self.data.trunk(spec)
         head = self._head(spec, trunk)
         if trunk is None:
@@ -131,7 +131,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         return keras.optimizers.get({"class_name": spec.optimizer, "config": config})
 
     def callbacks(self) -> list[keras.callbacks.Callback]:
-        """What ends a trial: nothing gained for a while; the best epoch's weights come back."""
+        """Return the callbacks of a trial: it ends without gain, and the best weights return."""
         return [
             keras.callbacks.EarlyStopping(
                 monitor=self.monitored,
@@ -142,7 +142,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         ]
 
     def batches(self, spec: TrialSpec) -> tuple[Any, Any]:
-        """The batches that a trial is trained on and those it is validated on."""
+        """Return the batches that a trial is trained on and those it is validated on."""
         at = self.data.begin(spec)
         return (
             self.data.train[at].batches(spec.batch_size, self.seed),
@@ -222,7 +222,7 @@ class CutHyperModel(keras_tuner.HyperModel):
 
 
 def batch_normalizations(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
-    """The batch normalizations of a model, those of nested models among them."""
+    """Yield the batch normalizations of a model, those of nested models among them."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             yield layer

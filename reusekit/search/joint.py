@@ -147,7 +147,7 @@ def _build(member: Member, x: Any, y: tf.Tensor) -> None:
 
 
 def _goes_to_the_end(member: Member, initial_epoch: int, longest: int) -> bool:
-    """Whether nothing can stop a member before the others."""
+    """Return whether nothing can stop a member before the others."""
     patient = (
         type(callback) is keras.callbacks.EarlyStopping
         and callback.patience >= longest - initial_epoch
@@ -162,7 +162,7 @@ def _step(
     batches: tf.data.Dataset,
     name: str,
 ) -> Callable:
-    """One step of every member that is not switched off, compiled."""
+    """Return one step of every member that is not switched off, compiled."""
 
     def one(member: Member, x: Any, y: tf.Tensor) -> tf.Tensor:
         getattr(member.model, name)((x[member.features], y))
@@ -188,7 +188,7 @@ def _pass(
     batches: tf.data.Dataset,
     prefix: str,
 ) -> dict[int, dict[str, float]]:
-    """One pass over the data: the metrics of each member that goes on."""
+    """Make one pass over the data; returns the metrics of each member that goes on."""
     for number in going:
         members[number].model.reset_metrics()
     for x, y in batches:

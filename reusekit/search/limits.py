@@ -1,4 +1,4 @@
-"""What a model may cost at most, and how long a model takes."""
+"""Limits on what a model may cost, and its latency."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ LATENCY_RUNS = 20
 @checked(ConfigError)
 @dataclass(frozen=True)
 class Limits:
-    """What the whole model of a trial may cost; None is no limit.
+    """The limits of a trial's whole model; None is no limit.
 
     Attributes:
         parameters: Parameters, each shared weight once.
@@ -34,7 +34,7 @@ class Limits:
     latency: PositiveFloat | None = None
 
     def exceeded(self, sizes: Sizes, latency: float | None = None) -> str | None:
-        """Which limit a model exceeds and by what; None where it keeps all."""
+        """Return the limit that a model exceeds and by how much, or None."""
         found = {"parameters": sizes.parameters, "flops": sizes.flops, "latency": latency}
         for name, limit in asdict(self).items():
             if limit is not None and found[name] is not None and found[name] > limit:
@@ -44,7 +44,7 @@ class Limits:
 
 @checked(ConfigError)
 def measure_latency(models: Sequence[keras.Model], runs: PositiveInt = LATENCY_RUNS) -> list[float]:
-    """How long each model takes for one example: the median of some runs, in seconds.
+    """Measure each model's seconds for one example: the median of some runs.
 
     The models take turns, so that what else the machine does meets all alike. The first run of
     each, which compiles it, does not count. It is what a caller waits for `predict_on_batch` with a

@@ -56,17 +56,17 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         self.gpr = QuickGaussianProcess(**self.gpr.get_params(deep=False))
 
     def at_a_time(self) -> int:
-        """How many trials may be asked for now: all that is left of the first pass, then a few."""
+        """Return the number of trials to ask for now: the rest of the first pass, then a few."""
         return max(len(self._left(len(self.trials))), _AT_A_TIME)
 
     def _left(self, number: int) -> list[str]:
-        """The cuts of the first pass that no trial before this one has tried."""
+        """Return the cuts of the first pass that no trial before this one has tried."""
         before = (t for trial_id, t in self.trials.items() if int(trial_id) < number)
         tried = {trial.hyperparameters.values.get(CUT) for trial in before}
         return [cut for cut in self.sweep if cut not in tried]
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
+        """Return the values of the next trial; see `keras_tuner.Oracle.populate_space`."""
         number = int(trial_id)
         left = self._left(number)
         if not left:
@@ -105,16 +105,16 @@ class CutGridOracle(keras_tuner.Oracle):
         self._meaning = WeakMethod(meaning) if inspect.ismethod(meaning) else lambda: meaning
 
     def at_a_time(self) -> int:
-        """All that are left."""
+        """Return all that are left."""
         return math.prod(len(values) for _, values in self._choices())
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
-        """The values of the next trial; see `keras_tuner.Oracle.populate_space`."""
+        """Return the values of the next trial; see `keras_tuner.Oracle.populate_space`."""
         values = next(itertools.islice(self._combinations(), int(trial_id), None), None)
         return {"status": "STOPPED" if values is None else "RUNNING", "values": values}
 
     def _combinations(self) -> Iterator[dict[str, Any]]:
-        """What is tried, in order."""
+        """Yield the combinations to try, in order."""
         choices, seen = self._choices(), set()
         for combination in itertools.product(*(values for _, values in choices)):
             values = {name: value for (name, _), value in zip(choices, combination, strict=True)}
@@ -139,7 +139,7 @@ class CutGridOracle(keras_tuner.Oracle):
 
 
 def evenly(items: Sequence[str], most: int | None) -> list[str]:
-    """At most that many of the items (None: all), spread evenly, the last one among them.
+    """Return at most so many items (None: all), spread evenly, the last among them.
 
     Example:
         >>> evenly(["a", "b", "c", "d", "e"], 3)

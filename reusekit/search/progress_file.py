@@ -1,4 +1,4 @@
-"""How far a search has come, in one file that is always whole."""
+"""The progress of a search, in one file that is always whole."""
 
 import json
 import os

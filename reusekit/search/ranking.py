@@ -1,4 +1,4 @@
-"""Which cut is worth training on, told from stored features before anything is trained."""
+"""The ranking of cuts by stored features, before anything is trained."""
 
 import math
 import warnings
@@ -32,7 +32,7 @@ _TINY = np.finfo(float).tiny
 
 
 def logme(features: Any, labels: Any) -> float:
-    """The logarithm of the maximum evidence of the labels given the features, for one example.
+    """Return the log maximum evidence of the labels given the features, for one example.
 
     Each class is regressed on the features by a Bayesian linear model whose two variances (of
     noise and of weights) are those under which the labels are likeliest; the score is the
@@ -69,7 +69,7 @@ def logme(features: Any, labels: Any) -> float:
 def _in_singular_directions(
     features: np.ndarray, targets: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The squares of the singular values, and the targets along each left singular vector.
+    """Return the squares of the singular values, and the targets along each left singular vector.
 
     From the smaller of the two Gram matrices, which takes a fraction of a decomposition's time.
     Directions that rounding cannot tell from nothing are left out.
@@ -85,7 +85,7 @@ def _in_singular_directions(
 
 
 def _evidence(target: np.ndarray, projected: np.ndarray, squares: np.ndarray) -> float:
-    """The logarithm of the maximum evidence of one target.
+    """Return the log maximum evidence of the labels given the features, for one example.
 
     With noise of variance 1 / beta and weights of variance 1 / alpha, the target is normal with
     covariance (I + F F' / ratio) / beta, where ratio = alpha / beta. Given the ratio, the best beta
@@ -117,7 +117,7 @@ def _evidence(target: np.ndarray, projected: np.ndarray, squares: np.ndarray) ->
 
 @checked(ConfigError)
 def ridge_probe(features: Any, labels: Any, folds: Annotated[int, Field(ge=2)] = 5) -> float:
-    """The accuracy of a ridge classifier on examples that it was not fitted to.
+    """Return the accuracy of a ridge classifier on examples that it was not fitted to.
 
     The classifier is solved in closed form; features are scaled to variance 1, and the strength of
     regularisation is chosen within the examples it is fitted to. Folds are drawn by a fixed seed
@@ -165,7 +165,7 @@ def rank_cuts(
     labels: Any,
     method: Literal["logme", "ridge"] = "logme",
 ) -> pandas.DataFrame:
-    """Ranks cuts by what a linear model could make of their features.
+    """Rank cuts by what a linear model could make of their features.
 
     Args:
         features: From each cut to its pooled features, of shape (examples, channels).
@@ -200,7 +200,7 @@ def rank_cuts(
 
 @dataclass(frozen=True)
 class RankCorrelation:
-    """How far two orders agree, from -1 (reversed) to 1 (equal); NaN where one is all alike.
+    """The agreement of two orders, from -1 (reversed) to 1 (equal); NaN if one is constant.
 
     Attributes:
         spearman: Spearman's rho.
@@ -212,7 +212,7 @@ class RankCorrelation:
 
 
 def rank_correlation(scores: Sequence[float], results: Sequence[float]) -> RankCorrelation:
-    """How well scores before training foretold the order of what came out of it.
+    """Return how well scores before training foretold the order of the results.
 
     Args:
         scores: A score for each cut.

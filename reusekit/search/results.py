@@ -1,4 +1,4 @@
-"""What a cut search found, as data."""
+"""The results of a cut search, as data."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -73,12 +73,12 @@ class TrialRecord:
         return self.metrics["val_loss"]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as what JSON can hold."""
+        """Return all of it as what JSON can hold."""
         return asdict(self) | {"values": dict(self.values)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialRecord":
-        """The record that was written down."""
+        """Return the record that was written down."""
         fit = values["fit"] and Fit(**values["fit"])
         parts = {"spec": TrialSpec(**values["spec"]), "sizes": Sizes(**values["sizes"])}
         return cls(**{**values, **parts, "fit": fit})
@@ -105,7 +105,7 @@ class CutResult:
 
     @property
     def seconds(self) -> float:
-        """What its trials took together."""
+        """The seconds of all its trials together."""
         return sum(trial.fit.seconds for trial in self.trials)
 
 
@@ -166,7 +166,7 @@ class SearchResult:
         return tuple(cut for cut in found if cut.trials)
 
     def cuts_frame(self) -> pd.DataFrame:
-        """The cuts as a table, one row each, shallow to deep."""
+        """Return the cuts as a table, one row each, shallow to deep."""
         return pd.DataFrame(
             {
                 "cut": cut.at,
@@ -181,7 +181,7 @@ class SearchResult:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """The trials as a table, one row each, failed ones among them, in their order.
+        """Return the trials as a table, one row each, failed ones among them, in their order.
 
         Columns: `trial`, `status`, the specification (`cut`, `freeze`, `units` ...), `depth`, the
         metrics of the best epoch, `best_epoch`, the whole model's `parameters`, `flops`, `bytes`
@@ -206,7 +206,7 @@ class SearchResult:
         )
 
     def pareto(self, cost: str = "parameters") -> pd.DataFrame:
-        """The completed trials that no other one beats in both the objective and a cost.
+        """Return the completed trials that no other one beats in both the objective and a cost.
 
         Args:
             cost: "parameters", "flops", "bytes" or "latency".

@@ -1,4 +1,4 @@
-"""What the whole model of a trial costs: parameters, FLOPs, bytes."""
+"""The costs of a trial's whole model: parameters, FLOPs, bytes."""
 
 import math
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class SizeCounter:
         self._trunks: dict[int, Sizes] = {}
 
     def bottom(self, cut: str) -> Sizes:
-        """Everything that the tensor at a cut is computed from."""
+        """Return the sizes of everything that the tensor at a cut depends on."""
         if self._data.model is None:
             return Sizes()
         if cut not in self._bottoms:
@@ -70,7 +70,7 @@ class SizeCounter:
         return self._bottoms[cut]
 
     def whole(self, spec: TrialSpec, model: keras.Model) -> Sizes:
-        """The whole model of a trial, whose own part is `model`.
+        """Return the whole model of a trial, whose own part is `model`.
 
         The pooling between the two, one addition for each number at the cut, is not counted.
         """
@@ -94,5 +94,5 @@ class SizeCounter:
 
 
 def bytes_of(variable: keras.Variable) -> int:
-    """Bytes of a weight in memory."""
+    """Return the bytes of a weight in memory."""
     return math.prod(variable.shape) * np.dtype(variable.dtype).itemsize

@@ -1,4 +1,4 @@
-"""What a trial may vary: the cut, what is frozen, the head, and how it is trained."""
+"""The choices of a trial: the cut, what is frozen, the head, and its training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ class SearchSpace:
         return hp.Float("learning_rate", low, high, sampling="log", default=(low * high) ** 0.5)
 
     def head(self, spec: TrialSpec, classes: int, standardize: Any = None) -> Head:
-        """The head of a trial, not built yet.
+        """Return the head of a trial, not built yet.
 
         Args:
             spec: The trial.

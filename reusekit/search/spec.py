@@ -1,4 +1,4 @@
-"""What a trial is: everything that its result follows from, beside the data."""
+"""The specification of a trial: everything its result depends on, beside the data."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -39,15 +39,15 @@ class TrialSpec:
 
     @property
     def trains_backbone(self) -> bool:
-        """Whether a part of the backbone is trained with the head."""
+        """Return whether a part of the backbone is trained with the head."""
         return self.freeze != self.cut
 
     def to_dict(self) -> dict[str, Any]:
-        """Its values by name."""
+        """Return its values by name."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrialSpec":
-        """The specification with these values; others are passed over."""
+        """Return the specification with these values; others are passed over."""
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})

@@ -1,4 +1,4 @@
-"""What trials are trained and compared on."""
+"""The data that trials are trained and compared on."""
 
 import hashlib
 from collections.abc import Mapping
@@ -42,11 +42,11 @@ class ArrayFeatures(FeatureSource):
         return self._labels
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Batches of (features, labels); see `feed`."""
+        """Return batches of (features, labels); see `feed`."""
         return feed(self.values, self.labels, batch_size, seed)
 
     def arrays(self) -> np.ndarray:
-        """The features."""
+        """Return the features."""
         return self.values
 
 
@@ -60,7 +60,7 @@ def collected(source: FeatureSource) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class TrialData:
-    """What trials are trained and compared on: features where each of them begins, with labels.
+    """Features where each trial begins, with labels, for training and comparison.
 
     A trial that trains a head alone begins behind the cut, with pooled features; one that trains a
     part of the backbone begins where that part does, with whole maps.
@@ -107,7 +107,7 @@ class TrialData:
         )
 
     def described(self) -> Mapping[str, Any]:
-        """What tells these features from others: `identity`, or a digest of those in memory."""
+        """Return the identity of these features, or a digest of those in memory."""
         if self.identity is not None:
             return self.identity
         digest = hashlib.sha256()
@@ -124,20 +124,20 @@ class TrialData:
         return read(self.model, keep_masks=self.mask is not None)
 
     def begin(self, spec: TrialSpec) -> Place:
-        """Where a trial's own model begins."""
+        """Return the place where a trial's own model begins."""
         if self.plain:
             return self.graph.inputs[0].address, None
         return (spec.freeze, None) if spec.trains_backbone else (spec.cut, self.pooling)
 
     def is_before(self, address: str, cut: str) -> bool:
-        """Whether a cut depends on what another address names."""
+        """Return whether a cut depends on what another address names."""
         if self.model is None:
             return False
         one, other = (self.graph.maker[self.graph.names[at]].index for at in (address, cut))
         return one < other
 
     def trunk(self, spec: TrialSpec) -> keras.Model | None:
-        """The part of the backbone that belongs to a trial's own model, with the weights of it.
+        """Return the part of the backbone in a trial's own model, with its weights.
 
         It goes from what crosses where the trial begins to the features of its cut. None where the
         trial begins with these.
@@ -159,13 +159,13 @@ class TrialData:
         return taps(self.graph, tensor, self.pooling, {}, self.mask, fed=crossing)
 
     def _crossing(self, at: str) -> tuple[Tensor, ...]:
-        """What crosses a cut, the mask of its features among it."""
+        """Return the crossing tensors of a cut, the mask of its features among them."""
         if self.model is None:
             return ()
         return frontier(self.graph, at, None, self.mask, carries_mask=True).crossing
 
     def head_mask(self, spec: TrialSpec) -> str | None:
-        """The input of a trial's trunk that says which of its features a head passes over."""
+        """Return the name of the trunk's input that masks the features of a head."""
         if self.pooling is not None or self.model is None:
             return self.mask
         mask = frontier(self.graph, spec.cut, None, self.mask, carries_mask=True).mask
@@ -174,7 +174,7 @@ class TrialData:
         return self.trunk(spec).inputs[self._crossing(self.begin(spec)[0]).index(mask)].name
 
     def frozen(self, spec: TrialSpec) -> keras.Model:
-        """The rest of the backbone: from its inputs to where the trial begins."""
+        """Return the rest of the backbone: from its inputs to where the trial begins."""
         at, pooling = self.begin(spec)
         if pooling is not None:
             return extract(self.graph, at, pooling, self.mask)

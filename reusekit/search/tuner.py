@@ -132,7 +132,7 @@ class CutTuner(base_tuner.BaseTuner):
         self._checkpoints.keep([record.number for record in self._best()])
 
     def _how_many(self) -> int:
-        """How many trials to ask for now."""
+        """Return the number of trials to ask for now."""
         if self._unfinished:
             # They come first, and alone: further ones follow from what becomes of these.
             unfinished, self._unfinished = self._unfinished, 0
@@ -163,7 +163,7 @@ class CutTuner(base_tuner.BaseTuner):
             )
 
     def _next_tasks(self) -> dict[str, Task]:
-        """What the oracle wants to see next, by trial."""
+        """Return the next trials of the oracle, by number."""
         found: dict[str, Task] = {}
         for worker in range(self._how_many()):
             trial = self.oracle.create_trial(f"worker{worker}")
@@ -254,7 +254,7 @@ class CutTuner(base_tuner.BaseTuner):
         self._report(record)
 
     def _best(self) -> list[TrialRecord]:
-        """The trials whose weights are kept: the best, and those that Hyperband may go on with."""
+        """Return the trials whose weights are kept: the best, and those Hyperband may resume."""
         if isinstance(self.oracle, keras_tuner.oracles.HyperbandOracle):
             return self._ranked()
         return self._ranked()[: self._keep]
@@ -297,20 +297,20 @@ class CutTuner(base_tuner.BaseTuner):
         self.records = [TrialRecord.from_dict(record) for record in state["records"]]
 
     def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
-        """The models of the best trials, in the order of `ranked`, of which `keep` are kept."""
+        """Return the models of the best trials, in the order of `ranked`."""
         return [self.trained(record.number) for record in self._ranked()[:num_models]]
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
-        """The hyperparameters of the best trials, in the order of `ranked`."""
+        """Return the hyperparameters of the best trials, in the order of `ranked`."""
         trials = {int(trial_id): trial for trial_id, trial in self.oracle.trials.items()}
         return [trials[record.number].hyperparameters for record in self._ranked()[:num_trials]]
 
     def load_model(self, trial: trial_module.Trial) -> keras.Model:
-        """What a finished trial trained, with its weights, if they are among the best."""
+        """Return a finished trial's trained part with its weights, if among the best."""
         return self.trained(int(trial.trial_id))
 
     def trained(self, number: int) -> keras.Model:
-        """What a finished trial trained, with its weights: from the features to the outputs.
+        """Return a finished trial's trained part, from the features to the outputs.
 
         Raises:
             ReusekitError: Its weights were not kept, or are damaged.
@@ -330,13 +330,13 @@ class CutTuner(base_tuner.BaseTuner):
         return model
 
     def _sound_weights(self, number: int) -> Path:
-        """The file of what a finished trial trained, compared with the trial's record."""
+        """Return the file of what a finished trial trained, compared with the trial's record."""
         record = next((one for one in self.records if one.number == number), None)
         return self._checkpoints.sound(number, record and record.weights)
 
 
 def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[str, Any]:
-    """What is searched, as plain data: what another search must agree in to be the same one."""
+    """Describe a search as plain data, in which another must agree to be the same."""
     space = {
         name: value
         for name, value in vars(hypermodel.space).items()
