@@ -94,7 +94,7 @@ def load_registered(
 
 
 def _logged_by(run_id: str, name: str) -> str:
-    """The model of a name that a run has logged last."""
+    """Return the model of a name that a run has logged last."""
     client = mlflow.MlflowClient()
     with asking(f"look up the run {run_id}"):
         run: Run = client.get_run(run_id)

@@ -30,7 +30,7 @@ class CardData:
 
 @dataclass(frozen=True)
 class CardScore:
-    """How good a model is: one line of the card's table.
+    """A score of a model: one line of the card's table.
 
     Attributes:
         model: What it is, such as `same network from scratch` or `runner-up: cut block6_out`.
@@ -47,7 +47,7 @@ class CardScore:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model card says.
+    """The content of a model card.
 
     Attributes:
         name: The name in the registry.
@@ -218,6 +218,6 @@ def _share(accuracy: float | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table; whatever a cell holds stays in it."""
+    """Return the lines of a Markdown table; whatever a cell holds stays in it."""
     cells = [[" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in rows]
     return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *cells)]

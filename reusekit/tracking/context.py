@@ -1,4 +1,4 @@
-"""What MLflow and its plugins say of this process, for the tags of a run."""
+"""MLflow's facts about this process, for the tags of a run."""
 
 from functools import cache
 
@@ -7,5 +7,5 @@ from mlflow.tracking.context.registry import resolve_tags
 
 @cache
 def context_tags() -> dict[str, str]:
-    """User, source, versions, machine; asked for once, since asking git each time takes long."""
+    """Return user, source, versions and machine, asked for once since git is slow."""
     return resolve_tags()

@@ -15,7 +15,7 @@ from reusekit.tracking.network import patience
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The file of a SQLite database; None for any other address."""
+    """Return the file of a SQLite database; None for any other address."""
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError):

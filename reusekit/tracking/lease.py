@@ -39,7 +39,7 @@ class Lease:
     token: str
 
     def check(self) -> RegisteredModel:
-        """What the registry holds under the name now, if this lease is still the one in force.
+        """Return the registered model, if this lease is still in force.
 
         Raises:
             TrackingError: Another process has taken it over.
@@ -106,7 +106,7 @@ def _tag(alias: str) -> str:
 
 
 def _read(model: RegisteredModel, alias: str) -> dict:
-    """The lease on an alias as it was written; nothing where there is none that can be read."""
+    """Return the lease on an alias as written, or None where none can be read."""
     try:
         written = json.loads(model.tags.get(_tag(alias), "{}"))
         return {**written, "since": float(written["since"])}

@@ -1,4 +1,4 @@
-"""What a model costs: parameters, FLOPs, bytes, and seconds for one example on this machine."""
+"""The costs of a model: parameters, FLOPs, bytes, and seconds for one example here."""
 
 import os
 import platform
@@ -16,7 +16,7 @@ from reusekit.sharing import ParameterCounts, count_params
 
 @dataclass(frozen=True)
 class Ledger:
-    """What a model costs.
+    """The costs of a model.
 
     Attributes:
         parameters: Its parameters, each shared weight once.
@@ -33,7 +33,7 @@ class Ledger:
     conditions: str
 
     def numbers(self) -> dict[str, float]:
-        """All numbers by the names that they have in MLflow.
+        """Return all numbers by the names that they have in MLflow.
 
         Example:
             >>> counts = ParameterCounts(total=3, trainable=2, frozen=1, state=0, tied=0)
@@ -44,7 +44,7 @@ class Ledger:
         return counts | {"flops": self.flops, "bytes": self.bytes, "latency": self.latency}
 
     def params(self) -> dict[str, str]:
-        """The same as MLflow's parameters, which are text, and how the latency was measured."""
+        """Return the ledger as MLflow's parameters, with the way the latency was measured."""
         numbers = {
             name: str(value) if isinstance(value, int) else f"{value:.6g}"
             for name, value in self.numbers().items()

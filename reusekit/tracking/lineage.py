@@ -1,4 +1,4 @@
-"""What a registered version was trained and chosen on, as far as MLflow still knows."""
+"""The data that a registered version was trained and chosen on, as MLflow knows it."""
 
 import json
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class RecordedSplit:
 
 
 def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
-    """The TFDS splits that the run of a version has read; none where the run is gone.
+    """Return the TFDS splits that the run of a version has read; none where the run is gone.
 
     Args:
         version: A registered version.

@@ -119,7 +119,7 @@ class _Sending:
         return self._with_alias(whole.version)
 
     def _same(self) -> _Stored | None:
-        """This very model, where another run has registered it under the same name."""
+        """Return this very model, where another run has registered it under the same name."""
         said = self.plan["models"]["whole"]
         wanted = {names.DIGEST: said["tags"][names.DIGEST], names.ROLE: "whole"}
         for version in self.client.search_model_versions(
@@ -158,7 +158,7 @@ class _Sending:
         return self.client.get_model_version(name, version.version)
 
     def _bottom(self, tags: Mapping[str, str]) -> _Stored:
-        """The bottom that is stored already, or else this one."""
+        """Return the bottom that is stored already, or else this one."""
         wanted = self.plan["models"]["bottom"]["tags"]
         stored = find_bottom(self.client, wanted)
         if stored is None or stored.version.tags.get(names.KEY) == self._key("bottom"):
@@ -241,7 +241,7 @@ class _Sending:
         return version
 
     def _measured(self, role: str, key: str, model: LoggedModel) -> None:
-        """The ledger as metrics of the model, by which MLflow can search for numbers.
+        """Log the ledger as metrics of the model, by which MLflow can search.
 
         Metrics belong to a run; each model has one, so that three values of one name never meet.
         """
@@ -283,7 +283,7 @@ class _Sending:
 
 
 def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> _Stored | None:
-    """The oldest bottom with the digest in the tags that is registered and still there."""
+    """Return the oldest bottom with the digest in the tags that is registered and still there."""
     same = {n: tags[n] for n in (names.DIGEST, names.LAYERS, names.ROLE) if n in tags}
     versions = client.search_model_versions(
         " AND ".join(f"tags.`{n}` = '{v}'" for n, v in same.items())

@@ -1,4 +1,4 @@
-"""What is logged to the run of the innermost step: metrics, parameters, files, tables, models.
+"""Logging to the innermost step's run: metrics, parameters, files, tables, models.
 
 The functions mean what MLflow's of the same names mean. While the server is away, what they log is
 kept and sent later.
@@ -23,7 +23,7 @@ from reusekit.tracking.recorder import current
 
 
 def now() -> int:
-    """Milliseconds since 1970, as MLflow counts time."""
+    """Return the milliseconds since 1970, as MLflow counts time."""
     return int(time() * 1000)
 
 

@@ -1,4 +1,4 @@
-"""How a tracking server is asked: briefly and once; and what it means where that fails."""
+"""Short requests to a tracking server, and the meaning of their failures."""
 
 import logging
 import socket
@@ -34,7 +34,7 @@ class ServerAwayError(TrackingError):
 
 
 def cause_of(error: BaseException, *addresses: str) -> str:
-    """What another library's error says, in one line and without secrets.
+    """Return another library's error in one line, without secrets.
 
     The error itself loses them, too, since a traceback shows it.
 
@@ -53,7 +53,7 @@ def _short(text: str) -> str:
 
 
 def is_remote(uri: str) -> bool:
-    """Whether an address is that of a server that is asked over HTTP."""
+    """Return whether an address is that of a server that is asked over HTTP."""
     return uri.startswith(("http://", "https://"))
 
 
@@ -147,7 +147,7 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def is_away(error: Exception) -> bool:
-    """Whether an error of MLflow or of HTTP says that the server is away, not that it refuses.
+    """Return whether an error means that the server is away, not that it refuses.
 
     Example:
         >>> is_away(requests.ConnectionError()), is_away(MlflowException("No such run"))
@@ -171,7 +171,7 @@ def _away(uri: str, cause: BaseException) -> ServerAwayError:
 
 
 def _cause(error: Exception) -> BaseException:
-    """What MLflow raises where HTTP or a database fails does not say how; the error before does."""
+    """Return the error behind MLflow's own, which does not say what failed."""
     if isinstance(error, requests.RequestException) or error.__context__ is None:
         return error
     return error.__context__

@@ -1,4 +1,4 @@
-"""What reusekit writes to MLflow: one small operation each, that can be kept and repeated.
+"""Writes to MLflow, as small operations that can be kept and repeated.
 
 An operation names its run by a key that is made here, since the server that makes ids may be away.
 Sent a second time, because nobody knows whether the first arrived, it changes nothing.
@@ -204,12 +204,12 @@ _READERS = {kind: TypeAdapter(operation) for kind, operation in _KINDS.items()}
 
 
 def to_dict(operation: Operation) -> dict[str, Any]:
-    """An operation as it is kept."""
+    """Return an operation as it is kept."""
     return {"kind": operation.kind, **asdict(operation)}
 
 
 def from_dict(told: Any) -> Operation:
-    """An operation from what was kept.
+    """Return an operation from what was kept.
 
     Raises:
         TrackingError: That is none.

@@ -1,4 +1,4 @@
-"""What could not be sent: operations in a folder, in order, until a server has acknowledged them.
+"""Unsent operations in a folder, in order, until a server has acknowledged them.
 
 outbox/address.json       where they are meant for, and how many there are; no password is kept
 outbox/00000001.json      one operation, written as a whole or not at all
@@ -99,7 +99,7 @@ class Outbox:
                 (self.folder / name).unlink(missing_ok=True)
 
     def address(self, uri: str | None = None) -> Address:
-        """Where the operations are meant for, with `***` for a password.
+        """Return the target of the operations, with `***` for a password.
 
         Args:
             uri: The address, where the caller knows it better.
@@ -291,7 +291,7 @@ class Outbox:
 
 
 def _sealed(record: Path) -> dict[str, Any] | None:
-    """The content of a record; None where it is not what was written under its name."""
+    """Return the content of a record; None where it is not what was written under its name."""
     try:
         told = read_sealed(record)
     except (DamagedFileError, PermissionError):
@@ -317,7 +317,7 @@ def _copy_durably(source: Path, copied: Path) -> None:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each file in a folder, by its path in it.
+    """Return the SHA-256 of each file in a folder, by its path in it.
 
     Raises:
         TrackingError: It holds, or is, something that is neither a file nor a folder.

@@ -12,7 +12,7 @@ _SHOWN = 500  # characters of a longer one, which is as much as its pages show w
 
 
 def file_of(name: str) -> str:
-    """The name of the file in which a parameter is kept whole.
+    """Return the name of the file in which a parameter is kept whole.
 
     Example:
         >>> file_of("search.cuts")
@@ -24,7 +24,7 @@ def file_of(name: str) -> str:
 
 
 def shortened(params: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Parameters as text that MLflow takes.
+    """Return parameters as text that MLflow takes.
 
     Args:
         params: Any values.

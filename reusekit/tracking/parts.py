@@ -21,7 +21,7 @@ PLAN = "models.json"
 
 @dataclass(frozen=True)
 class Registration:
-    """What a model is registered as.
+    """The registered name of a model.
 
     Attributes:
         name: Its name in the registry; its top gets that name with `-top` behind it, its bottom is
@@ -114,13 +114,13 @@ def prepare(
 
 
 def file_digest(file: Path) -> str:
-    """The SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 class _Elsewhere:
-    """What MLflow writes in place of a model whose weights are stored with its parts: nothing."""
+    """An empty stand-in for a model whose weights are stored with its parts."""
 
     def save(self, path: str) -> None:
         """Leave the file out; a reference takes its place, see `reusekit.tracking.reference`."""

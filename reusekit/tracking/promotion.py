@@ -92,7 +92,7 @@ def roll_back(name: str, alias: str, why: str) -> tuple[int, int]:
 
 
 def previous_champion(version: ModelVersion, alias: str) -> int:
-    """The number of the version that had an alias before a version was promoted.
+    """Return the number of the version that had an alias before a version was promoted.
 
     Args:
         version: The version that has it.

@@ -20,7 +20,7 @@ from reusekit.tracking.target import Address, Target
 
 
 def pause_after(seconds: float) -> float:
-    """How long to leave a server alone that did not answer: asking is to take a tenth of the time.
+    """Return the pause after an unanswered request, so that asking takes a tenth of the time.
 
     Args:
         seconds: How long it was asked in vain.
@@ -133,7 +133,7 @@ class Recorder:
         return send(operation, self.target, again=True)
 
     def _send_what_waits(self) -> bool:
-        """Whether all has been sent; does not try too often."""
+        """Return whether all has been sent; does not try too often."""
         began = monotonic()
         if began < self._next_attempt:
             return False
@@ -170,7 +170,7 @@ _current: ContextVar[Recording | None] = ContextVar("recording", default=None)
 
 
 def current() -> Recording:
-    """The run that is written to: that of the innermost step, else MLflow's active run.
+    """Return the run that is written to: that of the innermost step, else MLflow's active run.
 
     As with MLflow's own functions, a run is started where none is active.
     """

@@ -34,7 +34,7 @@ class Part(_Checked):
 
 
 class Reference(_Checked):
-    """What a whole model is joined from.
+    """The parts that a whole model is joined from.
 
     Attributes:
         name: The whole model's own name.
@@ -74,7 +74,7 @@ class Reference(_Checked):
             ) from error
 
     def join(self, bottom: keras.Model, top: keras.Model) -> keras.Model:
-        """The whole model, made of its parts.
+        """Return the whole model, made of its parts.
 
         Raises:
             TrackingError: They do not fit.

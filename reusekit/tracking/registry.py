@@ -12,7 +12,7 @@ from reusekit.tracking.network import cause_of, patience
 
 
 def registered_model(name: str) -> RegisteredModel:
-    """What the registry holds under a name: its aliases and tags.
+    """Return the registered model of a name, with aliases and tags.
 
     Args:
         name: The name.
@@ -33,7 +33,7 @@ def registered_model(name: str) -> RegisteredModel:
 
 
 def version_numbers(name: str) -> list[int]:
-    """The numbers of the versions of a name, oldest first; deleted ones are not among them."""
+    """Return the version numbers of a name, oldest first, without deleted ones."""
     quote = "'" if '"' in name else '"'
     with asking(f"list the versions of {name!r}"):
         found = mlflow.MlflowClient().search_model_versions(f"name = {quote}{name}{quote}")
@@ -41,7 +41,7 @@ def version_numbers(name: str) -> list[int]:
 
 
 def find_version(name: str, wanted: int | str | None = None) -> ModelVersion:
-    """A version by its number or its alias.
+    """Return a version by its number or its alias.
 
     Args:
         name: The name in the registry.
@@ -62,7 +62,7 @@ def find_version(name: str, wanted: int | str | None = None) -> ModelVersion:
 
 
 def aliased_version(name: str, alias: str) -> ModelVersion:
-    """The version that has an alias, which may look like a number.
+    """Return the version that has an alias, which may look like a number.
 
     Args:
         name: The name in the registry.
@@ -79,7 +79,7 @@ def aliased_version(name: str, alias: str) -> ModelVersion:
 
 
 def champion(name: str, alias: str = "champion") -> ModelVersion | None:
-    """The version that has an alias, or None where no version has it.
+    """Return the version that has an alias, or None where no version has it.
 
     Args:
         name: The name in the registry.

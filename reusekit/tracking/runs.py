@@ -51,7 +51,7 @@ def pipeline_run(
     parameters: Mapping[str, Any],
     outbox: Path | None = None,
 ) -> Iterator[None]:
-    """The parent run of a pipeline; everything else is nested in it.
+    """Open the parent run of a pipeline, in which everything else is nested.
 
     Where a run is active already, this one is nested in that. What `mlflow.autolog` would log is
     left out, since everything is logged here.
@@ -110,7 +110,7 @@ def step_run(
     tags: Mapping[str, str] = {},
     seconds: float = 0,
 ) -> Iterator[Step]:
-    """A nested run for one trial, training phase or evaluation; its kind is in a tag.
+    """Open a nested run for one trial, phase or evaluation; its kind is in a tag.
 
     Args:
         name: The run's name.
@@ -178,7 +178,7 @@ def _deactivate(uri: str, status: str, outer: str | None, experiment: str | None
 
 
 def _outer_run() -> str | None:
-    """The caller's active run, if it is one of the server in use."""
+    """Return the caller's active run, if it is one of the server in use."""
     active = mlflow.active_run()
     if active is None:
         return None
@@ -195,7 +195,7 @@ def _outer_run() -> str | None:
 
 
 def _current_experiment() -> str:
-    """The name of the experiment that `mlflow.set_experiment` or the environment chose."""
+    """Return the name of the experiment that `mlflow.set_experiment` or the environment chose."""
     chosen = MLFLOW_EXPERIMENT_ID.get()  # by set_experiment, too
     if chosen and chosen != _UNCHOSEN:
         with suppress(TrackingError), patience(), explained(mlflow.get_tracking_uri()):

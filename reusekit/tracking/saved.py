@@ -23,7 +23,7 @@ LOADER = "reusekit.tracking.saved"
 
 
 class Saveable(Protocol):
-    """What MLflow's Keras flavour asks of a model when it writes it."""
+    """The parts of a model that MLflow's Keras flavour asks for in writing it."""
 
     def save(self, path: str) -> None:
         """Write it into a file of that name."""
@@ -52,7 +52,7 @@ def save_model(model: keras.Model, folder: Path, saved: Saveable | None = None) 
 
 
 def _load_pyfunc(path: str) -> Any:
-    """What `mlflow.pyfunc` calls, in a process that may not know reusekit's layers yet.
+    """Load for `mlflow.pyfunc`, in a process that may not know reusekit's layers yet.
 
     Importing this module has imported reusekit, and so registered them with Keras.
     """
@@ -60,7 +60,7 @@ def _load_pyfunc(path: str) -> Any:
 
 
 def signature(model: keras.Model) -> ModelSignature:
-    """What a model takes and gives, read off its tensors.
+    """Return a model's signature, read off its tensors.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
@@ -91,12 +91,12 @@ def _schema(structure: Any) -> Schema:
 
 
 def _numpy_type(dtype: str) -> np.dtype:
-    """The NumPy type of what goes in or comes out; NumPy itself has no bfloat16."""
+    """Return the NumPy type of what goes in or comes out; NumPy itself has no bfloat16."""
     return np.dtype({"string": "str", "bfloat16": "float32"}.get(dtype, dtype))
 
 
 def requirements(model: keras.Model, by_reference: bool = False) -> list[str]:
-    """What a saved model needs where it is loaded: Keras, its backend, and whose classes it has.
+    """Return the packages a saved model needs: Keras, its backend, its classes' own.
 
     Args:
         model: A model with layers of reusekit's own, such as a `TiedDense`, loads once reusekit
@@ -114,7 +114,7 @@ def requirements(model: keras.Model, by_reference: bool = False) -> list[str]:
 
 
 def _modules(model: keras.Model) -> Iterator[str]:
-    """The modules of the classes that a model consists of, also of initialisers and the like."""
+    """Yield the modules of a model's classes, initialisers and the like included."""
     yield from (type(layer).__module__ for layer in all_layers(model))
     waiting = [keras.saving.serialize_keras_object(model)]
     while waiting:
@@ -128,5 +128,5 @@ def _modules(model: keras.Model) -> Iterator[str]:
 
 
 def needs_reusekit(model: keras.Model) -> bool:
-    """Whether a model has layers of reusekit's own."""
+    """Return whether a model has layers of reusekit's own."""
     return any(type(layer).__module__.startswith("reusekit.") for layer in all_layers(model))

@@ -111,7 +111,7 @@ def _way_out(uri: str) -> str:
 
 
 def ui_command(uri: str) -> str:
-    """The command that opens the MLflow UI on what is kept there.
+    """Return the command that opens the MLflow UI on what is kept there.
 
     Example:
         >>> ui_command("http://tracking:5000")

@@ -66,7 +66,7 @@ class Stored:
 
     @classmethod
     def of_logged(cls, model_id: str, client: MlflowClient, named: str = "") -> "Stored":
-        """What is known of a logged model.
+        """Return the facts known of a logged model.
 
         Raises:
             TrackingError: There is no such model.
@@ -85,7 +85,7 @@ class Stored:
 
     @classmethod
     def of_version(cls, version: ModelVersion, client: MlflowClient) -> "Stored":
-        """What is known of a registered version: of a logged model, of a folder, or a copy.
+        """Return the facts known of a registered version, of a logged model or a folder.
 
         Raises:
             TrackingError: The model that it is of is gone.
@@ -118,7 +118,7 @@ class Stored:
             return read_file(self._fetch(client, WEIGHTS, Path(scratch)), self.named)
 
     def _folder(self, client: MlflowClient) -> ArtifactRepository:
-        """The folder as an artifact store; its address may not stand for another."""
+        """Return the folder as an artifact store; its address may not stand for another."""
         location, server = urlsplit(self.location), urlsplit(client.tracking_uri)
         there = (location.hostname, location.port)
         elsewhere = location.hostname and there != (server.hostname, server.port)
@@ -251,7 +251,7 @@ def _check_description(folder: Path, named: str) -> None:
 
 
 def _joined(reference: Reference, client: MlflowClient) -> keras.Model:
-    """The whole of two parts, none of which is a reference itself."""
+    """Return the whole of two parts, none of which is a reference itself."""
     parts = []
     for part in (reference.bottom, reference.top):
         named = f"{part.version} ({part.model_id})"

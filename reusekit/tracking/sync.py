@@ -18,7 +18,7 @@ from reusekit.tracking.unfinished import end_killed, living
 
 
 def find_outboxes(folder: Path) -> list[Outbox]:
-    """The outboxes in a folder and below it in which something waits, oldest job first."""
+    """Return the outboxes in a folder and below it in which something waits, oldest job first."""
     found = {folder, *folder.rglob("outbox")}
     folders = sorted(one for one in found if one.name == "outbox" and not one.is_symlink())
     return [outbox for outbox in map(Outbox, folders) if outbox.waits()]
@@ -62,7 +62,7 @@ def _end_killed(job: Path, uri: str, known_as: str) -> None:
 
 
 def _address(outbox: Outbox, uri: str | None) -> tuple[Address, str]:
-    """Where to send an outbox, and the address that its job knew."""
+    """Return the target of an outbox, and the address that its job knew."""
     if uri is not None:
         address = outbox.address(uri)
         with suppress(TrackingError):

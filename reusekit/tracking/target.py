@@ -1,4 +1,4 @@
-"""Where operations are sent: an experiment on a tracking server, its runs known by their keys."""
+"""The target of operations: an experiment on a server, its runs known by keys."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from reusekit.tracking.names import KEY
 
 @dataclass(frozen=True)
 class Address:
-    """What has to be known to write to an experiment, in this process or in a later one.
+    """The address of an experiment, for this process or a later one.
 
     Attributes:
         uri: Of the server or database.
@@ -68,11 +68,11 @@ class Target:
         self._run_ids[key] = run_id
 
     def known(self, key: str) -> str | None:
-        """The id of the run of a key, if this process has sent or found it."""
+        """Return the id of the run of a key, if this process has sent or found it."""
         return self._run_ids.get(key)
 
     def find(self, key: str) -> str | None:
-        """The id of the run of a key; asks the server, and gives None where it has none."""
+        """Return the id of the run of a key; asks the server, and gives None where it has none."""
         if key not in self._run_ids:
             found = self.client.search_runs(
                 [self.experiment_id], f"tags.`{KEY}` = '{key}'", ViewType.ALL, max_results=1
@@ -83,7 +83,7 @@ class Target:
         return self._run_ids[key]
 
     def run_id(self, key: str) -> str:
-        """The id of the run of a key.
+        """Return the id of the run of a key.
 
         Raises:
             TrackingError: The server has no such run.

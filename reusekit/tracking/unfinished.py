@@ -143,7 +143,7 @@ def _end(client: MlflowClient, key: str, address: Address) -> bool:
 
 
 def _known_as(uri: str) -> str:
-    """An address without its password, the same in every folder that a process may run in."""
+    """Return an address without its password, the same in every working folder."""
     scheme, _, path = uri.partition(":///")
     if scheme == "sqlite" and path and not path.startswith("/"):
         return f"sqlite:///{os.path.abspath(path)}"
