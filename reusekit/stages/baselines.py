@@ -1,4 +1,4 @@
-"""What transfer has to beat: the same network from scratch, and a linear model on the pixels."""
+"""The rivals of transfer: the same network from scratch, and a linear pixel model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +140,7 @@ def _flat(arrays: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray
 
 
 def _over_all_classes(model, inputs: np.ndarray, classes: int) -> np.ndarray:
-    """The model's probabilities with a column for each class, absent ones among them."""
+    """Return the model's probabilities with a column for each class, absent ones among them."""
     probabilities = np.zeros((len(inputs), classes))
     probabilities[:, model.classes_] = model.predict_proba(inputs)
     return probabilities

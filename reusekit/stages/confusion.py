@@ -1,4 +1,4 @@
-"""Which classes a model takes for which: a table of the classes, and a picture."""
+"""The confusions of a model: a table of the classes, and a picture."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ _MOST_NAMED = 60  # classes, beyond which their names cannot be read
 def class_table(
     labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]
 ) -> pd.DataFrame:
-    """Of each class how well it was found, and what it was most often taken for.
+    """Return the scores of each class, and the class it was most often taken for.
 
     Args:
         labels: True classes, shape (examples,).

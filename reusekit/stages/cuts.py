@@ -1,4 +1,4 @@
-"""Which cuts are worth trying."""
+"""The cuts worth trying."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def candidate_cuts(
     most: int | None = None,
     including: Sequence[str] = (),
 ) -> list[CutPoint]:
-    """The clean cuts of a backbone that are real choices.
+    """Return the clean cuts of a backbone that are real choices.
 
     Of neighbouring cuts that lie within one hundredth of the backbone's FLOPs of each other, the
     deepest stands for all. Cuts in the first hundredth reuse next to nothing and are left out, and
@@ -58,7 +58,7 @@ def candidate_cuts(
 
 
 def clean_cut(backbone: Backbone, at: str, before: str | None = None) -> CutPoint:
-    """The clean cut at an address.
+    """Return the clean cut at an address.
 
     Args:
         backbone: Where to cut.
@@ -82,7 +82,7 @@ def clean_cut(backbone: Backbone, at: str, before: str | None = None) -> CutPoin
 
 
 def _clean(backbone: Backbone) -> dict[str, CutPoint]:
-    """Every clean cut with a weight before it, shallow to deep."""
+    """Return every clean cut with a weight before it, shallow to deep."""
     clean = clean_cuts(backbone.model)
     if not clean:
         raise ConfigError(f"{backbone.source} has no clean cut.")
@@ -96,7 +96,7 @@ def _known(clean: dict[str, CutPoint], at: str, backbone: Backbone) -> CutPoint:
 
 
 def _apart(points: Sequence[CutPoint]) -> list[str]:
-    """The deepest of each group of cuts that lie close together."""
+    """Return the deepest of each group of cuts that lie close together."""
     chosen: list[str] = []
     group_begins = -1.0
     for point in points:

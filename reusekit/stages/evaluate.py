@@ -19,7 +19,7 @@ from reusekit.tracking import log_artifact, log_data, log_metrics, log_table, st
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a model is.
+    """The quality of a model.
 
     Attributes:
         accuracy: Share of the examples whose class is the most probable one.
@@ -39,7 +39,7 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Where the accuracy lies, as sure as 95 %, for examples like these (Wilson's interval)."""
+        """Wilson's 95 % interval of the accuracy, for examples like these."""
         if not self.examples:
             return 0.0, 1.0
         right = round(self.accuracy * self.examples)
@@ -70,7 +70,7 @@ def evaluate(
 
 
 def predict(model: keras.Model, split: DataSplit) -> tuple[np.ndarray, np.ndarray]:
-    """What a model makes of a split: probabilities (examples, classes), and the true labels."""
+    """Predict a split: probabilities (examples, classes), and the true labels."""
     batches = [
         (model.predict_on_batch(inputs), np.asarray(labels))
         for inputs, labels in split.batches(INFERENCE_BATCH)

@@ -1,4 +1,4 @@
-"""What a frozen bottom computes for one training: obtained once, as a plan says."""
+"""Features of a frozen bottom for one training, obtained once as a plan says."""
 
 from dataclasses import dataclass, replace
 
@@ -10,7 +10,7 @@ from reusekit.stages.inputs import Splits
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """What one training reads.
+    """The features that one training reads.
 
     Attributes:
         train: Features of the training examples.
@@ -31,7 +31,7 @@ def frozen_features(
     seed: int,
     costs: Costs | None = None,
 ) -> FrozenFeatures:
-    """The features that a training reads, from the store or computed once, as far as there is room.
+    """Return the features of a training, stored or computed once as room allows.
 
     Args:
         model: Everything up to the cut is frozen and runs in inference mode.

@@ -42,7 +42,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Begun:
-    """What fine-tuning goes on from: a whole model after its first phase.
+    """The start of fine-tuning: a whole model after its first phase.
 
     Attributes:
         whole: From raw input to class probabilities; its weights are its own.
@@ -79,19 +79,19 @@ class FineTuned:
 
     @property
     def validation_accuracy(self) -> float:
-        """What the last phase that counts has reached."""
+        """The validation accuracy of the last phase that counts."""
         kept = [phase for phase in self.phases if phase.kept]
         return kept[-1].fit.metrics["val_accuracy"]
 
     @property
     def choice(self) -> str:
-        """What was chosen, in words."""
+        """The choice, in words."""
         trained = f", trained on from {self.unfrozen_from}" if self.unfrozen_from else ""
         return f"cut {self.cut}{trained}"
 
 
 def best_trial(searched: Searched) -> Begun:
-    """The whole model of the best trial of a search, as it was trained there."""
+    """Return the whole model of the best trial of a search, as it was trained there."""
     best, found, plan = (
         searched.result.best,
         searched.search.best_model(folded=False),
@@ -210,7 +210,7 @@ def finetune(
 
 
 def _unfreeze_from(backbone: Backbone, cut: str, settings: FineTuneSettings) -> str | None:
-    """The cut from which on the bottom is trained, or None where no part of it is."""
+    """Return the cut from which on the bottom is trained, or None where no part of it is."""
     including = [at for at in (cut, settings.unfreeze_from) if at is not None]
     addresses = [point.at for point in candidate_cuts(backbone, including=including)]
     before = addresses[: addresses.index(cut)]

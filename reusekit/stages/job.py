@@ -159,12 +159,12 @@ def _end_killed_jobs(own: Path, uri: str) -> None:
 
 
 def _no_retracing(record: logging.LogRecord) -> bool:
-    """TensorFlow takes many models in one process for one that is traced again and again."""
+    """Return False for TensorFlow's retracing warning, caused by many models in a process."""
     return "triggered tf.function retracing" not in record.getMessage()
 
 
 def _let_talk(verbose: bool) -> None:
-    """Warnings of the libraries always come through; what they do comes through where wanted."""
+    """Let warnings of the libraries through, and their other messages where wanted."""
     logging.getLogger("tensorflow").addFilter(_no_retracing)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # sixty lines for a new database
     if not bars_wanted():

@@ -30,7 +30,7 @@ _FEWEST = 30  # an interval that is resampled from fewer examples says nothing
 
 @dataclass(frozen=True)
 class Contest:
-    """Who stands against whom.
+    """The candidate and the champion of a comparison.
 
     Attributes:
         candidate: The version that may get the alias.
@@ -62,7 +62,7 @@ class Tested:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether it is right about each example."""
+        """Return whether it is right about each example."""
         return self.predicted == self.labels
 
     @property
@@ -73,7 +73,7 @@ class Tested:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a candidate gets the alias, and why.
+    """The decision on a candidate's alias, and its reason.
 
     Attributes:
         candidate: The candidate, tested.
@@ -278,7 +278,7 @@ def _write_predictions(verdict: Verdict, folder: Path) -> Path:
 
 
 def _load(version: ModelVersion) -> keras.Model:
-    """The model of a version, with one input and one output."""
+    """Return the model of a version, with one input and one output."""
     uri = f"models:/{version.name}/{version.version}"
     if not bars_wanted() and not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
@@ -293,7 +293,7 @@ def _load(version: ModelVersion) -> keras.Model:
 
 
 def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> DataSplit:
-    """The test split, of the size that a model takes."""
+    """Return the test split, of the size that a model takes."""
     takes, gives = model.input_shape[1:], model.output_shape[1:]
     size, channels = (takes[:2], takes[2]) if len(takes) == 3 else (None, None)
     if None in takes:
@@ -330,7 +330,7 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
 def _class_order(
     version: ModelVersion, recorded: Sequence[tracking.RecordedSplit], split: DataSplit
 ) -> np.ndarray:
-    """The place among a split's classes of each class of a version, shape (classes,).
+    """Return the place among a split's classes of each class of a version, shape (classes,).
 
     A data set may list its classes in another order today than when the version was trained. Where
     the version's classes are not on record, they are taken to be those of the split.
@@ -369,7 +369,7 @@ def _refuse_known(
 
 
 def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSettings) -> bool:
-    """Whether a recorded split shares examples with another, as far as it is still there."""
+    """Return whether a recorded split shares examples with another, as far as it is still there."""
     if recorded.name.partition(":")[0] != split.name.partition(":")[0]:
         return False
     try:

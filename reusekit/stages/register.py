@@ -118,7 +118,7 @@ def register(
 
 
 def _runner_up(searched: Searched | None) -> list[CardScore]:
-    """The best of the cuts that were not chosen, which nobody tested."""
+    """Return the best of the cuts that were not chosen, which nobody tested."""
     if searched is None:
         return []
     best = searched.result.best.cut

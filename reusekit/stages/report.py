@@ -1,4 +1,4 @@
-"""What a person sees at the end."""
+"""The report at the end of a job."""
 
 import shlex
 import sys
@@ -75,7 +75,7 @@ def report(
 
 
 def _registered(version: ModelVersion | None, tracking: TrackingSettings) -> str:
-    """As what the model is registered, and how to load it; or that it waits."""
+    """Return the registered name and how to load it, or that it waits."""
     if version is None:
         return (
             f"[bold]{tracking.model}[/bold] is not registered yet: its parts wait, with the other "
@@ -97,7 +97,7 @@ def _registered(version: ModelVersion | None, tracking: TrackingSettings) -> str
 
 
 def _search(searched: Searched) -> str:
-    """Which way the trials were run, how long that took, and where they are kept."""
+    """Return how the trials were run, how long they took, and their folder."""
     search, ran = searched.search, len(searched.result.trials) - searched.resumed
     way = "the ordinary way" if search.plain else "as planned"
     lines = [f"Ran {ran} trials {way} in {searched.seconds:.1f} s."]
@@ -156,7 +156,7 @@ def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline
 
 
 def _classes(classes: pd.DataFrame) -> Table:
-    """The classes that are found worst, and what each is taken for."""
+    """Return the classes that are found worst, and what each is taken for."""
     worst = classes[classes["examples"] > 0].sort_values("recall", kind="stable")
     title = "Classes" if len(worst) <= _MOST_CLASSES else f"The {_MOST_CLASSES} worst classes"
     table = Table(title=f"{title} on the test examples, worst first")

@@ -136,7 +136,7 @@ def _digest(
     seed: int,
     plain: bool,
 ) -> str:
-    """A name for what is searched, alike in every process."""
+    """Return a name for what is searched, alike in every process."""
     searched = {
         "backbone": backbone.digest,
         "cuts": [point.at for point in cuts],
