@@ -83,7 +83,7 @@ def checked(error: type[ReusekitError]) -> Callable[[_Decorated], _Decorated]:
 
 
 def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> Callable:
-    """The function behind a check of its arguments, which is made when it is first called."""
+    """Return the function behind a check of its arguments, made at its first call."""
     signature = inspect.signature(function)
     parameters = signature.parameters
     names = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, _EITHER)]
@@ -142,7 +142,7 @@ def _adapter(annotation: Any) -> TypeAdapter:
 
 
 def _strict(annotation: Any) -> Any:
-    """The annotation as pydantic is to take it: instances stay what they are."""
+    """Return the annotation as pydantic is to take it: instances stay what they are."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         base, *metadata = arguments
@@ -185,7 +185,7 @@ class _Instance:
 
 
 def _as(make: Callable, kind: type) -> Callable[[Any], Any]:
-    """A function that makes what pydantic compares of what is of some kind; text is no list."""
+    """Return a converter to the type that pydantic compares; text is no list."""
 
     def convert(value: Any) -> Any:
         if not isinstance(value, kind) or isinstance(value, str | bytes):
@@ -196,7 +196,7 @@ def _as(make: Callable, kind: type) -> Callable[[Any], Any]:
 
 
 def _items_by(items: TypeAdapter) -> Callable[[Any], None]:
-    """A check of the items of what can be gone through again."""
+    """Return a check of the items of what can be gone through again."""
 
     def check_items(value: Iterable) -> None:
         if isinstance(value, Collection):
@@ -206,7 +206,7 @@ def _items_by(items: TypeAdapter) -> Callable[[Any], None]:
 
 
 def _number(value: Any) -> Any:
-    """NumPy's numbers as Python's; else pydantic takes whatever has `__float__`, such as arrays."""
+    """Convert NumPy's numbers; pydantic would take whatever has `__float__`, such as arrays."""
     value = _plain_number(value)
     if not isinstance(value, int | float):
         raise ValueError("no number")
@@ -214,7 +214,7 @@ def _number(value: Any) -> Any:
 
 
 def _plain_number(value: Any) -> Any:
-    """NumPy's numbers as Python's; everything else as it is."""
+    """Return NumPy's numbers as Python's, and everything else as it is."""
     numpy = sys.modules.get("numpy")
     return value.item() if numpy and isinstance(value, numpy.number | numpy.bool) else value
 
@@ -286,7 +286,7 @@ def _choices(annotation: Any) -> tuple:
 
 
 def described(annotation: Any, qualities: str = "") -> str:
-    """An annotation in words.
+    """Return an annotation in words.
 
     Args:
         annotation: What is expected.
@@ -367,7 +367,7 @@ _REPR.maxlong = 60
 
 
 def _path(value: str | os.PathLike) -> str | os.PathLike:
-    """A path that a file system can have."""
+    """Return a path that a file system can have."""
     text = os.fspath(value)
     longest = max((len(os.fsencode(part)) for part in str(text).split(os.sep)), default=0)
     if not text or isinstance(text, bytes) or "\0" in text or longest > 255:

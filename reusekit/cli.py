@@ -198,7 +198,7 @@ def _show(entries: "list[EntryInfo]", title: str, damaged: dict[str, int] | None
 
 
 def _carried() -> dict[str, Path]:
-    """What `init` copies: inside the wheel, or beside the package in a checkout."""
+    """Return the folders that `init` copies: in the wheel, or beside the package in a checkout."""
     package = Path(str(files("reusekit")))
     root = package / "_project"
     if not root.is_dir():

@@ -51,7 +51,7 @@ class TrackingError(ReusekitError):
 
 
 def shortened(message: str) -> str:
-    """A message that one can read: what is too long in it is cut in its middle.
+    """Return a message that one can read: what is too long in it is cut in its middle.
 
     Example:
         >>> shortened("Received: '" + "a" * 5_000 + "'.")[:40], len(shortened("a b " * 5_000))
@@ -69,7 +69,7 @@ def _cut(text: str, longest: int) -> str:
 
 
 def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
-    """A sentence that names the valid choices nearest to what was received.
+    """Return a sentence that names the valid choices nearest to what was received.
 
     Args:
         received: What the caller passed.

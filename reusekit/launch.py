@@ -118,7 +118,7 @@ def _ending_quietly() -> Iterator[None]:
 
 
 def _options(parser: ArgumentParser) -> list[str]:
-    """Every option, in full: `search.limits.flops`."""
+    """Return every option, in full: `search.limits.flops`."""
     return [key for key in parser.get_defaults().keys() if key != "config"]  # noqa: SIM118
 
 
@@ -168,13 +168,13 @@ def _check_keys(found: Any, section: str, options: Sequence[str], where: str) ->
 
 
 def _nearest(key: str, options: Sequence[str]) -> str:
-    """The nearest options or sections of options."""
+    """Return the nearest options or sections of options."""
     sections = {option.rpartition(".")[0]: None for option in options if "." in option}
     return nearest(key, [*options, *sections])
 
 
 def _read_yaml(file: str) -> Any:
-    """What a configuration file holds."""
+    """Read a configuration file."""
     try:
         written = Path(file).read_bytes()
     except (OSError, ValueError) as error:
@@ -225,7 +225,7 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def _with_values(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
-    """The command line with `true` behind flags that stand by themselves, as people write them.
+    """Return the command line with `true` added behind bare flags.
 
     Example:
         >>> def cook(salted: bool = False, minutes: int = 1) -> None: ...
@@ -244,7 +244,7 @@ def _with_values(arguments: Sequence[str], function: Callable[..., Any]) -> list
 
 
 def _with_name(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
-    """The command line with the first parameter's name before a value that stands by itself.
+    """Return the command line with the first parameter's name before a value that stands by itself.
 
     jsonargparse takes by position only what has no default.
 
@@ -286,7 +286,7 @@ def _stop(message: str, verbose: bool) -> None:
 
 
 def _configuration_error(message: str, keys: list[str]) -> str:
-    """Jsonargparse's message in one line, with the nearest valid key where a key is unknown."""
+    """Return jsonargparse's message in one line, with the nearest key to an unknown one."""
     message = re.sub(r"\s*For further information visit \S+", "", message)
     message = re.sub(r"\d+ validation errors? for \S+\s*", "", message)
     message = re.sub(r"\s*\[type=.*?input_type=\w+\]\.?", "", message, flags=re.DOTALL)
@@ -318,7 +318,7 @@ _UNION = re.compile(
 
 
 def _joined(refused: re.Match) -> str:
-    """What is wrong with a value that may be one of several kinds, in a sentence."""
+    """Explain the refusal of a value that may be of several kinds, in a sentence."""
     *_, value = refused[1].split("Given value: ")
     found = re.findall(r"- ((?:Expected|Input) .*?)(?=\s+- |\s+Given|\s*$)", refused[1], re.DOTALL)
     first, *others = dict.fromkeys(" ".join(one.split()).rstrip(".") for one in found)
@@ -329,7 +329,7 @@ def _joined(refused: re.Match) -> str:
 
 
 def _description(function: Callable[..., Any]) -> str:
-    """What its docstring says before it comes to the parameters."""
+    """Return the part of its docstring before the parameters."""
     return (getdoc(function) or "").partition("\nArgs:")[0].strip()
 
 

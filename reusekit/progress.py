@@ -17,7 +17,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def bars_wanted() -> bool:
-    """Whether moving bars make sense: a terminal, and no CI."""
+    """Return whether moving bars make sense: a terminal, and no CI."""
     return console.is_terminal and not os.environ.get("CI")
 
 
@@ -38,7 +38,7 @@ def tracked(items: Iterable[T], description: str, total: int | None = None) -> I
 
 @contextmanager
 def counted(description: str, total: int | None) -> Iterator:
-    """A bar to advance by hand: yields a function to call at each step.
+    """Show a bar to advance by hand; gives a function to call at each step.
 
     The function takes what the bar is to say, and how many steps were made: 1 unless it is told.
 
@@ -80,7 +80,7 @@ class EpochProgress(keras.callbacks.Callback):
 
 
 class StageClock:
-    """Says which stage is running and remembers how long each took.
+    """A display of the running stage that remembers how long each took.
 
     Example:
         >>> clock = StageClock()
@@ -104,7 +104,7 @@ class StageClock:
             self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
 
     def table(self) -> Table:
-        """Where the time went, stage by stage, in seconds."""
+        """Return the seconds of each stage as a table."""
         table = Table("stage", "seconds", title="Where the time went")
         table.columns[1].justify = "right"
         for name, seconds in self.seconds.items():

@@ -1,4 +1,4 @@
-"""What `import reusekit` brings in at once: Keras, quietly, and the rooms that models need."""
+"""The names that `import reusekit` brings in at once, with Keras started quietly."""
 
 from reusekit.startup import look_for_devices, quiet
 

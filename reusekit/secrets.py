@@ -13,7 +13,7 @@ _SHORTEST = 4  # characters of a value that is looked for in a text, since "1" i
 
 
 def shown(uri: str) -> str:
-    """An address without its secrets: user, password, and the values of its query.
+    """Return an address without its password, the same in every working folder.
 
     Example:
         >>> shown("postgresql://me:secret@host/runs?sslpassword=secret")
@@ -41,7 +41,7 @@ def shown(uri: str) -> str:
 
 
 def hide(text: str, *addresses: str) -> str:
-    """A text without the secrets of any address in it.
+    """Return a text without the secrets of any address in it.
 
     Args:
         text: Such as the message of another library's error.
@@ -85,7 +85,7 @@ def hide_in(error: BaseException, *addresses: str) -> None:
 
 
 def _parts(uri: str) -> tuple[str, str, str]:
-    """An address as its scheme with slashes, what is before the last @ of its host, and the rest.
+    """Return an address as scheme, the part before its host's last @, and the rest.
 
     Drivers of databases take passwords with any sign in them, so that a slash does not end one.
     """
@@ -108,7 +108,7 @@ def _without_value(pair: str) -> str:
 
 
 def _secrets(uri: str) -> Iterator[str]:
-    """What of an address must not be shown, as it is written, decoded and encoded."""
+    """Yield the secret parts of an address, as written, decoded and encoded."""
     _, secret, rest = _parts(uri)
     user, _, password = secret.partition(":")
     # A token may stand in place of a user, and a value may be a list of names and values again.

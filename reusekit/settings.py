@@ -37,7 +37,7 @@ class Settings(BaseModel):
 
 
 class BackboneSettings(Settings):
-    """Which pretrained model to start from."""
+    """The pretrained model to start from."""
 
     source: str = Field(
         "reusekit/glyphnet",
@@ -63,7 +63,7 @@ class BackboneSettings(Settings):
 
 
 class DataSettings(Settings):
-    """Which TFDS data set to train on."""
+    """The TFDS data set to train on."""
 
     name: str = Field(
         description="TFDS name, such as oxford_iiit_pet:4.0.0, or sklearn_digits, which the "
@@ -104,7 +104,7 @@ class HeadSettings(Settings):
 
 
 class LimitSettings(Settings):
-    """What the whole model may cost; cuts and trials beyond are left out."""
+    """Limits on the whole model; cuts and trials beyond them are left out."""
 
     parameters: PositiveInt | None = Field(None, description="At most that many; null: any.")
     flops: PositiveFloat | None = Field(None, description="For one example, at most; null: any.")
@@ -114,7 +114,7 @@ class LimitSettings(Settings):
 
 
 class SearchSettings(Settings):
-    """What the cut search tries, and what it may use."""
+    """The choices of the cut search, and its resources."""
 
     cuts: list[str] | None = Field(
         None, description="Addresses to cut at, as [a,b]; null for the clean cuts of the backbone."
@@ -225,7 +225,7 @@ class FineTuneSettings(Settings):
 
 
 class BaselineSettings(Settings):
-    """What the result is compared with, each tuned on the same validation split."""
+    """The rivals of the result, each tuned on the same validation split."""
 
     from_scratch: bool = Field(False, description="The same network, from random weights.")
     learning_rates: list[PositiveFloat] = Field(
@@ -243,7 +243,7 @@ class BaselineSettings(Settings):
 
 
 class TrackingSettings(Settings):
-    """Where MLflow keeps the runs, and under which name the model is registered."""
+    """The place of the runs in MLflow, and the name of the registered model."""
 
     uri: str | None = Field(
         None, description="Server or database; null for MLflow's default (sqlite:///mlflow.db)."
@@ -281,7 +281,7 @@ class TrackingSettings(Settings):
 
 
 class PromoteSettings(Settings):
-    """Which version stands against the champion, and when it takes its place."""
+    """The version that stands against the champion, and the rule for its promotion."""
 
     candidate: PositiveInt | str | None = Field(
         None, description="Number or alias of a version; null for the newest."

@@ -1,4 +1,4 @@
-"""What happens before Keras is imported: TensorFlow's start-up noise is held back.
+"""The start-up before Keras is imported, with TensorFlow's noise held back.
 
 TensorFlow writes informational lines to the process's standard error from C++ while it loads,
 before it reads `TF_CPP_MIN_LOG_LEVEL`, so the only way to keep them out is to catch the file
@@ -27,12 +27,12 @@ _OUR_LEVEL = "1"  # of TF_CPP_MIN_LOG_LEVEL: warnings and errors
 
 
 def is_command() -> bool:
-    """Whether this process is the command `reusekit`, which starts Keras only where it needs it."""
+    """Return whether this process is the `reusekit` command, which starts Keras late."""
     return os.path.basename((sys.argv or [""])[0]) == "reusekit"
 
 
 def without_noise(lines: Iterable[str], has_driver: bool | None = None) -> list[str]:
-    """The lines a person should see of what TensorFlow printed while it loaded.
+    """Return the lines a person should see of what TensorFlow printed while it loaded.
 
     That CUDA does not start is noise only on a machine without an NVIDIA driver.
 
@@ -84,7 +84,7 @@ def quiet() -> Iterator[None]:
 
 
 def look_for_devices() -> None:
-    """On a machine without an NVIDIA driver, have TensorFlow find out now that there is no GPU.
+    """Have TensorFlow find out now that there is no GPU, on machines without a driver.
 
     What it says about that at the first operation would not be held back any more. Where there is a
     driver nothing is done, since looking would initialise CUDA at import.
