@@ -1,4 +1,4 @@
-"""What MLflow finds of reusekit by entry points alone: data sets, models, and where a run was made.
+"""The plugins MLflow finds by entry points: data sets, models, run context.
 
 MLflow imports its plugins while it is imported itself, in every process of every user of the
 environment. So nothing here imports Keras, TensorFlow or reusekit before it is used.

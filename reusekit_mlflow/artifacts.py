@@ -43,7 +43,7 @@ def original_of(version: ModelVersion, client: "MlflowClient") -> ModelVersion:
 
 
 def logged_model_id(version: ModelVersion) -> str | None:
-    """The logged model that a version is made of; None where it was made of something else.
+    """Return the logged model that a version is made of; None where it was made of something else.
 
     The registry's database keeps it in the source alone.
     """
@@ -136,16 +136,16 @@ class LinkedModelRepository(ArtifactRepository):
         complete(folder, self._model_id, self._client)
 
     def list_artifacts(self, path: str | None = None) -> list[FileInfo]:
-        """What is stored; a whole that is not joined yet has no weights of its own."""
+        """List the stored files; a whole that is not joined yet has no weights of its own."""
         return self._stored.list_artifacts(path)
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         self._stored._download_file(remote_file_path, local_path)
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> Any:
-        """Refused: a version is never changed."""
+        """Refuse to change a version."""
         raise MlflowException("A registered model cannot be changed; log a new one.")
 
     def log_artifacts(self, local_dir: str, artifact_path: str | None = None) -> Any:
-        """Refused: a version is never changed."""
+        """Refuse to change a version."""
         raise MlflowException("A registered model cannot be changed; log a new one.")

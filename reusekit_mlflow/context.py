@@ -1,4 +1,4 @@
-"""Where a run was made: versions, backend and machine, as tags of every run."""
+"""The origin of a run: versions, backend and machine, as tags."""
 
 import os
 import platform
@@ -16,11 +16,11 @@ class ReusekitContext(RunContextProvider):
     """Tags a run with what it was made by; MLflow asks it at the start of each."""
 
     def in_context(self) -> bool:
-        """Every run in an environment with reusekit in it is tagged."""
+        """Return True: every run in an environment with reusekit in it is tagged."""
         return True
 
     def tags(self) -> dict[str, str]:
-        """The tags; one of which nothing is known is left out.
+        """Return the tags; one of which nothing is known is left out.
 
         Example:
             >>> import keras
@@ -45,14 +45,14 @@ def _version(package: str) -> str | None:
 
 
 def _backend() -> str | None:
-    """The backend of Keras in this process, or the one that was asked for before it is loaded."""
+    """Return the backend of Keras, loaded or asked for."""
     keras = sys.modules.get("keras")
     return keras.config.backend() if keras else os.environ.get("KERAS_BACKEND")
 
 
 @cache
 def _machine() -> str:
-    """Processors, memory and accelerators, such as `16 processors (x86_64), 128 GiB, NVIDIA H100`.
+    """Describe processors, memory and accelerators: `16 processors (x86_64), 128 GiB`.
 
     The accelerators are those that the NVIDIA driver lists: to ask a backend would start it.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TFDSSource(DatasetSource):
-    """Where a split comes from: a data set of TFDS, with version, split, treatment, fingerprint.
+    """The source of a split: a data set of TFDS, with version, split and fingerprint.
 
     Args:
         name: TFDS name with version, such as `mnist:3.0.1`.
@@ -46,7 +46,7 @@ class TFDSSource(DatasetSource):
         return self.load_split(**where).examples
 
     def load_split(self, **where: Any) -> "DataSplit":
-        """The same as a split, with class names, sizes and batches; arguments as for `load`."""
+        """Return the data as a split, with class names, sizes and batches."""
         from reusekit.data import load_split
 
         split = load_split(self.name, self.split, **self.treatment, **where)
@@ -67,7 +67,7 @@ class TFDSSource(DatasetSource):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The source as MLflow stores it."""
+        """Return the source as MLflow stores it."""
         return {
             "name": self.name,
             "split": self.split,
@@ -77,7 +77,7 @@ class TFDSSource(DatasetSource):
 
     @classmethod
     def from_dict(cls, source_dict: dict[str, Any]) -> "TFDSSource":
-        """The source from what MLflow stored."""
+        """Return the source from what MLflow stored."""
         return cls(**source_dict)
 
 
@@ -104,7 +104,7 @@ class TFDSDataset(Dataset):
 
     @property
     def profile(self) -> dict[str, Any]:
-        """How many examples there are, of which part of the data set, and of which classes."""
+        """Return the numbers of examples, the part of the data set, and the classes."""
         return {
             "split": self._split.split,
             "examples": self._split.size,
@@ -113,7 +113,7 @@ class TFDSDataset(Dataset):
         }
 
     def to_dict(self) -> dict[str, str]:
-        """The data set as MLflow stores it.
+        """Return the data set as MLflow stores it.
 
         Beside MLflow's own schema of tensors, which its pages do not show, the same is there as a
         table of names and types, which they do.
@@ -138,7 +138,7 @@ def from_tfds(
     digest: str | None = None,
     **options: Any,
 ) -> TFDSDataset:
-    """A TFDS split as an MLflow data set, for `mlflow.log_input`: `mlflow.data.from_tfds`.
+    """Return a TFDS split as an MLflow data set, for `mlflow.log_input`: `mlflow.data.from_tfds`.
 
     Args:
         data: A TFDS name, perhaps with configuration and version, or a split that
@@ -179,7 +179,7 @@ def from_tfds(
 
 
 def _schema(name: str, part: Any) -> Schema:
-    """The tensors of a part of an example; those of a dictionary are named by its keys."""
+    """Return the tensors of a part of an example; those of a dictionary are named by its keys."""
     tensors = part if isinstance(part, dict) else {name: part}
     return Schema(
         [
@@ -190,7 +190,7 @@ def _schema(name: str, part: Any) -> Schema:
 
 
 def _batched(shape: "tf.TensorShape") -> tuple[int, ...]:
-    """A shape as MLflow writes it: the batch axis first, -1 where a size is open."""
+    """Return a shape as MLflow writes it: the batch axis first, -1 where a size is open."""
     return (-1, *(-1 if size is None else size for size in shape))
 
 
