@@ -1,4 +1,4 @@
-"""How much transfer gains on few handwritten digits: mean and spread over seeds.
+"""The gain of transfer on few handwritten digits: mean and spread over seeds.
 
     python scripts/benchmark_digits.py --seeds 5 --examples_per_class 5
 
@@ -28,7 +28,7 @@ METHODS = {
 
 
 def run_once(seed: int, examples_per_class: int, folder: Path) -> None:
-    """One run of the demo's pipeline in a process of its own, as a user would start it."""
+    """Run the demo's pipeline in a process of its own, as a user would start it."""
     command = [
         sys.executable,
         str(ROOT / "pipelines" / "cut_search.py"),

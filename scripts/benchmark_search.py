@@ -49,7 +49,7 @@ FTU_CUTS = ["conv5_block2_out", "conv5_block1_out", "conv4_block6_out", "conv4_b
 
 @dataclass
 class Report:
-    """What was seen of one workload; the fields that all have, and what else there is.
+    """The figures of one workload: the fields that all have, and the rest.
 
     Attributes:
         workload: Its name.
@@ -70,7 +70,7 @@ class Report:
     more: dict[str, Any] = field(default_factory=dict)
 
     def line(self) -> str:
-        """The report as one line of JSON."""
+        """Return the report as one line of JSON."""
         values = vars(self) | self.more
         del values["more"]
         return json.dumps(
@@ -80,7 +80,7 @@ class Report:
 
 @dataclass
 class Bench:
-    """What all workloads share.
+    """The settings that all workloads share.
 
     Attributes:
         quick: Whether to do little, to see that everything works.
@@ -104,7 +104,7 @@ class Bench:
         self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 2 if self.quick else 5}
 
     def frozen_space(self) -> SearchSpace:
-        """16 cuts, each with 3 heads."""
+        """Return the space of 16 cuts, each with 3 heads."""
         return SearchSpace(
             BLOCKS[::5] if self.quick else BLOCKS,
             heads={
@@ -116,7 +116,7 @@ class Bench:
         )
 
     def ftu_space(self) -> SearchSpace:
-        """Nautilus's FTU: 4 depths of freezing, 2 batch sizes, 3 rates."""
+        """Return Nautilus's FTU space: 4 depths of freezing, 2 batch sizes, 3 rates."""
         return SearchSpace(
             [BLOCKS[-1]],
             freeze=FTU_CUTS[:2] if self.quick else FTU_CUTS,
@@ -129,7 +129,7 @@ class Bench:
         )
 
     def search(self, space: SearchSpace, name: str, workload: str, **options: Any) -> rk.CutSearch:
-        """A search of every combination, in a folder of its own."""
+        """Return a search of every combination, in a folder of its own."""
         return rk.CutSearch(
             self.model,
             self.train,
@@ -210,19 +210,19 @@ def plain_trials(
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """How long something takes, and what comes of it."""
+    """Time some work; returns the seconds and the result."""
     began = perf_counter()
     result = work()
     return perf_counter() - began, result
 
 
 def frozen(bench: Bench) -> Report:
-    """16 block cuts of a frozen ResNet50, 3 heads on each."""
+    """Benchmark 16 block cuts of a frozen ResNet50, 3 heads on each."""
     space, epochs = bench.frozen_space(), bench.epochs["frozen"]
     search = bench.search(space, "frozen", "frozen")
     ours, result = timed(search.run)
@@ -258,7 +258,7 @@ def frozen(bench: Bench) -> Report:
 
 
 def ftu(bench: Bench) -> Report:
-    """Nautilus's FTU: the top of ResNet50 trained from four depths on."""
+    """Benchmark Nautilus's FTU: the top of ResNet50 trained from four depths on."""
     space, epochs = bench.ftu_space(), bench.epochs["ftu"]
     search = bench.search(space, "ftu", "ftu")
     ours, result = timed(search.run)
@@ -288,7 +288,7 @@ def ftu(bench: Bench) -> Report:
 
 
 def tops_alone(search: rk.CutSearch, spec: TrialSpec, epochs: int) -> float:
-    """Seconds of training one top with Keras alone, its features already in memory."""
+    """Return the seconds of training one top with Keras alone on features in memory."""
     held = {}
     for name in ("train", "validation"):
         source = getattr(search.data, name)[search.data.begin(spec)]
@@ -301,12 +301,12 @@ def tops_alone(search: rk.CutSearch, spec: TrialSpec, epochs: int) -> float:
 
 
 def relative(one: Sequence[float], other: Sequence[float]) -> float:
-    """By how much two rows of numbers differ at most, relative to the second."""
+    """Return the largest difference of two rows of numbers, relative to the second."""
     return float(np.max(np.abs(np.subtract(one, other)) / np.abs(other)))
 
 
 def bytes_of(bench: Bench, plain: Sequence[Plain], search: rk.CutSearch) -> dict[str, int]:
-    """What both ways left on the disk; the plain sample is scaled to all trials."""
+    """Return the bytes of both ways on the disk, the plain sample scaled to all trials."""
     trials = len(search.result.trials)
     return {
         "plain_bytes": sum(one.bytes for one in plain) * trials // len(plain),
@@ -316,7 +316,7 @@ def bytes_of(bench: Bench, plain: Sequence[Plain], search: rk.CutSearch) -> dict
 
 
 def disk(bench: Bench) -> Report:
-    """What 24 FTU trials leave behind, after one epoch each."""
+    """Benchmark the bytes that 24 FTU trials leave behind, after one epoch each."""
     bench.epochs["disk"] = 1
     space = bench.ftu_space()
     search = bench.search(space, "disk", "disk")
@@ -336,7 +336,7 @@ def disk(bench: Bench) -> Report:
 
 
 def again(bench: Bench) -> Report:
-    """The same search once more in a new process, whose data set cannot be read."""
+    """Return the same search once more in a new process, whose data set cannot be read."""
     if not (bench.folder / "frozen" / "features").exists():
         bench.search(bench.frozen_space(), "frozen", "frozen").run()
     first = bench.search(bench.frozen_space(), "frozen", "frozen").result
@@ -350,7 +350,7 @@ def again(bench: Bench) -> Report:
 
 
 def again_child(bench: Bench) -> dict[str, Any]:
-    """The search with data that raise when they are read."""
+    """Return the search with data that raise when they are read."""
     passes = []
 
     def unreadable() -> Any:
@@ -430,7 +430,7 @@ def memory(bench: Bench) -> Report:
 
 
 def memory_child(bench: Bench, examples: int) -> dict[str, Any]:
-    """One search over so many made-up images, watched from within.
+    """Run one search over so many made-up images, watched from within.
 
     What is counted is memory of the process's own: pages of mapped files count to a process as long
     as nobody else wants the memory, and are given back then.
@@ -478,14 +478,14 @@ class Watch(Thread):
             self.peak = max(self.peak, status("RssAnon"))
 
     def stop(self) -> dict[str, int]:
-        """What was most, in bytes: without and with mapped files."""
+        """Return the peaks in bytes: without and with mapped files."""
         self._over.set()
         self.join()
         return {"peak_bytes": self.peak, "peak_with_files": status("VmHWM")}
 
 
 def status(name: str) -> int:
-    """A number of bytes that the kernel knows of this process."""
+    """Return a number of bytes that the kernel knows of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     line = next(line for line in lines if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
@@ -542,7 +542,7 @@ def main() -> None:
 
 
 def show(reports: Sequence[Report]) -> None:
-    """The table, and the lines."""
+    """Print the table, and the lines."""
     table = Table("workload", "plain s", "reusekit s", "ratio", "asked for", "equal")
     for report in reports:
         seconds = (report.plain_s, report.reusekit_s)

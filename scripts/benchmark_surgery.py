@@ -27,7 +27,7 @@ TRACED = 20
 
 
 def main() -> None:
-    """Prints three tables."""
+    """Print three tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
@@ -62,13 +62,13 @@ def applications(models: tuple[tuple[str, float], ...]) -> None:
 
 
 def halves(model: keras.Model, at: str) -> tuple[keras.Model, keras.Model]:
-    """What `split` gives at a clean cut, by Keras alone."""
+    """Split at a clean cut by Keras alone."""
     middle = model.get_layer(at).output
     return keras.Model(model.input, middle), keras.Model(middle, model.output)
 
 
 def chains(lengths: tuple[int, ...]) -> None:
-    """Chains of layers, and the microseconds for each layer, to see how time grows."""
+    """Time chains of layers: the microseconds for each layer as the length grows."""
     columns = ("read", "cut_points", "split", "keras")
     titles = "".join(f"{title:>12}{'us/layer':>10}" for title in columns)
     print(f"\n{'chain':>8}{titles}{'ratio':>7}")
@@ -90,7 +90,7 @@ def chains(lengths: tuple[int, ...]) -> None:
 
 
 def repeated(times: int) -> None:
-    """What splitting again and again leaves behind on the source."""
+    """Measure what splitting again and again leaves behind on the source."""
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3))
     at = "block_6_expand"
     top = [layer for layer in split(model, at).top.layers if layer in model.layers]
@@ -117,19 +117,19 @@ def repeated(times: int) -> None:
 
 
 def _calls(model: keras.Model) -> int:
-    """How many calls Keras has recorded on the layers of a model."""
+    """Return the number of calls Keras has recorded on the layers of a model."""
     return sum(keras_internals.calls_of(layer) for layer in model.layers)
 
 
 def _resident() -> int:
-    """Bytes of memory that this process holds, garbage collected."""
+    """Return the bytes of memory that this process holds, garbage collected."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
 
 def best(works: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """The shortest of several runs of each, in seconds of this process.
+    """Return the shortest of several runs of each, in seconds of this process.
 
     They take turns, so that what else the machine does is the same to all.
     """

@@ -22,7 +22,7 @@ LENGTH, BATCH = 32, 8
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each model")
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def stored(kind: str) -> tuple[int, int]:
-    """How many arrays of the vocabulary's size a model of a kind has, and its optimizer."""
+    """Return the number of vocabulary-sized arrays of a model and its optimizer."""
     model = compiled(KINDS[kind], 64, 8)
     model.optimizer.build(model.trainable_variables)
     weights = (model.weights, model.optimizer.variables)
@@ -54,7 +54,7 @@ def stored(kind: str) -> tuple[int, int]:
 
 
 def tied_dense(vocabulary: int, width: int) -> keras.Model:
-    """An embedding, an encoder, and `TiedDense`."""
+    """Return an embedding, an encoder, and `TiedDense`."""
     tokens = keras.Input((LENGTH,), dtype="int32", name="tokens")
     embedding = keras.layers.Embedding(vocabulary, width, name="embedding")
     hidden = keras.layers.Dense(width, activation="gelu", name="encoder")(embedding(tokens))
@@ -63,7 +63,7 @@ def tied_dense(vocabulary: int, width: int) -> keras.Model:
 
 
 def reversible_embedding(vocabulary: int, width: int) -> keras.Model:
-    """The same with Keras's own layer for it."""
+    """Return the same with Keras's own layer for it."""
     tokens = keras.Input((LENGTH,), dtype="int32", name="tokens")
     embedding = keras.layers.ReversibleEmbedding(vocabulary, width, name="embedding")
     hidden = keras.layers.Dense(width, activation="gelu", name="encoder")(embedding(tokens))
@@ -74,7 +74,7 @@ KINDS = {"TiedDense": tied_dense, "ReversibleEmbedding": reversible_embedding}
 
 
 def compiled(build, vocabulary: int, width: int) -> keras.Model:
-    """A model ready to train, the same weights for either kind."""
+    """Return a model ready to train, the same weights for either kind."""
     keras.utils.set_random_seed(0)
     model = build(vocabulary, width)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -88,7 +88,7 @@ def batches(vocabulary: int, count: int) -> np.ndarray:
 
 
 def step_seconds(vocabulary: int, width: int, steps: int) -> dict[str, float]:
-    """The median time of a step of each kind, after two that compile and warm up."""
+    """Return the median time of a step of each kind, after two that compile and warm up."""
     models = {kind: compiled(build, vocabulary, width) for kind, build in KINDS.items()}
     times = {kind: [] for kind in KINDS}
     for batch in batches(vocabulary, steps + 2):
@@ -102,14 +102,14 @@ def step_seconds(vocabulary: int, width: int, steps: int) -> dict[str, float]:
 
 
 def peak_in_own_process(kind: str, vocabulary: int, width: int) -> int:
-    """The most memory a process needs that trains one kind for three steps, in KiB."""
+    """Return the most memory a process needs that trains one kind for three steps, in KiB."""
     spawn = multiprocessing.get_context("spawn")
     with spawn.Pool(1) as pool:
         return pool.apply(train_for_memory, (kind, vocabulary, width))
 
 
 def train_for_memory(kind: str, vocabulary: int, width: int) -> int:
-    """Trains three steps and returns this process's peak resident memory in KiB."""
+    """Train three steps and return this process's peak resident memory in KiB."""
     model = compiled(KINDS[kind], vocabulary, width)
     for batch in batches(vocabulary, 3):
         model.train_on_batch(batch, batch)

@@ -49,14 +49,14 @@ class Model:
         )
 
     def parts(self) -> rk.Split:
-        """The backbone with a new head, cut in two, after one prediction as in an evaluation."""
+        """Return the backbone with a new head, cut in two, after one prediction."""
         whole = rk.attach(self.backbone.model, rk.heads.classifier(10))
         whole.predict_on_batch(np.zeros((1, 64, 64, 3), "float32"))
         return rk.split(whole, self.cut)
 
 
 def ledgers_of(parts: rk.Split) -> dict[str, Ledger]:
-    """What bottom, top and whole cost."""
+    """Return the ledgers of bottom, top and whole."""
     return dict(zip(ROLES, take_ledgers([parts.bottom, parts.top, parts.source]), strict=True))
 
 
@@ -68,7 +68,7 @@ def log(model: Model, parts: rk.Split, ledgers: dict[str, Ledger], name: str) ->
 
 
 def logging_parts(quick: bool) -> dict[str, Any]:
-    """A whole model with its parts, beside writing its bytes once."""
+    """Return a whole model with its parts, beside writing its bytes once."""
     model, writing, ours, counting = Model(quick), [], [], []
     for turn in range(3):
         model.backbone.model.set_weights([w + 0.01 for w in model.backbone.model.get_weights()])
@@ -116,7 +116,7 @@ def storing_tops(quick: bool) -> dict[str, Any]:
 
 
 def tracking_trials(quick: bool) -> dict[str, Any]:
-    """What logging a finished trial takes."""
+    """Time the logging of finished trials."""
     splits = [load_split("sklearn_digits", s, image_size=(32, 32)) for s in ("train", "validation")]
     search = rk.CutSearch(
         rk.load_backbone("reusekit/glyphnet").model,
@@ -140,20 +140,20 @@ def tracking_trials(quick: bool) -> dict[str, Any]:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """How long something takes, and what comes of it."""
+    """Time some work; returns the seconds and the result."""
     began = perf_counter()
     result = work()
     return perf_counter() - began, result
 
 
 def saved_size(model: keras.Model) -> int:
-    """Bytes of a model's file."""
+    """Return the bytes of a model's file."""
     model.save("part.keras")
     return Path("part.keras").stat().st_size
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Return the bytes of all files in a folder."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 

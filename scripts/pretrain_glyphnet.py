@@ -67,7 +67,7 @@ class Renderings(keras.utils.PyDataset):
         return self._steps
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels, uint8 (128, 32, 32, 1), and one-hot classes, float32 (128, classes)."""
+        """Return pixels, uint8 (128, 32, 32, 1), and one-hot classes, float32 (128, classes)."""
         rng = np.random.default_rng((self._seed, self._epoch, step))
         picked = rng.integers(0, len(self._starts), BATCH)
         nth = (rng.random(BATCH) * self._counts[picked]).astype(int)
@@ -80,7 +80,7 @@ class Renderings(keras.utils.PyDataset):
 
 
 def classifier(backbone: keras.Model, classes: int) -> keras.Model:
-    """The backbone between its preprocessing and a softmax over average-pooled features."""
+    """Return the backbone between its preprocessing and a softmax over average-pooled features."""
     pixels = keras.Input(glyphnet.INPUT_SHAPE)
     x = backbone(glyphnet.preprocessing()(pixels))
     x = layers.GlobalAveragePooling2D()(x)
@@ -119,7 +119,7 @@ def write(backbone: keras.Model, report: dict, out: Path) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> dict:
-    """Train, measure, write; returns the report that was written."""
+    """Train, measure and write; returns the report that was written."""
     start = time.perf_counter()
     keras.utils.set_random_seed(args.seed)
     if args.verbose:
@@ -171,7 +171,7 @@ def pretrain(args: argparse.Namespace) -> dict:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line, checked before anything is trained."""
+    """Return the command line, checked before anything is trained."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=10)

@@ -33,7 +33,7 @@ _SERVER_SECONDS, _PAGE_SECONDS = 120, 120
 
 
 def chromium() -> str:
-    """The browser's program.
+    """Return the browser's program.
 
     Raises:
         FileNotFoundError: There is none.
@@ -49,7 +49,7 @@ def chromium() -> str:
 
 @contextmanager
 def server(uri: str) -> Iterator[str]:
-    """A tracking server of its own on a database, for as long as the context lasts.
+    """Run a tracking server of its own on a database while the context lasts.
 
     Args:
         uri: The database, such as `sqlite:///mlflow.db`.
@@ -93,7 +93,7 @@ def _answers(address: str, process: subprocess.Popen) -> bool:
 
 
 def pages(client: MlflowClient) -> dict[str, str]:
-    """The pages that show the newest pipeline run and what came of it, by the name of the picture.
+    """Return the pages of the newest pipeline run and its results, by picture name.
 
     Args:
         client: Of the tracking server.

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--campaign", action="append", choices=campaigns(), metavar="NAME")
     parser.add_argument(
@@ -54,14 +54,14 @@ def parse() -> argparse.Namespace:
 
 
 def campaigns() -> list[str]:
-    """The names of all campaigns."""
+    """Return the names of all campaigns."""
     return sorted(
         one.name for one in iter_modules(faults.__path__) if one.name not in ("outcome", "files")
     )
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """How many tries of each case ended how."""
+    """Return the number of tries of each case by how they ended."""
     counts: dict[str, Counter] = {}
     for outcome in outcomes:
         counts.setdefault(outcome.case, Counter())[outcome.end] += 1

@@ -18,7 +18,7 @@ from reusekit.progress import tracked
 
 
 def main() -> None:
-    """Prints a row for each cut, and how many were right."""
+    """Print a row for each cut, and how many were right."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="ResNet50", help="a name in keras.applications")
     parser.add_argument("--every", type=int, default=1, metavar="N", help="every Nth cut only")
@@ -38,13 +38,13 @@ def main() -> None:
 
 
 def build(name: str) -> keras.Model:
-    """A model with random weights, always the same, for small images."""
+    """Return a model with random weights, always the same, for small images."""
     keras.utils.set_random_seed(0)
     return getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=3)
 
 
 def freeze_and_train(name: str, at: str) -> tuple[rk.Freezing, list[str]]:
-    """Freezes a model at one cut and trains it for three steps of Adam.
+    """Freeze a model at one cut and train it for three steps of Adam.
 
     Args:
         name: A name in `keras.applications`.

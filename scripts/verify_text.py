@@ -41,7 +41,7 @@ TRAINING = {"optimizers": ["sgd"], "learning_rates": [0.1]}
 
 @dataclass
 class Row:
-    """What was seen at one cut with one pooling.
+    """The figures of one cut with one pooling.
 
     Attributes:
         features: Vectors of the validation texts, by length.
@@ -59,12 +59,12 @@ class Row:
 
     @property
     def same(self) -> bool:
-        """Whether neither features nor accuracies follow the length."""
+        """Return whether neither features nor accuracies follow the length."""
         return self.difference <= LIMIT and len(set(self.accuracies.values())) == 1
 
 
 def main() -> None:
-    """Prints a row for each cut and pooling, and how many were right."""
+    """Print a row for each cut and pooling, and how many were right."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--texts", type=int, default=1600, metavar="N", help="how many")
     parser.add_argument("--blocks", type=int, default=4, metavar="N", help="of the transformer")
@@ -101,7 +101,7 @@ def main() -> None:
 
 @cache
 def docstrings() -> list[tuple[str, str]]:
-    """Each text of Python's own modules once, with the module that has it first."""
+    """Return each text of Python's own modules once, with the module that has it first."""
     library = Path(sysconfig.get_path("stdlib"))
     found: dict[str, str] = {}
     for module in sorted(sys.stdlib_module_names):
@@ -117,7 +117,7 @@ def docstrings() -> list[tuple[str, str]]:
 
 
 def splits(count: int) -> tuple[DataSplit, DataSplit, int]:
-    """Texts to train on, a quarter as many to validate, and the size of the vocabulary."""
+    """Return texts to train on, a quarter as many to validate, and the vocabulary's size."""
     found = docstrings()
     counts = Counter(module for _, module in found)
     names = tuple(sorted(module for module in counts if counts[module] >= FEWEST))
@@ -140,7 +140,7 @@ def split(
     class_names: tuple[str, ...],
     numbers: dict[str, int],
 ) -> DataSplit:
-    """Texts as BERT takes them, each as long as it is."""
+    """Return texts as BERT takes them, each at its own length."""
     start, end, unknown = numbers["[CLS]"], numbers["[SEP]"], numbers["[UNK]"]
     tokens = [[start, *(numbers.get(w, unknown) for w in text.split()), end] for text in texts]
 
@@ -158,7 +158,7 @@ def split(
 
 
 def transformer(words: int, blocks: int, length: int) -> keras.Model:
-    """A small BERT with random weights, always the same."""
+    """Return a small BERT with random weights, always the same."""
     keras.utils.set_random_seed(0)
     return keras_hub.models.BertBackbone(
         vocabulary_size=words,
@@ -177,7 +177,7 @@ def verify(
     lengths: list[int],
     poolings: list[str],
 ) -> dict[tuple[str, str], Row]:
-    """What is seen at each block, by cut and pooling."""
+    """Return the figures of each block, by cut and pooling."""
     clean = {point.at for point in rk.cut_points(model)}
     encoder = keras_hub.layers.TransformerEncoder
     cuts = [layer.name for layer in model.layers if isinstance(layer, encoder)]
@@ -216,12 +216,12 @@ def verify(
 
 
 def stored_as(way: str) -> dict[str, str | None]:
-    """How features are pooled before they are stored, as the library takes it."""
+    """Return the library's arguments for pooling features before they are stored."""
     return {"pooling": "avg", "mask": None} if way == UNMASKED else {"pooling": way}
 
 
 def heads(ways: tuple[str, ...], classes: int) -> dict[str, rk.heads.Head]:
-    """A classifier without a hidden layer for each pooling."""
+    """Return a classifier without a hidden layer for each pooling."""
     return {
         way: rk.heads.classifier(classes, pooling=way if way in IN_HEADS else "average")
         for way in ways
@@ -231,7 +231,7 @@ def heads(ways: tuple[str, ...], classes: int) -> dict[str, rk.heads.Head]:
 def features_in_store(
     store: rk.FeatureStore, model: keras.Model, cut: str, data: DataSplit, way: str, length: int
 ) -> np.ndarray:
-    """What is stored of one cut, pooled."""
+    """Return the stored features of one cut, pooled."""
     (found,) = stored_features(store, model, [cut], data, padding=Padding(length), **stored_as(way))
     return np.array(found.arrays[cut])
 
@@ -239,7 +239,7 @@ def features_in_store(
 def head_features(
     model: keras.Model, cut: str, pooling: str, inputs: dict[str, np.ndarray]
 ) -> np.ndarray:
-    """What a head pools, by attention with weights of its own (a new one begins with the mean)."""
+    """Return a head's pooled features, by a new attention that begins with the mean."""
     keras.utils.set_random_seed(0)
     whole = rk.attach(rk.extract(model, cut), rk.heads.classifier(2, pooling=pooling))
     for variable in whole.get_layer("head_query").weights if pooling == "attention" else ():
@@ -248,7 +248,7 @@ def head_features(
 
 
 def filled(data: DataSplit, length: int) -> dict[str, np.ndarray]:
-    """All texts of a split as one array for each input."""
+    """Return all texts of a split as one array for each input."""
     examples = [example for example, _ in data.examples.as_numpy_iterator()]
     return {
         name: np.stack([np.pad(each[name], (0, length - len(each[name]))) for each in examples])

@@ -34,7 +34,7 @@ COLUMNS = ("model", "size", "tensors", "tried", "split", "exact", "seconds")
 
 
 def main() -> None:
-    """Runs the models asked for and prints the table, a row as soon as it is there."""
+    """Run the models asked for and print the table, a row as soon as it is there."""
     options = parse()
     names = options.model or application_names()
     options.progress.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "--model", action="append", choices=application_names(), metavar="NAME",
@@ -73,13 +73,13 @@ def parse() -> argparse.Namespace:
 
 
 def application_names() -> list[str]:
-    """The models of `keras.applications`, in alphabetical order."""
+    """Return the models of `keras.applications`, in alphabetical order."""
     found = vars(keras.applications).items()
     return sorted(name for name, value in found if callable(value) and name[0].isupper())
 
 
 def finished(futures: dict[str, Future], folder: Path, bars: Progress) -> Iterator[dict]:
-    """The rows in order, each printed when it is there; bars for the models at work meanwhile."""
+    """Yield the rows in order, printed as they come, with bars for models at work."""
     tasks = {}
     for future in futures.values():
         while not future.done():
@@ -98,7 +98,7 @@ def finished(futures: dict[str, Future], folder: Path, bars: Progress) -> Iterat
 
 
 def verify(name: str, every: int, file: Path, seconds_between_saves: float = 2) -> dict:
-    """Splits one model at its tensors, from where its file says, and returns its row."""
+    """Split one model at its tensors, from where its file says, and return its row."""
     conditions = {"every": every, "keras": keras.version(), "backend": keras.backend.backend()}
     row = load(file)
     if row.get("conditions") != conditions:
@@ -136,7 +136,7 @@ def verify(name: str, every: int, file: Path, seconds_between_saves: float = 2) 
 
 
 def build(name: str) -> tuple[keras.Model, int]:
-    """A model with random weights, at the smallest size of image that it takes."""
+    """Return a model with random weights, at the smallest size of image that it takes."""
     maker = getattr(keras.applications, name)
     for size in SIZES:
         try:
@@ -147,19 +147,19 @@ def build(name: str) -> tuple[keras.Model, int]:
 
 
 def load(file: Path) -> dict:
-    """The row as it was saved last; empty where there is none."""
+    """Return the row as it was saved last; empty where there is none."""
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def save(row: dict, file: Path) -> None:
-    """Writes a row beside its file and renames it, so that no kill leaves half of one."""
+    """Write a row beside its file and rename it, so that no kill leaves half of one."""
     beside = file.with_suffix(".part")
     beside.write_text(json.dumps(row, indent=1))
     beside.replace(file)
 
 
 def line(cells: dict) -> str:
-    """One line of the table: the name to the left, numbers to the right."""
+    """Return one line of the table: the name to the left, numbers to the right."""
     texts = (str(cells[column]) for column in COLUMNS)
     return "  ".join(t.rjust(8) if place else t.ljust(20) for place, t in enumerate(texts))
 

@@ -56,7 +56,7 @@ def _tries(
 
 
 def _call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[[], Any]:
-    """The call, each argument in the way its parameter takes it."""
+    """Return the call, each argument in the way its parameter takes it."""
     by_position = [
         arguments[name]
         for name, parameter in inspect.signature(function).parameters.items()
@@ -67,7 +67,7 @@ def _call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callabl
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """The parameters that can be passed by name, with their annotations."""
+    """Return the parameters that can be passed by name, with their annotations."""
     annotated = function
     if inspect.isclass(function) and not is_dataclass(function):
         annotated = function.__init__
@@ -81,7 +81,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _may_fit(annotation: Any, value: Any) -> bool:
-    """Whether a value's type stands in the annotation; unlike the check itself, no more than that.
+    """Return whether a value's type stands in the annotation, and no more than that.
 
     Example:
         >>> _may_fit(int | None, None), _may_fit(int, True), _may_fit(float, float("nan"))
@@ -119,7 +119,7 @@ def _model() -> keras.Model:
 
 
 def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
-    """A valid call of each public name, by name. What is valid must not take long."""
+    """Return a valid call of each public name, by name. What is valid must not take long."""
     model, layer = _model(), keras.layers.Dense(6, name="new")
     bottom, top = rk.split(_model(), "hidden")
     digits = load_split("sklearn_digits", "test[:20]", image_size=(32, 32))

@@ -54,7 +54,7 @@ class _AcceptedError(Exception):
 
 
 def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Outcome]:
-    """A bad option, file or subcommand a try; nothing may be written."""
+    """Try one bad option, file or subcommand at a time; nothing may be written."""
     pipelines = {name: _stub(name) for name in ("cut_search", "finetune", "promote")}
     with contextlib.chdir(folder):
         Path("taken").write_text("a file where a folder is wanted")
@@ -69,7 +69,7 @@ def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Ou
 
 
 def _stub(name: str) -> Callable[..., None]:
-    """A function with a pipeline's signature that runs nothing."""
+    """Return a function with a pipeline's signature that runs nothing."""
     functions = runpy.run_path(str(_PIPELINES / f"{name}.py"))
     function = next(f for f in functions.values() if getattr(f, "__module__", "") == "<run_path>")
 
@@ -81,7 +81,7 @@ def _stub(name: str) -> Callable[..., None]:
 
 
 def _bad_words(generator: np.random.Generator, function: Callable[..., None]) -> list[str]:
-    """A command line, or the writing of a file and a command line that names it."""
+    """Return a command line, or the writing of a file and a command line that names it."""
     kind = generator.choice(["file", "key", "section", "option", "written"])
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(function)
@@ -104,7 +104,7 @@ def _bad_words(generator: np.random.Generator, function: Callable[..., None]) ->
 
 
 def _written(values: dict[str, Any]) -> list[str]:
-    """Options as a file would have them, sections opened up."""
+    """Return options as a file would have them, sections opened up."""
     content: dict[str, Any] = {}
     for key, value in values.items():
         *sections, name = key.split(".")
@@ -117,7 +117,7 @@ def _written(values: dict[str, Any]) -> list[str]:
 
 
 def _judged(detail: str, start: Callable[..., None], *arguments: Any) -> Outcome:
-    """One line on standard error, exit code 2, and nothing made."""
+    """Check for one line on standard error, exit code 2, and nothing made."""
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     detail, errors = detail[:150], io.StringIO()
     try:

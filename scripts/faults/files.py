@@ -1,4 +1,4 @@
-"""What can happen to a file: other bytes, other lengths, other files, folders and links."""
+"""Faults of a file: other bytes, other lengths, other files, folders and links."""
 
 import os
 import shutil

@@ -123,7 +123,7 @@ def _start(kind: Kind, folder: Path) -> subprocess.Popen:
 
 
 def _found(folder: Path) -> Any:
-    """The trials of a search without their seconds, and the digest of what the best one is."""
+    """Return a search's trials without seconds, and the digest of the best one."""
     (file,) = folder.glob("**/state.json")
     records = json.loads(file.read_text())["records"]
     for record in records:
@@ -134,7 +134,7 @@ def _found(folder: Path) -> Any:
 
 
 def _running(folder: Path) -> list[str]:
-    """Names of the runs that are open in a job's database."""
+    """Return the names of the runs that are open in a job's database."""
     if not (folder / "runs.db").exists():
         return []
     import mlflow
@@ -146,7 +146,7 @@ def _running(folder: Path) -> list[str]:
 
 
 def _left(folder: Path) -> list[str]:
-    """What a killed process has left lying about."""
+    """Return the files that a killed process has left behind."""
     patterns = (
         "*.part",
         "part-*",

@@ -81,7 +81,7 @@ class Registry:
         return self.outside / "it-ran"
 
     def artifacts(self, name: str) -> Path:
-        """The folder of the model of a version."""
+        """Return the folder of the model of a version."""
         client = mlflow.MlflowClient()
         model_id = logged_model_id(client.get_model_version(name, "1"))
         return Path(client.get_logged_model(model_id).artifact_location.removeprefix("file://"))
@@ -103,7 +103,7 @@ class Registry:
         self.forget("gone", REFERENCE)
 
     def state(self) -> str:
-        """A digest of everything outside, by name and content."""
+        """Return a digest of everything outside, by name and content."""
         found = hashlib.sha256()
         for path in sorted(self.outside.rglob("*")):
             found.update(str(path).encode())
@@ -222,7 +222,7 @@ def _id(name: str) -> str:
 
 
 def _flag(registry: Registry, name: str, generator: np.random.Generator) -> str:
-    """The description says that a program lies there, which writes a file when it is read."""
+    """Point the description at a program that writes a file when it is read."""
     folder = registry.artifacts(name)
 
     class Writes(tf.Module):
@@ -236,7 +236,7 @@ def _flag(registry: Registry, name: str, generator: np.random.Generator) -> str:
 
 
 def _path(registry: Registry, name: str, generator: np.random.Generator) -> str:
-    """The description names another folder, or other code."""
+    """Point the description at another folder, or at other code."""
     data = generator.choice([str(registry.outside), "../../../../outside", "..", "/", "data/../.."])
     pattern, new = [
         ("  keras:\n    data: data", f"  keras:\n    data: {data}"),
@@ -253,7 +253,7 @@ def _described(folder: Path, pattern: str, new: str) -> str:
 
 
 def _exchanged(registry: Registry, name: str, generator: np.random.Generator) -> str:
-    """A part, or the whole, is another model, or has one byte altered."""
+    """Swap a part or the whole for another model, or alter one byte of it."""
     of = "alone" if name == "alone" else str(generator.choice(["body-bottom", "ships-top"]))
     file = registry.artifacts(of) / "data" / "model.keras"
     content = bytearray(file.read_bytes())
@@ -267,7 +267,7 @@ def _exchanged(registry: Registry, name: str, generator: np.random.Generator) ->
 
 
 def _source(registry: Registry, name: str, generator: np.random.Generator) -> str:
-    """The version says that it is another."""
+    """Have the version claim to be another."""
     sources = (
         f"reusekit:/{name}", f"models:/{name}/1", f"models:/{name}@champion", "reusekit:/m-1",
         "runs:/0/x", f"models:/{_id(name)}/../x", "http://127.0.0.1:9/x", "mlflow-artifacts://h/x",
@@ -279,7 +279,7 @@ def _source(registry: Registry, name: str, generator: np.random.Generator) -> st
 
 
 def _folder(registry: Registry, name: str, generator: np.random.Generator) -> str:
-    """The version says that it is somebody's folder."""
+    """Have the version claim to be somebody's folder."""
     registry.execute(
         "UPDATE model_versions SET source = ? WHERE name = ?", registry.outside.as_uri(), name
     )
@@ -287,7 +287,7 @@ def _folder(registry: Registry, name: str, generator: np.random.Generator) -> st
 
 
 def _damaged(registry: Registry, name: str, generator: np.random.Generator) -> str:
-    """The description or the reference is damaged, with its hash off the record."""
+    """Damage the description or the reference, with its hash off the record."""
     registry.forget(REFERENCE, "gone")
     folder = registry.artifacts(name)
     of = "MLmodel" if name == "alone" else str(generator.choice(["MLmodel", "data/reference.json"]))
@@ -305,7 +305,7 @@ def _damaged(registry: Registry, name: str, generator: np.random.Generator) -> s
 
 
 def _linked(registry: Registry, name: str, generator: np.random.Generator) -> str:
-    """A file or folder of the model is a link that leads out."""
+    """Replace a file or folder of the model by a link that leads out."""
     inside = ["data", "data/model.keras", "MLmodel", "data/reference.json"]
     of = str(generator.choice(inside))
     path = registry.artifacts(name) / of
@@ -319,7 +319,7 @@ def _linked(registry: Registry, name: str, generator: np.random.Generator) -> st
 
 
 def _long(registry: Registry, name: str, generator: np.random.Generator) -> str:
-    """The name has thousands of characters."""
+    """Give the name thousands of characters."""
     long = "x" * int(generator.integers(300, 6000))
     registry.execute("UPDATE model_versions SET source = ?", f"models:/{long}/1")
     return f"source of {len(long)} characters"
@@ -353,7 +353,7 @@ def _secret(generator: np.random.Generator) -> Outcome:
 
 
 def _chain(error: BaseException | None) -> str:
-    """What a traceback says of an error and of those that led to it."""
+    """Return an error's traceback, with those that led to it."""
     told = ""
     while error is not None:
         told += f"{error}\n"

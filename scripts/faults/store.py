@@ -70,7 +70,7 @@ def _damage(generator: np.random.Generator, store: Path, outside: Outside) -> tu
 
 
 def _folders(generator: np.random.Generator, store: Path, outside: Outside) -> str:
-    """Folders of entries under other names, and links in the place of folders."""
+    """Move entries' folders under other names, and put links in their place."""
     entries, drafts = store / "entries", store / "drafts"
     own, other = (_KEYS[name].digest for name in generator.permutation(["a", "b"]))
     third = _KEYS["c"].digest

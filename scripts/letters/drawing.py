@@ -57,7 +57,7 @@ class Letters:
         return len(self.labels)
 
     def __getitem__(self, which: np.ndarray) -> "Letters":
-        """The letters that a boolean mask or an array of positions picks."""
+        """Return the letters that a boolean mask or an array of positions picks."""
         return Letters(**{name: values[which] for name, values in vars(self).items()})
 
 
@@ -98,7 +98,7 @@ def load_letters(fonts: Iterable[str] | None = None) -> Letters:
 
 
 def font_files() -> list[Path]:
-    """The fonts of matplotlib that hold letters, in a fixed order.
+    """Return the fonts of matplotlib that hold letters, in a fixed order.
 
     Example:
         >>> "DejaVuSans" in [file.stem for file in font_files()]
@@ -114,7 +114,7 @@ def font_files() -> list[Path]:
 
 
 def letters_in(file: Path) -> dict[str, str]:
-    """The cased letters that a font really has, each with the plain letter it is a style of.
+    """Return the cased letters that a font really has, each with the plain letter it is a style of.
 
     Accented letters are left out: the accent is the first thing that low resolution loses.
 
@@ -147,13 +147,13 @@ def _is_cased(text: str) -> bool:
 
 
 def _is_bare(letter: str) -> bool:
-    """No accent, and not one of the tone letters of Zhuang, which were made from the digits."""
+    """Return whether a letter has no accent and is no tone letter made from a digit."""
     accented = len(unicodedata.normalize("NFD", letter)) > 1
     return not accented and " TONE " not in unicodedata.name(letter)
 
 
 def draw(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
-    """One character, its longer side 48 pixels, in the middle of a uint8 (64, 64) canvas.
+    """Return one character, its longer side 48 pixels, in the middle of a uint8 (64, 64) canvas.
 
     Example:
         >>> canvas = draw(ImageFont.truetype(str(font_files()[0]), 96), "I")
@@ -174,7 +174,7 @@ def draw(font: ImageFont.FreeTypeFont, character: str) -> np.ndarray:
 
 
 def _shape(image: np.ndarray) -> np.ndarray:
-    """A unit vector that says what a drawing looks like whatever its size and proportions.
+    """Return a unit vector that says what a drawing looks like whatever its size and proportions.
 
     A bare stroke keeps its proportions: stretched, it would be as good as a filled square.
     """
@@ -189,13 +189,13 @@ def _shape(image: np.ndarray) -> np.ndarray:
 
 
 def _digit_shapes() -> np.ndarray:
-    """What to stay away from: the shapes of the digits of every font, never drawn for training."""
+    """Return the shapes of every font's digits, which are never drawn for training."""
     fonts = [ImageFont.truetype(str(f), 2 * BODY) for f in font_files() if f.stem != _TEX_SYMBOLS]
     return np.stack([_shape(draw(font, digit)) for font in fonts for digit in "0123456789"])
 
 
 def _merged(plains: np.ndarray, shapes: np.ndarray, fonts: np.ndarray) -> np.ndarray:
-    """For each letter, the first of all letters that are joined to it by looking alike."""
+    """Map each letter to the first of those it is joined to by looking alike."""
     parent = {str(plain): str(plain) for plain in np.unique(plains)}
 
     def root(letter: str) -> str:

@@ -17,7 +17,7 @@ _LOWEST = 8
 
 @dataclass(frozen=True)
 class Style:
-    """How far renderings stray from the letter in the font; spreads are standard deviations.
+    """The spread of renderings around a font's letter, as standard deviations.
 
     Attributes:
         rotation: Spread of the angle, in degrees.
@@ -87,14 +87,14 @@ def render(
 
 
 def _wide(values: np.ndarray) -> np.ndarray:
-    """One value for each image, ready to meet (n, height, width)."""
+    """Return one value for each image, ready to meet (n, height, width)."""
     return values.astype("float32")[:, None, None]
 
 
 def _warp(
     sizes: np.ndarray, rng: np.random.Generator, style: Style
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where on its canvas each pixel of each image looks, and how many canvas pixels it spans."""
+    """Return where each pixel looks on its canvas, and how many canvas pixels it spans."""
     count = len(sizes)
     wide, high = sizes.T.astype("float32")
 
@@ -161,13 +161,13 @@ def _scan(ink: np.ndarray, rng: np.random.Generator, style: Style) -> np.ndarray
 
 
 def _enlarge(low: int, high: int) -> np.ndarray:
-    """The matrix (high, low) of bilinear interpolation, as `tf.image.resize` does it."""
+    """Return the matrix (high, low) of bilinear interpolation, as `tf.image.resize` does it."""
     at = np.clip((np.arange(high) + 0.5) * low / high - 0.5, 0, low - 1)
     return np.maximum(1 - np.abs(at[:, None] - np.arange(low)), 0).astype("float32")
 
 
 def _reduce(high: int, low: int) -> np.ndarray:
-    """The matrix (low, high) that averages the area that each coarse pixel covers."""
+    """Return the matrix (low, high) that averages the area that each coarse pixel covers."""
     edges = np.arange(low + 1) * high / low
     pixels = np.arange(high)
     covered = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)

@@ -98,7 +98,7 @@ def _thin(ink: np.ndarray) -> np.ndarray:
 
 
 def _removable() -> np.ndarray:
-    """Which of the 256 neighbourhoods may lose their middle pixel, for the two passes in turn."""
+    """Return which of 256 neighbourhoods may lose their middle pixel, for both passes."""
     table = np.zeros((2, 256), bool)
     for code in range(256):
         ring = [(code >> bit) & 1 for bit in range(8)]
