@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from reusekit.arguments import AnyPath, check
+from reusekit.arguments import AnyPath, check, expanded
 from reusekit.errors import CacheError, ConfigError, TrackingError
 from reusekit.launch import launch_one_of
 
@@ -57,7 +57,7 @@ def init(folder: str, verbose: bool = False) -> None:
         verbose: Show the traceback of an error.
     """
     check(AnyPath, folder, "folder", ConfigError)
-    target = Path(folder)
+    target = expanded(folder, ConfigError)
     carried = _carried()
     taken = [name for name in carried if (target / name).exists()]
     if taken:
@@ -101,7 +101,7 @@ def cache(
     from reusekit.features import FeatureStore, default_path
 
     check(AnyPath | None, path, "--path", CacheError)
-    folder = default_path() if path is None else Path(path)
+    folder = default_path() if path is None else expanded(path, CacheError)
     if not FeatureStore.exists(folder):
         raise CacheError(f"There is no feature store in {folder}. Name its folder with --path.")
     if budget is not None and action != "gc":
@@ -141,9 +141,10 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
     from reusekit.tracking.sync import find_outboxes, send_outbox
 
     check(AnyPath, folder, "folder", ConfigError)
-    if not Path(folder).is_dir():
+    root = expanded(folder, ConfigError)
+    if not root.is_dir():
         raise ConfigError(f"There is no folder {folder}. Name that of a job, or of many.")
-    outboxes, problems = find_outboxes(Path(folder)), []
+    outboxes, problems = find_outboxes(root), []
     if not outboxes:
         print(f"Nothing waits in {folder}.")
     for outbox in outboxes:

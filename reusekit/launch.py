@@ -298,7 +298,7 @@ def _configuration_error(message: str, keys: list[str]) -> str:
         return f"Expected {given}, as an option or in a configuration file. Received: nothing."
     message = _UNION.sub(_joined, message).replace("Got value:", "Received:")
     message = re.sub(r"(Expected a|valid) (?:list|tuple)\b", r"\1 list such as [a,b]", message)
-    message = re.sub(r"(?<=\w)\s+Received:", ". Received:", message)
+    message = re.sub(r"(?<=[\w\]])\s+Received:", ". Received:", message)
     unknown = (
         re.search(r"Option '(?P<key>[^']+)' is not accepted", message)
         or re.search(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'", message)

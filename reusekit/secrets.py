@@ -50,6 +50,8 @@ def hide(text: str, *addresses: str) -> str:
     Example:
         >>> hide("no driver for nope://me:secret@host/db", "nope://me:secret@host/db")
         'no driver for nope://***@host/db'
+        >>> hide("models:/digits@champion cannot be loaded")
+        'models:/digits@champion cannot be loaded'
         >>> hide("Max retries exceeded with url: /api?token=secret (by secret)", "http://host?secret")
         'Max retries exceeded with url: /api?token=*** (by ***)'
     """
@@ -89,6 +91,8 @@ def _parts(uri: str) -> tuple[str, str, str]:
 
     Drivers of databases take passwords with any sign in them, so that a slash does not end one.
     """
+    if re.match("models:/[^/]", uri):  # a name and its alias
+        return "", "", uri
     found = _SCHEME.match(uri)
     scheme = found[0] if found else ""
     rest = uri[len(scheme) :]

@@ -1,6 +1,7 @@
 """The one check of what callers pass."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+import reusekit as rk
 from reusekit.arguments import AnyFloat, AnyPath, Choices, Rate, Seed, checked
+from reusekit.backbones import glyphnet
+from reusekit.cli import init
+from reusekit.data import load_split
 from reusekit.errors import ConfigError, HeadError, ReusekitError, SurgeryError
 
 
@@ -146,3 +151,19 @@ def test_no_message_is_longer_than_one_reads():
     assert len(str(caught.value)) < 500
     assert len(str(ReusekitError("a b " * 5_000))) < 1_500
     assert "…" in str(ReusekitError("Received: " + "a" * 5_000))
+
+
+def test_a_path_may_begin_with_the_home_folder(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert rk.FeatureStore("~/store").path == tmp_path / "store"
+    network = glyphnet.build(None)
+    network.save("net.keras")
+    network.save_weights("net.weights.h5")
+    assert rk.load_backbone("~/net.keras").source == str(tmp_path / "net.keras")
+    assert rk.load_backbone("reusekit/glyphnet", weights="~/net.weights.h5").name == "glyphnet"
+    with pytest.raises(rk.DataError, match=f"not in {tmp_path}/tfds"):
+        load_split("mnist", "train", data_dir="~/tfds")
+    init("~/mine")
+    assert capsys.readouterr().out.startswith(f"{sys.executable} {tmp_path}/mine/pipelines")
+    assert not (tmp_path / "~").exists()

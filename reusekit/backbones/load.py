@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import PositiveInt
 
-from reusekit.arguments import AnyPath, checked
+from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.backbones import applications, files, glyphnet, hub
 from reusekit.backbones.backbone import Backbone
 from reusekit.backbones.preprocessing import channels_last, scaling
@@ -79,7 +79,8 @@ def load_backbone(
         ...
         reusekit.errors.BackboneError: Unknown backbone 'keras.applications/ResNet5'. Did you ...
     """
-    source = os.fspath(source)
+    source = _home(os.fspath(source))
+    weights = weights if weights is None else _home(os.fspath(weights))
     if len(source) > _LONGEST:
         raise BackboneError(
             f"Expected the name of a backbone or a path, of at most {_LONGEST:,} characters. "
@@ -87,6 +88,11 @@ def load_backbone(
         )
     found = _load(source, weights, input_shape, options)
     return found if scale is None else _scaled(found, scale)
+
+
+def _home(path: str) -> str:
+    """A path in the home folder in full; any other source as it is."""
+    return str(expanded(path, BackboneError)) if path.startswith("~") else path
 
 
 def _load(

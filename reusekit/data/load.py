@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from filelock import FileLock
 from pydantic import PositiveInt
 
-from reusekit.arguments import AnyPath, Seed, checked
+from reusekit.arguments import AnyPath, Seed, checked, expanded
 from reusekit.data.classes import check_classes, counted_classes, stated_classes
 from reusekit.data.examples import FeaturePath, is_prepared, named_features, read_examples
 from reusekit.data.fingerprint import fingerprint
@@ -78,6 +78,8 @@ def load_split(
         ...
         reusekit.errors.DataError: sklearn_digits has no split 'trian'. Did you mean 'train'?
     """
+    data_dir = None if data_dir is None else expanded(data_dir, DataError)
+    split = "".join(split.split())  # as people write it: train + test
     builder = _builder(name, data_dir)
     (_, input_path, _), (label_name, label_path, feature) = _pair(builder, input, label)
     classes = stated_classes(builder, label_name, feature)
@@ -144,7 +146,7 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Dataset
         if not hint.startswith("Did you mean"):  # a list of hundreds helps nobody
             hint = "tfds.list_builders() lists the data sets of TFDS."
         raise DataError(f"Unknown data set {name!r}. {hint}") from error
-    except (AssertionError, ValueError) as error:  # an unknown version or configuration
+    except Exception as error:  # an unknown version, a catalogue elsewhere that does not answer
         raise DataError(f"The data set {name!r} cannot be used: {cause_of(error)}") from error
 
 
@@ -227,12 +229,17 @@ def _explained(error: Exception, builder: tfds.core.DatasetBuilder, split: str) 
             f"{builder.name} is not in {builder.data_dir}. Allow its download (download=True, "
             "or --data.download true), or name the folder that has it (data_dir)."
         )
-    unknown = split.split("[")[0]
-    if "+" not in split and unknown not in splits:
-        hint = nearest(unknown, splits)
-        if len(splits) == 1:
-            hint += f" Parts of it do as well, such as {splits[0]}[:80%] and {splits[0]}[80%:]."
-        return DataError(f"{builder.name} has no split {unknown!r}. {hint}")
+    for unknown in (part.partition("[")[0] for part in split.split("+")):
+        if unknown not in (*splits, "all"):
+            hint = nearest(unknown, splits)
+            if len(splits) == 1:
+                hint += f" Parts of it do as well, such as {splits[0]}[:80%] and {splits[0]}[80%:]."
+            return DataError(f"{builder.name} has no split {unknown!r}. {hint}")
+    if "format" in str(error) or "literal" in str(error):  # TFDS cannot parse it
+        return DataError(
+            f"Expected a split of {builder.name}, or parts of some, such as {splits[0]}[:80%] or "
+            f"{splits[0]}[100:200]. Received: {split!r}."
+        )
     return DataError(
         f"The split {split!r} of {builder.name} cannot be read: {cause_of(error)} "
         f"Its splits: {', '.join(splits)}."

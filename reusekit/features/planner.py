@@ -21,7 +21,7 @@ from reusekit.features.padding import Padding
 from reusekit.features.plan import Plan
 from reusekit.features.randomness import refuse_mixing
 from reusekit.features.store import FeatureStore
-from reusekit.features.stored import check_dtype
+from reusekit.features.stored import check_dtype, check_examples
 from reusekit.features.survey import Survey
 from reusekit.features.together import Trials
 from reusekit.graph import Graph, read
@@ -81,7 +81,7 @@ def plan(
     Raises:
         ConfigError: There are no trials, or a budget is negative.
         CacheError: Features cannot be named, or the store cannot be written.
-        DataError: The data set holds no example.
+        DataError: The data set holds no example, or none that the model takes.
         AddressError: A trial's cut names no tensor of the model, or several.
 
     Example:
@@ -101,6 +101,8 @@ def plan(
     """
     check_dtype(dtype)
     graph = read(model, keep_masks=mask is not None)
+    for name, split in (("train", train), ("validation", validation)):
+        check_examples(graph, split, name, padding)
     refuse_mixing(graph, [trial.at for trial in trials])
     survey = Survey(
         graph,

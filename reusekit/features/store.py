@@ -77,7 +77,7 @@ class FeatureStore:
         budget: PositiveInt | None = None,
         shard_bytes: PositiveInt = SHARD_BYTES,
     ) -> None:
-        self.path = default_path() if path is None else Path(path)
+        self.path = default_path() if path is None else expanded(path, CacheError)
         self.budget, self.shard_bytes = budget, shard_bytes
         self._layout = Layout(self.path)
         self._layout.create()
@@ -86,7 +86,7 @@ class FeatureStore:
     @checked(CacheError)
     def exists(path: AnyPath) -> bool:
         """Return whether a folder is a feature store; nothing is made."""
-        return Layout(Path(path)).exists()
+        return Layout(expanded(path, CacheError)).exists()
 
     @checked(CacheError)
     def get(self, key: FeatureKey) -> Entry | None:

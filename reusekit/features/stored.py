@@ -24,7 +24,7 @@ from reusekit.features.precision import in_compute_dtype
 from reusekit.features.randomness import random_before
 from reusekit.features.sharded_array import ShardedArray
 from reusekit.features.store import Batch, FeatureStore
-from reusekit.graph import Graph, read
+from reusekit.graph import Graph, keras_internals, read
 from reusekit.graph.addresses import At
 from reusekit.graph.padding_mask import AUTO
 from reusekit.progress import tracked
@@ -136,6 +136,7 @@ def stored_features(
     """
     check_dtype(dtype)
     graph = read(model, keep_masks=mask is not None)
+    check_examples(graph, data, "data", padding)
     poolings = [pooling] * len(cuts) if pooling is None or isinstance(pooling, str) else pooling
     if len(poolings) != len(cuts):
         raise CacheError(
@@ -183,6 +184,72 @@ def check_dtype(dtype: str | None) -> None:
             f"Expected features to be stored as one of {', '.join(_DTYPES)}, or None. "
             f"Received: {dtype!r}. {nearest(str(dtype), _DTYPES)}"
         )
+
+
+def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | None) -> None:
+    """Refuse examples that are no pairs of what a model takes and one tensor of labels.
+
+    Args:
+        graph: The model.
+        data: The examples.
+        name: What they are called in the message.
+        padding: How examples of different lengths are brought to one.
+
+    Raises:
+        DataError: They are something else.
+    """
+    spec = data.examples.element_spec
+    if not isinstance(spec, tuple) or len(spec) != 2:
+        received = f"{len(spec)} parts" if isinstance(spec, tuple) else type(spec).__name__
+        raise DataError(
+            f"Expected {name} as a DataSplit of (input, label) pairs. Received: {received}."
+            + " Weights of examples are not supported; class_weight= is, by a tuner of keras-tuner "
+            "on `search.hypermodel`." * (received == "3 parts")
+        )
+    if not data.size:
+        raise DataError(f"Expected {name} with examples. Received: none.")
+    given, labels = spec
+    if not isinstance(labels, tf.TensorSpec):
+        raise DataError(
+            f"Expected one tensor of labels for each example of {name}. Received: a "
+            f"{type(labels).__name__} of {len(tf.nest.flatten(labels))}. Keep one of them, or "
+            "stack them in one tensor, with data.examples.map."
+        )
+    if labels.dtype == tf.string:
+        raise DataError(f"Expected numbers as labels of {name}. Received: text.")
+    wanted = {tensor.source.name: tensor.shape[1:] for tensor in graph.inputs}
+    if isinstance(given, dict) and not isinstance(graph.input_structure, dict):
+        optional = [t.source.name for t in graph.inputs if keras_internals.is_optional(t.source)]
+        missing = [one for one in wanted if one not in given and one not in optional]
+        pairs = [(one, given.get(one), shape) for one, shape in wanted.items()]
+    else:
+        parts = tf.nest.flatten(given)
+        missing = [] if isinstance(given, dict) else list(wanted)[len(parts) :]
+        pairs = [(one, parts[0], shape) for one, shape in wanted.items() if len(wanted) == 1]
+    if missing:
+        raise DataError(
+            f"Expected examples of {name} with the model's inputs {', '.join(wanted)}. Received: "
+            f"none for {', '.join(missing)}."
+        )
+    for one, part, shape in pairs:
+        if padding is None and isinstance(part, tf.TensorSpec) and not _fits(part.shape, shape):
+            raise DataError(
+                f"Expected examples of {name} of shape {tuple(shape)}, which the model takes as "
+                f"{one!r}. Received: {tuple(part.shape)}. Load images with image_size= and "
+                "channels=."
+            )
+
+
+def _fits(given: tf.TensorShape, wanted: Sequence[int | None]) -> bool:
+    """Whether a model takes an example; Keras adds and drops a last axis of 1."""
+    if given.rank is None:
+        return True
+    sizes = list(given)
+    if len(sizes) == len(wanted) - 1:
+        sizes.append(1)
+    elif len(sizes) == len(wanted) + 1 and sizes[-1] in (1, None):
+        sizes.pop()
+    return tf.TensorShape(sizes).is_compatible_with(wanted)
 
 
 def _taps(

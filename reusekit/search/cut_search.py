@@ -4,22 +4,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import keras_tuner
+import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 from pydantic import NonNegativeInt, PositiveInt
 
-from reusekit.arguments import AnyPath, Seed, checked
+from reusekit.arguments import AnyPath, Seed, checked, expanded
 from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
-from reusekit.errors import ConfigError, nearest
+from reusekit.errors import ConfigError, DataError, nearest
 from reusekit.features import FeatureStore, Padding, Plan, plan
 from reusekit.features.randomness import refuse_mixing
 from reusekit.features.source import FeatureSource, InputSource
+from reusekit.features.stored import check_examples
 from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Graph, cut_points, read, resolve
 from reusekit.graph.addresses import At
@@ -156,14 +157,14 @@ class CutSearch:
                 "Expected the TensorFlow backend of Keras, on which searches run. Received: "
                 f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
             )
-        for name, split in (("train", train), ("validation", validation)):
-            _check_examples(name, split)
         self._old_head = None
         if isinstance(model, Backbone):
             model, self._old_head = model.model, model.head
         self.graph = read(model, keep_masks=mask is not None)
+        for name, split in (("train", train), ("validation", validation)):
+            check_examples(self.graph, split, name, padding)
         self.train, self.validation, self.mask = train, validation, mask
-        self.folder, self.plain = Path(directory), plain
+        self.folder, self.plain = expanded(directory, ConfigError), plain
         self.pooling, self.seed, self.limits = pooling, seed, limits
         self._points = {
             point.at: point for point in cut_points(self.graph, max_width=None) if point.tensors
@@ -281,6 +282,9 @@ class CutSearch:
                     self.plan.obtain(self.validation, training=False),
                 )
             )
+        if self._all_cuts.heads is None:
+            for name, found in (("train", train), ("validation", validation)):
+                _check_classes(next(iter(found.values())).labels, name, self.train.classes)
         return replace(
             self._bare,
             train=train,
@@ -539,15 +543,20 @@ def _held(place: Place, source: FeatureSource, in_memory: set[Place]) -> Feature
     return ArrayFeatures(features, source.labels)
 
 
-def _check_examples(name: str, split: DataSplit) -> None:
-    """Raise ConfigError where examples are not pairs of an input and a label."""
-    spec = split.examples.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
-        received = f"{len(spec)} parts" if isinstance(spec, tuple) else type(spec).__name__
-        raise ConfigError(
-            f"Expected {name} as a DataSplit of (input, label) pairs. Received: {received}. "
-            "Weights of examples are not supported; class_weight= is, by a tuner of keras-tuner on "
-            "`search.hypermodel`."
+def _check_classes(labels: np.ndarray, name: str, classes: int) -> None:
+    """Raise DataError where labels are no classes, as classifiers take them."""
+    if labels.dtype.kind not in "biuf" or labels.size != len(labels):
+        raise DataError(
+            f"Expected one class for each example of {name}, as a number. Received: labels of "
+            f"shape {labels.shape[1:]} and type {labels.dtype}. Give a space with heads that take "
+            "them."
+        )
+    flat = labels.reshape(-1)
+    bad = np.flatnonzero((flat < 0) | (flat >= classes) | (flat % 1 != 0))
+    if len(bad):
+        raise DataError(
+            f"Expected classes from 0 to {classes - 1} as labels of {name}. Received: "
+            f"{flat[bad[0]]} at position {bad[0]}, and {len(bad):,} such labels in all."
         )
 
 

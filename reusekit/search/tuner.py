@@ -15,7 +15,7 @@ from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trial_module
 from pydantic import NonNegativeInt, PositiveInt
 
-from reusekit.arguments import AnyPath, checked
+from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.search import progress_file
 from reusekit.search.checkpoints import Checkpoints, load
@@ -98,7 +98,7 @@ class CutTuner(base_tuner.BaseTuner):
         oracle.verbose = 0
         # A failed trial is recorded and the search goes on; only if all fail that is an error.
         oracle.max_consecutive_failed_trials = float("inf")
-        self.folder = Path(directory)
+        self.folder = expanded(directory, ConfigError)
         self._file = self.folder / "state.json"
         state = None if fresh else progress_file.read(self._file)
         described = description(hypermodel, oracle)

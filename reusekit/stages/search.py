@@ -90,8 +90,8 @@ def plan_search(
     """
     if settings.folder is not None:
         _check_folder(expanded(settings.folder, ConfigError))
-    folder = settings.folder or expanded(output, ConfigError) / "searches" / _digest(
-        backbone, cuts, splits, settings, seed, plain
+    folder = settings.folder or Path(
+        output, "searches", _digest(backbone, cuts, splits, settings, seed, plain)
     )
     search = CutSearch(
         backbone.model,

@@ -22,7 +22,6 @@ from mlflow.entities import (
 )
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_PARENT_RUN_ID
 
@@ -33,6 +32,7 @@ from reusekit.tracking.network import cause_of, is_away
 from reusekit.tracking.parts import PLAN, file_digest
 from reusekit.tracking.promotion import PREVIOUS
 from reusekit.tracking.reference import FILE, Part, Reference
+from reusekit.tracking.saved import read_description
 from reusekit_mlflow.artifacts import logged_model_id, original_of
 
 CHAMPION = "champion"
@@ -195,7 +195,7 @@ class _Sending:
             )
         )
         if model.status != LoggedModelStatus.READY:
-            description = Model.load(self.folder / role / MLMODEL_FILE_NAME)
+            description = read_description(self.folder / role)
             description.model_id = description.model_uuid = model.model_id
             description.run_id = self.run.info.run_id
             description.artifact_path = model.artifact_location

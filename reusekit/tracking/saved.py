@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import keras
 import mlflow.keras
 import numpy as np
+import yaml
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import Schema, TensorSpec
@@ -46,9 +47,20 @@ def save_model(model: keras.Model, folder: Path, saved: Saveable | None = None) 
         pip_requirements=requirements(model, by_reference=saved is not None),
     )
     if needs_reusekit(model):
-        written = Model.load(folder / MLMODEL_FILE_NAME)
+        written = read_description(folder)
         written.flavors["python_function"]["loader_module"] = LOADER
         written.save(folder / MLMODEL_FILE_NAME)
+
+
+def read_description(folder: Path) -> Model:
+    """Read what describes a saved model.
+
+    MLflow's own reader takes a path for a percent-encoded one.
+
+    Args:
+        folder: The saved model.
+    """
+    return Model.from_dict(yaml.safe_load((folder / MLMODEL_FILE_NAME).read_text("utf-8")))
 
 
 def _load_pyfunc(path: str) -> Any:

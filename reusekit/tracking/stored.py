@@ -17,7 +17,6 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -31,7 +30,7 @@ from reusekit.tracking.network import cause_of
 from reusekit.tracking.parts import file_digest
 from reusekit.tracking.reference import FILE, Reference
 from reusekit.tracking.registry import asking
-from reusekit.tracking.saved import LOADER, WEIGHTS
+from reusekit.tracking.saved import LOADER, WEIGHTS, read_description
 from reusekit_mlflow.artifacts import MODEL_ID, logged_model_id, original_of
 
 _INDIRECT = ("models", "reusekit", "runs")  # addresses that stand for another
@@ -231,7 +230,7 @@ def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
 def _check_description(folder: Path, named: str) -> None:
     """Refuse a description that has MLflow read another file, or import other code."""
     try:
-        flavors = Model.load(folder / MLMODEL_FILE_NAME).flavors
+        flavors = read_description(folder).flavors
         keras_flavor, served = flavors["keras"], flavors.get("python_function", {})
         asks = {name: keras_flavor.get(name) for name in ("data", "save_exported_model")}
         loader = served.get("loader_module", "mlflow.keras")

@@ -43,6 +43,7 @@ def test_each_split_has_its_size_and_every_class_in_proportion(split, size):
 def test_slices_and_sums_of_splits():
     assert load_split("sklearn_digits", "train[:10%]").size == 90
     assert load_split("sklearn_digits", "train[5:7]+test").size == 602
+    assert load_split("sklearn_digits", "train[5 : 7] + test ").size == 602
 
 
 def test_images_are_resized_and_turned_to_colour():
@@ -152,7 +153,9 @@ def test_splits_know_whether_they_share_examples(one, other, overlap):
         ("sklearn_digit", "train", {}, "Did you mean 'sklearn_digits'"),
         ("mnits", "train", {}, "Did you mean 'mnist'"),
         ("sklearn_digits", "trian", {}, "Did you mean 'train'?"),
-        ("sklearn_digits", "train[:x%]", {}, "cannot be read"),
+        ("sklearn_digits", "train[:x%]", {}, "such as train[:80%] or"),
+        ("sklearn_digits", "train[:50%", {}, "such as train[:80%] or"),
+        ("sklearn_digits", "train + tset", {}, "Did you mean 'test'?"),
         ("sklearn_digits", "train[:99999]", {}, "897 examples"),
         ("sklearn_digits", "train[:0]", {}, "Received: 'train[:0]', which has none"),
         ("sklearn_digits", "train[5:2]", {}, "such as train[2:5]. Received: 'train[5:2]'"),

@@ -8,10 +8,11 @@ import keras
 import keras_tuner
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import reusekit as rk
 from reusekit.errors import ConfigError, DataError
-from reusekit.features import FeatureSource, FeatureStore
+from reusekit.features import FeatureSource, FeatureStore, Trials
 from reusekit.search import CutHyperModel, CutSearch, SearchSpace, TrialData, rank_cuts
 from reusekit.search.default_cuts import feature_cuts
 from reusekit.settings import SearchSettings
@@ -127,10 +128,36 @@ def test_the_objective_of_other_heads_may_be_any_of_their_metrics(search):
     assert search(area, "other", objective="val_auc").tuner.oracle.objective.direction == "max"
 
 
-def test_weighted_examples_are_refused(backbone, train, validation, tmp_path):
-    weighted = replace(train, examples=train.examples.map(lambda x, y: (x, y, 1.0)))
-    with pytest.raises(ConfigError, match=r"train as a DataSplit of .* Received: 3 parts"):
-        CutSearch(backbone, weighted, validation, directory=tmp_path)
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x, y: (x, y, 1.0), "as a DataSplit of .* Received: 3 parts"),
+        (lambda x, y: x, "as a DataSplit of .* Received: TensorSpec"),
+        (lambda x, y: (x, {"a": y, "b": y}), "one tensor of labels .* Received: a dict of 2"),
+        (lambda x, y: (x, tf.strings.as_string(y)), "numbers as labels .* Received: text"),
+        (lambda x, y: (x[:4], y), r"which the model takes .* Received: \(4, 8, 1\)"),
+        (lambda x, y: ({"z": x}, y), "with the model's inputs .* Received: none for"),
+    ],
+)
+def test_examples_that_do_not_fit_are_refused_at_once(
+    change, says, backbone, train, validation, tmp_path
+):  # pipeline, Foreign errors
+    changed = replace(train, examples=train.examples.map(change))
+    with pytest.raises(DataError, match=says) as refused:
+        CutSearch(backbone, changed, validation, directory=tmp_path)
+    assert "train" in str(refused.value)
+    with pytest.raises(DataError, match=says) as refused:
+        rk.plan(backbone, [Trials("out2")], train, changed, FeatureStore(tmp_path))
+    assert "validation" in str(refused.value)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_labels_that_are_no_classes_are_named(backbone, train, validation, tmp_path, plain):
+    below = train.examples.map(lambda x, y: (x, y - 1))  # pipeline E
+    changed = replace(train, examples=below, fingerprint="below")
+    with pytest.raises(DataError, match=r"classes from 0 to 2 .* Received: -1 at position"):
+        store = FeatureStore(tmp_path / "store")
+        CutSearch(backbone, changed, validation, None, tmp_path, store, plain=plain).run()
 
 
 def test_cuts_are_not_ranked_by_numbers():

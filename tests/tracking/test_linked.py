@@ -47,7 +47,8 @@ def artifacts(request, module_tracking):
 @pytest.fixture(scope="module")
 def registry(artifacts, models, body, tmp_path_factory):
     """Three models on one bottom, in two experiments; one of them self-contained."""
-    folder = tmp_path_factory.mktemp("written")
+    folder = tmp_path_factory.mktemp("written") / "a %20 b"  # MLflow would decode that
+    folder.mkdir()
     for name, model in models.items():
         sent(
             folder / name,
