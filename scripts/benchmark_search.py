@@ -198,9 +198,8 @@ def plain_trials(
         )
         folder = Path(tempfile.mkdtemp(dir=bench.folder))
         began = perf_counter()
-        objective = keras_tuner.Objective("val_accuracy", "max")  # that of `CutSearch`
-        hypermodel = Recorded(data, narrow, epochs=epochs, patience=epochs, objective=objective)
-        tuner = keras_tuner.GridSearch(hypermodel, objective=objective, directory=folder)
+        hypermodel = Recorded(data, narrow, epochs=epochs, patience=epochs)
+        tuner = keras_tuner.GridSearch(hypermodel, objective="val_accuracy", directory=folder)
         tuner.search(verbose=0)
         seconds = perf_counter() - began
         found.append(Plain(spec, seconds, size_of(folder), hypermodel.last))

@@ -8,10 +8,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.features.source import FeatureSource
 from reusekit.search.checkpoints import load
-from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
+from reusekit.search.hypermodel import BY_LOSS, VALIDATION_BATCH, CutHyperModel
 from reusekit.search.joint import Member, fit_together
 from reusekit.search.spec import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, Place
@@ -105,10 +106,15 @@ def run(
 
     Yields:
         What became of each, in their order.
+
+    Raises:
+        ConfigError: The objective is none of the metrics that the models report.
     """
     if len(group) > 1:
         try:
             outcomes = list(_run_together(group, hypermodel, progress))
+        except ConfigError:
+            raise
         except Exception:  # whose fault it is will show
             outcomes = []
         if outcomes:
@@ -118,6 +124,8 @@ def run(
     for task in group:
         try:
             (outcome,) = _run_together([task], hypermodel, progress)
+        except ConfigError:
+            raise
         except Exception as error:  # whatever a layer, a head or the memory raises
             outcome = Outcome(task, error=error.with_traceback(None))  # which holds the model
         yield outcome
@@ -150,16 +158,16 @@ def _fit_together(
     hypermodel: CutHyperModel,
     progress: Callable[[int, int], None],
 ) -> list:
-    data = hypermodel.data
+    data, objective = hypermodel.data, hypermodel.objective or BY_LOSS
     places = [data.begin(task.spec) for task in group]
     members = [
         Member(
             model,
             _name(place),
             task.epochs,
-            hypermodel.callbacks(),
-            hypermodel.monitored,
-            hypermodel.maximize,
+            hypermodel.stopping(objective),
+            objective.name,
+            objective.direction == "max",
         )
         for task, model, place in zip(group, models, places, strict=True)
     ]

@@ -1,6 +1,6 @@
 """The hypermodel of a cut search: what a trial's own model is, and how it is trained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -26,7 +26,7 @@ VALIDATION_BATCH = 256
 
 
 _FIT_OPTIONS = ("epochs", "initial_epoch", "callbacks", "class_weight", "verbose")
-_BY_LOSS = keras_tuner.Objective(MONITORED, "min")
+BY_LOSS = keras_tuner.Objective(MONITORED, "min")
 
 
 class SearchArgumentError(ConfigError, keras_tuner.errors.FatalError):
@@ -46,7 +46,8 @@ class CutHyperModel(keras_tuner.HyperModel):
         epochs: At most that many passes over the training examples a trial.
         patience: Stop a trial after that many epochs without a better value of the objective.
         seed: Decides initial weights, dropout and the order of the batches, alike in every trial.
-        objective: The metric by which a trial is stopped and its best epoch is kept.
+        objective: The metric by which a trial is stopped and its best epoch is kept; None for the
+            objective of the tuner, and `val_loss` where there is no tuner.
 
     Example:
         >>> features = {"shallow": np.zeros((8, 4)), "deep": np.ones((8, 6))}
@@ -66,12 +67,12 @@ class CutHyperModel(keras_tuner.HyperModel):
         epochs: PositiveInt = 60,
         patience: NonNegativeInt = 10,
         seed: Seed = 0,
-        objective: keras_tuner.Objective = _BY_LOSS,
+        objective: keras_tuner.Objective | None = None,
     ) -> None:
         super().__init__(name="cut_search")
         self.data, self.space = data, space
         self.epochs, self.patience, self.seed = epochs, patience, seed
-        self.monitored, self.maximize = objective.name, objective.direction == "max"
+        self.objective = objective
 
     @property
     def joint(self) -> bool:
@@ -130,12 +131,12 @@ class CutHyperModel(keras_tuner.HyperModel):
         config = {"learning_rate": spec.learning_rate}
         return keras.optimizers.get({"class_name": spec.optimizer, "config": config})
 
-    def callbacks(self) -> list[keras.callbacks.Callback]:
-        """Return the callbacks of a trial: it ends without gain, and the best weights return."""
+    def stopping(self, objective: keras_tuner.Objective) -> list[keras.callbacks.Callback]:
+        """Return what ends a trial that gains nothing and brings its best epoch's weights back."""
         return [
             keras.callbacks.EarlyStopping(
-                monitor=self.monitored,
-                mode="max" if self.maximize else "min",
+                monitor=objective.name,
+                mode=objective.direction,
                 patience=self.patience,
                 restore_best_weights=True,
             )
@@ -169,9 +170,11 @@ class CutHyperModel(keras_tuner.HyperModel):
             **options: What else Keras's `fit` takes, such as `class_weight`.
 
         Raises:
+            ConfigError: The model reports no such objective.
             TrainingError: The validation loss or the objective was never finite.
         """
         train, validation = self.batches(spec)
+        objective = self.objective or _objective(callbacks) or BY_LOSS
         began = perf_counter()
         history = model.fit(
             train,
@@ -179,10 +182,10 @@ class CutHyperModel(keras_tuner.HyperModel):
             epochs=epochs or self.epochs,
             initial_epoch=initial_epoch,
             shuffle=False,  # the batches come shuffled
-            callbacks=[*self.callbacks(), *callbacks],
+            callbacks=[*self.stopping(objective), *callbacks],
             **{"verbose": 0, **options},
         ).history
-        best = best_epoch(history, self.monitored, self.maximize)
+        best = best_epoch(history, objective.name, objective.direction == "max")
         return Fit(history, best, perf_counter() - began)
 
     def fit(
@@ -219,6 +222,12 @@ class CutHyperModel(keras_tuner.HyperModel):
             **options,
         )
         return fit.metrics
+
+
+def _objective(callbacks: Iterable[keras.callbacks.Callback]) -> keras_tuner.Objective | None:
+    """Return the objective by which one of keras-tuner's callbacks keeps the best epoch."""
+    found = (getattr(callback, "objective", None) for callback in callbacks)
+    return next((one for one in found if type(one) is keras_tuner.Objective), None)
 
 
 def batch_normalizations(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:

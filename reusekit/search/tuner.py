@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,9 @@ class CutTuner(base_tuner.BaseTuner):
     ) -> None:
         if hasattr(oracle.objective, "objectives"):
             raise ConfigError("Expected one metric as the objective. Received several.")
+        if hypermodel.objective is None:
+            hypermodel = copy(hypermodel)
+            hypermodel.objective = oracle.objective
         oracle.verbose = 0
         # A failed trial is recorded and the search goes on; only if all fail that is an error.
         oracle.max_consecutive_failed_trials = float("inf")

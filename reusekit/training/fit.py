@@ -10,7 +10,7 @@ import keras
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from reusekit.arguments import checked
-from reusekit.errors import nearest
+from reusekit.errors import ConfigError, nearest
 from reusekit.training.errors import TrainingError
 
 MONITORED = "val_loss"
@@ -97,15 +97,15 @@ def best_epoch(
         maximize: Whether more of it is better.
 
     Raises:
-        TrainingError: The validation loss or the metric was never finite, or there is no such
-            metric.
+        ConfigError: There is no such metric.
+        TrainingError: The validation loss or the metric was never finite.
 
     Example:
         >>> best_epoch({"val_loss": [0.5, 0.2, float("nan"), 0.2]})
         1
     """
     if monitored not in history:
-        raise TrainingError(
+        raise ConfigError(
             f"Expected a metric that is reported after each epoch. Received: {monitored!r}. "
             f"{nearest(monitored, history)}"
         )

@@ -13,7 +13,15 @@ import tensorflow as tf
 import reusekit as rk
 from reusekit.errors import ConfigError, DataError
 from reusekit.features import FeatureSource, FeatureStore, Trials
-from reusekit.search import CutHyperModel, CutSearch, SearchSpace, TrialData, rank_cuts
+from reusekit.search import (
+    CutGridOracle,
+    CutHyperModel,
+    CutSearch,
+    CutTuner,
+    SearchSpace,
+    TrialData,
+    rank_cuts,
+)
 from reusekit.search.default_cuts import feature_cuts
 from reusekit.settings import SearchSettings
 from reusekit.stages.search import _digest
@@ -52,6 +60,29 @@ def test_the_kept_epoch_follows_the_objective(data):  # pipeline W8
     assert (
         best_epoch({"val_loss": [2.0, 1.0], "val_accuracy": [0.9, 0.8]}, "val_accuracy", True) == 0
     )
+
+
+def test_the_kept_epoch_follows_the_objective_of_a_tuner(data, tmp_path):  # pipeline W8
+    space = SearchSpace(["deep"], units=(0,), dropout=(0.0,), learning_rates=(1.0,))
+    reached = {}
+    for name, direction in (("val_loss", "min"), ("val_accuracy", "max")):
+        objective = keras_tuner.Objective(name, direction)
+        hypermodel = CutHyperModel(data, space, epochs=12, patience=12)
+        plain = keras_tuner.GridSearch(hypermodel, objective=objective, directory=tmp_path / name)
+        plain.search(verbose=0)
+        (trial,) = plain.oracle.trials.values()
+        tuner = CutTuner(hypermodel, CutGridOracle(objective=objective), tmp_path / f"cut_{name}")
+        tuner.search()
+        (record,) = tuner.records
+        values = record.fit.history[name]
+        assert record.metrics[name] == (max if direction == "max" else min)(values) == trial.score
+        (best,) = plain.get_best_models()  # keras-tuner's own checkpoint is of that epoch
+        source = data.validation["deep", "avg"]
+        tested = best.evaluate(source.arrays(), source.labels, verbose=0, return_dict=True)
+        assert tested[name.removeprefix("val_")] == pytest.approx(trial.score, rel=1e-4)
+        reached[name] = record.fit.best_epoch
+        assert hypermodel.objective is None
+    assert reached["val_loss"] != reached["val_accuracy"]
 
 
 def tuned(data, tmp_path):
