@@ -155,6 +155,8 @@ def _strict(annotation: Any) -> Any:
         return Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_number)]
     if annotation in _NUMBERS or annotation is bool:
         return Annotated[annotation, BeforeValidator(_number)]
+    if origin is Literal and not any(isinstance(one, bool) for one in arguments):
+        return Annotated[annotation, BeforeValidator(_no_truth)]
     if origin in (Union, types.UnionType):
         return functools.reduce(operator.or_, map(_strict, arguments))
     if origin is tuple:
@@ -191,7 +193,10 @@ def _as(make: Callable, kind: type) -> Callable[[Any], Any]:
     def convert(value: Any) -> Any:
         if not isinstance(value, kind) or isinstance(value, str | bytes):
             raise ValueError(f"no {kind.__name__}")
-        return make(value)
+        try:
+            return make(value)
+        except (TypeError, NotImplementedError):  # an array without an axis, a symbolic tensor
+            raise ValueError("nothing to go through") from None
 
     return convert
 
@@ -200,8 +205,8 @@ def _items_by(items: TypeAdapter) -> Callable[[Any], None]:
     """Return a check of the items of what can be gone through again."""
 
     def check_items(value: Iterable) -> None:
-        if isinstance(value, Collection):
-            items.validate_python(list(value))
+        items.validate_python(list(value) if isinstance(value, Collection) else [])
+        iter(value)
 
     return check_items
 
@@ -211,6 +216,13 @@ def _number(value: Any) -> Any:
     value = _plain_number(value)
     if not isinstance(value, int | float):
         raise ValueError("no number")
+    return value
+
+
+def _no_truth(value: Any) -> Any:
+    """Refuse True and False, which Python takes for 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("no choice")
     return value
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import keras
 
+from reusekit.arguments import checked
 from reusekit.backbones.digest import model_digest
+from reusekit.errors import BackboneError
 
 
+@checked(BackboneError)
 @dataclass(frozen=True)
 class Backbone:
     """A pretrained model with its own preprocessing bound in front.
@@ -55,9 +58,10 @@ class Backbone:
 
         Example:
             >>> sources = ["keras.applications/ResNet50", "models:/digits/3", "runs/best.keras"]
-            >>> [Backbone(None, None, source, None).name for source in sources]
+            >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+            >>> [Backbone(model, None, source, None).name for source in sources]
             ['ResNet50', 'digits', 'best']
-            >>> Backbone(None, None, "bob's 50% net, 2024-05-01T10:30.keras", None).name
+            >>> Backbone(model, None, "bob's 50% net, 2024-05-01T10:30.keras", None).name
             'bob-s-50-net-2024-05-01T10-30'
         """
         if self.source.startswith("models:/"):

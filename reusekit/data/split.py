@@ -1,6 +1,5 @@
 """A part of a data set, ready to train on and named by its content."""
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from pydantic import PositiveInt
 
+from reusekit.arguments import AnyPath, Seed, checked
 from reusekit.errors import DataError
 
 
@@ -53,7 +54,8 @@ class DataSplit:
         """The shape of one input, without the batch axis."""
         return tuple(self.examples.element_spec[0].shape)
 
-    def batches(self, batch_size: int, shuffle_seed: int | None = None) -> tf.data.Dataset:
+    @checked(DataError)
+    def batches(self, batch_size: PositiveInt, shuffle_seed: Seed | None = None) -> tf.data.Dataset:
         """Return batches of (inputs, labels), in fixed order or freshly shuffled at each pass.
 
         Args:
@@ -67,7 +69,8 @@ class DataSplit:
             examples = examples.shuffle(self.size, seed=shuffle_seed, reshuffle_each_iteration=True)
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
-    def arrays(self, file: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+    @checked(DataError)
+    def arrays(self, file: AnyPath | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Return all examples: inputs (size, ...) and labels (size, ...), in the fixed order.
 
         Labels keep their dtype: classes are int64, numbers to predict stay what they are.
@@ -90,7 +93,13 @@ class DataSplit:
         if file is None:
             inputs = np.empty(shape, dtype)
         else:
-            inputs = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+            try:
+                inputs = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+            except OSError as error:
+                reason = error.strerror
+                raise DataError(
+                    f"Expected a file that can be written. Received: {str(file)!r}: {reason}."
+                ) from error
         labels = np.empty((self.size, *label_spec.shape), label_spec.dtype.as_numpy_dtype)
         for row, (example, label) in enumerate(self.examples.as_numpy_iterator()):
             inputs[row], labels[row] = example, label
@@ -131,6 +140,7 @@ class DataSplit:
             f"{len(broken) or 'some'} of {self.size:,}{where}. {cause_of(cause)}"
         )
 
+    @checked(DataError)
     def overlaps(self, other: "DataSplit") -> bool:
         """Return whether the two may share an example: the same rows of the same file.
 

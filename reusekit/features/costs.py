@@ -13,8 +13,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from pydantic import NonNegativeFloat
 
-from reusekit.errors import DataError
+from reusekit.arguments import checked
+from reusekit.errors import CacheError, DataError
 from reusekit.features.feed import feed
 from reusekit.features.layout import os_errors_explained
 from reusekit.features.manifest import ArraySpec
@@ -142,7 +144,10 @@ def _steady(first: np.ndarray, second: np.ndarray) -> bool:
     return np.allclose(first, second, rtol=0, atol=_ROUNDING * largest, equal_nan=True)
 
 
-def measure(store: FeatureStore, rehearsal: Rehearsal | None = None, flops: float = 0) -> Costs:
+@checked(CacheError)
+def measure(
+    store: FeatureStore, rehearsal: Rehearsal | None = None, flops: NonNegativeFloat = 0
+) -> Costs:
     """Return the speeds of this machine, found in about a second.
 
     Args:

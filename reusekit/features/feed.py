@@ -10,7 +10,10 @@ from weakref import WeakKeyDictionary
 import keras
 import numpy as np
 import tensorflow as tf
+from pydantic import PositiveInt
 
+from reusekit.arguments import Seed, checked
+from reusekit.errors import DataError
 from reusekit.features.sharded_array import ShardedArray
 
 # What the data sets that are still there call, by the graph that TensorFlow traced them into.
@@ -46,8 +49,12 @@ def _call(known: weakref.ref, *values: Any) -> Any:
     return known()(*values)
 
 
+@checked(DataError)
 def feed(
-    inputs: Any, labels: np.ndarray | ShardedArray, batch_size: int, seed: int | None = None
+    inputs: Any,
+    labels: np.ndarray | ShardedArray,
+    batch_size: PositiveInt,
+    seed: Seed | None = None,
 ) -> tf.data.Dataset:
     """Return batches of (inputs, labels), gathered from arrays in memory or mapped files.
 
@@ -70,6 +77,11 @@ def feed(
     passes = itertools.count()
     inputs = keras.tree.lists_to_tuples(inputs)  # tf.data would stack what is in a list
     arrays = [*keras.tree.flatten(inputs), labels]
+    if not all(hasattr(array, "dtype") and _has_rows(array, labels) for array in arrays):
+        raise DataError(
+            "Expected arrays of the same examples: one label for each, and as many rows in each "
+            f"input. Received: {', '.join(_shape(array) for array in arrays)}."
+        )
 
     def order(_: int) -> np.ndarray:
         return np.random.default_rng((seed, next(passes))).permutation(len(labels))
@@ -94,3 +106,12 @@ def feed(
             .apply(tf.data.experimental.assert_cardinality(len(labels)))
         )
     return positions.batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)
+
+
+def _has_rows(array: Any, labels: Any) -> bool:
+    shapes = [getattr(one, "shape", ()) for one in (array, labels)]
+    return all(len(shape) > 0 for shape in shapes) and shapes[0][0] == shapes[1][0]
+
+
+def _shape(array: Any) -> str:
+    return f"shape {tuple(array.shape)}" if hasattr(array, "shape") else type(array).__name__

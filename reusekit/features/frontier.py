@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from reusekit.arguments import checked
+from reusekit.errors import CacheError
 from reusekit.graph import Cut, Graph, Tensor, ancestors, cut, read, resolve
 from reusekit.graph.padding_mask import AUTO, padding_mask
 from reusekit.graph.sizes import nominal_shapes, strides
@@ -82,6 +84,7 @@ class Frontier:
         return keras.Model([of[tensor] for tensor in self._needed], model.outputs)
 
 
+@checked(CacheError)
 def frontier(
     model: keras.Model | Graph,
     at: Any,

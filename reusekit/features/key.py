@@ -47,6 +47,7 @@ class FeatureKey:
             )
 
 
+@checked(CacheError)
 def feature_keys(
     frontiers: Sequence[Frontier],
     data: DataSplit,

@@ -34,7 +34,8 @@ class Padding:
     longer: Literal["refuse", "truncate"] = "refuse"
     value: float = 0
 
-    def batch(self, examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
+    @checked(CacheError)
+    def batch(self, examples: tf.data.Dataset, batch_size: PositiveInt) -> tf.data.Dataset:
         """Return batches of examples padded to one length; the last may be smaller."""
         spec = examples.element_spec
         return examples.map(lambda *example: self._fitting(_one(example))).padded_batch(

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from reusekit.arguments import AnyPath, checked
 from reusekit.data import DataSplit
+from reusekit.errors import ConfigError
 from reusekit.features.costs import Costs
 from reusekit.features.source import FeatureSource
 from reusekit.sealed_json import write_durably
@@ -99,6 +100,7 @@ class Plan:
     notes: tuple[str, ...]
     _obtain: Callable[[DataSplit, bool], dict] = field(repr=False, compare=False)
 
+    @checked(ConfigError)
     def obtain(
         self, split: DataSplit, training: bool
     ) -> dict[tuple[str, str | None], FeatureSource]:
@@ -131,9 +133,15 @@ class Plan:
             "notes": list(self.notes),
         }
 
-    def save(self, path: str | os.PathLike) -> None:
+    @checked(ConfigError)
+    def save(self, path: AnyPath) -> None:
         """Write it as JSON, whole or not at all."""
-        write_durably(Path(path), json.dumps(self.to_dict(), indent=1))
+        try:
+            write_durably(Path(path), json.dumps(self.to_dict(), indent=1))
+        except OSError as error:
+            raise ConfigError(
+                f"Expected a file that can be written. Received: {str(path)!r}: {error.strerror}."
+            ) from error
 
     def __str__(self) -> str:
         features = _table("Features", "cut", "pooled", "how", "from", "bytes", "seconds", "why")

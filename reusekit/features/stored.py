@@ -55,7 +55,8 @@ class StoredFeatures:
         """The stored tensors by address, in the data set's order."""
         return {name: self.entry[name] for name in self.frontier.names}
 
-    def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    @checked(CacheError)
+    def batches(self, batch_size: PositiveInt, seed: Seed | None = None) -> tf.data.Dataset:
         """Return batches of (crossing tensors, labels), as the top of the split takes them.
 
         Args:

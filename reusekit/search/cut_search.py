@@ -432,6 +432,7 @@ class CutSearch:
         """Return the trials as a table; see `SearchResult.to_frame`."""
         return self.result.to_frame()
 
+    @checked(ConfigError)
     def pareto(self, cost: str = "parameters") -> pd.DataFrame:
         """Return the trials that no other beats in objective and cost."""
         if cost == "latency":
@@ -452,6 +453,7 @@ class CutSearch:
         reached = [sign * cut.best.metrics[self.result.objective] for cut in cuts]
         return rank_correlation([scores[cut.at] for cut in cuts], reached)
 
+    @checked(ConfigError)
     def best_model(self, place: int = 0, folded: bool = True) -> keras.Model:
         """Return the whole model of a good trial: from the backbone's inputs to the head's outputs.
 

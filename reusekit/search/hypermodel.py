@@ -79,6 +79,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         """Return whether trials can be trained together: on TensorFlow, unless `plain`."""
         return keras.backend.backend() == "tensorflow" and not self.data.plain
 
+    @checked(ConfigError)
     def spec(self, hp: keras_tuner.HyperParameters) -> TrialSpec:
         """Read a specification from hyperparameters, declaring them to keras-tuner."""
         spec = self.space.sample(hp)
@@ -90,6 +91,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         """Return the untrained model of a trial, compiled; see `build_for`."""
         return self.build_for(self.spec(hp))
 
+    @checked(ConfigError)
     def build_for(self, spec: TrialSpec) -> keras.Model:
         """Return the untrained model of a trial, compiled: from where it begins to the end."""
         trunk = self.data.trunk(spec)
@@ -142,6 +144,7 @@ class CutHyperModel(keras_tuner.HyperModel):
             )
         ]
 
+    @checked(ConfigError)
     def batches(self, spec: TrialSpec) -> tuple[Any, Any]:
         """Return the batches that a trial is trained on and those it is validated on."""
         at = self.data.begin(spec)
@@ -150,13 +153,14 @@ class CutHyperModel(keras_tuner.HyperModel):
             self.data.validation[at].batches(VALIDATION_BATCH),
         )
 
+    @checked(ConfigError)
     def train(
         self,
         spec: TrialSpec,
         model: keras.Model,
         callbacks: Sequence[keras.callbacks.Callback] = (),
-        epochs: int | None = None,
-        initial_epoch: int = 0,
+        epochs: PositiveInt | None = None,
+        initial_epoch: NonNegativeInt = 0,
         **options: Any,
     ) -> Fit:
         """Train one trial's model alone with Keras's `fit`, and leave it at its best epoch.
@@ -173,6 +177,11 @@ class CutHyperModel(keras_tuner.HyperModel):
             ConfigError: The model reports no such objective.
             TrainingError: The validation loss or the objective was never finite.
         """
+        if not model.compiled:
+            raise ConfigError(
+                "Expected a compiled model, as build_for makes it. Received: "
+                f"{model.name!r}, which is not compiled."
+            )
         train, validation = self.batches(spec)
         objective = self.objective or _objective(callbacks) or BY_LOSS
         began = perf_counter()

@@ -156,6 +156,18 @@ def _goes_to_the_end(member: Member, initial_epoch: int, longest: int) -> bool:
     return member.epochs == longest and all(patient)
 
 
+class _Alone(tf.distribute.ReplicaContext):
+    """The one replica that a step runs on, so that no gradients are summed over several.
+
+    For that sum TensorFlow registers a gradient of its own, and with it keeps the graph of every
+    step that was ever compiled.
+    """
+
+    def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
+        """The value itself."""
+        return value
+
+
 def _step(
     members: Sequence[Member],
     switches: Sequence[tf.Variable | None],
@@ -169,11 +181,12 @@ def _step(
         return tf.constant(True)
 
     def step(x: Any, y: tf.Tensor) -> None:
-        for member, on in zip(members, switches, strict=True):
-            if on is None or len(members) == 1:
-                one(member, x, y)  # a condition would take longer to compile
-            else:
-                tf.cond(on, lambda m=member: one(m, x, y), lambda: tf.constant(False))
+        with _Alone(tf.distribute.get_strategy(), 0):
+            for member, on in zip(members, switches, strict=True):
+                if on is None or len(members) == 1:
+                    one(member, x, y)  # a condition would take longer to compile
+                else:
+                    tf.cond(on, lambda m=member: one(m, x, y), lambda: tf.constant(False))
 
     # As in Keras, whose layers need no conversion of Python's own control flow. Made concrete here,
     # since TensorFlow warns of functions that are made again and again.

@@ -33,6 +33,7 @@ class Limits:
     flops: PositiveFloat | None = None
     latency: PositiveFloat | None = None
 
+    @checked(ConfigError)
     def exceeded(self, sizes: Sizes, latency: float | None = None) -> str | None:
         """Return the limit that a model exceeds and by how much, or None."""
         found = {"parameters": sizes.parameters, "flops": sizes.flops, "latency": latency}

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ import pandas
 import scipy.linalg
 import scipy.stats
 from annotated_types import MinLen
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -198,6 +198,16 @@ def rank_cuts(
     return frame[["cut", "score", "rank", "seconds"]]
 
 
+def _numbers(values: Any) -> Any:
+    found = np.asarray(values)
+    if found.ndim != 1 or found.dtype.kind not in "iuf":
+        raise ValueError("no numbers")
+    return values
+
+
+Numbers = Annotated[Any, AfterValidator(_numbers), Field(description="a list of numbers")]
+
+
 @dataclass(frozen=True)
 class RankCorrelation:
     """The agreement of two orders, from -1 (reversed) to 1 (equal); NaN if one is constant.
@@ -211,7 +221,8 @@ class RankCorrelation:
     kendall: float
 
 
-def rank_correlation(scores: Sequence[float], results: Sequence[float]) -> RankCorrelation:
+@checked(DataError)
+def rank_correlation(scores: Numbers, results: Numbers) -> RankCorrelation:
     """Return how well scores before training foretold the order of the results.
 
     Args:
@@ -238,7 +249,13 @@ def rank_correlation(scores: Sequence[float], results: Sequence[float]) -> RankC
 
 
 def _checked(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    features, labels = np.asarray(features), np.asarray(labels)
+    try:
+        features, labels = np.asarray(features), np.asarray(labels)
+    except ValueError as error:
+        raise DataError(
+            f"Expected features and labels as arrays. Received: {type(features).__name__} and "
+            f"{type(labels).__name__}."
+        ) from error
     if features.ndim != 2 or not features.size or labels.shape != features.shape[:1]:
         raise DataError(
             "Expected features of shape (examples, channels) and a label for each example. "

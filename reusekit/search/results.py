@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from reusekit.arguments import checked
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.sizes import Sizes
 from reusekit.search.spec import TrialSpec
@@ -77,11 +78,15 @@ class TrialRecord:
         return asdict(self) | {"values": dict(self.values)}
 
     @classmethod
+    @checked(ConfigError)
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialRecord":
         """Return the record that was written down."""
-        fit = values["fit"] and Fit(**values["fit"])
-        parts = {"spec": TrialSpec(**values["spec"]), "sizes": Sizes(**values["sizes"])}
-        return cls(**{**values, **parts, "fit": fit})
+        try:
+            fit = values["fit"] and Fit(**values["fit"])
+            parts = {"spec": TrialSpec(**values["spec"]), "sizes": Sizes(**values["sizes"])}
+            return cls(**{**values, **parts, "fit": fit})
+        except (KeyError, TypeError):
+            raise ConfigError(f"Expected what to_dict gave. Received: {values!r}.") from None
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,7 @@ class SearchResult:
             for trial in self.trials
         )
 
+    @checked(ConfigError)
     def pareto(self, cost: str = "parameters") -> pd.DataFrame:
         """Return the completed trials that no other one beats in both the objective and a cost.
 

@@ -76,6 +76,7 @@ class SearchSpace:
                     f"{nearest(name, known)}"
                 ) from error
 
+    @checked(ConfigError)
     def sample(self, hp: keras_tuner.HyperParameters) -> TrialSpec:
         """Declare the choices to keras-tuner and return the specification of this trial.
 
@@ -107,6 +108,7 @@ class SearchSpace:
             return hp.Fixed("learning_rate", low)
         return hp.Float("learning_rate", low, high, sampling="log", default=(low * high) ** 0.5)
 
+    @checked(ConfigError)
     def head(self, spec: TrialSpec, classes: int, standardize: Any = None) -> Head:
         """Return the head of a trial, not built yet.
 

@@ -3,7 +3,13 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
+from reusekit.arguments import Rate, checked
+from reusekit.errors import ConfigError
+
+
+@checked(ConfigError)
 @dataclass(frozen=True)
 class TrialSpec:
     """The choices of one trial, as plain values that can be written down.
@@ -31,11 +37,11 @@ class TrialSpec:
     cut: str
     freeze: str
     head: str | None = None
-    units: int = 0
-    dropout: float = 0.0
+    units: NonNegativeInt = 0
+    dropout: Rate = 0.0
     optimizer: str = "adam"
-    learning_rate: float = 1e-2
-    batch_size: int = 32
+    learning_rate: PositiveFloat = 1e-2
+    batch_size: PositiveInt = 32
 
     @property
     def trains_backbone(self) -> bool:
@@ -47,7 +53,11 @@ class TrialSpec:
         return asdict(self)
 
     @classmethod
+    @checked(ConfigError)
     def from_dict(cls, values: dict[str, Any]) -> "TrialSpec":
         """Return the specification with these values; others are passed over."""
         names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+        known = {name: value for name, value in values.items() if name in names}
+        if not {"cut", "freeze"} <= known.keys():
+            raise ConfigError(f"Expected values with a cut and a freeze. Received: {values!r}.")
+        return cls(**known)

@@ -9,7 +9,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from pydantic import PositiveInt
 
+from reusekit.arguments import checked
+from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.features.frontier import frontier
 from reusekit.features.source import FeatureSource
@@ -58,6 +61,27 @@ def collected(source: FeatureSource) -> np.ndarray:
     return features
 
 
+def _held(cut: str, features: Any, labels: Any) -> ArrayFeatures:
+    """Pooled features and their labels, as arrays.
+
+    Raises:
+        ConfigError: They are none, or not of the same examples.
+    """
+    try:
+        features, labels = np.asarray(features), np.asarray(labels)
+        sound = features.ndim == 2 and labels.ndim > 0 and len(features) == len(labels) > 0
+        received = f"shapes {features.shape} and {labels.shape}"
+    except (TypeError, ValueError):
+        sound, received = False, "no arrays"
+    if not sound:
+        raise ConfigError(
+            f"Expected features of {cut!r} of shape (examples, channels) and a label for each "
+            f"example. Received: {received}."
+        )
+    return ArrayFeatures(features, labels)
+
+
+@checked(ConfigError)
 @dataclass(frozen=True, eq=False)
 class TrialData:
     """Features where each trial begins, with labels, for training and comparison.
@@ -79,7 +103,7 @@ class TrialData:
 
     train: Mapping[Place, FeatureSource]
     validation: Mapping[Place, FeatureSource]
-    classes: int
+    classes: PositiveInt
     pooling: str | None = "avg"
     model: keras.Model | Graph | None = field(default=None, repr=False)
     plain: bool = False
@@ -88,23 +112,21 @@ class TrialData:
     _trunks: dict[Any, keras.Model] = field(default_factory=dict, repr=False)
 
     @classmethod
+    @checked(ConfigError)
     def of_arrays(
         cls,
-        train: Mapping[str, np.ndarray],
-        labels: np.ndarray,
-        validation: Mapping[str, np.ndarray],
-        validation_labels: np.ndarray,
-        classes: int,
+        train: Mapping[str, Any],
+        labels: Any,
+        validation: Mapping[str, Any],
+        validation_labels: Any,
+        classes: PositiveInt,
     ) -> "TrialData":
         """Pooled features by cut, in memory, each of shape (examples, channels)."""
-        return cls(
-            {(cut, "avg"): ArrayFeatures(values, labels) for cut, values in train.items()},
-            {
-                (cut, "avg"): ArrayFeatures(values, validation_labels)
-                for cut, values in validation.items()
-            },
-            classes,
+        held = (
+            {(cut, "avg"): _held(cut, features, given) for cut, features in named.items()}
+            for named, given in ((train, labels), (validation, validation_labels))
         )
+        return cls(*held, classes)
 
     def described(self) -> Mapping[str, Any]:
         """Return the identity of these features, or a digest of those in memory."""
@@ -123,12 +145,14 @@ class TrialData:
         """The backbone, read once."""
         return read(self.model, keep_masks=self.mask is not None)
 
+    @checked(ConfigError)
     def begin(self, spec: TrialSpec) -> Place:
         """Return the place where a trial's own model begins."""
         if self.plain:
             return self.graph.inputs[0].address, None
         return (spec.freeze, None) if spec.trains_backbone else (spec.cut, self.pooling)
 
+    @checked(ConfigError)
     def is_before(self, address: str, cut: str) -> bool:
         """Return whether a cut depends on what another address names."""
         if self.model is None:
@@ -136,6 +160,7 @@ class TrialData:
         one, other = (self.graph.maker[self.graph.names[at]].index for at in (address, cut))
         return one < other
 
+    @checked(ConfigError)
     def trunk(self, spec: TrialSpec) -> keras.Model | None:
         """Return the part of the backbone in a trial's own model, with its weights.
 
@@ -164,6 +189,7 @@ class TrialData:
             return ()
         return frontier(self.graph, at, None, self.mask, carries_mask=True).crossing
 
+    @checked(ConfigError)
     def head_mask(self, spec: TrialSpec) -> str | None:
         """Return the name of the trunk's input that masks the features of a head."""
         if self.pooling is not None or self.model is None:
@@ -173,6 +199,7 @@ class TrialData:
             return self.mask
         return self.trunk(spec).inputs[self._crossing(self.begin(spec)[0]).index(mask)].name
 
+    @checked(ConfigError)
     def frozen(self, spec: TrialSpec) -> keras.Model:
         """Return the rest of the backbone: from its inputs to where the trial begins."""
         at, pooling = self.begin(spec)

@@ -300,11 +300,15 @@ class CutTuner(base_tuner.BaseTuner):
         self._unfinished = len(oracle.trials) - len(oracle.end_order)
         self.records = [TrialRecord.from_dict(record) for record in state["records"]]
 
-    def get_best_models(self, num_models: int = 1) -> list[keras.Model]:
+    @checked(ConfigError)
+    def get_best_models(self, num_models: PositiveInt = 1) -> list[keras.Model]:
         """Return the models of the best trials, in the order of `ranked`."""
         return [self.trained(record.number) for record in self._ranked()[:num_models]]
 
-    def get_best_hyperparameters(self, num_trials: int = 1) -> list[keras_tuner.HyperParameters]:
+    @checked(ConfigError)
+    def get_best_hyperparameters(
+        self, num_trials: PositiveInt = 1
+    ) -> list[keras_tuner.HyperParameters]:
         """Return the hyperparameters of the best trials, in the order of `ranked`."""
         trials = {int(trial_id): trial for trial_id, trial in self.oracle.trials.items()}
         return [trials[record.number].hyperparameters for record in self._ranked()[:num_trials]]
@@ -313,6 +317,7 @@ class CutTuner(base_tuner.BaseTuner):
         """Return a finished trial's trained part with its weights, if among the best."""
         return self.trained(int(trial.trial_id))
 
+    @checked(ConfigError)
     def trained(self, number: int) -> keras.Model:
         """Return a finished trial's trained part, from the features to the outputs.
 

@@ -180,6 +180,7 @@ class TiedDense(keras.layers.Layer):
         leading = input_shape[: len(input_shape) - count]
         return (*leading, *(sizes[axis] for axis in equation.outputs.replace("...", "")))
 
+    @checked(TieError)
     def tied_to(self, source: keras.Layer, turned: bool = False) -> "TiedDense":
         """Return the same layer, with the same bias and scale, tied to another source.
 

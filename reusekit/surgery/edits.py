@@ -51,6 +51,7 @@ class Replace:
     layer: keras.Layer
 
 
+@checked(EditError)
 @dataclass(frozen=True)
 class Remove:
     """Takes a layer out, so that what read its output reads its input.

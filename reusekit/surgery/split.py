@@ -8,12 +8,13 @@ from typing import Any
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import SurgeryError
+from reusekit.errors import ReusekitError, SurgeryError
 from reusekit.graph import Cut, Graph, Tensor, WideCutError, cut, cut_points, read, resolve
 from reusekit.graph.addresses import At
 from reusekit.surgery.assembling import assemble, placeholder, singleton
 from reusekit.surgery.calling import Step
 from reusekit.surgery.certificate import Certificate, certify
+from reusekit.surgery.errors import reason
 from reusekit.surgery.rebuild import Rebuild, plan
 from reusekit.surgery.snapshot import Snapshot
 from reusekit.surgery.stages import Stage, stages
@@ -59,6 +60,7 @@ class Split:
         )
         return tuple(variable.path for key, variable in above.items() if key in below)
 
+    @checked(SurgeryError)
     def verify(self, x: Any = None, expected: Any = None) -> Certificate:
         """Run the model and its parts on the same inputs.
 
@@ -81,7 +83,18 @@ class Split:
             >>> split(model, "hidden").verify().parameters_conserved
             True
         """
-        return certify(self._graph, [self.bottom, self.top], self._before, x, expected)
+        try:
+            return certify(self._graph, [self.bottom, self.top], self._before, x, expected)
+        except ReusekitError:
+            raise
+        except Exception as error:
+            if x is None and expected is None:
+                raise
+            raise SurgeryError(
+                f"Expected x, and expected, as {self.source.name!r} takes and gives them, of "
+                f"shapes {self.source.input_shape} and {self.source.output_shape}. Received what "
+                f"cannot be compared: {reason(error)}"
+            ) from error
 
 
 @checked(SurgeryError)

@@ -6,6 +6,7 @@ outbox/00000002.json
 outbox/00000002.carried/  a copy of the file or folder that it carries
 outbox/refused/           what was not sent, and why
 outbox/.lock              held by the process that fills or sends them
+outbox/.reserve           room for the ends of runs, should the disk be full
 
 Each record has its number and a checksum, and the SHA-256 of what it carries. Nothing but these
 names is read: a record that points elsewhere is not sent.
@@ -29,11 +30,12 @@ from reusekit.progress import console
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_durably, write_sealed
 from reusekit.secrets import shown
 from reusekit.tracking.network import ServerAwayError
-from reusekit.tracking.operations import Carrying, Operation, from_dict, to_dict
+from reusekit.tracking.operations import Carrying, EndRun, Operation, from_dict, to_dict
 from reusekit.tracking.sending import send
 from reusekit.tracking.target import Address, Target
 
 _ADDRESS = ("uri", "experiment", "run_id")
+_RESERVE = 32 * 1024  # bytes: some blocks of a file system for each of a few nested runs
 
 
 class InUseError(TrackingError):
@@ -94,7 +96,7 @@ class Outbox:
         for left in (*self.folder.glob("*.carried"), *self.folder.glob("*.part")):
             if left.name[:8].isdigit() or left.name.startswith("address.json."):
                 _remove(left)
-        for name in ("address.json", ".lock"):
+        for name in ("address.json", ".reserve", ".lock"):
             with suppress(OSError):  # a folder in its place
                 (self.folder / name).unlink(missing_ok=True)
 
@@ -124,14 +126,20 @@ class Outbox:
         """Append an operation, with a copy of what it carries.
 
         Args:
-            operation: What could not be sent.
+            operation: What could not be sent. For the end of a run some room is kept, so that runs
+                end on a full disk, too.
             address: Where it is meant for; the same for all.
 
         Raises:
             TrackingError: It cannot be kept; the disk may be full.
         """
         try:
-            self._put(operation, address)
+            try:
+                self._put(operation, address)
+            except OSError:
+                if not (isinstance(operation, EndRun) and self._give_room()):
+                    raise
+                self._put(operation, address)
         except OSError as error:
             raise TrackingError(
                 f"What the tracking server {shown(address.uri)} does not take cannot be kept in "
@@ -147,6 +155,8 @@ class Outbox:
         if told is None or "kept" not in told:
             told = {**kept, "kept": 0, "sent": min(used, default=1) - 1}
             self._tell(told)
+            with suppress(OSError):  # then the ends of runs have no room
+                self._keep_room()
         number = 1 + max((told["kept"], *used))
         record = self.folder / f"{number:08d}.json"
         files: dict[str, str] = {}
@@ -165,6 +175,26 @@ class Outbox:
         with suppress(OSError):  # the record is there: it counts without being counted
             self._tell({**told, "kept": number})
 
+    def _keep_room(self) -> None:
+        try:
+            with (self.folder / ".reserve").open("xb") as file:
+                file.write(os.urandom(_RESERVE))  # of zeros some file systems keep nothing
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            pass
+        except OSError:
+            self._give_room()
+            raise
+
+    def _give_room(self) -> bool:
+        """Remove the reserve; False where there is none."""
+        try:
+            (self.folder / ".reserve").unlink()
+        except OSError:
+            return False
+        return True
+
     def send(self, target: Target) -> Iterator[bool]:
         """Send what waits, in order; what has been acknowledged is removed.
 
@@ -182,6 +212,7 @@ class Outbox:
         """
         if self._refused.is_symlink():
             raise TrackingError(f"{self._refused} is a link. Remove it, and sync again.")
+        self._give_room()  # which sending needs as well
         before = self._told() or {}
         present = {int(record.stem): record for record in self.records()}
         sent = before.get("sent")

@@ -97,6 +97,7 @@ class Freezing:
     rates: tuple[SilencedRate, ...] = ()
     _before: "_Flags | None" = field(default=None, repr=False, compare=False)
 
+    @checked(TrainingError)
     def undo(self, model: keras.Model) -> None:
         """Give a model back the flags and rates from before the call that this is the result of.
 

@@ -1,7 +1,9 @@
 """Bad input, made from the signatures of what is public: one wrong argument a try, the rest valid.
 
-An argument is nonsense where its type stands nowhere in the annotation, and where it is no finite
-number; that must be refused. What else may do or not, and no try may end in another's error.
+Every public name takes part, methods included: one without a valid call here fails the campaign.
+An argument is nonsense where its type stands nowhere in the annotation, where it is no finite
+number, or where it counts something and is no whole number above 0; that must be refused. What else
+may do or not, and no try may end in another's error.
 """
 
 import contextlib
@@ -13,56 +15,113 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import keras
+import keras_tuner
 import numpy as np
 
 import reusekit as rk
+import reusekit.data
+import reusekit.features
+import reusekit.search
 from faults.outcome import Outcome, tried
 from reusekit.data import load_split
 from reusekit.features import FeatureKey, Trials
-from reusekit.search import CutHyperModel, TrialData, measure_latency, rank_cuts, ridge_probe
+from reusekit.search import CutHyperModel, SearchResult, TrialData, TrialSpec, measure_latency
 
-TRIES = 800
+TRIES = 1_600
 
 _BAD = [
     None, True, False, 0, -1, -(2**70), 10**30, 1.5, -0.5, float("nan"), float("inf"), "", "x", "3",
-    "a/b", "\0", "é\u202e", "a" * 5_000, b"bytes", [], ["x", 5], [[]], [float("nan")], (), {},
-    {"x": object()}, {5: "x"}, {1, 2}, object(), object, len, range(3), np.float32("nan"),
-    np.array([1, 2]), np.array(3), np.array("x"), Path("\0"), 1j, ..., NotImplemented,
+    "a/b", "\0", "é\u202e", "a" * 5_000, b"bytes", [], ["x", 5], ["x", "x"], [[]], [None],
+    [float("nan")], [-1], [0, 0], (), (0, 0), {}, {"x": object()}, {"x": -1}, {5: "x"}, {1, 2},
+    object(), object, range(3), slice(None), np.float32("nan"), np.int64(-1), np.True_,
+    np.array([1, 2]), np.array(3), np.array("x"), np.zeros((0, 4)), Path("\0"), 1j, ...,
+    NotImplemented, keras.Input((3,)), keras.Sequential(), keras.layers.Dense(2), iter("x"),
 ]  # fmt: skip
 
 _KINDS = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}
+# Of these there is no number below 1 that makes sense, whatever the annotation says.
+_COUNTS = {
+    "batch_size", "blocks", "classes", "count", "epochs", "every", "folds", "length", "max_trials",
+    "max_width", "num_models", "num_trials", "outputs", "runs", "shard_bytes", "size",
+}  # fmt: skip
+_ROOMS = (rk, rk.heads, rk.layers, reusekit.data, reusekit.features, reusekit.search)
+# Nobody but reusekit makes these; their methods are public all the same.
+_RESULTS = {
+    "Certificate", "Costs", "CutPoint", "CutPoints", "CutResult", "DataSplit", "Edited", "Entry",
+    "EntryInfo", "FeatureSource", "Freezing", "Frontier", "Head", "ParameterCounts", "Plan",
+    "PlannedFeatures", "PlannedGroup", "RankCorrelation", "SearchResult", "ShardedArray", "Sizes",
+    "Split", "StoredFeatures", "Tie", "TrialRecord",
+}  # fmt: skip
+
+Arguments = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 
 def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Outcome]:
     """Call each public name in turn, with a bad value in one of its parameters."""
     calls = _calls(folder)
-    names = sorted(calls)
+    for name in sorted(public().difference(calls)):
+        yield Outcome("E", "wrong", f"{name} is public, and has no valid call here")
+    places = [(name, parameter) for name in sorted(calls) for parameter in _hints(calls[name][0])]
     with contextlib.chdir(folder):  # text may be a path
-        yield from _tries(generator, tries, calls, names)
+        for number in range(tries):
+            name, parameter = places[number % len(places)]
+            value = _BAD[generator.integers(len(_BAD))]
+            yield attempt(name, *calls[name], parameter, value)
 
 
-def _tries(
-    generator: np.random.Generator, tries: int, calls: Mapping[str, Any], names: Sequence[str]
-) -> Iterator[Outcome]:
-    for number in range(tries):
-        name = names[number % len(names)]
-        function, valid = calls[name]
-        hints = _hints(function)
-        parameter = str(generator.choice(sorted(hints)))
-        value = _BAD[generator.integers(len(_BAD))]
-        nonsense = not _may_fit(hints[parameter], value)
-        detail = f"{number}: {name}({parameter}={repr(value)[:60]})"
-        yield tried("E", _call(function, {**valid, parameter: value}), nonsense, detail)
+def attempt(
+    name: str, function: Callable[..., Any], arguments: Arguments, parameter: str, value: Any
+) -> Outcome:
+    """Call a function with one argument exchanged, and judge how that ends."""
+    arguments = arguments() if callable(arguments) else arguments
+    nonsense = not _may_fit(_hints(function)[parameter], value) or (
+        parameter in _COUNTS and isinstance(value, int | float | np.number) and not value >= 1
+    )
+    detail = f"{name}({parameter}={repr(value)[:60]})"
+    return tried("E", _call(function, {**arguments, parameter: value}), nonsense, detail)
+
+
+def public() -> set[str]:
+    """The names of public functions, classes that are made by callers, and methods with arguments.
+
+    What a class of Keras's or keras-tuner's declares is called by those, and is left out.
+    """
+    found: set[str] = set()
+    for room in _ROOMS:
+        for name in room.__all__:
+            value = getattr(room, name)
+            if inspect.isfunction(value) and _hints(value):
+                found.add(name)
+            elif inspect.isclass(value) and not issubclass(value, Exception):
+                found |= {name} - _RESULTS
+                found |= {method.__qualname__ for method in _methods(value)}
+    return found
+
+
+def _methods(of: type) -> Iterator[Callable[..., Any]]:
+    """The public methods of a class that take arguments."""
+    for name in dir(of):
+        owner = next(base for base in of.__mro__ if name in vars(base))
+        others = [b for b in of.__mro__ if name in vars(b) and not _is_own(b)]
+        method = inspect.unwrap(getattr(of, name)) if callable(getattr(of, name)) else None
+        if name.startswith("_") or not _is_own(owner) or others or not inspect.isroutine(method):
+            continue
+        if _hints(getattr(of, name)).keys() - {"self", "cls"}:
+            yield method
+
+
+def _is_own(of: type) -> bool:
+    return of.__module__.startswith("reusekit")
 
 
 def _call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callable[[], Any]:
     """Return the call, each argument in the way its parameter takes it."""
+    by_name = dict(arguments)
     by_position = [
-        arguments[name]
+        by_name.pop(name)
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is parameter.POSITIONAL_ONLY
     ]
-    by_name = dict(list(arguments.items())[len(by_position) :])
     return lambda: function(*by_position, **by_name)
 
 
@@ -95,7 +154,7 @@ def _may_fit(annotation: Any, value: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(_may_fit(one, value) for one in arguments)
     if origin is Literal:
-        return value in arguments if isinstance(value, str | int) else False
+        return isinstance(value, str | int) and value in arguments and type(value) is not bool
     if isinstance(value, np.generic):
         value = value.item()
     if annotation in (int, float):
@@ -118,20 +177,62 @@ def _model() -> keras.Model:
     return keras.Model(tokens, keras.layers.Dense(8, name="head")(x), name="m")
 
 
-def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     """Return a valid call of each public name, by name. What is valid must not take long."""
     model, layer = _model(), keras.layers.Dense(6, name="new")
-    bottom, top = rk.split(_model(), "hidden")
+    split = rk.split(_model(), "hidden")
+    bottom, top = split
     digits = load_split("sklearn_digits", "test[:20]", image_size=(32, 32))
     glyphnet = rk.load_backbone("reusekit/glyphnet", weights=None).model
     store = rk.FeatureStore(folder / "store")
     features, labels = {"a": np.eye(8), "b": np.eye(8)}, np.arange(8) % 2
-    data = TrialData.of_arrays(features, labels, features, labels, 2)
-    space = rk.SearchSpace(["a", "b"])
-    at, on = {"model": model, "at": "hidden"}, {"model": model}
-    heads = rk.heads
+    of_arrays = {
+        "train": features, "labels": labels, "validation": features, "validation_labels": labels,
+        "classes": 2,
+    }  # fmt: skip
+    data = TrialData.of_arrays(**of_arrays)
+    space = rk.SearchSpace(["a", "b"], units=[0], learning_rates=[0.1])
+    planned = {
+        "model": glyphnet, "trials": [Trials("stem_out", "avg")], "train": digits,
+        "validation": digits, "store": store,
+    }  # fmt: skip
+    plan = rk.plan(**planned)
+    source = plan.obtain(digits, training=False)["stem_out", "avg"]
+    search = rk.CutSearch(
+        glyphnet, digits, digits, rk.SearchSpace(["stem_out"], units=[0], learning_rates=[0.1]),
+        folder / "search", store, epochs=1, max_trials=1,
+    )  # fmt: skip
+    search.run()
+    hypermodel = CutHyperModel(data, space, epochs=1)
+    spec, hp = TrialSpec("a", "a"), keras_tuner.HyperParameters()
+    key = FeatureKey("a1", ("x",), 3)
+    freezing = rk.freeze(_model(), up_to="hidden")
+    frontier = reusekit.features.frontier(glyphnet, "stem_out", "avg")
+    stored = rk.stored_features(store, glyphnet, ["stem_out"], digits)[0]
+    heads, at, on = rk.heads, {"model": model, "at": "hidden"}, {"model": model}
+    head, record = heads.classifier(3), search.tuner.records[0]
+
+    def calls_of_heads() -> Iterator[tuple[str, tuple[Callable[..., Any], Arguments]]]:
+        flat = keras.KerasTensor((None, 6))
+        several = {"a": heads.regression()}
+        made = (
+            head, heads.multilabel(3), heads.regression(), heads.multitask(several),
+            heads.multitap(3), heads.siamese(), heads.masked_language_model(),
+        )  # fmt: skip
+        for one in (heads.Head, *map(type, made)):
+            for method in _methods(one):
+                arguments = {
+                    "build": {"input_shape": (6,)}, "build_like": {"features": flat},
+                    "connect": {"features": flat}, "attach_to": {"bottom": bottom},
+                    "bound_to": {"bottom": bottom},
+                    "select": {"features": np.eye(8), "labels": labels, "fraction": 0.5},
+                }[method.__name__]  # fmt: skip
+                of = next((h for h in made if type(h) is one), head)
+                yield method.__qualname__, (getattr(of, method.__name__), arguments)
+
     return {
         "split": (rk.split, at),
+        "Split.verify": (split.verify, {}),
         "segment": (rk.segment, {"model": model, "at": ["hidden"]}),
         "extract": (rk.extract, at),
         "insert": (rk.insert, {"model": model, "layer": layer, "after": "hidden"}),
@@ -146,17 +247,29 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]
         "expand": (rk.expand, at),
         "prepend": (rk.prepend, {"model": top, "preprocessing": bottom}),
         "join": (rk.join, {"bottom": bottom, "top": top}),
-        "tie": (rk.tie, {**on, "a": "embedding", "b": "head", "transform": "transpose"}),
+        "tie": (
+            rk.tie,
+            lambda: {"model": _model(), "a": "embedding", "b": "head", "transform": "transpose"},
+        ),
         "tied_weights": (rk.tied_weights, on),
         "count_params": (rk.count_params, on),
         "cut_points": (rk.cut_points, on),
-        "freeze": (rk.freeze, {"model": model, "up_to": "hidden"}),
-        "attach": (rk.attach, {"bottom": bottom, "head": heads.classifier(3)}),
+        "find_layers": (rk.find_layers, {**on, "kind": keras.layers.Dense}),
+        "freeze": (rk.freeze, lambda: {"model": _model(), "up_to": "hidden"}),
+        "Freezing.undo": (freezing.undo, on),
+        "attach": (rk.attach, {"bottom": bottom, "head": head}),
         "layerwise_optimizer": (rk.layerwise_optimizer, {**on, "optimizer": "sgd"}),
         "draw_cut": (rk.draw_cut, {**at, "title": "a cut"}),
         "GradualUnfreezing": (rk.GradualUnfreezing, {"stages": {0: "hidden"}}),
-        "evenly": (rk.GradualUnfreezing.evenly, {**on, "blocks": 1, "every": 1}),
+        "GradualUnfreezing.evenly": (
+            rk.GradualUnfreezing.evenly,
+            {**on, "blocks": 1, "every": 1},
+        ),
         "TiedDense": (rk.layers.TiedDense, {"source": keras.layers.Embedding(5, 4)}),
+        "TiedDense.tied_to": (
+            rk.layers.TiedDense(keras.layers.Embedding(5, 4)).tied_to,
+            {"source": keras.layers.Embedding(5, 4)},
+        ),
         "classifier": (heads.classifier, {"classes": 3}),
         "multilabel": (heads.multilabel, {"labels": 3}),
         "regression": (heads.regression, {}),
@@ -164,35 +277,113 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]
         "multitap": (heads.multitap, {"classes": 3}),
         "multitask": (heads.multitask, {"tasks": {"a": heads.regression()}}),
         "masked_language_model": (heads.masked_language_model, {}),
+        **dict(calls_of_heads()),
+        "Backbone": (
+            rk.Backbone,
+            {"model": model, "preprocessing": None, "source": "m", "weights": None},
+        ),
         "Limits": (rk.Limits, {}),
+        "Limits.exceeded": (rk.Limits().exceeded, {"sizes": record.sizes}),
         "Padding": (rk.Padding, {"length": 4}),
+        "Padding.batch": (
+            rk.Padding(4).batch,
+            {"examples": digits.examples, "batch_size": 4},
+        ),
         "Trials": (rk.Trials, {"at": "hidden"}),
         "SearchSpace": (rk.SearchSpace, {"cuts": ["a", "b"]}),
+        "SearchSpace.head": (space.head, {"spec": spec, "classes": 2}),
+        "SearchSpace.sample": (space.sample, {"hp": hp}),
+        "TrialData": (
+            TrialData,
+            {"train": data.train, "validation": data.validation, "classes": 2},
+        ),
+        "TrialData.of_arrays": (TrialData.of_arrays, of_arrays),
+        **{
+            f"TrialData.{name}": (getattr(data, name), {"spec": spec})
+            for name in ("begin", "trunk", "head_mask", "frozen")
+        },
+        "TrialData.is_before": (data.is_before, {"address": "a", "cut": "b"}),
+        "TrialSpec": (TrialSpec, {"cut": "a", "freeze": "a"}),
+        "TrialSpec.from_dict": (TrialSpec.from_dict, {"values": spec.to_dict()}),
+        "TrialRecord.from_dict": (type(record).from_dict, {"values": record.to_dict()}),
+        "SearchResult.pareto": (SearchResult((record,), {"stem_out": 0.5}).pareto, {}),
         "FeatureStore": (rk.FeatureStore, {"path": folder / "other"}),
-        "gc": (store.gc, {}),
+        "FeatureStore.gc": (store.gc, {}),
+        "FeatureStore.get": (store.get, {"key": key}),
+        "FeatureStore.exists": (rk.FeatureStore.exists, {"path": folder / "store"}),
+        "FeatureStore.get_or_compute": (
+            store.get_or_compute,
+            {"key": key, "compute": lambda start, stop: [{"x": np.zeros((stop - start, 2))}]},
+        ),
+        "FeatureStore.get_or_compute_all": (
+            store.get_or_compute_all,
+            {"keys": [key], "compute": lambda keys, a, b: [[{"x": np.zeros((b - a, 2))}]]},
+        ),
         "FeatureKey": (FeatureKey, {"digest": "a1", "arrays": ("x",), "size": 3}),
         "load_split": (load_split, {"name": "sklearn_digits", "split": "test[:20]"}),
+        "DataSplit.batches": (digits.batches, {"batch_size": 4}),
+        "DataSplit.arrays": (digits.arrays, {}),
+        "DataSplit.overlaps": (digits.overlaps, {"other": digits}),
         "load_backbone": (rk.load_backbone, {"source": "reusekit/glyphnet", "weights": None}),
         "stored_features": (
             rk.stored_features,
             {"store": store, "model": glyphnet, "cuts": ["stem_out"], "data": digits},
         ),
-        "plan": (
-            rk.plan,
-            {
-                "model": glyphnet,
-                "trials": [Trials("stem_out", "avg")],
-                "train": digits,
-                "validation": digits,
-                "store": store,
+        "StoredFeatures.batches": (stored.batches, {"batch_size": 4}),
+        "frontier": (reusekit.features.frontier, {"model": glyphnet, "at": "stem_out"}),
+        "Frontier.restore": (frontier.restore, {"stored": dict(stored.arrays)}),
+        "feature_keys": (
+            reusekit.features.feature_keys,
+            {"frontiers": [frontier], "data": digits},
+        ),
+        "feed": (
+            reusekit.features.feed,
+            {"inputs": np.eye(8), "labels": labels, "batch_size": 4},
+        ),
+        "FeatureSource.batches": (source.batches, {"batch_size": 4}),
+        "plan": (rk.plan, planned),
+        "Plan.obtain": (plan.obtain, {"split": digits, "training": False}),
+        "Plan.save": (plan.save, {"path": folder / "plan.json"}),
+        "CutHyperModel": (CutHyperModel, {"data": data, "space": space}),
+        **{
+            f"CutHyperModel.{name}": (getattr(hypermodel, name), arguments)
+            for name, arguments in {
+                "spec": {"hp": hp},
+                "build_for": {"spec": spec},
+                "batches": {"spec": spec},
+                "train": lambda: {"spec": spec, "model": hypermodel.build_for(spec)},
+            }.items()
+        },
+        "CutSweepOracle": (rk.CutSweepOracle, {"cuts": ["a"], "max_trials": 1}),
+        "CutGridOracle": (rk.CutGridOracle, {}),
+        "CutTuner": (
+            rk.CutTuner,
+            lambda: {
+                "hypermodel": hypermodel,
+                "directory": folder / "tuner",
+                "fresh": True,
+                "oracle": rk.CutSweepOracle(["a"], 1, objective="val_loss"),
             },
         ),
-        "CutHyperModel": (CutHyperModel, {"data": data, "space": space}),
+        "CutTuner.trained": (search.tuner.trained, {"number": 0}),
         "CutSearch": (
             rk.CutSearch,
             {"model": glyphnet, "train": digits, "validation": digits, "directory": folder / "s"},
         ),
-        "rank_cuts": (rank_cuts, {"features": features, "labels": labels}),
-        "ridge_probe": (ridge_probe, {"features": np.eye(8), "labels": labels, "folds": 2}),
+        "CutSearch.best_model": (search.best_model, {}),
+        "CutSearch.pareto": (search.pareto, {}),
+        "get_best_models": (search.tuner.get_best_models, {}),
+        "get_best_hyperparameters": (search.tuner.get_best_hyperparameters, {}),
+        "rank_cuts": (reusekit.search.rank_cuts, {"features": features, "labels": labels}),
+        "ridge_probe": (
+            reusekit.search.ridge_probe,
+            {"features": np.eye(8), "labels": labels, "folds": 2},
+        ),
+        "logme": (reusekit.search.logme, {"features": np.eye(8), "labels": labels}),
+        "rank_correlation": (
+            reusekit.search.rank_correlation,
+            {"scores": [0.1, 0.2], "results": [0.3, 0.4]},
+        ),
         "measure_latency": (measure_latency, {"models": [model], "runs": 1}),
+        "measure": (reusekit.features.measure, {"store": store}),
     }

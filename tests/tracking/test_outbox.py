@@ -307,6 +307,7 @@ def test_what_a_full_disk_refused_leaves_the_outbox_as_it_was(outbox, tracking, 
     def full(file):
         raise OSError(28, "No space left on device")
 
+    (OUTBOX / ".reserve").unlink()
     files = {path: path.read_bytes() for path in OUTBOX.rglob("*") if path.is_file()}
     monkeypatch.setattr(os, "fsync", full)
     for operation in (EndRun("key", "FINISHED", 1), LogArtifact("key", str(record(1)))):

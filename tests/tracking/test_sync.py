@@ -1,6 +1,7 @@
 """`reusekit sync` sends what jobs have kept: in order, once, and whenever it is killed again."""
 
 import errno
+import json
 import os
 import signal
 from pathlib import Path
@@ -136,13 +137,22 @@ def test_a_job_that_was_killed_loses_nothing_that_it_had_written(
     assert left == everything
 
 
+def on_disk() -> int:
+    """The bytes of an outbox in blocks, as a file system counts them."""
+    files = [path for path in (JOB / "outbox").rglob("*") if path.is_file()]
+    return sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
+
+
+@pytest.mark.parametrize(("room", "status"), [(48 * 1024, "FAILED"), (0, "KILLED")])
 def test_a_full_disk_ends_in_ended_runs(
-    there, remote, experiment, run_sync, monkeypatch
+    room, status, there, remote, experiment, run_sync, monkeypatch
 ):  # faults F1
     fsync = os.fsync
 
-    def full(file: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fill(file: int) -> None:
+        if on_disk() > room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
 
     with (
         pytest.raises(TrackingError, match="No space left"),
@@ -150,16 +160,16 @@ def test_a_full_disk_ends_in_ended_runs(
         step_run("phase", "phase"),
     ):
         remote.fault = "away"
-        log_metrics({"loss": 1.0})
-        monkeypatch.setattr(os, "fsync", full)
-        log_metrics({"loss": 2.0})
+        monkeypatch.setattr(os, "fsync", fill)
+        for step in range(100):
+            log_metrics({"loss": 1.0}, step)
+    waiting = [json.loads(path.read_text()) for path in Outbox(JOB / "outbox").records()]
+    ends = [one["operation"] for one in waiting if one["operation"]["kind"] == "end run"]
+    assert [one["status"] for one in ends] == ["FAILED", "FAILED"] * bool(room)
     monkeypatch.setattr(os, "fsync", fsync)
     remote.fault = None
     assert run_sync()[0] == 0
-    assert [(run["name"], run["status"]) for run in there()] == [
-        ("job", "KILLED"),
-        ("phase", "KILLED"),
-    ]
+    assert [(run["name"], run["status"]) for run in there()] == [("job", status), ("phase", status)]
     assert list(JOB.iterdir()) == []
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from keras import layers
 from pydantic import NonNegativeInt
 
-from reusekit.arguments import Rate
+from reusekit.arguments import Rate, checked
 from reusekit.errors import HeadError
-from reusekit.training.heads.head import Head, one_tensor
+from reusekit.training.heads.head import Features, Head, one_tensor
 from reusekit.training.heads.pooling import Pooling, pool
 
 Normalization = Literal["batch", "layer"]
@@ -47,7 +47,8 @@ class DenseHead(Head):
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """Return the last layer."""
 
-    def connect(self, features: Any) -> keras.KerasTensor:
+    @checked(HeadError)
+    def connect(self, features: Features) -> keras.KerasTensor:
         """Call the head's layers on features; see `Head.connect`."""
         features = one_tensor(features, type(self).__name__.lower())
         pooled = self._standardized(pool(features, self.pooling, self.name))

@@ -6,14 +6,29 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import keras
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from reusekit.arguments import Name
+from reusekit.arguments import Name, checked
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals, read
 from reusekit.graph.padding_mask import AUTO, padding_mask
 from reusekit.surgery import prepend
 from reusekit.surgery.extract import taps, without_masks
+
+
+def _symbolic(features: Any) -> Any:
+    tensors = keras.tree.flatten(features)
+    if not tensors or not all(isinstance(tensor, keras.KerasTensor) for tensor in tensors):
+        raise ValueError("no tensors")
+    return features
+
+
+Features = Annotated[
+    Any,
+    AfterValidator(_symbolic),
+    Field(description="a Keras tensor, or a list or dictionary of Keras tensors"),
+]
+"""What a head is connected to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +51,7 @@ class Head(ABC):
         """
 
     @abstractmethod
-    def connect(self, features: Any) -> Any:
+    def connect(self, features: Features) -> Any:
         """Call the head's layers, new ones each time, on symbolic features.
 
         Args:
@@ -64,7 +79,7 @@ class Head(ABC):
         """
         try:
             features = keras.tree.map_shape_structure(_features, input_shape)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, NotImplementedError):
             features = None
         if not keras.tree.flatten(features) or None in keras.tree.flatten(features):
             raise HeadError(
@@ -73,7 +88,8 @@ class Head(ABC):
             )
         return self.build_like(features)
 
-    def build_like(self, features: Any) -> keras.Model:
+    @checked(HeadError)
+    def build_like(self, features: Features) -> keras.Model:
         """Make the head as a model for features of the shapes and dtypes that tensors have."""
         inputs, masks = self._inputs(features), self._masks(features)
         fed = list({id(mask): mask for mask in masks if mask is not None}.values())
@@ -107,12 +123,14 @@ class Head(ABC):
             return path[0]
         return "_".join(map(str, (self.name, "input", *path))).replace("/", ".")
 
+    @checked(HeadError)
     def attach_to(self, bottom: keras.Model, mask: Any = AUTO) -> keras.Model:
         """Return the bottom with this head on it; `rk.attach` says more."""
         masked, features = with_masks(bottom, mask)
         head = self.bound_to(bottom).build_like(features)
         return prepend(head, masked, name=f"{bottom.name}_{self.name}")
 
+    @checked(HeadError)
     def bound_to(self, bottom: keras.Model) -> "Head":
         """Return the head bound to what it takes from the bottom; most heads take nothing."""
         return self
@@ -133,7 +151,7 @@ def with_masks(bottom: keras.Model, mask: Any) -> tuple[keras.Model, Any]:
     chosen = {tensor: padding_mask(graph, tensor, mask) for tensor in graph.outputs}
     for _, doubt in chosen.values():
         if doubt:
-            warnings.warn(doubt, stacklevel=5)
+            warnings.warn(doubt, stacklevel=6)
     masks = list(dict.fromkeys(found for found, _ in chosen.values() if found is not None))
     likes = {tensor: keras.KerasTensor(tensor.shape, tensor.dtype) for tensor in masks}
 

@@ -11,7 +11,7 @@ from reusekit.arguments import checked
 from reusekit.errors import HeadError
 from reusekit.graph import read, resolve_one
 from reusekit.sharing.layers import TiedDense
-from reusekit.training.heads.head import Head, one_tensor
+from reusekit.training.heads.head import Features, Head, one_tensor
 
 
 @checked(HeadError)
@@ -72,7 +72,8 @@ class MaskedLanguageModel(Head):
         )
         return {"loss": loss, "weighted_metrics": ["accuracy"]}
 
-    def connect(self, features: Any) -> keras.KerasTensor:
+    @checked(HeadError)
+    def connect(self, features: Features) -> keras.KerasTensor:
         """Call the head's layers on a sequence of features; see `Head.connect`."""
         x = one_tensor(features, "masked language model")
         if len(x.shape) != 3 or x.shape[-1] is None:
@@ -96,6 +97,7 @@ class MaskedLanguageModel(Head):
             return layers.Activation("linear", dtype="float32", name=f"{self.name}_logits")(x)
         return TiedDense(self.embedding, dtype="float32", name=f"{self.name}_logits")(x)
 
+    @checked(HeadError)
     def bound_to(self, bottom: keras.Model) -> "MaskedLanguageModel":
         """Return the head with the bottom's embedding."""
         if self.vocabulary is not None:

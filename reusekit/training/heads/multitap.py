@@ -12,7 +12,7 @@ from reusekit.arguments import checked
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
 from reusekit.training.heads.classifier import Classifier
-from reusekit.training.heads.head import Classes, Head
+from reusekit.training.heads.head import Classes, Features, Head
 from reusekit.training.heads.pooling import Pooling, pool
 
 
@@ -66,7 +66,8 @@ class Multitap(Head):
         """Those of a classifier."""
         return Classifier(self.classes, logits=self.logits).compile_args
 
-    def connect(self, features: Any) -> keras.KerasTensor:
+    @checked(HeadError)
+    def connect(self, features: Features) -> keras.KerasTensor:
         """Call the head's layers on the features of one or several cuts; see `Head.connect`."""
         joined = self._joined(features)
         if self.kept is not None:
@@ -122,7 +123,17 @@ class Multitap(Head):
             >>> head.select([shallow, deep], labels, fraction=0.1, batch_size=8).kept
             (9,)
         """
-        self._check_labels(np.asarray(labels), len(keras.tree.flatten(features)[0]))
+        try:
+            sizes = {len(np.asarray(each)) for each in keras.tree.flatten(features)}
+            given = np.asarray(labels)
+        except (TypeError, ValueError):
+            sizes, given = set(), None
+        if len(sizes) != 1:
+            raise HeadError(
+                "Expected arrays of features, (examples, ...) each, and labels of the same "
+                f"examples. Received: features of {' and '.join(map(str, sizes)) or 'no'} examples."
+            )
+        self._check_labels(given, *sizes)
         shapes = keras.tree.map_structure(lambda x: (None, *np.shape(x)[1:]), features)
         inputs = self._inputs(keras.tree.map_shape_structure(keras.KerasTensor, shapes))
         joined = keras.Model(inputs, self._joined(inputs)).predict(features, verbose=0)
@@ -173,7 +184,10 @@ class Multitap(Head):
 
 def _are_places(kept: Any) -> bool:
     """Return whether these are places in features, at least one and none twice."""
-    places = np.asarray(kept)
+    try:
+        places = np.asarray(kept)
+    except ValueError:  # a symbolic tensor
+        return False
     return (
         places.ndim == 1
         and places.dtype.kind in "iu"

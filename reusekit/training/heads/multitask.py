@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat
 
 from reusekit.arguments import Name, checked
 from reusekit.errors import HeadError
-from reusekit.training.heads.head import Head
+from reusekit.training.heads.head import Features, Head
 from reusekit.training.heads.siamese import Siamese
 
 
@@ -67,11 +67,13 @@ class Multitask(Head):
                 merged.setdefault(key, {})[task] = value
         return merged if self.weights is None else merged | {"loss_weights": dict(self.weights)}
 
-    def connect(self, features: Any) -> dict[str, keras.KerasTensor]:
+    @checked(HeadError)
+    def connect(self, features: Features) -> dict[str, keras.KerasTensor]:
         """Call each task's layers on features; see `Head.connect`."""
         named = {task: replace(h, name=f"{self.name}_{task}") for task, h in self.tasks.items()}
         return {task: head.connect(features) for task, head in named.items()}
 
+    @checked(HeadError)
     def bound_to(self, bottom: keras.Model) -> "Multitask":
         """Return the head with what its tasks take from the bottom beside features."""
         return replace(self, tasks={task: h.bound_to(bottom) for task, h in self.tasks.items()})

@@ -12,7 +12,7 @@ from reusekit.graph import keras_internals, read
 from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import flatten, prepend
 from reusekit.training.heads.dense_head import DenseHead
-from reusekit.training.heads.head import as_booleans, one_tensor, with_masks
+from reusekit.training.heads.head import Features, as_booleans, one_tensor, with_masks
 from reusekit.training.heads.pooling import pool
 
 Join = Literal["difference", "product", "concatenated", "cosine", "distance"]
@@ -78,8 +78,11 @@ class Siamese(DenseHead):
             ],
         }
 
-    def connect(self, features: Any) -> keras.KerasTensor:
+    @checked(HeadError)
+    def connect(self, features: Features) -> keras.KerasTensor:
         """Call the head's layers on a pair of features, [left, right]; see `Head.connect`."""
+        if not isinstance(features, list | tuple) or len(features) != 2:
+            raise HeadError(f"Expected a pair of features, [left, right]. Received: {features!r}.")
         left, right = features
         # Both sides go through one model, so that what it learns is shared.
         x = keras.Input(batch_shape=left.shape, dtype=left.dtype)
@@ -93,7 +96,8 @@ class Siamese(DenseHead):
         side.supports_masking = True  # it takes its mask as an input
         return self._output(self._hidden(self._joined([side(each) for each in sides])))
 
-    def build_like(self, features: Any) -> keras.Model:
+    @checked(HeadError)
+    def build_like(self, features: Features) -> keras.Model:
         """Make the head as a model of two inputs, each like the features."""
         like = one_tensor(features, "siamese")
         inputs = [
@@ -111,6 +115,7 @@ class Siamese(DenseHead):
             fed = [inputs, masks]
         return flatten(keras.Model(fed, self.connect(inputs), name=self.name))
 
+    @checked(HeadError)
     def attach_to(self, bottom: keras.Model, mask: Any = AUTO) -> keras.Model:
         """Return the bottom called on two inputs, with this head on both; `rk.attach` says more."""
         name = f"{bottom.name}_{self.name}"
