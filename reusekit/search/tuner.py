@@ -14,6 +14,7 @@ import keras
 import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trial_module
+from keras_tuner.src.engine import oracle as oracle_module
 from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
@@ -154,12 +155,13 @@ class CutTuner(base_tuner.BaseTuner):
             ConfigError: The objective is none of the metrics that trials report.
             ReusekitError: Every trial failed; the first cause is named.
         """
-        while True:
-            tasks = self._next_tasks()
-            if not tasks:
-                break
-            for group in groups(list(tasks.values()), self.hypermodel, self._together):
-                self._run(group, tasks)
+        try:
+            while tasks := self._next_tasks():
+                for group in groups(list(tasks.values()), self.hypermodel, self._together):
+                    self._run(group, tasks)
+        finally:
+            for held in (oracle_module.LOCKS, oracle_module.THREADS):
+                held.pop(self.oracle, None)  # keras-tuner keeps it for good, with all trials
         failed = [record for record in self.records if record.status != "completed"]
         if self.records and len(failed) == len(self.records):
             raise ReusekitError(

@@ -155,8 +155,8 @@ class Outbox:
         if told is None or "kept" not in told:
             told = {**kept, "kept": 0, "sent": min(used, default=1) - 1}
             self._tell(told)
-            with suppress(OSError):  # then the ends of runs have no room
-                self._keep_room()
+        if not isinstance(operation, EndRun):
+            self._keep_room()
         number = 1 + max((told["kept"], *used))
         record = self.folder / f"{number:08d}.json"
         files: dict[str, str] = {}
@@ -176,6 +176,7 @@ class Outbox:
             self._tell({**told, "kept": number})
 
     def _keep_room(self) -> None:
+        """Make the reserve, unless it is there or the disk is full already."""
         try:
             with (self.folder / ".reserve").open("xb") as file:
                 file.write(os.urandom(_RESERVE))  # of zeros some file systems keep nothing
@@ -185,7 +186,6 @@ class Outbox:
             pass
         except OSError:
             self._give_room()
-            raise
 
     def _give_room(self) -> bool:
         """Remove the reserve; False where there is none."""
