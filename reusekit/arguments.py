@@ -205,8 +205,10 @@ def _items_by(items: TypeAdapter) -> Callable[[Any], None]:
     """Return a check of the items of what can be gone through again."""
 
     def check_items(value: Iterable) -> None:
-        items.validate_python(list(value) if isinstance(value, Collection) else [])
-        iter(value)
+        if isinstance(value, Collection):
+            items.validate_python(list(value))
+        else:
+            iter(value)
 
     return check_items
 
@@ -221,7 +223,7 @@ def _number(value: Any) -> Any:
 
 def _no_truth(value: Any) -> Any:
     """Refuse True and False, which Python takes for 1 and 0."""
-    if isinstance(value, bool):
+    if isinstance(_plain_number(value), bool):
         raise ValueError("no choice")
     return value
 

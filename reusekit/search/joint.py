@@ -164,7 +164,7 @@ class _Alone(tf.distribute.ReplicaContext):
     """
 
     def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
-        """The value itself."""
+        """Return the value itself."""
         return value
 
 

@@ -82,7 +82,7 @@ def attempt(
 
 
 def public() -> set[str]:
-    """The names of public functions, classes that are made by callers, and methods with arguments.
+    """Return the names of public functions and classes, and of methods that take arguments.
 
     What a class of Keras's or keras-tuner's declares is called by those, and is left out.
     """
@@ -99,7 +99,7 @@ def public() -> set[str]:
 
 
 def _methods(of: type) -> Iterator[Callable[..., Any]]:
-    """The public methods of a class that take arguments."""
+    """Yield the public methods of a class that take arguments."""
     for name in dir(of):
         owner = next(base for base in of.__mro__ if name in vars(base))
         others = [b for b in of.__mro__ if name in vars(b) and not _is_own(b)]
