@@ -170,7 +170,9 @@ def measure(
         gather_bytes_per_second=gather,
         step_overhead=overhead,
         seconds_per_parameter=per_parameter,
-        seconds_per_flop=rehearsal.bottom_seconds / flops if flops else _seconds_per_flop(),
+        seconds_per_flop=(
+            rehearsal.bottom_seconds / flops if rehearsal and flops else _seconds_per_flop()
+        ),
         cores=os.cpu_count() or 1,
     )
 

@@ -54,6 +54,7 @@ class Frontier:
         """The cut itself, with what depends on it."""
         return cut(self.graph, self.asked)
 
+    @checked(CacheError)
     def restore(self, stored: Mapping[str, Any]) -> Any:
         """Return the crossing tensors from the stored ones: one, or a tuple like `crossing`.
 
@@ -61,6 +62,11 @@ class Frontier:
             stored: A batch of each stored tensor, by address, in whatever precision; the model's
                 own comes back. Works inside `tf.data`, too.
         """
+        if not set(self.names) <= stored.keys():
+            raise CacheError(
+                f"Expected a batch of each of {', '.join(self.names)}. "
+                f"Received: {', '.join(map(str, stored)) or 'none'}."
+            )
         found = {t.address: keras.ops.cast(stored[t.address], t.dtype) for t in self.stored}
         if self._recomputed:
             inputs = [found[tensor.address] for tensor in self._needed]

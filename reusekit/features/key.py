@@ -4,9 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import keras
+from annotated_types import MinLen
 from pydantic import PositiveInt
 
 from reusekit.arguments import checked
@@ -55,7 +56,7 @@ def feature_keys(
     padding: Padding | None = None,
     preprocessing: Any = None,
     compute_dtype: str | None = None,
-    view: Sequence[int] | None = None,
+    view: Annotated[Sequence[int], MinLen(1)] | None = None,
 ) -> list[FeatureKey]:
     """Return the keys under which the features of a data set at some cuts of a model are stored.
 

@@ -179,7 +179,7 @@ class Outbox:
         """Make the reserve, unless it is there or the disk is full already."""
         try:
             with (self.folder / ".reserve").open("xb") as file:
-                file.write(os.urandom(_RESERVE))  # of zeros some file systems keep nothing
+                file.write(os.urandom(_RESERVE // 2).hex().encode())  # zeros may take no room
                 file.flush()
                 os.fsync(file.fileno())
         except FileExistsError:

@@ -74,7 +74,10 @@ def attempt(
 ) -> Outcome:
     """Call a function with one argument exchanged, and judge how that ends."""
     arguments = arguments() if callable(arguments) else arguments
-    nonsense = not _may_fit(_hints(function)[parameter], value) or (
+    hint = _hints(function)[parameter]
+    if callable(value) and get_origin(hint) is Callable:
+        return Outcome("E", "right", f"{name}({parameter}=) is the caller's own function")
+    nonsense = not _may_fit(hint, value) or (
         parameter in _COUNTS and isinstance(value, int | float | np.number) and not value >= 1
     )
     detail = f"{name}({parameter}={repr(value)[:60]})"

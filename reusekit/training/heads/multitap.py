@@ -145,7 +145,9 @@ class Multitap(Head):
             kernel_regularizer=lambda kernel: penalty * ops.sum(_norms(kernel)),
         )
         model = keras.Sequential([keras.Input(joined.shape[1:]), linear])
-        model.compile(keras.optimizers.Adam(learning_rate), "sparse_categorical_crossentropy")
+        model.compile(
+            keras.optimizers.Adam(float(learning_rate)), "sparse_categorical_crossentropy"
+        )
         model.fit(joined, labels, epochs=epochs, batch_size=batch_size, verbose=0)
         relevance = ops.convert_to_numpy(_norms(linear.kernel))
         count = max(1, round(fraction * len(relevance)))
