@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 
@@ -10,6 +11,7 @@ from reusekit.graph.addresses import resolve_one
 from reusekit.graph.errors import AddressError
 from reusekit.graph.frontier import ancestors
 from reusekit.graph.graph import Call, Graph, Tensor
+from reusekit.graph.masks import mask_arguments
 from reusekit.graph.sizes import nominal_shapes, strides
 
 AUTO = "auto"
@@ -18,6 +20,19 @@ AUTO = "auto"
 # speak of the sequence that comes out, then those of another that it attends to.
 _OWN = ("mask", "padding_mask", "decoder_padding_mask", "query_mask", "attention_mask")
 _OTHER = ("value_mask", "key_mask", "encoder_padding_mask", "decoder_attention_mask")
+
+# From parts of models to what they were taken from, which is told of masks that they are not.
+_sources_of_parts: WeakKeyDictionary[keras.Model, Graph] = WeakKeyDictionary()
+
+
+def remember_source(part: keras.Model, source: Graph) -> None:
+    """Keep, for as long as a part lives, what it was taken from, if that is told of a mask.
+
+    A part that ends before the first layer that is told which positions are filling says nothing
+    of them itself. It has the addresses of its source.
+    """
+    if source.model in _sources_of_parts or _all_told(source, source.calls):
+        _sources_of_parts[part] = source
 
 
 def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor | None, str]:
@@ -28,7 +43,8 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     `attention_mask` and their like: a tensor of shape (batch, length) that follows from the inputs
     without a weight, such as KerasHub's `padding_mask`. It is followed back through casts, changes
     of shape and logical "and". No name of an input counts. Several that contradict each other are
-    none.
+    none. What a part of a model is not told its source is, if it is still there; of a part that
+    was saved and loaded, an input of that shape that is used for nothing else is a doubt.
 
     Args:
         graph: The model, read with `keep_masks`.
@@ -49,10 +65,14 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     known = graph.known_masks.get(tensor)
     if known is not None:
         return (known, "") if _fits(known, tensor) else (None, "")
+    told = _all_told(graph, ancestors(graph, [tensor]))
+    source = _sources_of_parts.get(graph.model)
+    if not told and source is not None and tensor.address in source.names:
+        return _known_to_source(graph, tensor, source)
     # Embeddings are told of no mask; what is said after them of the same positions counts then.
-    told = _all_told(graph, ancestors(graph, [tensor])) or _all_told(graph, graph.calls)
+    told = told or _all_told(graph, graph.calls)
     if not told:
-        return None, ""
+        return None, _doubt(graph, tensor)
     sizes = nominal_shapes(graph, strides(graph))
     found = dict.fromkeys(
         m for masks in told.values() for m in masks if sizes[m][0] == sizes[tensor][0]
@@ -69,6 +89,40 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
             "which of them are filling: pass one of them as mask."
         )
     return next(iter(found), None), ""
+
+
+def _known_to_source(graph: Graph, tensor: Tensor, source: Graph) -> tuple[Tensor | None, str]:
+    """Return the mask of a tensor of a part, as its source has it."""
+    found, doubt = padding_mask(source, source.names[tensor.address])
+    here = graph.names.get(found.address) if found is not None else None
+    if found is None or (here is not None and _fits(here, tensor)):
+        return here, doubt
+    return None, (
+        f"{tensor.address!r} is pooled over all its positions, since {found.address!r} of "
+        f"{source.model.name!r}, which says which of them are filling, is not in "
+        f"{graph.model.name!r}: pool with rk.extract, from the model that has both."
+    )
+
+
+def _doubt(graph: Graph, tensor: Tensor) -> str:
+    """Return a sentence where an input that nothing else uses may be the mask of a tensor."""
+    if len(graph.inputs) < 2 or len(tensor.shape) != 3:
+        return ""
+    before = {read for call in ancestors(graph, [tensor]) for read in (*call.reads, *call.outputs)}
+    unused = [
+        repr(each.address)
+        for each in graph.inputs
+        if each not in before
+        and _fits(each, tensor)
+        and not any(call.variables for call in graph.readers[each])
+    ]
+    if not unused:
+        return ""
+    return (
+        f"{tensor.address!r} is pooled over all its positions, since no layer is told which of "
+        f"them are filling, though {', '.join(unused)} may say so: pass its address as mask, or "
+        "mask=None."
+    )
 
 
 def _all_told(graph: Graph, calls: Iterable[Call]) -> dict[Call, list[Tensor]]:
@@ -96,7 +150,7 @@ def _fits(mask: Tensor, tensor: Tensor) -> bool:
 
 def _told(graph: Graph, call: Call, names: tuple[str, ...]) -> Iterator[Tensor]:
     """Yield the masks that a call is given by arguments of some names."""
-    if not isinstance(call.operation, keras.Layer):
+    if mask_arguments(call.operation).isdisjoint(names):
         return
     taken = keras_internals.call_arguments(call.operation)
     given = dict(zip(taken, call.args, strict=False)) | call.kwargs

@@ -66,10 +66,11 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     """
     inputs = backbone.model.inputs
     if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        shapes = ", ".join(str(tensor.shape) for tensor in inputs)
+        taken = ", ".join(f"{tensor.name!r} of shape {tensor.shape}" for tensor in inputs)
         raise ConfigError(
-            f"{backbone.source} takes no images: expected one input of shape (batch, height, "
-            f"width, channels), received {shapes}."
+            "Expected a backbone of images, with one input of shape (batch, height, width, "
+            "channels); text and other inputs go through rk.CutSearch. Received: "
+            f"{backbone.source}, which takes {taken}."
         )
     *size, channels = inputs[0].shape[1:]
     if None in size:

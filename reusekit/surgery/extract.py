@@ -20,7 +20,7 @@ from reusekit.graph import (
     resolve_one,
 )
 from reusekit.graph.addresses import At
-from reusekit.graph.padding_mask import AUTO, padding_mask
+from reusekit.graph.padding_mask import AUTO, padding_mask, remember_source
 from reusekit.surgery.assembling import assemble, placeholder, singleton
 from reusekit.surgery.masking import without_mask
 from reusekit.surgery.pooling import masked_pool
@@ -147,7 +147,9 @@ def taps(
         structure = _pruned(structure, {tensor for call in calls for tensor in call.outputs})
     inputs = keras.tree.map_structure(engine.values.get, structure)
     outputs = keras.tree.map_structure(pooled.get, wanted)
-    return assemble(inputs, outputs, f"{graph.model.name}_features", len(calls))
+    part = assemble(inputs, outputs, f"{graph.model.name}_features", len(calls))
+    remember_source(part, graph)
+    return part
 
 
 def _pruned(structure: Any, needed: set[Tensor]) -> Any:

@@ -11,6 +11,7 @@ from reusekit.arguments import checked
 from reusekit.errors import ReusekitError, SurgeryError
 from reusekit.graph import Cut, Graph, Tensor, WideCutError, cut, cut_points, read, resolve
 from reusekit.graph.addresses import At
+from reusekit.graph.padding_mask import remember_source
 from reusekit.surgery.assembling import assemble, placeholder, singleton
 from reusekit.surgery.calling import Step
 from reusekit.surgery.certificate import Certificate, certify
@@ -175,6 +176,7 @@ def build_stages(graph: Graph, parts: list[Stage], suffixes: tuple[str, ...]) ->
             outputs = singleton([values[tensor] for tensor in part.passed])
         name = f"{graph.model.name}_{suffix}"
         models.append(assemble(inputs, outputs, name, len(graph.calls)))
+        remember_source(models[-1], graph)
     return models
 
 

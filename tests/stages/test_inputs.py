@@ -7,6 +7,7 @@ from data_builders import F, prepare
 
 import reusekit as rk
 from reusekit import stages
+from reusekit.backbones import Backbone
 from reusekit.settings import BackboneSettings, DataSettings
 
 DIGITS = "sklearn_digits"
@@ -34,6 +35,14 @@ def test_a_backbone_of_any_size_needs_one_to_be_chosen():
     backbone = stages.load_backbone(BackboneSettings(**settings, input_shape=(32, 48, 3)))
     splits = stages.load_data(DataSettings(name=DIGITS), backbone, seed=0)
     assert splits.test.input_shape == (32, 48, 3)
+
+
+def test_a_backbone_of_text_is_refused_before_any_data_is_read():
+    ids, mask = (keras.Input((None,), dtype="int32", name=name) for name in ("ids", "mask"))
+    embedded = keras.layers.Embedding(9, 4)(ids) * keras.ops.cast(mask, "float32")[..., None]
+    backbone = Backbone(keras.Model([ids, mask], embedded), None, "made/text", None)
+    with pytest.raises(rk.ConfigError, match="Received: made/text, which takes 'ids'"):
+        stages.load_data(DataSettings(name="no_such_data"), backbone, seed=0)
 
 
 def test_a_setting_of_its_own_is_no_option():

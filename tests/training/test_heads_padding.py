@@ -1,5 +1,7 @@
 """What is filling never changes what is pooled: real text under masks of every kind."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from keras import layers, ops
 
 from reusekit.graph import AddressError, read
 from reusekit.graph.padding_mask import padding_mask
-from reusekit.surgery import extract
+from reusekit.surgery import extract, split
 from reusekit.training import attach, heads
 
 POOLINGS = ("average", "max", "concatenated", "attention", "token")
@@ -77,6 +79,41 @@ def test_embeddings_are_pooled_under_what_is_told_after_them():
     pooled = np.asarray(extract(bottom, "embedding", pooling="avg")(texts(7, 0)))
     for row, count in enumerate(LENGTHS[:-1]):
         np.testing.assert_allclose(pooled[row], maps[row, :count].mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["avg", "attention"])
+def test_a_part_that_no_layer_tells_of_a_mask_has_that_of_its_source(pooling):
+    """Also a part of it, and what is attached to it."""
+    whole = told_by_an_input()
+    bottom = split(whole, "embedding").bottom
+    part = extract(extract(whole, "embedding"), "embedding")
+    model = attach(part, heads.classifier(3, pooling=pooling))
+    again = extract(model, "embedding", pooling="avg")
+    stored = extract(bottom, "embedding", pooling="avg")
+    for each in (model, again, stored):
+        expected = np.asarray(each(texts(5, 0)))
+        np.testing.assert_allclose(each(texts(9, 9, left=True)), expected, atol=1e-6)
+
+
+def test_a_part_that_cannot_know_its_mask_says_so(tmp_path):
+    part = extract(told_by_an_input(), "embedding")
+    part.save(tmp_path / "part.keras")
+    loaded = keras.saving.load_model(tmp_path / "part.keras")
+    mask = loaded.inputs[1].name
+    with pytest.warns(UserWarning, match=f"'embedding' is pooled over all .* though '{mask}' may"):
+        model = attach(loaded, heads.classifier(3))
+    model.save(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match=f"though '{mask}' may"):
+        extract(keras.saving.load_model(tmp_path / "model.keras"), "embedding", pooling="avg")
+    model = attach(loaded, heads.classifier(3), mask=mask)
+    expected = np.asarray(model(texts(5, 0)))
+    np.testing.assert_allclose(model(texts(9, 9)), expected, atol=1e-6)
+    words = extract(told_by_an_input(), "embedding", prune_inputs=True)
+    with pytest.warns(UserWarning, match="which says which of them are filling, is not in"):
+        attach(words, heads.classifier(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        attach(loaded, heads.classifier(3), mask=None)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from reusekit.arguments import Name, checked
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals, read
-from reusekit.graph.padding_mask import AUTO, padding_mask
+from reusekit.graph.padding_mask import AUTO, padding_mask, remember_source
 from reusekit.surgery import prepend
 from reusekit.surgery.extract import taps, without_masks
 
@@ -128,7 +128,9 @@ class Head(ABC):
         """Return the bottom with this head on it; `rk.attach` says more."""
         masked, features = with_masks(bottom, mask)
         head = self.bound_to(bottom).build_like(features)
-        return prepend(head, masked, name=f"{bottom.name}_{self.name}")
+        whole = prepend(head, masked, name=f"{bottom.name}_{self.name}")
+        remember_source(whole, read(bottom))
+        return whole
 
     @checked(HeadError)
     def bound_to(self, bottom: keras.Model) -> "Head":
