@@ -268,7 +268,7 @@ class TrackingSettings(Settings):
     @field_validator("alias")
     @classmethod
     def _free(cls, alias: str | None) -> str | None:
-        if alias is not None and not re.fullmatch(r"(?!latest$|v\d+$)[\w-]+", alias):
+        if alias is not None and not re.fullmatch(r"(?!(?i:latest|v\d+)$)[\w-]+", alias):
             raise ValueError(
                 "expected letters, digits, _ and -, and not 'latest' or 'v1', which MLflow keeps"
             )

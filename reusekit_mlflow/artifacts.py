@@ -31,11 +31,11 @@ _JOINED = {PurePosixPath("."), PurePosixPath("data"), PurePosixPath("data/model.
 
 
 def original_of(version: ModelVersion, client: "MlflowClient") -> ModelVersion:
-    """The version that a version is a copy of, as `copy_model_version` makes them; else itself."""
+    """Return the version that one is a copy of, as `copy_model_version` makes them; else itself."""
     seen = set()
     while (version.name, str(version.version)) not in seen:
         seen.add((version.name, str(version.version)))
-        copied = re.fullmatch(r"models:/([^/:@]+)/(\d{1,9})", version.source or "")
+        copied = re.fullmatch(r"models:/([^/:]+)/(\d{1,9})", version.source or "")
         if copied is None:
             break
         version = client.get_model_version(*copied.groups())

@@ -16,7 +16,7 @@ from reusekit_mlflow.artifacts import MODEL_ID
 
 _ADDRESS = re.compile(
     rf"models:/(?:(?P<id>{MODEL_ID})"
-    r"|(?P<name>[^/:@]+)(?:@(?P<alias>[^/:@]+)|/(?P<number>\d{1,9}|latest)))"
+    r"|(?P<name>[^/:]+)(?:@(?P<alias>[^/:@]+)|/(?P<number>\d{1,9}|latest)))"
     r"|runs:/(?P<run>[0-9a-f]{32})/(?P<logged>[^/:@]+)"
 )
 

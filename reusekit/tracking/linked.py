@@ -32,6 +32,7 @@ from reusekit.tracking.network import cause_of, is_away
 from reusekit.tracking.parts import PLAN, file_digest
 from reusekit.tracking.promotion import PREVIOUS
 from reusekit.tracking.reference import FILE, Part, Reference
+from reusekit.tracking.registry import filter_of
 from reusekit.tracking.saved import read_description
 from reusekit_mlflow.artifacts import logged_model_id, original_of
 
@@ -140,15 +141,15 @@ class _Sending:
         return self._with_alias(same.version)
 
     def _with_alias(self, version: ModelVersion) -> ModelVersion:
-        """Move the alias that was asked for; else the first version of a name is the champion.
+        """Move the alias that was asked for; else a version that is the only one is the champion.
 
         The version says which one had the alias before, so that a rollback can undo this.
         """
-        alias, name = self.plan["alias"], version.name
-        first = alias is None and int(version.version) == 1
-        alias = CHAMPION if alias is None else alias
+        name, alias = version.name, self.plan["alias"] or CHAMPION
         before = self.client.get_registered_model(name).aliases.get(alias)
-        moves = before is None if first else self.plan["alias"] is not None
+        moves = self.plan["alias"] is not None
+        if not moves and before is None:
+            moves = len(self.client.search_model_versions(filter_of(name))) == 1
         if moves and str(before) != str(version.version):
             if before is not None:
                 self.client.set_model_version_tag(

@@ -13,6 +13,7 @@ from reusekit.backbones.digest import model_digest
 from reusekit.surgery import Split
 from reusekit.tracking import names
 from reusekit.tracking.ledger import Ledger
+from reusekit.tracking.registry import check_name
 from reusekit.tracking.saved import WEIGHTS, needs_reusekit, save_model
 
 ROLES = ("bottom", "top", "whole")
@@ -62,7 +63,11 @@ def prepare(
         backbone: Where it comes from.
         ledgers: What each of `bottom`, `top` and `whole` costs.
         registration: What it is registered as.
+
+    Raises:
+        TrackingError: No address would find that name again.
     """
+    check_name(registration.name)
     models = dict(zip(ROLES, (parts.bottom, parts.top, parts.source), strict=True))
     common = {
         names.CUT: parts.frontier[0],

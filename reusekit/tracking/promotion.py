@@ -108,10 +108,10 @@ def previous_champion(version: ModelVersion, alias: str) -> int:
             f"version by a promotion: there is nothing on record to go back to."
         )
     there = version_numbers(version.name)
-    if not written.isdecimal() or int(written) not in there:
+    if written not in map(str, there) or written == str(version.version):
         raise TrackingError(
             f"The version of {version.name} that had {alias!r} before version {version.version} "
-            f"was {written}, which has been deleted. Versions that are there: "
+            f"was {written[:20]}, which has been deleted. Versions that are there: "
             f"{', '.join(map(str, there))}."
         )
     return int(written)

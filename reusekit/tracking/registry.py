@@ -1,5 +1,6 @@
 """The model registry: names, versions and aliases, looked up with errors that say what is there."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,25 @@ from mlflow.exceptions import MlflowException
 
 from reusekit.errors import TrackingError, nearest
 from reusekit.tracking.network import cause_of, patience
+
+_LONGEST = 250  # characters of a name, to which its parts' names add some
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that the registry takes, but no address finds again.
+
+    Args:
+        name: What a model is to be registered as.
+
+    Raises:
+        TrackingError: It is too long, or has characters that end an address or a filter.
+    """
+    ends = re.search("[?#]", name) or {"'", '"'} <= {*name}
+    if len(name) > _LONGEST or not name.isprintable() or ends:
+        raise TrackingError(
+            f"Expected a name for the registry of at most {_LONGEST} printable characters without "
+            f"? and #, and with one kind of quotes at most. Received: {name[:80]!r}."
+        )
 
 
 def registered_model(name: str) -> RegisteredModel:
@@ -32,11 +52,16 @@ def registered_model(name: str) -> RegisteredModel:
     raise TrackingError(f"No model is registered as {name!r}. {choices}")
 
 
+def filter_of(name: str) -> str:
+    """Return the filter that finds the versions of a name."""
+    quote = "'" if '"' in name else '"'
+    return f"name = {quote}{name}{quote}"
+
+
 def version_numbers(name: str) -> list[int]:
     """Return the version numbers of a name, oldest first, without deleted ones."""
-    quote = "'" if '"' in name else '"'
     with asking(f"list the versions of {name!r}"):
-        found = mlflow.MlflowClient().search_model_versions(f"name = {quote}{name}{quote}")
+        found = mlflow.MlflowClient().search_model_versions(filter_of(name))
     return sorted(int(version.version) for version in found)
 
 

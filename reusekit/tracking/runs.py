@@ -198,8 +198,16 @@ def _current_experiment() -> str:
     """Return the name of the experiment that `mlflow.set_experiment` or the environment chose."""
     chosen = MLFLOW_EXPERIMENT_ID.get()  # by set_experiment, too
     if chosen and chosen != _UNCHOSEN:
-        with suppress(TrackingError), patience(), explained(mlflow.get_tracking_uri()):
-            return mlflow.get_experiment(chosen).name
+        try:
+            with patience(), explained(mlflow.get_tracking_uri()):
+                return mlflow.get_experiment(chosen).name
+        except ServerAwayError:
+            pass
+        except TrackingError as error:
+            raise TrackingError(
+                f"The experiment that MLflow was told of cannot be used: {error} Set "
+                "MLFLOW_EXPERIMENT_ID to another, or name one with --tracking.experiment."
+            ) from error
     return MLFLOW_EXPERIMENT_NAME.get() or "reusekit"
 
 

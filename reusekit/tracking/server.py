@@ -25,6 +25,7 @@ from reusekit.tracking.network import (
     is_remote,
     patience,
 )
+from reusekit.tracking.registry import check_name
 from reusekit.tracking.target import Target
 
 _SECONDS_TO_ANSWER = 5
@@ -127,6 +128,7 @@ def ui_command(uri: str) -> str:
 
 
 def _check_name(model: str) -> None:
+    check_name(model)
     try:
         mlflow.MlflowClient().get_registered_model(model)
     except MlflowException as error:

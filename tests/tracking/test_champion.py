@@ -6,7 +6,7 @@ import pytest
 from small_models import X, backbone, sent, with_head
 
 import reusekit as rk
-from reusekit.tracking import champion, roll_back
+from reusekit.tracking import champion, connect, roll_back
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,10 @@ def test_only_the_first_version_becomes_the_champion_by_itself(tracking, models,
         assert int(version.version) == number + 1
         assert version.aliases == (["champion"] if number == 0 else [])
     assert aliases(tracking, "m") == {"champion": 1}
+    for number in (1, 2, 3):
+        tracking.delete_model_version("m", str(number))
+    again = sent(tmp_path / "again", models[0], backbone(), "m", "w4", alias=None)
+    assert (int(again.version), again.aliases) == (4, ["champion"])
 
 
 def test_an_alias_that_was_asked_for_moves_and_a_rollback_undoes_it(tracking, models, tmp_path):
@@ -63,7 +67,19 @@ def test_an_equal_model_makes_no_new_version(tracking, models, tmp_path):
     assert np.array_equal(found, models[0].predict(X, verbose=0))
 
 
-@pytest.mark.parametrize("name", ["bob's 50% net", "2024-05-01T10:30", 'a "b" c'])
+@pytest.mark.parametrize(
+    "name", ["both ' and \"", "x" * 3000, "a\nb", "a\0b", "what?", "no#1", "\x7f"]
+)
+def test_a_name_that_no_address_finds_again_is_refused_before(tracking, models, tmp_path, name):
+    # pipeline D
+    with pytest.raises(rk.TrackingError, match="Expected a name for the registry"):
+        connect(mlflow.get_tracking_uri(), name)
+    with pytest.raises(rk.TrackingError, match="Expected a name for the registry"):
+        sent(tmp_path / "w", models[0], backbone(), name, "odd")
+    assert not tracking.search_registered_models()
+
+
+@pytest.mark.parametrize("name", ["me@home;x", "bob's 50% net", "2024-05-01T10:30", 'a "b" c'])
 def test_odd_names_are_registered_or_refused_before(tracking, models, tmp_path, name):
     # pipeline D: a backbone's file is called what the registry does not take
     body = rk.Backbone(backbone().model, None, f"{name}.keras", None)

@@ -90,6 +90,19 @@ def test_there_is_no_way_back_to_a_version_that_was_deleted(register, module_tra
     assert champion_of(name) == 3
 
 
+@pytest.mark.parametrize("written", ["3", "x", "9" * 4900, "\u0661"])
+def test_a_record_of_the_champion_before_that_was_altered_leads_nowhere(
+    register, module_tracking, written
+):
+    name = register(3)
+    promote(name, "champion", 3, champion=1, why="it is better")
+    module_tracking.set_model_version_tag(name, "3", "reusekit.previous.champion", written)
+    with pytest.raises(rk.TrackingError, match="has been deleted") as caught:
+        roll_back(name, "champion", "it is not")
+    assert len(str(caught.value)) < 300
+    assert champion_of(name) == 3
+
+
 def test_the_first_champion_needs_none_before_it(register, module_tracking):
     name = register(1)
     module_tracking.delete_registered_model_alias(name, "champion")

@@ -26,6 +26,11 @@ def test_the_experiment_is_the_one_that_mlflow_was_told_of(tracking, monkeypatch
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_EXPERIMENT_NAME", "of the environment")
         assert experiment_of_a_run() == "of the environment"
+    for unknown in ("4711", "nonsense"):
+        with monkeypatch.context() as patch:
+            patch.setenv("MLFLOW_EXPERIMENT_ID", unknown)
+            with pytest.raises(rk.TrackingError, match=r"MLFLOW_EXPERIMENT_ID .* --tracking"):
+                experiment_of_a_run()
     mlflow.set_experiment("of the caller")
     assert experiment_of_a_run() == "of the caller"
     with pipeline_run("job", "named", {}):
