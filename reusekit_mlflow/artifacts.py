@@ -1,4 +1,4 @@
-"""Where MLflow fetches the models that reusekit has logged, whichever address they are fetched by.
+"""MLflow's access to the models that reusekit has logged, by whichever address.
 
 MLflow imports this with `import mlflow`, so it imports reusekit only when such a model is fetched.
 """

@@ -48,7 +48,7 @@ def feature_cuts(
 
 
 def _classifier_end(graph: Graph, before: Tensor | None) -> set[Tensor]:
-    """Return the tensors behind another, and those from the scores on that the last softmax is fed."""
+    """Return the tensors behind another, and the end from the scores of the last softmax on."""
     followed: dict[Call, bool] = {}  # by a weight
     for call in reversed(graph.calls):
         readers = [reader for tensor in call.outputs for reader in graph.readers[tensor]]

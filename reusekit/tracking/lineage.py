@@ -50,9 +50,11 @@ def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
     for read in inputs.dataset_inputs:
         if read.dataset.source_type == "tfds":
             contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
-            source = json.loads(read.dataset.source)
-            classes = tuple(json.loads(read.dataset.profile or "{}").get("class_names", ()))
-            found += [
-                RecordedSplit(use, source["name"], source["split"], classes) for use in contexts
-            ]
+            try:
+                source = json.loads(read.dataset.source)
+                name, split = str(source["name"]), str(source["split"])
+                classes = tuple(json.loads(read.dataset.profile or "{}").get("class_names", ()))
+            except (ValueError, TypeError, KeyError, AttributeError):  # nothing of reusekit's
+                continue
+            found += [RecordedSplit(use, name, split, classes) for use in contexts]
     return found

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mlflow import MlflowClient
@@ -59,15 +60,14 @@ def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
     Raises:
         TrackingError: The registry refuses.
     """
-    sending = _Sending(
-        client, client.get_run(run_id), folder, json.loads((folder / PLAN).read_text())
-    )
+    plan, run = json.loads((folder / PLAN).read_text()), client.get_run(run_id)
     try:
-        return sending.all()
+        with TemporaryDirectory() as scratch:
+            return _Sending(client, run, folder, Path(scratch), plan).all()
     except MlflowException as error:
         if is_away(error):
             raise
-        name = sending.plan["models"]["whole"]["registered"]
+        name = plan["models"]["whole"]["registered"]
         raise TrackingError(f"The registry refuses {name!r}: {cause_of(error)}") from error
 
 
@@ -89,11 +89,12 @@ class _Stored:
 
 @dataclass(frozen=True)
 class _Sending:
-    """One folder on its way to one server."""
+    """One folder on its way to one server; it stays as it is, to be sent again if need be."""
 
     client: MlflowClient
     run: Run
     folder: Path
+    added: Path
     plan: dict[str, Any]
 
     def all(self) -> ModelVersion:
@@ -113,8 +114,8 @@ class _Sending:
                 top=top.as_part,
                 shared=tuple(self.plan["shared"]),
             )
-            reference.write(self.folder / "whole")
-            below[names.REFERENCE] = file_digest(self.folder / "whole" / FILE)
+            reference.write(self.added / "whole")
+            below[names.REFERENCE] = file_digest(self.added / "whole" / FILE)
         whole = self._part("whole", below, self.plan["card"])
         self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], whole.model)
         return self._with_alias(whole.version)
@@ -200,9 +201,12 @@ class _Sending:
             description.model_id = description.model_uuid = model.model_id
             description.run_id = self.run.info.run_id
             description.artifact_path = model.artifact_location
-            description.save(self.folder / role / MLMODEL_FILE_NAME)
+            added = self.added / role
+            added.mkdir(exist_ok=True)
+            description.save(added / MLMODEL_FILE_NAME)
             self.client.set_logged_model_tags(model.model_id, dict(tags))
-            self.client.log_model_artifacts(model.model_id, str(self.folder / role))
+            for folder in (self.folder / role, added):
+                self.client.log_model_artifacts(model.model_id, str(folder))
             model = self.client.finalize_logged_model(model.model_id, "READY")
         outputs = self.client.get_run(self.run.info.run_id).outputs
         if model.model_id not in {output.model_id for output in outputs.model_outputs}:

@@ -30,7 +30,14 @@ from reusekit.progress import console
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_durably, write_sealed
 from reusekit.secrets import shown
 from reusekit.tracking.network import ServerAwayError
-from reusekit.tracking.operations import Carrying, EndRun, Operation, from_dict, to_dict
+from reusekit.tracking.operations import (
+    Carrying,
+    EndRun,
+    Operation,
+    SendModels,
+    from_dict,
+    to_dict,
+)
 from reusekit.tracking.sending import send
 from reusekit.tracking.target import Address, Target
 
@@ -164,7 +171,7 @@ class Outbox:
             copied = _carried(record) / Path(operation.path).name
             _remove(copied.parent)  # of a process that was killed here
             try:
-                _copy_durably(Path(operation.path), copied)
+                _copy_durably(Path(operation.path), copied, isinstance(operation, SendModels))
                 files = _digests(copied.parent)
             except OSError:
                 _remove(copied.parent)
@@ -334,17 +341,25 @@ def _carried(record: Path) -> Path:
     return record.with_suffix(".carried")
 
 
-def _copy_durably(source: Path, copied: Path) -> None:
+def _copy_durably(source: Path, copied: Path, linked: bool) -> None:
     """Copy a file or a folder, and have it written to the disk."""
     copied.parent.mkdir()
     if source.is_dir():
-        shutil.copytree(source, copied)
+        shutil.copytree(source, copied, copy_function=_link if linked else shutil.copy2)
     else:
         shutil.copy2(source, copied)
     for file in (copied, *copied.rglob("*")):
         if file.is_file():
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
+
+
+def _link(source: str, copied: str) -> None:
+    """Link a file that nobody alters any more, which needs no room; else copy it."""
+    try:
+        os.link(source, copied, follow_symlinks=False)
+    except OSError:  # another file system, or one without such links
+        shutil.copy2(source, copied)
 
 
 def _digests(folder: Path) -> dict[str, str]:

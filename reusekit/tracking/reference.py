@@ -50,6 +50,7 @@ class Reference(_Checked):
 
     def write(self, folder: Path) -> None:
         """Write it into the folder of a whole model, where its weights would be."""
+        (folder / FILE).parent.mkdir(parents=True)
         (folder / FILE).write_text(self.model_dump_json(indent=1))
 
     @classmethod

@@ -1,11 +1,13 @@
 """A pipeline's run among what the caller of MLflow has set: experiments, runs, autologging."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import keras
 import mlflow
 import numpy as np
 import pytest
+from requests import ConnectionError
 from small_models import X, backbone, with_head, written
 
 import reusekit as rk
@@ -106,6 +108,11 @@ def test_a_model_that_is_refused_at_the_last_step_is_kept_and_sent_later(
     (run,) = tracking.search_runs([experiment])
     assert run.info.status == "FAILED"
     (tmp_path / "artifacts" / "models").unlink()
+    for write in ("finalize_logged_model", "create_model_version", "set_registered_model_alias"):
+        with monkeypatch.context() as patch:  # the server goes away in between
+            patch.setattr(f"mlflow.MlflowClient.{write}", Mock(side_effect=ConnectionError))
+            with pytest.raises(rk.TrackingError, match="does not answer"):
+                list(send_outbox(Outbox(tmp_path / "o")))
     assert list(send_outbox(Outbox(tmp_path / "o"))) == [True]
     found = rk.load_backbone("models:/m@champion").model.predict(X, verbose=0)
     assert np.array_equal(found, model.predict(X, verbose=0))
