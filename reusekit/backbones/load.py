@@ -91,7 +91,7 @@ def load_backbone(
 
 
 def _home(path: str) -> str:
-    """A path in the home folder in full; any other source as it is."""
+    """Return a path in the home folder in full, and any other source as it is."""
     return str(expanded(path, BackboneError)) if path.startswith("~") else path
 
 

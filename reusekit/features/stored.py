@@ -242,7 +242,7 @@ def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | 
 
 
 def _fits(given: tf.TensorShape, wanted: Sequence[int | None]) -> bool:
-    """Whether a model takes an example; Keras adds and drops a last axis of 1."""
+    """Return whether a model takes an example; Keras adds and drops a last axis of 1."""
     if given.rank is None:
         return True
     sizes = list(given)
