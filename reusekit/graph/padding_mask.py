@@ -19,7 +19,13 @@ AUTO = "auto"
 # The arguments by which layers of Keras and KerasHub are told what is filling: first those that
 # speak of the sequence that comes out, then those of another that it attends to.
 _OWN = ("mask", "padding_mask", "decoder_padding_mask", "query_mask", "attention_mask")
-_OTHER = ("value_mask", "key_mask", "encoder_padding_mask", "decoder_attention_mask")
+_OTHER = (
+    "value_mask",
+    "key_mask",
+    "encoder_padding_mask",
+    "encoder_attention_mask",
+    "decoder_attention_mask",
+)
 
 # From parts of models to what they were taken from, which is told of masks that they are not.
 _sources_of_parts: WeakKeyDictionary[keras.Model, Graph] = WeakKeyDictionary()
@@ -70,7 +76,7 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     if not told and source is not None and tensor.address in source.names:
         return _known_to_source(graph, tensor, source)
     # Embeddings are told of no mask; what is said after them of the same positions counts then.
-    told = told or _all_told(graph, graph.calls)
+    told = told or _first_told(graph, tensor) or _all_told(graph, graph.calls)
     if not told:
         return None, _doubt(graph, tensor)
     sizes = nominal_shapes(graph, strides(graph))
@@ -123,6 +129,19 @@ def _doubt(graph: Graph, tensor: Tensor) -> str:
         f"them are filling, though {', '.join(unused)} may say so: pass its address as mask, or "
         "mask=None."
     )
+
+
+def _first_told(graph: Graph, tensor: Tensor) -> dict[Call, list[Tensor]]:
+    """Return the first call behind a tensor that is told of its own positions, with its masks."""
+    after = {tensor}
+    for call in graph.calls:
+        if after.isdisjoint(call.reads):
+            continue
+        after.update(call.outputs)
+        masks = [mask for mask in _told(graph, call, _OWN) if _fits(mask, tensor)]
+        if masks:
+            return {call: masks}
+    return {}
 
 
 def _all_told(graph: Graph, calls: Iterable[Call]) -> dict[Call, list[Tensor]]:

@@ -81,6 +81,19 @@ def test_embeddings_are_pooled_under_what_is_told_after_them():
         np.testing.assert_allclose(pooled[row], maps[row, :count].mean(0), atol=1e-6)
 
 
+def test_two_sequences_are_each_pooled_under_their_own_mask():
+    one, other = (keras.Input((None,), dtype="int32", name=name) for name in ("one", "other"))
+    masks = [keras.Input((None,), dtype="bool", name=name) for name in ("kept", "left")]
+    x, y = (layers.Embedding(20, 8, name=f"of_{each.name}")(each) for each in (one, other))
+    first, second = (ops.expand_dims(mask, 1) for mask in masks)
+    x = layers.MultiHeadAttention(2, 4)(x, x, attention_mask=first)
+    y = layers.MultiHeadAttention(2, 4)(y, y, attention_mask=second)
+    y = layers.MultiHeadAttention(2, 4)(y, x, attention_mask=first)
+    graph = read(keras.Model([one, other, *masks], y), keep_masks=True)
+    found = [padding_mask(graph, graph.names[f"of_{name}"])[0] for name in ("one", "other")]
+    assert [each.address for each in found] == ["kept", "left"]
+
+
 @pytest.mark.parametrize("pooling", ["avg", "attention"])
 def test_a_part_that_no_layer_tells_of_a_mask_has_that_of_its_source(pooling):
     """Also a part of it, and what is attached to it."""
