@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,9 @@ from rich.table import Table
 from reusekit.arguments import AnyPath, check, expanded
 from reusekit.errors import CacheError, ConfigError, TrackingError
 from reusekit.launch import launch_one_of
+
+_ENVIRONMENT = "python_env.yaml"
+"""The file that `MLproject` names."""
 
 # The rooms are imported by the commands that need them: Keras takes seconds.
 if TYPE_CHECKING:
@@ -59,7 +63,7 @@ def init(folder: str, verbose: bool = False) -> None:
     check(AnyPath, folder, "folder", ConfigError)
     target = expanded(folder, ConfigError)
     carried = _carried()
-    taken = [name for name in carried if (target / name).exists()]
+    taken = [name for name in (*carried, _ENVIRONMENT) if (target / name).exists()]
     if taken:
         raise ConfigError(
             f"{target} has a {taken[0]!r} already. Choose a new one, or move it away."
@@ -73,7 +77,12 @@ def init(folder: str, verbose: bool = False) -> None:
                     shutil.copytree(source, Path(draft) / name, ignore=ignore)
                 else:
                     shutil.copy(source, Path(draft) / name)
-            for name in carried:
+            Path(draft, _ENVIRONMENT).write_text(
+                "# What `mlflow run` makes an environment of, unless --env-manager local takes the "
+                f'one at hand.\npython: "{sys.version_info.major}.{sys.version_info.minor}"\n'
+                f"dependencies:\n  - reusekit=={version('reusekit')}\n"
+            )
+            for name in (*carried, _ENVIRONMENT):
                 (Path(draft) / name).rename(target / name)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror}.") from error

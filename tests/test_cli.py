@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from mlflow.projects._project_spec import load_project
 
 import reusekit as rk
 from reusekit.cli import cache, cuts, init
@@ -27,7 +28,7 @@ def test_every_cut_that_is_listed_can_be_used(capsys):
 
 def test_init_lays_out_pipelines_that_run(tmp_path, capsys):
     launch_one_of(COMMANDS, ["init", str(tmp_path / "mine")])
-    assert (tmp_path / "mine" / "MLproject").is_file()
+    assert load_project(tmp_path / "mine").env_type == "python_env"  # pipeline F
     command = shlex.split(capsys.readouterr().out)
     done = subprocess.run([*command, "--print_config"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from scipy.stats import binomtest
 
 from reusekit.search.results import SearchResult, TrialRecord
 
@@ -15,16 +16,18 @@ _COSTS = {
 }
 
 
-def accuracy_over_depth(result: SearchResult, title: str) -> Figure:
+def accuracy_over_depth(result: SearchResult, title: str, examples: int | None = None) -> Figure:
     """Draw the objective over cut depth: all trials, the best of each cut, and the spread.
 
     Args:
         result: A finished search.
         title: What was searched, such as `glyphnet on sklearn_digits`.
+        examples: On how many examples trials were compared; None draws no intervals.
 
     Returns:
         A figure of its own, which belongs to no window. Every trial is a dot, the best trials are
-        joined by a line, and the band reaches from the worst to the best trial of each cut.
+        joined by a line, and the band reaches from the worst to the best trial of each cut. Bars
+        show between which accuracies the best lie, as sure as 95 %, by the number of examples.
     """
     figure, axes = _empty(result, title)
     cuts = result.cuts
@@ -37,11 +40,26 @@ def accuracy_over_depth(result: SearchResult, title: str) -> Figure:
     for depth, values in zip(depths, reached, strict=True):
         axes.scatter([depth] * len(values), values, s=18, color="tab:blue", alpha=0.5)
     axes.plot(depths, best, marker="o", color="tab:blue", label="best trial of each cut")
+    if examples and "accuracy" in result.objective:
+        lows, highs = zip(*(accuracy_interval(value, examples) for value in best), strict=True)
+        label = f"95 % interval, n = {examples:,}"
+        axes.vlines(depths, lows, highs, color="tab:blue", linewidth=1, label=label)
     _ring(axes, result, result.depths[result.best.cut])
     axes.set_xticks(depths, [cut.at for cut in cuts], rotation=40, ha="right", fontsize=8)
     axes.set_xlabel("cut, placed by its share of the backbone's FLOPs")
     _legend(axes)
     return figure
+
+
+def accuracy_interval(accuracy: float, examples: int) -> tuple[float, float]:
+    """Return where an accuracy lies, as sure as 95 %, for examples like these (Wilson's interval).
+
+    Example:
+        >>> "{:.2f} to {:.2f}".format(*accuracy_interval(0.75, 12))
+        '0.47 to 0.91'
+    """
+    found = binomtest(round(accuracy * examples), examples).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def accuracy_over_cost(result: SearchResult, cost: str, title: str) -> Figure:

@@ -9,9 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from reusekit.data import DataSplit
+from reusekit.search.figure import accuracy_interval
 from reusekit.stages.confusion import class_table, draw_confusion
 from reusekit.stages.inputs import INFERENCE_BATCH
 from reusekit.tracking import log_artifact, log_data, log_metrics, log_table, step_run
@@ -42,9 +42,7 @@ class Evaluation:
         """Wilson's 95 % interval of the accuracy, for examples like these."""
         if not self.examples:
             return 0.0, 1.0
-        right = round(self.accuracy * self.examples)
-        found = binomtest(right, self.examples).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        return accuracy_interval(self.accuracy, self.examples)
 
 
 def evaluate(

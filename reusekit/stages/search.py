@@ -223,7 +223,7 @@ def _log_tables(search: CutSearch, result: SearchResult, folder: Path) -> None:
 def _log_figures(search: CutSearch, result: SearchResult, folder: Path) -> None:
     title = f"{search.graph.model.name} on {search.train.name}"
     figures = {
-        "accuracy_over_depth": accuracy_over_depth(result, title),
+        "accuracy_over_depth": accuracy_over_depth(result, title, search.validation.size),
         "accuracy_over_parameters": accuracy_over_cost(result, "parameters", title),
         "accuracy_over_latency": accuracy_over_cost(result, "latency", title),
     }

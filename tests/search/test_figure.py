@@ -49,6 +49,16 @@ def test_accuracy_over_depth_shows_every_trial_the_best_and_the_spread(result):
     assert "winner: middle" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
+def test_few_examples_show_wide_intervals(result):  # pipeline, Looks
+    (axes,) = accuracy_over_depth(result, "three cuts", examples=12).axes
+    (bars,) = (one for one in axes.collections if "n = 12" in one.get_label())
+    low, high = bars.get_segments()[1][:, 1]  # of 11 in 12 right
+    assert (low, high) == pytest.approx((0.646, 0.985), abs=0.001)
+    by_loss = SearchResult(result.trials, DEPTHS, objective="val_loss", maximize=False)
+    (axes,) = accuracy_over_depth(by_loss, "three cuts", examples=12).axes
+    assert not any("n = 12" in one.get_label() for one in axes.collections)
+
+
 @pytest.mark.parametrize(
     ("cost", "front"),
     [
