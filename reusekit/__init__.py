@@ -128,7 +128,16 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY.get(name, "reusekit.public")), name)
+    try:
+        return getattr(import_module(_LAZY.get(name, "reusekit.public")), name)
+    except ModuleNotFoundError as error:
+        if name not in _LAZY or (error.name or "").startswith("reusekit"):
+            raise
+        raise ModuleNotFoundError(
+            f"rk.{name} needs {error.name}, which is not installed here. Expected the TensorFlow "
+            "backend of Keras and all that reusekit depends on: pip install reusekit.",
+            name=error.name,
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -28,6 +28,19 @@ from reusekit.graph import Graph, read
 from reusekit.graph.padding_mask import AUTO
 
 
+def check_backend() -> None:
+    """Refuse other backends of Keras than TensorFlow.
+
+    Raises:
+        ConfigError: Keras runs on another one.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise ConfigError(
+            "Expected the TensorFlow backend of Keras, on which plans and searches run. Received: "
+            f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
+        )
+
+
 @checked(ConfigError)
 def plan(
     model: keras.Model | Graph,
@@ -79,7 +92,8 @@ def plan(
         The plan. Print it; `obtain` then does what it says.
 
     Raises:
-        ConfigError: There are no trials, or a budget is negative.
+        ConfigError: There are no trials, a budget is negative, or Keras runs on another backend
+            than TensorFlow.
         CacheError: Features cannot be named, or the store cannot be written.
         DataError: The data set holds no example, or none that the model takes.
         AddressError: A trial's cut names no tensor of the model, or several.
@@ -99,6 +113,7 @@ def plan(
         >>> source.arrays().shape
         (50, 64)
     """
+    check_backend()
     check_dtype(dtype)
     graph = read(model, keep_masks=mask is not None)
     for name, split in (("train", train), ("validation", validation)):

@@ -18,6 +18,7 @@ from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError, DataError, nearest
 from reusekit.features import FeatureStore, Padding, Plan, plan
+from reusekit.features.planner import check_backend
 from reusekit.features.randomness import refuse_mixing
 from reusekit.features.source import FeatureSource, InputSource
 from reusekit.features.stored import check_examples
@@ -152,11 +153,7 @@ class CutSearch:
         report: Callable[[TrialRecord], None] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        if keras.backend.backend() != "tensorflow":
-            raise ConfigError(
-                "Expected the TensorFlow backend of Keras, on which searches run. Received: "
-                f"{keras.backend.backend()!r}. Set KERAS_BACKEND=tensorflow."
-            )
+        check_backend()
         self._old_head = None
         if isinstance(model, Backbone):
             model, self._old_head = model.model, model.head

@@ -9,6 +9,7 @@ import keras_tuner
 import numpy as np
 import pytest
 import tensorflow as tf
+from search.textures import small_backbone
 
 import reusekit as rk
 from reusekit.errors import ConfigError, DataError
@@ -277,3 +278,12 @@ def test_a_search_that_is_over_leaves_nothing_behind(search):  # faults G1
         one.best_model()
     del one
     assert alive() <= before
+
+
+def test_another_backend_is_one_sentence(search, train, validation, tmp_path, monkeypatch):
+    # pipeline, Foreign errors and F: a TypeError
+    model, store = small_backbone(), FeatureStore(tmp_path)
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    for make in (search, lambda: rk.plan(model, [Trials("out2")], train, validation, store)):
+        with pytest.raises(ConfigError, match=r"the TensorFlow backend .* Received: 'jax'"):
+            make()
