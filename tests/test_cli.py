@@ -133,3 +133,13 @@ def test_mistaken_cache_commands_are_refused_and_touch_nothing(store, tmp_path, 
     assert "no feature store in" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
     assert len(store.entries()) == 2
+
+
+def test_output_that_nobody_reads_any_more_ends_quietly():  # pipeline F
+    command = "import sys; sys.argv = ['reusekit']; from reusekit.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()  # as `head` does
+    assert process.stderr.read() == b""
+    assert process.wait() == 141

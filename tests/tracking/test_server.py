@@ -1,8 +1,10 @@
 """The tracker is checked before anything depends on it."""
 
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -13,6 +15,11 @@ from reusekit.tracking import connect, ui_command
 def test_a_database_file_serves(tracking):
     assert connect("sqlite:///mlflow.db", "a model") == "sqlite:///mlflow.db"
     assert not tracking.search_registered_models()
+    folder = Path("fresh größe 50% & +x").absolute()  # pipeline A1: as MLflow's default has it
+    folder.mkdir()
+    shutil.copy("mlflow.db", folder)
+    encoded = f"sqlite:///{quote(str(folder))}/mlflow.db"
+    assert connect(encoded, "a model") == encoded
 
 
 def test_the_ui_command_runs_as_printed_and_tells_no_password():
