@@ -133,6 +133,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         config = {"learning_rate": spec.learning_rate}
         return keras.optimizers.get({"class_name": spec.optimizer, "config": config})
 
+    @checked(ConfigError)
     def stopping(self, objective: keras_tuner.Objective) -> list[keras.callbacks.Callback]:
         """Return what ends a trial that gains nothing and brings its best epoch's weights back."""
         return [

@@ -354,6 +354,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
                 "spec": {"hp": hp},
                 "build_for": {"spec": spec},
                 "batches": {"spec": spec},
+                "stopping": {"objective": keras_tuner.Objective("val_loss", "min")},
                 "train": lambda: {"spec": spec, "model": hypermodel.build_for(spec)},
             }.items()
         },
