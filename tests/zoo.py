@@ -190,6 +190,15 @@ def unread_input():
 
 
 @resident
+def nested_model_with_an_unread_input():
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    inner = keras.Model([a, b], dense(3, "read")(a), name="inner")
+    x = keras.Input((4,), name="x")
+    y = dense(1, "head")(inner([x, dense(4, "unread")(x)]))
+    return keras.Model(x, y, name="nested_model_with_an_unread_input")
+
+
+@resident
 def early_output():
     x = keras.Input((4,), name="x")
     early = dense(3, "early")(x)
@@ -225,7 +234,7 @@ def masked_attention():
     y = dense(4, "project")(y)
     z = layers.MultiHeadAttention(2, 2, name="attention")(y, y)
     y = layers.LayerNormalization(name="norm")(layers.Add(name="add")([y, z]))
-    z = layers.MultiHeadAttention(2, 2, name="again")(y, y)
+    z = layers.MultiHeadAttention(2, 2, name="again")(y, y, use_causal_mask=True)
     y = layers.Multiply(name="gate")([y, z])
     return keras.Model(ids, layers.GlobalAveragePooling1D(name="pool")(y), name="masked_attention")
 

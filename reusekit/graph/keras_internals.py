@@ -515,6 +515,11 @@ def all_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     return [*generators(layer), global_seed_generator()]
 
 
+def global_state() -> keras.Variable:
+    """The state of the generator that everything random without a seed of its own draws from."""
+    return global_seed_generator().state
+
+
 def is_governed_by_lora(layer: keras.Layer) -> bool:
     """Return whether a layer is governed by a backbone's `enable_lora`.
 

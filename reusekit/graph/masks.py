@@ -69,9 +69,14 @@ def with_found_mask(operation: Any, args: tuple, kwargs: dict[str, Any]) -> dict
     lost where MultiHeadAttention takes it off the tensor before.
     """
     given = dict(zip(keras_internals.call_arguments(operation), args, strict=False)) | kwargs
-    # Nothing but None was recorded where Keras looked for masks and found none.
     given = {name: v for name, v in given.items() if list(_tensors(v, _is_symbol))}
-    kwargs = {n: v for n, v in kwargs.items() if n in given or not n.endswith("mask")}
+    kwargs = {
+        name: value
+        for name, value in kwargs.items()
+        # Nothing but None was recorded where Keras looked for masks and found none;
+        # `use_causal_mask`, or a mask that is a constant, is no mask that Keras found.
+        if not name.endswith("mask") or any(x is not None for x in keras.tree.flatten(value))
+    }
     if len(given) == 1 and "mask" in mask_arguments(operation):
         masks = keras.tree.map_structure(keras_internals.mask_of, *given.values())
         if any(mask is not None for mask in keras.tree.flatten(masks)):

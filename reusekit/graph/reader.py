@@ -315,6 +315,8 @@ class _Reader:
             if call.is_input or not needed.isdisjoint(call.outputs):
                 kept.append(call)
                 needed.update(call.reads)
+                for scope in call.scopes:  # Nor may it be called without an input it does not read.
+                    needed.update(x for x in keras.tree.flatten(scope.args) if type(x) is Tensor)
         if len(kept) == len(self.calls):
             return tuple(self.calls)
         return tuple(replace(call, index=index) for index, call in enumerate(reversed(kept)))

@@ -1,4 +1,4 @@
-"""Shapes inside a nested model that is called on other shapes than it was built for."""
+"""Shapes that a call makes where they are other than Keras recorded, as in a nested model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +21,8 @@ def shapes_now(record: Record, bound: Mapping[int, Tensor | None]) -> list[Shape
     Returns:
         One for each output, or None where they are those that were recorded.
     """
+    if isinstance(record.operation, keras.layers.TextVectorization):
+        return _of_texts(record)
     fed = {id(x): tensor for x in record.inputs if (tensor := bound.get(id(x))) is not None}
     if all(fed[id(x)].shape == x.shape for x in record.inputs if id(x) in fed):
         return None
@@ -44,6 +46,14 @@ def shapes_now(record: Record, bound: Mapping[int, Tensor | None]) -> list[Shape
         _known_best(tuple(spec.shape), output.shape)
         for spec, output in zip(specs, record.outputs, strict=True)
     ]
+
+
+def _of_texts(record: Record) -> list[Shape] | None:
+    """The shape that comes out of a text layer, which tells one without the axis it takes away."""
+    settings, shape = record.operation.get_config(), tuple(record.inputs[0].shape)
+    if settings["split"] is None or settings["output_mode"] == "int" or shape[1:] != (1,):
+        return None
+    return [tuple(record.operation.compute_output_shape(shape[:1]))]
 
 
 def _known_best(now: Shape, recorded: Shape) -> Shape:

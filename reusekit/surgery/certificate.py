@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from reusekit.graph import Graph, read
+from reusekit.graph import Graph, keras_internals, read
 from reusekit.surgery.errors import CertificateError, CopyError, reason
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
@@ -147,9 +147,11 @@ def prove_copy(
     Raises:
         CopyError: The outputs differ, the copy does not run, or it reads a weight of its source.
     """
+    watched = _Watched(source_state)
     try:
         given = random_inputs(read(source), batch=1) if x is None else x
-        expected = _run(source, given, source_state)
+        with watched:
+            expected = _arrays(source(given, training=False))
     except Exception as error:
         if x is not None:
             raise CopyError(
@@ -159,7 +161,9 @@ def prove_copy(
         why = f"it does not run on random inputs ({reason(error)}); pass x to compare on your own"
         _warn_unproved(source, why)
         return
-    own = {id(variable): variable for variable in source.variables}
+    # A function may read a variable that no layer holds; only Keras's own generator is anyone's.
+    own = watched.read | {id(variable): variable for variable in source.variables}
+    own.pop(id(keras_internals.global_state()), None)
     scope = _Watched(state)
     try:
         with scope:
@@ -199,10 +203,10 @@ class _Watched(keras.StatelessScope):
 
     def __init__(self, state: Sequence[tuple[keras.Variable, Any]] = ()):
         super().__init__(state)
-        self.read: set[int] = set()
+        self.read: dict[int, keras.Variable] = {}
 
     def get_current_value(self, variable: keras.Variable) -> Any:
-        self.read.add(id(variable))
+        self.read[id(variable)] = variable
         return super().get_current_value(variable)
 
 

@@ -197,15 +197,22 @@ def _reshaped(
     state = [(new, old.value) for old, new in pairs]
     given = random_inputs(read(twin), batch=1) if x is None else x
     if x is not None or runs(model, given):
-        prove_copy(model, twin, given, state, tolerance=_tolerance(policy))
+        prove_copy(model, twin, given, state, _anew(model), tolerance=_tolerance(policy))
     else:
         same, others = _remade(graph, {}, policy, unbuilt=True)
         state = [(new, old.value) for old, new in others]
-        prove_copy(model, same, None, state, tolerance=_tolerance(policy))
+        prove_copy(model, same, None, state, _anew(model), tolerance=_tolerance(policy))
     if weights == "copy":
         for old, new in pairs:
             new.assign(old.value)
     return twin
+
+
+def _anew(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
+    """The states of recurrent layers, each with the value that it begins with."""
+    states = [getattr(layer, "states", None) for layer in keras_internals.all_layers(model)]
+    variables = [v for v in keras.tree.flatten(states) if isinstance(v, keras.Variable)]
+    return [(v, keras.ops.zeros(v.shape, v.dtype)) for v in variables]
 
 
 def _shapes_inside(

@@ -123,7 +123,9 @@ def test_states_come_along_and_go_on_apart(layer):
     x = keras.Input(batch_shape=(2, 3, 4))
     model = keras.Model(x, layer()(x), name="m")
     v = normal(2, 3, 4)
-    model(v)
+    first = model(v)
+    larger = clone(model, batch_size=4)
+    np.testing.assert_allclose(larger(np.concatenate([v, v]))[:2], first, atol=1e-6)
     twin = clone(model)
     for _ in range(2):
         np.testing.assert_array_equal(twin(v), model(v))
@@ -241,10 +243,12 @@ def test_a_closure_has_hold_of_the_copy():
 OUTSIDE = layers.Dense(4, name="outside")
 
 
-def test_a_weight_that_no_layer_holds_is_named():
+@pytest.mark.parametrize("held", [True, False])
+def test_a_weight_that_no_layer_holds_is_named(held):
     x = keras.Input((4,), name="x")
     y = OUTSIDE(x)
-    model = keras.Model(x, layers.Lambda(lambda t: ops.matmul(t, OUTSIDE.kernel))(y), name="m")
+    scaled = layers.Lambda(lambda t: ops.matmul(t, OUTSIDE.kernel))
+    model = keras.Model(x, scaled(y if held else x), name="m")
     with pytest.raises(CopyError, match="weights of its own, but it still reads 'outside/kernel'"):
         clone(model)
 

@@ -347,7 +347,9 @@ def test_strings_are_drawn_from_the_vocabulary(unknown):
     kind = {"num_oov_indices": unknown, "output_mode": "multi_hot", "name": "l"}
     words = layers.StringLookup(vocabulary=["a", "b"], **kind)
     numbers = layers.IntegerLookup(vocabulary=[10, 20], **kind)
-    for model in (looked_up(words), looked_up(words, shape=(2,)), looked_up(numbers, "int64")):
+    texts = layers.TextVectorization(vocabulary=["a", "b"], output_mode="multi_hot", name="l")
+    models = looked_up(words), looked_up(words, shape=(2,)), looked_up(numbers, "int64")
+    for model in (*models, looked_up(texts), looked_up(texts, shape=())):
         assert split(model, "l").verify().exact
     assert split(looked_up(layers.Hashing(5, output_mode="one_hot", name="l")), "l").verify().exact
 
