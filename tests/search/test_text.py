@@ -149,7 +149,6 @@ def test_what_crosses_is_stored_with_its_mask(searched):
 @pytest.mark.parametrize(
     ("pooling", "heads"),
     [
-        ("avg", None),
         ("max", None),
         (None, {"attention": rk_heads.classifier(2, pooling="attention")}),
     ],

@@ -61,23 +61,6 @@ def test_the_plan_is_printed_before_anything_runs_and_logged(
     assert len(store.entries()) > before
 
 
-def test_the_ordinary_way_gives_the_same_trials(plan, carry_out, splits):
-    planned, _, _ = carry_out(plan())
-    plain, _, trials = carry_out(plan(plain=True))
-    assert plain.search.plan is None
-    assert plain.search.folder != planned.search.folder
-    one_example = 1 / splits.validation.size + 1e-9
-    for one, other in zip(planned.result.trials, plain.result.trials, strict=True):
-        assert one.spec == other.spec
-        np.testing.assert_allclose(
-            one.fit.history["val_accuracy"], other.fit.history["val_accuracy"], atol=one_example
-        )
-    assert [run.data.params["cut"] for run in trials] == list(CUTS)
-    images = next(iter(splits.test.batches(8)))[0]
-    wholes = [stages.best_trial(one).whole for one in (planned, plain)]
-    np.testing.assert_allclose(*(whole(images) for whole in wholes), atol=1e-3)
-
-
 def test_a_finished_search_is_taken_from_where_it_is_kept_unless_it_is_to_be_fresh(plan, carry_out):
     small = {"cuts": CUTS[1:], "max_trials": 2}
     first, _, _ = carry_out(plan(**small))

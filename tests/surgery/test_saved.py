@@ -43,7 +43,6 @@ STOCK = (
 )
 
 EXPORTED = (
-    "linear",
     "residual",
     "layer_called_twice",
     "layer_shared_inside_and_outside",
@@ -52,7 +51,6 @@ EXPORTED = (
     "several_inputs_and_outputs",
     "dict_inputs_and_outputs",
     "masked_lstm",
-    "masked_attention",
     "mask_into_a_nested_model",
     "lstm_with_states",
 )
