@@ -516,7 +516,7 @@ def all_generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
 
 
 def global_state() -> keras.Variable:
-    """The state of the generator that everything random without a seed of its own draws from."""
+    """Return the state of the generator that draws for whatever has no seed of its own."""
     return global_seed_generator().state
 
 

@@ -49,7 +49,7 @@ def shapes_now(record: Record, bound: Mapping[int, Tensor | None]) -> list[Shape
 
 
 def _of_texts(record: Record) -> list[Shape] | None:
-    """The shape that comes out of a text layer, which tells one without the axis it takes away."""
+    """Return the shape that a text layer makes; Keras records one with an axis too many."""
     settings, shape = record.operation.get_config(), tuple(record.inputs[0].shape)
     if settings["split"] is None or settings["output_mode"] == "int" or shape[1:] != (1,):
         return None

@@ -209,7 +209,7 @@ def _reshaped(
 
 
 def _anew(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
-    """The states of recurrent layers, each with the value that it begins with."""
+    """Return the states of recurrent layers, each with the value that it begins with."""
     states = [getattr(layer, "states", None) for layer in keras_internals.all_layers(model)]
     variables = [v for v in keras.tree.flatten(states) if isinstance(v, keras.Variable)]
     return [(v, keras.ops.zeros(v.shape, v.dtype)) for v in variables]
