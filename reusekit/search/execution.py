@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import keras_tuner
 import tensorflow as tf
 
 from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.features.source import FeatureSource
 from reusekit.search.checkpoints import load
-from reusekit.search.hypermodel import BY_LOSS, VALIDATION_BATCH, CutHyperModel
+from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
 from reusekit.search.joint import Member, fit_together
 from reusekit.search.spec import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, Place
@@ -93,6 +94,7 @@ def groups(
 def run(
     group: Sequence[Task],
     hypermodel: CutHyperModel,
+    objective: keras_tuner.Objective,
     progress: Callable[[int, int], None] = lambda epoch, active: None,
 ) -> Iterator[Outcome]:
     """Train the trials of a group at the same time.
@@ -102,6 +104,7 @@ def run(
     Args:
         group: Trials that `groups` put together.
         hypermodel: Builds their models.
+        objective: The metric by which a trial is stopped, where the hypermodel has none of its own.
         progress: Called after each epoch with its number and how many trials go on.
 
     Yields:
@@ -112,7 +115,7 @@ def run(
     """
     if len(group) > 1:
         try:
-            outcomes = list(_run_together(group, hypermodel, progress))
+            outcomes = list(_run_together(group, hypermodel, objective, progress))
         except ConfigError:
             raise
         except Exception:  # whose fault it is will show
@@ -123,7 +126,7 @@ def run(
         gc.collect()  # only now that the error is gone, which held the models
     for task in group:
         try:
-            (outcome,) = _run_together([task], hypermodel, progress)
+            (outcome,) = _run_together([task], hypermodel, objective, progress)
         except ConfigError:
             raise
         except Exception as error:  # whatever a layer, a head or the memory raises
@@ -132,7 +135,10 @@ def run(
 
 
 def _run_together(
-    group: Sequence[Task], hypermodel: CutHyperModel, progress: Callable[[int, int], None]
+    group: Sequence[Task],
+    hypermodel: CutHyperModel,
+    objective: keras_tuner.Objective,
+    progress: Callable[[int, int], None],
 ) -> Iterator[Outcome]:
     models = []
     for task in group:
@@ -141,10 +147,11 @@ def _run_together(
             load(model, task.weights)
         models.append(model)
     if hypermodel.joint:
-        fits = _fit_together(group, models, hypermodel, progress)
+        fits = _fit_together(group, models, hypermodel, objective, progress)
     else:
         (task,), (model,) = group, models
-        fits = [hypermodel.train(task.spec, model, (), task.epochs, task.initial_epoch)]
+        epochs = task.epochs, task.initial_epoch
+        fits = [hypermodel.train(task.spec, model, (), *epochs, objective)]
     for task, model, fit in zip(group, models, fits, strict=True):
         if isinstance(fit, Fit):
             yield Outcome(task, model, fit)
@@ -156,9 +163,10 @@ def _fit_together(
     group: Sequence[Task],
     models: Sequence[keras.Model],
     hypermodel: CutHyperModel,
+    objective: keras_tuner.Objective,
     progress: Callable[[int, int], None],
 ) -> list:
-    data, objective = hypermodel.data, hypermodel.objective or BY_LOSS
+    data, objective = hypermodel.data, hypermodel.objective or objective
     places = [data.begin(task.spec) for task in group]
     members = [
         Member(

@@ -162,6 +162,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         callbacks: Sequence[keras.callbacks.Callback] = (),
         epochs: PositiveInt | None = None,
         initial_epoch: NonNegativeInt = 0,
+        objective: keras_tuner.Objective = BY_LOSS,
         **options: Any,
     ) -> Fit:
         """Train one trial's model alone with Keras's `fit`, and leave it at its best epoch.
@@ -172,6 +173,7 @@ class CutHyperModel(keras_tuner.HyperModel):
             callbacks: Keras callbacks that watch.
             epochs: The epoch to end at, where a tuner sets it; else the hypermodel's own.
             initial_epoch: The epoch to begin at, where a tuner goes on with a trial.
+            objective: A tuner's metric, which counts where the hypermodel has none of its own.
             **options: What else Keras's `fit` takes, such as `class_weight`.
 
         Raises:
@@ -184,7 +186,7 @@ class CutHyperModel(keras_tuner.HyperModel):
                 f"{model.name!r}, which is not compiled."
             )
         train, validation = self.batches(spec)
-        objective = self.objective or _objective(callbacks) or BY_LOSS
+        objective = self.objective or objective
         began = perf_counter()
         history = model.fit(
             train,
@@ -223,21 +225,23 @@ class CutHyperModel(keras_tuner.HyperModel):
                 f"Received: {', '.join(refused)}."
             )
         options = {name: kwargs[name] for name in ("class_weight", "verbose") if name in kwargs}
+        callbacks = kwargs.get("callbacks") or ()
         fit = self.train(
             self.spec(hp),
             model,
-            kwargs.get("callbacks") or (),
+            callbacks,
             epochs=kwargs.get("epochs"),
             initial_epoch=kwargs.get("initial_epoch", 0),
+            objective=_objective(callbacks),
             **options,
         )
         return fit.metrics
 
 
-def _objective(callbacks: Iterable[keras.callbacks.Callback]) -> keras_tuner.Objective | None:
+def _objective(callbacks: Iterable[keras.callbacks.Callback]) -> keras_tuner.Objective:
     """Return the objective by which one of keras-tuner's callbacks keeps the best epoch."""
     found = (getattr(callback, "objective", None) for callback in callbacks)
-    return next((one for one in found if type(one) is keras_tuner.Objective), None)
+    return next((one for one in found if type(one) is keras_tuner.Objective), BY_LOSS)
 
 
 def batch_normalizations(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,9 +96,6 @@ class CutTuner(base_tuner.BaseTuner):
     ) -> None:
         if hasattr(oracle.objective, "objectives"):
             raise ConfigError("Expected one metric as the objective. Received several.")
-        if hypermodel.objective is None:
-            hypermodel = copy(hypermodel)
-            hypermodel.objective = oracle.objective
         oracle.verbose = 0
         # A failed trial is recorded and the search goes on; only if all fail that is an error.
         oracle.max_consecutive_failed_trials = float("inf")
@@ -199,7 +195,7 @@ class CutTuner(base_tuner.BaseTuner):
         def tell(epoch: int, active: int) -> None:
             self._progress(f"epoch {epoch + 1}, {active} of {len(allowed)} trials go on")
 
-        for outcome in run(allowed, self.hypermodel, tell):
+        for outcome in run(allowed, self.hypermodel, self.oracle.objective, tell):
             record = self._record(outcome, trials[outcome.task.number])
             if outcome.model is not None:
                 digest = self._checkpoints.save(record.number, outcome.model)

@@ -1,8 +1,6 @@
 """Whatever a person gets wrong ends in one line that helps, and nothing is half-written."""
 
 import os
-import subprocess
-import sys
 
 import mlflow
 import numpy as np
@@ -165,19 +163,3 @@ def test_print_config_can_be_used_as_a_config(run_pipeline, tracking, capfd, tmp
     with pytest.raises(SystemExit) as stopped:
         run_pipeline("cut_search", "--config=again.yaml", "--print_config")
     assert capfd.readouterr().out == printed
-
-
-def test_as_a_process_too(tmp_path):
-    done = subprocess.run(
-        [sys.executable, ROOT / "pipelines" / "cut_search.py", DATA, "--backbone.source=glyphnt"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"},
-    )
-    assert done.returncode == EXIT_BAD_INPUT
-    assert done.stdout == ""
-    assert done.stderr.splitlines()[-1].startswith(
-        "error: Unknown backbone 'glyphnt'. Did you mean"
-    )
-    assert "Traceback" not in done.stderr

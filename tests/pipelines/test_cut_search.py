@@ -265,7 +265,8 @@ def test_the_champion_predicts_the_same_where_reusekit_is_not(finished, tmp_path
     np.save(tmp_path / "images.npy", images)
     code = (
         "import sys\n"
-        "sys.modules['reusekit'] = None\n"  # importing it is an ImportError from here on
+        # Importing either is an ImportError from here on.
+        "sys.modules['reusekit'] = sys.modules['reusekit_mlflow'] = None\n"
         "import mlflow, numpy\n"
         f"mlflow.set_tracking_uri({mlflow.get_tracking_uri()!r})\n"
         "model = mlflow.keras.load_model('models:/digits@champion')\n"
