@@ -91,20 +91,20 @@ def tuned(data, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_what_a_tuners_search_would_drop_ends_it(data, tmp_path):  # pipeline B3
+    tuner = tuned(data, tmp_path)
+    with pytest.raises(ConfigError, match="Received: 2 by position"):
+        tuner.search(np.zeros((2, 6)), np.zeros(2), verbose=0)
+    hp = keras_tuner.HyperParameters()
+    model = tuner.hypermodel.build(hp)
+    for options in (
         {"x": np.zeros((2, 6)), "y": np.zeros(2)},
         {"validation_data": (np.zeros((2, 6)), np.zeros(2))},
         {"sample_weight": np.ones(60)},
         {"batch_size": 4},
-    ],
-)
-def test_what_a_tuners_search_would_drop_ends_it(data, tmp_path, options):  # pipeline B3
-    with pytest.raises(ConfigError, match=f"Received: {', '.join(options)}"):
-        tuned(data, tmp_path).search(verbose=0, **options)
-    with pytest.raises(ConfigError, match="Received: 2 by position"):
-        tuned(data, tmp_path).search(np.zeros((2, 6)), np.zeros(2), verbose=0)
+    ):
+        with pytest.raises(ConfigError, match=f"Received: {', '.join(options)}"):
+            tuner.hypermodel.fit(hp, model, **options)
 
 
 def test_a_tuners_class_weights_are_heeded(data, tmp_path):  # pipeline B3
