@@ -129,16 +129,20 @@ def start_job(
             job = Job(name, folder, uri, tracking.experiment, seed, clock)
             with job._open:
                 yield job
+    except KeyboardInterrupt:  # as the next job does for one that was killed
+        if not _is_of_use(folder):
+            shutil.rmtree(folder)
+        raise
     finally:
         for made in (folder,) if had_output else (folder, folder.parent):
-            if not any(made.iterdir()):
+            if made.is_dir() and not any(made.iterdir()):
                 made.rmdir()
 
 
 def _end_killed_jobs(own: Path, uri: str) -> None:
     """End the runs of jobs beside this one that were killed, and remove what is of no more use.
 
-    What could not be sent is left to `reusekit sync`, and models that were trained stay.
+    What could not be sent is left to `reusekit sync`.
     """
     for folder in sorted(own.parent.iterdir()):
         if folder == own or not is_marked(folder) or Outbox(folder / "outbox").waits():
@@ -154,8 +158,14 @@ def _end_killed_jobs(own: Path, uri: str) -> None:
             if ended:
                 line = f"{folder} was killed: what it has left open in MLflow is ended as KILLED."
                 console.print(line, soft_wrap=True, markup=False)
-            if not has_open_runs(folder) and not any(folder.rglob("*.keras")):
+            if not _is_of_use(folder):
                 shutil.rmtree(folder)
+
+
+def _is_of_use(folder: Path) -> bool:
+    """Look in the folder of an ended job for what is to be sent, for models and for results."""
+    waits = Outbox(folder / "outbox").waits() or has_open_runs(folder)
+    return waits or any(one for kind in ("*.keras", "*.csv") for one in folder.rglob(kind))
 
 
 def _no_retracing(record: logging.LogRecord) -> bool:

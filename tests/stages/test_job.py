@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import mlflow
+import pytest
 from filelock import FileLock
 
 from reusekit.settings import TrackingSettings
@@ -52,3 +53,14 @@ def test_what_killed_jobs_left_is_ended_and_removed(tracking, capfd):  # faults 
         "runs/dead was killed: what it has left open in MLflow is ended as KILLED."
     ]
     assert not Path("elsewhere.db").exists()
+
+
+@pytest.mark.parametrize("written", ["plan.json", "trials.csv"])
+def test_an_interrupted_job_leaves_results_alone(tracking, written):  # faults A2
+    with (
+        pytest.raises(KeyboardInterrupt),
+        start_job("finetune", "runs", TrackingSettings(), 0) as job,
+    ):
+        (job.folder / written).write_text("here")
+        raise KeyboardInterrupt
+    assert job.folder.exists() is (written == "trials.csv")
