@@ -3,7 +3,7 @@
 Each campaign is a module of `faults`; the same seed makes the same tries. Prints a table with a row
 a case, then each try that did not end well. The exit code is 1 where there is any.
 
-    python scripts/verify_faults.py                        # everything, about an hour
+    python scripts/verify_faults.py                        # everything, about 20 minutes
     python scripts/verify_faults.py --campaign store --tries 50 --seed 7
 """
 
