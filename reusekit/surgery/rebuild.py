@@ -426,13 +426,13 @@ class Rebuild:
         if isinstance(step, Call) and step.is_new:
             return True
         tensors = list(_tensors((step.args, step.kwargs)))
-        if step not in self._changed:
-            # What comes out of a nested model was recorded there without masks from outside.
-            inlined = isinstance(step, Call) and bool(step.scopes) and bool(self._changed)
-            if not inlined or not self._remasked.isdisjoint(tensors):
-                return not self._remasked.isdisjoint(tensors)
+        is_changed, is_fed_anew = step in self._changed, not self._remasked.isdisjoint(tensors)
+        # What comes out of a nested model was recorded there without masks from outside.
+        inlined = isinstance(step, Call) and bool(step.scopes) and bool(self._changed)
+        if not is_changed and (is_fed_anew or not inlined):
+            return is_fed_anew
         values = [self.values.get(tensor) for tensor in tensors]
-        if step in self._changed:
+        if is_changed:
             values += [tensor.source for tensor in step.outputs]  # a layer that makes the mask
         return any(keras_internals.mask_of(v) is not None for v in values if v is not None)
 
