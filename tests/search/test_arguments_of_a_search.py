@@ -1,4 +1,4 @@
-"""What a search is told, by its own arguments or a tuner's, is heeded or refused in a sentence."""
+"""Arguments of a search, its own or a tuner's: heeded, or refused in a sentence."""
 
 import gc
 from dataclasses import replace

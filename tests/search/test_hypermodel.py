@@ -1,4 +1,4 @@
-"""What a trial builds and how it is trained, alone and by keras-tuner's own tuners."""
+"""A trial's model and its training, alone and by keras-tuner's own tuners."""
 
 import warnings
 
