@@ -3,6 +3,7 @@
 A Keras release that moves one of them breaks this file and no other; `missing()` names what moved.
 """
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -599,7 +600,17 @@ def missing() -> list[str]:
         "Functional._inputs_struct": (model, "_inputs_struct"),
         "Functional._outputs_struct": (model, "_outputs_struct"),
         "Sequential._functional": (stack, "_functional"),
+        "Layer._assert_input_compatibility": (layer, "_assert_input_compatibility"),
+        "Layer._trainable_variables": (layer, "_trainable_variables"),
+        "Layer._tracker": (layer, "_tracker"),
+        "MultiHeadAttention._dropout": (keras.layers.MultiHeadAttention(1, 1), "_dropout"),
     }
+    parts: tuple[str, ...] = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
+    wanted |= {f"Functional.{part}": (model, part) for part in parts}
+    built = ((keras.layers.Dense(1), "_kernel"), (keras.layers.Embedding(1, 1), "_embeddings"))
+    for kind, weight in built:
+        kind.build((None, 1))
+        wanted[f"{type(kind).__name__}.{weight}"] = (kind, weight)
     optimizer = keras.optimizers.SGD()
     parts = (
         "_trainable_variables",
@@ -620,4 +631,7 @@ def missing() -> list[str]:
         lost += [f"Node.{part}" for part in parts if not hasattr(node, part)]
         parts = ("args", "kwargs", "keras_tensors")
         lost += [f"Node.arguments.{p}" for p in parts if not hasattr(node.arguments, p)]
+        taken = inspect.signature(Node).parameters
+        parts = ("operation", "call_args", "call_kwargs", "outputs")
+        lost += [f"Node({part}=)" for part in parts if part not in taken]
     return lost
