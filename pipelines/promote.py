@@ -38,7 +38,7 @@ def promote_candidate(
             contest = stages.find_contest(promote, tracking)
         with job.stage("Evaluate them on the held-out split"):
             candidate = stages.evaluate_version(contest.candidate, data)
-            champion = contest.champion and stages.evaluate_version(contest.champion, data)
+            champion = stages.evaluate_version(contest.champion, data) if contest.champion else None
         with job.stage("Decide"):
             verdict = stages.judge(candidate, champion, promote, seed)
             if not dry_run:

@@ -73,11 +73,12 @@ def checked(error: type[ReusekitError]) -> Callable[[_Decorated], _Decorated]:
         you mean 'slow'?
     """
 
-    def decorate(decorated: _Decorated) -> _Decorated:
+    def decorate(decorated: Any) -> Any:
         if not inspect.isclass(decorated):
             return _guarded(decorated, decorated, error)
         hints = decorated if is_dataclass(decorated) else decorated.__init__
-        decorated.__init__ = _guarded(decorated.__init__, hints, error)
+        # A class is checked where it stands, so that it stays the class it is.
+        decorated.__init__ = _guarded(decorated.__init__, hints, error)  # type: ignore[method-assign]
         return decorated
 
     return decorate
@@ -114,8 +115,8 @@ def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> 
         given += [check(rest, value) if rest else value for value in args[len(names) :]]
         return function(*given, **{name: check(name, value) for name, value in kwargs.items()})
 
-    guarded.__signature__ = signature  # Keras asks a layer for its arguments without unwrapping
-    guarded.checks = checks
+    # Keras asks a layer for its arguments without unwrapping.
+    vars(guarded).update(__signature__=signature, checks=checks)
     return guarded
 
 
@@ -161,15 +162,17 @@ def _strict(annotation: Any) -> Any:
         return functools.reduce(operator.or_, map(_strict, arguments))
     if origin is tuple:
         items = tuple(one if one is ... else _strict(one) for one in arguments)
-        return Annotated[tuple[items], BeforeValidator(_as(tuple, Sequence))]
+        kind = types.GenericAlias(tuple, items)
+        return Annotated[(kind, BeforeValidator(_as(tuple, Sequence)))]
     if origin in (list, Sequence):
-        return Annotated[list[_strict(arguments[0])], BeforeValidator(_as(list, Sequence))]
+        kind = types.GenericAlias(list, (_strict(arguments[0]),))
+        return Annotated[(kind, BeforeValidator(_as(list, Sequence)))]
     if origin in (Collection, Iterable):  # an iterator can be read only once
-        items = TypeAdapter(_strict(list[arguments[0]]), config=_CONFIG)
-        return Annotated[Any, AfterValidator(_as(_items_by(items), origin))]
+        adapter = _adapter(types.GenericAlias(list, arguments[:1]))
+        return Annotated[Any, AfterValidator(_as(_items_by(adapter), origin))]
     if origin in (dict, Mapping):
-        key, value = map(_strict, arguments)
-        return Annotated[dict[key, value], BeforeValidator(_as(dict, Mapping))]
+        kind = types.GenericAlias(dict, tuple(map(_strict, arguments)))
+        return Annotated[(kind, BeforeValidator(_as(dict, Mapping)))]
     if origin is type:
         return Annotated[Any, _Instance(type)]
     if origin or annotation in (Any, *_PLAIN) or not inspect.isclass(annotation):
@@ -351,7 +354,7 @@ def _ranges(base: Any, metadata: Sequence[Any]) -> str:
     limits = []
     for one in metadata:
         if isinstance(one, Gt) and base is int:
-            limits.append(f"at least {one.gt + 1}")
+            limits.append(f"at least {one.gt + 1}")  # type: ignore[operator]
         elif isinstance(one, Gt):
             limits.append(f"above {one.gt}")
         elif isinstance(one, Ge):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import keras
 from rich.console import Console
@@ -70,7 +70,7 @@ class EpochProgress(keras.callbacks.Callback):
         self._advance = self._counted.__enter__()
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *raised: Any) -> None:
         self._counted.__exit__(*raised)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:

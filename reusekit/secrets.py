@@ -96,7 +96,7 @@ def _parts(uri: str) -> tuple[str, str, str]:
     found = _SCHEME.match(uri)
     scheme = found[0] if found else ""
     rest = uri[len(scheme) :]
-    host = re.match("[^/?#]*", rest)[0]
+    host = re.split("[/?#]", rest, maxsplit=1)[0]
     if "@" in host and scheme:
         secret, _, behind = host.rpartition("@")
         return scheme, secret, behind + rest[len(host) :]

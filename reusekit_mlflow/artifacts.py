@@ -76,7 +76,7 @@ class ModelRepository(ModelsArtifactRepository):
             version = client.get_model_version(self.model_name, self.model_version)
             model_id = logged_model_id(original_of(version, client))
         if model_id is not None and ROLE in client.get_logged_model(model_id).tags:
-            self.repo = LinkedModelRepository(f"reusekit:/{model_id}", tracking_uri, registry_uri)
+            self.repo = LinkedModelRepository(f"reusekit:/{model_id}", tracking_uri, registry_uri)  # type: ignore[assignment]
 
 
 class LinkedModelRepository(ArtifactRepository):
@@ -115,16 +115,16 @@ class LinkedModelRepository(ArtifactRepository):
         if PurePosixPath(artifact_path or ".") not in _JOINED:
             return self._stored.download_artifacts(artifact_path, dst_path)
         made = dst_path is None
+        folder = Path(tempfile.mkdtemp() if dst_path is None else dst_path)
         if made:
-            dst_path = tempfile.mkdtemp()
-            atexit.register(shutil.rmtree, dst_path, ignore_errors=True)
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
         try:
-            self._join(Path(dst_path))
+            self._join(folder)
         except BaseException:
             if made:
-                shutil.rmtree(dst_path, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
             raise
-        return str(Path(dst_path, artifact_path))
+        return str(folder / artifact_path)
 
     def _join(self, folder: Path) -> None:
         """Fetch everything, and see that MLflow can load it and that it is what was logged."""

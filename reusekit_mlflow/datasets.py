@@ -120,7 +120,7 @@ class TFDSDataset(Dataset):
         """
         schema = self.schema
         columns = [
-            {"name": spec.name, "type": f"{spec.type} {spec.shape}"}
+            {"name": spec.name, "type": f"{spec.type} {spec.shape}"}  # type: ignore[union-attr]
             for part in (schema.features, schema.targets)
             for spec in part.inputs
         ]

@@ -96,7 +96,7 @@ def load_application(
             )
     except Exception as error:
         raise BackboneError(_explained(error, name, weights)) from error
-    preprocess = inspect.getmodule(builder).preprocess_input
+    preprocess = inspect.getmodule(builder).preprocess_input  # type: ignore[union-attr]
     preprocessing = as_layers(preprocess, model.input_shape[1:])
     if preprocessing is not None:
         model = prepend(model, preprocessing)

@@ -95,7 +95,7 @@ def as_backbone(
     return Backbone(model, None, source, weights and source, parent, head)
 
 
-def check_weights(source: str, weights: str | None) -> None:
+def check_weights(source: str, weights: str | os.PathLike | None) -> None:
     """Refuse other weights where a source holds its own.
 
     Raises:

@@ -49,7 +49,7 @@ CUTS = ("stem_out", *(f"block{n}_out" for n in range(1, len(BLOCKS) + 1)))
 
 
 def load_glyphnet(
-    weights: str | os.PathLike | None = "default", input_shape: Sequence[int] | None = None
+    weights: str | os.PathLike | None = "default", input_shape: Sequence[int | None] | None = None
 ) -> Backbone:
     """Return the network with its preprocessing in front, as every backbone comes.
 

@@ -26,7 +26,7 @@ def is_preset(folder: Path) -> bool:
 
 def load_preset(
     source: str,
-    weights: str | None = "default",
+    weights: str | os.PathLike | None = "default",
     input_shape: Sequence[int | None] | None = None,
     **options: Any,
 ) -> Backbone:
@@ -67,7 +67,7 @@ def load_preset(
     preprocessing = _scaling(keras_hub, preset, model)
     if preprocessing is not None:
         model = prepend(model, preprocessing)
-    return Backbone(model, preprocessing, source, weights)
+    return Backbone(model, preprocessing, source, weights)  # type: ignore[arg-type]
 
 
 def _scaling(keras_hub: Any, preset: str, model: keras.Model) -> keras.Model | None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import keras
 import numpy as np
@@ -97,7 +98,7 @@ def as_layers(
         >>> as_layers(lambda x: x, (32, 32, 3)) is None
         True
     """
-    channels = input_shape[-1]
+    channels: Any = input_shape[-1]
     probes = np.concatenate([np.zeros((1, channels)), np.eye(channels) * 255.0]).astype("float32")
     mapped = np.asarray(preprocess(probes[:, None, None, :].copy()), "float64")[:, 0, 0, :]
     offset, matrix = mapped[0], (mapped[1:] - mapped[0]) / 255.0

@@ -28,7 +28,7 @@ def named_features(
         >>> list(named_features(features))
         ['about/old', 'image']
     """
-    found = {}
+    found: dict[str, Any] = {}
     for key, feature in sorted(features.items()):
         path = (*before, key)
         if isinstance(feature, tfds.features.FeaturesDict):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -101,7 +101,7 @@ def load_split(
     if examples_per_class is not None:
         examples = only(examples, few_per_class(labels, examples_per_class, seed))
     treat = treatment(examples.element_spec[0], image_size, channels, resize)
-    treated = {
+    treated: dict[str, Any] = {
         "image_size": image_size and list(image_size),
         "channels": channels,
         "resize": resize,

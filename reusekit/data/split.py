@@ -125,7 +125,8 @@ class DataSplit:
             return self.examples.reduce(np.zeros(self.classes, np.int64), count).numpy()
         except tf.errors.OpError as error:
             cause = error
-        examples, broken = iter(self.examples), []
+        broken: list[Any] = []
+        examples = iter(self.examples)
         for position in range(self.size):
             try:
                 next(examples)

@@ -1,7 +1,7 @@
 """The treatment of each stored example on its way into a model."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -50,10 +50,11 @@ def treatment(
         raise DataError(f"Expected channels to be 1 (grey) or 3 (colour). Received: {channels}.")
     levels, transparent = _GREY_LEVELS[spec.dtype], spec.shape[-1] == 4
     opaque = spec.shape[-1] - transparent
-    convert = {
+    converters: dict[tuple[int, int | None], Any] = {
         (1, 3): tf.image.grayscale_to_rgb,
         (3, 1): tf.image.rgb_to_grayscale,
-    }.get((opaque, channels), tf.identity)
+    }
+    convert = converters.get((opaque, channels), tf.identity)
     resizing = tf.identity
     if image_size:
         resizing = keras.layers.Resizing(

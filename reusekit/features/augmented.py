@@ -100,7 +100,7 @@ def _sources(
     """Return each random generator with numbers that identify it in every process."""
     digests = tensor_digests(graph, [call.outputs[0] for call in copies])
     met: Counter[str] = Counter()  # two calls may do the same to the same tensor
-    found = []
+    found: list[tuple[tuple[int, ...], Any]] = []
     for call, copy in copies.items():
         digest = digests[call.outputs[0]]
         for number, generator in enumerate(keras_internals.generators(copy)):

@@ -163,7 +163,7 @@ def measure(
     overhead = _step_seconds(*_SMALL)
     per_parameter = max(0.0, _step_seconds(*_LARGE) - overhead) / math.prod(_LARGE)
     return Costs(
-        bottom_seconds=rehearsal and rehearsal.bottom_seconds,
+        bottom_seconds=rehearsal.bottom_seconds if rehearsal else None,
         input_seconds=rehearsal.input_seconds if rehearsal else 0.0,
         read_bytes_per_second=read,
         write_bytes_per_second=write,
@@ -200,7 +200,7 @@ def _disk(folder: Path) -> tuple[float, float, float]:
     for batch in np.split(order, rows // 32):
         held[batch]
     gather = perf_counter() - start
-    return tuple(_PROBE_BYTES / seconds for seconds in (write, read, gather))
+    return _PROBE_BYTES / write, _PROBE_BYTES / read, _PROBE_BYTES / gather
 
 
 @cache

@@ -37,7 +37,7 @@ class Decisions:
         return self.problem.uses(self.stored)
 
     @cached_property
-    def name_of(self) -> dict[int, Name]:
+    def name_of(self) -> dict[int | None, Name]:
         """The cut at each place."""
         return {place: name for name, place in self.names.items()}
 
@@ -114,6 +114,7 @@ class Decisions:
         """Return all of it."""
         features = tuple(self._features(name, place) for name, place in self.names.items())
         groups = tuple(self._groups())
+        planned: tuple[PlannedFeatures | PlannedGroup, ...] = (*features, *groups)
         inputs = self.uses[INPUTS].make if INPUTS in self.stored else 0.0
         if self.from_inputs and self.inputs == "held":
             inputs = self.problem.input_rows * self.problem.costs.input_seconds
@@ -121,7 +122,7 @@ class Decisions:
             features=features,
             groups=groups,
             costs=self.problem.costs,
-            seconds=inputs + sum(one.seconds for one in (*features, *groups)),
+            seconds=inputs + sum(one.seconds for one in planned),
             plain_seconds=self._plain_seconds(),
             bytes=sum(self.problem.bytes(place) for place in self.stored),
             notes=tuple(notes(self)),

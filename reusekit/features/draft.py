@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -41,7 +42,7 @@ class Draft:
         if os.path.lexists(entry):
             layout.remove(self.folder)
             entry.rename(self.folder)
-        self.manifest = _sound_part(self.folder, key)
+        self.manifest: Any = _sound_part(self.folder, key)  # None until the first batch
         if self.manifest is None:
             layout.remove(self.folder)
         else:
@@ -212,7 +213,7 @@ def sound(folder: Path, manifest: Manifest, shard: int) -> bool:
     try:
         for number, array in enumerate(manifest.arrays):
             path = shard_file(folder, number, shard)
-            checksum = manifest.checksums[shard][number]
+            checksum = manifest.checksums[shard][number]  # type: ignore[index]
             read_shard(path, array, len(manifest.rows(shard)), checksum, again=True)
     except DamagedShard:
         return False

@@ -45,7 +45,7 @@ def call_python(
     return (tf.py_function if eagerly else tf.numpy_function)(function, inputs, dtypes)
 
 
-def _call(known: weakref.ref, *values: Any) -> Any:
+def _call(known: Callable[[], Any], *values: Any) -> Any:
     return known()(*values)
 
 
@@ -84,7 +84,7 @@ def feed(
         )
 
     def order(_: int) -> np.ndarray:
-        return np.random.default_rng((seed, next(passes))).permutation(len(labels))
+        return np.random.default_rng((seed, next(passes))).permutation(len(labels))  # type: ignore[arg-type]
 
     def gather(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
         *taken, labels = call_python(
@@ -109,7 +109,7 @@ def feed(
 
 
 def _has_rows(array: Any, labels: Any) -> bool:
-    shapes = [getattr(one, "shape", ()) for one in (array, labels)]
+    shapes: list[Any] = [getattr(one, "shape", ()) for one in (array, labels)]
     return all(len(shape) > 0 for shape in shapes) and shapes[0][0] == shapes[1][0]
 
 

@@ -117,7 +117,7 @@ def feature_keys(
     for one in frontiers:
         same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.stored]}
         if one in pooled:
-            same["mask"] = digests[one.mask]
+            same["mask"] = digests[pooled[one]]
         elif one.pooling and one.masked_by is None and graph.is_masked:
             same["mask"] = None  # what Keras masks counts
         about = {

@@ -104,7 +104,7 @@ class Layout:
         if not mark.is_dir():
             told = mark.read_bytes()
         try:
-            known = json.loads(told) == _FORMAT
+            known = json.loads(told or b"") == _FORMAT
         except (ValueError, TypeError, RecursionError):
             known = False
         if not known:
@@ -158,7 +158,8 @@ def os_errors_explained(root: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:  # readers share a lock that SQLite keeps
         reason = getattr(error, "strerror", None) or error
-        where = f" ({error.filename})" if getattr(error, "filename", None) else ""
+        file = getattr(error, "filename", None)
+        where = f" ({file})" if file else ""
         raise CacheError(
             f"The feature store {root} cannot be used: {reason}{where}. Choose another "
             "folder, or see that this one can be written and its disk is not full."

@@ -153,9 +153,9 @@ class Plan:
         groups = _table(
             "Training", "cut", "pooled", "batch", "trials", "together", "seconds", "why"
         )
-        for one in self.groups:
-            row = (one.at, one.pooling or "-", one.batch_size, one.count, one.together)
-            groups.add_row(*map(str, row), _seconds(one.seconds), one.reason)
+        for group in self.groups:
+            cells = (group.at, group.pooling or "-", group.batch_size, group.count, group.together)
+            groups.add_row(*map(str, cells), _seconds(group.seconds), group.reason)
         console = Console(width=_PRINTED_WIDTH, color_system=None, highlight=False, markup=False)
         with console.capture() as printed:
             console.print(features, groups, sep="\n")

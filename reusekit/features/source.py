@@ -154,7 +154,9 @@ class InputSource(FeatureSource):
     @cached_property
     def _held(self) -> tuple[Any, np.ndarray]:
         """Inputs, in their structure, and labels."""
-        inputs, labels, position = None, None, 0
+        inputs: Any = None
+        labels: Any = None
+        position = 0
         for batch, targets in example_batches(self._data, 0, self.size, self._padding, _ROWS):
             rows = slice(position, position + len(targets))
             position = rows.stop

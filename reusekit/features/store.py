@@ -102,7 +102,7 @@ class FeatureStore:
                 shards = [
                     [
                         read_shard(shard_file(folder, number, n), array, len(manifest.rows(n)), c)
-                        for n, c in enumerate(found[number] for found in manifest.checksums)
+                        for n, c in enumerate(found[number] for found in manifest.checksums)  # type: ignore[index]
                     ]
                     for number, array in enumerate(manifest.arrays)
                 ]
@@ -165,9 +165,10 @@ class FeatureStore:
             if to_make:
                 self._make(to_make, compute)
             found = [entry or self.get(key) for key, entry in zip(keys, found, strict=True)]
-        if None in found:
+        entries = [entry for entry in found if entry is not None]
+        if len(entries) < len(found):
             raise CacheError(f"What was just written to {self.path} does not read back. Try again.")
-        return found
+        return entries
 
     def _make(self, keys: Sequence[FeatureKey], compute: Callable) -> None:
         """Compute what these entries lack, in one pass. The caller holds their locks."""

@@ -165,7 +165,7 @@ def stored_features(
         total = math.ceil((stop - start) / batch_size)
         for number, (inputs, labels) in enumerate(tracked(batches, description, total=total)):
             if view is not None:  # a pass that goes on starts at a whole batch
-                reseed(*entropy, start // batch_size + number)
+                reseed(*entropy, start // batch_size + number)  # type: ignore[misc]
             outputs = bottom.predict_on_batch(inputs)
             made = {tap: _as_stored(values, dtype) for tap, values in outputs.items()}
             labels = np.asarray(labels)
@@ -276,7 +276,7 @@ def _taps(
         whole, reseed = augmented(graph, tensors, None)
     else:
         whole = extract(graph, tensors)
-    outputs = {}
+    outputs: dict[str, Any] = {}
     for pooling, mask in dict.fromkeys(tuple(how) for *how, _ in wanted):
         alike = [names for one, its_mask, names in wanted if (one, its_mask) == (pooling, mask)]
         addresses = dict.fromkeys(name for names in alike for name in names)

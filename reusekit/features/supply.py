@@ -90,7 +90,8 @@ class Supply:
         stored = self._tapped(split, [n for n in how if how[n] in ("stored", "tap")])
         for name in how:
             if how[name] == "derive":
-                stored[name] = self._derived(split, name, stored[self.recipes[name].derived])
+                source = stored[self.recipes[name].derived]  # type: ignore[index]
+                stored[name] = self._derived(split, name, source)
         sources: dict[Name, FeatureSource] = {
             name: StoredSource(how[name], features, self.recipes[name].in_memory)
             for name, features in stored.items()

@@ -155,6 +155,7 @@ class Survey:
             for entry in self.found.get((name, part), ()):
                 return sum(array.row_bytes for array in entry.manifest.arrays)
         one, dtype = self.frontiers[name], self.options["dtype"]
+        assert self.rehearsal is not None  # what is not stored was rehearsed
         total = self.rehearsal.label_bytes
         for tensor in one.stored:
             spec = self.rehearsal.outputs[tensor.address]
@@ -238,7 +239,7 @@ class Survey:
             run = 0
         if run and rehearsal is not None:  # the deepest cut may be stored already
             deepest = max(sum(flops[call] for call in one.calls) for one in candidates)
-            costs = replace(costs, bottom_seconds=costs.bottom_seconds * deepest / run)
+            costs = replace(costs, bottom_seconds=costs.bottom_seconds * deepest / run)  # type: ignore[operator]
         rows = {part: self.rows(part) for part in PARTS}
         return Problem(candidates, rows, flops, costs, disk, memory)
 

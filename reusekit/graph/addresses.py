@@ -188,7 +188,7 @@ def find_layers(model: keras.Model | Graph, kind: Kind) -> tuple[str, ...]:
     """
     kinds = tuple(kind) if isinstance(kind, Sequence) else kind
     is_meant = kinds if not isinstance(kinds, type | tuple) else lambda x: isinstance(x, kinds)
-    steps = dict.fromkeys(step for call in read(model).calls for step in (*call.scopes, call))
+    steps = dict.fromkeys(step for call in read(model).calls for step in call.path)
     return tuple(
         step.address
         for step in steps

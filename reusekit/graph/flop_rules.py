@@ -124,17 +124,24 @@ def _dot(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     return 2 * inputs[0][axis] * size_of(outputs)
 
 
+def _inner(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """Return the FLOPs of a wrapped layer; a wrapper has no rule where its layer has none."""
+    rule = rule_for(layer)
+    assert rule is not None
+    return rule(layer, inputs, outputs)
+
+
 def _bidirectional(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    return 2 * rule_for(layer.forward_layer)(layer.forward_layer, inputs, outputs)
+    return 2 * _inner(layer.forward_layer, inputs, outputs)
 
 
 def _time_distributed(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     steps = inputs[0][0]
-    return steps * rule_for(layer.layer)(layer.layer, [inputs[0][1:]], [outputs[0][1:]])
+    return steps * _inner(layer.layer, [inputs[0][1:]], [outputs[0][1:]])
 
 
 def _wrapped(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    return rule_for(layer.layer)(layer.layer, inputs, outputs)
+    return _inner(layer.layer, inputs, outputs)
 
 
 def _decoder_block(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
@@ -143,7 +150,7 @@ def _decoder_block(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     The block's own code does not run on symbolic tensors, as that of an encoder block does.
     """
     sequence = inputs[0]
-    flops = size_of([sequence])
+    flops: float = size_of([sequence])
     wide = [sequence]
     sources = [sequence, *inputs[1:2]]
     for part in keras_internals.direct_layers(layer):

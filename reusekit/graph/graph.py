@@ -26,7 +26,8 @@ class Tensor:
 
     address: str
     source: keras.KerasTensor = field(repr=False)
-    shape: tuple[int | None, ...] | None = field(default=None, repr=False)
+    # `__post_init__` fills it in.
+    shape: tuple[int | None, ...] = field(default=None, repr=False)  # type: ignore[arg-type]
 
     def __post_init__(self):
         if self.shape is None:
@@ -95,6 +96,11 @@ class Call:
     scopes: tuple[Scope, ...]
     is_input: bool
     given: tuple[keras.Variable, ...] = ()
+
+    @property
+    def path(self) -> "tuple[Scope | Call, ...]":
+        """The nested models it sits in, outermost first, and the call itself."""
+        return (*self.scopes, self)
 
     @property
     def reads(self) -> tuple[Tensor, ...]:

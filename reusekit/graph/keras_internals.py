@@ -89,7 +89,7 @@ def is_optional(tensor: keras.KerasTensor) -> bool:
     return has_history(tensor) and getattr(tensor._keras_history.operation, "optional", False)
 
 
-def functional(model: Any) -> Functional | None:
+def functional(model: Any) -> Any:
     """Return the functional graph of a model (a Sequential keeps one inside), or None."""
     if isinstance(model, Functional):
         return model
@@ -148,7 +148,7 @@ def graph_attributes(model: keras.Model, built: keras.Model) -> dict[str, Any]:
     graph = functional(built)
     if isinstance(model, keras.Sequential):
         return {"_functional": graph}
-    names = ("_inputs_struct", "_outputs_struct", "_inputs", "_outputs")
+    names: tuple[str, ...] = ("_inputs_struct", "_outputs_struct", "_inputs", "_outputs")
     names += ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
     return {name: vars(graph)[name] for name in names}
 

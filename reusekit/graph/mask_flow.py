@@ -26,7 +26,7 @@ from reusekit.graph.masks import (
     strips_masks,
 )
 
-Bound = dict[int, Tensor | None]
+Bound = dict[int, Any]  # to a Tensor, or to None for an optional input that is left out
 Add = Callable[[str, Any, tuple, dict, Sequence[keras.KerasTensor]], Sequence[Tensor]]
 
 
@@ -87,7 +87,7 @@ class MaskFlow:
         sources = implicit_mask_sources(
             record.operation, record.args, record.kwargs, _is_keras_tensor
         )
-        tensors = [bound.get(id(source)) for source in sources]
+        tensors: list[Any] = [bound.get(id(source)) for source in sources]
         pairs = [(tensor, self.carried(tensor, add)) for tensor in tensors]
         return tuple((tensor, mask) for tensor, mask in pairs if mask is not None)
 
@@ -96,11 +96,12 @@ class MaskFlow:
         layer = record.operation
         if not isinstance(layer, keras.Layer):
             return
+        kind: type = type(layer)
         built = [internals.mask_of(tensor.source) for tensor in outputs]
         is_built_masked = built.count(None) < len(built)
         unrecorded = not is_built_masked and starts_masks(layer)
         masked = self._carrying or is_built_masked or unrecorded
-        if not masked and not may_set_masks(type(layer)):
+        if not masked and not may_set_masks(kind):
             # The usual case, in a model without masks.
             return
         masks: Sequence[_Symbol | Tensor | None] = ()
@@ -109,7 +110,7 @@ class MaskFlow:
                 masks = _symbols(bound, built, outputs)
             else:
                 masks = self._made_now(record, bound, outputs, add)
-        if not any(masks) and may_set_masks(type(layer)):
+        if not any(masks) and may_set_masks(kind):
             masks = _set_when_run(record, bound, outputs, add)
         for tensor, mask in zip(outputs, masks, strict=False):
             if mask is not None:
@@ -151,7 +152,7 @@ class MaskFlow:
 
     def _made_now(
         self, record: Record, bound: Bound, outputs: Sequence[Tensor], add: Add
-    ) -> list[_Symbol | Tensor | None]:
+    ) -> Sequence[_Symbol | Tensor | None]:
         """Return the masks of a layer's outputs, made of the masks that its inputs carry now."""
         stands_for: Bound = {}
 
@@ -240,7 +241,7 @@ def _computed(mask: _Symbol, add: Add) -> Tensor:
 
 def _set_when_run(
     record: Record, bound: Bound, outputs: Sequence[Tensor], add: Add
-) -> list[_Symbol | Tensor | None]:
+) -> Sequence[_Symbol | Tensor | None]:
     """Return the masks that a layer sets in its `call`, which is not run at building."""
     layer, args, kwargs = record.operation, record.args, record.kwargs
     if masks_token_zero(layer, args, kwargs):

@@ -41,13 +41,14 @@ def implicit_mask_sources(
     if isinstance(operation, _MERGES):
         yield from _tensors(args[:1], is_tensor)
         return
-    names = _mask_arguments(type(operation))
-    if not names and _is_stock(type(operation)):
+    kind: type = type(operation)
+    names = _mask_arguments(kind)
+    if not names and _is_stock(kind):
         return
     given = dict(zip(keras_internals.call_arguments(operation), args, strict=False)) | kwargs
     held = {name: list(_tensors(value, is_tensor)) for name, value in given.items()}
     held = {name: tensors for name, tensors in held.items() if tensors}
-    if not _is_stock(type(operation)) and names.isdisjoint(held):
+    if not _is_stock(kind) and names.isdisjoint(held):
         wanted = list(held)
     elif len(held) == 1:
         # Keras fills `mask` only where a single argument holds all the tensors.
@@ -59,7 +60,8 @@ def implicit_mask_sources(
 
 def mask_arguments(operation: Any) -> frozenset[str]:
     """Return the names of the masks that an operation takes as arguments of its call."""
-    return _mask_arguments(type(operation)) if isinstance(operation, keras.Layer) else frozenset()
+    kind: type = type(operation)
+    return _mask_arguments(kind) if isinstance(operation, keras.Layer) else frozenset()
 
 
 def with_found_mask(operation: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def _is_symbol(leaf: Any) -> bool:
 
 
 @cache
-def _mask_arguments(kind: type) -> frozenset[str]:
+def _mask_arguments(kind: Any) -> frozenset[str]:
     """Return the names of the masks that a class of layers takes as arguments of its call."""
     names = inspect.signature(kind.call).parameters
     return frozenset(name for name in names if name.endswith("mask"))
@@ -141,7 +143,7 @@ def passes_mask(layer: Any, tensor: keras.KerasTensor, mask_shape: tuple) -> boo
         return False
     mask = keras.KerasTensor(mask_shape, "bool")
     made = made_masks(layer, keras.KerasTensor(tensor.shape, tensor.dtype), mask)
-    return bool(made) and made[0] is mask
+    return bool(made and made[0] is mask)
 
 
 @cache
@@ -197,7 +199,8 @@ def hidden_mask_ranks(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -
     Only layers that may do so are traced: those that are not Keras's own, and hold a layer that
     makes masks or name the attribute in their code.
     """
-    if _is_stock(type(layer)) or not _sets(layer):
+    kind: type = type(layer)
+    if _is_stock(kind) or not _sets(layer):
         return []
     try:
         return keras_internals.traced_mask_ranks(layer, args, kwargs)

@@ -11,7 +11,7 @@ from reusekit.graph import keras_internals as internals
 from reusekit.graph.errors import NoGraphError
 from reusekit.graph.graph import Call, Graph, Scope, Tensor
 from reusekit.graph.keras_internals import Record
-from reusekit.graph.mask_flow import Add, MaskFlow
+from reusekit.graph.mask_flow import Add, Bound, MaskFlow
 from reusekit.graph.masks import HiddenMask
 from reusekit.graph.name_table import NameTable
 from reusekit.graph.nesting import HandedOn, as_called, fed_to, may_inline
@@ -90,8 +90,8 @@ class _Frame:
     prefix: str = ""
     scopes: tuple[Scope, ...] = ()
     training: Any = None
-    bound: dict[int, Tensor | None] = field(default_factory=dict)
-    record: Record | None = None
+    bound: Bound = field(default_factory=dict)
+    record: Any = None  # of the nested model's call
 
 
 class _Reader:
@@ -177,7 +177,7 @@ class _Reader:
             for name, value in kwargs.items()
         }
 
-    def _filled(self, structure: Any, bound: dict[int, Tensor | None]) -> Any:
+    def _filled(self, structure: Any, bound: Bound) -> Any:
         def fill(leaf: Any) -> Any:
             if isinstance(leaf, keras.KerasTensor):
                 return bound.get(id(leaf))
@@ -191,7 +191,7 @@ class _Reader:
         # However they were passed: a nested model's call has one signature.
         args, kwargs = as_called(given, kwargs)
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
-        fed = [None if x is None else frame.bound[id(x)] for x in fed_to(record)]
+        fed = [None if x is None else frame.bound[id(x)] for x in fed_to(record)]  # type: ignore[union-attr]
         masks = keras.tree.flatten(kwargs.get("mask"))
         if not any(isinstance(mask, Tensor) for mask in masks):
             # What Keras did not record, it finds on the tensors when the model runs.
@@ -323,10 +323,10 @@ class _Reader:
 
 
 def _tensors(
-    address: str, sources: Sequence[keras.KerasTensor], shapes: Sequence[tuple | None] | None = None
+    address: str, sources: Sequence[keras.KerasTensor], shapes: Any = None
 ) -> tuple[Tensor, ...]:
     """Return a call's outputs under its address, numbered where there are several."""
-    shapes = shapes or [None] * len(sources)
+    shapes = shapes or [source.shape for source in sources]
     if len(sources) == 1:
         return (Tensor(address, sources[0], shapes[0]),)
     pairs = zip(sources, shapes, strict=True)

@@ -174,14 +174,18 @@ class CutSearch:
         self._objective = _objective(objective, self._all_cuts, train.classes)
         self._rank, self._best_cuts = rank, best_cuts
         self._training = {"epochs": epochs, "patience": patience, "seed": seed}
-        self._stored = {
+        self._stored: dict[str, Any] = {
             "dtype": dtype,
             "padding": padding,
             "preprocessing": preprocessing,
             "compute_dtype": compute_dtype,
         }
-        self._budgets = {"disk": disk, "memory": memory, "augmented_views": augmented_views}
-        self._tuning = {"fresh": fresh, "keep": keep, "ask": ask}
+        self._budgets: dict[str, Any] = {
+            "disk": disk,
+            "memory": memory,
+            "augmented_views": augmented_views,
+        }
+        self._tuning: dict[str, Any] = {"fresh": fresh, "keep": keep, "ask": ask}
         self.report, self.progress = report, progress
         if best_cuts is not None and rank is None:
             raise ConfigError("best_cuts needs a ranking: give rank='logme' or rank='ridge'.")
@@ -264,13 +268,16 @@ class CutSearch:
     @cached_property
     def data(self) -> TrialData:
         """The features of training and validation examples, where trials begin."""
+        train: Mapping[Place, FeatureSource]
+        validation: Mapping[Place, FeatureSource]
         if self.plain:
-            at = (self.graph.inputs[0].address, None)
+            at: Place = (self.graph.inputs[0].address, None)
             train, validation = (
                 {at: InputSource(split, self._stored["padding"], split.size)}
                 for split in (self.train, self.validation)
             )
         else:
+            assert self.plan is not None  # it is for the plain way alone
             in_memory = {(f.at, f.pooling) for f in self.plan.features if f.in_memory}
             train, validation = (
                 {place: _held(place, source, in_memory) for place, source in found.items()}
@@ -280,8 +287,8 @@ class CutSearch:
                 )
             )
         if self._all_cuts.heads is None:
-            for name, found in (("train", train), ("validation", validation)):
-                _check_classes(next(iter(found.values())).labels, name, self.train.classes)
+            for name, held in (("train", train), ("validation", validation)):
+                _check_classes(next(iter(held.values())).labels, name, self.train.classes)
         return replace(
             self._bare,
             train=train,

@@ -37,12 +37,12 @@ def feature_cuts(
         ['features']
     """
     graph = read(model)
-    clean, end = clean_cuts(graph), _classifier_end(graph, graph.names.get(head))
+    clean, end = clean_cuts(graph), _classifier_end(graph, graph.names.get(head))  # type: ignore[arg-type]
     kept = {
         at: point
         for at, point in clean.items()
         if graph.names[at] not in end
-        and not (classes and len(point.shape) == 2 and point.shape[-1] <= classes)
+        and not (classes and len(point.shape) == 2 and point.shape[-1] <= classes)  # type: ignore[operator]
     }
     return kept or clean
 

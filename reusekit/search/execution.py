@@ -199,7 +199,7 @@ def _batches(
 ) -> tf.data.Dataset:
     """Return batches of (features by name, labels) of several places, on the same examples."""
     if all(isinstance(source, ArrayFeatures) for source in sources.values()):
-        in_memory = {_name(place): source.values for place, source in sources.items()}
+        in_memory = {_name(place): source.values for place, source in sources.items()}  # type: ignore[attr-defined]
         return feed(in_memory, next(iter(sources.values())).labels, batch_size, seed)
     batches = {_name(place): source.batches(batch_size, seed) for place, source in sources.items()}
     first = next(iter(batches))

@@ -26,7 +26,7 @@ class QuickGaussianProcess(GaussianProcessRegressor):
         self._mean, self._std = 0.0, 1.0
         if self.normalize_y:
             self._mean, self._std = y.mean(), y.std()
-            if self._std <= 10 * np.finfo(self._std.dtype).eps:  # as scikit-learn has it
+            if self._std <= 10 * np.finfo(np.result_type(self._std)).eps:  # as scikit-learn has it
                 self._std = 1.0
         return self
 

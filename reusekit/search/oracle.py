@@ -53,7 +53,7 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         self._use_quick_gaussian_process()
 
     def _use_quick_gaussian_process(self) -> None:
-        self.gpr = QuickGaussianProcess(**self.gpr.get_params(deep=False))
+        self.gpr: Any = QuickGaussianProcess(**self.gpr.get_params(deep=False))
 
     def at_a_time(self) -> int:
         """Return the number of trials to ask for now: the rest of the first pass, then a few."""

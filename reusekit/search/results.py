@@ -111,7 +111,7 @@ class CutResult:
     @property
     def seconds(self) -> float:
         """The seconds of all its trials together."""
-        return sum(trial.fit.seconds for trial in self.trials)
+        return sum(trial.fit.seconds for trial in self.trials)  # type: ignore[union-attr, misc]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class SizeCounter:
 
     def bottom(self, cut: str) -> Sizes:
         """Return the sizes of everything that the tensor at a cut depends on."""
-        if self._data.model is None:
+        if self._flops is None:
             return Sizes()
         if cut not in self._bottoms:
             graph = self._data.graph

@@ -118,5 +118,5 @@ class SearchSpace:
             standardize: Features whose mean and variance a classifier removes.
         """
         if self.heads is not None:
-            return self.heads[spec.head]
+            return self.heads[spec.head]  # type: ignore[index]
         return classifier(classes, units=spec.units, dropout=spec.dropout, standardize=standardize)

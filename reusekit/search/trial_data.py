@@ -55,7 +55,7 @@ class ArrayFeatures(FeatureSource):
 
 def collected(source: FeatureSource) -> np.ndarray:
     """Pooled features of all examples, in the data set's order; computed where none are held."""
-    features = source.arrays()
+    features: Any = source.arrays()
     if features is None:
         features = np.concatenate([np.asarray(batch) for batch, _ in source.batches(256)])
     return features
@@ -126,7 +126,7 @@ class TrialData:
             {(cut, "avg"): _held(cut, features, given) for cut, features in named.items()}
             for named, given in ((train, labels), (validation, validation_labels))
         )
-        return cls(*held, classes)
+        return cls(*held, classes)  # type: ignore[call-arg, arg-type]
 
     def described(self) -> Mapping[str, Any]:
         """Return the identity of these features, or a digest of those in memory."""
@@ -197,7 +197,8 @@ class TrialData:
         mask = frontier(self.graph, spec.cut, None, self.mask, carries_mask=True).mask
         if self.plain or mask is None:
             return self.mask
-        return self.trunk(spec).inputs[self._crossing(self.begin(spec)[0]).index(mask)].name
+        place = self._crossing(self.begin(spec)[0]).index(mask)
+        return self.trunk(spec).inputs[place].name  # type: ignore[union-attr]
 
     @checked(ConfigError)
     def frozen(self, spec: TrialSpec) -> keras.Model:

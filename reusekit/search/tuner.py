@@ -233,7 +233,7 @@ class CutTuner(base_tuner.BaseTuner):
             "completed",
             outcome.fit,
             self._sizes.whole(task.spec, outcome.model),
-            sum(int(keras.ops.size(v)) for v in outcome.model.trainable_variables),
+            sum(int(keras.ops.size(v)) for v in outcome.model.trainable_variables),  # type: ignore[union-attr, misc]
         )
 
     def _end(self, trial_id: str, record: TrialRecord) -> None:
@@ -246,7 +246,7 @@ class CutTuner(base_tuner.BaseTuner):
                     "Expected the objective to be a metric that trials report. Received: "
                     f"{objective!r}. {nearest(objective, record.metrics)}"
                 )
-            self.oracle.update_trial(trial_id, record.metrics, step=record.fit.best_epoch)
+            self.oracle.update_trial(trial_id, record.metrics, step=record.fit.best_epoch)  # type: ignore[union-attr]
             trial.status = _DONE
         else:
             trial.status, trial.message = _FAILED, record.error
@@ -339,7 +339,7 @@ class CutTuner(base_tuner.BaseTuner):
     def _sound_weights(self, number: int) -> Path:
         """Return the file of what a finished trial trained, compared with the trial's record."""
         record = next((one for one in self.records if one.number == number), None)
-        return self._checkpoints.sound(number, record and record.weights)
+        return self._checkpoints.sound(number, record.weights if record else None)
 
 
 def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[str, Any]:

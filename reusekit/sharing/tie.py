@@ -82,7 +82,7 @@ def tie(
     }
     tied = substitute(twin, {replaced: replacement, **exchanged})
     if not plan.merged and replaced.bias is not None:
-        replacement.bias.assign(replaced.bias)
+        replacement.bias.assign(replaced.bias)  # type: ignore[union-attr]
     kept, other = (first, second) if keep == "a" else (second, first)
     value = keras.ops.copy(kept.variable.value)
     turned = keras.ops.reshape(value, kept.shape)

@@ -69,7 +69,7 @@ def find_weight(graph: Graph, at: Any) -> Weight:
 
 
 def _weights(graph: Graph) -> dict[str, Weight]:
-    found = {}
+    found: dict[str, Weight] = {}
     for call in graph.calls:
         layer = without_call_number(call.address)
         for variable in call.variables:

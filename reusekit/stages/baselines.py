@@ -99,6 +99,7 @@ def from_scratch(
                 log_history(fit.history)
             if best is None or fit.metrics["val_accuracy"] > best[0].metrics["val_accuracy"]:
                 best = fit, model, rate
+    assert best is not None  # at least one rate is tried
     fit, model, rate = best
     return Baseline(
         name="same network from scratch",

@@ -1,6 +1,7 @@
 """The confusions of a model: a table of the classes, and a picture."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,7 +79,10 @@ def draw_confusion(
     # Names are no formulas, whatever is in them.
     axes.set_title(title, parse_math=False)
     if count <= _MOST_NAMED:
-        text = {"fontsize": 8 if count <= _MOST_NUMBERED else 5, "parse_math": False}
+        text: dict[str, Any] = {
+            "fontsize": 8 if count <= _MOST_NUMBERED else 5,
+            "parse_math": False,
+        }
         axes.set_xticks(range(count), class_names, rotation=90, **text)
         axes.set_yticks(range(count), class_names, **text)
     if count <= _MOST_NUMBERED:

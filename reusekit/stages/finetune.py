@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -97,9 +98,10 @@ def best_trial(searched: Searched) -> Begun:
         searched.search.best_model(folded=False),
         searched.search.plan,
     )
+    assert best.fit is not None  # the best trial was trained to the end
     # Not compiled: a part of it is trained on, and its optimizer would be stored for nothing.
     whole = keras.Model(found.input, found.output, name=found.name)
-    return Begun(whole, best.cut, Phase("search", best.fit), plan and plan.costs)
+    return Begun(whole, best.cut, Phase("search", best.fit), plan.costs if plan else None)
 
 
 def train_head(
@@ -153,7 +155,7 @@ def train_head(
 
 def _in_memory(source: FeatureSource) -> np.ndarray:
     """Pooled features of all examples, computed where they are not stored."""
-    stored = source.arrays()
+    stored: Any = source.arrays()
     if stored is not None:
         return stored
     return np.concatenate([np.asarray(batch) for batch, _ in source.batches(INFERENCE_BATCH)])

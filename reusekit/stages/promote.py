@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import mlflow
@@ -206,7 +207,8 @@ def carry_out(
         tracking.log_data(verdict.candidate.split, "test")
         tracking.log_metrics(_metrics(verdict))
         tracking.log_artifact(_write_predictions(verdict, folder))
-        why = f"{verdict.why}; run {mlflow.active_run().info.run_id}"
+        active: Any = mlflow.active_run()
+        why = f"{verdict.why}; run {active.info.run_id}"
         if verdict.wins:
             tracking.promote(registry.model, registry.promoted, number, champion, why)
         else:

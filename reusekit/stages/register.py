@@ -102,10 +102,10 @@ def register(
         card,
         standalone,
     )
-    models = folder / "models"  # where they stay if nothing else can be done with them
-    prepare(models, parts, backbone, ledgers, registration)
-    version = send_models(models)
-    shutil.rmtree(models)
+    unsent = folder / "models"  # where they stay if nothing else can be done with them
+    prepare(unsent, parts, backbone, ledgers, registration)
+    version = send_models(unsent)
+    shutil.rmtree(unsent)
     run = mlflow.active_run()
     if version is not None and run is not None and version.run_id != run.info.run_id:
         console.print(

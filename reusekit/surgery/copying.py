@@ -117,8 +117,8 @@ class Copier:
         return new
 
     def _container(self, value: Any) -> Any:
-        kind = type(value)
-        if not issubclass(kind, list | dict | set | tuple):
+        kind: Any = type(value)
+        if not issubclass(type(value), list | dict | set | tuple):
             return self.copy(value.__wrapped__)  # TensorFlow's proxies of a container
         if isinstance(value, tuple):
             parts = [self.copy(part) for part in value]

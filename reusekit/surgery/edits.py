@@ -148,7 +148,7 @@ def _steps_by_address(graph: Graph) -> dict[str, list[Step]]:
     """Map each address, with or without a number, to the calls it means."""
     found: dict[str, dict[Step, None]] = {}
     for call in graph.calls:
-        for step in (*call.scopes, call):
+        for step in call.path:
             for name in {step.address, without_call_number(step.address)}:
                 found.setdefault(name, {})[step] = None
     return {name: list(steps) for name, steps in found.items()}

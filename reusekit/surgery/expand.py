@@ -205,7 +205,7 @@ def _kept(model: keras.Model, opened: set[keras.Model]) -> dict[int, Any]:
         id(step.operation): step.operation
         for whole in (model, *opened)
         for call in read(whole).calls
-        for step in (*call.scopes, call)
+        for step in call.path
         if step.operation not in opened
     }
 

@@ -27,7 +27,7 @@ from reusekit.surgery.pooling import masked_pool
 from reusekit.surgery.rebuild import Rebuild, plan
 
 _POOLINGS = ("avg", "max", "token")
-_POOLS = {
+_POOLS: dict[Any, Any] = {
     ("avg", 3): keras.layers.GlobalAveragePooling1D,
     ("avg", 4): keras.layers.GlobalAveragePooling2D,
     ("avg", 5): keras.layers.GlobalAveragePooling3D,
@@ -97,7 +97,7 @@ def taps(
     graph: Graph,
     wanted: Any,
     pooling: str | None,
-    instead: Mapping[Call, keras.Layer],
+    instead: Mapping[Any, keras.Layer],
     mask: Any = AUTO,
     fed: Sequence[Tensor] | None = None,
     prune_inputs: bool = False,
@@ -138,10 +138,10 @@ def taps(
             tensor,
             engine,
             pooling,
-            None if masks[tensor] is None else engine.values[masks[tensor]],
+            None if carried is None else engine.values[carried],
             unmasked and tensor in graph.known_masks,
         )
-        for tensor in tensors
+        for tensor, carried in masks.items()
     }
     if prune_inputs:
         structure = _pruned(structure, {tensor for call in calls for tensor in call.outputs})
@@ -209,7 +209,7 @@ def _pooled(
     value = engine.values[tensor]
     prefix = f"{tensor.address}_{pooling}"
     token = pooling == "token" and len(tensor.shape) == 3
-    layer = _POOLS.get((pooling, len(tensor.shape)))
+    layer: Any = _POOLS.get((pooling, len(tensor.shape)))
     if layer is None and not token:
         return value
     if mask is not None:
@@ -218,7 +218,7 @@ def _pooled(
         def name(what: str) -> str:
             return names.unique(f"{prefix}_{what}" if what else prefix)
 
-        return masked_pool(value, mask, pooling, name)
+        return masked_pool(value, mask, pooling, name)  # type: ignore[arg-type]
     if token:
         return keras_internals.take(value, 0, axis=1, name=engine.names.unique(prefix))
     if mask_taken_off:

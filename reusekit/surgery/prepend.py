@@ -106,7 +106,7 @@ def _in_order_of_inputs(graph: Graph, front: Graph) -> list[Tensor]:
     paths = [path for path, _ in keras.tree.flatten_with_path(graph.input_structure)]
     for known in (wanted, [path[-1] if path else None for path in paths]):
         if named.keys() == set(known) and len(named) == len(known):
-            return [named[name] for name in known]
+            return [named[name] for name in known]  # type: ignore[index]
     astray = [n for n, w in zip(names, wanted, strict=True) if n != w and n in wanted]
     unordered = len(wanted) > 1 and isinstance(graph.input_structure, dict)
     if astray or unordered:

@@ -99,7 +99,7 @@ class _Draw:
             return generator.random(shape) < 0.5
         limit = self._below.get(tensor, math.inf)
         if "int" in tensor.dtype or limit < math.inf:
-            values = generator.integers(0, 2 if limit == math.inf else limit, shape)
+            values = generator.integers(0, 2 if limit == math.inf else int(limit), shape)
             return values.astype(_numpy_dtype(tensor.dtype))
         return generator.standard_normal(shape).astype(_numpy_dtype(tensor.dtype))
 

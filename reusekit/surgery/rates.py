@@ -54,8 +54,9 @@ def rates(layer: keras.Layer) -> dict[str, float]:
         >>> rates(keras.layers.GaussianNoise(0.5)), rates(keras.layers.RandomFlip())
         ({'stddev': 0.5}, {})
     """
-    names = keras_internals.rate_attributes(layer) or _hub_rates(type(layer))
-    found = {name: getattr(layer, name, None) for name in names}
+    kind: type = type(layer)
+    names = keras_internals.rate_attributes(layer) or _hub_rates(kind)
+    found: dict[str, Any] = {name: getattr(layer, name, None) for name in names}
     return {
         name: value for name, value in found.items() if type(value) in (int, float) and value >= 0
     }

@@ -65,7 +65,7 @@ def plan(
     if not inline and any(call.scopes for call in calls):
         nested = {scope: scope for scope in _whole_scopes(graph, calls, fed, set(wanted))}
         nested |= _beginnings(graph, calls, fed, set(wanted), nested)
-    steps = _grouped(calls, nested) if nested else calls
+    steps: list[Step] = _grouped(calls, nested) if nested else [*calls]
     hidden = [step for step in steps if isinstance(step.operation, HiddenMask)]
     _check_connected(graph, steps, fed, wanted)
     _check_not_hidden(graph, hidden, wanted)
@@ -346,6 +346,7 @@ class Rebuild:
         leaf = leaf if self._variables is None else self._variables.of(leaf)
         if not isinstance(leaf, keras.Variable):
             return leaf
+        assert self._copies is not None  # else nothing is copied
         if id(leaf) not in self._copies:
             # One that belongs to no layer of the model.
             self._copies[id(leaf)] = keras_internals.copy_variable(leaf)

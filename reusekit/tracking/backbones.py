@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlflow
-from mlflow.entities import Run
 
 from reusekit.backbones import Backbone
 from reusekit.backbones.files import as_backbone
@@ -97,8 +96,11 @@ def _logged_by(run_id: str, name: str) -> str:
     """Return the model of a name that a run has logged last."""
     client = mlflow.MlflowClient()
     with asking(f"look up the run {run_id}"):
-        run: Run = client.get_run(run_id)
-        made = [client.get_logged_model(one.model_id) for one in run.outputs.model_outputs]
+        outputs = client.get_run(run_id).outputs
+        made = [
+            client.get_logged_model(one.model_id)
+            for one in (outputs.model_outputs if outputs else ())
+        ]
     named = [model for model in made if model.name == name]
     if not named:
         choices = nearest(name, dict.fromkeys(model.name for model in made))

@@ -20,8 +20,9 @@ def sqlite_file(uri: str) -> Path | None:
         url = make_url(uri)
     except (ArgumentError, ValueError):
         return None
-    in_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
-    return Path(url.database) if in_file else None
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
 
 
 def make_database(uri: str) -> None:

@@ -47,7 +47,7 @@ def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
                 raise
             return []
     found = []
-    for read in inputs.dataset_inputs:
+    for read in inputs.dataset_inputs if inputs else ():
         if read.dataset.source_type == "tfds":
             contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
             try:

@@ -162,7 +162,7 @@ class _Sending:
     def _bottom(self, tags: Mapping[str, str]) -> _Stored:
         """Return the bottom that is stored already, or else this one."""
         wanted = self.plan["models"]["bottom"]["tags"]
-        stored = find_bottom(self.client, wanted)
+        stored: Any = find_bottom(self.client, wanted)
         if stored is None or stored.version.tags.get(names.KEY) == self._key("bottom"):
             made = self._part("bottom", tags)
             stored = find_bottom(self.client, wanted)
@@ -208,7 +208,7 @@ class _Sending:
             for folder in (self.folder / role, added):
                 self.client.log_model_artifacts(model.model_id, str(folder))
             model = self.client.finalize_logged_model(model.model_id, "READY")
-        outputs = self.client.get_run(self.run.info.run_id).outputs
+        outputs: Any = self.client.get_run(self.run.info.run_id).outputs
         if model.model_id not in {output.model_id for output in outputs.model_outputs}:
             self.client.log_outputs(
                 self.run.info.run_id, [LoggedModelOutput(model.model_id, step=0)]
@@ -282,7 +282,7 @@ class _Sending:
 
     def _link_input(self, model_id: str) -> None:
         """Say that the run stands on a model that is there already."""
-        inputs = self.client.get_run(self.run.info.run_id).inputs
+        inputs: Any = self.client.get_run(self.run.info.run_id).inputs
         if model_id not in {found.model_id for found in inputs.model_inputs}:
             self.client.log_inputs(self.run.info.run_id, models=[LoggedModelInput(model_id)])
 

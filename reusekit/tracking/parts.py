@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reusekit.backbones import Backbone
 from reusekit.backbones.digest import model_digest
@@ -81,7 +82,7 @@ def prepare(
         "top": f"{registration.name}-top",
         "whole": registration.name,
     }
-    said = {}
+    said: dict[str, Any] = {}
     for role, model in models.items():
         by_reference = role == "whole" and not registration.standalone
         save_model(model, folder / role, _Elsewhere() if by_reference else None)

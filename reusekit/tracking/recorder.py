@@ -134,6 +134,7 @@ class Recorder:
 
     def _send_what_waits(self) -> bool:
         """Return whether all has been sent; does not try too often."""
+        assert self._outbox is not None  # else nothing waits
         began = monotonic()
         if began < self._next_attempt:
             return False

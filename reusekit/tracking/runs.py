@@ -92,7 +92,7 @@ def pipeline_run(
     with ExitStack() as cleanup:
         if outbox is not None:
             file = cleanup.enter_context(mark(outbox.parent, key, address))
-            cleanup.callback(lambda: recorder.open or file.unlink(missing_ok=True))
+            cleanup.callback(lambda: None if recorder.open else file.unlink(missing_ok=True))
         cleanup.callback(recorder.close)
         cleanup.callback(lambda: _deactivate(address.uri, step.status, outer, before))
         cleanup.enter_context(disable_autologging())
@@ -246,7 +246,7 @@ def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         >>> dotted({"data": {"name": "mnist"}, "seed": 1})
         {'data.name': 'mnist', 'seed': 1}
     """
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
             flat |= dotted(value, f"{prefix}{key}.")

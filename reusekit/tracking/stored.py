@@ -94,7 +94,7 @@ class Stored:
             original = original_of(version, client)
         model_id = logged_model_id(original)
         if model_id is None:
-            found = cls(named, original.source, *_on_record(original))
+            found = cls(named, original.source, *_on_record(original))  # type: ignore[arg-type]
         else:
             found = cls.of_logged(model_id, client, named)
         files, references = _on_record(version)
@@ -265,7 +265,7 @@ def _joined(reference: Reference, client: MlflowClient) -> keras.Model:
 
 
 def _on_record(of: LoggedModel | ModelVersion) -> tuple[frozenset[str], frozenset[str]]:
-    return tuple(
+    return tuple(  # type: ignore[return-value]  # of two, one for each tag
         frozenset({of.tags[name]} if of.tags and name in of.tags else ())
         for name in (names.FILE, names.REFERENCE)
     )

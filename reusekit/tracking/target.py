@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
@@ -47,8 +48,8 @@ class Target:
         """
         if self.address.run_id is not None:
             return self.client.get_run(self.address.run_id).info.experiment_id
-        name = self.address.experiment
-        found = self.client.get_experiment_by_name(name)
+        name: Any = self.address.experiment
+        found: Any = self.client.get_experiment_by_name(name)
         if found is None:
             try:
                 return self.client.create_experiment(name)

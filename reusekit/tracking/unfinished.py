@@ -121,7 +121,7 @@ def _end(client: MlflowClient, key: str, address: Address) -> bool:
     if address.run_id is not None:
         experiment_id = client.get_run(address.run_id).info.experiment_id
     else:
-        experiment = client.get_experiment_by_name(address.experiment)
+        experiment = client.get_experiment_by_name(address.experiment)  # type: ignore[arg-type]
         if experiment is None:
             return False
         experiment_id = experiment.experiment_id

@@ -126,7 +126,7 @@ def _pieces(graph: Graph, points: Iterable[CutPoint]) -> list[Block]:
     """Return the stretches between clean cuts; weightless ones join the one before."""
     trainable = {id(variable) for variable in graph.model.trainable_variables}
     states = (_state([call], trainable) for call in graph.calls)
-    state = next((known for known in states if known is not None), "frozen")
+    state: State = next((known for known in states if known is not None), "frozen")
     pieces, call, parameters, flops = [], 0, 0, 0
     for point in points:
         place = graph.maker[graph.names[point.at]].index + 1

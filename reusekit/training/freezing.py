@@ -117,8 +117,8 @@ class Freezing:
             0.5
         """
         calls = {call.address: call for call in read(model).calls}
-        fits = self._before is not None and self._before.fit(model)
-        if not fits or any(one.address not in calls for one in self.rates):
+        known = all(one.address in calls for one in self.rates)
+        if self._before is None or not self._before.fit(model) or not known:
             raise TrainingError(
                 "Expected the model that was frozen, or a copy of it. Received: "
                 f"{model.name!r}, which has other layers."
@@ -315,8 +315,8 @@ class Plan:
     def __init__(self, graph: Graph, up_to: Any, batch_norm: str, layers: Any = None):
         self._graph = graph
         self._batch_norm = batch_norm
-        before = [] if up_to is None else ancestors(graph, resolve(graph, up_to))
-        before = {*before, *_calls_of(graph, layers)}
+        ancestry = [] if up_to is None else ancestors(graph, resolve(graph, up_to))
+        before = {*ancestry, *_calls_of(graph, layers)}
         self.frozen = {id(layer): layer for layer in _layers(c for c in graph.calls if c in before)}
         self._frozen_calls = [call for call in graph.calls if call in before]
         after = (call for call in graph.calls if call not in before)

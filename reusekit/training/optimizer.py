@@ -35,7 +35,7 @@ class Rates(Sequence):
 
     variables: tuple[VariableRate, ...]
 
-    def __getitem__(self, index: int) -> VariableRate:
+    def __getitem__(self, index: int) -> VariableRate:  # type: ignore[override]
         return self.variables[index]
 
     def __len__(self) -> int:
@@ -120,7 +120,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         """Change the variables, as the optimizer inside does, each at its own rate."""
         if not self.built:
             with keras.name_scope(self.name, caller=self):
-                self.build(list(trainable_variables))
+                # Keras passes them as long as the optimizer is not built.
+                self.build(list(trainable_variables))  # type: ignore[arg-type]
         self.inner_optimizer.apply(grads, trainable_variables)
 
     # --- what it shares with the optimizer inside ------------------------------------------------

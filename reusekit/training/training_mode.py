@@ -62,7 +62,7 @@ def _draws(layer: keras.Layer) -> bool:
 def _tried(call: Call) -> Kind | None:
     generators = keras_internals.all_generators(call.operation)
     inputs = _inputs(call)
-    first = None
+    first: Any = None
     for _ in range(_RUNS):
         with keras.StatelessScope() as scope:
             outputs = _run(call, inputs, training=True)

@@ -159,8 +159,9 @@ def with_masks(bottom: keras.Model, mask: Any) -> tuple[keras.Model, Any]:
 
     def like(tensor: Any) -> keras.KerasTensor:
         made = keras.KerasTensor(tensor.shape, tensor.dtype)
-        if chosen[tensor][0] is not None:
-            keras_internals.attach_mask(made, likes[chosen[tensor][0]])
+        found, _ = chosen[tensor]
+        if found is not None:
+            keras_internals.attach_mask(made, likes[found])
         return made
 
     features = keras.tree.map_structure(like, graph.output_structure)

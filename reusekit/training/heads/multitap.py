@@ -133,7 +133,7 @@ class Multitap(Head):
                 "Expected arrays of features, (examples, ...) each, and labels of the same "
                 f"examples. Received: features of {' and '.join(map(str, sizes)) or 'no'} examples."
             )
-        self._check_labels(given, *sizes)
+        self._check_labels(given, *sizes)  # type: ignore[arg-type]
         shapes = keras.tree.map_structure(lambda x: (None, *np.shape(x)[1:]), features)
         inputs = self._inputs(keras.tree.map_shape_structure(keras.KerasTensor, shapes))
         joined = keras.Model(inputs, self._joined(inputs)).predict(features, verbose=0)

@@ -86,7 +86,7 @@ class Siamese(DenseHead):
         left, right = features
         # Both sides go through one model, so that what it learns is shared.
         x = keras.Input(batch_shape=left.shape, dtype=left.dtype)
-        masks = [keras_internals.mask_of(each) for each in features]
+        masks: list[Any] = [keras_internals.mask_of(each) for each in features]
         inputs, sides = x, [left, right]
         if None not in masks:
             mask = keras.Input(batch_shape=masks[0].shape, dtype=masks[0].dtype)
