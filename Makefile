@@ -33,11 +33,12 @@ test-jax: $(JAX_INSTALLED)
 	KERAS_BACKEND=jax $(JAX_BIN)/python -m pytest tests/test_backends.py \
 		$(JAX_ROOMS:%=tests/%) $(JAX_ROOMS:%=reusekit/%)
 
-## Check style and that each room imports only the rooms below it.
+## Check style, types, and that each room imports only the rooms below it.
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 ## Pin the newest versions that pyproject.toml allows. Needs uv.
 lock:
@@ -51,7 +52,7 @@ lock:
 
 ## Remove what these targets made, .venv among it.
 clean:
-	rm -rf .venv .venv-jax build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-jax build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .mypy_cache .hypothesis
 	find reusekit pipelines scripts tests -name __pycache__ -type d -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml
