@@ -4,51 +4,19 @@ MLflow imports this with `import mlflow`, so it imports reusekit only when such 
 """
 
 import atexit
-import re
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow.entities import FileInfo
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.store.artifact.models_artifact_repo import ModelsArtifactRepository
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-MODEL_ID = "m-[0-9a-f]{32}"
-"""Pattern of the id of a logged model."""
-
-ROLE = "reusekit.role"
-"""The tag of a logged model that reusekit has made."""
-
 _JOINED = {PurePosixPath("."), PurePosixPath("data"), PurePosixPath("data/model.keras")}
-
-
-def original_of(version: ModelVersion, client: "MlflowClient") -> ModelVersion:
-    """Return the version that one is a copy of, as `copy_model_version` makes them; else itself."""
-    seen = set()
-    while (version.name, str(version.version)) not in seen:
-        seen.add((version.name, str(version.version)))
-        copied = re.fullmatch(r"models:/([^/:]+)/(\d{1,9})", version.source or "")
-        if copied is None:
-            break
-        version = client.get_model_version(*copied.groups())
-    return version
-
-
-def logged_model_id(version: ModelVersion) -> str | None:
-    """Return the logged model that a version is made of; None where it was made of something else.
-
-    The registry's database keeps it in the source alone.
-    """
-    found = re.fullmatch(rf"(?:models|reusekit):/({MODEL_ID})", version.source or "")
-    return found[1] if found else None
 
 
 class ModelRepository(ModelsArtifactRepository):
@@ -70,12 +38,18 @@ class ModelRepository(ModelsArtifactRepository):
 
         super().__init__(artifact_uri, tracking_uri, registry_uri)
         client = MlflowClient(tracking_uri, registry_uri)
-        if self.is_logged_model_uri:
-            (model_id,) = get_model_name_and_version(client, artifact_uri)
-        else:
-            version = client.get_model_version(self.model_name, self.model_version)
-            model_id = logged_model_id(original_of(version, client))
-        if model_id is not None and ROLE in client.get_logged_model(model_id).tags:
+        model_id, seen = None, set()
+        while model_id is None and artifact_uri not in seen:  # a version may be a copy of another
+            seen.add(artifact_uri)
+            found = get_model_name_and_version(client, artifact_uri)
+            if len(found) == 1:
+                model_id = found[0]
+            else:
+                scheme, _, rest = (client.get_model_version(*found).source or "").partition(":")
+                if scheme not in ("models", "reusekit"):
+                    return
+                artifact_uri = f"models:{rest}"
+        if model_id and "reusekit.role" in client.get_logged_model(model_id).tags:
             self.repo = LinkedModelRepository(f"reusekit:/{model_id}", tracking_uri, registry_uri)  # type: ignore[assignment]
 
 
@@ -102,7 +76,7 @@ class LinkedModelRepository(ArtifactRepository):
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         self._model_id = artifact_uri.partition(":")[2].strip("/")
-        if not re.fullmatch(MODEL_ID, self._model_id):  # such as another version
+        if not self._model_id.removeprefix("m-").isalnum():  # such as another version
             raise MlflowException(f"Expected reusekit:/MODEL_ID. Received: {artifact_uri[:200]!r}.")
         self._client = MlflowClient(tracking_uri, registry_uri)
         location = self._client.get_logged_model(self._model_id).artifact_location

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +12,6 @@ from mlflow.data.schema import TensorDatasetSchema
 from mlflow.types.schema import Schema, TensorSpec
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
     from reusekit.data import DataSplit
 
 
@@ -34,8 +33,10 @@ class TFDSSource(DatasetSource):
     def _get_source_type() -> str:
         return "tfds"
 
-    def load(self, **where: Any) -> "tf.data.Dataset":
+    def load(self, **where: Any) -> Any:
         """Single (input, label) pairs in their fixed order, selected and resized as they were.
+
+        They come as a `tf.data.Dataset`.
 
         Args:
             **where: `data_dir` and `download`, as for `reusekit.data.load_split`.
@@ -189,7 +190,7 @@ def _schema(name: str, part: Any) -> Schema:
     )
 
 
-def _batched(shape: "tf.TensorShape") -> tuple[int, ...]:
+def _batched(shape: Iterable[int | None]) -> tuple[int, ...]:
     """Return a shape as MLflow writes it: the batch axis first, -1 where a size is open."""
     return (-1, *(-1 if size is None else size for size in shape))
 

@@ -1,13 +1,13 @@
 """MLflow: runs, logged sub-models, parameter counts, the registry."""
 
 from reusekit.tracking.card import CardData, CardScore, ModelCard, model_card
-from reusekit.tracking.datasets import log_data
 from reusekit.tracking.ledger import Ledger, take_ledgers
 from reusekit.tracking.lineage import RecordedSplit, recorded_splits
 from reusekit.tracking.linked import send
 from reusekit.tracking.log import (
     describe,
     log_artifact,
+    log_data,
     log_input,
     log_metrics,
     log_params,

@@ -9,9 +9,8 @@ import mlflow
 from reusekit.backbones import Backbone
 from reusekit.backbones.files import as_backbone
 from reusekit.errors import BackboneError, TrackingError, nearest
-from reusekit.tracking.registry import aliased_version, asking, find_version
+from reusekit.tracking.registry import MODEL_ID, aliased_version, asking, find_version
 from reusekit.tracking.stored import Stored
-from reusekit_mlflow.artifacts import MODEL_ID
 
 _ADDRESS = re.compile(
     rf"models:/(?:(?P<id>{MODEL_ID})"

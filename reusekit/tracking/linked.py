@@ -33,9 +33,8 @@ from reusekit.tracking.network import cause_of, is_away
 from reusekit.tracking.parts import PLAN, file_digest
 from reusekit.tracking.promotion import PREVIOUS
 from reusekit.tracking.reference import FILE, Part, Reference
-from reusekit.tracking.registry import filter_of
+from reusekit.tracking.registry import filter_of, logged_model_id, original_of
 from reusekit.tracking.saved import read_description
-from reusekit_mlflow.artifacts import logged_model_id, original_of
 
 CHAMPION = "champion"
 """The alias of the first version of a name."""

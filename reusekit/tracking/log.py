@@ -11,11 +11,13 @@ from tempfile import TemporaryDirectory
 from time import time
 from typing import Any
 
+import mlflow
 import pandas as pd
 from mlflow.data.dataset import Dataset
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from reusekit.data import DataSplit
 from reusekit.errors import TrackingError
 from reusekit.tracking.operations import LogArtifact, LogBatch, LogInput, SendModels
 from reusekit.tracking.parameters import FOLDER, file_of, shortened
@@ -88,6 +90,16 @@ def log_input(dataset: Dataset, context: str) -> None:
     """
     recording = current()
     recording.recorder.submit(LogInput(recording.run, dataset.to_dict(), context))
+
+
+def log_data(split: DataSplit, context: str) -> None:
+    """Log a split as an input, named by its content.
+
+    Args:
+        split: What is read.
+        context: What for: `training`, `validation` or `test`.
+    """
+    log_input(mlflow.data.from_tfds(split), context)  # type: ignore[attr-defined]  # a plugin's
 
 
 def log_artifact(local_path: str | Path, artifact_path: str | None = None) -> None:

@@ -1,14 +1,25 @@
-"""Promotion and rollback: an alias moved from one version to another, with the reason beside it."""
+"""Promotion and rollback: an alias moved from one version to another, with the reason beside it.
+
+A registry of MLflow cannot look at an alias and move it in one request, so it is looked at right
+before the move and right after. Of two processes that move it within the same milliseconds, both
+may find what they expected. The alias then is where the later one put it, both candidates say that
+they were promoted, and a rollback goes to the version that both were compared with.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import mlflow
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.errors import TrackingError
-from reusekit.tracking.lease import lease
-from reusekit.tracking.registry import aliased_version, asking, set_alias, version_numbers
+from reusekit.tracking.registry import (
+    aliased_version,
+    asking,
+    registered_model,
+    set_alias,
+    version_numbers,
+)
 
 PROMOTED = "reusekit.promoted"
 REFUSED = "reusekit.refused"
@@ -30,19 +41,15 @@ def promote(name: str, alias: str, candidate: int, champion: int | None, why: st
         why: The reason.
 
     Raises:
-        TrackingError: Another version has the alias by now, another process moves it, or the
-            candidate was deleted; the alias is then where it was. Or two moved it in the same
-            moment: the message says so, and to look where it is.
+        TrackingError: The candidate was deleted, or another version has the alias by now; nothing
+            was moved. Or another process moved it just after: it is where that one put it.
     """
-    with lease(name, alias) as held:
-        _expect(held.check(), alias, champion)
-        # Before the move: killed between the two, a champion would not know where to go back to.
-        previous = None if champion is None else str(champion)
-        _set_tags(name, candidate, {f"{PREVIOUS}.{alias}": previous})
-        _expect(held.check(), alias, champion)
-        set_alias(name, alias, candidate)
-        _expect(held.check(), alias, candidate)
-        _set_tags(name, candidate, {PROMOTED: _dated(f"{alias}: {why}")})
+    _expect(name, alias, champion)
+    # Before the move: killed between the two, a champion would not know where to go back to.
+    previous = None if champion is None else str(champion)
+    _set_tags(name, candidate, {f"{PREVIOUS}.{alias}": previous})
+    _move(name, alias, champion, candidate)
+    _set_tags(name, candidate, {PROMOTED: _dated(f"{alias}: {why}")})
 
 
 def refuse(name: str, alias: str, candidate: int, why: str) -> None:
@@ -72,22 +79,13 @@ def roll_back(name: str, alias: str, why: str) -> tuple[int, int]:
 
     Raises:
         TrackingError: No version has the alias, there is none before it on record, that one was
-            deleted, or another process moves the alias. The alias is where it was.
+            deleted, or another process moves the alias.
     """
     current = aliased_version(name, alias)
     number, previous = int(current.version), previous_champion(current, alias)
-    with lease(name, alias) as held:
-        _expect(held.check(), alias, number)
-        set_alias(name, alias, previous)
-        _expect(held.check(), alias, previous)
-        _set_tags(
-            name,
-            number,
-            {
-                ROLLED_BACK: _dated(f"{alias} given back to version {previous}: {why}"),
-                f"{PREVIOUS}.{alias}": None,
-            },
-        )
+    _move(name, alias, number, previous)
+    said = f"{alias} given back to version {previous}: {why}"
+    _set_tags(name, number, {ROLLED_BACK: _dated(said), f"{PREVIOUS}.{alias}": None})
     return number, previous
 
 
@@ -117,12 +115,18 @@ def previous_champion(version: ModelVersion, alias: str) -> int:
     return int(written)
 
 
-def _expect(model: RegisteredModel, alias: str, number: int | None) -> None:
-    found = model.aliases.get(alias)
+def _move(name: str, alias: str, before: int | None, after: int) -> None:
+    _expect(name, alias, before)
+    set_alias(name, alias, after)
+    _expect(name, alias, after)
+
+
+def _expect(name: str, alias: str, number: int | None) -> None:
+    found = registered_model(name).aliases.get(alias)
     if (None if found is None else int(found)) != number:
         raise TrackingError(
-            f"{model.name}@{alias} was moved meanwhile. Expected "
-            f"{_called(number)}. Found: {_called(found)}. Start again."
+            f"{name}@{alias} was moved meanwhile. Expected {_called(number)}. "
+            f"Found: {_called(found)}. Start again."
         )
 
 

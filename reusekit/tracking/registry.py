@@ -4,12 +4,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import mlflow
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
 from reusekit.errors import TrackingError, nearest
 from reusekit.tracking.network import cause_of, patience
+
+MODEL_ID = "m-[0-9a-f]{32}"
+"""Pattern of the id of a logged model."""
 
 _LONGEST = 250  # characters of a name, to which its parts' names add some
 
@@ -40,7 +43,7 @@ def registered_model(name: str) -> RegisteredModel:
     Raises:
         TrackingError: There is no such name; the message names the nearest.
     """
-    client = mlflow.MlflowClient()
+    client = MlflowClient()
     with asking(f"look up the name {name!r}"):
         try:
             return client.get_registered_model(name)
@@ -61,7 +64,7 @@ def filter_of(name: str) -> str:
 def version_numbers(name: str) -> list[int]:
     """Return the version numbers of a name, oldest first, without deleted ones."""
     with asking(f"list the versions of {name!r}"):
-        found = mlflow.MlflowClient().search_model_versions(filter_of(name))
+        found = MlflowClient().search_model_versions(filter_of(name))
     return sorted(int(version.version) for version in found)
 
 
@@ -116,6 +119,27 @@ def champion(name: str, alias: str = "champion") -> ModelVersion | None:
     return aliased_version(name, alias) if alias in registered_model(name).aliases else None
 
 
+def original_of(version: ModelVersion, client: MlflowClient) -> ModelVersion:
+    """Return the version that one is a copy of, as `copy_model_version` makes them; else itself."""
+    seen = set()
+    while (version.name, str(version.version)) not in seen:
+        seen.add((version.name, str(version.version)))
+        copied = re.fullmatch(r"models:/([^/:]+)/(\d{1,9})", version.source or "")
+        if copied is None:
+            break
+        version = client.get_model_version(*copied.groups())
+    return version
+
+
+def logged_model_id(version: ModelVersion) -> str | None:
+    """Return the logged model that a version is made of; None where it was made of something else.
+
+    The registry's database keeps it in the source alone.
+    """
+    found = re.fullmatch(rf"(?:models|reusekit):/({MODEL_ID})", version.source or "")
+    return found[1] if found else None
+
+
 def set_alias(name: str, alias: str, number: int) -> None:
     """Point an alias at a version, whichever had it before.
 
@@ -131,7 +155,7 @@ def set_alias(name: str, alias: str, number: int) -> None:
     """
     find_version(name, number)
     with asking(f"point {alias!r} at version {number} of {name}"):
-        mlflow.MlflowClient().set_registered_model_alias(name, alias, str(number))
+        MlflowClient().set_registered_model_alias(name, alias, str(number))
 
 
 @contextmanager
@@ -151,7 +175,7 @@ def asking(what: str) -> Iterator[None]:
 def _version(name: str, number: int) -> ModelVersion:
     with asking(f"look up version {number} of {name}"):
         try:
-            return mlflow.MlflowClient().get_model_version(name, str(number))
+            return MlflowClient().get_model_version(name, str(number))
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise

@@ -29,9 +29,8 @@ from reusekit.tracking import names
 from reusekit.tracking.network import cause_of
 from reusekit.tracking.parts import file_digest
 from reusekit.tracking.reference import FILE, Reference
-from reusekit.tracking.registry import asking
+from reusekit.tracking.registry import MODEL_ID, asking, logged_model_id, original_of
 from reusekit.tracking.saved import LOADER, WEIGHTS, read_description
-from reusekit_mlflow.artifacts import MODEL_ID, logged_model_id, original_of
 
 _INDIRECT = ("models", "reusekit", "runs")  # addresses that stand for another
 _SERVERS = (

@@ -41,7 +41,7 @@ from reusekit.tracking import (
 )
 from reusekit.tracking.names import REFERENCE
 from reusekit.tracking.network import cause_of, explained
-from reusekit_mlflow.artifacts import logged_model_id
+from reusekit.tracking.registry import logged_model_id
 
 TRIES = 240
 

@@ -21,7 +21,7 @@ import yaml
 from repository import ROOT
 
 from reusekit.data import load_split
-from reusekit_mlflow.artifacts import logged_model_id
+from reusekit.tracking.registry import logged_model_id
 
 QUICK = [
     f"--config={ROOT / 'configs' / 'digits.yaml'}",

@@ -9,7 +9,7 @@ from small_models import CUT, X, backbone, sent, with_head
 import reusekit as rk
 from reusekit import stages
 from reusekit.data import DataSplit
-from reusekit_mlflow.artifacts import logged_model_id
+from reusekit.tracking.registry import logged_model_id
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from servers import free_port
 from small_models import CUT, X, backbone, sent, with_head
 
 import reusekit as rk
-from reusekit_mlflow.artifacts import logged_model_id
+from reusekit.tracking.registry import logged_model_id
 
 TOKENS = np.arange(14).reshape(2, 7).astype("int32")
 

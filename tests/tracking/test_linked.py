@@ -12,7 +12,7 @@ from small_models import CUT, X, backbone, sent, with_head, written
 
 import reusekit as rk
 from reusekit.tracking import send
-from reusekit_mlflow.artifacts import logged_model_id
+from reusekit.tracking.registry import logged_model_id
 
 EXPERIMENTS = ("one", "other")
 

@@ -1,27 +1,10 @@
-"""An alias moves only from the version it was expected at, back again, and for one at a time."""
-
-import json
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+"""An alias moves only from the version it was expected at, and back again."""
 
 import mlflow
 import pytest
 
 import reusekit as rk
 from reusekit.tracking import champion, promote, refuse, roll_back, set_alias
-from reusekit.tracking.lease import lease
-
-ROUNDS = 3
-
-
-@pytest.fixture(autouse=True)
-def _alone(request, monkeypatch):
-    """Where nobody else is at work, nobody has to be waited for."""
-    if "processes" not in request.node.name:
-        monkeypatch.setattr("reusekit.tracking.lease.SETTLES", 0.0)
 
 
 @pytest.fixture
@@ -138,60 +121,18 @@ def test_a_refusal_is_kept_with_the_version(register):
     assert champion_of(name) == 1
 
 
-def test_who_comes_second_is_told_who_is_at_it(register):
-    name = register(2)
-    with lease(name, "champion"):
-        with pytest.raises(rk.TrackingError, match=f"another process, {os.getpid()} on .* seconds"):
-            promote(name, "champion", 2, champion=1, why="it is better")
-        promote(name, "staging", 2, champion=None, why="another alias is another matter")
-    promote(name, "champion", 2, champion=1, why="it is better")
-    with (
-        lease(name, "champion"),
-        pytest.raises(rk.TrackingError, match="being moved by another process"),
-    ):
-        roll_back(name, "champion", "it is not")
-    assert champion_of(name) == 2
+def test_a_move_that_another_process_undoes_at_once_is_told(register, monkeypatch):
+    name = register(3)
+    client = mlflow.MlflowClient
+    move = client.set_registered_model_alias
 
+    def twice(self, name, alias, version):
+        move(self, name, alias, version)
+        move(self, name, alias, "3")
 
-@pytest.mark.parametrize("left", ["dead", "[]", "{}"])
-def test_a_lease_that_a_dead_process_left_ends(register, module_tracking, left):
-    name = register(2)
-    if left == "dead":
-        left = json.dumps({"token": "x", "since": time.time() - 61, "holder": "1 on a machine"})
-    module_tracking.set_registered_model_tag(name, "reusekit.lease.champion", left)
-    promote(name, "champion", 2, champion=1, why="it is better")
-    assert champion_of(name) == 2
-    assert not module_tracking.get_registered_model(name).tags
-
-
-def test_a_lease_that_is_taken_over_moves_nothing_and_stays_with_the_other(
-    register, module_tracking
-):
-    name = register(2)
-    other = json.dumps({"token": "x", "since": time.time(), "holder": "1 on a machine"})
-    with (
-        pytest.raises(rk.TrackingError, match="at the same time"),
-        lease(name, "champion") as held,
-    ):
-        module_tracking.set_registered_model_tag(name, "reusekit.lease.champion", other)
-        held.check()
-    assert module_tracking.get_registered_model(name).tags["reusekit.lease.champion"] == other
-
-
-def test_of_two_processes_at_once_one_promotes_and_one_is_refused(register, module_tracking):
-    names = [register(3, f"round {number}") for number in range(ROUNDS)]
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("promoting.py"), *names],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    for name, said in json.loads(done.stdout).items():
-        assert list(said.values()).count("promoted") == 1, said
-        winner, loser = sorted(said, key=lambda number: said[number] != "promoted")
-        assert champion_of(name) == int(winner)
-        assert "reusekit.promoted" in tags(name, int(winner))
-        assert "reusekit.promoted" not in tags(name, int(loser))
-        assert not module_tracking.get_registered_model(name).tags
+    monkeypatch.setattr(client, "set_registered_model_alias", twice)
+    with pytest.raises(rk.TrackingError, match=r"Expected version 2\. Found: version 3"):
+        promote(name, "champion", 2, champion=1, why="it is better")
+    assert champion_of(name) == 3
+    assert "reusekit.promoted" not in tags(name, 2)
+    assert tags(name, 2)["reusekit.previous.champion"] == "1"

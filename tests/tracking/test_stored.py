@@ -17,7 +17,7 @@ from small_models import X, backbone, sent, with_head
 import reusekit as rk
 from reusekit.secrets import hide, shown
 from reusekit.tracking import load_version
-from reusekit_mlflow.artifacts import logged_model_id
+from reusekit.tracking.registry import logged_model_id
 
 
 @pytest.fixture(scope="module")
