@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from reusekit.errors import ConfigError, ReusekitError, nearest, shortened
 from reusekit.secrets import hide
-from reusekit.signals import Terminated, term_as_interrupt
+from reusekit.signals import Terminated, interruptible
 
 EXIT_BAD_INPUT = 2
 _CLOSED_PIPE = 141  # what a shell shows of a process that a closed pipe has ended
@@ -69,7 +69,7 @@ def launch(
         _check_texts(options)
         _import(options.pop("import"))
         verbose = options.get("verbose", False)
-        with term_as_interrupt(), _ending_quietly():
+        with interruptible(), _ending_quietly():
             function(**options)
     except ValidationError as error:  # a rule that spans values
         (first, *_) = error.errors()

@@ -1,13 +1,19 @@
-"""Ctrl-C and TERM, which end what runs in one orderly way, and not in the middle of a write."""
+"""Ctrl-C and TERM, which end what runs in one orderly way, and not in the middle of a write.
+
+Python raises at once, wherever it is. Where a library has called back from C, its C may make an
+error of its own of that, or go on as if nothing had come. `interruptible` sees to both.
+"""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_came: list[int] = []
+"""Signals that came in the `interruptible` blocks that are open."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -15,14 +21,44 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def term_as_interrupt() -> Iterator[None]:
-    """Have SIGTERM end the block as Ctrl-C does, so that runs are ended and files are whole.
+def interruptible() -> Iterator[None]:
+    """Have SIGINT and SIGTERM end the block by an exception, so that runs end and files are whole.
+
+    After a signal, every other error is reported as the interruption, and so is the block's end
+    where the exception was lost on its way. Signals that are ignored, or that the caller handles
+    otherwise, are left alone.
 
     Raises:
-        Terminated: It came.
+        KeyboardInterrupt: SIGINT came.
+        Terminated: SIGTERM came.
     """
-    with _handled(_terminate, signal.SIGTERM):
+    if threading.current_thread() is not threading.main_thread():
         yield
+        return
+    raise_if_interrupted()
+    usual = (signal.SIG_DFL, signal.default_int_handler, _interrupt)
+    numbers = [number for number in _SIGNALS if signal.getsignal(number) in usual]
+    before = tuple(_came)
+    try:
+        with _handled(_interrupt, *numbers):
+            yield
+        raise_if_interrupted()
+    except Exception as error:
+        if _came:
+            raise _exception(_came[-1]) from error
+        raise
+    finally:
+        _came[:] = before
+
+
+def raise_if_interrupted() -> None:
+    """Raise the exception of a signal that was lost: before what is made now is kept.
+
+    Raises:
+        KeyboardInterrupt: One came in an `interruptible` block that is open.
+    """
+    if _came:
+        raise _exception(_came[-1])
 
 
 @contextmanager
@@ -34,7 +70,11 @@ def deferred() -> Iterator[None]:
     """
     came: list[int] = []
     with _handled(lambda number, frame: came.append(number), *_SIGNALS) as before:
-        yield
+        try:
+            yield
+        except BaseException:
+            _came.extend(number for number in came if before[number] is _interrupt)
+            raise
     if came:
         handler = before[came[0]]
         if callable(handler):
@@ -57,5 +97,10 @@ def _handled(handler: Any, *signals: int) -> Iterator[dict[int, Any]]:
             signal.signal(number, signal.SIG_DFL if former is None else former)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    _came.append(number)
+    raise _exception(number)
+
+
+def _exception(number: int) -> KeyboardInterrupt:
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()

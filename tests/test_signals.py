@@ -1,11 +1,12 @@
-"""TERM ends a block as Ctrl-C does, and neither comes in the middle of a write."""
+"""TERM ends a block as Ctrl-C does, neither comes in the middle of a write, and none is lost."""
 
 import signal
 import threading
+from contextlib import suppress
 
 import pytest
 
-from reusekit.signals import Terminated, deferred, term_as_interrupt
+from reusekit.signals import Terminated, deferred, interruptible
 
 
 @pytest.fixture(autouse=True)
@@ -18,7 +19,7 @@ def _interruptible():
 
 def test_term_ends_the_block_and_is_as_before_afterwards():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Terminated), term_as_interrupt():
+    with pytest.raises(Terminated), interruptible():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -28,12 +29,51 @@ def test_term_ends_the_block_and_is_as_before_afterwards():
 )
 def test_a_write_is_finished_first(number, raised):
     done = []
-    with pytest.raises(raised), term_as_interrupt():
+    with pytest.raises(raised), interruptible():
         with deferred():
             signal.raise_signal(number)
             done.append("written")
         done.append("never")
     assert done == ["written"]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("Unbatching a tensor"), OSError("disk")])
+def test_whatever_a_library_makes_of_it_the_block_ends_by_the_interruption(error):
+    done = []
+    with pytest.raises(Terminated) as caught, interruptible(), interruptible():
+        with suppress(KeyboardInterrupt):  # as TensorFlow's C does
+            signal.raise_signal(signal.SIGTERM)
+        done.append("more")
+        if error is not None:
+            raise error
+    assert caught.value.__cause__ is error
+    with interruptible():  # it is over
+        done.append("anew")
+    assert done == ["more", "anew"]
+
+
+def test_what_was_lost_comes_before_the_next_block():
+    with pytest.raises(Terminated), interruptible():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        with interruptible():
+            raise AssertionError("it went on")
+
+
+def test_a_signal_during_a_write_that_fails_is_not_lost():
+    with pytest.raises(Terminated), interruptible(), deferred():
+        signal.raise_signal(signal.SIGTERM)
+        raise OSError("disk")
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_other_handlers_are_left_alone(handler):
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_an_error_of_the_write_is_not_hidden():
@@ -46,7 +86,7 @@ def test_other_threads_may_use_it():
     done = []
 
     def work() -> None:
-        with term_as_interrupt(), deferred():
+        with interruptible(), deferred():
             done.append(True)
 
     thread = threading.Thread(target=work)

@@ -18,6 +18,7 @@ from reusekit.features.layout import Layout, os_errors_explained
 from reusekit.features.locks import Lease, counting, sole_maker
 from reusekit.features.manifest import Manifest, joined
 from reusekit.features.shards import DamagedShard, read_shard, shard_file
+from reusekit.signals import interruptible, raise_if_interrupted
 
 Batch = Mapping[str, np.ndarray]
 """Some examples of each array of an entry, by name; examples come first."""
@@ -170,6 +171,7 @@ class FeatureStore:
             raise CacheError(f"What was just written to {self.path} does not read back. Try again.")
         return entries
 
+    @interruptible()
     def _make(self, keys: Sequence[FeatureKey], compute: Callable) -> None:
         """Compute what these entries lack, in one pass. The caller holds their locks."""
         with os_errors_explained(self.path):
@@ -186,6 +188,7 @@ class FeatureStore:
                         if not begun:
                             self._begin(drafts)
                             begun = True
+                        raise_if_interrupted()
                         for draft, batch in zip(drafts, batches, strict=True):
                             draft.write(batch, position)
                     position = stop
@@ -195,6 +198,7 @@ class FeatureStore:
                 for draft in drafts:
                     draft.finish()
         except (CacheError, DataError):
+            raise_if_interrupted()  # which is no fault of the data: the draft stays
             if begun:
                 for draft in drafts:
                     draft.discard()

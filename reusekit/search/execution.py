@@ -17,6 +17,7 @@ from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
 from reusekit.search.joint import Member, fit_together
 from reusekit.search.spec import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, Place
+from reusekit.signals import interruptible
 from reusekit.training.fit import Fit
 
 MOST_TOGETHER = 64
@@ -115,7 +116,8 @@ def run(
     """
     if len(group) > 1:
         try:
-            outcomes = list(_run_together(group, hypermodel, objective, progress))
+            with interruptible():
+                outcomes = list(_run_together(group, hypermodel, objective, progress))
         except ConfigError:
             raise
         except Exception:  # whose fault it is will show
@@ -126,7 +128,8 @@ def run(
         gc.collect()  # only now that the error is gone, which held the models
     for task in group:
         try:
-            (outcome,) = _run_together([task], hypermodel, objective, progress)
+            with interruptible():
+                (outcome,) = _run_together([task], hypermodel, objective, progress)
         except ConfigError:
             raise
         except Exception as error:  # whatever a layer, a head or the memory raises

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from reusekit.arguments import AnyPath, check, expanded
 from reusekit.errors import ConfigError, TrackingError
 from reusekit.progress import StageClock, bars_wanted, console
 from reusekit.settings import BackboneSettings, DataSettings, TrackingSettings
+from reusekit.signals import interruptible
 from reusekit.stages.inputs import Splits
 from reusekit.startup import BEGAN
 from reusekit.tracking import connect, log_artifact, log_data, pipeline_run
@@ -52,9 +53,11 @@ class Job:
     clock: StageClock = field(repr=False)
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
-    def stage(self, name: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
         """Say that a stage begins, and time it."""
-        return self.clock.stage(name)
+        with interruptible(), self.clock.stage(name):
+            yield
 
     def record(self, splits: Splits, **settings: object) -> None:
         """Open the parent run in MLflow, with its settings and its data; the job's end closes it.
@@ -121,7 +124,7 @@ def start_job(
     clock = StageClock()
     clock.seconds["Import the libraries"] = _IMPORT_SECONDS
     try:
-        with living(folder):
+        with interruptible(), living(folder):
             with clock.stage("Ask the tracker"):
                 uri = connect(tracking.uri, tracking.model)
                 _end_killed_jobs(folder, uri)

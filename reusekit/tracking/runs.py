@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from reusekit.errors import TrackingError
 from reusekit.secrets import shown
-from reusekit.signals import deferred
+from reusekit.signals import deferred, interruptible
 from reusekit.tracking.context import context_tags
 from reusekit.tracking.log import log_metrics, log_params, log_steps, now
 from reusekit.tracking.names import KIND
@@ -138,10 +138,11 @@ def _run(recorder: Recorder, start: StartRun, step: Step) -> Iterator[None]:
     """Begin a run, and say at the end how it ended, whatever ends it."""
     begun = False
     try:
-        with deferred():
-            recorder.begin(start)
-            begun = True
-        yield
+        with interruptible():
+            with deferred():
+                recorder.begin(start)
+                begun = True
+            yield
     except BaseException as error:
         step.status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
         raise

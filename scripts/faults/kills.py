@@ -166,9 +166,9 @@ def _search() -> None:
     """Search in the current folder, and say what the best model is."""
     import reusekit as rk
     from reusekit.data import load_split
-    from reusekit.signals import term_as_interrupt
+    from reusekit.signals import interruptible
 
-    with term_as_interrupt():
+    with interruptible():
         train = load_split("sklearn_digits", "train[:60]", image_size=(32, 32))
         validation = load_split("sklearn_digits", "validation[:40]", image_size=(32, 32))
         space = rk.SearchSpace(

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -14,7 +15,6 @@ from tracking.small_job import run_job
 from reusekit.cli import sync
 from reusekit.errors import TrackingError
 from reusekit.launch import launch_one_of
-from reusekit.signals import term_as_interrupt
 from reusekit.tracking import log_metrics, log_params, pipeline_run, step_run
 from reusekit.tracking.operations import EndRun
 from reusekit.tracking.outbox import Outbox
@@ -174,7 +174,7 @@ def test_a_full_disk_ends_in_ended_runs(
 
 
 @pytest.fixture
-def interruptible():
+def ctrl_c():
     """Ctrl-C as a person has it; what a shell has put in the background ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
@@ -184,18 +184,18 @@ def interruptible():
 @pytest.mark.parametrize("away", [False, True])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_runs_as_killed(
-    number, away, there, remote, experiment, run_sync, interruptible
+    number, away, there, remote, experiment, run_sync, ctrl_c
 ):  # faults A2
     with (
         pytest.raises(KeyboardInterrupt),
-        term_as_interrupt(),
         pipeline_run("job", experiment, {}, JOB / "outbox"),
         step_run("phase", "phase"),
     ):
         if away:
             remote.fault = "away"
-        signal.raise_signal(number)
-        raise AssertionError("it went on")
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        raise ValueError("Unbatching a tensor")  # as TensorFlow may make of it
     remote.fault = None
     run_sync()
     assert [(run["name"], run["status"]) for run in there()] == [
