@@ -1,137 +1,62 @@
 """reusekit: cut pretrained Keras models anywhere, search how deep, register what is worth keeping.
 
-`import reusekit as rk` costs what `import keras` does. What needs keras-tuner or matplotlib is
-looked up where it is first used; MLflow and TensorFlow Datasets are imported by the rooms that need
-them.
+`import reusekit as rk` costs what `import keras` does. The public names are in `__init__.pyi`; each
+is looked up where it is first used, since some need keras-tuner or MLflow.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import warnings
+from importlib import import_module, metadata
+from typing import Any
 
-from reusekit.startup import is_command
+import lazy_loader
 
-if TYPE_CHECKING or not is_command():
-    from reusekit.public import *  # noqa: F403
+from reusekit.startup import is_command, start_keras
 
-if TYPE_CHECKING:  # what `_LAZY` names
-    from reusekit.features import FeatureStore, Padding, Plan, Trials, plan, stored_features
-    from reusekit.search import (
-        CutGridOracle,
-        CutHyperModel,
-        CutSearch,
-        CutSweepOracle,
-        CutTuner,
-        Limits,
-        SearchSpace,
-        TrialData,
-    )
-    from reusekit.training.drawing import draw_cut
+_find, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
-_LAZY = {
-    **dict.fromkeys(
-        (
-            "CutGridOracle",
-            "CutHyperModel",
-            "CutSearch",
-            "CutSweepOracle",
-            "CutTuner",
-            "Limits",
-            "SearchSpace",
-            "TrialData",
-        ),
-        "reusekit.search",
+_MOVED = {
+    "reusekit.errors": (
+        "AddressError",
+        "AmbiguousAddressError",
+        "CacheError",
+        "CertificateError",
+        "CopyError",
+        "CutOrderError",
+        "DisconnectedError",
+        "EditError",
+        "ForeignTensorError",
+        "HeadError",
+        "NoGraphError",
+        "ShapeError",
+        "TieError",
+        "TrainingError",
+        "UnknownAddressError",
+        "WideCutError",
     ),
-    "draw_cut": "reusekit.training.drawing",
-    **dict.fromkeys(
-        ("FeatureStore", "Padding", "Plan", "Trials", "plan", "stored_features"),
-        "reusekit.features",
-    ),
+    "reusekit.features": ("Padding", "Plan", "Trials"),
+    "reusekit.graph": ("CutPoints",),
+    "reusekit.search": ("CutGridOracle", "CutSweepOracle", "Limits", "TrialData"),
+    "reusekit.sharing": ("ParameterCounts", "Tie"),
+    "reusekit.surgery": ("Certificate", "Edited", "Split", "prepend"),
+    "reusekit.training": ("Freezing",),
+    "reusekit.training.drawing": ("draw_cut",),
 }
-
-__all__ = [
-    "AddressError",
-    "AmbiguousAddressError",
-    "Backbone",
-    "BackboneError",
-    "CacheError",
-    "Certificate",
-    "CertificateError",
-    "ConfigError",
-    "CopyError",
-    "CutGridOracle",
-    "CutHyperModel",
-    "CutOrderError",
-    "CutPoint",
-    "CutPoints",
-    "CutSearch",
-    "CutSweepOracle",
-    "CutTuner",
-    "DataError",
-    "DisconnectedError",
-    "EditError",
-    "Edited",
-    "FeatureStore",
-    "ForeignTensorError",
-    "Freezing",
-    "GradualUnfreezing",
-    "HeadError",
-    "Insert",
-    "Limits",
-    "NoGraphError",
-    "Padding",
-    "ParameterCounts",
-    "Plan",
-    "Remove",
-    "Replace",
-    "ReusekitError",
-    "SearchSpace",
-    "ShapeError",
-    "Split",
-    "SurgeryError",
-    "Tie",
-    "TieError",
-    "TrackingError",
-    "TrainingError",
-    "TrialData",
-    "Trials",
-    "UnknownAddressError",
-    "WideCutError",
-    "attach",
-    "clone",
-    "count_params",
-    "cut_points",
-    "draw_cut",
-    "edit",
-    "expand",
-    "extract",
-    "find_layers",
-    "flatten",
-    "freeze",
-    "heads",
-    "insert",
-    "join",
-    "layers",
-    "layerwise_optimizer",
-    "load_backbone",
-    "plan",
-    "prepend",
-    "remove",
-    "replace",
-    "segment",
-    "split",
-    "stored_features",
-    "tie",
-    "tied_weights",
-]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("reusekit")
+    for room, names in _MOVED.items():
+        if name in names:
+            warnings.warn(f"rk.{name} is {room}.{name} now.", DeprecationWarning, stacklevel=2)
+            return getattr(import_module(room), name)
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    start_keras()
     try:
-        return getattr(import_module(_LAZY.get(name, "reusekit.public")), name)
+        return _find(name)
     except ModuleNotFoundError as error:
-        if name not in _LAZY or (error.name or "").startswith("reusekit"):
+        if (error.name or "").startswith("reusekit"):
             raise
         raise ModuleNotFoundError(
             f"rk.{name} needs {error.name}, which is not installed here. Expected the TensorFlow "
@@ -140,5 +65,8 @@ def __getattr__(name: str) -> Any:
         ) from error
 
 
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+if not is_command():
+    start_keras()
+    # Keras finds the tied layers of saved models in `sharing`; the others need nothing that is slow.
+    for room in ("sharing", "training", "backbones"):
+        import_module(f"reusekit.{room}")

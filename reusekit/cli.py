@@ -3,7 +3,6 @@
 import shlex
 import shutil
 import sys
-from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from reusekit.arguments import AnyPath, check, expanded
 from reusekit.errors import CacheError, ConfigError, TrackingError
 from reusekit.launch import launch_one_of
+from reusekit.startup import start_keras
 
 _ENVIRONMENT = "python_env.yaml"
 """The file that `MLproject` names."""
@@ -41,7 +41,7 @@ def cuts(
         max_width: How many tensors may cross a cut.
         verbose: Show the traceback of an error.
     """
-    _start_keras()
+    start_keras()
     from reusekit.backbones import load_backbone
     from reusekit.graph import CutPoints, cut_points
 
@@ -106,7 +106,7 @@ def cache(
         budget: How many bytes may stay; for gc.
         verbose: Show the traceback of an error.
     """
-    _start_keras()
+    start_keras()
     from reusekit.features import FeatureStore, default_path
 
     check(AnyPath | None, path, "--path", CacheError)
@@ -144,7 +144,7 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
         verbose: Show the traceback of an error.
     """
     # Here, since MLflow takes seconds to import, and the other subcommands do without.
-    _start_keras()
+    start_keras()
     from reusekit.progress import counted
     from reusekit.tracking.outbox import InUseError
     from reusekit.tracking.sync import find_outboxes, send_outbox
@@ -174,11 +174,6 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
             problems.append(f"What was refused is kept in {outbox.folder / 'refused'}.")
     if problems:
         raise TrackingError(f"Not all could be sent. {problems[0]}")
-
-
-def _start_keras() -> None:
-    """Import Keras, quietly; it takes seconds, and other commands do without."""
-    import_module("reusekit.public")
 
 
 def _show(entries: "list[EntryInfo]", title: str, damaged: dict[str, int] | None = None) -> None:

@@ -1,7 +1,8 @@
 """The errors reusekit raises, and the sentence that names the nearest valid choice.
 
 Every error a user can cause derives from `ReusekitError`, so that a pipeline can print it as one
-line and leave tracebacks to real defects.
+line and leave tracebacks to real defects. There are five families, for models, backbones, data,
+settings and the tracker; the rest are kinds of these.
 """
 
 import difflib
@@ -19,26 +20,78 @@ class ReusekitError(ValueError):
 
 
 class SurgeryError(ReusekitError):
-    """A model cannot be cut, edited or cloned as asked. Nothing was changed."""
+    """A model cannot be read, cut, built or frozen as asked. Nothing was changed."""
+
+
+class NoGraphError(SurgeryError):
+    """The model has no functional graph, so there are no tensors to address."""
+
+
+class AddressError(SurgeryError):
+    """An address, or what was passed in place of one, names no tensor of the model."""
+
+
+class UnknownAddressError(AddressError):
+    """No tensor of the model has this address."""
+
+
+class AmbiguousAddressError(AddressError):
+    """Several tensors answer to this address."""
+
+
+class ForeignTensorError(AddressError):
+    """A Keras tensor that is not part of the model."""
+
+
+class WideCutError(SurgeryError):
+    """A strict cut was asked for where more than one tensor crosses."""
+
+
+class CutOrderError(SurgeryError):
+    """Cuts that must follow one another, or stand side by side, do not."""
+
+
+class DisconnectedError(SurgeryError):
+    """The result would need a tensor that nothing in it computes."""
+
+
+class ShapeError(SurgeryError):
+    """A tensor does not fit where it would be fed."""
+
+
+class EditError(SurgeryError):
+    """An edit, or a set of edits, that makes no sense for the model."""
+
+
+class CertificateError(SurgeryError):
+    """The parts of a model do not do what the whole does."""
+
+
+class CopyError(SurgeryError):
+    """A layer cannot be made again from its configuration."""
 
 
 class TieError(SurgeryError):
     """Weights cannot be tied as asked, or a tie would be lost. Nothing was changed."""
 
 
+class HeadError(SurgeryError):
+    """A head cannot be made as asked."""
+
+
+class TrainingError(SurgeryError):
+    """A model cannot be frozen, thawed or trained as asked. Nothing was changed."""
+
+
 class BackboneError(ReusekitError):
     """A pretrained backbone cannot be loaded as asked."""
 
 
-class HeadError(ReusekitError):
-    """A head cannot be made as asked."""
-
-
 class DataError(ReusekitError):
-    """A data set cannot be read as asked."""
+    """Examples, or features made of them, cannot be read as asked."""
 
 
-class CacheError(ReusekitError):
+class CacheError(DataError):
     """Features cannot be named, stored or read back as asked. Nothing half-written is left."""
 
 
@@ -102,3 +155,15 @@ def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
     shown = ", ".join(repr(choice) for choice in valid[:most_shown])
     rest = f" and {len(valid) - most_shown} more" if len(valid) > most_shown else ""
     return f"Valid choices: {shown}{rest}."
+
+
+def reason(error: Exception) -> str:
+    r"""Return the line of an error, one of Keras's for the most part, that says what is wrong.
+
+    Example:
+        >>> reason(ValueError("Exception encountered when calling Mine.call().\n\nNo table."))
+        'No table.'
+    """
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return told[0] if told else repr(error)

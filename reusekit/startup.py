@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 BEGAN = time.perf_counter()
 """When this process began to import reusekit."""
@@ -83,12 +84,17 @@ def quiet() -> Iterator[None]:
                 print("\n".join(kept), file=sys.stderr)
 
 
-def look_for_devices() -> None:
-    """Have TensorFlow find out now that there is no GPU, on machines without a driver.
+@cache
+def start_keras() -> None:
+    """Import Keras and its backend quietly; it takes seconds.
 
-    What it says about that at the first operation would not be held back any more. Where there is a
-    driver nothing is done, since looking would initialise CUDA at import.
+    Without a driver for GPUs TensorFlow finds out now that there is none: what it says about that
+    at the first operation would not be held back any more. Where there is a driver it is not asked,
+    since looking would initialise CUDA at import.
     """
-    tensorflow = sys.modules.get("tensorflow")
-    if tensorflow is not None and not os.path.exists(_NVIDIA_DRIVER):
-        tensorflow.config.list_physical_devices()
+    with quiet():
+        import keras  # noqa: F401
+
+        tensorflow = sys.modules.get("tensorflow")
+        if tensorflow is not None and not os.path.exists(_NVIDIA_DRIVER):
+            tensorflow.config.list_physical_devices()

@@ -108,9 +108,9 @@ class Bench:
         return SearchSpace(
             BLOCKS[::5] if self.quick else BLOCKS,
             heads={
-                "linear": rk.heads.classifier(10),
-                "hidden": rk.heads.classifier(10, units=64),
-                "dropout": rk.heads.classifier(10, dropout=0.5),
+                "linear": rk.heads.Classifier(10),
+                "hidden": rk.heads.Classifier(10, units=64),
+                "dropout": rk.heads.Classifier(10, dropout=0.5),
             },
             learning_rates=[1e-3],
         )

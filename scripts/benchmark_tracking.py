@@ -23,6 +23,7 @@ import mlflow
 import numpy as np
 
 from reusekit.data import load_split
+from reusekit.surgery import Split
 from reusekit.tracking import (
     ROLES,
     Ledger,
@@ -48,19 +49,19 @@ class Model:
             f"keras.applications/{name}", weights=None, input_shape=(64, 64, 3), **options
         )
 
-    def parts(self) -> rk.Split:
+    def parts(self) -> Split:
         """Return the backbone with a new head, cut in two, after one prediction."""
-        whole = rk.attach(self.backbone.model, rk.heads.classifier(10))
+        whole = rk.attach(self.backbone.model, rk.heads.Classifier(10))
         whole.predict_on_batch(np.zeros((1, 64, 64, 3), "float32"))
         return rk.split(whole, self.cut)
 
 
-def ledgers_of(parts: rk.Split) -> dict[str, Ledger]:
+def ledgers_of(parts: Split) -> dict[str, Ledger]:
     """Return the ledgers of bottom, top and whole."""
     return dict(zip(ROLES, take_ledgers([parts.bottom, parts.top, parts.source]), strict=True))
 
 
-def log(model: Model, parts: rk.Split, ledgers: dict[str, Ledger], name: str) -> None:
+def log(model: Model, parts: Split, ledgers: dict[str, Ledger], name: str) -> None:
     """Write the models and send them, in the active run."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         prepare(Path(folder), parts, model.backbone, ledgers, Registration(name, "f00d"))

@@ -248,7 +248,7 @@ def accuracies(
     poolings: list[str],
 ) -> dict[tuple[str, str], float]:
     """Return the accuracies of frozen heads on each block, which pool for themselves."""
-    heads = {way: rk.heads.classifier(train.classes, pooling=way) for way in poolings}
+    heads = {way: rk.heads.Classifier(train.classes, pooling=way) for way in poolings}
     with tempfile.TemporaryDirectory() as folder:
         search = rk.CutSearch(
             model,
@@ -268,7 +268,7 @@ def accuracies(
 def head_features(bottom: keras.Model, pooling: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Return a head's pooled features, by attention with weights (a new one gives the mean)."""
     keras.utils.set_random_seed(0)
-    whole = rk.attach(bottom, rk.heads.classifier(2, pooling=pooling))
+    whole = rk.attach(bottom, rk.heads.Classifier(2, pooling=pooling))
     if pooling == "attention":
         kernel = whole.get_layer("head_query").kernel
         kernel.assign(keras.initializers.GlorotUniform(seed=1)(kernel.shape, kernel.dtype))

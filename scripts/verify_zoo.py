@@ -23,9 +23,10 @@ from pathlib import Path
 import keras
 from rich.progress import Progress
 
+from reusekit.errors import CertificateError
 from reusekit.graph import read
 from reusekit.progress import bars_wanted, console
-from reusekit.surgery import CertificateError, split
+from reusekit.surgery import split
 from reusekit.surgery.random_inputs import random_inputs
 
 # The smallest that a model takes, in the order in which they are tried.

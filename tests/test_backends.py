@@ -39,7 +39,7 @@ expected = keras.ops.convert_to_numpy(model(images))
 taps = rk.extract(model, {"early": "stem", "late": "head"})(images)
 drop = keras.layers.Dropout(0.5, name="drop")
 first, last = rk.segment(model, ["out"])
-attached = rk.attach(rk.split(model, "pool").bottom, rk.heads.classifier(3))
+attached = rk.attach(rk.split(model, "pool").bottom, rk.heads.Classifier(3))
 assert attached(images).shape == (2, 3)
 looked_for = list(Watch.asked)
 for received in (

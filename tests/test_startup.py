@@ -3,9 +3,12 @@
 import ast
 import subprocess
 import sys
+from importlib import import_module, metadata
 
+import keras
 import pytest
 
+import reusekit
 from reusekit.startup import without_noise
 
 
@@ -24,7 +27,8 @@ def test_import_brings_in_nothing_but_keras_and_itself():
         "print({name.split('.')[0] for name in set(sys.modules) - before})"
     )
     # What checks arguments is light: a tenth of a second, beside seconds.
-    light = {"reusekit", "pydantic", "pydantic_core", "annotated_types", "typing_inspection"}
+    checks = {"pydantic", "pydantic_core", "annotated_types", "typing_inspection"}
+    light = {"reusekit", "lazy_loader", *checks}
     assert ast.literal_eval(done.stdout) <= light, done.stderr
 
 
@@ -34,19 +38,35 @@ def test_the_command_says_what_it_can_without_keras():
         "import reusekit.cli\n"
         "try:\n    reusekit.cli.main()\n"
         "except SystemExit:\n    assert 'keras' not in sys.modules\n"
-        "import reusekit as rk; rk.split; rk.heads.classifier(3)\n"
+        "import reusekit as rk; rk.split; rk.heads.Classifier(3)\n"
     )
     assert "models:/NAME@ALIAS" in done.stdout
     assert done.stderr == ""
 
 
-def test_lazy_names_are_there_and_unknown_ones_are_not():
-    import reusekit
-
-    assert issubclass(reusekit.CutTuner, object)
-    assert "CutHyperModel" in dir(reusekit)
+def test_public_names_are_few_and_there_and_unknown_ones_are_not():
+    assert len(reusekit.__all__) <= 45
+    assert all(getattr(reusekit, name) is not None for name in reusekit.__all__)
+    assert reusekit.__version__ == metadata.version("reusekit")
     with pytest.raises(AttributeError, match="no_such_name"):
         reusekit.no_such_name  # noqa: B018
+
+
+def test_names_of_before_are_there_and_say_where_they_went():
+    for room, names in reusekit._MOVED.items():
+        for name in names:
+            with pytest.warns(DeprecationWarning, match=f"{room}.{name} now"):
+                assert getattr(reusekit, name) is getattr(import_module(room), name)
+    with pytest.warns(DeprecationWarning, match=r"heads\.MaskedLanguageModel now"):
+        assert reusekit.heads.masked_language_model is reusekit.heads.MaskedLanguageModel
+
+
+def test_tables_in_notebooks_show_every_row_and_escape_names():
+    x = keras.Input((4,))
+    model = keras.Model(x, keras.layers.Dense(2)(keras.layers.ReLU(name="a<b")(x)))
+    shown = reusekit.cut_points(model)._repr_html_()
+    assert "a&lt;b" in shown and "a<b" not in shown
+    assert "10" in reusekit.count_params(model)._repr_html_()
 
 
 def test_warnings_and_errors_come_through():

@@ -143,6 +143,9 @@ class Plan:
                 f"Expected a file that can be written. Received: {str(path)!r}: {error.strerror}."
             ) from error
 
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False)
+
     def __str__(self) -> str:
         features = _table("Features", "cut", "pooled", "how", "from", "bytes", "seconds", "why")
         for one in self.features:

@@ -8,14 +8,15 @@ import keras
 from pydantic import AfterValidator, Field
 
 from reusekit.arguments import checked
-from reusekit.errors import SurgeryError, nearest
-from reusekit.graph import keras_internals
-from reusekit.graph.errors import (
+from reusekit.errors import (
     AddressError,
     AmbiguousAddressError,
     ForeignTensorError,
+    SurgeryError,
     UnknownAddressError,
+    nearest,
 )
+from reusekit.graph import keras_internals
 from reusekit.graph.graph import Graph, Tensor
 from reusekit.graph.reader import read
 
@@ -65,7 +66,7 @@ def resolve(graph: Graph, at: At) -> list[Tensor]:
         ['head']
         >>> resolve(read(model), "haed")
         Traceback (most recent call last):
-        reusekit.graph.errors.UnknownAddressError: Expected an address in model 'm', received
+        reusekit.errors.UnknownAddressError: Expected an address in model 'm', received
         'haed'. Did you mean 'head'?
     """
     leaves = keras.tree.flatten(at)

@@ -9,10 +9,9 @@ import keras
 from pydantic import PositiveInt
 
 from reusekit.arguments import checked
-from reusekit.errors import SurgeryError, nearest
+from reusekit.errors import AddressError, SurgeryError, nearest
 from reusekit.graph.costs import Costs, Sides
 from reusekit.graph.dominance import clean, on_every_path
-from reusekit.graph.errors import AddressError
 from reusekit.graph.frontier import cut
 from reusekit.graph.graph import Graph, Tensor
 from reusekit.graph.reader import read
@@ -108,6 +107,9 @@ class CutPoints(Sequence):
         import pandas
 
         return pandas.DataFrame([asdict(point) for point in self.points])
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False)
 
     def __str__(self) -> str:
         head = ("at", "shape", "dtype", "width", "stride", "depth", "params", "bytes")

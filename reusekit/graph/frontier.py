@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from reusekit.graph.errors import CutOrderError
+from reusekit.errors import CutOrderError
 from reusekit.graph.graph import Call, Graph, Tensor
 
 

@@ -6,9 +6,9 @@ from weakref import WeakKeyDictionary
 
 import keras
 
+from reusekit.errors import AddressError
 from reusekit.graph import keras_internals
 from reusekit.graph.addresses import resolve_one
-from reusekit.graph.errors import AddressError
 from reusekit.graph.frontier import ancestors
 from reusekit.graph.graph import Call, Graph, Tensor
 from reusekit.graph.masks import mask_arguments

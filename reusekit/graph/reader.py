@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
+from reusekit.errors import NoGraphError
 from reusekit.graph import keras_internals as internals
-from reusekit.graph.errors import NoGraphError
 from reusekit.graph.graph import Call, Graph, Scope, Tensor
 from reusekit.graph.keras_internals import Record
 from reusekit.graph.mask_flow import Add, Bound, MaskFlow

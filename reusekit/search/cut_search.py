@@ -16,7 +16,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from reusekit.arguments import AnyPath, Seed, checked, expanded
 from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
-from reusekit.errors import ConfigError, DataError, nearest
+from reusekit.errors import ConfigError, CopyError, DataError, nearest
 from reusekit.features import FeatureStore, Padding, Plan, plan
 from reusekit.features.planner import check_backend
 from reusekit.features.randomness import refuse_mixing
@@ -40,7 +40,7 @@ from reusekit.search.space import SearchSpace
 from reusekit.search.spec import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, Place, TrialData, collected
 from reusekit.search.tuner import CutTuner
-from reusekit.surgery import CopyError, clone, extract
+from reusekit.surgery import clone, extract
 from reusekit.surgery.certificate import prove_copy
 from reusekit.training import attach, fold_standardization
 

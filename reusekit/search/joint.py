@@ -10,8 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from reusekit.errors import ReusekitError
-from reusekit.training.errors import TrainingError
+from reusekit.errors import ReusekitError, TrainingError
 from reusekit.training.fit import MONITORED, Fit, best_epoch
 
 

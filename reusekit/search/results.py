@@ -140,6 +140,9 @@ class SearchResult:
             best = f"best {self.objective} {reached:.4f} at cut {done[0].cut}"
         return f"<SearchResult: {len(self.trials)} trials, {best}; to_frame() lists them>"
 
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False)
+
     @property
     def completed(self) -> list[TrialRecord]:
         """The trials that can be compared, best first; of equals, the lower loss first."""

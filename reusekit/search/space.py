@@ -12,7 +12,7 @@ from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from reusekit.arguments import Choices, Distinct, Rate, checked
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.spec import TrialSpec
-from reusekit.training.heads import Head, classifier
+from reusekit.training.heads import Classifier, Head
 
 CUT, FREEZE = "cut", "freeze"
 
@@ -119,4 +119,4 @@ class SearchSpace:
         """
         if self.heads is not None:
             return self.heads[spec.head]  # type: ignore[index]
-        return classifier(classes, units=spec.units, dropout=spec.dropout, standardize=standardize)
+        return Classifier(classes, units=spec.units, dropout=spec.dropout, standardize=standardize)

@@ -32,6 +32,11 @@ class ParameterCounts:
         """Return the counts by name."""
         return asdict(self)
 
+    def _repr_html_(self) -> str:
+        import pandas
+
+        return pandas.DataFrame([asdict(self)]).to_html(index=False)
+
 
 @checked(TieError)
 def count_params(model: keras.Model) -> ParameterCounts:

@@ -22,7 +22,7 @@ from reusekit.surgery import Split, clone, extract, split
 from reusekit.tracking import EpochMetrics, log_artifact, log_params, step_run
 from reusekit.training import Fit, attach, fit_classifier, fold_standardization
 from reusekit.training.drawing import draw_cut
-from reusekit.training.heads import classifier
+from reusekit.training.heads import Classifier
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def train_head(
     for layer in bottom.layers:
         layer.trainable = False
     keras.utils.set_random_seed(seed)
-    head = classifier(
+    head = Classifier(
         splits.train.classes,
         units=settings.units,
         dropout=settings.dropout,

@@ -4,12 +4,6 @@ from reusekit.surgery.certificate import Certificate
 from reusekit.surgery.clone import clone, flatten
 from reusekit.surgery.edit import Edited, edit, insert, remove, replace
 from reusekit.surgery.edits import Insert, Remove, Replace
-from reusekit.surgery.errors import (
-    CertificateError,
-    CopyError,
-    EditError,
-    ShapeError,
-)
 from reusekit.surgery.expand import expand
 from reusekit.surgery.extract import extract
 from reusekit.surgery.prepend import prepend
@@ -18,14 +12,10 @@ from reusekit.surgery.split import Split, split
 
 __all__ = [
     "Certificate",
-    "CertificateError",
-    "CopyError",
-    "EditError",
     "Edited",
     "Insert",
     "Remove",
     "Replace",
-    "ShapeError",
     "Split",
     "clone",
     "edit",

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
+from reusekit.errors import ShapeError, reason
 from reusekit.graph import Call, Scope, Tensor
-from reusekit.surgery.errors import ShapeError, reason
 
 Step = Call | Scope
 

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from reusekit.errors import CertificateError, CopyError, reason
 from reusekit.graph import Graph, keras_internals, read
-from reusekit.surgery.errors import CertificateError, CopyError, reason
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
 

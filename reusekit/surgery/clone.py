@@ -9,7 +9,7 @@ import keras
 from pydantic import PositiveInt
 
 from reusekit.arguments import Name, checked
-from reusekit.errors import SurgeryError, TieError, nearest
+from reusekit.errors import CopyError, ShapeError, SurgeryError, TieError, nearest
 from reusekit.graph import Graph, Tensor, keras_internals, read
 from reusekit.graph.variables import Variables
 from reusekit.surgery import rates
@@ -17,7 +17,6 @@ from reusekit.surgery.assembling import placeholder
 from reusekit.surgery.building import Builder, assembled, is_rebuilt, leaves
 from reusekit.surgery.certificate import prove_copy, runs
 from reusekit.surgery.copying import Copier, hand_on_state, remake_operations
-from reusekit.surgery.errors import CopyError, ShapeError
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.rebuild import Rebuild, plan
 

@@ -12,10 +12,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from reusekit.errors import CopyError, reason
 from reusekit.graph import keras_internals
 from reusekit.surgery import rates
 from reusekit.surgery.building import Builder, is_rebuilt, leaves
-from reusekit.surgery.errors import CopyError, reason
 
 # Runs of a training that is over; a copy is not compiled.
 _LEFT_BEHIND = (keras.callbacks.Callback, keras.optimizers.Optimizer)

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import keras
 
 from reusekit.arguments import checked
+from reusekit.errors import EditError
 from reusekit.graph import Graph, read, resolve
 from reusekit.graph.addresses import At
 from reusekit.surgery.assembling import assemble
 from reusekit.surgery.clone import twin_of, warn_of_lost_class
 from reusekit.surgery.edits import Edit, Insert, Orders, Remove, Replace, orders
-from reusekit.surgery.errors import EditError
 from reusekit.surgery.rebuild import Rebuild
 from reusekit.surgery.rewiring import Rewiring
 from reusekit.surgery.tie_check import check_ties

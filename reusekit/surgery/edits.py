@@ -7,11 +7,10 @@ from typing import Any
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import nearest
-from reusekit.graph import Graph, Scope, Tensor, UnknownAddressError, resolve
+from reusekit.errors import EditError, UnknownAddressError, nearest
+from reusekit.graph import Graph, Scope, Tensor, resolve
 from reusekit.graph.addresses import At, without_call_number
 from reusekit.surgery.calling import Step
-from reusekit.surgery.errors import EditError
 
 
 @checked(EditError)

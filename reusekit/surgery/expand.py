@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import SurgeryError
+from reusekit.errors import EditError, SurgeryError, reason
 from reusekit.graph import Call, Graph, Tensor, keras_internals, read
 from reusekit.graph.addresses import At
 from reusekit.graph.tracing import fed_dtype, trace
@@ -16,7 +16,6 @@ from reusekit.surgery.building import Builder
 from reusekit.surgery.certificate import certify
 from reusekit.surgery.clone import warn_of_lost_class
 from reusekit.surgery.edits import Remove, orders
-from reusekit.surgery.errors import EditError, reason
 from reusekit.surgery.names import Names
 from reusekit.surgery.snapshot import Snapshot
 

@@ -8,17 +8,8 @@ from typing import Any
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import SurgeryError, nearest
-from reusekit.graph import (
-    AddressError,
-    Call,
-    Graph,
-    Tensor,
-    ancestors,
-    keras_internals,
-    read,
-    resolve_one,
-)
+from reusekit.errors import AddressError, SurgeryError, nearest
+from reusekit.graph import Call, Graph, Tensor, ancestors, keras_internals, read, resolve_one
 from reusekit.graph.addresses import At
 from reusekit.graph.padding_mask import AUTO, padding_mask, remember_source
 from reusekit.surgery.assembling import assemble, placeholder, singleton

@@ -7,11 +7,10 @@ from typing import Any
 import keras
 
 from reusekit.arguments import Name, checked
-from reusekit.errors import SurgeryError
-from reusekit.graph import Graph, NoGraphError, Tensor, keras_internals, read
+from reusekit.errors import NoGraphError, ShapeError, SurgeryError
+from reusekit.graph import Graph, Tensor, keras_internals, read
 from reusekit.surgery.assembling import assemble, placeholder
 from reusekit.surgery.calling import Step
-from reusekit.surgery.errors import ShapeError
 from reusekit.surgery.rebuild import Rebuild, plan
 
 # Their `training` is True by default, though it makes no difference to them, and Keras hands the

@@ -17,16 +17,8 @@ from typing import Any
 
 import keras
 
-from reusekit.graph import (
-    Call,
-    DisconnectedError,
-    Graph,
-    Scope,
-    Tensor,
-    ancestors,
-    keras_internals,
-    read,
-)
+from reusekit.errors import DisconnectedError
+from reusekit.graph import Call, Graph, Scope, Tensor, ancestors, keras_internals, read
 from reusekit.graph.masks import HiddenMask, with_found_mask
 from reusekit.graph.nesting import HandedOn
 from reusekit.graph.variables import Variables

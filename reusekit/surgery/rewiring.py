@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 
+from reusekit.errors import EditError, ShapeError, reason
 from reusekit.graph import Call, Graph, Scope, Tensor, keras_internals
 from reusekit.graph.masks import HiddenMask, mask_arguments, passes_mask
 from reusekit.surgery.calling import Step
 from reusekit.surgery.dry_run import outputs_of
 from reusekit.surgery.edits import Orders
-from reusekit.surgery.errors import EditError, ShapeError, reason
 
 
 class Rewiring:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import SurgeryError
-from reusekit.graph import AddressError, Graph, cut, read, resolve
+from reusekit.errors import AddressError, SurgeryError
+from reusekit.graph import Graph, cut, read, resolve
 from reusekit.graph.addresses import At
 from reusekit.surgery.split import build_stages
 from reusekit.surgery.stages import stages

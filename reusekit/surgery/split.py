@@ -8,14 +8,13 @@ from typing import Any
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import ReusekitError, SurgeryError
-from reusekit.graph import Cut, Graph, Tensor, WideCutError, cut, cut_points, read, resolve
+from reusekit.errors import ReusekitError, SurgeryError, WideCutError, reason
+from reusekit.graph import Cut, Graph, Tensor, cut, cut_points, read, resolve
 from reusekit.graph.addresses import At
 from reusekit.graph.padding_mask import remember_source
 from reusekit.surgery.assembling import assemble, placeholder, singleton
 from reusekit.surgery.calling import Step
 from reusekit.surgery.certificate import Certificate, certify
-from reusekit.surgery.errors import reason
 from reusekit.surgery.rebuild import Rebuild, plan
 from reusekit.surgery.snapshot import Snapshot
 from reusekit.surgery.stages import Stage, stages

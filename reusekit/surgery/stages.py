@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from reusekit.graph import Call, Cut, CutOrderError, Graph, Tensor
+from reusekit.errors import CutOrderError
+from reusekit.graph import Call, Cut, Graph, Tensor
 
 
 @dataclass(frozen=True, eq=False)

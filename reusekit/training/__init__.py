@@ -2,7 +2,6 @@
 
 from reusekit.training import heads
 from reusekit.training.attach import attach
-from reusekit.training.errors import TrainingError
 from reusekit.training.fit import Fit, fit_classifier
 from reusekit.training.folding import fold_standardization
 from reusekit.training.freezing import Freezing, VariableState, freeze
@@ -16,7 +15,6 @@ __all__ = [
     "GradualUnfreezing",
     "LayerwiseOptimizer",
     "Rates",
-    "TrainingError",
     "VariableRate",
     "VariableState",
     "attach",

@@ -16,7 +16,7 @@ from reusekit.training.heads import Head
 AnyHead = Annotated[
     Head | keras.Model,
     Field(
-        description="what rk.heads makes, such as rk.heads.classifier(10), or a keras.Model",
+        description="what rk.heads makes, such as rk.heads.Classifier(10), or a keras.Model",
     ),
 ]
 
@@ -49,7 +49,7 @@ def attach(bottom: keras.Model, head: AnyHead, mask: At = AUTO) -> keras.Model:
     Example:
         >>> import reusekit as rk
         >>> bottom = rk.load_backbone("reusekit/glyphnet", weights=None).model
-        >>> head = rk.heads.classifier(classes=10)
+        >>> head = rk.heads.Classifier(classes=10)
         >>> model = rk.attach(bottom, head)
         >>> model.output_shape
         (None, 10)

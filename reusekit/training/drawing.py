@@ -11,9 +11,9 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter
 
 from reusekit.arguments import checked
+from reusekit.errors import TrainingError
 from reusekit.graph import Call, CutPoint, Graph, cut_points, read
 from reusekit.sharing import count_params
-from reusekit.training.errors import TrainingError
 
 State = Literal["frozen", "trained", "new"]
 

@@ -10,8 +10,7 @@ import keras
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from reusekit.arguments import checked
-from reusekit.errors import ConfigError, nearest
-from reusekit.training.errors import TrainingError
+from reusekit.errors import ConfigError, TrainingError, nearest
 
 MONITORED = "val_loss"
 

@@ -10,19 +10,10 @@ from weakref import WeakKeyDictionary
 import keras
 
 from reusekit.arguments import checked
-from reusekit.graph import (
-    AddressError,
-    Call,
-    Graph,
-    ancestors,
-    keras_internals,
-    read,
-    resolve,
-    resolve_one,
-)
+from reusekit.errors import AddressError, TrainingError
+from reusekit.graph import Call, Graph, ancestors, keras_internals, read, resolve, resolve_one
 from reusekit.graph.addresses import At, without_call_number
 from reusekit.surgery import rates
-from reusekit.training.errors import TrainingError
 from reusekit.training.training_mode import in_training
 
 BatchNorm = Literal["frozen", "statistics", "train"]

@@ -8,10 +8,9 @@ import keras
 from pydantic import Field
 
 from reusekit.arguments import checked
-from reusekit.errors import nearest
+from reusekit.errors import TrainingError, nearest
 from reusekit.graph import Call, Graph, Tensor, cut_points, read, resolve
 from reusekit.graph.addresses import At
-from reusekit.training.errors import TrainingError
 from reusekit.training.freezing import could_be_trained
 from reusekit.training.optimizer import LayerwiseOptimizer
 

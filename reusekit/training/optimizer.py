@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
+from reusekit.errors import TrainingError
 from reusekit.graph import keras_internals
-from reusekit.training.errors import TrainingError
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import keras
 from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import checked
+from reusekit.errors import TrainingError
 from reusekit.graph import Graph, cut_points, keras_internals, read
 from reusekit.graph.addresses import At
-from reusekit.training.errors import TrainingError
 from reusekit.training.freezing import BatchNorm, Freezing, Plan
 
 

@@ -24,8 +24,19 @@ import reusekit.features
 import reusekit.search
 from faults.outcome import Outcome, tried
 from reusekit.data import load_split
-from reusekit.features import FeatureKey, Trials
-from reusekit.search import CutHyperModel, SearchResult, TrialData, TrialSpec, measure_latency
+from reusekit.features import FeatureKey, Padding, Trials
+from reusekit.search import (
+    CutGridOracle,
+    CutHyperModel,
+    CutSweepOracle,
+    Limits,
+    SearchResult,
+    TrialData,
+    TrialSpec,
+    measure_latency,
+)
+from reusekit.surgery import prepend
+from reusekit.training.drawing import draw_cut
 
 TRIES = 1_600
 
@@ -213,14 +224,14 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     frontier = reusekit.features.frontier(glyphnet, "stem_out", "avg")
     stored = rk.stored_features(store, glyphnet, ["stem_out"], digits)[0]
     heads, at, on = rk.heads, {"model": model, "at": "hidden"}, {"model": model}
-    head, record = heads.classifier(3), search.tuner.records[0]
+    head, record = heads.Classifier(3), search.tuner.records[0]
 
     def calls_of_heads() -> Iterator[tuple[str, tuple[Callable[..., Any], Arguments]]]:
         flat = keras.KerasTensor((None, 6))
-        several = {"a": heads.regression()}
+        several = {"a": heads.Regression()}
         made = (
-            head, heads.multilabel(3), heads.regression(), heads.multitask(several),
-            heads.multitap(3), heads.siamese(), heads.masked_language_model(),
+            head, heads.Multilabel(3), heads.Regression(), heads.Multitask(several),
+            heads.Multitap(3), heads.Siamese(), heads.MaskedLanguageModel(),
         )  # fmt: skip
         for one in (heads.Head, *map(type, made)):
             for method in _methods(one):
@@ -248,7 +259,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "clone": (rk.clone, on),
         "flatten": (rk.flatten, on),
         "expand": (rk.expand, at),
-        "prepend": (rk.prepend, {"model": top, "preprocessing": bottom}),
+        "prepend": (prepend, {"model": top, "preprocessing": bottom}),
         "join": (rk.join, {"bottom": bottom, "top": top}),
         "tie": (
             rk.tie,
@@ -262,7 +273,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "Freezing.undo": (freezing.undo, on),
         "attach": (rk.attach, {"bottom": bottom, "head": head}),
         "layerwise_optimizer": (rk.layerwise_optimizer, {**on, "optimizer": "sgd"}),
-        "draw_cut": (rk.draw_cut, {**at, "title": "a cut"}),
+        "draw_cut": (draw_cut, {**at, "title": "a cut"}),
         "GradualUnfreezing": (rk.GradualUnfreezing, {"stages": {0: "hidden"}}),
         "GradualUnfreezing.evenly": (
             rk.GradualUnfreezing.evenly,
@@ -273,26 +284,26 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             rk.layers.TiedDense(keras.layers.Embedding(5, 4)).tied_to,
             {"source": keras.layers.Embedding(5, 4)},
         ),
-        "classifier": (heads.classifier, {"classes": 3}),
-        "multilabel": (heads.multilabel, {"labels": 3}),
-        "regression": (heads.regression, {}),
-        "siamese": (heads.siamese, {}),
-        "multitap": (heads.multitap, {"classes": 3}),
-        "multitask": (heads.multitask, {"tasks": {"a": heads.regression()}}),
-        "masked_language_model": (heads.masked_language_model, {}),
+        "Classifier": (heads.Classifier, {"classes": 3}),
+        "Multilabel": (heads.Multilabel, {"labels": 3}),
+        "Regression": (heads.Regression, {}),
+        "Siamese": (heads.Siamese, {}),
+        "Multitap": (heads.Multitap, {"classes": 3}),
+        "Multitask": (heads.Multitask, {"tasks": {"a": heads.Regression()}}),
+        "MaskedLanguageModel": (heads.MaskedLanguageModel, {}),
         **dict(calls_of_heads()),
         "Backbone": (
             rk.Backbone,
             {"model": model, "preprocessing": None, "source": "m", "weights": None},
         ),
-        "Limits": (rk.Limits, {}),
-        "Limits.exceeded": (rk.Limits().exceeded, {"sizes": record.sizes}),
-        "Padding": (rk.Padding, {"length": 4}),
+        "Limits": (Limits, {}),
+        "Limits.exceeded": (Limits().exceeded, {"sizes": record.sizes}),
+        "Padding": (Padding, {"length": 4}),
         "Padding.batch": (
-            rk.Padding(4).batch,
+            Padding(4).batch,
             {"examples": digits.examples, "batch_size": 4},
         ),
-        "Trials": (rk.Trials, {"at": "hidden"}),
+        "Trials": (Trials, {"at": "hidden"}),
         "SearchSpace": (rk.SearchSpace, {"cuts": ["a", "b"]}),
         "SearchSpace.head": (space.head, {"spec": spec, "classes": 2}),
         "SearchSpace.sample": (space.sample, {"hp": hp}),
@@ -358,15 +369,15 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
                 "train": lambda: {"spec": spec, "model": hypermodel.build_for(spec)},
             }.items()
         },
-        "CutSweepOracle": (rk.CutSweepOracle, {"cuts": ["a"], "max_trials": 1}),
-        "CutGridOracle": (rk.CutGridOracle, {}),
+        "CutSweepOracle": (CutSweepOracle, {"cuts": ["a"], "max_trials": 1}),
+        "CutGridOracle": (CutGridOracle, {}),
         "CutTuner": (
             rk.CutTuner,
             lambda: {
                 "hypermodel": hypermodel,
                 "directory": folder / "tuner",
                 "fresh": True,
-                "oracle": rk.CutSweepOracle(["a"], 1, objective="val_loss"),
+                "oracle": CutSweepOracle(["a"], 1, objective="val_loss"),
             },
         ),
         "CutTuner.trained": (search.tuner.trained, {"number": 0}),

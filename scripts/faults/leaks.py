@@ -45,7 +45,7 @@ def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Ou
 
     def loop() -> None:
         bottom, _ = rk.split(backbone, "block4_out")
-        rk.attach(bottom, rk.heads.classifier(10))
+        rk.attach(bottom, rk.heads.Classifier(10))
         rk.extract(backbone, "block7_out", pooling="avg")
 
     for what, step, count in (

@@ -43,7 +43,7 @@ def test_a_regression_scores_alike_held_and_stored(tmp_path):
     space = rk.SearchSpace(
         cuts=["conv"],
         learning_rates=[0.05],
-        heads={"numbers": rk.heads.regression(1)},
+        heads={"numbers": rk.heads.Regression(1)},
     )
     found = []
     for plain in (False, True):

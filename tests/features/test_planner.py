@@ -560,7 +560,7 @@ def test_wrong_requests_are_refused(residual, train, validation, store):
     args = (train, validation, store)
     with pytest.raises(ConfigError, match="trials to be a list, not empty"):
         plan(residual, [], *args)
-    with pytest.raises(rk.UnknownAddressError, match="'stem'"):
+    with pytest.raises(rk.errors.UnknownAddressError, match="'stem'"):
         plan(residual, [Trials("stemm")], *args)
     with pytest.raises(ConfigError, match=r"disk to be .* at least 0\. Received: -1"):
         plan(residual, [Trials("stem")], *args, disk=-1)
@@ -570,7 +570,7 @@ def test_wrong_requests_are_refused(residual, train, validation, store):
         Trials("stem", epochs=0)
     with pytest.raises(rk.SurgeryError, match="Did you mean 'avg'"):
         plan(residual, [Trials("stem", "agv")], *args)
-    with pytest.raises(rk.CacheError, match="Did you mean 'float16'"):
+    with pytest.raises(rk.errors.CacheError, match="Did you mean 'float16'"):
         plan(residual, [Trials("stem")], *args, dtype="flaot16")
     with pytest.raises(DataError, match="empty"):
         plan(residual, [Trials("stem")], data_of(images()[:0]), validation, store)

@@ -153,7 +153,7 @@ def test_only_what_the_cut_depends_on_counts():
     assert random_before(graph, "flip") == Randomness(("flip",), (), ())
     assert random_before(graph, ["conv"]) == Randomness(("flip",), ("noise",), ())
     assert random_before(graph, "drop") == Randomness(("flip",), ("noise", "drop"), ())
-    with pytest.raises(rk.UnknownAddressError, match="'flip'"):
+    with pytest.raises(rk.errors.UnknownAddressError, match="'flip'"):
         random_before(graph, "filp")
 
 

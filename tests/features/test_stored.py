@@ -256,7 +256,7 @@ def test_wrong_requests_are_refused(store):
     model, data = ZOO["residual"](), data_of(images())
     with pytest.raises(CacheError, match="Did you mean 'float16'"):
         stored_features(store, model, ["stem"], data, dtype="flaot16")
-    with pytest.raises(rk.UnknownAddressError, match="'stem'"):
+    with pytest.raises(rk.errors.UnknownAddressError, match="'stem'"):
         stored_features(store, model, ["stemm"], data)
     with pytest.raises(DataError, match=r"Expected 40 examples. Received: 30, and no more"):
         stored_features(store, model, ["stem"], replace(data, size=40))

@@ -3,16 +3,13 @@ import pytest
 from zoo import ZOO
 
 import reusekit as rk
-from reusekit.graph import (
+from reusekit.errors import (
     AddressError,
     AmbiguousAddressError,
     ForeignTensorError,
     UnknownAddressError,
-    cut_points,
-    find_layers,
-    read,
-    resolve,
 )
+from reusekit.graph import cut_points, find_layers, read, resolve
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@ import keras
 import pytest
 from zoo import ZOO
 
-from reusekit.graph import AddressError, CutPoint, cut_points, read
+from reusekit.errors import AddressError
+from reusekit.graph import CutPoint, cut_points, read
 
 
 @pytest.fixture(scope="module")

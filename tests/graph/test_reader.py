@@ -2,7 +2,8 @@ import keras
 import pytest
 from zoo import ZOO
 
-from reusekit.graph import NoGraphError, read
+from reusekit.errors import NoGraphError
+from reusekit.graph import read
 
 
 def addresses(name):

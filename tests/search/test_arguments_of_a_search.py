@@ -144,7 +144,7 @@ def test_an_objective_that_no_head_reports_is_refused_at_once(search, objective)
 
 
 def test_the_objective_of_other_heads_may_be_any_of_their_metrics(search):
-    heads = {"numbers": rk.heads.regression()}
+    heads = {"numbers": rk.heads.Regression()}
     space = SearchSpace(["out2"], heads=heads, learning_rates=[0.01])
     with pytest.raises(ConfigError, match="one of val_loss, val_mean_absolute_error"):
         search(space)
@@ -152,7 +152,7 @@ def test_the_objective_of_other_heads_may_be_any_of_their_metrics(search):
     assert not result.maximize
     with pytest.raises(ConfigError, match="Expected a trial that reports an accuracy"):
         _ = result.best.accuracy
-    area = SearchSpace(["out2"], heads={"labels": rk.heads.multilabel(3)})
+    area = SearchSpace(["out2"], heads={"labels": rk.heads.Multilabel(3)})
     assert search(area, "other", objective="val_auc").tuner.oracle.objective.direction == "max"
 
 

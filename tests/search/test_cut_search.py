@@ -265,9 +265,9 @@ def test_a_folder_that_cannot_be_written(small, tmp_path):
 
 
 def test_heads_that_do_not_fit_their_features(small):
-    class Wide(type(rk.heads.classifier(3))):
+    class Wide(type(rk.heads.Classifier(3))):
         def connect(self, features):
-            raise rk.HeadError("Expected more channels.")
+            raise rk.errors.HeadError("Expected more channels.")
 
     space = SearchSpace(["stem"], heads={"wide": Wide(3)}, learning_rates=(0.1,))
     with pytest.raises(ReusekitError, match="Expected more channels"):

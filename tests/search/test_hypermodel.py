@@ -137,7 +137,7 @@ def test_an_untrained_top_gives_what_the_backbone_gives(maps, backbone, validati
 
 
 def test_a_head_by_name_is_built_where_it_is_asked_for(data):
-    heads = {"linear": rk.heads.classifier(3), "deep": rk.heads.classifier(3, units=(8, 4))}
+    heads = {"linear": rk.heads.Classifier(3), "deep": rk.heads.Classifier(3, units=(8, 4))}
     hypermodel = CutHyperModel(data, SearchSpace(CUTS, heads=heads), epochs=1)
     shapes = {
         name: [

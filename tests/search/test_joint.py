@@ -6,10 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from reusekit.errors import ReusekitError
+from reusekit.errors import ReusekitError, TrainingError
 from reusekit.features import feed
 from reusekit.search.joint import Member, fit_together
-from reusekit.training.errors import TrainingError
 from reusekit.training.fit import Fit
 
 TRAIN, VALIDATION, CLASSES, BATCH, SEED = 90, 40, 3, 16, 5

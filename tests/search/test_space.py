@@ -56,8 +56,8 @@ def test_one_rate_is_no_choice():
 
 def test_heads_by_name_take_the_place_of_units_and_dropout():
     heads = {
-        "linear": rk.heads.classifier(3),
-        "wide": rk.heads.classifier(3, units=64, dropout=0.5),
+        "linear": rk.heads.Classifier(3),
+        "wide": rk.heads.Classifier(3, units=64, dropout=0.5),
     }
     space = SearchSpace(CUTS, heads=heads)
     declared, spec = values(space, head="wide")

@@ -147,7 +147,7 @@ def test_what_crosses_is_stored_with_its_mask(searched):
 
 
 def test_pooled_by_a_head_filling_changes_nothing(bert, tmp_path):
-    heads = {"attention": rk_heads.classifier(2, pooling="attention")}
+    heads = {"attention": rk_heads.Classifier(2, pooling="attention")}
     found = search(bert, tmp_path, BLOCKS[1:], (BLOCKS[1],), pooling=None, epochs=1, heads=heads)
     found.run()
     assert "passes over what 'padding_mask' leaves out" in str(found.plan)

@@ -32,5 +32,5 @@ def test_a_shared_layer_counts_once():
 
 @pytest.mark.parametrize("what", [keras.Sequential([keras.layers.Dense(3)]), "model"])
 def test_what_has_no_weights_yet_is_refused(what):
-    with pytest.raises(rk.TieError, match=r"Expected (a model that|model to be)"):
+    with pytest.raises(rk.errors.TieError, match=r"Expected (a model that|model to be)"):
         count_params(what)

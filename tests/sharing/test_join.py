@@ -28,7 +28,7 @@ def test_a_layer_on_both_sides_is_joined_when_asked():
     x = random_inputs(read(model))
     np.testing.assert_allclose(whole(x), model(x), rtol=1e-5)
     assert rk.join(*apart, shared=[]).count_params() == 40
-    with pytest.raises(rk.TieError, match="shared="):
+    with pytest.raises(rk.errors.TieError, match="shared="):
         rk.join(*apart)
 
 
@@ -49,7 +49,7 @@ def test_parts_trained_apart_need_to_be_told_which_counts(keep):
     bottom, top = (rk.clone(part) for part in rk.split(tied.model, tied.between))
     embedding, source = bottom.get_layer("embedding"), top.get_layer("logits").source
     source.set_weights([np.ones((30, 4))])
-    with pytest.raises(rk.TieError, match="trained apart"):
+    with pytest.raises(rk.errors.TieError, match="trained apart"):
         rk.join(bottom, top)
     whole = rk.join(bottom, top, keep=keep)
     kept = embedding if keep == "bottom" else source
@@ -65,15 +65,15 @@ def test_a_frozen_part_is_joined_and_one_that_differs_otherwise_is_refused():
     assert whole.count_params() == tied.model.count_params()
     assert not whole.get_layer("embedding").trainable
     top.get_layer("logits").source.quantize("int8")
-    with pytest.raises(rk.TieError, match="they differ in dtype"):
+    with pytest.raises(rk.errors.TieError, match="they differ in dtype"):
         rk.join(bottom, top)
 
 
 def test_what_is_not_shared_is_named():
     parts = rk.split(shared_layer(), "again@1")
-    with pytest.raises(rk.TieError, match=r"'missing/kernel'.*'again'"):
+    with pytest.raises(rk.errors.TieError, match=r"'missing/kernel'.*'again'"):
         rk.join(*map(rk.clone, parts), shared=["missing/kernel"])
-    with pytest.raises(rk.TieError, match="'left'"):
+    with pytest.raises(rk.errors.TieError, match="'left'"):
         rk.join(*parts, keep="left")
 
 
@@ -84,5 +84,5 @@ def test_layers_that_names_do_not_tell_apart_are_refused():
 
     x = keras.Input((4,), name="x")
     both = keras.Model(x, part("second")(part("first")(x)), name="both")
-    with pytest.raises(rk.TieError, match="several that are called 'same'"):
+    with pytest.raises(rk.errors.TieError, match="several that are called 'same'"):
         rk.join(both, part("top"), shared=["same/kernel"], keep="bottom")

@@ -105,7 +105,7 @@ def test_it_may_be_built_before_its_source():
     encoder = layers.Dense(4)
     assert TiedDense(encoder, units=6)(array(2, 4)).shape == (2, 6)
     assert encoder.kernel.shape == (6, 4)
-    with pytest.raises(rk.TieError, match="pass units="):
+    with pytest.raises(rk.errors.TieError, match="pass units="):
         TiedDense(layers.Dense(4))(array(2, 4))
 
 
@@ -239,7 +239,7 @@ def test_where_quantisation_leaves_no_matrix_it_is_refused(kind, mode, lora):
     source.quantize(mode)
     if lora:
         with_lora(source)
-    with pytest.raises(rk.TieError, match=mode):
+    with pytest.raises(rk.errors.TieError, match=mode):
         tied(x)
 
 
@@ -269,5 +269,5 @@ def test_a_quantised_model_is_saved_and_loaded_with_its_tie(tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_error(make, said):
-    with pytest.raises(rk.TieError, match=said):
+    with pytest.raises(rk.errors.TieError, match=said):
         make()

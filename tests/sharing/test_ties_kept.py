@@ -142,15 +142,15 @@ REFUSED = {
     "three_owners": {},
     "end_before_its_source": {},
     "end_inside_another_layer": {
-        "parted_and_joined": rk.TieError,
-        "joined_as_told": rk.TieError,
+        "parted_and_joined": rk.errors.TieError,
+        "joined_as_told": rk.errors.TieError,
     },
     "layer_in_two_places": {
-        "parted_and_joined": rk.TieError,
+        "parted_and_joined": rk.errors.TieError,
         "save_and_load": ValueError,
     },
     "weight_that_two_layers_hold": {
-        "save_and_load_weights": rk.CopyError,
+        "save_and_load_weights": rk.errors.CopyError,
         "parted_and_joined": NotImplementedError,
         "joined_as_told": NotImplementedError,
         "save_and_load": NotImplementedError,
@@ -201,7 +201,7 @@ def test_what_would_untie_is_refused_and_changes_nothing(way, kind):
     model = tied.model
     before = [layer._inbound_nodes[:] for layer in model.layers]
     width = tied.end.output.shape[-1]
-    with pytest.raises(rk.TieError):
+    with pytest.raises(rk.errors.TieError):
         if way == "replace":
             rk.replace(model, tied.source, tied.replacement)
         elif way == "remove":

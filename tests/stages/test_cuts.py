@@ -46,9 +46,9 @@ def test_the_end_of_a_registered_classifier_is_no_candidate():  # pipeline W3
     glyphnet = rk.load_backbone("reusekit/glyphnet", weights=None)
     plain = [point.at for point in candidate_cuts(glyphnet)]
     assert plain[-1] == "block7_out"
-    whole = rk.attach(glyphnet.model, rk.heads.classifier(10))
+    whole = rk.attach(glyphnet.model, rk.heads.Classifier(10))
     assert [point.at for point in candidate_cuts(replace(glyphnet, model=whole))] == plain
-    hidden = rk.attach(glyphnet.model, rk.heads.classifier(10, units=32))
+    hidden = rk.attach(glyphnet.model, rk.heads.Classifier(10, units=32))
     offered = [point.at for point in candidate_cuts(replace(glyphnet, model=hidden))]
     assert offered == [*plain, "head_hidden"]  # the features just before the old softmax
 

@@ -10,6 +10,7 @@ from reusekit import stages
 from reusekit.backbones import Backbone
 from reusekit.data import load_split
 from reusekit.settings import FineTuneSettings, HeadSettings
+from reusekit.training.drawing import draw_cut
 
 CUT, OPEN_FROM = "block4_out", "block2_out"
 
@@ -163,7 +164,7 @@ def test_a_search_that_trains_inside_a_nested_model_is_fine_tuned(
         assert not np.array_equal(moved, rk.extract(tutorial.model, "base/out3").get_weights()[-2])
 
     begun = stages.best_trial(stages.Searched(search, result, 0, 0.0))
-    assert rk.draw_cut(begun.whole, begun.cut, "nested") is not None
+    assert draw_cut(begun.whole, begun.cut, "nested") is not None
     settings = FineTuneSettings(unfreeze_from="base/out1", epochs=1)
     tuned = stages.finetune(begun, tutorial, settings, digits, store, tmp_path, seed=0)
     assert [phase.name for phase in tuned.phases] == ["search", "finetune"]

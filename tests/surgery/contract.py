@@ -4,19 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from reusekit.errors import CopyError
 from reusekit.graph import cut, cut_points, read
 from reusekit.graph.frontier import depends
-from reusekit.surgery import (
-    CopyError,
-    Insert,
-    clone,
-    edit,
-    extract,
-    flatten,
-    remove,
-    segment,
-    split,
-)
+from reusekit.surgery import Insert, clone, edit, extract, flatten, remove, segment, split
 from reusekit.surgery.building import is_rebuilt, leaves
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot

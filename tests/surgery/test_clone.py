@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from zoo import ZOO
 
-from reusekit.errors import SurgeryError, TieError
+from reusekit.errors import CopyError, SurgeryError, TieError
 from reusekit.graph import keras_internals, read
-from reusekit.surgery import CopyError, clone
+from reusekit.surgery import clone
 
 
 @keras.saving.register_keras_serializable("reusekit_tests")

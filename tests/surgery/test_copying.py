@@ -8,9 +8,9 @@ import pytest
 from keras import layers, ops
 
 import reusekit as rk
-from reusekit.errors import SurgeryError
+from reusekit.errors import CopyError, SurgeryError
 from reusekit.features.precision import in_compute_dtype
-from reusekit.surgery import CopyError, clone, insert, replace
+from reusekit.surgery import clone, insert, replace
 
 random = np.random.default_rng(0)
 
@@ -541,7 +541,7 @@ def test_cloned_parts_join_to_the_whole(at):
 def test_a_standardized_head_is_cloned_with_its_statistics():
     x = keras.Input((4,), name="x")
     bottom = keras.Model(x, layers.Dense(4, name="a")(x), name="bottom")
-    head = rk.heads.classifier(3, standardize=normal(60, 4) * 3 + 5)
+    head = rk.heads.Classifier(3, standardize=normal(60, 4) * 3 + 5)
     copied(rk.attach(bottom, head), normal(5, 4))
 
 

@@ -4,19 +4,8 @@ import pytest
 from contract import arrays, assert_equal
 from zoo import ZOO
 
-from reusekit.graph import AmbiguousAddressError, UnknownAddressError
-from reusekit.surgery import (
-    EditError,
-    Insert,
-    Remove,
-    Replace,
-    ShapeError,
-    edit,
-    extract,
-    insert,
-    remove,
-    replace,
-)
+from reusekit.errors import AmbiguousAddressError, EditError, ShapeError, UnknownAddressError
+from reusekit.surgery import Insert, Remove, Replace, edit, extract, insert, remove, replace
 from reusekit.surgery.snapshot import Snapshot
 
 

@@ -5,9 +5,9 @@ from contract import arrays, assert_equal, run_surgery_test
 from keras import layers, ops
 from zoo_hub import HUB
 
-from reusekit.errors import SurgeryError
+from reusekit.errors import CertificateError, EditError, SurgeryError
 from reusekit.graph import cut_points, keras_internals, read
-from reusekit.surgery import CertificateError, EditError, expand, flatten, remove, split
+from reusekit.surgery import expand, flatten, remove, split
 from reusekit.surgery.random_inputs import random_inputs
 from reusekit.surgery.snapshot import Snapshot
 

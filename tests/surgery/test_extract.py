@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from zoo import ZOO
 
-from reusekit.errors import SurgeryError
-from reusekit.graph import AddressError, CutOrderError, cut_points
+from reusekit.errors import AddressError, CutOrderError, SurgeryError
+from reusekit.graph import cut_points
 from reusekit.surgery import extract, segment, split
 
 

@@ -5,7 +5,8 @@ import pytest
 from contract import arrays, assert_equal, run_surgery_test
 from keras import layers, ops
 
-from reusekit.graph import DisconnectedError, cut_points, read
+from reusekit.errors import DisconnectedError
+from reusekit.graph import cut_points, read
 from reusekit.surgery import Insert, clone, edit, extract, flatten, split
 from reusekit.surgery.random_inputs import random_inputs
 

@@ -2,7 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from reusekit.surgery import ShapeError, prepend
+from reusekit.errors import ShapeError
+from reusekit.surgery import prepend
 
 
 def _normalised():

@@ -7,17 +7,17 @@ import pytest
 from contract import arrays, assert_equal
 from zoo import ZOO
 
-from reusekit.graph import (
+from reusekit.errors import (
     AmbiguousAddressError,
+    CertificateError,
     CutOrderError,
     ForeignTensorError,
     NoGraphError,
     UnknownAddressError,
     WideCutError,
-    cut_points,
-    read,
 )
-from reusekit.surgery import CertificateError, clone, split
+from reusekit.graph import cut_points, read
+from reusekit.surgery import clone, split
 from reusekit.surgery.random_inputs import random_inputs
 
 

@@ -9,7 +9,8 @@ from contract import arrays, assert_equal
 from zoo import ZOO
 from zoo_hub import HUB
 
-from reusekit.graph import NoGraphError, count_flops, cut_points, keras_internals, read
+from reusekit.errors import NoGraphError
+from reusekit.graph import count_flops, cut_points, keras_internals, read
 from reusekit.surgery import (
     Insert,
     clone,

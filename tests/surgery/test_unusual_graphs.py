@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from reusekit.errors import SurgeryError, TieError
-from reusekit.graph import NoGraphError, cut_points, read
+from reusekit.errors import EditError, NoGraphError, SurgeryError, TieError
+from reusekit.graph import cut_points, read
 from reusekit.sharing import count_params, tied_weights
 from reusekit.surgery import (
-    EditError,
     Insert,
     clone,
     edit,
@@ -163,7 +162,7 @@ def test_sizes_inside_a_nested_model_are_those_of_the_call(deep):
     assert extract(model, at).output_shape == (None, 8, 8, 4)
     parts = split(model, at)
     assert parts.top.input_shape == (None, 8, 8, 4) and parts.verify().exact
-    head = heads.classifier(3, pooling="flatten")
+    head = heads.Classifier(3, pooling="flatten")
     assert attach(parts.bottom, head).count_params() == 112 + 256 * 3 + 3
 
 
@@ -312,7 +311,7 @@ def of_class(kind):
         cut_points,
         lambda m: prepend(m, layers.ReLU()),
         lambda m: prepend(of_class(Polite), m),
-        lambda m: attach(m, heads.classifier(3)),
+        lambda m: attach(m, heads.Classifier(3)),
         lambda m: remove(m, "a"),
         lambda m: freeze(m, "a"),
     ],
@@ -420,7 +419,7 @@ def test_addresses_of_a_nested_backbone_stay_good(tmp_path):
         segment(model, [at, "pool"])[0],
         extract(model, {"deep": at, "pooled": at}),
     ):
-        whole = attach(extract(bottom, at), heads.classifier(3))
+        whole = attach(extract(bottom, at), heads.Classifier(3))
         assert freeze(whole, at).parameters()["frozen"] == 40 + 8
         whole.save(tmp_path / "whole.keras")
         for each in (bottom, whole, keras.saving.load_model(tmp_path / "whole.keras")):

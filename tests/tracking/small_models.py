@@ -9,6 +9,7 @@ import numpy as np
 
 import reusekit as rk
 from reusekit.backbones import Backbone
+from reusekit.surgery import Split
 from reusekit.tracking import ROLES, Ledger, Registration, prepare, send, take_ledgers
 
 X = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
@@ -33,7 +34,7 @@ def with_head(body: Backbone, seed: int, classes: int = 3) -> keras.Model:
 
 
 @lru_cache(maxsize=16)
-def _measured(model: keras.Model, cut: str) -> tuple[rk.Split, dict[str, Ledger]]:
+def _measured(model: keras.Model, cut: str) -> tuple[Split, dict[str, Ledger]]:
     """Both parts, and what they cost; timing them takes longer than all else."""
     parts = rk.split(model, cut)
     return parts, dict(

@@ -40,7 +40,7 @@ def test_it_can_be_cut_again_and_what_is_made_from_it_names_it(
 ):
     found = rk.load_backbone("models:/ships@champion")
     assert "norm" in [point.at for point in rk.cut_points(found.model)]
-    again = rk.attach(rk.extract(found.model, "norm"), rk.heads.regression())
+    again = rk.attach(rk.extract(found.model, "norm"), rk.heads.Regression())
     version = sent(tmp_path / "w", again, found, "deeper", "loading", cut="norm")
     run = module_tracking.get_run(version.run_id)
     assert logged_model_id(registered) in {m.model_id for m in run.inputs.model_inputs}
@@ -53,7 +53,7 @@ def test_the_hidden_layers_of_an_old_head_are_no_default_cuts(
     module_tracking, tmp_path, monkeypatch
 ):
     # pipeline W3: the head's tag says where it begins, in the library as in the pipelines
-    model = rk.attach(backbone().model, rk.heads.classifier(3, units=16))
+    model = rk.attach(backbone().model, rk.heads.Classifier(3, units=16))
     version = sent(tmp_path / "w", model, backbone(), "headed", "loading", cut="first", head=CUT)
     found = rk.load_backbone("models:/headed@champion")
     assert found.head == CUT

@@ -11,7 +11,7 @@ from reusekit.training.drawing import blocks, draw_cut
 def tuned():
     """Glyphnet cut at its fifth block, trained from the second on, with a new head."""
     bottom = rk.extract(rk.load_backbone("reusekit/glyphnet", weights=None).model, "block5_out")
-    model = rk.attach(rk.clone(bottom, weights="copy"), rk.heads.classifier(classes=10))
+    model = rk.attach(rk.clone(bottom, weights="copy"), rk.heads.Classifier(classes=10))
     rk.freeze(model, up_to="block2_out")
     return model
 
@@ -78,5 +78,5 @@ def test_the_drawing_shows_blocks_shapes_and_the_cut(tuned, tmp_path):
 
 
 def test_an_unknown_cut_is_refused_with_the_nearest(tuned):
-    with pytest.raises(rk.AddressError, match="block5_out"):
+    with pytest.raises(rk.errors.AddressError, match="block5_out"):
         draw_cut(tuned, "block5_ou", "")

@@ -13,7 +13,7 @@ def test_ends_at_the_epoch_with_the_lowest_validation_loss():
     inputs = generator.normal(size=(40, 5)).astype("float32")
     labels = generator.integers(0, 2, 40)  # nothing to learn, so that it gets worse at some point
     keras.utils.set_random_seed(1)
-    head = heads.classifier(2, units=64).build((5,))
+    head = heads.Classifier(2, units=64).build((5,))
     validation = feed(inputs[:20], labels[:20], 20)
     fit = fit_classifier(
         head,

@@ -6,7 +6,8 @@ from verify_freezing import freeze_and_train
 from zoo import ZOO
 
 import reusekit as rk
-from reusekit.training import TrainingError, freeze
+from reusekit.errors import TrainingError
+from reusekit.training import freeze
 
 
 def values(variables):
@@ -410,9 +411,9 @@ def test_any_set_of_layers_can_be_frozen():  # surgery, asked for 6
     assert all(v.path.startswith("discriminator/one") for v in model.trainable_variables)
     assert inner.get_layer("drop").rate == 0.5
     assert "frozen" not in states(freeze(model, None)).values()
-    with pytest.raises(rk.UnknownAddressError, match="'head'"):
+    with pytest.raises(rk.errors.UnknownAddressError, match="'head'"):
         freeze(model, layers="haed")
-    with pytest.raises(rk.AddressError, match="which the model does not call"):
+    with pytest.raises(rk.errors.AddressError, match="which the model does not call"):
         freeze(model, layers=layers.Dense(1))
     with pytest.raises(TrainingError, match="up_to=None thaws the model"):
         freeze(model)
@@ -596,11 +597,11 @@ def test_bad_input_changes_nothing():
     model = ZOO["residual"]()
     freeze(model, "out0")
     flags = [v.trainable for v in model.weights]
-    with pytest.raises(rk.UnknownAddressError, match="Did you mean 'out1'"):
+    with pytest.raises(rk.errors.UnknownAddressError, match="Did you mean 'out1'"):
         freeze(model, "outt1")
     with pytest.raises(TrainingError, match=r"Received: 'freeze'\. Did you mean 'frozen'"):
         freeze(model, "stem", batch_norm="freeze")
-    with pytest.raises(rk.AddressError):
+    with pytest.raises(rk.errors.AddressError):
         freeze(model, [])
     assert [v.trainable for v in model.weights] == flags
 

@@ -56,7 +56,7 @@ def ink() -> np.ndarray:
 def multitap(**options) -> Case:
     x, labels = digits()
     taps = rk.extract(convolutions(), {"deep": "late", "shallow": "early"})
-    return Case(taps, heads.multitap(10, **options), x, labels, None, "head_features")
+    return Case(taps, heads.Multitap(10, **options), x, labels, None, "head_features")
 
 
 def siamese(join, **options) -> Case:
@@ -67,7 +67,7 @@ def siamese(join, **options) -> Case:
     twin = [np.flatnonzero(labels == label)[-1] for label in labels]
     right = np.where(np.arange(COUNT) % 2, order, twin)
     same = (labels == labels[right]).astype("float32")
-    head = heads.siamese(join, **options)
+    head = heads.Siamese(join, **options)
     return Case(convolutions(), head, [x, x[right]], same, None, f"head_{join}")
 
 
@@ -78,7 +78,7 @@ def language_model() -> Case:
     ids = keras.Input((64,), dtype="int32", name="ids")
     x = layers.ReversibleEmbedding(18, 6, name="embedding")(ids)
     x = layers.Conv1D(12, 9, padding="same", activation="relu", name="mix")(x)
-    head = heads.masked_language_model()
+    head = heads.MaskedLanguageModel()
     tokens, weights = np.where(masked, 17, pixels), masked.astype("float32")
     cut = "head_normalization"
     return Case(keras.Model(ids, x, name="bottom"), head, tokens, pixels, weights, cut)
@@ -87,10 +87,10 @@ def language_model() -> Case:
 def language_model_beside_a_classifier() -> Case:
     """The same with an output of its own, and which digit it is from the first position."""
     case = language_model()
-    head = heads.multitask(
+    head = heads.Multitask(
         {
-            "pixels": heads.masked_language_model(vocabulary=18),
-            "digit": heads.classifier(10, pooling="token"),
+            "pixels": heads.MaskedLanguageModel(vocabulary=18),
+            "digit": heads.Classifier(10, pooling="token"),
         }
     )
     labels = digits()[1]
@@ -104,10 +104,10 @@ def language_model_beside_a_classifier() -> Case:
 
 CASES = {
     "classifier": lambda: on_images(
-        heads.classifier(digits()[1].max() + 1, units=np.int64(16)), "head_hidden"
+        heads.Classifier(digits()[1].max() + 1, units=np.int64(16)), "head_hidden"
     ),
     "classifier with everything": lambda: on_images(
-        heads.classifier(
+        heads.Classifier(
             10,
             units=(16, 8),
             dropout=0.1,
@@ -119,25 +119,25 @@ CASES = {
         "top_hidden_0",
     ),
     "classifier of both poolings": lambda: on_images(
-        heads.classifier(10, pooling="concatenated", normalization="layer"), "head_pooling"
+        heads.Classifier(10, pooling="concatenated", normalization="layer"), "head_pooling"
     ),
     "classifier of flattened maps": lambda: on_images(
-        heads.classifier(10, pooling="flatten"), "head_pooling"
+        heads.Classifier(10, pooling="flatten"), "head_pooling"
     ),
     "multilabel": lambda: on_images(
-        heads.multilabel(4, pooling="max"), "head_pooling", labels_of_bits()
+        heads.Multilabel(4, pooling="max"), "head_pooling", labels_of_bits()
     ),
     "multilabel logits": lambda: on_images(
-        heads.multilabel(4, logits=True), "head_pooling", labels_of_bits()
+        heads.Multilabel(4, logits=True), "head_pooling", labels_of_bits()
     ),
     "regression": lambda: on_images(
-        heads.regression(units=8, standardize=digits()[0].reshape(COUNT, -1)[:, 12:24]),
+        heads.Regression(units=8, standardize=digits()[0].reshape(COUNT, -1)[:, 12:24]),
         "head_hidden",
         ink(),
     ),
     "multitask": lambda: on_images(
-        heads.multitask(
-            {"digit": heads.classifier(10, units=8), "ink": heads.regression()},
+        heads.Multitask(
+            {"digit": heads.Classifier(10, units=8), "ink": heads.Regression()},
             weights={"digit": 1.0, "ink": 2.0},
         ),
         "head_digit_hidden",
@@ -271,20 +271,20 @@ def test_outputs_are_float32_under_mixed_precision(name, policy):
 
 def test_probabilities_and_logits_are_of_one_model():
     features = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
-    for build in (heads.classifier, heads.multilabel):
+    for build in (heads.Classifier, heads.Multilabel):
         model, raw = build(3).build((6,)), build(3, logits=True).build((6,))
         raw.set_weights(model.get_weights())
-        activation = keras.ops.softmax if build is heads.classifier else keras.ops.sigmoid
+        activation = keras.ops.softmax if build is heads.Classifier else keras.ops.sigmoid
         np.testing.assert_allclose(model(features), activation(raw(features)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("build", [heads.classifier, heads.multilabel])
+@pytest.mark.parametrize("build", [heads.Classifier, heads.Multilabel])
 def test_the_loss_and_the_metrics_fit_logits_and_probabilities_alike(build):
     generator = np.random.default_rng(0)
     features = generator.normal(size=(40, 6)).astype("float32")
     y = (
         generator.integers(0, 3, 40)
-        if build is heads.classifier
+        if build is heads.Classifier
         else generator.integers(0, 2, (40, 3))
     )
     results = []
@@ -299,8 +299,8 @@ def test_the_loss_and_the_metrics_fit_logits_and_probabilities_alike(build):
 
 def test_standardizing_takes_out_scale_and_offset():
     features = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
-    head = heads.classifier(3, standardize=features).build((6,))
-    scaled = heads.classifier(3, standardize=features * 1000 + 50).build((6,))
+    head = heads.Classifier(3, standardize=features).build((6,))
+    scaled = heads.Classifier(3, standardize=features * 1000 + 50).build((6,))
     scaled.layers[-1].set_weights(head.layers[-1].get_weights())
     np.testing.assert_allclose(scaled(features * 1000 + 50), head(features), rtol=1e-3, atol=1e-4)
 
@@ -309,14 +309,14 @@ def test_standardizing_leaves_the_scale_of_what_never_varied():
     """A channel that is silent in training may speak up later."""
     features = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
     features[:, 2] = 0.3
-    head = heads.classifier(3, standardize=features, logits=True).build((6,))
+    head = heads.Classifier(3, standardize=features, logits=True).build((6,))
     other = features + np.eye(6, dtype="float32")[2]
     kernel = head.layers[-1].get_weights()[0]
     np.testing.assert_allclose(head(other) - head(features), [kernel[2]] * 100, rtol=1e-3)
 
 
 def test_hidden_layers_are_normalized_and_dropped_in_order():
-    head = heads.classifier(3, units=[8, 4], normalization="layer", dropout=0.5)
+    head = heads.Classifier(3, units=[8, 4], normalization="layer", dropout=0.5)
     assert [layer.name for layer in head.build((4, 6)).layers] == [
         "head_input",
         "head_pooling",
@@ -329,48 +329,48 @@ def test_hidden_layers_are_normalized_and_dropped_in_order():
         "head_dropout_1",
         "head_probabilities",
     ]
-    plain = heads.classifier(3, dropout=0.5).build((6,))
+    plain = heads.Classifier(3, dropout=0.5).build((6,))
     assert [layer.name for layer in plain.layers][1:] == ["head_dropout", "head_probabilities"]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: heads.classifier(1), "classes to be .* at least 2.* a multilabel.*: 1"),
-        (lambda: heads.classifier((6,)), r"classes to be .*Received: \(6,\)"),
-        (lambda: heads.classifier(3, name="a/b"), "name to be text without \"/\".*'a/b'"),
-        (lambda: heads.multilabel(-1), "labels to be .* at least 1"),
-        (lambda: heads.regression(outputs=0), "outputs to be .* at least 1"),
-        (lambda: heads.classifier(3, units=-1), "units to be .* at least 0.*-1"),
-        (lambda: heads.classifier(3, units=(8, "4")), r"units\[1\] to be .*'4'"),
-        (lambda: heads.classifier(3, units=True), "units to be .* at least 0.*True"),
-        (lambda: heads.classifier(3, dropout=1), "dropout to be .* below 1"),
-        (lambda: heads.classifier(3, dropout="0.5"), "dropout to be .*'0.5'"),
-        (lambda: heads.classifier(3, normalization="bach"), "Did you mean 'batch'"),
-        (lambda: heads.classifier(3, standardize=np.ones((9, 5))).build((6,)), r"\(examples, 6\)"),
-        (lambda: heads.classifier(3, standardize=np.ones((0, 6))).build((6,)), r"shape \(0, 6\)"),
-        (lambda: heads.classifier(3).build(6), "without the batch axis.*Received: 6"),
-        (lambda: heads.classifier(3).build([]), "without the batch axis"),
-        (lambda: heads.classifier(3).build([(6,), (6,)]), "one tensor of features"),
-        (lambda: heads.regression().build((None,)), "a known number of channels"),
-        (lambda: heads.multitask({}), "tasks to be a dictionary, not empty"),
-        (lambda: heads.multitask({"a": heads.siamese()}), "one output for the task 'a'"),
-        (lambda: heads.multitask({"a": "regression"}), "to be a Head. Received: 'reg"),
+        (lambda: heads.Classifier(1), "classes to be .* at least 2.* a multilabel.*: 1"),
+        (lambda: heads.Classifier((6,)), r"classes to be .*Received: \(6,\)"),
+        (lambda: heads.Classifier(3, name="a/b"), "name to be text without \"/\".*'a/b'"),
+        (lambda: heads.Multilabel(-1), "labels to be .* at least 1"),
+        (lambda: heads.Regression(outputs=0), "outputs to be .* at least 1"),
+        (lambda: heads.Classifier(3, units=-1), "units to be .* at least 0.*-1"),
+        (lambda: heads.Classifier(3, units=(8, "4")), r"units\[1\] to be .*'4'"),
+        (lambda: heads.Classifier(3, units=True), "units to be .* at least 0.*True"),
+        (lambda: heads.Classifier(3, dropout=1), "dropout to be .* below 1"),
+        (lambda: heads.Classifier(3, dropout="0.5"), "dropout to be .*'0.5'"),
+        (lambda: heads.Classifier(3, normalization="bach"), "Did you mean 'batch'"),
+        (lambda: heads.Classifier(3, standardize=np.ones((9, 5))).build((6,)), r"\(examples, 6\)"),
+        (lambda: heads.Classifier(3, standardize=np.ones((0, 6))).build((6,)), r"shape \(0, 6\)"),
+        (lambda: heads.Classifier(3).build(6), "without the batch axis.*Received: 6"),
+        (lambda: heads.Classifier(3).build([]), "without the batch axis"),
+        (lambda: heads.Classifier(3).build([(6,), (6,)]), "one tensor of features"),
+        (lambda: heads.Regression().build((None,)), "a known number of channels"),
+        (lambda: heads.Multitask({}), "tasks to be a dictionary, not empty"),
+        (lambda: heads.Multitask({"a": heads.Siamese()}), "one output for the task 'a'"),
+        (lambda: heads.Multitask({"a": "regression"}), "to be a Head. Received: 'reg"),
         (
-            lambda: heads.multitask({"a": heads.regression()}, weights={"b": 1.0}),
+            lambda: heads.Multitask({"a": heads.Regression()}, weights={"b": 1.0}),
             r"numbers for the tasks \['a'\]. Received: {'b': 1.0}",
         ),
         (
-            lambda: heads.multitask({"a": heads.regression()}, weights={"a": "1"}),
+            lambda: heads.Multitask({"a": heads.Regression()}, weights={"a": "1"}),
             r"weights\['a'\] to be a number",
         ),
-        (lambda: heads.multitask({"a": heads.regression()}, weights={"a": -1}), "at least 0.*-1"),
+        (lambda: heads.Multitask({"a": heads.Regression()}, weights={"a": -1}), "at least 0.*-1"),
         (
-            lambda: heads.multitask({"a/b": heads.regression()}),
+            lambda: heads.Multitask({"a/b": heads.Regression()}),
             "key of tasks to be text",
         ),
     ],
 )
 def test_what_makes_no_head_is_refused(make, message):
-    with pytest.raises(rk.HeadError, match=message):
+    with pytest.raises(rk.errors.HeadError, match=message):
         make()

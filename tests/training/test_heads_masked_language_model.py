@@ -27,7 +27,7 @@ def tokens() -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_multiplies_with_the_embedding_itself(kind):
     below = bottom(kind)
-    model = rk.attach(below, heads.masked_language_model())
+    model = rk.attach(below, heads.MaskedLanguageModel())
     hidden = np.asarray(rk.extract(model, "head_normalization")(tokens()))
     table = below.get_layer("embedding").embeddings
     np.testing.assert_allclose(model(tokens()), hidden @ np.asarray(table).T, rtol=1e-4, atol=1e-5)
@@ -41,7 +41,7 @@ def test_multiplies_with_the_embedding_itself(kind):
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_clone_has_one_table_of_its_own(kind):
-    model = rk.attach(bottom(kind), heads.masked_language_model())
+    model = rk.attach(bottom(kind), heads.MaskedLanguageModel())
     twin = rk.clone(model)
     np.testing.assert_allclose(twin(tokens()), model(tokens()), rtol=1e-6)
     assert rk.count_params(twin) == rk.count_params(model)
@@ -55,7 +55,7 @@ def test_a_clone_has_one_table_of_its_own(kind):
 def test_training_moves_the_one_table_from_both_ends(kind):
     """Tokens that occur nowhere get a gradient from the output alone."""
     below = bottom(kind)
-    head = heads.masked_language_model()
+    head = heads.MaskedLanguageModel()
     model = rk.attach(below, head)
     model.compile(keras.optimizers.SGD(0.5), **head.compile_args)
     before = np.asarray(below.get_layer("embedding").embeddings)
@@ -66,7 +66,7 @@ def test_training_moves_the_one_table_from_both_ends(kind):
 
 
 def test_a_tie_and_rates_by_layer_load_where_reusekit_was_imported(tmp_path):
-    head = heads.masked_language_model()
+    head = heads.MaskedLanguageModel()
     model = rk.attach(bottom(layers.Embedding), head)
     model.compile(rk.layerwise_optimizer(model, "adam", decay=0.5), **head.compile_args)
     model.fit(tokens(), tokens(), verbose=0)
@@ -93,7 +93,7 @@ assert np.ptp(np.asarray(model(np.load("tokens.npy"))) - model.layers[-1].bias) 
 
 
 def test_what_is_not_masked_out_does_not_count():
-    head = heads.masked_language_model()
+    head = heads.MaskedLanguageModel()
     model = rk.attach(bottom(), head)
     model.compile(**head.compile_args)
     weights = (np.random.default_rng(1).uniform(size=(4, 7)) < 0.3).astype("float32")
@@ -115,7 +115,7 @@ def several_embeddings(kind=layers.Embedding) -> keras.Model:
 
 def test_finds_the_reversible_among_several():
     below = several_embeddings(layers.ReversibleEmbedding)
-    model = rk.attach(below, heads.masked_language_model(transform=False))
+    model = rk.attach(below, heads.MaskedLanguageModel(transform=False))
     assert model.output_shape == (None, 7, 20)
     assert rk.count_params(model).total == rk.count_params(below).total
 
@@ -123,14 +123,14 @@ def test_finds_the_reversible_among_several():
 def test_takes_the_one_that_is_named():
     below = several_embeddings()
     for embedding in ("tokens", below.get_layer("tokens")):
-        model = rk.attach(below, heads.masked_language_model(embedding=embedding))
+        model = rk.attach(below, heads.MaskedLanguageModel(embedding=embedding))
         assert model.output_shape == (None, 7, 20)
 
 
 def test_an_embedding_inside_a_nested_model_is_found():
     ids = keras.Input((7,), dtype="int32", name="outer_ids")
     nested = keras.Model(ids, layers.Dense(6, name="after")(bottom()(ids)), name="outer")
-    model = rk.attach(nested, heads.masked_language_model(embedding="bottom/embedding"))
+    model = rk.attach(nested, heads.MaskedLanguageModel(embedding="bottom/embedding"))
     assert model.output_shape == (None, 7, 20)
     assert rk.split(model, "head_transform").verify(tokens()).parameters_conserved
 
@@ -149,8 +149,8 @@ def test_bert_is_trained_as_it_was(tmp_path):
         dropout=0.0,
     )
     below = rk.extract(bert, "transformer_layer_1")
-    tasks = {"words": heads.masked_language_model(), "next": heads.classifier(2, pooling="token")}
-    head = heads.multitask(tasks)
+    tasks = {"words": heads.MaskedLanguageModel(), "next": heads.Classifier(2, pooling="token")}
+    head = heads.Multitask(tasks)
     model = rk.attach(below, head)
     model.compile(keras.optimizers.Adam(0.01), **head.compile_args)
     ones = np.ones_like(tokens())
@@ -169,23 +169,25 @@ def test_bert_is_trained_as_it_was(tmp_path):
 
 
 def test_what_cannot_be_tied_is_refused():
-    with pytest.raises(rk.HeadError, match=r"embedding=None.*'tokens', 'kinds'"):
-        rk.attach(several_embeddings(), heads.masked_language_model())
-    with pytest.raises(rk.HeadError, match=r"embedding='sum'.*'tokens', 'kinds'"):
-        rk.attach(several_embeddings(), heads.masked_language_model(embedding="sum"))
-    with pytest.raises(rk.AddressError, match="Did you mean 'tokens'"):
-        rk.attach(several_embeddings(), heads.masked_language_model(embedding="token"))
-    with pytest.raises(rk.HeadError, match="The bottom's embeddings: none"):
+    with pytest.raises(rk.errors.HeadError, match=r"embedding=None.*'tokens', 'kinds'"):
+        rk.attach(several_embeddings(), heads.MaskedLanguageModel())
+    with pytest.raises(rk.errors.HeadError, match=r"embedding='sum'.*'tokens', 'kinds'"):
+        rk.attach(several_embeddings(), heads.MaskedLanguageModel(embedding="sum"))
+    with pytest.raises(rk.errors.AddressError, match="Did you mean 'tokens'"):
+        rk.attach(several_embeddings(), heads.MaskedLanguageModel(embedding="token"))
+    with pytest.raises(rk.errors.HeadError, match="The bottom's embeddings: none"):
         x = keras.Input((7, 6))
-        rk.attach(keras.Model(x, layers.Dense(6)(x)), heads.masked_language_model())
-    with pytest.raises(rk.HeadError, match=r"embedding=<Embedding name=foreign.*'embedding'"):
+        rk.attach(keras.Model(x, layers.Dense(6)(x)), heads.MaskedLanguageModel())
+    with pytest.raises(
+        rk.errors.HeadError, match=r"embedding=<Embedding name=foreign.*'embedding'"
+    ):
         foreign = layers.Embedding(20, 6, name="foreign")
-        rk.attach(bottom(), heads.masked_language_model(embedding=foreign))
-    with pytest.raises(rk.HeadError, match="no bottom to find it in"):
-        heads.masked_language_model().build((7, 6))
-    with pytest.raises(rk.HeadError, match=r"either a vocabulary.*or an embedding"):
-        heads.masked_language_model(20, embedding="tokens")
-    with pytest.raises(rk.HeadError, match=r"as wide as the embedding, 6.*\(None, 9\)"):
-        rk.attach(bottom(), heads.masked_language_model(transform=False))
-    with pytest.raises(rk.HeadError, match=r"\(length, channels\).*\(4, 4, 6\)"):
-        heads.masked_language_model(20).build((4, 4, 6))
+        rk.attach(bottom(), heads.MaskedLanguageModel(embedding=foreign))
+    with pytest.raises(rk.errors.HeadError, match="no bottom to find it in"):
+        heads.MaskedLanguageModel().build((7, 6))
+    with pytest.raises(rk.errors.HeadError, match=r"either a vocabulary.*or an embedding"):
+        heads.MaskedLanguageModel(20, embedding="tokens")
+    with pytest.raises(rk.errors.HeadError, match=r"as wide as the embedding, 6.*\(None, 9\)"):
+        rk.attach(bottom(), heads.MaskedLanguageModel(transform=False))
+    with pytest.raises(rk.errors.HeadError, match=r"\(length, channels\).*\(4, 4, 6\)"):
+        heads.MaskedLanguageModel(20).build((4, 4, 6))

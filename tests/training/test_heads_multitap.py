@@ -21,20 +21,20 @@ def normalized(vectors):
 
 
 def select(labels, fraction=0.5, **options):
-    return heads.multitap(2).select(features(), labels, fraction=fraction, **options)
+    return heads.Multitap(2).select(features(), labels, fraction=fraction, **options)
 
 
 def test_every_tap_is_pooled_and_normalized_by_itself():
     maps, sequence, vector = taps = features()
-    model = heads.multitap(2, pooling="max").build([tap.shape[1:] for tap in taps])
+    model = heads.Multitap(2, pooling="max").build([tap.shape[1:] for tap in taps])
     joined = rk.extract(model, "head_features")(taps)
     expected = [normalized(x) for x in (maps.max(axis=(1, 2)), sequence.max(axis=1), vector)]
     np.testing.assert_allclose(joined, np.concatenate(expected, axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_single_tap_will_do():
-    assert heads.multitap(3).build((4, 4, 6)).output_shape == (None, 3)
-    assert heads.multitap(3).build([(4, 4, 6)]).output_shape == (None, 3)
+    assert heads.Multitap(3).build((4, 4, 6)).output_shape == (None, 3)
+    assert heads.Multitap(3).build([(4, 4, 6)]).output_shape == (None, 3)
 
 
 def test_taps_may_go_by_addresses_inside_nested_models():
@@ -43,12 +43,12 @@ def test_taps_may_go_by_addresses_inside_nested_models():
     x = keras.Input((4, 4, 6), name="x")
     whole = keras.Model(x, keras.layers.ReLU(name="relu")(part(x)))
     taps = rk.extract(whole, {at: at for at in ("part/conv", "relu")})
-    assert rk.attach(taps, heads.multitap(5)).output_shape == (None, 5)
+    assert rk.attach(taps, heads.Multitap(5)).output_shape == (None, 5)
 
 
 def test_only_what_is_kept_counts():
     taps = features()
-    head = heads.multitap(2, kept=(1, 3, 14))
+    head = heads.Multitap(2, kept=(1, 3, 14))
     model = head.build([tap.shape[1:] for tap in taps])
     joined, kept = (
         np.asarray(rk.extract(model, at)(taps)) for at in ("head_features", "head_kept")
@@ -63,7 +63,7 @@ def test_selection_finds_what_tells_the_classes_apart():
     taps = {name: generator.normal(size=(300, 12)) for name in ("first", "second")}
     taps["first"][:, 5] += 4 * (labels == 1)
     taps["second"][:, 2] += 4 * (labels == 2)
-    head = heads.multitap(3).select(taps, labels, fraction=2 / 24)
+    head = heads.Multitap(3).select(taps, labels, fraction=2 / 24)
     assert head.kept == (5, 12 + 2)
     assert head.classes == 3
     model = head.build(dict.fromkeys(taps, (12,)))
@@ -81,11 +81,11 @@ def test_selection_beats_chance_on_real_digits():
     cuts = ["block2_out", "block4_out", "block7_out"]
     taps = rk.extract(backbone, cuts, pooling="avg").predict(images, verbose=0)
     train, test = ([tap[part] for tap in taps] for part in (slice(400), slice(400, None)))
-    chosen = heads.multitap(10).select(train, labels[:400], fraction=0.1)
+    chosen = heads.Multitap(10).select(train, labels[:400], fraction=0.1)
     rest = [place for place in range(144) if place not in chosen.kept]
-    others = heads.multitap(10, kept=np.random.default_rng(0).choice(rest, len(chosen.kept), False))
+    others = heads.Multitap(10, kept=np.random.default_rng(0).choice(rest, len(chosen.kept), False))
     accuracy = {}
-    for name, head in {"chosen": chosen, "others": others, "all": heads.multitap(10)}.items():
+    for name, head in {"chosen": chosen, "others": others, "all": heads.Multitap(10)}.items():
         model = head.build([tap.shape[1:] for tap in taps])
         model.compile(keras.optimizers.Adam(0.05), **head.compile_args)
         model.fit(train, labels[:400], 64, epochs=15, verbose=0)
@@ -98,18 +98,18 @@ def test_selection_beats_chance_on_real_digits():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: heads.multitap(2, kept=()), r"places from 0 to keep.*: \(\)"),
-        (lambda: heads.multitap(2, kept=np.arange(0)), r"places from 0 to keep.*: array"),
-        (lambda: heads.multitap(2, kept=(-1, 2)), r"places from 0 to keep.*\(-1, 2\)"),
+        (lambda: heads.Multitap(2, kept=()), r"places from 0 to keep.*: \(\)"),
+        (lambda: heads.Multitap(2, kept=np.arange(0)), r"places from 0 to keep.*: array"),
+        (lambda: heads.Multitap(2, kept=(-1, 2)), r"places from 0 to keep.*\(-1, 2\)"),
         (
-            lambda: heads.multitap(2, kept=(6,)).build((6,)),
+            lambda: heads.Multitap(2, kept=(6,)).build((6,)),
             "some of the 6 features. Received place 6",
         ),
-        (lambda: heads.multitap(2, kept=(1.5,)), r"whole numbers, or None.*\(1\.5,\)"),
-        (lambda: heads.multitap(2, kept=(1, 1)), r"different places.*\(1, 1\)"),
-        (lambda: heads.multitap(1), "classes to be .* at least 2"),
-        (lambda: heads.multitap(2, pooling="mean").build((6,)), "Received: 'mean'"),
-        (lambda: heads.multitap(2).build([(6,), (None,)]), "a known number of channels"),
+        (lambda: heads.Multitap(2, kept=(1.5,)), r"whole numbers, or None.*\(1\.5,\)"),
+        (lambda: heads.Multitap(2, kept=(1, 1)), r"different places.*\(1, 1\)"),
+        (lambda: heads.Multitap(1), "classes to be .* at least 2"),
+        (lambda: heads.Multitap(2, pooling="mean").build((6,)), "Received: 'mean'"),
+        (lambda: heads.Multitap(2).build([(6,), (None,)]), "a known number of channels"),
         (lambda: select([0] * 4, fraction=0), "fraction to be .* above 0"),
         (lambda: select([0] * 4, fraction="half"), "fraction to be .*'half'"),
         (lambda: select([0] * 4, penalty=-1), "penalty to be .* at least 0.*-1"),
@@ -119,5 +119,5 @@ def test_selection_beats_chance_on_real_digits():
     ],
 )
 def test_what_makes_no_head_is_refused(make, message):
-    with pytest.raises(rk.HeadError, match=message):
+    with pytest.raises(rk.errors.HeadError, match=message):
         make()

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from reusekit.graph import AddressError, read
+from reusekit.errors import AddressError
+from reusekit.graph import read
 from reusekit.graph.padding_mask import padding_mask
 from reusekit.surgery import extract, split
 from reusekit.training import attach, heads
 
-POOLINGS = ("average", "max", "concatenated", "attention", "token")
+POOLINGS = ("avg", "max", "concatenated", "attention", "token")
 LENGTHS = (5, 3, 1, 0)
 
 
@@ -46,7 +47,7 @@ def texts(length, filling, left=False):
 def test_filling_never_changes_a_prediction(build, pooling, tmp_path):  # surgery F17
     filling = (0, 9) if build is told_by_an_input else (0, 0)
     bottom = build()
-    model = attach(bottom, heads.classifier(3, pooling=pooling, units=4))
+    model = attach(bottom, heads.Classifier(3, pooling=pooling, units=4))
     for variable in model.get_layer("head_query").weights if pooling == "attention" else ():
         variable.assign(keras.random.normal(variable.shape, seed=1))
     model.save(tmp_path / "model.keras")
@@ -100,7 +101,7 @@ def test_a_part_that_no_layer_tells_of_a_mask_has_that_of_its_source(pooling):
     whole = told_by_an_input()
     bottom = split(whole, "embedding").bottom
     part = extract(extract(whole, "embedding"), "embedding")
-    model = attach(part, heads.classifier(3, pooling=pooling))
+    model = attach(part, heads.Classifier(3, pooling=pooling))
     again = extract(model, "embedding", pooling="avg")
     stored = extract(bottom, "embedding", pooling="avg")
     for each in (model, again, stored):
@@ -114,19 +115,19 @@ def test_a_part_that_cannot_know_its_mask_says_so(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "part.keras")
     mask = loaded.inputs[1].name
     with pytest.warns(UserWarning, match=f"'embedding' is pooled over all .* though '{mask}' may"):
-        model = attach(loaded, heads.classifier(3))
+        model = attach(loaded, heads.Classifier(3))
     model.save(tmp_path / "model.keras")
     with pytest.warns(UserWarning, match=f"though '{mask}' may"):
         extract(keras.saving.load_model(tmp_path / "model.keras"), "embedding", pooling="avg")
-    model = attach(loaded, heads.classifier(3), mask=mask)
+    model = attach(loaded, heads.Classifier(3), mask=mask)
     expected = np.asarray(model(texts(5, 0)))
     np.testing.assert_allclose(model(texts(9, 9)), expected, atol=1e-6)
     words = extract(told_by_an_input(), "embedding", prune_inputs=True)
     with pytest.warns(UserWarning, match="which says which of them are filling, is not in"):
-        attach(words, heads.classifier(3))
+        attach(words, heads.Classifier(3))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        attach(loaded, heads.classifier(3), mask=None)
+        attach(loaded, heads.Classifier(3), mask=None)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -25,7 +25,7 @@ def test_average_max_and_both(shape):
     x = values(shape)
     axes = tuple(range(1, x.ndim - 1))
     average, largest = x.mean(axis=axes), x.max(axis=axes)
-    np.testing.assert_allclose(pooled(x, "average"), average, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pooled(x, "avg"), average, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(pooled(x, "max"), largest)
     both = np.concatenate([average, largest], axis=1)
     np.testing.assert_allclose(pooled(x, "concatenated"), both, rtol=1e-5, atol=1e-6)
@@ -43,7 +43,7 @@ def test_token_is_the_first_of_a_sequence():
     np.testing.assert_array_equal(pooled(x, "token", (None, 6)), x[:, 0])
 
 
-@pytest.mark.parametrize("pooling", ["average", "max", "concatenated", "attention", "flatten"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "concatenated", "attention", "flatten"])
 def test_a_vector_is_taken_as_it_is(pooling):
     x = values((6,))
     np.testing.assert_array_equal(pooled(x, pooling), x)
@@ -67,16 +67,16 @@ def test_attention_learns_where_to_look():
     x[np.arange(256), place, 0] = 6
     x[np.arange(256), place, 1] = 2 * labels - 1
     accuracy = {}
-    for pooling in ("average", "attention"):
-        head = rk.heads.classifier(2, pooling=pooling)
+    for pooling in ("avg", "attention"):
+        head = rk.heads.Classifier(2, pooling=pooling)
         model = head.build((4, 5, 6))
         model.compile(keras.optimizers.Adam(0.02), **head.compile_args)
         history = model.fit(x.reshape(256, 4, 5, 6), labels, 32, epochs=40, verbose=0).history
         accuracy[pooling] = history["accuracy"][-1]
-    assert accuracy["attention"] > 0.9 > 0.8 > accuracy["average"]
+    assert accuracy["attention"] > 0.9 > 0.8 > accuracy["avg"]
 
 
-@pytest.mark.parametrize("pooling", ["average", "max", "concatenated", "attention"])
+@pytest.mark.parametrize("pooling", ["avg", "max", "concatenated", "attention"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_axes_between_batch_and_channels_may_be_unknown(shape, pooling):
     x = values(shape)
@@ -85,12 +85,12 @@ def test_axes_between_batch_and_channels_may_be_unknown(shape, pooling):
     np.testing.assert_allclose(pooled(x, pooling, unknown), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["average", "attention"])
+@pytest.mark.parametrize("pooling", ["avg", "attention"])
 def test_masked_positions_do_not_count(pooling):
     keras.utils.set_random_seed(0)
     ids = keras.Input((None,), dtype="int32", name="ids")
     embedded = keras.layers.Embedding(9, 4, mask_zero=True, name="embed")(ids)
-    model = rk.attach(keras.Model(ids, embedded), rk.heads.classifier(2, pooling=pooling))
+    model = rk.attach(keras.Model(ids, embedded), rk.heads.Classifier(2, pooling=pooling))
     if pooling == "attention":
         kernel = model.get_layer("head_query").kernel
         kernel.assign(np.random.default_rng(0).normal(size=kernel.shape))
@@ -105,14 +105,14 @@ def test_masked_positions_do_not_count(pooling):
         ((4, None, 6), "flatten", r"known axes, to flatten them\. Received .*\(4, None, 6\)"),
         ((6,), "token", r"a sequence, \(length, channels\).*Received .*\(6,\)"),
         ((4, 4, 6), "token", r"a sequence, \(length, channels\).*Received .*\(4, 4, 6\)"),
-        ((4, None), "average", r"a known number of channels\. Received .*\(4, None\)"),
-        ((2, 2, 2, 2, 6), "average", r"up to three axes before\. Received .*\(2, 2, 2, 2, 6\)"),
+        ((4, None), "avg", r"a known number of channels\. Received .*\(4, None\)"),
+        ((2, 2, 2, 2, 6), "avg", r"up to three axes before\. Received .*\(2, 2, 2, 2, 6\)"),
         ((4, 6), "avarage", r"Received: 'avarage'\. Did you mean 'average' or 'avg'\?"),
     ],
 )
 def test_what_cannot_be_pooled_is_refused(shape, pooling, message):
-    with pytest.raises(rk.HeadError, match=message):
-        rk.heads.classifier(3, pooling=pooling).build(shape)
+    with pytest.raises(rk.errors.HeadError, match=message):
+        rk.heads.Classifier(3, pooling=pooling).build(shape)
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ BY_NUMBERS = {
 @pytest.mark.parametrize("join", BY_NUMBERS)
 def test_compares_what_the_one_bottom_makes_of_both(join):
     below = bottom()
-    model = rk.attach(below, heads.siamese(join, logits=True))
+    model = rk.attach(below, heads.Siamese(join, logits=True))
     left, right = (np.asarray(below(x)).mean(axis=(1, 2)) for x in pairs())
     kernel, bias = model.get_layer("head_logit").get_weights()
     expected = BY_NUMBERS[join](left, right) @ kernel + bias
@@ -46,7 +46,7 @@ def test_compares_what_the_one_bottom_makes_of_both(join):
 
 def test_both_calls_have_an_address_and_one_weight():
     below = bottom()
-    model = rk.attach(below, heads.siamese(pooling="attention"))
+    model = rk.attach(below, heads.Siamese(pooling="attention"))
     assert model.get_layer("conv") is below.get_layer("conv")
     assert len([layer for layer in model.layers if layer.name == "head_key"]) == 1
     parts = rk.split(model, ["conv@0", "conv@1"])
@@ -56,7 +56,7 @@ def test_both_calls_have_an_address_and_one_weight():
 
 def test_what_is_standardized_is_each_of_the_two():
     left, right = features = list(np.random.default_rng(0).normal(size=(2, 50, 3)) * 7 + 3)
-    head = heads.siamese("distance", standardize=np.concatenate(features)).build((3,))
+    head = heads.Siamese("distance", standardize=np.concatenate(features)).build((3,))
     distance = rk.extract(head, "head_distance")(features)
     deviation = np.concatenate(features).std(axis=0)
     expected = (((left - right) / deviation) ** 2).sum(axis=1, keepdims=True)
@@ -68,7 +68,7 @@ def test_a_bottom_of_several_inputs_takes_a_pair_of_each():
     below = keras.Model(
         inputs, layers.Dense(2, name="mix")(layers.Add(name="sum")([*inputs.values()]))
     )
-    model = rk.attach(below, heads.siamese("product", logits=True))
+    model = rk.attach(below, heads.Siamese("product", logits=True))
     one, two = (
         {name: np.full((4, 3), value * n) for n, name in enumerate("ab", 1)} for value in (1, 2)
     )
@@ -79,14 +79,14 @@ def test_a_bottom_of_several_inputs_takes_a_pair_of_each():
 
 @pytest.mark.parametrize("join", ["difference", "product", "cosine", "distance"])
 def test_the_order_of_the_two_makes_no_difference(join):
-    model = rk.attach(bottom(), heads.siamese(join))
+    model = rk.attach(bottom(), heads.Siamese(join))
     left, right = pairs()
     np.testing.assert_allclose(model([left, right]), model([right, left]), rtol=1e-5)
 
 
 def test_trains_on_equal_inputs():
     """Where the distance is zero, a square root would have no slope."""
-    head = heads.siamese("distance")
+    head = heads.Siamese("distance")
     model = rk.attach(bottom(), head)
     model.compile("adam", **head.compile_args)
     left, _ = pairs()
@@ -95,10 +95,10 @@ def test_trains_on_equal_inputs():
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(rk.HeadError, match="Did you mean 'cosine'"):
-        heads.siamese("cosinus")
-    with pytest.raises(rk.HeadError, match=r"join='cosine' gives one number.*units=8"):
-        heads.siamese("cosine", units=8)
+    with pytest.raises(rk.errors.HeadError, match="Did you mean 'cosine'"):
+        heads.Siamese("cosinus")
+    with pytest.raises(rk.errors.HeadError, match=r"join='cosine' gives one number.*units=8"):
+        heads.Siamese("cosine", units=8)
     below = rk.extract(bottom(), ["conv", "relu"])
-    with pytest.raises(rk.HeadError, match=r"for a siamese head\. Received 2: rk\.extract"):
-        rk.attach(below, heads.siamese())
+    with pytest.raises(rk.errors.HeadError, match=r"for a siamese head\. Received 2: rk\.extract"):
+        rk.attach(below, heads.Siamese())

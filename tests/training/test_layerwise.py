@@ -5,13 +5,8 @@ from keras import layers, optimizers
 from zoo import ZOO
 
 import reusekit as rk
-from reusekit.training import (
-    GradualUnfreezing,
-    LayerwiseOptimizer,
-    TrainingError,
-    freeze,
-    layerwise_optimizer,
-)
+from reusekit.errors import TrainingError
+from reusekit.training import GradualUnfreezing, LayerwiseOptimizer, freeze, layerwise_optimizer
 
 
 def values(variables):
@@ -345,7 +340,7 @@ def test_blocks_may_be_given():
     optimizer = layerwise_optimizer(model, "sgd", decay=0.5, blocks=["down1", "down0"])
     found = {rate.address: rate.depth for rate in optimizer.rates}
     assert found == {"down0": 2, "down1": 1, "middle": 0, "direct": 0}
-    with pytest.raises(rk.UnknownAddressError, match="Did you mean"):
+    with pytest.raises(rk.errors.UnknownAddressError, match="Did you mean"):
         layerwise_optimizer(model, "sgd", blocks=["down7"])
     with pytest.raises(TrainingError, match=r"received \['last'\]"):
         layerwise_optimizer(model, "sgd", blocks=["last"])

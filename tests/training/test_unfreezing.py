@@ -12,7 +12,8 @@ import pytest
 from zoo import ZOO
 
 import reusekit as rk
-from reusekit.training import GradualUnfreezing, TrainingError, freeze
+from reusekit.errors import TrainingError
+from reusekit.training import GradualUnfreezing, freeze
 
 # JAX optimizers train all the weights they know or none, so that the callback refuses JAX.
 pytestmark = pytest.mark.skipif(keras.backend.backend() == "jax", reason="refused on JAX")
@@ -263,7 +264,7 @@ def test_bad_stages():
     ("stages", "error", "message"),
     [
         ({0: "stem", 1: "out1"}, TrainingError, "received 'stem' from epoch 0 and 'out1' .* again"),
-        ({0: "outt1"}, rk.UnknownAddressError, "Did you mean 'out1'"),
+        ({0: "outt1"}, rk.errors.UnknownAddressError, "Did you mean 'out1'"),
     ],
 )
 def test_bad_stages_change_nothing(stages, error, message):

@@ -10,7 +10,7 @@ from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
 from reusekit.surgery.pooling import masked_pool, masked_positions, zero_where_empty
 
-Pooling = Literal["average", "avg", "max", "concatenated", "attention", "flatten", "token"]
+Pooling = Literal["avg", "average", "max", "concatenated", "attention", "flatten", "token"]
 
 _AVERAGE = {
     1: layers.GlobalAveragePooling1D,
@@ -30,7 +30,7 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
     Args:
         features: Shape (batch, channels), which is taken as it is; or (batch, length, channels),
             (batch, height, width, channels), (batch, depth, height, width, channels).
-        pooling: "average" or "max" over all positions; "concatenated": the two of them;
+        pooling: "avg" or "max" over all positions; "concatenated": the two of them;
             "attention": an average whose weights are learned; "flatten": every position's channels
             side by side; "token": the first position of a sequence.
         name: What the names of the layers begin with.
@@ -41,7 +41,7 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
     Raises:
         HeadError: Another rank, or an axis of unknown length that would have to be known.
     """
-    pooling = "average" if pooling == "avg" else pooling
+    pooling = "avg" if pooling == "average" else pooling  # as it was called
     spatial = len(features.shape) - 2
     if not 0 <= spatial <= 3:
         raise _refused("features of shape (channels,) with up to three axes before", features)
@@ -69,7 +69,7 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
                 _MAX[spatial](data_format=_CHANNELS, name=f"{name}_max")(features),
             ]
         )
-    kinds = _AVERAGE if pooling == "average" else _MAX
+    kinds = _AVERAGE if pooling == "avg" else _MAX
     return kinds[spatial](data_format=_CHANNELS, name=f"{name}_pooling")(features)
 
 
@@ -93,7 +93,7 @@ def _pool_kept(
         keep = keras_internals.named(ops.expand_dims(keep, -1), last("kept_channels"))
         chosen = keras_internals.named(ops.where(keep, positions, 0), last("chosen"))
         return layers.Flatten(data_format=_CHANNELS, name=f"{name}_pooling")(chosen)
-    return masked_pool(features, mask, "avg" if pooling == "average" else pooling, last)
+    return masked_pool(features, mask, pooling, last)
 
 
 def _attend_kept(

@@ -44,7 +44,7 @@ class MaskedLanguageModel(Head):
         >>> tokens = keras.Input((12,), dtype="int32", name="tokens")
         >>> x = layers.ReversibleEmbedding(50, 8, name="embedding")(tokens)
         >>> bottom = keras.Model(tokens, layers.Dense(16, activation="relu", name="mixed")(x))
-        >>> model = rk.attach(bottom, rk.heads.masked_language_model())
+        >>> model = rk.attach(bottom, rk.heads.MaskedLanguageModel())
         >>> model.output_shape
         (None, 12, 50)
         >>> [layer.name for layer in model.layers]

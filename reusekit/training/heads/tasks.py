@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat
 from reusekit.arguments import Name, checked
 from reusekit.errors import HeadError
 from reusekit.training.heads.head import Features, Head
-from reusekit.training.heads.siamese import Siamese
+from reusekit.training.heads.pairs import Siamese
 
 
 @checked(HeadError)
@@ -30,8 +30,8 @@ class Multitask(Head):
             layer can have, or weights for other tasks.
 
     Example:
-        >>> from reusekit.training.heads import classifier, regression
-        >>> head = Multitask({"digit": classifier(10, units=8), "slant": regression()})
+        >>> from reusekit.training.heads import Classifier, Regression
+        >>> head = Multitask({"digit": Classifier(10, units=8), "slant": Regression()})
         >>> model = head.build((4, 4, 16))
         >>> {task: output.shape for task, output in model.output.items()}
         {'digit': (None, 10), 'slant': (None, 1)}

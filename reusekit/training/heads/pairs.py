@@ -11,7 +11,7 @@ from reusekit.errors import HeadError
 from reusekit.graph import keras_internals, read
 from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import flatten, prepend
-from reusekit.training.heads.dense_head import DenseHead
+from reusekit.training.heads.dense import DenseHead
 from reusekit.training.heads.head import Features, as_booleans, one_tensor, with_masks
 from reusekit.training.heads.pooling import pool
 
@@ -47,7 +47,7 @@ class Siamese(DenseHead):
     Example:
         >>> import reusekit as rk
         >>> bottom = rk.load_backbone("reusekit/glyphnet", weights=None).model
-        >>> head = rk.heads.siamese(join="cosine")
+        >>> head = rk.heads.Siamese(join="cosine")
         >>> model = rk.attach(bottom, head)
         >>> model.input_shape, model.output_shape
         ([(None, 32, 32, 1), (None, 32, 32, 1)], (None, 1))

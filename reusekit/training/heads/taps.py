@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from reusekit.arguments import checked
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
-from reusekit.training.heads.classifier import Classifier
+from reusekit.training.heads.dense import Classifier
 from reusekit.training.heads.head import Classes, Features, Head
 from reusekit.training.heads.pooling import Pooling, pool
 
@@ -40,7 +40,7 @@ class Multitap(Head):
         >>> import reusekit as rk
         >>> backbone = rk.load_backbone("reusekit/glyphnet", weights=None).model
         >>> taps = rk.extract(backbone, ["block2_out", "block4_out", "block7_out"])
-        >>> model = rk.attach(taps, rk.heads.multitap(classes=10))
+        >>> model = rk.attach(taps, rk.heads.Multitap(classes=10))
         >>> model.get_layer("head_features").output.shape
         (None, 144)
         >>> model.output_shape
@@ -50,7 +50,7 @@ class Multitap(Head):
     classes: Classes
     _: KW_ONLY
     logits: bool = False
-    pooling: Pooling = "average"
+    pooling: Pooling = "avg"
     kept: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
