@@ -67,6 +67,6 @@ def __getattr__(name: str) -> Any:
 
 if not is_command():
     start_keras()
-    # Keras finds the tied layers of saved models in `sharing`; the others need nothing that is slow.
+    # Keras finds the tied layers of saved models in `sharing`; the others cost little.
     for room in ("sharing", "training", "backbones"):
         import_module(f"reusekit.{room}")
