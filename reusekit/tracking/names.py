@@ -1,6 +1,7 @@
 """The tags by which runs, logged models and versions are found."""
 
 KIND = "reusekit.kind"  # of a run: pipeline, trial, phase or evaluation
+PROCESS = "reusekit.process"  # of a pipeline's run: by which its death is found, on its machine
 KEY = "reusekit.key"  # what was made in one operation, so that repeating it makes nothing twice
 
 ROLE = "reusekit.role"  # of a model: bottom, top or whole

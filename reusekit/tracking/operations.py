@@ -68,8 +68,8 @@ class StartRun(Operation):
         """Make the run."""
         tags = {**self.tags, KEY: self.run}
         if self.given is not None:
-            target.client.update_run(self.given, "RUNNING", self.name)
             target.client.log_batch(self.given, tags=_tags(tags), synchronous=True)
+            target.client.update_run(self.given, "RUNNING", self.name)
             target.know(self.run, self.given)
             return
         if again and target.find(self.run) is not None:

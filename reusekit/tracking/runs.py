@@ -27,7 +27,7 @@ from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.recorder import Recorder, current, recording_to
 from reusekit.tracking.server import check_artifacts
 from reusekit.tracking.target import Address, Target
-from reusekit.tracking.unfinished import mark
+from reusekit.tracking.unfinished import end_orphans, mark, process_tags
 
 _UNCHOSEN = "0"  # the id of MLflow's own default
 _GIVEN = "MLFLOW_RUN_ID"  # of the environment: the run that `mlflow run` has opened already
@@ -59,8 +59,9 @@ def pipeline_run(
     It is MLflow's active run, too, so that MLflow's own functions can be called in it. These know
     of no outbox: while the server is away, they fail.
 
-    An interrupted run ends as `KILLED`. A process that dies cannot say so; with an outbox, whoever
-    runs beside it next, or sends it, ends what it has left open.
+    An interrupted run ends as `KILLED`. A process that dies cannot say so: the next pipeline in the
+    experiment on its machine ends what it has left open, and with an outbox, whoever runs beside
+    it next, or sends it.
 
     Args:
         name: The run's name.
@@ -82,11 +83,12 @@ def pipeline_run(
     address = Address(mlflow.get_tracking_uri(), experiment, of)
     recorder = Recorder(address, None if outbox is None else Outbox(outbox))
     key, step = uuid4().hex, Step()
-    tags = {KIND: "pipeline"} if given else {**context_tags(), KIND: "pipeline"}
+    tags = ({} if given else context_tags()) | process_tags() | {KIND: "pipeline"}
     if outer:
         tags[MLFLOW_PARENT_RUN_ID] = outer
     with suppress(ServerAwayError):
         check_artifacts(recorder.target)
+        end_orphans(recorder.target)
     before = MLFLOW_EXPERIMENT_ID.get_raw()
     start = StartRun(key, name, now(), tags, given=given)
     with ExitStack() as cleanup:

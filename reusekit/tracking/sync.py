@@ -14,7 +14,7 @@ from reusekit.secrets import shown
 from reusekit.tracking.network import check_health
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.target import Address, Target
-from reusekit.tracking.unfinished import end_killed, living
+from reusekit.tracking.unfinished import end_killed, end_orphans, living
 
 
 def find_outboxes(folder: Path) -> list[Outbox]:
@@ -46,9 +46,11 @@ def send_outbox(outbox: Outbox, uri: str | None = None) -> Iterator[bool]:
         check_health(address.uri)
         # Where a version is registered, MLflow asks the server in use for its model.
         mlflow.set_tracking_uri(address.uri)
-        yield from outbox.send(Target(address))
+        target = Target(address)
+        yield from outbox.send(target)
         if not outbox.waits():
             _end_killed(outbox.folder.parent, address.uri, known_as)
+            end_orphans(target)
     finally:
         mlflow.set_tracking_uri(before)
         outbox.release()

@@ -2,14 +2,20 @@
 
 JOB/job.lock         held as long as the job's process lives
 JOB/KEY.run.json     the run with that key is open; it goes when the run has ended
+
+Whoever does not know the folder finds them by a tag that names the process, if that ran here.
 """
 
+import hashlib
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
@@ -17,14 +23,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from reusekit.errors import TrackingError
+from reusekit.progress import console
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_sealed
 from reusekit.secrets import shown
-from reusekit.tracking.names import KEY
+from reusekit.tracking.names import KEY, PROCESS
 from reusekit.tracking.network import explained, patience
-from reusekit.tracking.target import Address
+from reusekit.tracking.target import Address, Target
 
 LOCK = "job.lock"
 _RUN = ".run.json"
+_JITTER = 5.0  # seconds by which Linux may tell the time of the boot differently
 
 
 @contextmanager
@@ -126,20 +134,79 @@ def _end(client: MlflowClient, key: str, address: Address) -> bool:
             return False
         experiment_id = experiment.experiment_id
 
-    def found(tag: str, value: str) -> list[Run]:
-        return client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", ViewType.ALL)
+    return _end_with_children(client, _found(client, experiment_id, KEY, key))
 
-    ended = False
-    to_end = found(KEY, key)
+
+def _found(client: MlflowClient, experiment_id: str, tag: str, value: str) -> list[Run]:
+    return client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", ViewType.ALL)
+
+
+def _end_with_children(client: MlflowClient, runs: list[Run]) -> bool:
+    ended, to_end, first = False, list(runs), {run.info.run_id for run in runs}
     while to_end:
-        run = to_end.pop()
-        is_open = run.info.status == "RUNNING"
-        if is_open or run.data.tags.get(KEY) == key:  # what has ended has ended what was in it
-            to_end += found(MLFLOW_PARENT_RUN_ID, run.info.run_id)
+        info = to_end.pop().info
+        is_open = info.status == "RUNNING"
+        if is_open or info.run_id in first:  # what has ended has ended what was in it
+            to_end += _found(client, info.experiment_id, MLFLOW_PARENT_RUN_ID, info.run_id)
         if is_open:
-            client.set_terminated(run.info.run_id, "KILLED")
+            client.set_terminated(info.run_id, "KILLED")
             ended = True
     return ended
+
+
+def end_orphans(target: Target) -> None:
+    """End as KILLED what dead processes of this user and machine left open in an experiment.
+
+    Where the server is away, or refuses, it is left to the next job.
+    """
+    ours = f"attributes.status = 'RUNNING' AND tags.`{PROCESS}` LIKE '{_machine()} %'"
+    with suppress(TrackingError), patience(), explained(target.address.uri):
+        for run in target.client.search_runs([target.experiment_id], ours):
+            if not _lives(run.data.tags[PROCESS]):
+                _end_with_children(target.client, [run])
+                line = f"The job of the run {run.info.run_name} was killed: it is ended as KILLED."
+                console.print(line, soft_wrap=True, markup=False)
+
+
+def process_tags(process: psutil.Process | None = None) -> dict[str, str]:
+    """Return the tag of a run that a process writes, this one by default; none where none holds.
+
+    It says by whom its process can be seen, its number, and when it started.
+    """
+    if _machine() is None:
+        return {}
+    process = process or psutil.Process()
+    return {PROCESS: f"{_machine()} {process.pid} {_started(process):.2f}"}
+
+
+@cache
+def _machine() -> str | None:
+    """Return a digest of who sees the same processes; None where the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        return None
+    told = f"{boot} {namespace} {socket.gethostname()} {os.getuid()}"
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _started(process: psutil.Process) -> float:
+    """Return when a process started, in seconds since the boot, since clocks are set."""
+    return process.create_time() - psutil.boot_time()
+
+
+def _lives(told: str) -> bool:
+    """Return False only where the process of a tag is certainly gone."""
+    try:
+        _, pid, started = told.split(" ")
+        process = psutil.Process(int(pid))
+        same = abs(_started(process) - float(started)) < _JITTER
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except (ValueError, psutil.Error):
+        return True
 
 
 def _known_as(uri: str) -> str:

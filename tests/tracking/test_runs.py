@@ -1,12 +1,16 @@
 """A pipeline's run among what the caller of MLflow has set: experiments, runs, autologging."""
 
+import subprocess
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
 import keras
 import mlflow
 import numpy as np
+import psutil
 import pytest
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from requests import ConnectionError
 from small_models import X, backbone, with_head, written
 
@@ -14,6 +18,7 @@ import reusekit as rk
 from reusekit.tracking import log_metrics, pipeline_run, send_models
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.sync import send_outbox
+from reusekit.tracking.unfinished import process_tags
 
 
 def experiment_of_a_run() -> str:
@@ -116,3 +121,39 @@ def test_a_model_that_is_refused_at_the_last_step_is_kept_and_sent_later(
     assert list(send_outbox(Outbox(tmp_path / "o"))) == [True]
     found = rk.load_backbone("models:/m@champion").model.predict(X, verbose=0)
     assert np.array_equal(found, model.predict(X, verbose=0))
+
+
+def test_runs_of_dead_processes_are_ended_and_of_no_living_one(tracking, capfd):  # faults A2
+    experiment = tracking.create_experiment("shared")
+    dead, living = (subprocess.Popen(["sleep", "600"]) for _ in range(2))
+
+    def run(tags: dict[str, str], parent: str | None = None) -> str:
+        nested = {} if parent is None else {MLFLOW_PARENT_RUN_ID: parent}
+        return tracking.create_run(experiment, tags=tags | nested).info.run_id
+
+    try:
+        of_dead, of_living = (process_tags(psutil.Process(one.pid)) for one in (dead, living))
+        (tag, value), *_ = of_living.items()
+        machine, pid, started = value.split()
+        left = [
+            run(of_living),
+            run({}),
+            run({tag: f"{'0' * 16} {dead.pid} {started}"}),
+            run({tag: f"{machine} nonsense"}),
+        ]
+        left.append(run({}, parent=left[0]))
+        ended = [run(of_dead), run({tag: f"{machine} {pid} {float(started) - 60:.2f}"})]
+        ended.append(run({}, parent=ended[0]))
+        dead.kill()  # and not waited for: its number is still taken
+        while psutil.Process(dead.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        with pipeline_run("job", "shared", {}), pipeline_run("inner", "shared", {}):
+            own = mlflow.active_run().info.run_id
+            assert tracking.get_run(own).info.status == "RUNNING"
+    finally:
+        for process in (dead, living):
+            process.kill()
+            process.wait()
+    assert {tracking.get_run(one).info.status for one in left} == {"RUNNING"}
+    assert {tracking.get_run(one).info.status for one in ended} == {"KILLED"}
+    assert capfd.readouterr().err.count("was killed: it is ended as KILLED") == 2
