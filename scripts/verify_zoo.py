@@ -27,7 +27,7 @@ from reusekit.errors import CertificateError
 from reusekit.graph import read
 from reusekit.progress import bars_wanted, console
 from reusekit.surgery import split
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 # The smallest that a model takes, in the order in which they are tried.
 SIZES = (32, 71, 75, 96, 128, 224)

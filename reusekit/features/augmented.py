@@ -14,8 +14,8 @@ from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Call, Graph, ancestors, keras_internals, read
 from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import rates
-from reusekit.surgery.copying import Copier
-from reusekit.surgery.extract import taps
+from reusekit.surgery.copies import Copier
+from reusekit.surgery.extraction import taps
 
 
 def augmented_bottom(

@@ -12,8 +12,8 @@ import numpy as np
 from reusekit.arguments import checked
 from reusekit.errors import CacheError
 from reusekit.graph import Cut, Graph, Tensor, ancestors, cut, read, resolve
+from reusekit.graph.flops import nominal_shapes, strides
 from reusekit.graph.padding_mask import AUTO, padding_mask
-from reusekit.graph.sizes import nominal_shapes, strides
 from reusekit.surgery import extract
 
 

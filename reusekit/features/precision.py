@@ -5,7 +5,7 @@ import keras
 from reusekit.errors import CacheError, nearest
 from reusekit.features.randomness import is_augmenting
 from reusekit.graph import Graph, keras_internals, read
-from reusekit.surgery.clone import twin_of
+from reusekit.surgery.clones import twin_of
 
 COMPUTE_DTYPES = ("bfloat16",)
 

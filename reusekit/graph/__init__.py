@@ -1,10 +1,10 @@
 """A model read as a graph: addresses, cut points, costs. Reads, never builds."""
 
 from reusekit.graph.addresses import find_layers, resolve, resolve_one
-from reusekit.graph.cut_points import CutPoint, CutPoints, cut_points
+from reusekit.graph.cut_table import CutPoint, CutPoints, cut_points
 from reusekit.graph.flops import Flops, count_flops
 from reusekit.graph.frontier import Cut, ancestors, cut
-from reusekit.graph.graph import Call, Graph, Scope, Tensor
+from reusekit.graph.graph import Call, Graph, Scope, Step, Tensor, tensors_in
 from reusekit.graph.reader import read
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Flops",
     "Graph",
     "Scope",
+    "Step",
     "Tensor",
     "ancestors",
     "count_flops",
@@ -24,4 +25,5 @@ __all__ = [
     "read",
     "resolve",
     "resolve_one",
+    "tensors_in",
 ]

@@ -5,20 +5,22 @@ returns multiply-adds times two plus one for each other arithmetic operation on 
 """
 
 import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import keras
 
 from reusekit.graph import keras_internals
-from reusekit.graph.operation_rules import BY_NAME, Rule, Shapes, size_of
-from reusekit.graph.sequence_rules import (
-    attention_scores,
-    convolutional_recurrent,
-    grouped_query_attention,
-    multi_head_attention,
-    recurrent,
-    reversible_embedding,
-)
+
+Shapes = Sequence[tuple[int, ...]]
+Rule = Callable[[Any, Shapes, Shapes], float]
+
+
+def size_of(shapes: Shapes) -> int:
+    """Return the elements of several tensors together."""
+    return sum(math.prod(shape) for shape in shapes)
+
 
 layers = keras.layers
 
@@ -33,6 +35,152 @@ def rule_for(operation: Any) -> Rule | None:
                 return rule
         return _ELSEWHERE.get(type(operation).__name__)
     return BY_NAME.get(type(operation).__name__)
+
+
+# --- operations of `keras.ops` ------------------------------------------------------------------
+#
+# Their classes are not public, so that a name is all there is to go by. Those that move, compare or
+# reshape count as zero.
+
+
+def _one_per_output(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
+    return size_of(outputs)
+
+
+def _five_per_output(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
+    return 5 * size_of(outputs)
+
+
+def _one_per_input(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
+    return size_of(inputs)
+
+
+def _none(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
+    return 0
+
+
+def _matmul(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
+    return 2 * inputs[0][-1] * size_of(outputs)
+
+
+def _einsum(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """Twice the product of all the letters of the equation, the batch's left out."""
+    terms = operation.subscripts.replace(" ", "").replace("...", "").split("->")[0].split(",")
+    sizes = {}
+    for term, shape in zip(terms, inputs, strict=False):
+        # Shapes lack the batch dimension and letters may lack what `...` stands for.
+        for letter, size in zip(reversed(term), reversed(shape), strict=False):
+            sizes[letter] = size
+    return 2 * math.prod(sizes.values())
+
+
+def _attention(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
+    query, key = inputs[0], inputs[1] if len(inputs) > 1 else inputs[0]
+    scores = query[-2] * query[-3] * key[-3]
+    return 4 * scores * query[-1] + 5 * scores
+
+
+def _named(names: str, rule: Rule) -> dict[str, Rule]:
+    return dict.fromkeys(names.split(), rule)
+
+
+BY_NAME: dict[str, Rule] = {
+    **_named(
+        """
+        Absolute Add Subtract Multiply Divide TrueDivide FloorDivide Mod Negative Power Square Sqrt
+        Rsqrt Exp Expm1 Log Log1p Log2 Log10 Sin Cos Tan Tanh Sinh Cosh Arctan Reciprocal Sign
+        Floor Ceil Round Clip Maximum Minimum Where Relu Relu6 Sigmoid HardSigmoid Softplus
+        Softsign Silu HardSilu Gelu Elu Selu Celu LeakyRelu LogSigmoid Mish Erf Erfinv Hypot
+        """,
+        _one_per_output,
+    ),
+    **_named("Softmax LogSoftmax Sparsemax Normalize LayerNorm RMSNorm", _five_per_output),
+    **_named(
+        "Sum Mean Prod Max Min Amax Amin Any All Var Std Logsumexp Norm Cumsum Cumprod Average",
+        _one_per_input,
+    ),
+    **_named(
+        """
+        Cast Reshape Transpose ExpandDims Squeeze Concatenate Stack Split Tile Repeat Flip Roll
+        BroadcastTo Pad Take TakeAlongAxis GetItem Slice SliceUpdate Scatter ScatterUpdate Shape
+        OnesLike ZerosLike FullLike Arange Identity Copy Equal NotEqual Greater GreaterEqual Less
+        LessEqual LogicalAnd LogicalOr LogicalNot LogicalXor Isnan Isfinite Isinf OneHot Argmax
+        Argmin Argsort Sort TopK Nonzero CountNonzero Ravel Moveaxis Swapaxes StopGradient
+        Diagonal Tril Triu Meshgrid Unstack Vstack Hstack Searchsorted DepthToSpace SpaceToDepth
+        Flatten HandedOn
+        """,
+        _none,
+    ),
+    "Matmul": _matmul,
+    "Dot": _matmul,
+    "Einsum": _einsum,
+    "DotProductAttention": _attention,
+}
+
+
+# --- layers over sequences ----------------------------------------------------------------------
+
+
+def attention_scores(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """Attention without weights: scores, softmax, and the weighted sum."""
+    query, value = inputs[0], inputs[1] if len(inputs) > 1 else inputs[0]
+    scores = query[-2] * value[-2]
+    return 2 * scores * (query[-1] + value[-1]) + 5 * scores
+
+
+def multi_head_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """Count the four projections, the scores, softmax, and the weighted sum."""
+    query = inputs[0]
+    value = inputs[1] if len(inputs) > 1 and len(inputs[1]) == len(query) else query
+    reads, looks_at = math.prod(query[:-1]), math.prod(value[:-1])
+    heads, key = layer.num_heads, layer.key_dim
+    value_size = getattr(layer, "value_dim", None) or key
+    key_heads = getattr(layer, "num_key_value_heads", heads)
+    project = reads * query[-1] * heads * key
+    project += looks_at * value[-1] * key_heads * (key + value_size)
+    project += reads * heads * value_size * outputs[0][-1]
+    attend = heads * reads * looks_at * (key + value_size)
+    softmax = 5 * heads * reads * looks_at
+    return 2 * (project + attend) + softmax
+
+
+def grouped_query_attention(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """Count as `multi_head_attention` does, with fewer heads of keys and values."""
+    sizes = SimpleNamespace(
+        num_heads=layer.num_query_heads,
+        num_key_value_heads=layer.num_key_value_heads,
+        key_dim=layer.head_dim,
+    )
+    return multi_head_attention(sizes, inputs, outputs)
+
+
+def recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """Count one step of the cell for each step of the sequence."""
+    return inputs[0][0] * _step(layer.cell)
+
+
+def _step(cell: Any) -> float:
+    """Count one step of a recurrent cell: every kernel once, and the gates' own arithmetic."""
+    matrices = [weight for weight in cell.weights if len(weight.shape) >= 2]
+    units = getattr(cell, "units", None) or 0
+    return sum(2 * math.prod(weight.shape) for weight in matrices) + 10 * units
+
+
+def convolutional_recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """Count the cell's kernels at each place of each step."""
+    frame = inputs[0][1:]
+    spatial = frame[1:] if layer.data_format == "channels_first" else frame[:-1]
+    kernels = sum(math.prod(w.shape) for w in layer.cell.weights if len(w.shape) > 2)
+    return 2 * inputs[0][0] * kernels * math.prod(spatial)
+
+
+def reversible_embedding(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
+    """Looking up is free; multiplying back by the table is not."""
+    looks_up = len(inputs[0]) < len(outputs[0])
+    return 0 if looks_up else 2 * inputs[0][-1] * size_of(outputs)
+
+
+# --- other layers -------------------------------------------------------------------------------
 
 
 def _nothing(layer: Any, inputs: Shapes, outputs: Shapes) -> float:

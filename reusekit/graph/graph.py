@@ -64,6 +64,11 @@ class Scope:
         object.__setattr__(self, "outputs", outputs)
         object.__setattr__(self, "sources", sources)
 
+    @property
+    def reads(self) -> tuple[Tensor, ...]:
+        """The tensors that the nested model is called on."""
+        return tuple(dict.fromkeys(tensors_in(self.args)))
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Call:
@@ -130,6 +135,15 @@ class Call:
         if not self.given:
             return own
         return list({id(variable): variable for variable in (*own, *self.given)}.values())
+
+
+Step = Call | Scope
+"""One step of a model: a single call, or a nested model called whole."""
+
+
+def tensors_in(structure: Any) -> list[Tensor]:
+    """Return the tensors in a structure, in order; one that is there twice, twice."""
+    return [leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Tensor)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,6 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from types import MethodType
 from typing import Any, NamedTuple
 
 import keras
@@ -39,6 +37,8 @@ from keras.src.ops.numpy import (
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.serialization_lib import ObjectSharingScope
 from keras.src.utils.tracking import DotNotTrackScope, Tracker
+
+from reusekit.errors import TieError
 
 
 class Record(NamedTuple):
@@ -220,22 +220,66 @@ def in_sharing_scope() -> bool:
     return get_global_attribute("shared_objects/id_to_obj_map") is not None
 
 
-def save_as_shared(layer: keras.Layer) -> None:
-    """Have a layer saved so that all of its places in a model come back as one layer.
+def serialized_as_shared(layer: keras.Layer) -> dict:
+    """Return a layer's configuration, marked so that all places of the layer are loaded as one.
 
     Keras marks a layer as shared when it meets it for the second time, in the configuration that it
     made the first time. Where that was in a nested model or in another layer, a copy of it has been
-    made by then, and that copy is what is saved: unmarked, it comes back as a layer of its own.
+    made by then, and that copy is what is saved: unmarked, it comes back as a layer of its own. So
+    the copies are marked here, too.
+
+    Raises:
+        TieError: Another layer has the very same configuration, name included, and a copy may be
+            of either.
     """
-    if "get_config" not in vars(layer):
-        layer.get_config = MethodType(_get_config_once_met, layer)
-
-
-def _get_config_once_met(layer: keras.Layer) -> dict:
+    config = keras.saving.serialize_keras_object(layer)
     met = get_global_attribute("shared_objects/id_to_config_map")
-    if met is not None:
-        met.setdefault(id(layer), {})
-    return type(layer).get_config(layer)
+    if met is None:
+        return config
+    mark, parts = "shared_object_id", ("class_name", "registered_name", "config", "build_config")
+
+    def is_equal(other: dict) -> bool:  # A model adds to its layers' configurations.
+        return all(without(other.get(p), mark) == without(config.get(p), mark) for p in parts)
+
+    config[mark] = id(layer)
+    twins = [known for key, known in met.items() if key != id(layer) and is_equal(known)]
+    copies = [
+        part
+        for known in met.values()
+        for part in _dicts(known)
+        if mark not in part and is_equal(part) and all(part is not twin for twin in twins)
+    ]
+    if copies and twins:
+        raise TieError(
+            f"Expected the tied layer {layer.name!r} to differ from all others in name or "
+            "configuration, to be told apart when it is saved. Received: another one equal in both "
+            "in a nested model. Make one of them with another name=."
+        )
+    for part in copies:
+        part[mark] = id(layer)
+    return config
+
+
+def _dicts(structure: Any) -> Iterator[dict]:
+    """Yield the dicts in a structure, however deep they are."""
+    waiting = [structure]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting.extend(part.values())
+        elif isinstance(part, list | tuple):
+            waiting.extend(part)
+
+
+def without(configuration: Any, left_out: str) -> Any:
+    """Return a configuration without one key, however deep it is there."""
+    if isinstance(configuration, dict):
+        kept = {key: part for key, part in configuration.items() if key != left_out}
+        return {key: without(part, left_out) for key, part in kept.items()}
+    if type(configuration) in (list, tuple):
+        return type(configuration)(without(part, left_out) for part in configuration)
+    return configuration
 
 
 def runs_its_graph(model: Any) -> bool:
@@ -537,43 +581,45 @@ def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     return optimizer._trainable_variables
 
 
-def scale_learning_rate(
+def with_scaled_rate(
     optimizer: keras.optimizers.Optimizer, multiplier: Callable[[int], float]
-) -> None:
-    """Make an optimizer change each variable at a multiple of its learning rate.
+) -> Any:
+    """Return an optimizer that changes each variable at a multiple of another one's learning rate.
 
-    An optimizer meets its rate in two places: `update_step` is passed it, and weight decay asks for
-    it.
+    It has all its state in common with the other, which itself stays as it is, and does what the
+    other's class does. An optimizer meets its rate in two places: `update_step` is passed it, and
+    weight decay asks for it.
 
     Args:
-        optimizer: It is changed for good.
+        optimizer: An optimizer.
         multiplier: From a variable's place among those that the optimizer is built for to the
             multiple, asked at each step that is traced.
     """
-    update_step, apply_decay = optimizer.update_step, optimizer._apply_weight_decay
-    current_rate = optimizer._get_current_learning_rate
+    kind: Any = type(optimizer)
+    decaying: list[Any] = []
 
-    def rate_of(variable: Any, learning_rate: Any) -> Any:
-        return learning_rate * multiplier(optimizer._get_variable_index(variable))
+    def scaled(rate: Any, variable: Any) -> Any:
+        return rate * multiplier(optimizer._get_variable_index(variable))
 
-    def scaled_update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
-        update_step(gradient, variable, rate_of(variable, learning_rate))
+    class Scaled(kind):
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            super().update_step(gradient, variable, scaled(learning_rate, variable))
 
-    def scaled_decay(variables: Iterable) -> None:
-        for variable in variables:
-            optimizer._get_current_learning_rate = partial(rate_of, variable, current_rate())
-            try:
-                apply_decay([variable])
-            finally:
-                del optimizer._get_current_learning_rate
+        def _apply_weight_decay(self, variables: Iterable) -> None:
+            for variable in variables:
+                decaying.append(variable)
+                try:
+                    super()._apply_weight_decay([variable])
+                finally:
+                    decaying.pop()
 
-    optimizer.update_step = scaled_update_step
-    optimizer._apply_weight_decay = scaled_decay
+        def _get_current_learning_rate(self) -> Any:
+            rate = super()._get_current_learning_rate()
+            return scaled(rate, decaying[-1]) if decaying else rate
 
-
-def has_scaled_rate(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Return whether `scale_learning_rate` was called on the optimizer."""
-    return "update_step" in vars(optimizer)
+    view = object.__new__(Scaled)
+    object.__setattr__(view, "__dict__", vars(optimizer))
+    return view
 
 
 def missing() -> list[str]:

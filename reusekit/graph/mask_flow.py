@@ -84,9 +84,7 @@ class MaskFlow:
         """Return the masks that a call reads off its tensors, paired with these."""
         if not self._carrying:
             return ()
-        sources = implicit_mask_sources(
-            record.operation, record.args, record.kwargs, _is_keras_tensor
-        )
+        sources = implicit_mask_sources(record.operation, record.args, record.kwargs)
         tensors: list[Any] = [bound.get(id(source)) for source in sources]
         pairs = [(tensor, self.carried(tensor, add)) for tensor in tensors]
         return tuple((tensor, mask) for tensor, mask in pairs if mask is not None)

@@ -7,7 +7,7 @@ such a layer must carry the mask across as well.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -20,8 +20,8 @@ _SETTERS = {"_keras_mask", "set_keras_mask"}
 
 
 def implicit_mask_sources(
-    operation: Any, args: tuple, kwargs: dict[str, Any], is_tensor: Callable[[Any], bool]
-) -> Iterator[Any]:
+    operation: Any, args: tuple, kwargs: dict[str, Any]
+) -> Iterator[keras.KerasTensor]:
     """Yield tensors whose masks a call reads when run, beyond the recorded arguments.
 
     A layer that is not Keras's own may read the mask off any tensor that it is fed, without an
@@ -31,7 +31,6 @@ def implicit_mask_sources(
         operation: The layer or operation called.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
-        is_tensor: Tells a tensor from any other leaf of the arguments.
 
     Yields:
         Each such tensor once. Whether it has a mask is not looked at here.
@@ -39,14 +38,14 @@ def implicit_mask_sources(
     if not isinstance(operation, keras.Layer):
         return
     if isinstance(operation, _MERGES):
-        yield from _tensors(args[:1], is_tensor)
+        yield from _symbols(args[:1])
         return
     kind: type = type(operation)
     names = _mask_arguments(kind)
     if not names and _is_stock(kind):
         return
     given = dict(zip(keras_internals.call_arguments(operation), args, strict=False)) | kwargs
-    held = {name: list(_tensors(value, is_tensor)) for name, value in given.items()}
+    held = {name: _symbols(value) for name, value in given.items()}
     held = {name: tensors for name, tensors in held.items() if tensors}
     if not _is_stock(kind) and names.isdisjoint(held):
         wanted = list(held)
@@ -71,7 +70,7 @@ def with_found_mask(operation: Any, args: tuple, kwargs: dict[str, Any]) -> dict
     lost where MultiHeadAttention takes it off the tensor before.
     """
     given = dict(zip(keras_internals.call_arguments(operation), args, strict=False)) | kwargs
-    given = {name: v for name, v in given.items() if list(_tensors(v, _is_symbol))}
+    given = {name: v for name, v in given.items() if _symbols(v)}
     kwargs = {
         name: value
         for name, value in kwargs.items()
@@ -84,10 +83,6 @@ def with_found_mask(operation: Any, args: tuple, kwargs: dict[str, Any]) -> dict
         if any(mask is not None for mask in keras.tree.flatten(masks)):
             kwargs["mask"] = masks
     return kwargs
-
-
-def _is_symbol(leaf: Any) -> bool:
-    return isinstance(leaf, keras.KerasTensor)
 
 
 @cache
@@ -217,5 +212,6 @@ def _sets(layer: keras.Layer) -> bool:
     )
 
 
-def _tensors(structure: Any, is_tensor: Callable[[Any], bool]) -> Iterator[Any]:
-    return (leaf for leaf in keras.tree.flatten(structure) if is_tensor(leaf))
+def _symbols(structure: Any) -> list[keras.KerasTensor]:
+    leaves = keras.tree.flatten(structure)
+    return [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]

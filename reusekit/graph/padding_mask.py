@@ -9,10 +9,10 @@ import keras
 from reusekit.errors import AddressError
 from reusekit.graph import keras_internals
 from reusekit.graph.addresses import resolve_one
+from reusekit.graph.flops import nominal_shapes, strides
 from reusekit.graph.frontier import ancestors
-from reusekit.graph.graph import Call, Graph, Tensor
+from reusekit.graph.graph import Call, Graph, Tensor, tensors_in
 from reusekit.graph.masks import mask_arguments
-from reusekit.graph.sizes import nominal_shapes, strides
 
 AUTO = "auto"
 
@@ -174,9 +174,8 @@ def _told(graph: Graph, call: Call, names: tuple[str, ...]) -> Iterator[Tensor]:
     taken = keras_internals.call_arguments(call.operation)
     given = dict(zip(taken, call.args, strict=False)) | call.kwargs
     for name in names:
-        for leaf in keras.tree.flatten(given.get(name)):
-            if isinstance(leaf, Tensor):
-                yield from _sources(graph, leaf)
+        for mask in tensors_in(given.get(name)):
+            yield from _sources(graph, mask)
 
 
 def _sources(graph: Graph, mask: Tensor) -> Iterator[Tensor]:

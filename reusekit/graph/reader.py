@@ -2,22 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import keras
 
 from reusekit.errors import NoGraphError
 from reusekit.graph import keras_internals as internals
-from reusekit.graph.graph import Call, Graph, Scope, Tensor
+from reusekit.graph.graph import Call, Graph, Scope, Tensor, tensors_in
 from reusekit.graph.keras_internals import Record
 from reusekit.graph.mask_flow import Add, Bound, MaskFlow
 from reusekit.graph.masks import HiddenMask
-from reusekit.graph.name_table import NameTable
-from reusekit.graph.nesting import HandedOn, as_called, fed_to, may_inline
-from reusekit.graph.outline import Outline
-from reusekit.graph.shapes import shapes_now
-from reusekit.graph.variables import Variables
+from reusekit.graph.outline import HandedOn, Outline, as_called, fed_to, may_inline, shapes_now
 
 
 def read(model: keras.Model | Graph, keep_masks: bool = False) -> Graph:
@@ -100,7 +96,7 @@ class _Reader:
     def __init__(self, model: keras.Model, keep_masks: bool):
         self.model = model
         self.calls: list[Call] = []
-        self.names = NameTable()
+        self.names = _NameTable()
         self.masks = MaskFlow(keep_masks)
         self.outlines: dict[int, Outline] = {}
         self.variables = Variables(model)
@@ -138,7 +134,7 @@ class _Reader:
         inputs = tuple([tensor for x in record.inputs if (tensor := bound[id(x)]) is not None])
         if len(inputs) > 1:
             inputs = tuple(dict.fromkeys(inputs))
-        outputs = _tensors(address, record.outputs, shapes_now(record, bound))
+        outputs = _outputs(address, record.outputs, shapes_now(record, bound))
         for tensor in outputs:
             bound[id(tensor.source)] = tensor
         self.names.enter(address, outputs)
@@ -239,9 +235,8 @@ class _Reader:
     ) -> tuple[Tensor, ...]:
         """Add a call that happens when the model runs, though Keras recorded none."""
         sources = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
-        outputs = _tensors(address, sources)
-        leaves = keras.tree.flatten((args, kwargs))
-        inputs = dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        outputs = _outputs(address, sources)
+        inputs = dict.fromkeys(tensors_in((args, kwargs)))
         self.names.enter(address, outputs)
         self.calls.append(
             Call(
@@ -316,13 +311,13 @@ class _Reader:
                 kept.append(call)
                 needed.update(call.reads)
                 for scope in call.scopes:  # Nor may it be called without an input it does not read.
-                    needed.update(x for x in keras.tree.flatten(scope.args) if type(x) is Tensor)
+                    needed.update(tensors_in(scope.args))
         if len(kept) == len(self.calls):
             return tuple(self.calls)
         return tuple(replace(call, index=index) for index, call in enumerate(reversed(kept)))
 
 
-def _tensors(
+def _outputs(
     address: str, sources: Sequence[keras.KerasTensor], shapes: Any = None
 ) -> tuple[Tensor, ...]:
     """Return a call's outputs under its address, numbered where there are several."""
@@ -331,3 +326,72 @@ def _tensors(
         return (Tensor(address, sources[0], shapes[0]),)
     pairs = zip(sources, shapes, strict=True)
     return tuple([Tensor(f"{address}:{n}", one, shape) for n, (one, shape) in enumerate(pairs)])
+
+
+class _NameTable:
+    """Collects the addresses of tensors, and the shorter names that would fit several."""
+
+    def __init__(self):
+        self._names: dict[str, Tensor] = {}
+        self._short: dict[str, list[str]] = {}
+
+    def enter(self, address: str, outputs: Sequence[Tensor]) -> None:
+        """Enter the outputs of one call under its address.
+
+        Args:
+            address: The address of the call, with `@` and a number where its layer is called
+                several times.
+            outputs: What the call returns. Several are told apart by `:` and a number.
+        """
+        if len(outputs) == 1:
+            full = [address]
+            self._names.setdefault(address, outputs[0])
+        else:
+            full = [f"{address}:{place}" for place in range(len(outputs))]
+            self._short.setdefault(address, []).extend(full)
+            for name, tensor in zip(full, outputs, strict=True):
+                self._names.setdefault(name, tensor)
+        stem, _, number = address.rpartition("@")
+        if stem and number.isdecimal():
+            self._short.setdefault(stem, []).extend(full)
+
+    def among(self, tensors: set[Tensor]) -> tuple[dict[str, Tensor], dict[str, tuple[str, ...]]]:
+        """Return the addresses of some tensors, and those that each shorter name may mean."""
+        names = {name: tensor for name, tensor in self._names.items() if tensor in tensors}
+        short = {
+            name: tuple(address for address in found if address in names)
+            for name, found in self._short.items()
+            if name not in names
+        }
+        return names, short
+
+
+class Variables:
+    """Finds variables among the arguments of a model's calls.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: keras.Model):
+        self._model = model
+
+    def of(self, leaf: Any) -> Any:
+        """Return the model's variable whose `value` an argument is; any other argument as it is."""
+        if leaf is None or isinstance(leaf, str | int | float | keras.Variable):
+            return leaf
+        return self._by_value.get(id(leaf), leaf) if keras.ops.is_tensor(leaf) else leaf
+
+    def among(self, arguments: Any) -> tuple[keras.Variable, ...]:
+        """Return the variables among some arguments, each once."""
+        (args, kwargs) = arguments
+        if len(args) == 1 and not kwargs and not isinstance(args[0], list | tuple | dict):
+            # The usual case; a call on nothing but a variable is not recorded.
+            return ()
+        leaves = keras.tree.flatten(arguments)
+        found = {id(leaf): leaf for leaf in leaves if isinstance(leaf, keras.Variable)}
+        return tuple(found.values())
+
+    @cached_property
+    def _by_value(self) -> dict[int, keras.Variable]:
+        return {id(internals.stored_value(v)): v for v in self._model.variables}

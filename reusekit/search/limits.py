@@ -12,7 +12,7 @@ from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.graph import read
 from reusekit.search.sizes import Sizes
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 LATENCY_RUNS = 20
 

@@ -20,7 +20,7 @@ from reusekit.graph import Graph, Tensor, read
 from reusekit.graph.padding_mask import AUTO
 from reusekit.search.spec import TrialSpec
 from reusekit.surgery import extract
-from reusekit.surgery.extract import taps
+from reusekit.surgery.extraction import taps
 
 Place = tuple[str, str | None]
 """Where features are taken: an address, and how they are pooled."""

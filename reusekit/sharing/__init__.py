@@ -2,8 +2,7 @@
 
 from reusekit.sharing import layers
 from reusekit.sharing.counts import ParameterCounts, count_params
-from reusekit.sharing.join import join
-from reusekit.sharing.tie import tie
-from reusekit.sharing.ties import Tie, tied_weights
+from reusekit.sharing.halves import join
+from reusekit.sharing.ties import Tie, tie, tied_weights
 
 __all__ = ["ParameterCounts", "Tie", "count_params", "join", "layers", "tie", "tied_weights"]

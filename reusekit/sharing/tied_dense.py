@@ -75,7 +75,6 @@ class TiedDense(keras.layers.Layer):
     ):
         tied_source.check_source(source)
         super().__init__(**kwargs)
-        keras_internals.save_as_shared(source)
         self.source = source
         self.transpose = transpose
         self.units = units
@@ -205,7 +204,7 @@ class TiedDense(keras.layers.Layer):
         """Return the configuration; within one save, the source in it is the very layer it is."""
         return {
             **self._settings(),
-            "source": keras.saving.serialize_keras_object(self.source),
+            "source": keras_internals.serialized_as_shared(self.source),
             "activation": keras.activations.serialize(self.activation),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),

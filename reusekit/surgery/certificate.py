@@ -1,17 +1,16 @@
 """Proof that the parts of a model do together what the model does."""
 
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
 
-from reusekit.errors import CertificateError, CopyError, reason
-from reusekit.graph import Graph, keras_internals, read
-from reusekit.surgery.random_inputs import random_inputs
-from reusekit.surgery.snapshot import Snapshot
+from reusekit.errors import CertificateError, CopyError, SurgeryError, reason
+from reusekit.graph import Graph, Tensor, keras_internals, read
 
 # Relative to the largest output. The same layers run in the same order, so that most results are
 # equal to the last bit; a backend may still fuse or reorder what stands beside a cut.
@@ -43,6 +42,47 @@ class Certificate:
     def __str__(self) -> str:
         how = "exact" if self.exact else f"within {self.max_abs_error:.1e}"
         return f"{self.outputs} output(s) equal ({how}), {self.parameters:,} parameters conserved"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A model's weights by identity and its flags, as they were at one moment.
+
+    Attributes:
+        weights: The ids of its weights, in order.
+        trainable: The trainable flag of each of its weights.
+        flags: The name and trainable flag of each layer, nested ones included.
+    """
+
+    weights: tuple[int, ...]
+    trainable: tuple[bool, ...]
+    flags: tuple[tuple[str, bool], ...]
+
+    @classmethod
+    def of(cls, model: keras.Model) -> "Snapshot":
+        """Return the model as it is now."""
+        layers = keras_internals.all_layers(model)
+        # As `model.weights` has them, which takes severalfold the time: it asks each layer in turn
+        # for all that is inside it.
+        weights = {
+            id(variable): variable.trainable
+            for layer in layers
+            for variable in keras_internals.own_variables(layer)
+        }
+        flags = [(layer.name, layer.trainable) for layer in layers]
+        return cls(tuple(weights), tuple(weights.values()), tuple(flags))
+
+    def changes(self, model: keras.Model) -> list[str]:
+        """Describe what has changed about the model; empty if nothing has."""
+        now = Snapshot.of(model)
+        changed = []
+        if now.weights != self.weights:
+            changed.append("its list of weights")
+        if now.trainable != self.trainable:
+            changed.append("the trainable flags of its weights")
+        if now.flags != self.flags:
+            changed.append("the layers or their trainable flags")
+        return changed
 
 
 def certify(
@@ -259,3 +299,136 @@ def _compare(
         largest = np.max(np.abs(one), initial=0, where=np.isfinite(one))
         tolerance = max(tolerance, allowed * max(1.0, float(largest)))
     return max(errors), tolerance, exact
+
+
+# --- random inputs ------------------------------------------------------------------------------
+
+
+_SEQUENCES = (8, 4, 2, 1, 16, 64)
+_IMAGES = (64, 128, 256, 32, 16, 8)
+"""Sizes of open axes, in the order in which they are tried."""
+
+_LOOKUPS = (keras.layers.StringLookup, keras.layers.IntegerLookup)
+
+
+def random_inputs(graph: Graph, batch: int = 2, seed: int = 0) -> Any:
+    """Make inputs for a model, always the same for the same seed.
+
+    Floats are normal, bools even, integers below the size of every embedding that they may reach
+    (two where they reach none). What is looked up in a vocabulary is drawn from it; other strings
+    are short words. Open spatial axes get a size of 64, open sequences one of 8, or, where the
+    model cannot take that, the first of some others that it can.
+
+    Args:
+        graph: A model that was read.
+        batch: Examples, where the model leaves the batch open.
+        seed: Seed of the random numbers.
+
+    Returns:
+        Arrays in the model's input structure.
+
+    Raises:
+        SurgeryError: The model takes none of the sizes tried for its open axes.
+
+    Example:
+        >>> from reusekit.graph import read
+        >>> x = keras.Input((3,), dtype="int32", name="ids")
+        >>> model = keras.Model(x, keras.layers.Embedding(50, 2, name="e")(x), name="m")
+        >>> array = random_inputs(read(model))
+        >>> array.shape, array.dtype.name, bool((array < 50).all())
+        ((2, 3), 'int32', True)
+    """
+    draw = _drawing(graph, batch, seed)
+    if all(None not in tensor.shape[1:] for tensor in graph.inputs):
+        return draw(0, 0)
+    error: Exception | None = None
+    for image, sequence in zip(_IMAGES, _SEQUENCES, strict=True):
+        inputs = draw(image, sequence)
+        try:
+            with keras.StatelessScope():
+                graph.model(inputs, training=False)
+        except Exception as raised:
+            # Whatever the model's layers and the backend say of a size that is none for them.
+            error = error or raised
+        else:
+            return inputs
+    assert error is not None
+    raise SurgeryError(
+        f"Expected x, inputs of {graph.model.name!r} to compare with, since it takes no random "
+        f"ones with open axes of {', '.join(map(str, _SEQUENCES))} (images: "
+        f"{', '.join(map(str, _IMAGES))}). Keras says: {reason(error)}"
+    ) from error
+
+
+def _drawing(graph: Graph, batch: int, seed: int) -> Callable[[int, int], Any]:
+    """Return a function that draws inputs, given the sizes of open axes of images and others."""
+    below, vocabularies = _limits(graph), _vocabularies(graph)
+
+    def values(
+        tensor: Tensor, shape: tuple[int, ...], generator: np.random.Generator
+    ) -> np.ndarray:
+        words = vocabularies.get(tensor)
+        if words is None and tensor.dtype == "string":
+            words = ["one", "two", "three"]
+        if words is not None:
+            drawn = np.array(words)[generator.integers(0, len(words), shape)]
+            return drawn if tensor.dtype == "string" else drawn.astype(_numpy_dtype(tensor.dtype))
+        if tensor.dtype == "bool":
+            return generator.random(shape) < 0.5
+        limit = below.get(tensor, math.inf)
+        if "int" in tensor.dtype or limit < math.inf:
+            drawn = generator.integers(0, 2 if limit == math.inf else int(limit), shape)
+        else:
+            drawn = generator.standard_normal(shape)
+        return drawn.astype(_numpy_dtype(tensor.dtype))
+
+    def draw(image: int, sequence: int) -> Any:
+        generator = np.random.default_rng(seed)
+
+        def drawn(tensor: Tensor) -> np.ndarray:
+            first, *rest = tensor.shape
+            size = image if len(tensor.shape) > 3 else sequence
+            shape = (first or batch, *(size if axis is None else axis for axis in rest))
+            return values(tensor, shape, generator)
+
+        return keras.tree.map_structure(drawn, graph.input_structure)
+
+    return draw
+
+
+def _numpy_dtype(dtype: str) -> str:
+    # numpy has no bfloat16 of its own; the model converts what it is fed.
+    return "float32" if dtype.startswith(("bfloat", "float8")) else dtype
+
+
+def _vocabularies(graph: Graph) -> dict[Tensor, list]:
+    """Map each free tensor to the content of the first vocabulary it may be looked up in."""
+    found: dict[Tensor, list] = {}
+    for call in reversed(graph.calls):
+        words: Iterable | None = next((found[t] for t in call.outputs if t in found), None)
+        if isinstance(call.operation, _LOOKUPS) and not call.operation.invert:
+            words = call.operation.get_vocabulary(include_special_tokens=False) or None
+        elif call.variables:
+            continue
+        if words is not None:
+            found.update((tensor, list(words)) for tensor in call.inputs)
+    return found
+
+
+def _limits(graph: Graph) -> dict[Tensor, float]:
+    """Map each free tensor to the size of its smallest possible embedding."""
+    limits: dict[Tensor, float] = {}
+    for call in reversed(graph.calls):
+        limit = min((limits[t] for t in call.outputs if t in limits), default=math.inf)
+        if isinstance(call.operation, keras.layers.Embedding):
+            limit = call.operation.input_dim
+        elif isinstance(call.operation, _LOOKUPS):
+            limit = call.operation.vocabulary_size() if call.operation.invert else math.inf
+        elif isinstance(call.operation, keras.layers.CategoryEncoding):
+            limit = call.operation.num_tokens
+        elif call.variables:
+            continue
+        for tensor in call.inputs:
+            if limit < limits.get(tensor, math.inf):
+                limits[tensor] = limit
+    return limits

@@ -7,10 +7,9 @@ from typing import Any
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import EditError, UnknownAddressError, nearest
-from reusekit.graph import Graph, Scope, Tensor, resolve
+from reusekit.errors import EditError, TieError, UnknownAddressError, nearest
+from reusekit.graph import Call, Graph, Scope, Step, Tensor, keras_internals, resolve, tensors_in
 from reusekit.graph.addresses import At, without_call_number
-from reusekit.surgery.calling import Step
 
 
 @checked(EditError)
@@ -114,9 +113,9 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
                 for step in _steps(graph, steps, edit.before):
                     found.before.setdefault(step, []).append(edit.layer)
             case Insert() if edit.before is not None:
-                (tensor, *others) = _tensors(graph, steps, edit.after)
+                (tensor, *others) = _insertion_places(graph, steps, edit.after)
                 for step in _steps(graph, steps, edit.before):
-                    if others or tensor not in keras.tree.flatten((step.args, step.kwargs)):
+                    if others or tensor not in tensors_in((step.args, step.kwargs)):
                         raise EditError(
                             f"Expected after= to be one of the tensors that {step.address!r} is "
                             f"called on. Received: {edit.after!r}."
@@ -124,7 +123,7 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
                     found.before.setdefault(step, []).append(edit.layer)
                     found.edges[step, edit.layer] = tensor
             case Insert():
-                for tensor in _tensors(graph, steps, edit.after):
+                for tensor in _insertion_places(graph, steps, edit.after):
                     found.after.setdefault(tensor, []).append(edit.layer)
             case Replace():
                 for step in _steps(graph, steps, edit.at):
@@ -173,8 +172,68 @@ def _editable(steps: list[Step]) -> list[Step]:
     return steps
 
 
-def _tensors(graph: Graph, steps: dict[str, list[Step]], at: Any) -> list[Tensor]:
+def _insertion_places(graph: Graph, steps: dict[str, list[Step]], at: Any) -> list[Tensor]:
     """Return the tensors after which to insert, one for each call of a layer."""
     if isinstance(at, str) and len(steps.get(at, ())) > 1:
         at = [output for step in steps[at] for output in step.outputs]
     return resolve(graph, at)
+
+
+# --- ties ---------------------------------------------------------------------------------------
+
+
+def check_ties(graph: Graph, wanted: Orders, copied: bool) -> None:
+    """Raise TieError where edits would leave two weights of one.
+
+    Args:
+        graph: The model to edit.
+        wanted: The edits.
+        copied: Whether the result is to have weights of its own.
+
+    Raises:
+        TieError: A layer would go while one that stays is tied to its weights, or a new layer is
+            tied to one that is to be copied.
+    """
+    if copied:
+        _check_new(graph, wanted)
+    going = {*wanted.replaced, *wanted.removed}
+    if not going:
+        return
+    leaving = [call for call in graph.calls if not going.isdisjoint((call, *call.scopes))]
+    staying = {id(call.operation): call for call in graph.calls if call not in set(leaving)}
+    lost = {id(call.operation): call for call in leaving if id(call.operation) not in staying}
+    weights = {id(v): call for call in lost.values() for v in call.variables}
+    for call in graph.calls:
+        tied = [weights[id(v)] for v in call.given if id(v) in weights]
+        if tied and call not in set(leaving):
+            raise TieError(_parted(graph, tied[0], call))
+    for call in staying.values():
+        for inner in _inner_layers(call.operation):
+            if id(inner) in lost:
+                raise TieError(_parted(graph, lost[id(inner)], call))
+
+
+def _parted(graph: Graph, lost: Call, kept: Call) -> str:
+    return (
+        f"Expected to keep {lost.address!r} of model {graph.model.name!r}: {kept.address!r} is "
+        f"tied to its weights, and would keep the old ones. Edit {kept.address!r} as well, in the "
+        "same rk.edit."
+    )
+
+
+def _check_new(graph: Graph, wanted: Orders) -> None:
+    own = {id(call.operation): call for call in graph.calls}
+    lists = (*wanted.after.values(), *wanted.before.values(), wanted.replaced.values())
+    for layer in (layer for layers in lists for layer in layers):
+        for inner in _inner_layers(layer):
+            if id(inner) in own:
+                raise TieError(
+                    f"Expected weights='share': {layer.name!r} is tied to {inner.name!r} of model "
+                    f"{graph.model.name!r}, not to the copy that the result would have."
+                )
+
+
+def _inner_layers(operation: Any) -> list[keras.Layer]:
+    if not isinstance(operation, keras.Layer):
+        return []
+    return keras_internals.all_layers(operation)[1:]

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 
 from reusekit.errors import EditError, ShapeError, reason
-from reusekit.graph import Call, Graph, Scope, Tensor, keras_internals
+from reusekit.graph import Call, Graph, Scope, Step, Tensor, keras_internals, tensors_in
 from reusekit.graph.masks import HiddenMask, mask_arguments, passes_mask
-from reusekit.surgery.calling import Step
-from reusekit.surgery.dry_run import outputs_of
+from reusekit.surgery.copies import Copier
 from reusekit.surgery.edits import Orders
+from reusekit.surgery.engine import alike
 
 
 class Rewiring:
@@ -33,7 +33,6 @@ class Rewiring:
         self._orders = orders
         self._remade: set[Tensor] = set()
         self._edited_masks: set[Tensor] = set()
-        self._addresses = {step.address for step in _opened(graph, set())}
         opened = orders.opened(graph) | graph.leaking
         self.whole = set(_opened(graph, opened))
         for tensor in graph.inputs:
@@ -81,7 +80,7 @@ class Rewiring:
         A mask that was recorded because a tensor carried it goes where another tensor takes its
         place: Keras then finds the mask of that one. Where the mask itself was edited, it stays.
         """
-        tensors = [*_tensors(step.args), *_tensors(step.kwargs)]
+        tensors = tensors_in((step.args, step.kwargs))
         if all(self.now(t) is t and t not in self._remade for t in tensors):
             return step.kwargs
         carried = {
@@ -103,19 +102,19 @@ class Rewiring:
             for name, value in step.kwargs.items()
             if not (
                 name.endswith("mask")
-                and any(_tensors(value))
+                and tensors_in(value)
                 and all(map(is_found, keras.tree.flatten(value)))
             )
         }
 
     def _keep(self, step: Step, args: tuple, kwargs: dict) -> None:
-        before = [*_tensors((step.args, {name: step.kwargs[name] for name in kwargs}))]
-        after = [*_tensors((args, kwargs))]
+        before = tensors_in((step.args, {name: step.kwargs[name] for name in kwargs}))
+        after = tensors_in((args, kwargs))
         outputs = step.outputs
-        if any(not _alike(old, new) for old, new in zip(before, after, strict=True)):
+        if any(not alike(old, new) for old, new in zip(before, after, strict=True)):
             specs = self._specs(step, step.operation, args, kwargs)
             outputs = tuple(
-                old if _fits(old, spec) else Tensor(old.address, spec)
+                old if alike(old, spec) else Tensor(old.address, spec)
                 for old, spec in zip(step.outputs, specs, strict=True)
             )
             self._point(step.outputs, outputs)
@@ -202,7 +201,7 @@ class Rewiring:
         calls = sum(step.operation is layer for step in self.steps)
         address = f"{layer.name}@{calls}" if calls else layer.name
         outputs = tuple(Tensor(address, spec) for spec in specs)
-        inputs = tuple(dict.fromkeys(_tensors((args, kwargs))))
+        inputs = tuple(dict.fromkeys(tensors_in((args, kwargs))))
         call = Call(-1, address, layer, args, kwargs, inputs, (), outputs, (), False)
         self.steps.append(call)
         return call
@@ -217,7 +216,7 @@ class Rewiring:
         named = dict(zip(order, args, strict=False))
         named |= dict(enumerate(args[len(order) :])) | kwargs
         data = [value for name, value in named.items() if name not in masks]
-        tensors = list(dict.fromkeys(_tensors(data)))
+        tensors = list(dict.fromkeys(tensors_in(data)))
         if len(tensors) != 1:
             listed = ", ".join(repr(tensor.address) for tensor in tensors)
             raise EditError(
@@ -235,12 +234,12 @@ class Rewiring:
             return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf
 
         try:
-            return outputs_of(operation, *keras.tree.map_structure(probe, (args, kwargs)))
+            return _outputs_of(operation, *keras.tree.map_structure(probe, (args, kwargs)))
         except Exception as error:
-            now = ", ".join(str(tensor.shape) for tensor in _tensors((args, kwargs)))
+            now = ", ".join(str(tensor.shape) for tensor in tensors_in((args, kwargs)))
             was = ""
             if step is not None and operation is step.operation:
-                was_fed = _tensors((step.args, step.kwargs))
+                was_fed = tensors_in((step.args, step.kwargs))
                 shapes = ", ".join(str(tensor.shape) for tensor in was_fed)
                 was = f", which took {shapes},"
             raise ShapeError(
@@ -250,12 +249,12 @@ class Rewiring:
             ) from error
 
     def _drop_unread(self) -> None:
-        read = set(_tensors(self.outputs))
+        read = set(tensors_in(self.outputs))
         kept = []
         for step in reversed(self.steps):
             if not read.isdisjoint(step.outputs):
                 kept.append(step)
-                read.update(_tensors((step.args, step.kwargs)))
+                read.update(tensors_in((step.args, step.kwargs)))
                 read.update(mask for _, mask in getattr(step, "masks", ()))
         kept.reverse()
         self.steps = kept
@@ -264,7 +263,7 @@ class Rewiring:
         """Return the mask of each tensor: as before, and passed on by inserted layers."""
         masks = dict(self.graph.masks)
         for step in self.steps:
-            inputs = list(_tensors(step.args))
+            inputs = tensors_in(step.args)
             mask = masks.get(inputs[0]) if inputs else None
             fresh = [tensor for tensor in step.outputs if tensor not in self.graph.maker]
             if (
@@ -286,13 +285,31 @@ def _opened(graph: Graph, opened: set[Scope]) -> Iterator[Step]:
         last = step
 
 
-def _tensors(structure: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Tensor))
+def _outputs_of(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
+    """Return the outputs that a call would have, flat; nothing is recorded, built or changed.
 
+    Args:
+        operation: A layer or operation, built or not.
+        args: Positional arguments, with Keras tensors made for the purpose.
+        kwargs: Keyword arguments, likewise.
 
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.dtype == other.dtype
+    Returns:
+        Keras tensors with the shapes and dtypes that would come out.
 
+    Raises:
+        ValueError: The layer cannot take these shapes. (Or whatever else the layer raises.)
 
-def _fits(tensor: Tensor, spec: keras.KerasTensor) -> bool:
-    return tensor.shape == tuple(spec.shape) and tensor.dtype == spec.dtype
+    Example:
+        >>> layer = keras.layers.Dense(3, name="d")
+        >>> [out.shape for out in _outputs_of(layer, (keras.KerasTensor((None, 4)),), {})]
+        [(None, 3)]
+        >>> layer.built
+        False
+    """
+    if isinstance(operation, keras.Layer) and not operation.built:
+        stand_in = Copier().copy(operation)
+        with keras_internals.without_initialising():
+            return keras.tree.flatten(stand_in(*args, **kwargs))
+    if args and isinstance(operation, keras.Layer):
+        keras_internals.check_first_argument(operation, args[0])
+    return keras.tree.flatten(keras_internals.traced_outputs(operation, args, kwargs))

@@ -1,7 +1,7 @@
 """Heads and fitting: what is trained on top of a bottom, and how."""
 
 from reusekit.training import heads
-from reusekit.training.attach import attach
+from reusekit.training.attachment import attach
 from reusekit.training.fit import Fit, fit_classifier
 from reusekit.training.folding import fold_standardization
 from reusekit.training.freezing import Freezing, VariableState, freeze

@@ -275,12 +275,12 @@ def freeze(
             "Expected up_to, a cut up to which the model is frozen, or layers to freeze. Received: "
             "neither. up_to=None thaws the model."
         )
-    plan = Plan(graph, None if up_to is _UNSAID else up_to, batch_norm, layers)
+    part = FrozenPart(graph, None if up_to is _UNSAID else up_to, batch_norm, layers)
     before = _Flags.of(graph.model)
-    plan.carry_out()
+    part.apply()
     # Keras would go on with the one that it made for what was trainable before.
     graph.model.train_function = None
-    return replace(plan.report(), _before=before)
+    return replace(part.report(), _before=before)
 
 
 def could_be_trained(graph: Graph) -> list[keras.Variable]:
@@ -290,8 +290,8 @@ def could_be_trained(graph: Graph) -> list[keras.Variable]:
     return [v for v in graph.model.weights if id(v) in found]
 
 
-class Plan:
-    """The parts to be frozen, collected before any change so that they can be refused.
+class FrozenPart:
+    """The part of a model to be frozen, found before any change so that it can be refused.
 
     Args:
         graph: The model that was read.
@@ -350,7 +350,7 @@ class Plan:
         fixed = {id(v) for part in still for v in keras_internals.to_be_trained(part)}
         return [v for v in could_be_trained(self._graph) if id(v) not in fixed]
 
-    def carry_out(self) -> None:
+    def apply(self) -> None:
         """Set the flags and rates."""
         before = _parts(self.frozen.values())
         inside = {id(part) for part in before}
@@ -416,7 +416,7 @@ class Plan:
     def _in_training(self) -> dict[str, str]:
         """Return what frozen layers do in training, by the address of their first call.
 
-        For a plan that was carried out.
+        Once the flags are set.
         """
         found: dict[str, str] = {}
         told: set[int] = set()

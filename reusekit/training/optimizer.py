@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+from weakref import WeakSet
 
 import keras
 
 from reusekit.errors import TrainingError
 from reusekit.graph import keras_internals
+
+# The optimizers that are part of another.
+_inner_ones: WeakSet[keras.optimizers.Optimizer] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name)
         self.inner_optimizer = inner_optimizer
         self._ledger = _Ledger([_Share(**share) for share in shares], variables)
-        keras_internals.scale_learning_rate(inner_optimizer, self._ledger.multiplier)
+        _inner_ones.add(inner_optimizer)
 
     @property
     def rates(self) -> Rates:
@@ -122,7 +126,8 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
             with keras.name_scope(self.name, caller=self):
                 # Keras passes them as long as the optimizer is not built.
                 self.build(list(trainable_variables))  # type: ignore[arg-type]
-        self.inner_optimizer.apply(grads, trainable_variables)
+        scaled = keras_internals.with_scaled_rate(self.inner_optimizer, self._ledger.multiplier)
+        scaled.apply(grads, trainable_variables)
 
     # --- what it shares with the optimizer inside ------------------------------------------------
 
@@ -241,7 +246,7 @@ def _check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
             "Expected an optimizer that updates variables itself, received "
             f"{type(optimizer).__name__}. Put a LossScaleOptimizer around the result instead."
         )
-    if optimizer.built or keras_internals.has_scaled_rate(optimizer):
+    if optimizer.built or optimizer in _inner_ones:
         raise TrainingError(
             f"Expected an optimizer that has not been used, received {optimizer.name!r}, which is "
             "part of another or was built already."

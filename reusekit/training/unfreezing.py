@@ -11,7 +11,7 @@ from reusekit.arguments import checked
 from reusekit.errors import TrainingError
 from reusekit.graph import Graph, cut_points, keras_internals, read
 from reusekit.graph.addresses import At
-from reusekit.training.freezing import BatchNorm, Freezing, Plan
+from reusekit.training.freezing import BatchNorm, Freezing, FrozenPart
 
 
 class GradualUnfreezing(keras.callbacks.Callback):
@@ -65,7 +65,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self.stages = dict(sorted(stages.items()))
         self.batch_norm = batch_norm
         self.state: Freezing | None = None
-        self._plans: dict[int, Plan] = {}
+        self._parts: dict[int, FrozenPart] = {}
 
     @classmethod
     @checked(TrainingError)
@@ -118,19 +118,19 @@ class GradualUnfreezing(keras.callbacks.Callback):
         """See to it that every stage can be reached, before any callback hears that it begins."""
         super().set_model(model)
         graph = read(model)
-        plans = {epoch: Plan(graph, at, self.batch_norm) for epoch, at in self.stages.items()}
-        self._check_order(plans)
+        parts = {epoch: FrozenPart(graph, at, self.batch_norm) for epoch, at in self.stages.items()}
+        self._check_order(parts)
         if keras.backend.backend() == "jax":
             raise TrainingError(
                 "Expected a backend whose optimizers can train some of the weights they know, "
                 "received JAX. Call freeze, compile and fit for each stage."
             )
-        *_, last = plans.values()
+        *_, last = parts.values()
         if not model.optimizer.built:
             # Keras would build it for what is trained first.
             model.optimizer.build(last.to_train())
         self._check_optimizer(last.to_train())
-        self._plans = plans
+        self._parts = parts
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Forget the stage of an earlier fit."""
@@ -138,20 +138,20 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Freeze what the stage of this epoch says, where that has changed."""
-        begun = max(start for start in self._plans if start <= epoch)
-        plan = self._plans[begun]
-        plan.carry_out()
-        state = plan.report()
+        begun = max(start for start in self._parts if start <= epoch)
+        part = self._parts[begun]
+        part.apply()
+        state = part.report()
         # Whatever an earlier fit left behind may have been made for other weights.
         if state != self.state:
             self.model.make_train_function(force=True)
         self.state = state
 
-    def _check_order(self, plans: dict[int, Plan]) -> None:
-        for earlier, later in pairwise(plans):
-            more = plans[later].frozen.keys() - plans[earlier].frozen.keys()
+    def _check_order(self, parts: dict[int, FrozenPart]) -> None:
+        for earlier, later in pairwise(parts):
+            more = parts[later].frozen.keys() - parts[earlier].frozen.keys()
             if more:
-                name = plans[later].frozen[more.pop()].name
+                name = parts[later].frozen[more.pop()].name
                 raise TrainingError(
                     "Expected each stage to freeze less than the one before, received "
                     f"{self.stages[earlier]!r} from epoch {earlier} and {self.stages[later]!r} "

@@ -11,7 +11,7 @@ import reusekit as rk
 from reusekit.features import frontier
 from reusekit.features.bottoms import between, from_inputs, leads_to
 from reusekit.graph import read
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 MODELS = (
     "residual",

@@ -16,7 +16,7 @@ import reusekit as rk
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError, DataError
 from reusekit.features import Costs, FeatureStore, Padding, Trials, feed, plan, stored_features
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 SIZE = 40
 # The bottom is slow, and reading is quick.

@@ -7,7 +7,7 @@ from tied_models import TIED, UNUSUAL
 
 import reusekit as rk
 from reusekit.graph import read
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 OPERATIONS = {}
 
@@ -134,6 +134,28 @@ def test_a_tie_is_kept(work, kind, tmp_path, request):
     assert owners == [[o.split("/")[-1] for o in t.owners] for t in rk.tied_weights(tied.model)]
     assert owners and len(owners[0]) == 2
     np.testing.assert_allclose(result(x, training=False), expected, rtol=1e-5, atol=1e-6)
+
+
+def two_encoders(names):
+    """Two encoders of one kind, of which the first one's embedding is tied."""
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    embeddings = [keras.layers.Embedding(30, 4, name=name) for name in names]
+    hidden = [keras.Model(tokens, each(tokens), name=f"e{n}") for n, each in enumerate(embeddings)]
+    tokens = keras.Input((7,), dtype="int32", name="tokens")
+    both = keras.layers.Add(name="both")([encoder(tokens) for encoder in hidden])
+    logits = rk.layers.TiedDense(embeddings[0], name="logits")(both)
+    return keras.Model(tokens, logits, name="lm"), embeddings[0]
+
+
+def test_the_source_is_told_from_another_layer_and_left_as_it_is(tmp_path):
+    model, embedding = two_encoders(("one", "other"))
+    model.save(tmp_path / "m.keras")
+    assert "get_config" not in vars(embedding)
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    (tie,) = rk.tied_weights(loaded)
+    assert tie.owners == ("e0/one", "logits")
+    with pytest.raises(rk.TieError, match="Make one of them with another name="):
+        two_encoders(("same", "same"))[0].save(tmp_path / "n.keras")
 
 
 # What is not kept, and who says so: for a layer that was handed a variable, or stands in a nested

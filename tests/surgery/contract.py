@@ -8,9 +8,8 @@ from reusekit.errors import CopyError
 from reusekit.graph import cut, cut_points, read
 from reusekit.graph.frontier import depends
 from reusekit.surgery import Insert, clone, edit, extract, flatten, remove, segment, split
-from reusekit.surgery.building import is_rebuilt, leaves
-from reusekit.surgery.random_inputs import random_inputs
-from reusekit.surgery.snapshot import Snapshot
+from reusekit.surgery.certificate import Snapshot, random_inputs
+from reusekit.surgery.copies import is_rebuilt, leaves
 
 
 def run_surgery_test(model, folder, save_every=8, not_rebuilt=()):

@@ -11,7 +11,7 @@ from random_models import models
 from reusekit.graph import cut, cut_points, read
 from reusekit.graph.frontier import depends
 from reusekit.surgery import clone, extract, flatten, insert, remove, segment, split
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 tried = settings(
     max_examples=15,

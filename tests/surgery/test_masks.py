@@ -8,7 +8,7 @@ from keras import layers, ops
 from reusekit.errors import DisconnectedError
 from reusekit.graph import cut_points, read
 from reusekit.surgery import Insert, clone, edit, extract, flatten, split
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 MODELS = {}
 

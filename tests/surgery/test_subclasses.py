@@ -25,7 +25,7 @@ from reusekit.surgery import (
     segment,
     split,
 )
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 layer = keras.layers.Identity
 

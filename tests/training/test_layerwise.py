@@ -107,6 +107,16 @@ def test_each_optimizer_is_that_optimizer_with_other_rates(name):
     assert int(layerwise.iterations) == int(apart[0][1].iterations)
 
 
+def test_the_optimizer_inside_stays_as_it_was_but_for_its_state():
+    model, inner = chain(), optimizers.SGD(1.0, weight_decay=0.5)
+    kind, before = type(inner), set(vars(inner))
+    layerwise = layerwise_optimizer(model, inner, decay=0.5)
+    layerwise.apply([keras.ops.ones(v.shape) for v in model.weights], model.weights)
+    assert type(inner) is kind
+    assert not {name for name in set(vars(inner)) - before if callable(getattr(inner, name))}
+    assert int(inner.iterations) == 1
+
+
 def test_gradients_are_clipped_all_together():
     model = chain()
     optimizer = layerwise_optimizer(model, optimizers.SGD(1.0, global_clipnorm=1.0), decay=0.5)

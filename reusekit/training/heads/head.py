@@ -13,7 +13,7 @@ from reusekit.errors import HeadError
 from reusekit.graph import keras_internals, read
 from reusekit.graph.padding_mask import AUTO, padding_mask, remember_source
 from reusekit.surgery import prepend
-from reusekit.surgery.extract import taps, without_masks
+from reusekit.surgery.extraction import taps, without_masks
 
 
 def _symbolic(features: Any) -> Any:

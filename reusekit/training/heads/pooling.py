@@ -8,7 +8,7 @@ from keras import layers, ops
 
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
-from reusekit.surgery.pooling import masked_pool, masked_positions, zero_where_empty
+from reusekit.surgery.extraction import masked_pool, masked_positions, zero_where_empty
 
 Pooling = Literal["avg", "average", "max", "concatenated", "attention", "flatten", "token"]
 

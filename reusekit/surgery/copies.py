@@ -1,21 +1,21 @@
-"""Copies of live layers, and layers made again from their configurations."""
+"""Layers copied as they are now, and models built again of other layers."""
 
 import copy
 import functools
-import tempfile
 import types
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
-from reusekit.errors import CopyError, reason
-from reusekit.graph import keras_internals
+from reusekit.errors import CopyError
+from reusekit.graph import Graph, Tensor, keras_internals, read
+from reusekit.graph.reader import Variables
 from reusekit.surgery import rates
-from reusekit.surgery.building import Builder, is_rebuilt, leaves
+from reusekit.surgery.engine import Rebuild, assemble
+from reusekit.surgery.steps import surface
 
 # Runs of a training that is over; a copy is not compiled.
 _LEFT_BEHIND = (keras.callbacks.Callback, keras.optimizers.Optimizer)
@@ -170,15 +170,16 @@ class Copier:
         """Return whether an object has hold of a layer or a weight, however far off."""
         if id(value) not in self._reach:
             self._sources.append(value)
-            self._reach[id(value)] = any(map(_is_own, _reachable(value)))
+            self._reach[id(value)] = any(map(is_own, reachable(value)))
         return self._reach[id(value)]
 
 
-def _is_own(value: Any) -> bool:
+def is_own(value: Any) -> bool:
+    """Return whether an object is a weight, a layer or an operation."""
     return isinstance(value, keras.Variable | keras.Operation)
 
 
-def _reachable(value: Any) -> Iterator[Any]:
+def reachable(value: Any) -> Iterator[Any]:
     """Yield an object and all it holds, without following layers and weights."""
     waiting, seen = [value], {}
     while waiting:
@@ -186,7 +187,7 @@ def _reachable(value: Any) -> Iterator[Any]:
         if id(value) not in seen:
             seen[id(value)] = value
             yield value
-            if not _is_own(value):
+            if not is_own(value):
                 waiting.extend(_parts(value))
 
 
@@ -235,122 +236,146 @@ def _is_kerass(value: Any) -> bool:
     return type(value).__module__.startswith("keras.src.") and hasattr(value, "__dict__")
 
 
-# --- made again from configurations -------------------------------------------------------------
+# --- models of other layers ---------------------------------------------------------------------
 
 
-def remake_operations(
-    operations: Iterable[Any], policy: keras.DTypePolicy | None = None, unbuilt: bool = False
-) -> dict[int, Any]:
-    """Make layers and operations again from their configurations, with fresh weights.
-
-    They are made together, as a saved model's layers are, so that a layer that holds another one
-    holds the other's copy. Their own classes and functions need not be registered.
+class Builder:
+    """Builds a model again out of copies of its layers, nested models first.
 
     Args:
-        operations: Layers and operations, each once; no functional models.
-        policy: Their dtype policy; None keeps that of each layer.
-        unbuilt: Whether to leave them unbuilt, for other shapes than those they were built for.
-
-    Returns:
-        From the id of each, and of each of its variables, to the copy.
-
-    Raises:
-        CopyError: One does not come back from its own configuration.
+        copies: From the id of each layer and operation to what takes its place. A nested model that
+            is not in it is built again of what takes the place of its own layers.
+        shared: Whether to make new calls of the same layers instead.
+        shapes: Other shapes for inputs, batch included, by the id of the Keras tensor.
     """
-    operations = list(operations)
-    with keras_internals.sharing_scope():
-        configurations = [_serialised(operation) for operation in operations]
-    if unbuilt or policy is not None:
-        configurations = [_without_builds(configuration) for configuration in configurations]
-    with keras_internals.sharing_scope():
-        copies = [
-            _revived(operation, configuration)
-            for operation, configuration in zip(operations, configurations, strict=True)
-        ]
-    found: dict[int, Any] = {}
-    for old, new in zip(operations, copies, strict=True):
-        found[id(old)] = new
-        for layer in _layers(new) if policy is not None and isinstance(new, keras.Layer) else ():
-            layer.dtype_policy = policy
-        held = [getattr(each, "variables", ()) for each in (old, new)]
-        found.update((id(one), other) for one, other in zip(*held, strict=False))
-    return found
+
+    def __init__(
+        self,
+        copies: dict[int, Any],
+        shared: bool = False,
+        shapes: Mapping[int, tuple[int | None, ...]] | None = None,
+    ):
+        self._copies = copies
+        self._shared = shared
+        self._shapes = shapes or {}
+        self._variables: Variables | None = None
+        self._graphs: list[Graph] = []  # kept, as copies are known by the ids of their sources
+
+    def build(self, model: keras.Model) -> keras.Model:
+        """Return the model again, a Sequential for a Sequential."""
+        self._variables = self._variables or Variables(model)
+        if isinstance(model, keras.Sequential):
+            return self._sequential(model)
+        graph = read(model)
+        steps = surface(graph)
+        engine = Rebuild(copies=None if self._shared else self._copies, variables=self._variables)
+        for step in steps:
+            if not self._shared:
+                self._of(step.operation)
+            engine.names.claim(step.operation)
+        engine.place(graph.inputs, self._shapes)
+        engine.run(graph, steps)
+        if not self._shared:
+            # What else holds a tensor of the model, or one of its inputs, is to find it.
+            self._graphs.append(graph)
+            for tensor, value in engine.values.items():
+                self._copies.setdefault(id(tensor.source), value)
+            for tensor in graph.inputs:
+                self._note_input(tensor, engine.values[tensor])
+        return assembled(graph, engine)
+
+    def _note_input(self, tensor: Tensor, value: keras.KerasTensor) -> None:
+        old, new = (keras_internals.producer(each) for each in (tensor.source, value))
+        self._copies.setdefault(id(old.operation), new.operation)
+        new.operation.trainable = old.operation.trainable
+
+    def _sequential(self, model: keras.Sequential) -> keras.Sequential:
+        inputs = keras_internals.functional(model).inputs[0]
+        name = keras_internals.producer(inputs).operation.name
+        tensor = Tensor(name, inputs)
+        (start,) = Rebuild().place([tensor], self._shapes)
+        if not self._shared:
+            self._note_input(tensor, start)
+        layers = [layer if self._shared else self._of(layer) for layer in model.layers]
+        # Set at once, the flag is the model's own; set later, it would be handed to its layers.
+        return keras.Sequential([start, *layers], trainable=model.trainable, name=model.name)
+
+    def _of(self, operation: Any) -> Any:
+        """Return the copy of an operation; that of a nested model is built when it is first met."""
+        if id(operation) not in self._copies:
+            self._copies[id(operation)] = self.build(operation)
+        return self._copies[id(operation)]
 
 
-def _serialised(operation: Any) -> dict:
-    try:
-        return keras.saving.serialize_keras_object(operation)
-    except Exception as error:
-        raise _refusal(operation, error) from error
+def assembled(graph: Graph, engine: Rebuild) -> keras.Model:
+    """Return an engine's calls as a model of the graph's structure and flags."""
+    inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
+    outputs = engine.outputs(graph)
+    model = assemble(inputs, outputs, graph.model.name, len(graph.calls), graph.model.trainable)
+    model.supports_masking = graph.model.supports_masking
+    return model
 
 
-def _without_builds(part: Any) -> Any:
-    """Return a configuration without the shapes that layers were built for."""
-    if isinstance(part, dict):
-        return {key: _without_builds(one) for key, one in part.items() if key != "build_config"}
-    return type(part)(map(_without_builds, part)) if type(part) in (list, tuple) else part
-
-
-def _revived(operation: Any, configuration: dict) -> Any:
-    known = {**keras_internals.scoped_objects(), **_own_objects(operation)}
-    try:
-        with keras.saving.custom_object_scope(known):
-            # It was made a moment ago from a live object: there is nothing to distrust.
-            made = keras.saving.deserialize_keras_object(configuration, safe_mode=False)
-    except Exception as error:
-        raise _refusal(operation, error) from error
-    _keep_functions(operation, made)
-    for old, new in zip(_layers(operation), _layers(made), strict=False):
-        if hasattr(old, "save_assets"):  # A vocabulary decides the shape of what it looks up.
-            hand_on_state(old, new)
-    return made
-
-
-def _refusal(operation: Any, error: Exception) -> CopyError:
-    return CopyError(
-        f"Expected the layer {operation.name!r} of class {type(operation).__name__} to come back "
-        "from its configuration (get_config and from_config); or use weights='copy' or 'share'. "
-        f"Keras says: {reason(error)}"
+def is_rebuilt(operation: Any) -> bool:
+    """Return whether a model is built again from its parts, rather than copied as one layer."""
+    return keras_internals.is_plain_functional(operation) or (
+        type(operation) is keras.Sequential and keras_internals.functional(operation) is not None
     )
 
 
-def _own_objects(operation: Any) -> Mapping[str, Any]:
-    """Return a layer's classes and functions that are not Keras's, by registered name."""
-    found: dict[str, Any] = {}
-    for part in _layers(operation):
-        for value in (part, *_reachable(keras_internals.attributes(part))):
-            each = value if isinstance(value, types.FunctionType | type) else type(value)
-            module = getattr(each, "__module__", None) or ""
-            if not module.startswith(("keras.", "builtins", "tensorflow.", "numpy.")):
-                found[each.__name__] = each
-                found[keras.saving.get_registered_name(each)] = each
+def leaves(model: keras.Model) -> list[Any]:
+    """Return every layer and operation that is copied as it is: what nested models are made of."""
+    found: dict[int, Any] = {}
+    waiting = [model]
+    seen = {id(model)}
+    while waiting:
+        whole = waiting.pop()
+        parts = [step.operation for step in surface(read(whole))]
+        if isinstance(whole, keras.Sequential):
+            parts = whole.layers
+        for part in parts:
+            if not is_rebuilt(part):
+                found[id(part)] = part
+            elif id(part) not in seen:
+                seen.add(id(part))
+                waiting.append(part)
+    return list(found.values())
+
+
+def substitute(model: keras.Model, exchanged: Mapping[keras.Layer, keras.Layer]) -> keras.Model:
+    """Exchange layers at all of their calls and keep nested models nested.
+
+    Everything else is shared with the model, which is not changed.
+
+    Args:
+        model: A model with a functional graph.
+        exchanged: From a layer to one that takes the same arguments and gives the same shapes.
+
+    Returns:
+        The new model.
+
+    Raises:
+        ShapeError: A layer cannot take what it would be fed.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> relu = keras.layers.ReLU(name="relu")
+        >>> model = keras.Model(x, relu(x), name="m")
+        >>> [layer.name for layer in substitute(model, {relu: keras.layers.ELU(name="elu")}).layers]
+        ['x', 'elu']
+    """
+    new = {id(old): layer for old, layer in exchanged.items()}
+    kept = {id(layer): layer for layer in [*leaves(model), *_untouched(model, set(new))]}
+    return Builder(kept | new).build(model)
+
+
+def _untouched(model: keras.Model, exchanged: set[int]) -> list[keras.Model]:
+    """Return the nested models in which nothing is exchanged."""
+    found = []
+    for layer in {id(step.operation): step.operation for step in surface(read(model))}.values():
+        if is_rebuilt(layer):
+            if exchanged.isdisjoint(map(id, leaves(layer))):
+                found.append(layer)
+            else:
+                found.extend(_untouched(layer, exchanged))
     return found
-
-
-def _keep_functions(old: Any, new: Any) -> None:
-    """Give a layer made again the functions of its source, whose surroundings no text tells."""
-    for one, other in zip(_layers(old), _layers(new), strict=False):
-        for name, value in keras_internals.attributes(one).items():
-            both = isinstance(value, types.FunctionType) and isinstance(
-                vars(other).get(name), types.FunctionType
-            )
-            if both and not any(map(_is_own, _reachable(value))):
-                vars(other)[name] = value
-
-
-def _layers(operation: Any) -> list[Any]:
-    if isinstance(operation, keras.Layer):
-        return keras_internals.all_layers(operation)
-    return [operation]
-
-
-def hand_on_state(old: keras.Layer, new: keras.Layer) -> None:
-    """Give a layer made again what its source was adapted to: statistics or a vocabulary."""
-    store: dict[str, Any] = {}
-    old.save_own_variables(store)
-    new.load_own_variables(store)
-    if hasattr(old, "save_assets"):
-        with tempfile.TemporaryDirectory() as folder:
-            old.save_assets(folder)
-            if any(Path(folder).iterdir()):
-                new.load_assets(folder)

@@ -1,23 +1,28 @@
-"""Cutting a model in two."""
+"""The parts of a model that is cut, at one place or at several."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import ReusekitError, SurgeryError, WideCutError, reason
-from reusekit.graph import Cut, Graph, Tensor, cut, cut_points, read, resolve
+from reusekit.errors import (
+    AddressError,
+    CutOrderError,
+    ReusekitError,
+    SurgeryError,
+    WideCutError,
+    reason,
+)
+from reusekit.graph import Call, Cut, Graph, Tensor, cut, cut_points, read, resolve
 from reusekit.graph.addresses import At
 from reusekit.graph.padding_mask import remember_source
-from reusekit.surgery.assembling import assemble, placeholder, singleton
-from reusekit.surgery.calling import Step
-from reusekit.surgery.certificate import Certificate, certify
-from reusekit.surgery.rebuild import Rebuild, plan
-from reusekit.surgery.snapshot import Snapshot
-from reusekit.surgery.stages import Stage, stages
+from reusekit.surgery.certificate import Certificate, Snapshot, certify
+from reusekit.surgery.engine import Rebuild, assemble, singleton
+from reusekit.surgery.steps import steps_between
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +150,7 @@ def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
     place = cut(graph, resolve(graph, at))
     if strict and place.width > len(place.at):
         raise WideCutError(_too_wide(graph, place.at, place.frontier, place.free))
-    bottom, top = build_stages(graph, stages(graph, [place]), ("bottom", "top"))
+    bottom, top = _built(graph, [place], ("bottom", "top"))
     return Split(
         bottom=bottom,
         top=top,
@@ -158,49 +163,135 @@ def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
     )
 
 
-def build_stages(graph: Graph, parts: list[Stage], suffixes: tuple[str, ...]) -> list[keras.Model]:
-    """Return one model for each stage. All are planned before the first is built."""
-    plans = [plan(graph, part.calls, part.fed, part.passed) for part in parts]
-    models = []
-    for number, (part, steps, suffix) in enumerate(zip(parts, plans, suffixes, strict=True)):
-        if number == 0:
-            values = _from_inputs(graph, steps)
-            inputs = keras.tree.map_structure(graph.surface.get, graph.input_structure)
+@checked(SurgeryError)
+def segment(model: keras.Model | Graph, at: At) -> list[keras.Model]:
+    """Cut a model at several places into a chain that gives its outputs.
+
+    What an early segment makes and a late one reads is handed through by those between. All share
+    the model's weights and are plain functional models, as in `split`.
+
+    Args:
+        model: A model with a functional graph, or one that was read already.
+        at: Cuts from shallow to deep, each whatever `split` takes.
+
+    Returns:
+        One model more than there are cuts. Feeding the inputs through them in order gives what the
+        model gives.
+
+    Raises:
+        AddressError: There are no cuts, or one names no tensor of the model.
+        CutOrderError: The cuts are not in order, or one does not depend on the one before it.
+        NoGraphError: The model has no functional graph.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> y = keras.layers.Dense(3, name="a")(x)
+        >>> y = keras.layers.Dense(2, name="b")(y)
+        >>> model = keras.Model(x, keras.layers.Dense(1, name="c")(y), name="m")
+        >>> [(part.name, part.output_shape) for part in segment(model, ["a", "b"])]
+        [('m_0', (None, 3)), ('m_1', (None, 2)), ('m_2', (None, 1))]
+    """
+    graph = read(model)
+    if isinstance(at, str) or not isinstance(at, Sequence) or not at:
+        raise AddressError(f"Expected a list of at least one cut, received {at!r}.")
+    cuts = [cut(graph, resolve(graph, one)) for one in at]
+    return _built(graph, cuts, map(str, range(len(cuts) + 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """A part of a graph between two cuts.
+
+    Attributes:
+        fed: The tensors it is fed: the model's inputs for the first stage.
+        calls: The calls it makes, in order.
+        passed: The tensors it hands on to the next: the model's outputs for the last stage.
+    """
+
+    fed: tuple[Tensor, ...]
+    calls: tuple[Call, ...]
+    passed: tuple[Tensor, ...]
+
+
+def _stages(graph: Graph, cuts: Sequence[Cut]) -> list[_Stage]:
+    """Return the stages of a graph that is cut at several places, shallow to deep.
+
+    A tensor that an early stage makes and a late one reads is passed on by all stages between.
+
+    Args:
+        graph: The graph.
+        cuts: Cuts of it; each must lie before the next.
+
+    Returns:
+        One stage more than there are cuts.
+
+    Raises:
+        CutOrderError: A cut does not lie before the next one.
+    """
+    for earlier, later in pairwise(cuts):
+        if any(top and not above for above, top in zip(earlier.top, later.top, strict=True)) or (
+            set(later.at) & set(earlier.at)
+        ):
+            raise CutOrderError(
+                f"Expected cuts from shallow to deep, each depending on the one before, received "
+                f"{[t.address for t in earlier.at]} before {[t.address for t in later.at]}."
+            )
+    # How many cuts a call depends on is the stage it belongs to.
+    places = [sum(tops) for tops in zip(*(one.top for one in cuts), strict=True)]
+    last_read = dict.fromkeys(graph.outputs, len(cuts))
+    for call in graph.calls:
+        for tensor in call.reads:
+            last_read[tensor] = max(last_read.get(tensor, 0), places[call.index])
+    borders = [graph.inputs]
+    for number, one in enumerate(cuts, start=1):
+        crossing = [
+            tensor
+            for call in graph.calls
+            if places[call.index] < number
+            for tensor in call.outputs
+            if last_read.get(tensor, 0) >= number
+        ]
+        borders.append(tuple(dict.fromkeys((*one.at, *crossing))))
+    borders.append(graph.outputs)
+    return [
+        _Stage(
+            borders[number],
+            tuple(call for call in graph.calls if places[call.index] == number),
+            borders[number + 1],
+        )
+        for number in range(len(cuts) + 1)
+    ]
+
+
+def _built(graph: Graph, cuts: Sequence[Cut], suffixes: Iterable[str]) -> list[keras.Model]:
+    """Return one model for each stage. Steps are found for all before the first is built."""
+    found = _stages(graph, cuts)
+    steps = [steps_between(graph, stage.calls, stage.fed, stage.passed) for stage in found]
+    models: list[keras.Model] = []
+    for stage, own, suffix in zip(found, steps, suffixes, strict=True):
+        engine = Rebuild()
+        values: Mapping[Tensor, keras.KerasTensor] = engine.values
+        if models:
+            engine.reserve(graph, own)
+            # First, since a placeholder gives way to a layer of its name.
+            engine.claim(own)
+            inputs = singleton(engine.place(stage.fed))
+            engine.run(graph, own)
         else:
-            inputs, engine = _from_placeholders(graph, steps, part.fed)
-            values = engine.values
-        if number == len(parts) - 1:
+            inputs = keras.tree.map_structure(graph.surface.get, graph.input_structure)
+            engine.values.update((tensor, tensor.source) for tensor in graph.inputs)
+            if not graph.masks and graph.own_steps.issuperset(own):
+                # The model's own calls on its own tensors: all of it is there already.
+                values = graph.surface
+            else:
+                engine.run(graph, own)
+        if stage is found[-1]:
             outputs = engine.outputs(graph)
         else:
-            outputs = singleton([values[tensor] for tensor in part.passed])
-        name = f"{graph.model.name}_{suffix}"
-        models.append(assemble(inputs, outputs, name, len(graph.calls)))
+            outputs = singleton([values[tensor] for tensor in stage.passed])
+        models.append(assemble(inputs, outputs, f"{graph.model.name}_{suffix}", len(graph.calls)))
         remember_source(models[-1], graph)
     return models
-
-
-def _from_inputs(graph: Graph, steps: list[Step]) -> Mapping[Tensor, keras.KerasTensor]:
-    """Return the tensors that the first stage makes from the model's own inputs."""
-    if not graph.masks and graph.own_steps.issuperset(steps):
-        # The model's own calls on its own tensors: all of it is there already.
-        return graph.surface
-    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
-    engine.run(graph, steps)
-    return engine.values
-
-
-def _from_placeholders(
-    graph: Graph, steps: list[Step], fed: tuple[Tensor, ...]
-) -> tuple[Any, Rebuild]:
-    """Return the inputs of a later stage, and what it makes of them."""
-    engine = Rebuild()
-    engine.reserve(graph, steps)
-    # First, since a placeholder gives way to a layer of its name.
-    engine.claim(steps)
-    inputs = [placeholder(tensor, engine.names) for tensor in fed]
-    engine.values.update(zip(fed, inputs, strict=True))
-    engine.run(graph, steps)
-    return singleton(inputs), engine
 
 
 def _too_wide(

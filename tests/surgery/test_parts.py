@@ -18,7 +18,7 @@ from reusekit.errors import (
 )
 from reusekit.graph import cut_points, read
 from reusekit.surgery import clone, split
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 
 def call_counts(model):

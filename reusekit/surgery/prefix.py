@@ -8,10 +8,9 @@ import keras
 
 from reusekit.arguments import Name, checked
 from reusekit.errors import NoGraphError, ShapeError, SurgeryError
-from reusekit.graph import Graph, Tensor, keras_internals, read
-from reusekit.surgery.assembling import assemble, placeholder
-from reusekit.surgery.calling import Step
-from reusekit.surgery.rebuild import Rebuild, plan
+from reusekit.graph import Graph, Step, Tensor, keras_internals, read
+from reusekit.surgery.engine import Rebuild, assemble
+from reusekit.surgery.steps import steps_between
 
 # Their `training` is True by default, though it makes no difference to them, and Keras hands the
 # default on to the layers that are called after them: a BatchNormalization would then run in
@@ -56,7 +55,7 @@ def prepend(
         ['image', 'rescale', 'conv']
     """
     graph = read(model)
-    steps = plan(graph, graph.calls, graph.inputs, graph.outputs)
+    steps = steps_between(graph, graph.calls, graph.inputs, graph.outputs)
     engine = Rebuild()
     engine.reserve(graph, steps)
     if isinstance(preprocessing, keras.Model):
@@ -85,8 +84,8 @@ def _call_model(
     _check_fit(graph, [tensor.shape for tensor in outputs])
     _check_dtypes(graph, outputs)
     pinned = any(call.scopes and isinstance(call.operation, _SETS_TRAINING) for call in front.calls)
-    steps = plan(front, front.calls, front.inputs, front.outputs, inline=pinned)
-    engine.values.update((t, placeholder(t, engine.names)) for t in front.inputs)
+    steps = steps_between(front, front.calls, front.inputs, front.outputs, inline=pinned)
+    engine.place(front.inputs)
     engine.run(front, [_pinned(step) for step in steps])
     inputs = keras.tree.map_structure(engine.values.get, front.input_structure)
     for tensor in front.outputs:
@@ -155,7 +154,8 @@ def _call_layers(
     for layer in layers:
         spec = layer.compute_output_spec(spec)
     _check_fit(graph, [tuple(spec.shape)])
-    value = inputs = placeholder(first, engine.names)
+    (inputs,) = engine.place([first])
+    value = inputs
     for layer in layers:
         engine.names.claim(layer)
         value = layer(value, training=False) if isinstance(layer, _SETS_TRAINING) else layer(value)

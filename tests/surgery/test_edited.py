@@ -6,7 +6,7 @@ from zoo import ZOO
 
 from reusekit.errors import AmbiguousAddressError, EditError, ShapeError, UnknownAddressError
 from reusekit.surgery import Insert, Remove, Replace, edit, extract, insert, remove, replace
-from reusekit.surgery.snapshot import Snapshot
+from reusekit.surgery.certificate import Snapshot
 
 
 def names(model):

@@ -8,7 +8,7 @@ from tied_models import TIED
 
 import reusekit as rk
 from reusekit.graph import read
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 
 def shared_layer():

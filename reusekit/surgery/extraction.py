@@ -1,21 +1,21 @@
-"""Reading inner tensors of a model out as its outputs."""
+"""Inner tensors of a model as the outputs of another, pooled if wanted."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import keras
+import ml_dtypes
+from keras import ops
 
 from reusekit.arguments import checked
 from reusekit.errors import AddressError, SurgeryError, nearest
-from reusekit.graph import Call, Graph, Tensor, ancestors, keras_internals, read, resolve_one
+from reusekit.graph import Graph, Tensor, ancestors, keras_internals, read, resolve_one
 from reusekit.graph.addresses import At
 from reusekit.graph.padding_mask import AUTO, padding_mask, remember_source
-from reusekit.surgery.assembling import assemble, placeholder, singleton
-from reusekit.surgery.masking import without_mask
-from reusekit.surgery.pooling import masked_pool
-from reusekit.surgery.rebuild import Rebuild, plan
+from reusekit.surgery.engine import Rebuild, assemble, singleton, without_mask
+from reusekit.surgery.steps import steps_between
 
 _POOLINGS = ("avg", "max", "token")
 _POOLS: dict[Any, Any] = {
@@ -109,10 +109,8 @@ def taps(
     masks = {tensor: _mask(graph, tensor, pooling, mask) for tensor in tensors}
     needed = list(dict.fromkeys([*tensors, *(m for m in masks.values() if m is not None)]))
     given = graph.inputs if fed is None else fed
-    calls = ancestors(graph, needed)
-    if fed is not None:
-        calls = _between(calls, fed, needed)
-    steps = plan(graph, calls, given, needed, inline=bool(instead))
+    calls = ancestors(graph, needed, given=fed or ())
+    steps = steps_between(graph, calls, given, needed, inline=bool(instead))
     steps = [replace(s, operation=instead[s]) if s in instead else s for s in steps]
     if fed is None:
         engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
@@ -120,8 +118,9 @@ def taps(
     else:
         engine = Rebuild()
         engine.claim(steps)  # first, since a placeholder gives way to a layer of its name
-        engine.values.update((tensor, placeholder(tensor, engine.names)) for tensor in fed)
+        engine.place(fed)
         structure = singleton(list(fed))
+    placed = dict(engine.values)
     engine.run(graph, steps)
     unmasked = pooling is not None and mask is None
     pooled = {
@@ -136,7 +135,7 @@ def taps(
     }
     if prune_inputs:
         structure = _pruned(structure, {tensor for call in calls for tensor in call.outputs})
-    inputs = keras.tree.map_structure(engine.values.get, structure)
+    inputs = keras.tree.map_structure(placed.get, structure)
     outputs = keras.tree.map_structure(pooled.get, wanted)
     part = assemble(inputs, outputs, f"{graph.model.name}_features", len(calls))
     remember_source(part, graph)
@@ -159,26 +158,15 @@ def _pruned(structure: Any, needed: set[Tensor]) -> Any:
 def without_masks(graph: Graph) -> keras.Model:
     """Return a model whose outputs carry no mask when it runs."""
     engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
-    engine.run(graph, plan(graph, ancestors(graph, graph.outputs), graph.inputs, graph.outputs))
+    engine.run(
+        graph, steps_between(graph, ancestors(graph, graph.outputs), graph.inputs, graph.outputs)
+    )
     outputs = keras.tree.map_structure(
         lambda tensor: without_mask(engine.values[tensor], engine.names, tensor.address),
         graph.output_structure,
     )
     inputs = keras.tree.map_structure(engine.values.get, graph.input_structure)
     return assemble(inputs, outputs, graph.model.name, len(graph.calls))
-
-
-def _between(
-    calls: Sequence[Call], given: Sequence[Tensor], wanted: Sequence[Tensor]
-) -> list[Call]:
-    """Return the calls between given tensors and wanted ones."""
-    needed, kept = set(wanted), []
-    for call in reversed(calls):
-        made = [tensor for tensor in call.outputs if tensor in needed and tensor not in given]
-        if made:
-            kept.append(call)
-            needed.update(call.reads)
-    return kept[::-1]
 
 
 def _mask(graph: Graph, tensor: Tensor, pooling: str | None, mask: Any) -> Tensor | None:
@@ -219,3 +207,103 @@ def _pooled(
         data_format="channels_last", name=engine.names.unique(prefix), dtype=tensor.dtype
     )
     return pooled(value)
+
+
+# --- pooling ------------------------------------------------------------------------------------
+
+
+Name = Callable[[str], str]
+"""From what an operation does, or nothing for the last one, to its name in the model."""
+
+
+def masked_pool(
+    features: keras.KerasTensor, mask: keras.KerasTensor, pooling: str, name: Name
+) -> keras.KerasTensor:
+    """Pool the positions that a mask keeps; an example of which it keeps none gives zeros.
+
+    Args:
+        features: Shape (batch, length, ..., channels).
+        mask: Shape (batch, length), or further axes of the features; 0 and False are passed over.
+        pooling: "avg", "max", or "token": the first position that is kept.
+        name: Names the operations.
+
+    Returns:
+        Shape (batch, channels), in the features' dtype; sums are made in float32 or better.
+    """
+
+    def step(what: str, made: keras.KerasTensor) -> keras.KerasTensor:
+        return keras_internals.named(made, name(what))
+
+    inner = tuple(range(len(mask.shape), len(features.shape) - 1))
+    if inner:
+        reduce = ops.max if pooling == "max" else ops.mean
+        features = step("inner", reduce(features, axis=inner))
+    features, mask = _positions(features, mask, name)
+    keep = kept(mask, name)
+    keep_all = step("kept_channels", ops.expand_dims(keep, -1))
+    if pooling == "max":
+        lowest = float(ml_dtypes.finfo(features.dtype).min)
+        highest = step("highest", ops.max(ops.where(keep_all, features, lowest), axis=1))
+        _name_of_where(highest, name)
+        return zero_where_empty(highest, keep, name)
+    if pooling == "token":
+        number = step("number", ops.cumsum(step("counted", ops.cast(keep, "int32")), axis=1))
+        first = step("first_one", ops.equal(number, 1))
+        first = step("first_kept", ops.logical_and(first, keep))
+        chosen = step("first_channels", ops.expand_dims(first, -1))
+        return step("", ops.sum(step("chosen", ops.where(chosen, features, 0)), axis=1))
+    dtype = features.dtype
+    exact = keras.backend.result_type(dtype, "float32")
+    if exact != dtype:
+        features = step("exact", ops.cast(features, exact))
+    total = step("total", ops.sum(step("chosen", ops.where(keep_all, features, 0)), axis=1))
+    count = step("count", ops.sum(step("ones", ops.cast(keep, exact)), axis=1, keepdims=True))
+    mean = ops.divide(total, step("at_least_one", ops.maximum(count, 1)))
+    return step("", mean) if exact == dtype else step("", ops.cast(step("mean", mean), dtype))
+
+
+def kept(mask: keras.KerasTensor, name: Name) -> keras.KerasTensor:
+    """Return a mask as booleans."""
+    if mask.dtype == "bool":
+        return mask
+    return keras_internals.named(ops.cast(mask, "bool"), name("kept"))
+
+
+def zero_where_empty(
+    pooled: keras.KerasTensor, keep: keras.KerasTensor, name: Name
+) -> keras.KerasTensor:
+    """Set pooled features to zero for examples of which no position is kept."""
+    some = keras_internals.named(ops.any(keep, axis=1, keepdims=True), name("any"))
+    return keras_internals.named(ops.where(some, pooled, 0), name(""))
+
+
+def _positions(
+    features: keras.KerasTensor, mask: keras.KerasTensor, name: Name
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Return features and mask with one axis of positions."""
+    if len(mask.shape) == 2:
+        return features, mask
+    positions = keras.layers.Reshape((-1, features.shape[-1]), name=name("positions"))
+    return positions(features), keras.layers.Reshape((-1,), name=name("mask"), dtype=mask.dtype)(
+        mask
+    )
+
+
+def masked_positions(
+    features: keras.KerasTensor, mask: keras.KerasTensor, name: Name
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Return features as (batch, positions, channels), and the positions kept."""
+    keep = kept(mask, name)
+    while len(keep.shape) < len(features.shape) - 1:
+        axis = len(keep.shape)
+        wide = keras_internals.named(ops.expand_dims(keep, -1), name(f"axis_{axis}"))
+        others = tuple(range(axis + 1, len(features.shape)))
+        longer = keras_internals.named(ops.max(features, axis=others), name(f"slice_{axis}"))
+        like = keras_internals.named(ops.ones_like(longer, dtype="bool"), name(f"ones_{axis}"))
+        keep = keras_internals.named(ops.logical_and(wide, like), name(f"kept_{axis}"))
+    return _positions(features, keep, name)
+
+
+def _name_of_where(tensor: keras.KerasTensor, name: Name) -> None:
+    (inner,) = keras_internals.producer(tensor).inputs
+    keras_internals.named(inner, name("chosen"))

@@ -8,8 +8,7 @@ from zoo_hub import HUB
 from reusekit.errors import CertificateError, EditError, SurgeryError
 from reusekit.graph import cut_points, keras_internals, read
 from reusekit.surgery import expand, flatten, remove, split
-from reusekit.surgery.random_inputs import random_inputs
-from reusekit.surgery.snapshot import Snapshot
+from reusekit.surgery.certificate import Snapshot, random_inputs
 
 
 @keras.saving.register_keras_serializable("reusekit_tests")

@@ -1,4 +1,4 @@
-"""Changing a model: a new one with layers put in, exchanged or taken out."""
+"""Edited models: new ones with layers put in, exchanged or taken out."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,12 +11,10 @@ from reusekit.arguments import checked
 from reusekit.errors import EditError
 from reusekit.graph import Graph, read, resolve
 from reusekit.graph.addresses import At
-from reusekit.surgery.assembling import assemble
-from reusekit.surgery.clone import twin_of, warn_of_lost_class
-from reusekit.surgery.edits import Edit, Insert, Orders, Remove, Replace, orders
-from reusekit.surgery.rebuild import Rebuild
+from reusekit.surgery.clones import twin_of, warn_of_lost_class
+from reusekit.surgery.edits import Edit, Insert, Orders, Remove, Replace, check_ties, orders
+from reusekit.surgery.engine import Rebuild, assemble
 from reusekit.surgery.rewiring import Rewiring
-from reusekit.surgery.tie_check import check_ties
 
 Weights = Literal["share", "copy"]
 
@@ -118,14 +116,9 @@ def insert(
     Returns:
         The new model, a plain functional one. Use `edit` to learn where addresses went.
 
-    Warns:
-        UserWarning: The model's class is not kept, as for `edit`.
-
     Raises:
-        AddressError: The address means nothing in the model.
         EditError: Neither `after` nor `before`, or the place has several inputs.
-        ShapeError: A layer could not take what it would be fed.
-        NoGraphError: The model has no functional graph.
+        SurgeryError: As for `edit`.
 
     Example:
         >>> x = keras.Input((4,), name="x")
@@ -153,14 +146,9 @@ def replace(
     Returns:
         The new model, a plain functional one.
 
-    Warns:
-        UserWarning: The model's class is not kept, as for `edit`.
-
     Raises:
-        AddressError: The address means nothing in the model.
         EditError: The layer has another number of outputs, or a name that is taken.
-        ShapeError: A layer could not take what it would be fed.
-        NoGraphError: The model has no functional graph.
+        SurgeryError: As for `edit`.
 
     Example:
         >>> x = keras.Input((4,), name="x")
@@ -184,14 +172,9 @@ def remove(model: keras.Model, at: At, *, weights: Weights = "share") -> keras.M
     Returns:
         The new model, a plain functional one.
 
-    Warns:
-        UserWarning: The model's class is not kept, as for `edit`.
-
     Raises:
-        AddressError: The address means nothing in the model.
         EditError: The layer has several inputs or outputs.
-        ShapeError: A layer could not take what it would be fed.
-        NoGraphError: The model has no functional graph.
+        SurgeryError: As for `edit`.
 
     Example:
         >>> x = keras.Input((4,), name="x")

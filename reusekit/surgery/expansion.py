@@ -11,13 +11,11 @@ from reusekit.errors import EditError, SurgeryError, reason
 from reusekit.graph import Call, Graph, Tensor, keras_internals, read
 from reusekit.graph.addresses import At
 from reusekit.graph.tracing import fed_dtype, trace
-from reusekit.surgery.assembling import assemble, singleton
-from reusekit.surgery.building import Builder
-from reusekit.surgery.certificate import certify
-from reusekit.surgery.clone import warn_of_lost_class
+from reusekit.surgery.certificate import Snapshot, certify
+from reusekit.surgery.clones import warn_of_lost_class
+from reusekit.surgery.copies import Builder
 from reusekit.surgery.edits import Remove, orders
-from reusekit.surgery.names import Names
-from reusekit.surgery.snapshot import Snapshot
+from reusekit.surgery.engine import Names, assemble, singleton
 
 
 @checked(SurgeryError)

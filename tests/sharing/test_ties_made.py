@@ -8,7 +8,7 @@ from tied_models import TiedHead
 
 import reusekit as rk
 from reusekit.graph import read
-from reusekit.surgery.random_inputs import random_inputs
+from reusekit.surgery.certificate import random_inputs
 
 
 def language_model():

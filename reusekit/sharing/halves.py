@@ -1,4 +1,4 @@
-"""Putting the two parts of a model together again, ties between them included."""
+"""The two halves of a model, joined again with the ties between them."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -11,11 +11,10 @@ from reusekit.arguments import Name, checked
 from reusekit.errors import TieError
 from reusekit.graph import keras_internals
 from reusekit.sharing import tied_source
-from reusekit.sharing.settings import differences
 from reusekit.sharing.tied_dense import TiedDense
+from reusekit.sharing.ties import differences
 from reusekit.surgery import prepend
-from reusekit.surgery.building import leaves
-from reusekit.surgery.substitute import substitute
+from reusekit.surgery.copies import leaves, substitute
 
 
 @checked(TieError)
