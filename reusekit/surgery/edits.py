@@ -199,13 +199,13 @@ def check_ties(graph: Graph, wanted: Orders, copied: bool) -> None:
     going = {*wanted.replaced, *wanted.removed}
     if not going:
         return
-    leaving = [call for call in graph.calls if not going.isdisjoint((call, *call.scopes))]
-    staying = {id(call.operation): call for call in graph.calls if call not in set(leaving)}
+    leaving = dict.fromkeys(call for call in graph.calls if not going.isdisjoint(call.path))
+    staying = {id(call.operation): call for call in graph.calls if call not in leaving}
     lost = {id(call.operation): call for call in leaving if id(call.operation) not in staying}
     weights = {id(v): call for call in lost.values() for v in call.variables}
     for call in graph.calls:
         tied = [weights[id(v)] for v in call.given if id(v) in weights]
-        if tied and call not in set(leaving):
+        if tied and call not in leaving:
             raise TieError(_parted(graph, tied[0], call))
     for call in staying.values():
         for inner in _inner_layers(call.operation):
