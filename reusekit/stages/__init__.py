@@ -2,9 +2,9 @@
 
 from reusekit.stages.baselines import Baseline, run_baselines
 from reusekit.stages.cuts import candidate_cuts, clean_cut
-from reusekit.stages.evaluate import Evaluation, evaluate
+from reusekit.stages.evaluation import Evaluation, evaluate
 from reusekit.stages.features import FrozenFeatures, frozen_features
-from reusekit.stages.finetune import Begun, FineTuned, Phase, best_trial, finetune, train_head
+from reusekit.stages.fine_tuning import Begun, FineTuned, Phase, best_trial, finetune, train_head
 from reusekit.stages.inputs import Splits, load_backbone, load_data
 from reusekit.stages.job import Job, start_job
 from reusekit.stages.promote import (
@@ -15,8 +15,8 @@ from reusekit.stages.promote import (
     report_verdict,
     roll_back,
 )
-from reusekit.stages.register import register
-from reusekit.stages.report import report
+from reusekit.stages.registration import register
+from reusekit.stages.reports import report
 from reusekit.stages.search import Searched, extract_features, plan_search, search_cut
 
 __all__ = [

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from reusekit.features import feed
 from reusekit.progress import EpochProgress
 from reusekit.settings import BaselineSettings
-from reusekit.stages.evaluate import Evaluation, evaluate, record
+from reusekit.stages.evaluation import Evaluation, evaluate, record
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.surgery import clone
 from reusekit.tracking import log_history, step_run

@@ -22,7 +22,7 @@ from reusekit.errors import ConfigError, DataError
 from reusekit.progress import bars_wanted
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
-from reusekit.stages.evaluate import predict
+from reusekit.stages.evaluation import predict
 from reusekit.tracking.names import DATA
 from reusekit.tracking.network import shown
 

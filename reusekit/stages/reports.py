@@ -15,8 +15,8 @@ from reusekit.secrets import shown
 from reusekit.settings import TrackingSettings
 from reusekit.sharing import count_params
 from reusekit.stages.baselines import Baseline
-from reusekit.stages.evaluate import Evaluation
-from reusekit.stages.finetune import FineTuned
+from reusekit.stages.evaluation import Evaluation
+from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.job import Job
 from reusekit.stages.search import Searched
 from reusekit.tracking import ui_command

@@ -14,8 +14,8 @@ from reusekit.data import DataSplit
 from reusekit.progress import console
 from reusekit.settings import TrackingSettings
 from reusekit.stages.baselines import Baseline
-from reusekit.stages.evaluate import Evaluation
-from reusekit.stages.finetune import FineTuned
+from reusekit.stages.evaluation import Evaluation
+from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.inputs import Splits
 from reusekit.stages.search import Searched
 from reusekit.tracking import (

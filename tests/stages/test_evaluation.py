@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
-from reusekit.stages.evaluate import Evaluation, record
+from reusekit.stages.evaluation import Evaluation, record
 
 
 def test_predictions_are_scored_and_logged_with_the_data_they_are_of(tracking, splits):
