@@ -4,7 +4,7 @@ from reusekit.graph.addresses import find_layers, resolve, resolve_one
 from reusekit.graph.cut_table import CutPoint, CutPoints, cut_points
 from reusekit.graph.flops import Flops, count_flops
 from reusekit.graph.frontier import Cut, ancestors, cut
-from reusekit.graph.graph import Call, Graph, Scope, Step, Tensor, tensors_in
+from reusekit.graph.graph import Call, Graph, Scope, Step, Tensor, may_agree, tensors_in
 from reusekit.graph.reader import read
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "cut",
     "cut_points",
     "find_layers",
+    "may_agree",
     "read",
     "resolve",
     "resolve_one",

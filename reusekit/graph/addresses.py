@@ -1,7 +1,7 @@
 """From what a user writes to the tensors it means, or one clear error."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import keras
@@ -136,11 +136,6 @@ def _same_layer(graph: Graph, source: keras.KerasTensor) -> str:
     layer = keras_internals.producer_key(source)[0]
     calls = [call.address for call in graph.calls if id(call.operation) == layer]
     return f" The model calls its layer at {', '.join(map(repr, calls))}." if calls else ""
-
-
-def addresses(tensors: Iterable[Tensor]) -> list[str]:
-    """Return the addresses of tensors, for messages."""
-    return [tensor.address for tensor in tensors]
 
 
 def without_call_number(address: str) -> str:

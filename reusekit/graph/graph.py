@@ -146,6 +146,13 @@ def tensors_in(structure: Any) -> list[Tensor]:
     return [leaf for leaf in keras.tree.flatten(structure) if isinstance(leaf, Tensor)]
 
 
+def may_agree(one: Sequence[int | None], other: Sequence[int | None]) -> bool:
+    """Return whether two shapes may be the same, where None is a size that is left open."""
+    return len(one) == len(other) and all(
+        None in sizes or sizes[0] == sizes[1] for sizes in zip(one, other, strict=True)
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Graph:
     """A model read into calls and tensors. It holds no copy of a weight and changes nothing.

@@ -11,7 +11,7 @@ from reusekit.graph import keras_internals
 from reusekit.graph.addresses import resolve_one
 from reusekit.graph.flops import nominal_shapes, strides
 from reusekit.graph.frontier import ancestors
-from reusekit.graph.graph import Call, Graph, Tensor, tensors_in
+from reusekit.graph.graph import Call, Graph, Tensor, may_agree, tensors_in
 from reusekit.graph.masks import mask_arguments
 
 AUTO = "auto"
@@ -161,10 +161,8 @@ def _given(graph: Graph, tensor: Tensor, mask: Any) -> Tensor:
 
 
 def _fits(mask: Tensor, tensor: Tensor) -> bool:
-    sizes = zip(mask.shape, tensor.shape[: len(mask.shape)], strict=True)
-    return 1 < len(mask.shape) < len(tensor.shape) and all(
-        None in (one, other) or one == other for one, other in sizes
-    )
+    axes = len(mask.shape)
+    return 1 < axes < len(tensor.shape) and may_agree(mask.shape, tensor.shape[:axes])
 
 
 def _told(graph: Graph, call: Call, names: tuple[str, ...]) -> Iterator[Tensor]:

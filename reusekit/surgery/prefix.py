@@ -8,7 +8,7 @@ import keras
 
 from reusekit.arguments import Name, checked
 from reusekit.errors import NoGraphError, ShapeError, SurgeryError
-from reusekit.graph import Graph, Step, Tensor, keras_internals, read
+from reusekit.graph import Graph, Step, Tensor, keras_internals, may_agree, read
 from reusekit.surgery.engine import Rebuild, assemble
 from reusekit.surgery.steps import steps_between
 
@@ -186,11 +186,7 @@ def _check_fit(graph: Graph, shapes: Sequence[tuple]) -> None:
             f"{graph.model.name!r}, received {len(shapes)}."
         )
     for tensor, shape in zip(graph.inputs, shapes, strict=True):
-        fits = len(shape) == len(tensor.shape) and all(
-            None in (one, other) or one == other
-            for one, other in zip(shape, tensor.shape, strict=True)
-        )
-        if not fits:
+        if not may_agree(shape, tensor.shape):
             raise ShapeError(
                 f"Expected preprocessing that gives {tensor.shape} for the input "
                 f"{tensor.address!r} of {graph.model.name!r}, received one that gives {shape}."

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from reusekit.arguments import checked
 from reusekit.errors import HeadError, SurgeryError
-from reusekit.graph import Tensor, read
+from reusekit.graph import may_agree, read
 from reusekit.graph.addresses import At
 from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import prepend
@@ -58,22 +58,16 @@ def attach(bottom: keras.Model, head: AnyHead, mask: At = AUTO) -> keras.Model:
     if isinstance(head, Head):
         return head.attach_to(bottom, mask)
     made, taken = read(bottom).output_structure, read(head).input_structure
-    if not _fits(keras.tree.flatten(made), keras.tree.flatten(taken)):
+    tensors = keras.tree.flatten(made), keras.tree.flatten(taken)
+    fits = len(tensors[0]) == len(tensors[1]) and all(
+        may_agree(one.shape, other.shape) for one, other in zip(*tensors, strict=True)
+    )
+    if not fits:
         raise SurgeryError(
-            f"The head {head.name!r} takes {_shapes(taken)}. Received a bottom whose output is "
-            f"{_shapes(made)}."
+            f"Expected a bottom whose output is {_shapes(taken)}, as the head {head.name!r} takes "
+            f"it. Received: {_shapes(made)}."
         )
     return prepend(head, bottom, name=f"{bottom.name}_{head.name}")
-
-
-def _fits(made: list[Tensor], taken: list[Tensor]) -> bool:
-    return len(made) == len(taken) and all(
-        len(one.shape) == len(other.shape)
-        and all(
-            None in pair or pair[0] == pair[1] for pair in zip(one.shape, other.shape, strict=True)
-        )
-        for one, other in zip(made, taken, strict=True)
-    )
 
 
 def _shapes(structure: Any) -> Any:
