@@ -274,6 +274,6 @@ def flatten(model: keras.Model) -> keras.Model:
     steps = steps_between(graph, graph.calls, graph.inputs, graph.outputs, inline=True)
     engine = Rebuild()
     engine.reserve(graph, steps)
-    engine.place(graph.inputs)
+    engine.add_inputs(graph.inputs)
     engine.run(graph, steps)
     return assembled(graph, engine)

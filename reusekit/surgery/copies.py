@@ -273,7 +273,7 @@ class Builder:
             if not self._shared:
                 self._of(step.operation)
             engine.names.claim(step.operation)
-        engine.place(graph.inputs, self._shapes)
+        engine.add_inputs(graph.inputs, self._shapes)
         engine.run(graph, steps)
         if not self._shared:
             # What else holds a tensor of the model, or one of its inputs, is to find it.
@@ -293,7 +293,7 @@ class Builder:
         inputs = keras_internals.functional(model).inputs[0]
         name = keras_internals.producer(inputs).operation.name
         tensor = Tensor(name, inputs)
-        (start,) = Rebuild().place([tensor], self._shapes)
+        (start,) = Rebuild().add_inputs([tensor], self._shapes)
         if not self._shared:
             self._note_input(tensor, start)
         layers = [layer if self._shared else self._of(layer) for layer in model.layers]

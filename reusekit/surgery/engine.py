@@ -56,7 +56,7 @@ class Rebuild:
         self._changed = set(changed)
         self._remasked: set[Tensor] = set()
 
-    def place(
+    def add_inputs(
         self, tensors: Iterable[Tensor], shapes: Mapping[int, tuple] | None = None
     ) -> list[keras.KerasTensor]:
         """Feed inputs of the new model in the place of tensors, named by their addresses.

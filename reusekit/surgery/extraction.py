@@ -118,7 +118,7 @@ def taps(
     else:
         engine = Rebuild()
         engine.claim(steps)  # first, since a placeholder gives way to a layer of its name
-        engine.place(fed)
+        engine.add_inputs(fed)
         structure = singleton(list(fed))
     placed = dict(engine.values)
     engine.run(graph, steps)

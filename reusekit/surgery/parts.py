@@ -147,19 +147,19 @@ def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
     """
     graph = read(model)
     before = Snapshot.of(graph.model)
-    place = cut(graph, resolve(graph, at))
-    if strict and place.width > len(place.at):
-        raise WideCutError(_too_wide(graph, place.at, place.frontier, place.free))
-    bottom, top = _built(graph, [place], ("bottom", "top"))
+    made = cut(graph, resolve(graph, at))
+    if strict and made.width > len(made.at):
+        raise WideCutError(_too_wide(graph, made.at, made.frontier, made.free))
+    bottom, top = _built(graph, [made], ("bottom", "top"))
     return Split(
         bottom=bottom,
         top=top,
-        frontier=tuple(tensor.address for tensor in place.frontier),
-        free=tuple(tensor.address for tensor in place.frontier if tensor in place.free),
+        frontier=tuple(tensor.address for tensor in made.frontier),
+        free=tuple(tensor.address for tensor in made.frontier if tensor in made.free),
         source=graph.model,
         _graph=graph,
         _before=before,
-        _cut=place,
+        _cut=made,
     )
 
 
@@ -275,7 +275,7 @@ def _built(graph: Graph, cuts: Sequence[Cut], suffixes: Iterable[str]) -> list[k
             engine.reserve(graph, own)
             # First, since a placeholder gives way to a layer of its name.
             engine.claim(own)
-            inputs = singleton(engine.place(stage.fed))
+            inputs = singleton(engine.add_inputs(stage.fed))
             engine.run(graph, own)
         else:
             inputs = keras.tree.map_structure(graph.surface.get, graph.input_structure)
@@ -302,13 +302,13 @@ def _too_wide(
 ) -> str:
     missing = [t.address for t in frontier if t not in free and t not in at]
     asked = ", ".join(repr(tensor.address) for tensor in at)
-    place = graph.maker[at[0]].index
+    here = graph.maker[at[0]].index
     before, after = None, None
     for point in cut_points(graph):
         index = graph.maker[graph.names[point.at]].index
-        if index < place:
+        if index < here:
             before = point.at
-        elif index > place and after is None:
+        elif index > here and after is None:
             after = point.at
     near = [
         f"{address!r} {where}"

@@ -85,7 +85,7 @@ def _call_model(
     _check_dtypes(graph, outputs)
     pinned = any(call.scopes and isinstance(call.operation, _SETS_TRAINING) for call in front.calls)
     steps = steps_between(front, front.calls, front.inputs, front.outputs, inline=pinned)
-    engine.place(front.inputs)
+    engine.add_inputs(front.inputs)
     engine.run(front, [_pinned(step) for step in steps])
     inputs = keras.tree.map_structure(engine.values.get, front.input_structure)
     for tensor in front.outputs:
@@ -154,7 +154,7 @@ def _call_layers(
     for layer in layers:
         spec = layer.compute_output_spec(spec)
     _check_fit(graph, [tuple(spec.shape)])
-    (inputs,) = engine.place([first])
+    (inputs,) = engine.add_inputs([first])
     value = inputs
     for layer in layers:
         engine.names.claim(layer)

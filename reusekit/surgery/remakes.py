@@ -60,7 +60,7 @@ def shapes_inside(graph: Graph, copies: dict[int, Any], shapes: Shapes) -> Shape
     operations = {id(each): each for each in copies.values() if isinstance(each, keras.Operation)}
     with keras_internals.forgetting(operations.values()):
         engine = Rebuild(copies=copies, variables=Variables(graph.model))
-        engine.place(graph.inputs, shapes)
+        engine.add_inputs(graph.inputs, shapes)
         steps = steps_between(graph, graph.calls, graph.inputs, graph.outputs, inline=True)
         engine.run(graph, steps)
     found = dict(shapes)
