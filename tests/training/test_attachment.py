@@ -55,11 +55,11 @@ def test_features_of_half_precision_are_taken_as_they_are():
 
 
 def test_a_bottom_that_does_not_fit_is_refused(bottom):
-    with pytest.raises(rk.SurgeryError, match=r"takes \(None, 7\)"):
+    with pytest.raises(rk.SurgeryError, match=r"output is \(None, 7\)"):
         rk.attach(bottom, rk.heads.Classifier(4).build((7,)))
-    with pytest.raises(rk.SurgeryError, match=r"takes \(None, 4, 4, 7\)"):
+    with pytest.raises(rk.SurgeryError, match=r"output is \(None, 4, 4, 7\)"):
         rk.attach(bottom, rk.heads.Classifier(4).build((4, 4, 7)))
-    with pytest.raises(rk.SurgeryError, match=r"takes \[\(None, 7\), \(None, 7\)\]"):
+    with pytest.raises(rk.SurgeryError, match=r"output is \[\(None, 7\), \(None, 7\)\]"):
         rk.attach(bottom, rk.heads.Multitap(4).build([(7,), (7,)]))
     for no_head in (rk.heads.Classifier, "classifier", keras.layers.Dense(4)):
         with pytest.raises(
