@@ -26,7 +26,7 @@ demo: $(INSTALLED)
 
 ## Run every test, the examples in the docstrings among them.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 ## Run the tests of graph, surgery and sharing on JAX, where no TensorFlow is installed.
 test-jax: $(JAX_INSTALLED)

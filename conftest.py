@@ -1,5 +1,6 @@
 """What all tests share: a data folder and a tracking database of their own, and no bars."""
 
+import gc
 import os
 import shutil
 import tempfile
@@ -14,6 +15,13 @@ os.environ["TFDS_DATA_DIR"] = str(_SCRATCH / "data")
 os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{_SCRATCH / 'unused.db'}"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["CI"] = "true"
+
+
+def pytest_collection_finish() -> None:
+    """Have the garbage collector pass over the millions of objects that imports have made."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 def pytest_unconfigure() -> None:

@@ -23,7 +23,6 @@ from reusekit.surgery import split
 # The model, and the seconds within which its cut points should be listed.
 APPLICATIONS = (("ResNet50", 0.1), ("EfficientNetV2L", 1.0), ("NASNetLarge", 1.0))
 CHAINS = (100, 300, 1000, 3000, 10_000)
-TRACED = 20
 
 
 def main() -> None:
@@ -31,15 +30,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
+    repeats = 5 if quick else 20
     # Keras itself recurses once for each layer of a chain.
     sys.setrecursionlimit(50_000)
     # First, since the memory that other models leave free would hide what grows.
-    repeated(50 if quick else 1000)
-    applications(APPLICATIONS[:1] if quick else APPLICATIONS)
-    chains(CHAINS[:3] if quick else CHAINS)
+    repeated(*(10, 5) if quick else (1000, 20))
+    applications(APPLICATIONS[:1] if quick else APPLICATIONS, repeats)
+    chains(CHAINS[:3] if quick else CHAINS, repeats // 2)
 
 
-def applications(models: tuple[tuple[str, float], ...]) -> None:
+def applications(models: tuple[tuple[str, float], ...], repeats: int) -> None:
     """Cut points and a split in the middle, beside `keras.Model` for the same two halves."""
     print(
         f"{'model':18}{'calls':>7}{'cut_points':>12}{'goal':>7}{'split':>9}{'keras':>9}{'ratio':>7}"
@@ -54,7 +54,7 @@ def applications(models: tuple[tuple[str, float], ...]) -> None:
             lambda model=model, at=at: split(model, at),
             lambda model=model, at=at: halves(model, at),
         )
-        listing, ours, theirs = best(works, repeats=20)
+        listing, ours, theirs = best(works, repeats)
         print(
             f"{name:18}{len(graph.calls):7}{listing:11.3f}s{goal:6.1f}s{ours:8.3f}s"
             f"{theirs:8.3f}s{ours / theirs:7.2f}"
@@ -67,7 +67,7 @@ def halves(model: keras.Model, at: str) -> tuple[keras.Model, keras.Model]:
     return keras.Model(model.input, middle), keras.Model(middle, model.output)
 
 
-def chains(lengths: tuple[int, ...]) -> None:
+def chains(lengths: tuple[int, ...], repeats: int) -> None:
     """Time chains of layers: the microseconds for each layer as the length grows."""
     columns = ("read", "cut_points", "split", "keras")
     titles = "".join(f"{title:>12}{'us/layer':>10}" for title in columns)
@@ -84,12 +84,12 @@ def chains(lengths: tuple[int, ...]) -> None:
             lambda model=model, at=at: split(model, at),
             lambda model=model, at=at: halves(model, at),
         )
-        taken = best(works, repeats=10 if length <= 1000 else 3)
+        taken = best(works, repeats if length <= 1000 else 3)
         cells = "".join(f"{t:11.3f}s{t / length * 1e6:10.1f}" for t in taken)
         print(f"{length:8}{cells}{taken[2] / taken[3]:7.2f}", flush=True)
 
 
-def repeated(times: int) -> None:
+def repeated(times: int, traced: int) -> None:
     """Measure what splitting again and again leaves behind on the source."""
     model = keras.applications.MobileNetV2(weights=None, input_shape=(32, 32, 3))
     at = "block_6_expand"
@@ -104,15 +104,15 @@ def repeated(times: int) -> None:
     tracemalloc.start()
     gc.collect()
     before = tracemalloc.get_traced_memory()[0]
-    for _ in range(TRACED):
+    for _ in range(traced):
         split(model, at)
     gc.collect()
-    traced = (tracemalloc.get_traced_memory()[0] - before) / TRACED / len(top)
+    size = (tracemalloc.get_traced_memory()[0] - before) / traced / len(top)
     tracemalloc.stop()
     print(
         f"{times} splits of MobileNetV2 in {seconds:.1f} s. Each leaves {left:.0f} records, one "
         f"on each of the {len(top)} layers of the top ({len(model.layers)} in all), of "
-        f"{traced:.0f} bytes by allocation; the process grew by {grown:.0f} bytes for each.\n"
+        f"{size:.0f} bytes by allocation; the process grew by {grown:.0f} bytes for each.\n"
     )
 
 

@@ -42,9 +42,10 @@ def main() -> None:
     # Each process has a core to itself; its images are too small to share out.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, os.cpu_count() // options.jobs)))
     print(line({column: column for column in COLUMNS}), flush=True)
-    spawn = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["keras"])
     # A process for each model, since what compiled convolutions take is not given back.
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=1) as pool:
         futures = {
             name: pool.submit(
                 verify, name, options.every, options.progress / f"{name}.json", options.save

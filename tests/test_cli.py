@@ -1,5 +1,6 @@
 """The command `reusekit`."""
 
+import runpy
 import shlex
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from mlflow.projects._project_spec import load_project
+from processes import run_python
 
 import reusekit as rk
 from reusekit.cli import cache, cuts, init
@@ -26,13 +28,15 @@ def test_every_cut_that_is_listed_can_be_used(capsys):
     assert [clean_cut(backbone, at).at for at in listed] == listed
 
 
-def test_init_lays_out_pipelines_that_run(tmp_path, capsys):
+def test_init_lays_out_pipelines_that_run(tmp_path, capsys, monkeypatch):
     launch_one_of(COMMANDS, ["init", str(tmp_path / "mine")])
     assert load_project(tmp_path / "mine").env_type == "python_env"  # pipeline F
-    command = shlex.split(capsys.readouterr().out)
-    done = subprocess.run([*command, "--print_config"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "sklearn_digits" in done.stdout
+    python, *command = shlex.split(capsys.readouterr().out)
+    assert python == sys.executable
+    monkeypatch.setattr(sys, "argv", [*command, "--print_config"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(command[0], run_name="__main__")
+    assert "sklearn_digits" in capsys.readouterr().out
 
 
 def test_init_overwrites_nothing(tmp_path, capsys):
@@ -67,7 +71,7 @@ def test_classes_of_ones_own_are_found_once_imported(tmp_path, monkeypatch, caps
         "y = own_layers.Twice()(keras.layers.Dense(3, name='hidden')(x))\n"
         "keras.Model(x, keras.layers.Dense(2)(y)).save('own.keras')\n"
     )
-    subprocess.run([sys.executable, "-c", make], cwd=tmp_path, check=True)
+    assert run_python(make, folder=tmp_path).returncode == 0
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(SystemExit):

@@ -7,6 +7,7 @@ from importlib import import_module, metadata
 
 import keras
 import pytest
+from processes import run_python
 
 import reusekit
 from reusekit.startup import without_noise
@@ -22,7 +23,7 @@ def test_import_and_first_operation_print_nothing():
 
 
 def test_import_brings_in_nothing_but_keras_and_itself():
-    done = run(
+    done = run_python(
         "import sys, keras; before = set(sys.modules); import reusekit\n"
         "print({name.split('.')[0] for name in set(sys.modules) - before})"
     )

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import subprocess
 import sys
 import unicodedata
 from pathlib import Path
@@ -116,11 +115,12 @@ def test_renderings_are_white_strokes_on_black(letters):
     assert np.median(brightest) > 128
 
 
-def test_the_script_writes_weights_and_their_report(tmp_path):
+def test_the_script_writes_weights_and_their_report(tmp_path, monkeypatch):
     out = tmp_path / "new" / "tiny.weights.h5"
     few = ["--epochs", "1", "--images", "256", "--fonts", "cmss10", "cmti10"]
     options = ["--seed", "3", "--verbose", "0", *few]
-    subprocess.run([sys.executable, SCRIPT, *options, "--out", out], check=True, timeout=120)
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options, "--out", str(out)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
     assert sorted(path.name for path in out.parent.iterdir()) == ["tiny.json", "tiny.weights.h5"]
     report = json.loads((out.parent / "tiny.json").read_text())
     assert (report["seed"], report["images"]) == (3, 256)

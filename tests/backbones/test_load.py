@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from processes import run_python
 
 import reusekit as rk
 
@@ -55,7 +56,7 @@ def test_digest_follows_weights_and_not_names(weights_file):
 
 def test_digest_is_the_same_in_another_process():
     code = "import reusekit as rk; print(rk.load_backbone('reusekit/glyphnet').digest)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = run_python(code)
     rk.load_backbone("reusekit/glyphnet")  # another count of automatic names in this process
     assert done.stdout.strip() == rk.load_backbone("reusekit/glyphnet").digest, done.stderr
 
@@ -67,7 +68,7 @@ def test_a_failed_download_says_what_to_do_and_never_gives_random_weights(tmp_pa
         "except rk.BackboneError as error: print(error)\n"
     )
     nowhere = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path)}
-    done = subprocess.run(
+    done = subprocess.run(  # Keras reads KERAS_HOME when it is imported
         [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | nowhere
     )
     assert "could not be downloaded" in done.stdout, done.stderr

@@ -1,14 +1,13 @@
 """Augmentation before a cut works on every batch, or in views that come out the same again."""
 
 import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from processes import run_python
 
 import reusekit as rk
 from reusekit.data import DataSplit
@@ -214,13 +213,7 @@ def test_a_view_is_the_same_in_every_process(store, tmp_path):
         "np.save(sys.argv[3], t.view(store, t.flipping('z_'), 3, at='z_norm', seed=2)[0])\n"
     )
     file = tmp_path / "found.npy"
-    command = [sys.executable, "-B", "-c", code, os.path.dirname(__file__)]
-    done = subprocess.run(
-        [*command, tmp_path / "there", file],
-        env={**os.environ, "PYTHONHASHSEED": "7"},
-        capture_output=True,
-        text=True,
-    )
+    done = run_python(code, os.path.dirname(__file__), tmp_path / "there", file)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(file), known[0])
 

@@ -1,7 +1,6 @@
 """Plans for real models: what is chosen, and that all ways of coming by features give the same."""
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from processes import run_python
 from zoo import ZOO
 
 import reusekit as rk
@@ -355,12 +355,7 @@ def test_views_and_augmentation_are_the_same_in_another_process(
 ):
     paths = [str(request.config.rootpath / folder) for folder in ("tests", "tests/features")]
     paths.append(str(request.config.rootpath))
-    there = subprocess.run(
-        [sys.executable, "-c", PROCESS, str(tmp_path / "there"), *paths],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    there = run_python(PROCESS, tmp_path / "there", *paths).stdout
     monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path / "here"), *paths])
     monkeypatch.setattr(sys, "path", list(sys.path))
     exec(PROCESS, {})

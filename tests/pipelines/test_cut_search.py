@@ -18,6 +18,7 @@ import mlflow
 import numpy as np
 import pytest
 import yaml
+from processes import run_python
 from repository import ROOT
 
 from reusekit.data import load_split
@@ -273,7 +274,7 @@ def test_the_champion_predicts_the_same_where_reusekit_is_not(finished, tmp_path
         f"images = numpy.load({str(tmp_path / 'images.npy')!r})\n"
         f"numpy.save({str(tmp_path / 'out.npy')!r}, model.predict(images, verbose=0))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    done = run_python(code, folder=folder)
     assert done.returncode == 0, done.stderr
     there = np.load(tmp_path / "out.npy")
     here = mlflow.keras.load_model("models:/digits@champion").predict(images, verbose=0)

@@ -1,20 +1,21 @@
 """The benchmark of surgery, in short: what it prints, and what holds on any machine."""
 
 import re
-import subprocess
 import sys
 
 import benchmark_surgery
 
 
-def test_the_short_run_reports_growth_and_what_a_split_leaves():
-    done = subprocess.run(
-        [sys.executable, benchmark_surgery.__file__, "--quick"],
-        capture_output=True,
-        text=True,
-        check=True,
+def test_the_short_run_reports_growth_and_what_a_split_leaves(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmark_surgery.py", "--quick"])
+    depth = sys.getrecursionlimit()
+    try:
+        benchmark_surgery.main()
+    finally:
+        sys.setrecursionlimit(depth)
+    first, application, chain = (
+        part.splitlines() for part in capsys.readouterr().out.split("\n\n")
     )
-    first, application, chain = (part.splitlines() for part in done.stdout.split("\n\n"))
 
     titles, resnet = (line.split() for line in application)
     assert (resnet[0], titles[0]) == ("ResNet50", "model")

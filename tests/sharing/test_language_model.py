@@ -1,17 +1,14 @@
 """The classic: a masked language model whose output is its embedding transposed, on real text."""
 
-import os
 import pydoc_data.topics
 import re
-import subprocess
-import sys
 from importlib.util import find_spec
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from repository import ROOT
+from processes import run_python
 
 import reusekit as rk
 
@@ -117,12 +114,7 @@ def test_a_fresh_process_finds_one_variable(trained, tmp_path, monkeypatch, requ
     places = ["bert.keras"]
     if find_spec("mlflow"):
         places.append(logged(model, request))
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, *places],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    done = run_python(LOAD, *places)
     expected = ["1", str(model.count_params())] * len(places)
     assert done.stdout.split() == expected, done.stderr
 

@@ -1,12 +1,11 @@
 """Models made by surgery are saved, loaded and exported like any other."""
 
 import pickle
-import subprocess
-import sys
 
 import keras
 import pytest
 from contract import arrays, assert_equal
+from processes import run_python
 from zoo import ZOO
 
 from reusekit.graph import cut_points, read
@@ -161,12 +160,7 @@ def test_stock_models_load_where_reusekit_is_not_installed(tmp_path):
             content = pickle.dumps((x, arrays(run(made, x))))
             (tmp_path / f"{name}-{way}.pickle").write_bytes(content)
             saved += 1
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    done = run_python(ELSEWHERE, tmp_path, folder=tmp_path)
     assert done.stdout.split() == [str(saved), "False"], done.stderr
 
 

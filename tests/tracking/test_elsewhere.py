@@ -1,18 +1,12 @@
 """Registered models in other processes, through plain MLflow and a real server."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import keras
 import mlflow
 import numpy as np
 import pytest
-import requests
-from servers import free_port
+from processes import run_python
 from small_models import CUT, X, backbone, sent, with_head
 
 import reusekit as rk
@@ -50,24 +44,35 @@ def expected(module_tracking, server, tmp_path_factory):
     mlflow.set_tracking_uri(before)
 
 
+# What `mlflow models serve` runs, asked for the model that was loaded last.
+SERVE = """
+import threading, time, requests, uvicorn
+from mlflow.pyfunc.scoring_server import init
+server = uvicorn.Server(uvicorn.Config(init(served), port=0, log_level="error"))
+threading.Thread(target=server.run, daemon=True).start()
+while not server.started:
+    time.sleep(0.01)
+host, port = server.servers[0].sockets[0].getsockname()
+answer = requests.post(f"http://{host}:{port}/invocations", json={"inputs": values.tolist()})
+np.save("served", answer.json()["predictions"])
+"""
+
+
 def outside(code: str, before: str = "") -> None:
     """Run it in a new process."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"{before}\nimport mlflow, numpy as np\n{code}"],
-        env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
-        capture_output=True,
-        text=True,
-        timeout=300,
+    done = run_python(
+        f"{before}\nimport mlflow, numpy as np\n{code}",
+        environment={"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()},
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_plain_mlflow_joins_what_is_stored_by_reference_and_keeps_ties(expected):
+def test_plain_mlflow_joins_and_serves_what_is_stored_by_reference_and_keeps_ties(expected):
     made = mlflow.MlflowClient().get_model_version("tied-alone", "1")
     by_id = f"models:/{logged_model_id(made)}"
     outside(
-        "assert 'keras' not in __import__('sys').modules\n"
-        "inputs = {'plain-joined': 'x', 'tied-joined': 'tokens', 'tied-alone': 'tokens'}\n"
+        "assert 'reusekit' not in __import__('sys').modules\n"
+        "inputs = {'plain-joined': 'x', 'tied-alone': 'tokens', 'tied-joined': 'tokens'}\n"
         "for name, x in inputs.items():\n"
         "    model = mlflow.keras.load_model(f'models:/{name}@champion')\n"
         "    served = mlflow.pyfunc.load_model(f'models:/{name}/1')\n"
@@ -75,7 +80,9 @@ def test_plain_mlflow_joins_what_is_stored_by_reference_and_keeps_ties(expected)
         "    np.save(name, [model.predict(values, verbose=0), served.predict(values)])\n"
         "    assert 'tied' not in name or len(model.weights) == 4, model.weights\n"
         f"assert mlflow.keras.load_model('{by_id}').count_params() == model.count_params()\n"
+        f"{SERVE}"
     )
+    np.testing.assert_allclose(np.float32(np.load("served.npy")), expected["tied"], rtol=1e-6)
     for name in ("plain-joined", "tied-joined", "tied-alone"):
         for found in np.load(f"{name}.npy"):
             assert np.array_equal(found, expected[name.split("-")[0]])
@@ -99,41 +106,3 @@ def test_a_self_contained_version_needs_no_reusekit(expected):
         "plain-joined",
         "tied-alone",
     }
-
-
-def test_a_served_model_answers_with_the_same_numbers(expected):
-    port = free_port()
-    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with open("served.log", "w") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "mlflow", "models", "serve"),
-                *("--model-uri=models:/tied-joined@champion", "--env-manager=local"),
-                *(f"--port={port}", "--host=127.0.0.1"),
-            ],
-            env=os.environ | {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "PATH": programs},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        answer = asked(f"http://127.0.0.1:{port}", process)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    np.testing.assert_allclose(np.float32(answer), expected["tied"], rtol=1e-6)
-
-
-def asked(uri: str, process: subprocess.Popen) -> list:
-    """What a model server answers, once it does."""
-    while True:
-        assert process.poll() is None, Path("served.log").read_text()
-        try:
-            if requests.get(f"{uri}/ping", timeout=1).ok:
-                break
-        except requests.RequestException:
-            time.sleep(0.1)
-    answer = requests.post(f"{uri}/invocations", json={"inputs": TOKENS.tolist()}, timeout=60)
-    assert answer.ok, answer.text
-    return answer.json()["predictions"]

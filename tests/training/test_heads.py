@@ -1,7 +1,5 @@
 """What every head does: trains, is saved without a trace of reusekit, is cut again, is float32."""
 
-import subprocess
-import sys
 from functools import cache
 from typing import NamedTuple
 
@@ -9,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from processes import run_python
 from sklearn.datasets import load_digits
 
 import reusekit as rk
@@ -209,8 +208,7 @@ def loaded_alone(trained, tmp_path_factory):
         case, model, _ = trained(name)
         model.save(folder / f"{name}.keras")
         np.savez(folder / f"{name}.inputs.npz", *keras.tree.flatten(case.x))
-    command = [sys.executable, "-c", LOAD_ALONE, str(folder), *CASES]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    done = run_python(LOAD_ALONE, folder, *CASES, folder=folder)
     assert done.returncode == 0, done.stderr[-2000:]
     return {name: list(np.load(folder / f"{name}.outputs.npz").values()) for name in CASES}
 

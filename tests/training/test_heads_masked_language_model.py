@@ -1,12 +1,10 @@
 """Guessing masked tokens, with the weight of the embedding."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 from keras import layers
+from processes import run_python
 
 import reusekit as rk
 from reusekit import heads
@@ -81,9 +79,7 @@ table = model.get_layer("embedding").embeddings
 table.assign(table * 0)
 assert np.ptp(np.asarray(model(np.load("tokens.npy"))) - model.layers[-1].bias) == 0
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = run_python(code, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     received = np.load(tmp_path / "logits.npy")
     np.testing.assert_allclose(received, model.predict(tokens(), verbose=0), rtol=1e-4, atol=1e-5)

@@ -1,14 +1,11 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from processes import run_python
 from zoo import ZOO
 
 import reusekit as rk
@@ -201,13 +198,7 @@ def trainings(tmp_path_factory):
     # Two batches an epoch: killed in the middle of the fourth.
     runs = [("straight", -1, True)]
     runs += [(name, kill, name == "first") for name in ("first", "last") for kill in (7, -1)]
-    packages = [Path(rk.__file__).parents[1], Path(__file__).parents[1]]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps([(str(folders[n]), *how) for n, *how in runs])],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, packages))},
-        stdout=subprocess.PIPE,
-        check=True,
-    )
+    done = run_python(SCRIPT, json.dumps([(str(folders[n]), *how) for n, *how in runs]))
     killed = -signal.SIGKILL
     assert json.loads(done.stdout) == [0, killed, 0, killed, 0]
     return folders
