@@ -5,6 +5,7 @@ error of its own of that, or go on as if nothing had come. `interruptible` sees 
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,17 +39,21 @@ def interruptible() -> Iterator[None]:
     raise_if_interrupted()
     usual = (signal.SIG_DFL, signal.default_int_handler, _interrupt)
     numbers = [number for number in _SIGNALS if signal.getsignal(number) in usual]
-    before = tuple(_came)
+    before, hook = tuple(_came), sys.unraisablehook
+    # Raised in a finalizer, it would be printed, and is not lost.
+    sys.unraisablehook = lambda told: None if _came else hook(told)
     try:
         with _handled(_interrupt, *numbers):
             yield
         raise_if_interrupted()
     except Exception as error:
-        if _came:
-            raise _exception(_came[-1]) from error
-        raise
+        interruption = _behind(error)
+        if interruption is None:
+            raise
+        raise interruption from error
     finally:
         _came[:] = before
+        sys.unraisablehook = hook
 
 
 def raise_if_interrupted() -> None:
@@ -100,6 +105,15 @@ def _handled(handler: Any, *signals: int) -> Iterator[dict[int, Any]]:
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     _came.append(number)
     raise _exception(number)
+
+
+def _behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interruption that an error comes of, or came up while it unwound."""
+    if _came:
+        return _exception(_came[-1])
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return None if error is None else type(error)()
 
 
 def _exception(number: int) -> KeyboardInterrupt:

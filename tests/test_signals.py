@@ -52,6 +52,25 @@ def test_whatever_a_library_makes_of_it_the_block_ends_by_the_interruption(error
     assert done == ["more", "anew"]
 
 
+def test_a_signal_in_a_finalizer_is_neither_lost_nor_printed(capfd):
+    class Held:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Terminated), interruptible():
+        Held()
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_while_it_unwinds_does_not_hide_it():
+    with pytest.raises(Terminated), interruptible():
+        try:
+            with interruptible():
+                signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise OSError("disk")
+
+
 def test_what_was_lost_comes_before_the_next_block():
     with pytest.raises(Terminated), interruptible():
         with suppress(KeyboardInterrupt):
