@@ -8,11 +8,11 @@ from .errors import ReusekitError as ReusekitError
 from .errors import SurgeryError as SurgeryError
 from .errors import TrackingError as TrackingError
 from .features import FeatureStore as FeatureStore
-from .features import plan as plan
 from .features import stored_features as stored_features
 from .graph import CutPoint as CutPoint
 from .graph import cut_points as cut_points
 from .graph import find_layers as find_layers
+from .planning import plan as plan
 from .search import CutHyperModel as CutHyperModel
 from .search import CutSearch as CutSearch
 from .search import CutTuner as CutTuner

@@ -124,7 +124,7 @@ def cache(
         bad = sum(count > 0 for count in damaged.values())
         if bad:
             raise CacheError(
-                f"{bad} of {len(damaged)} entries are damaged. Their damaged shards are computed "
+                f"{bad} of {len(damaged)} entries are damaged. Their damaged blocks are computed "
                 "again when they are next asked for."
             )
     else:
@@ -183,7 +183,7 @@ def _show(entries: "list[EntryInfo]", title: str, damaged: dict[str, int] | None
     for entry in entries:
         state = "whole" if entry.whole else "unfinished"
         if damaged and damaged.get(entry.digest):
-            state = f"{damaged[entry.digest]} shards damaged"
+            state = f"{damaged[entry.digest]} blocks damaged"
         about = {"model": "", "cut": "", "data": "", "split": "", **entry.about}
         table.add_row(
             entry.digest[:12],

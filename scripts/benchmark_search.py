@@ -388,7 +388,7 @@ def feeding(bench: Bench) -> Report:
     store = FeatureStore(bench.folder / "feed")
     (features,) = stored_features(store, bench.model, [cut], bench.train)
     file = bench.folder / "whole.npy"
-    np.save(file, np.asarray(features.arrays[cut]))
+    np.save(file, np.asarray(features.stored[cut]))
     mapped = np.load(file, mmap_mode="r")
     rates = {"feed": [], "gather": []}
     for seed in range(4):

@@ -231,7 +231,7 @@ def pooled_features(
             **how,
         )
         for (cut, way), entry in zip(pairs, entries, strict=True):
-            found[cut, UNMASKED if how else way] = np.array(entry.arrays[cut])
+            found[cut, UNMASKED if how else way] = np.array(entry.stored[cut])
     for cut in cuts:
         bottom = rk.extract(model, cut)
         for way in (way for way in poolings if way in IN_HEADS):

@@ -117,7 +117,7 @@ def test_the_cache_is_verified(store, capsys):
     (path,) = store.path.glob("entries/bbb*/*.npy")
     path.write_bytes(path.read_bytes()[:-1])
     found = run_cache(capsys, store, "verify")
-    assert "1 shards damaged" in found.out
+    assert "1 blocks damaged" in found.out
     assert "error: 1 of 2 entries are damaged" in found.err
 
 

@@ -8,67 +8,25 @@ from typing import Any
 import keras
 import numpy as np
 
-from reusekit.features.frontier import frontier
+from reusekit.features.key import tensor_digests
 from reusekit.features.randomness import random_before
-from reusekit.features.tensor_digests import tensor_digests
-from reusekit.graph import Call, Graph, ancestors, keras_internals, read
+from reusekit.graph import Call, Graph, ancestors, keras_internals
 from reusekit.graph.padding_mask import AUTO
 from reusekit.surgery import rates
 from reusekit.surgery.copies import Copier
 from reusekit.surgery.extraction import taps
 
 
-def augmented_bottom(
-    model: keras.Model | Graph, at: Any, pooling: str | None = None, seed: int | None = None
-) -> keras.Model:
-    """Return the part of a model before a cut, which augments whenever it is called.
-
-    Layers that vary the data in training (see `random_before`) are called in training mode, in
-    `predict` as well. Everything else is in inference mode, inside `fit` as well. The weights are
-    the model's own and the result lists none, so that nothing trains them. The layers that draw
-    random numbers are copies, so that the model's generators stay as they are.
-
-    A layer that holds an augmenting one beside others is called in training mode as a whole; those
-    others are frozen and silenced as by `freeze`.
-
-    Args:
-        model: A model, or one that was read already.
-        at: Where it is cut: an address, a `CutPoint`, a Keras tensor, or a list of these.
-        pooling: "avg" or "max" gives the tensors asked for alone, pooled as by `extract`; None what
-            crosses the cut.
-        seed: Where the random numbers begin, not negative; None takes the layers' own seeds. It
-            does not reach layers that draw without a generator.
-
-    Returns:
-        A model whose output `split(model, at).top` takes; with pooling one that a head takes.
-
-    Raises:
-        AddressError: `at` names no tensor of the model, or several.
-        CopyError: A layer that draws random numbers does not come back from its configuration.
-
-    Example:
-        >>> x = keras.Input((4, 4, 1), name="x")
-        >>> y = keras.layers.RandomFlip("horizontal", name="flip")(x)
-        >>> model = keras.Model(x, keras.layers.Rescaling(2.0, name="twice")(y))
-        >>> bottom = augmented_bottom(model, "twice", seed=0)
-        >>> image = np.arange(16.0).reshape(1, 4, 4, 1)
-        >>> rows = {tuple(np.ravel(bottom(image)[0, 0])) for _ in range(9)}
-        >>> sorted(tuple(map(float, row)) for row in rows)
-        [(0.0, 2.0, 4.0, 6.0), (6.0, 4.0, 2.0, 0.0)]
-    """
-    graph = read(model)
-    wanted = frontier(graph, at, pooling).crossing
-    bottom, reseed = augmented(graph, wanted if len(wanted) > 1 else wanted[0], pooling)
-    if seed is not None:
-        reseed(seed)
-    outputs = _Frozen(bottom, name=f"{bottom.name}_frozen")(bottom.input)
-    return keras.Model(bottom.input, outputs, name=bottom.name)
-
-
 def augmented(
     graph: Graph, wanted: Any, pooling: str | None, mask: Any = AUTO
 ) -> tuple[keras.Model, Callable[..., None]]:
     """Extract as `extract` does, with augmentation active in inference mode.
+
+    Layers that vary the data in training (see `random_before`) are called in training mode, in
+    `predict` as well; everything else is in inference mode, inside `fit` as well. The layers that
+    draw random numbers are copies, so that the model's generators stay as they are. One that holds
+    an augmenting layer beside others is called in training mode as a whole; those others are frozen
+    and silenced as by `freeze`.
 
     Args:
         graph: A model that was read.
@@ -131,14 +89,3 @@ class _InMode(keras.Layer):
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         return self.layer(*args, **{**kwargs, **self._mode})
-
-
-class _Frozen(keras.Layer):
-    """Runs a model in inference mode, whatever mode it is called in, and hides its weights."""
-
-    def __init__(self, model: keras.Model, name: str) -> None:
-        super().__init__(name=name, autocast=False)
-        self._run = partial(model, training=False)  # Keras does not look into it for weights
-
-    def call(self, inputs: Any) -> Any:
-        return self._run(inputs)

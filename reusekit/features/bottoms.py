@@ -1,10 +1,15 @@
-"""Models that compute what crosses a cut: from the model's inputs, or from a shallower cut."""
+"""Bottoms: models from the inputs to what crosses a cut, in the model's precision or another."""
 
 import keras
 
-from reusekit.features.frontier import Frontier
-from reusekit.graph import ancestors, keras_internals
-from reusekit.surgery import extract, segment
+from reusekit.errors import CacheError, nearest
+from reusekit.features.frontiers import Frontier
+from reusekit.features.randomness import is_augmenting
+from reusekit.graph import Graph, keras_internals, read
+from reusekit.surgery import extract
+from reusekit.surgery.clones import twin_of
+
+COMPUTE_DTYPES = ("bfloat16",)
 
 
 def from_inputs(target: Frontier) -> keras.Model:
@@ -20,57 +25,40 @@ def mask_of(target: Frontier) -> str | None:
     return target.mask.address
 
 
-def leads_to(source: Frontier, target: Frontier) -> bool:
-    """Return whether what is stored of one cut is enough to compute what is stored of another.
+def in_compute_dtype(model: keras.Model | Graph, compute_dtype: str) -> Graph:
+    """Return a copy of a model that computes in another precision, its weights kept in float32.
 
-    It is not where the source is pooled, where it does not lie before the target, and where the
-    target is pooled under a mask, which would be lost on the way.
-    """
-    if source.pooling is not None or source is target:
-        return False
-    if source.graph is not target.graph or (target.pooling and target.mask is not None):
-        return False
-    known = {*source.stored, *source.crossing, *target.crossing}
-    return (
-        known.issuperset(target.stored)
-        and _is_before(source, target)
-        and not (target.pooling and _is_masked(target))
-    )
-
-
-def _is_before(source: Frontier, target: Frontier) -> bool:
-    if source.asked == target.asked:
-        return target.pooling is not None  # the same maps, pooled
-    graph, above = source.graph, source.place.top
-    tops = zip(above, target.place.top, strict=True)
-    return (
-        all(source_top or not target_top for source_top, target_top in tops)
-        and not set(source.asked) & set(target.asked)
-        and all(above[graph.maker[t].index] or t in source.crossing for t in target.asked)
-    )
-
-
-def _is_masked(target: Frontier) -> bool:
-    """Return whether pooled tensors may carry a mask; it is not recorded where unread."""
-    return any(
-        tensor in target.graph.masks or keras_internals.mask_of(tensor.source) is not None
-        for call in ancestors(target.graph, target.asked)
-        for tensor in call.outputs
-    )
-
-
-def between(source: Frontier, target: Frontier) -> keras.Model:
-    """Return the model from one cut's tensors to those of a deeper one, as a list.
+    Every layer whose policy is float32 gets Keras's mixed policy, but for augmentation: bfloat16
+    cannot tell the places of neighbouring pixels apart. What the copy returns has the dtype that
+    it was computed in; the dtypes that Keras noted when the model was built stay as they were.
 
     Args:
-        source: Where it starts; `leads_to(source, target)` holds.
-        target: Where it ends, pooled as it says.
+        model: A model, or one that was read already. It is not changed.
+        compute_dtype: "bfloat16".
+
+    Returns:
+        The copy, read. Addresses are those of the model.
+
+    Raises:
+        CacheError: Another dtype.
+        CopyError: A layer does not come back from its configuration.
+        TieError: Layers share a weight in a way that copies of them would not.
+
+    Example:
+        >>> x = keras.Input((4,), name="x")
+        >>> model = keras.Model(x, keras.layers.Dense(2, name="head")(x))
+        >>> copy = in_compute_dtype(model, "bfloat16").model
+        >>> copy(keras.ops.ones((1, 4))).dtype.name, copy.get_layer("head").kernel.dtype
+        ('bfloat16', 'float32')
     """
-    graph = source.graph
-    if source.asked == target.asked:
-        inputs = [keras.Input(batch_shape=t.shape, dtype=t.dtype) for t in source.crossing]
-        part = keras.Model(inputs, inputs)
-    else:
-        part = segment(graph, [list(source.asked), list(target.asked)])[1]
-    outputs = part.outputs[: len(target.crossing)]
-    return extract(part, outputs, target.pooling, mask_of(target))
+    if compute_dtype not in COMPUTE_DTYPES:
+        raise CacheError(
+            f"Expected a bottom to compute in {', '.join(COMPUTE_DTYPES)}, or None for the model's "
+            f"own precision. Received: {compute_dtype!r}. "
+            f"{nearest(str(compute_dtype), COMPUTE_DTYPES)}"
+        )
+    copy = twin_of(read(model).model, "copy")
+    for layer in keras_internals.all_layers(copy):
+        if layer.dtype_policy.name == "float32" and not is_augmenting(layer):
+            layer.dtype_policy = f"mixed_{compute_dtype}"
+    return read(copy)

@@ -1,25 +1,30 @@
-"""The key of features: everything that makes two of them the same."""
+"""Keys of features: all that makes two of them the same, down to each tensor's computation."""
 
 import hashlib
+import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 import keras
+import numpy as np
 from annotated_types import MinLen
 from pydantic import PositiveInt
 
 from reusekit.arguments import checked
+from reusekit.backbones.digest import without_names
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError
-from reusekit.features.frontier import Frontier
+from reusekit.features.frontiers import Frontier
 from reusekit.features.padding import Padding
-from reusekit.features.tensor_digests import tensor_digests
-from reusekit.graph import read
+from reusekit.graph import Graph, Tensor, ancestors, read
 
 LABELS = ":labels"
 """The name of the labels among an entry's arrays; no address starts with a colon."""
+
+# Their code changes with their version only, so configurations say enough about their classes.
+_LIBRARIES = {"abc", "builtins", "keras", "keras_hub", "tensorflow", "torch"}
 
 
 @checked(CacheError)
@@ -99,15 +104,12 @@ def feature_keys(
     digests = tensor_digests(
         graph, [*(tensor for one in frontiers for tensor in one.stored), *pooled.values()]
     )
-    if isinstance(preprocessing, keras.Model):
-        before = read(preprocessing)
-        preprocessing = list(tensor_digests(before, before.outputs).values())
     common = {
         "format": 1,
         "data": [data.name, data.split, data.fingerprint, data.size],
         "dtype": dtype,
         "padding": padding and asdict(padding),
-        "preprocessing": preprocessing,
+        "preprocessing": described(preprocessing),
     }
     if compute_dtype is not None:
         common["compute_dtype"] = compute_dtype
@@ -133,9 +135,145 @@ def feature_keys(
     return keys
 
 
-def _digest(value: Any) -> str:
+def described(preprocessing: Any) -> Any:
+    """Return preprocessing as JSON: for a model the digests of its outputs.
+
+    Raises:
+        CacheError: It does not serialise to JSON, or a layer of it does not say what it is.
+    """
+    if isinstance(preprocessing, keras.Model):
+        before = read(preprocessing)
+        return list(tensor_digests(before, before.outputs).values())
     try:
-        written = json.dumps(value, sort_keys=True)
-    except TypeError as error:
+        return json.loads(json.dumps(preprocessing))
+    except (TypeError, ValueError) as error:
         raise CacheError(f"Expected preprocessing that serialises to JSON: {error}.") from error
-    return hashlib.sha256(written.encode()).hexdigest()
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]:
+    """Return a digest for each tensor of all that its values follow from, given the model's inputs.
+
+    The digest of a tensor is made from the configuration and weight bytes of the layer that makes
+    it and from the digests of the tensors which that layer reads, down to the model's inputs (a
+    Merkle tree). So it is the same in every process, whatever the layers are called and whatever
+    else the model computes, and each weight is read once however many tensors are asked for.
+
+    Args:
+        graph: A model that was read.
+        tensors: Tensors of it.
+
+    Returns:
+        64 hexadecimal digits (SHA-256) for each of the tensors.
+
+    Raises:
+        CacheError: A layer does not say what it is: it has no `get_config`, or was called with an
+            argument that cannot be written down.
+
+    Example:
+        >>> from reusekit.graph import read
+        >>> def build(name):
+        ...     keras.utils.set_random_seed(0)
+        ...     x = keras.Input((4,), name=f"{name}_in")
+        ...     return read(keras.Model(x, keras.layers.Dense(3, name=name)(x)))
+        >>> one, other = build("one"), build("other")
+        >>> digest = tensor_digests(one, one.outputs)[one.outputs[0]]
+        >>> digest == tensor_digests(other, other.outputs)[other.outputs[0]]
+        True
+    """
+    tensors = list(tensors)
+    paths = {
+        tensor: list(path) for path, tensor in keras.tree.flatten_with_path(graph.input_structure)
+    }
+    digests: dict[Tensor, str] = {}
+    weights: dict[int, str] = {}
+    described: dict[int, Any] = {}
+    for call in ancestors(graph, tensors):
+        if call.is_input:
+            (tensor,) = call.outputs
+            digests[tensor] = _digest(["input", paths[tensor], tensor.shape[1:], tensor.dtype])
+            continue
+        key = id(call.operation)
+        if key not in described:  # a layer may be called many times
+            described[key] = _described(call.operation, call.address)
+        for variable in call.variables:
+            if id(variable) not in weights:
+                weights[id(variable)] = array_digest(variable)
+        made_by = [
+            described[key],
+            [weights[id(variable)] for variable in call.variables],
+            _written(call.args, digests, call.address),
+            _written(call.kwargs, digests, call.address),
+            [[digests[tensor], digests[mask]] for tensor, mask in call.masks],
+        ]
+        for place, tensor in enumerate(call.outputs):
+            digests[tensor] = _digest([made_by, place])
+    return {tensor: digests[tensor] for tensor in tensors}
+
+
+def array_digest(value: Any) -> str:
+    """Return a digest of an array's dtype, shape and bytes."""
+    array = np.ascontiguousarray(keras.ops.convert_to_numpy(value))
+    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
+    digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _described(operation: Any, address: str) -> list:
+    """Return the class and the configuration of an operation, without names."""
+    kind = type(operation)
+    try:
+        config = keras.saving.serialize_keras_object(operation)
+        config = without_names(json.loads(json.dumps(config)))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"Expected layers whose configuration can be saved, received {address!r} of class "
+            f"{kind.__name__}. Give it a `get_config`, as saving the model needs too."
+        ) from error
+    described = [f"{kind.__module__}.{kind.__qualname__}", config, _own_code(kind)]
+    # What preprocessing layers learn by `adapt` is neither among their weights nor configured.
+    if hasattr(operation, "get_vocabulary"):
+        described.append([str(word) for word in operation.get_vocabulary()])
+    return described
+
+
+def _own_code(kind: type) -> list[str]:
+    """Return the source of a user's own layer, whose configuration does not tell its `call`."""
+    classes = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in _LIBRARIES]
+    try:
+        return [inspect.getsource(c) for c in classes]
+    except (OSError, TypeError):  # typed into an interpreter that keeps no source
+        return []
+
+
+def _written(value: Any, digests: Mapping[Tensor, str], address: str) -> Any:
+    """Return a recorded call argument as JSON, with digests in the place of tensors."""
+
+    def write(part: Any) -> Any:
+        if isinstance(part, Tensor):
+            return ["tensor", digests[part]]
+        if part is None or isinstance(part, bool | int | float | str):
+            return part
+        if isinstance(part, dict):
+            return {str(key): write(item) for key, item in part.items()}
+        if isinstance(part, list | tuple):
+            return [write(item) for item in part]
+        if isinstance(part, slice):
+            return ["slice", write(part.start), write(part.stop), write(part.step)]
+        if part is Ellipsis:
+            return ["..."]
+        if isinstance(part, np.ndarray | np.generic | keras.Variable) or keras.ops.is_tensor(part):
+            return ["array", array_digest(part)]
+        try:
+            written = keras.saving.serialize_keras_object(part)
+            return json.loads(json.dumps(written))
+        except (TypeError, ValueError) as error:
+            raise CacheError(
+                f"Expected call arguments that can be saved, received {part!r} in the call "
+                f"{address!r}."
+            ) from error
+
+    return write(value)

@@ -6,7 +6,7 @@ Whatever the way, the examples come in the order that `feed` gives for the same 
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from threading import Lock
 from typing import Any
@@ -14,13 +14,16 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from pydantic import PositiveInt
 
+from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
-from reusekit.errors import DataError
-from reusekit.features.feed import call_python, feed
-from reusekit.features.frontier import Frontier
+from reusekit.errors import CacheError, DataError
+from reusekit.features.batches import call_python, feed
+from reusekit.features.entry import Entry
+from reusekit.features.frontiers import Frontier
+from reusekit.features.key import LABELS
 from reusekit.features.padding import Padding
-from reusekit.features.stored import StoredFeatures, example_batches
 
 _ROWS = 256  # that are read at a time
 
@@ -59,38 +62,48 @@ class StoredSource(FeatureSource):
     """Features in a store.
 
     Args:
-        how: How they came there.
-        features: What is stored.
-        in_memory: Whether to read them into memory; else they stay mapped where they are.
+        frontier: The cut.
+        entry: What is stored of it.
+        how: How it came there.
+        in_memory: Whether to read it into memory; else it stays mapped where it is.
+
+    Attributes:
+        frontier, entry: As they were given.
+        stored: The stored tensors by address, in the data set's order.
     """
 
-    def __init__(self, how: str, features: StoredFeatures, in_memory: bool) -> None:
-        self.how, self.size = how, len(features.labels)
-        self.features, self._in_memory = features, in_memory
+    def __init__(
+        self, frontier: Frontier, entry: Entry, how: str = "stored", in_memory: bool = False
+    ) -> None:
+        self.how, self.size = how, len(entry[LABELS])
+        self.frontier, self.entry, self._in_memory = frontier, entry, in_memory
+        self.stored = {name: entry[name] for name in frontier.names}
 
     @cached_property
     def labels(self) -> np.ndarray:
         """The labels, in the data set's order."""
-        return np.asarray(self.features.labels)
+        return np.asarray(self.entry[LABELS])
 
     @cached_property
-    def _stored(self) -> dict[str, Any]:
-        arrays = self.features.arrays
-        return {n: np.asarray(a) for n, a in arrays.items()} if self._in_memory else arrays
+    def _read(self) -> Mapping[str, Any]:
+        if not self._in_memory:
+            return self.stored
+        return {name: np.asarray(array) for name, array in self.stored.items()}
 
-    def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+    @checked(CacheError)
+    def batches(self, batch_size: PositiveInt, seed: Seed | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""
-        restore = self.features.frontier.restore
-        batches = feed(self._stored, self.labels, batch_size, seed)
+        restore = self.frontier.restore
+        batches = feed(self._read, self.labels, batch_size, seed)
         return batches.map(lambda stored, labels: (restore(stored), labels))
 
     def arrays(self) -> np.ndarray | tuple[np.ndarray, ...] | None:
         """See `FeatureSource`."""
-        frontier = self.features.frontier
-        if frontier.pooling is None:
+        if self.frontier.pooling is None:
             return None
         found = tuple(
-            np.asarray(self._stored[t.address]).astype(t.dtype, copy=False) for t in frontier.stored
+            np.asarray(self._read[t.address]).astype(t.dtype, copy=False)
+            for t in self.frontier.stored
         )
         return found[0] if len(found) == 1 else found
 
@@ -104,7 +117,7 @@ class ViewsSource(FeatureSource):
 
     how = "views"
 
-    def __init__(self, views: Sequence[StoredFeatures]) -> None:
+    def __init__(self, views: Sequence[StoredSource]) -> None:
         self._views, self.size = views, len(views[0].labels)
 
     @cached_property
@@ -114,7 +127,7 @@ class ViewsSource(FeatureSource):
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """See `FeatureSource`. Pass number e reads view e modulo their number."""
-        views, frontier = [view.arrays for view in self._views], self._views[0].frontier
+        views, frontier = [view.stored for view in self._views], self._views[0].frontier
         names, first = frontier.names, views[0]
         order = feed(np.arange(self.size), self.labels, batch_size, seed)
 
@@ -210,7 +223,6 @@ class ComputedSource(FeatureSource):
         source: Batches of what the model is fed.
         model: From these to what crosses the cut.
         frontier: The cut.
-        structure: The structure of what the model is fed, where it is not that of the batches.
         random: Where the model varies the data, what sets its random numbers, and a seed for that.
             They follow from this, the pass and the batch alone, so that every trial sees the same.
     """
@@ -222,11 +234,10 @@ class ComputedSource(FeatureSource):
         source: FeatureSource,
         model: keras.Model,
         frontier: Frontier,
-        structure: Any = None,
         random: tuple[Callable[..., None], int] | None = None,
     ) -> None:
         self._source, self.size = source, source.size
-        self._structure, self._random = structure, random
+        self._random = random
         # In inference mode: what augments does so in this mode as well.
         self._run = tf.function(partial(model, training=False), reduce_retracing=True)
         self._outputs = [
@@ -266,7 +277,6 @@ class ComputedSource(FeatureSource):
     def _compute(
         self, structure: Any, number: tf.Tensor, place: tf.Tensor, *inputs: tf.Tensor
     ) -> list[tf.Tensor]:
-        structure = structure if self._structure is None else self._structure
         packed = keras.tree.pack_sequence_as(structure, inputs)
         with self._one_at_a_time:
             if self._random:
@@ -286,3 +296,31 @@ def _each_pass(make: Callable[[tf.Tensor], tf.data.Dataset], batches: int) -> tf
 
     once = tf.data.Dataset.range(1).map(number).flat_map(make)
     return once.apply(tf.data.experimental.assert_cardinality(batches))
+
+
+def example_batches(
+    data: DataSplit, start: int, stop: int, padding: Padding | None, batch_size: int
+) -> Iterator[tuple[Any, tf.Tensor]]:
+    """Yield batches of the examples of some numbers; to the end, of all there are.
+
+    Raises:
+        DataError: The examples differ in shape and there is no padding, or one is too long for it.
+    """
+    examples = data.examples.skip(start)
+    if stop < data.size:
+        examples = examples.take(stop - start)
+    batches = padding.batch(examples, batch_size) if padding else examples.batch(batch_size)
+    try:
+        yield from batches.prefetch(tf.data.AUTOTUNE)
+    except tf.errors.InvalidArgumentError as error:
+        if "is refused" in str(error):
+            raise DataError(
+                f"An example is longer than {padding}. Raise the length, or pass longer='truncate'."
+            ) from error
+        if "different shapes" in str(error):
+            raise DataError(
+                "The examples differ in shape. Bring them to one with Padding(length=...), or load "
+                "images with an image_size."
+            ) from error
+        data.check()  # which says which example cannot be read, where it is that
+        raise

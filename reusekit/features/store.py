@@ -1,27 +1,66 @@
 """Features on disk, computed once and found again by what they were made of."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import CacheError, DataError
-from reusekit.features.budget import EntryInfo, list_entries, make_room, remove, shrink
-from reusekit.features.draft import SHARD_BYTES, Draft, sound
-from reusekit.features.entry import Entry
+from reusekit.features.entry import (
+    BLOCK_BYTES,
+    DamagedFile,
+    Draft,
+    Entry,
+    Manifest,
+    damaged_blocks,
+    mapped,
+)
 from reusekit.features.key import FeatureKey
-from reusekit.features.layout import Layout, os_errors_explained
-from reusekit.features.locks import Lease, counting, sole_maker
-from reusekit.features.manifest import Manifest, joined
-from reusekit.features.shards import DamagedShard, read_shard, shard_file
+from reusekit.features.layout import (
+    Layout,
+    Lease,
+    counting,
+    if_unused,
+    os_errors_explained,
+    sole_maker,
+)
 from reusekit.signals import interruptible, raise_if_interrupted
 
 Batch = Mapping[str, np.ndarray]
 """Some examples of each array of an entry, by name; examples come first."""
+
+
+@dataclass(frozen=True)
+class EntryInfo:
+    """A store's record of one of its entries.
+
+    Attributes:
+        digest: The key it is stored under.
+        whole: Whether it is finished; else its making goes on where it was interrupted.
+        size: The number of examples.
+        bytes: Bytes of its arrays; of one that is not whole, what it will need.
+        arrays: The names of its arrays.
+        used: When it was last used, UTC.
+        about: What its maker said of it: model, cut, data set and split.
+        folder: Where it lies.
+    """
+
+    digest: str
+    whole: bool
+    size: int
+    bytes: int
+    arrays: tuple[str, ...]
+    used: datetime
+    about: Mapping[str, Any]
+    folder: Path
 
 
 def default_path() -> Path:
@@ -37,13 +76,13 @@ def default_path() -> Path:
 class FeatureStore:
     """A folder of features that any number of processes read and fill.
 
-    An entry holds several arrays: the tensors that cross a cut. It is written to a draft in shards
-    and shown when it is whole. One process makes an entry; others that want it wait and read. A
-    killed one leaves its whole shards to the next. Each shard has a checksum, which is compared
-    when the entry is opened: what is damaged, in whatever way, is computed again. An entry that is
-    open is mapped into memory: a shard that is overwritten in place meanwhile shows what was
-    written, and one that is *truncated* in place ends the process (SIGBUS). reusekit itself only
-    ever replaces files, which harms no reader; see that nothing else writes into the folder.
+    An entry holds several arrays: the tensors that cross a cut. Each is one file, written block by
+    block to a draft and shown when it is whole. One process makes an entry; others that want it
+    wait and read. A killed one leaves its whole blocks to the next. Each block has a checksum,
+    which is compared when the entry is opened: what is damaged, in whatever way, is computed again.
+    An entry that is open is mapped into memory: a file that is overwritten meanwhile shows what was
+    written, and one that is *truncated* ends the process (SIGBUS). reusekit itself never shortens a
+    file; see that nothing else writes into the folder.
 
     Several users may share a store: what is made in it can be used by whoever may use its folder.
     One that may only be read serves what it holds.
@@ -52,7 +91,7 @@ class FeatureStore:
         path: The folder; it is made where there is none. None for `default_path()`.
         budget: How many bytes of features it may hold. Where more are wanted, what was used longest
             ago is removed, but nothing that is in use. None for as many as the disk has.
-        shard_bytes: About how large each shard of an entry shall be.
+        block_bytes: About how large each block of an entry shall be.
 
     Raises:
         CacheError: The folder holds something else or cannot be written.
@@ -76,10 +115,10 @@ class FeatureStore:
         self,
         path: AnyPath | None = None,
         budget: PositiveInt | None = None,
-        shard_bytes: PositiveInt = SHARD_BYTES,
+        block_bytes: PositiveInt = BLOCK_BYTES,
     ) -> None:
         self.path = default_path() if path is None else expanded(path, CacheError)
-        self.budget, self.shard_bytes = budget, shard_bytes
+        self.budget, self.block_bytes = budget, block_bytes
         self._layout = Layout(self.path)
         self._layout.create()
 
@@ -100,19 +139,13 @@ class FeatureStore:
                 lease.close()
                 return None
             try:
-                shards = [
-                    [
-                        read_shard(shard_file(folder, number, n), array, len(manifest.rows(n)), c)
-                        for n, c in enumerate(found[number] for found in manifest.checksums)  # type: ignore[index]
-                    ]
-                    for number, array in enumerate(manifest.arrays)
-                ]
-            except DamagedShard:
+                values = [mapped(folder, manifest, n) for n in range(len(manifest.arrays))]
+            except DamagedFile:
                 lease.close()
                 return None
             with suppress(PermissionError):  # of another user's entry
                 os.utime(folder)  # this is what `used` tells
-            return Entry(key, manifest, shards, lease)
+            return Entry(key, manifest, values, lease)
 
     @checked(CacheError)
     def get_or_compute(
@@ -122,10 +155,9 @@ class FeatureStore:
 
         Args:
             key: What is wanted.
-            compute: Called with the numbers of the first example and of the one after the last,
-                for each run of examples that is not there; returns batches of them in order. Where
-                the run goes to the end, it should give all there are, so that a data set that has
-                grown is noticed.
+            compute: Called with the number of the first example that is not there, and how many
+                there are; returns batches from it on, in order, of all there are, so that a data
+                set that has grown is noticed.
 
         Raises:
             CacheError: The features cannot be stored: they are not finite, differ in shape, do not
@@ -175,25 +207,26 @@ class FeatureStore:
     def _make(self, keys: Sequence[FeatureKey], compute: Callable) -> None:
         """Compute what these entries lack, in one pass. The caller holds their locks."""
         with os_errors_explained(self.path):
-            drafts = [Draft(self._layout, key, self.shard_bytes) for key in keys]
+            drafts = [Draft(self._layout, key, self.block_bytes) for key in keys]
         begun = False
         try:
-            for run in joined(gap for draft in drafts for gap in draft.gaps):
-                position = run.start
-                for batches in compute(keys, run.start, run.stop):
-                    with os_errors_explained(self.path):
-                        stop = _stop(position, batches, run)
-                        for draft, batch in zip(drafts, batches, strict=True):
-                            draft.check(batch, position)
-                        if not begun:
-                            self._begin(drafts)
-                            begun = True
-                        raise_if_interrupted()
-                        for draft, batch in zip(drafts, batches, strict=True):
-                            draft.write(batch, position)
+            size, position = keys[0].size, min(draft.done for draft in drafts)
+            for batches in compute(keys, position, size) if position < size else ():
+                with os_errors_explained(self.path):
+                    stop = position + len(next(iter(batches[0].values())))
+                    if stop > size:
+                        raise DataError(_changed(size, f"{stop} or more"))
+                    for draft, batch in zip(drafts, batches, strict=True):
+                        draft.check(batch, position)
+                    if not begun:
+                        self._begin(drafts)
+                        begun = True
+                    raise_if_interrupted()
+                    for draft, batch in zip(drafts, batches, strict=True):
+                        draft.write(batch, position)
                     position = stop
-                if position != run.stop:
-                    raise DataError(_changed(keys[0].size, f"{position}, and no more"))
+            if position != size:
+                raise DataError(_changed(size, f"{position}, and no more"))
             with os_errors_explained(self.path):
                 for draft in drafts:
                     draft.finish()
@@ -225,8 +258,8 @@ class FeatureStore:
         """Read every whole entry and compare its checksums; nothing is changed.
 
         Returns:
-            From the key of each whole entry to how many of its shards are damaged; all of them
-            where its manifest is.
+            From the key of each whole entry to how many of its blocks are damaged; 1 where its
+            manifest is.
         """
         damaged = {}
         with os_errors_explained(self.path):
@@ -236,11 +269,9 @@ class FeatureStore:
                 lease = Lease(self._layout, entry.digest)
                 manifest = Manifest.read(entry.folder)
                 if manifest is not None:
-                    shards = range(len(manifest.checksums))
-                    bad = sum(not sound(entry.folder, manifest, n) for n in shards)
-                    damaged[entry.digest] = bad
+                    damaged[entry.digest] = len(damaged_blocks(entry.folder, manifest))
                 elif entry.folder.exists():
-                    damaged[entry.digest] = len({*entry.folder.glob("0-*.npy")}) or 1
+                    damaged[entry.digest] = 1
                 lease.close()
         return damaged
 
@@ -273,16 +304,102 @@ class FeatureStore:
             return [entry for entry in self.entries() if remove(self._layout, entry)]
 
 
-def _stop(position: int, batches: Sequence[Batch], run: range) -> int:
-    """Return the number of the example after a batch's last."""
-    stop = position + len(next(iter(batches[0].values())))
-    if stop > run.stop:
-        raise DataError(_changed(run.stop, f"{stop} or more"))
-    return stop
-
-
 def _changed(expected: int, received: str) -> str:
     return (
         f"Expected {expected} examples. Received: {received}. The data set is not what it was when "
         "it was loaded; load it again."
+    )
+
+
+# --- the budget ---------------------------------------------------------------------------------
+
+
+def list_entries(layout: Layout) -> list[EntryInfo]:
+    """Return all entries, unfinished ones among them, the one that was used last at the end."""
+    found = []
+    for kind in ("entries", "drafts"):
+        for folder in layout.folders(kind):
+            # Another process may remove or finish it meanwhile.
+            with suppress(FileNotFoundError):
+                found.append(_info(folder, whole=kind == "entries"))
+    return sorted(found, key=lambda entry: entry.used)
+
+
+def remove(layout: Layout, entry: EntryInfo) -> bool:
+    """Remove an entry that nobody makes or reads; says whether it is gone."""
+    with if_unused(layout, entry.digest) as unused:
+        if unused:
+            try:
+                layout.remove(entry.folder)
+            except PermissionError:  # another user's
+                return False
+    return unused
+
+
+def shrink(layout: Layout, budget: int, keep: Collection[str] = ()) -> tuple[list[EntryInfo], int]:
+    """Remove what was used longest ago until the rest fits.
+
+    Args:
+        layout: The store's folders.
+        budget: How many bytes may stay, those of `keep` not counted.
+        keep: Keys that stay and do not count.
+
+    Returns:
+        What was removed, and how many bytes are left; more than the budget where all of them are in
+        use.
+    """
+    others = [entry for entry in list_entries(layout) if entry.digest not in keep]
+    left, removed = sum(entry.bytes for entry in others), []
+    for entry in others:
+        if left <= budget:
+            break
+        if remove(layout, entry):
+            removed.append(entry)
+            left -= entry.bytes
+    return removed, left
+
+
+def make_room(layout: Layout, budget: int | None, needed: Mapping[str, int], to_come: int) -> None:
+    """See that new entries fit into the budget and onto the disk; older ones may have to go.
+
+    Args:
+        layout: The store's folders.
+        budget: How many bytes the store may hold; None for as many as the disk.
+        needed: Bytes of each new entry, by key.
+        to_come: How many of these are not written yet.
+
+    Raises:
+        CacheError: They do not fit.
+    """
+    total = sum(needed.values())
+    if budget is not None:
+        if total > budget:
+            raise CacheError(
+                f"Expected a budget of at least {total:,} bytes, which these features need. "
+                f"Received: {budget:,}. Raise it, pool the features, or store them as float16."
+            )
+        _, left = shrink(layout, budget - total, keep=needed)
+        if left + total > budget:
+            raise CacheError(
+                f"These features need {total:,} bytes of a budget of {budget:,}, of which {left:,} "
+                f"are in use. Raise the budget, or wait until they are read no more."
+            )
+    free = shutil.disk_usage(layout.root).free
+    if to_come > free:
+        raise CacheError(
+            f"These features need {to_come:,} bytes, and the disk of {layout.root} has {free:,}. "
+            "Choose another folder, pool the features, or store them as float16."
+        )
+
+
+def _info(folder: Path, whole: bool) -> EntryInfo:
+    manifest = Manifest.read(folder)
+    used = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+    if manifest is None:
+        files = (file.stat(follow_symlinks=False) for file in os.scandir(folder))
+        on_disk = sum(file.st_size for file in files)
+        return EntryInfo(folder.name, whole, 0, on_disk, (), used, {}, folder)
+    names = tuple(array.name for array in manifest.arrays)
+    return EntryInfo(
+        folder.name, whole, manifest.size, manifest.bytes, names, used, manifest.about, folder
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -14,15 +14,12 @@ from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError, DataError, nearest
 from reusekit.features.augmented import augmented
-from reusekit.features.bottoms import mask_of
-from reusekit.features.entry import Entry
-from reusekit.features.feed import feed
-from reusekit.features.frontier import Frontier, frontier
+from reusekit.features.bottoms import in_compute_dtype, mask_of
+from reusekit.features.frontiers import Frontier, frontier
 from reusekit.features.key import LABELS, FeatureKey, feature_keys
 from reusekit.features.padding import Padding
-from reusekit.features.precision import in_compute_dtype
 from reusekit.features.randomness import random_before
-from reusekit.features.sharded_array import ShardedArray
+from reusekit.features.source import StoredSource, example_batches
 from reusekit.features.store import Batch, FeatureStore
 from reusekit.graph import Graph, keras_internals, read
 from reusekit.graph.addresses import At
@@ -31,40 +28,6 @@ from reusekit.progress import tracked
 from reusekit.surgery import extract
 
 _DTYPES = ("float32", "float16", "bfloat16")
-
-
-@dataclass(frozen=True, eq=False)
-class StoredFeatures:
-    """The crossing tensors of a cut, for every example of a data set.
-
-    Attributes:
-        frontier: The cut.
-        entry: What is stored of it.
-    """
-
-    frontier: Frontier
-    entry: Entry
-
-    @property
-    def labels(self) -> ShardedArray:
-        """The labels, in the data set's order."""
-        return self.entry[LABELS]
-
-    @property
-    def arrays(self) -> dict[str, ShardedArray]:
-        """The stored tensors by address, in the data set's order."""
-        return {name: self.entry[name] for name in self.frontier.names}
-
-    @checked(CacheError)
-    def batches(self, batch_size: PositiveInt, seed: Seed | None = None) -> tf.data.Dataset:
-        """Return batches of (crossing tensors, labels), as the top of the split takes them.
-
-        Args:
-            batch_size: Examples a batch; the last one may be smaller.
-            seed: Shuffle as `feed` does; None keeps the order.
-        """
-        batches = feed(self.arrays, self.labels, batch_size, seed)
-        return batches.map(lambda stored, labels: (self.frontier.restore(stored), labels))
 
 
 @checked(CacheError)
@@ -85,7 +48,7 @@ def stored_features(
     mask: Any = AUTO,
     carries_mask: bool = False,
     description: str = "Extracting features",
-) -> list[StoredFeatures]:
+) -> list[StoredSource]:
     """Return the features at some cuts, computing those not stored together in one pass.
 
     Args:
@@ -113,7 +76,7 @@ def stored_features(
         description: What the progress bar says.
 
     Returns:
-        The features of each cut. Removing them from the store waits until they are let go of.
+        A source of batches for each cut. Removing its entry waits until it is let go of.
 
     Raises:
         CacheError: The features cannot be named or stored, there is nothing before a cut that
@@ -132,7 +95,7 @@ def stored_features(
         >>> model = rk.load_backbone("reusekit/glyphnet").model
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> early, late = stored_features(store, model, ["stem_out", "block7_out"], data)
-        >>> late.arrays["block7_out"].shape, late.labels.shape
+        >>> late.stored["block7_out"].shape, late.labels.shape
         ((50, 4, 4, 64), (50,))
     """
     check_dtype(dtype)
@@ -175,7 +138,7 @@ def stored_features(
             ]
 
     entries = store.get_or_compute_all(keys, compute)
-    return [StoredFeatures(*pair) for pair in zip(frontiers, entries, strict=True)]
+    return [StoredSource(*pair) for pair in zip(frontiers, entries, strict=True)]
 
 
 def check_dtype(dtype: str | None) -> None:
@@ -327,31 +290,3 @@ def _as_stored(values: Any, dtype: str | None) -> np.ndarray:
         return values
     with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused
         return values.astype(dtype)
-
-
-def example_batches(
-    data: DataSplit, start: int, stop: int, padding: Padding | None, batch_size: int
-) -> Iterator[tuple[Any, tf.Tensor]]:
-    """Yield batches of the examples of some numbers; to the end, of all there are.
-
-    Raises:
-        DataError: The examples differ in shape and there is no padding, or one is too long for it.
-    """
-    examples = data.examples.skip(start)
-    if stop < data.size:
-        examples = examples.take(stop - start)
-    batches = padding.batch(examples, batch_size) if padding else examples.batch(batch_size)
-    try:
-        yield from batches.prefetch(tf.data.AUTOTUNE)
-    except tf.errors.InvalidArgumentError as error:
-        if "is refused" in str(error):
-            raise DataError(
-                f"An example is longer than {padding}. Raise the length, or pass longer='truncate'."
-            ) from error
-        if "different shapes" in str(error):
-            raise DataError(
-                "The examples differ in shape. Bring them to one with Padding(length=...), or load "
-                "images with an image_size."
-            ) from error
-        data.check()  # which says which example cannot be read, where it is that
-        raise

@@ -17,15 +17,16 @@ from reusekit.arguments import AnyPath, Seed, checked, expanded
 from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError, CopyError, DataError, nearest
-from reusekit.features import FeatureStore, Padding, Plan, plan
-from reusekit.features.planner import check_backend
+from reusekit.features import FeatureStore, Padding
+from reusekit.features.key import tensor_digests
 from reusekit.features.randomness import refuse_mixing
 from reusekit.features.source import FeatureSource, InputSource
 from reusekit.features.stored import check_examples
-from reusekit.features.tensor_digests import tensor_digests
 from reusekit.graph import Graph, cut_points, read, resolve
 from reusekit.graph.addresses import At
 from reusekit.graph.padding_mask import AUTO
+from reusekit.planning import Plan, obtain, plan
+from reusekit.planning.planner import check_backend
 from reusekit.progress import counted
 from reusekit.search.default_cuts import feature_cuts
 from reusekit.search.expected import expected_trials
@@ -253,12 +254,16 @@ class CutSearch:
             expected,
             self.train,
             self.validation,
-            self._store or FeatureStore(),
+            self._features,
             seed=self.seed,
             mask=self.mask,
             **self._stored,
             **self._budgets,
         )
+
+    @cached_property
+    def _features(self) -> FeatureStore:
+        return self._store or FeatureStore()
 
     @property
     def _pooled(self) -> str:
@@ -282,8 +287,8 @@ class CutSearch:
             train, validation = (
                 {place: _held(place, source, in_memory) for place, source in found.items()}
                 for found in (
-                    self.plan.obtain(self.train, training=True),
-                    self.plan.obtain(self.validation, training=False),
+                    obtain(self.plan, self.graph, self._features, split, training)
+                    for split, training in ((self.train, True), (self.validation, False))
                 )
             )
         if self._all_cuts.heads is None:

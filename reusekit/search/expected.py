@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from reusekit.features import Trials
 from reusekit.graph import CutPoint
+from reusekit.planning import Trials
 from reusekit.search.sizes import SizeCounter, Sizes
 from reusekit.search.space import SearchSpace
 from reusekit.search.spec import TrialSpec

@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.features import feed
-from reusekit.features.frontier import frontier
+from reusekit.features.frontiers import frontier
 from reusekit.features.source import FeatureSource
 from reusekit.graph import Graph, Tensor, read
 from reusekit.graph.padding_mask import AUTO

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import keras
 
-from reusekit.features import Costs, FeatureSource, FeatureStore, Trials, plan
+from reusekit.features import FeatureSource, FeatureStore
+from reusekit.planning import Costs, Trials, obtain, plan
 from reusekit.stages.inputs import Splits
 
 
@@ -56,7 +57,7 @@ def frozen_features(
     )
     place = training.at, training.pooling
     return FrozenFeatures(
-        made.obtain(splits.train, training=True)[place],
-        made.obtain(splits.validation, training=False)[place],
+        obtain(made, model, store, splits.train, training=True)[place],
+        obtain(made, model, store, splits.validation)[place],
         made.costs,
     )

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from reusekit.backbones import Backbone
-from reusekit.features import Costs, FeatureSource, FeatureStore, Trials
+from reusekit.features import FeatureSource, FeatureStore
+from reusekit.planning import Costs, Trials
 from reusekit.progress import EpochProgress, console
 from reusekit.settings import FineTuneSettings, HeadSettings
 from reusekit.sharing import count_params

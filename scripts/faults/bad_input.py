@@ -21,10 +21,12 @@ import numpy as np
 import reusekit as rk
 import reusekit.data
 import reusekit.features
+import reusekit.planning
 import reusekit.search
 from faults.outcome import Outcome, tried
 from reusekit.data import load_split
-from reusekit.features import FeatureKey, Padding, Trials
+from reusekit.features import FeatureKey, Padding
+from reusekit.planning import Plan, Trials
 from reusekit.search import (
     CutGridOracle,
     CutHyperModel,
@@ -53,15 +55,23 @@ _KINDS = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}
 # Of these there is no number below 1 that makes sense, whatever the annotation says.
 _COUNTS = {
     "batch_size", "blocks", "classes", "count", "epochs", "every", "folds", "length", "max_trials",
-    "max_width", "num_models", "num_trials", "outputs", "runs", "shard_bytes", "size",
+    "max_width", "num_models", "num_trials", "outputs", "runs", "block_bytes", "size",
 }  # fmt: skip
-_ROOMS = (rk, rk.heads, rk.layers, reusekit.data, reusekit.features, reusekit.search)
+_ROOMS = (
+    rk,
+    rk.heads,
+    rk.layers,
+    reusekit.data,
+    reusekit.features,
+    reusekit.planning,
+    reusekit.search,
+)
 # Nobody but reusekit makes these; their methods are public all the same.
 _RESULTS = {
     "Certificate", "Costs", "CutPoint", "CutPoints", "CutResult", "DataSplit", "Edited", "Entry",
-    "EntryInfo", "FeatureSource", "Freezing", "Frontier", "Head", "ParameterCounts", "Plan",
-    "PlannedFeatures", "PlannedGroup", "RankCorrelation", "SearchResult", "ShardedArray", "Sizes",
-    "Split", "StoredFeatures", "Tie", "TrialRecord",
+    "EntryInfo", "Extraction", "FeatureSource", "Freezing", "Frontier", "Head", "MappedArray",
+    "ParameterCounts", "Plan", "PlannedFeatures", "PlannedGroup", "RankCorrelation", "SearchResult",
+    "Sizes", "Split", "StoredSource", "Tie", "TrialRecord",
 }  # fmt: skip
 
 Arguments = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
@@ -211,7 +221,8 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "validation": digits, "store": store,
     }  # fmt: skip
     plan = rk.plan(**planned)
-    source = plan.obtain(digits, training=False)["stem_out", "avg"]
+    obtained = {"plan": plan, "model": glyphnet, "store": store, "split": digits}
+    source = reusekit.planning.obtain(**obtained)["stem_out", "avg"]
     search = rk.CutSearch(
         glyphnet, digits, digits, rk.SearchSpace(["stem_out"], units=[0], learning_rates=[0.1]),
         folder / "search", store, epochs=1, max_trials=1,
@@ -343,9 +354,9 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             rk.stored_features,
             {"store": store, "model": glyphnet, "cuts": ["stem_out"], "data": digits},
         ),
-        "StoredFeatures.batches": (stored.batches, {"batch_size": 4}),
+        "StoredSource.batches": (stored.batches, {"batch_size": 4}),
         "frontier": (reusekit.features.frontier, {"model": glyphnet, "at": "stem_out"}),
-        "Frontier.restore": (frontier.restore, {"stored": dict(stored.arrays)}),
+        "Frontier.restore": (frontier.restore, {"stored": dict(stored.stored)}),
         "feature_keys": (
             reusekit.features.feature_keys,
             {"frontiers": [frontier], "data": digits},
@@ -356,8 +367,9 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         ),
         "FeatureSource.batches": (source.batches, {"batch_size": 4}),
         "plan": (rk.plan, planned),
-        "Plan.obtain": (plan.obtain, {"split": digits, "training": False}),
+        "obtain": (reusekit.planning.obtain, obtained),
         "Plan.save": (plan.save, {"path": folder / "plan.json"}),
+        "Plan.load": (Plan.load, {"path": folder / "plan.json"}),
         "CutHyperModel": (CutHyperModel, {"data": data, "space": space}),
         **{
             f"CutHyperModel.{name}": (getattr(hypermodel, name), arguments)
@@ -400,5 +412,5 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             {"scores": [0.1, 0.2], "results": [0.3, 0.4]},
         ),
         "measure_latency": (measure_latency, {"models": [model], "runs": 1}),
-        "measure": (reusekit.features.measure, {"store": store}),
+        "measure": (reusekit.planning.measure, {"store": store}),
     }

@@ -20,14 +20,14 @@ _MARK = "feature_store.json"
 
 def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Outcome]:
     """Damage copies of one store."""
-    whole = FeatureStore(folder / "whole", shard_bytes=320)
+    whole = FeatureStore(folder / "whole", block_bytes=320)
     for name in "ab":
         _computed(whole, name)
     (whole.path / "locks" / "budget.lock").touch()
     for number in range(tries):
         root = folder / str(number)
         outside = Outside(root / "outside")
-        store = FeatureStore(shutil.copytree(whole.path, root / "store"), shard_bytes=320)
+        store = FeatureStore(shutil.copytree(whole.path, root / "store"), block_bytes=320)
         store.get(_KEYS["a"]).close()  # what was sound once
         case, what = _damage(generator, store.path, outside)
         yield _judged(case, f"{number}: {what}", store, outside)
@@ -48,7 +48,7 @@ def _computed(store: FeatureStore, name: str) -> np.ndarray:
 
 
 def _damage(generator: np.random.Generator, store: Path, outside: Outside) -> tuple[str, str]:
-    kind = generator.choice(["shard", "shard", "manifest", "lock", "mark", "folder", "stray"])
+    kind = generator.choice(["array", "array", "manifest", "lock", "mark", "folder", "stray"])
     if kind == "folder":
         return "B1,B6", _folders(generator, store, outside)
     if kind == "stray":
@@ -58,14 +58,14 @@ def _damage(generator: np.random.Generator, store: Path, outside: Outside) -> tu
         (where / "link").symlink_to(outside.folder)
         return "B5", f"stray files in {where.name}"
     files = {
-        "shard": sorted(store.glob("entries/*/*.npy")),
+        "array": sorted(store.glob("entries/*/*.npy")),
         "manifest": sorted(store.glob("entries/*/manifest.json")),
         "lock": sorted(path for path in (store / "locks").iterdir()),
         "mark": [store / _MARK],
     }[str(kind)]
     file = files[generator.integers(len(files))]
     others = [one for one in files if one != file]
-    case = {"shard": "B2", "mark": "B4", "manifest": "B4", "lock": "B5"}[str(kind)]
+    case = {"array": "B2", "mark": "B4", "manifest": "B4", "lock": "B5"}[str(kind)]
     return case, damage(generator, file, others, outside)
 
 
@@ -92,7 +92,7 @@ def _folders(generator: np.random.Generator, store: Path, outside: Outside) -> s
         (entries / own).symlink_to(outside.folder)
     else:
         shutil.copytree(entries / own, entries / third)
-        (entries / third / "0-000001.npy").unlink()
+        (entries / third / "0.npy").unlink()
     return f"way {way} of folders, {own[0]} for {other[0]}"
 
 
@@ -100,10 +100,10 @@ def _judged(case: str, detail: str, store: FeatureStore, outside: Outside) -> Ou
     mark = store.path / _MARK
     try:
         try:
-            found = FeatureStore(store.path, shard_bytes=320)
+            found = FeatureStore(store.path, block_bytes=320)
         except CacheError as error:
             way_out = "write " in str(error) or "hoose another" in str(error)
-            altered = not mark.is_file() or mark.read_text(errors="replace") != '{"format": 1}'
+            altered = not mark.is_file() or mark.read_text(errors="replace") != '{"format": 2}'
             refused = "refused" if way_out and altered else "wrong"
             return Outcome(case, refused, f"{detail}: {error}")
         for name in "abc":

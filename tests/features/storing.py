@@ -15,7 +15,7 @@ from reusekit.features import FeatureKey, FeatureStore
 
 SIZE, WIDTH, BATCH = 400, 25, 10
 KEY = FeatureKey("k", ("x",), SIZE)
-SHARD_BYTES = 20 * WIDTH * 4
+BLOCK_BYTES = 20 * WIDTH * 4
 
 
 def rows(start: int) -> dict[str, np.ndarray]:
@@ -42,7 +42,7 @@ def fill(path: Path, doing: str, parent: Connection) -> None:
                 parent.send((at,))
             yield rows(at)
 
-    store = FeatureStore(path, shard_bytes=SHARD_BYTES)
+    store = FeatureStore(path, block_bytes=BLOCK_BYTES)
     if doing == "die":
         fsync = os.fsync
 
@@ -53,7 +53,7 @@ def fill(path: Path, doing: str, parent: Connection) -> None:
 
         os.fsync = die
     if doing == "full":
-        resource.setrlimit(resource.RLIMIT_FSIZE, (SHARD_BYTES // 2, SHARD_BYTES // 2))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK_BYTES // 2, BLOCK_BYTES // 2))
     if doing == "together":
         parent.send(("ready",))
         parent.recv()

@@ -1,70 +1,123 @@
-"""What crosses a cut, computed from the inputs and from shallower cuts, is the same."""
-
-from itertools import permutations
+"""A bottom that computes in bfloat16 is a copy with the same weights, named apart."""
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras import layers
 from zoo import ZOO
+from zoo_hub import HUB
 
 import reusekit as rk
-from reusekit.features import frontier
-from reusekit.features.bottoms import between, from_inputs, leads_to
-from reusekit.graph import read
-from reusekit.surgery.certificate import random_inputs
+from reusekit.data import DataSplit
+from reusekit.errors import CacheError
+from reusekit.features import FeatureStore, stored_features
+from reusekit.features.bottoms import in_compute_dtype
 
-MODELS = (
-    "residual",
-    "densely_connected",
-    "several_inputs_and_outputs",
-    "early_output",
-    "unread_input",
-    "nested_three_deep",
-    "masked_lstm",
-    "masked_attention",
-    "mask_into_a_nested_model",
-    "integers_and_bools_cross",
-    "several_outputs_of_one_operation",
-    "mixed_precision",
-)
+SIZE = 10
 
 
-def run(model, inputs):
-    return [np.asarray(part, "float32") for part in keras.tree.flatten(model(inputs))]
+def images():
+    return np.random.default_rng(0).uniform(0, 1, (SIZE, 8, 8, 3)).astype("float32")
 
 
-@pytest.mark.filterwarnings("ignore:The structure of `inputs`")
-@pytest.mark.parametrize("name", MODELS)
-def test_a_deep_cut_from_a_shallow_one(name):
+def data():
+    examples = tf.data.Dataset.from_tensor_slices((images(), np.arange(SIZE)))
+    return DataSplit("made:1.0.0", "train", examples, SIZE, ("a", "b"), "print", {}, ())
+
+
+def policies(model):
+    return [layer.dtype_policy.name for layer in model.layers]
+
+
+def test_weights_stay_exact_and_values_come_near():
     keras.utils.set_random_seed(0)
-    graph = read(ZOO[name]())
-    inputs = random_inputs(graph, batch=3)
-    cuts = [point.at for point in rk.cut_points(graph, max_width=None)][::2]
-    found = [frontier(graph, list(graph.inputs))]
-    found += [frontier(graph, at, pooling) for at in cuts for pooling in (None, "avg")]
-    expected = {one: keras.tree.flatten(from_inputs(one)(inputs)) for one in found}
-    pairs = [pair for pair in permutations(found, 2) if leads_to(*pair)]
-    assert len(pairs) > 3
-    for source, target in pairs[:: max(1, len(pairs) // 12)]:
-        made = run(between(source, target), expected[source])
-        for one, other in zip(made, expected[target], strict=True):
-            np.testing.assert_allclose(one, np.asarray(other, "float32"), rtol=1e-3, atol=1e-4)
+    model = ZOO["residual"]()
+    before = policies(model)
+    copy = in_compute_dtype(model, "bfloat16").model
+    assert policies(model) == before
+    for one, other in zip(model.weights, copy.weights, strict=True):
+        assert one is not other
+        assert other.dtype == "float32"
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+    exact, made = (each.predict(images(), verbose=0) for each in (model, copy))
+    assert made.dtype.name == "bfloat16"
+    wide = made.astype("float32")
+    assert not np.array_equal(wide, exact)
+    np.testing.assert_allclose(wide, exact, rtol=0.05, atol=0.02)
 
 
-def test_what_does_not_lead_to_another():
-    graph = read(ZOO["residual"]())
-    stem, out0, out1 = (frontier(graph, at) for at in ("stem", "out0", "out1"))
-    pooled = frontier(graph, "out0", "avg")
-    assert leads_to(stem, out1)
-    assert leads_to(out0, pooled)
-    assert not leads_to(out1, stem)
-    assert not leads_to(pooled, out1)
-    assert not leads_to(out0, out0)
-    # Made before the source, and read by nothing after it.
-    graph = read(ZOO["several_outputs_of_one_operation"]())
-    (unread,) = [tensor for tensor in graph.tensors if tensor.address.endswith(":2")]
-    assert not leads_to(frontier(graph, "head"), frontier(graph, unread))
-    # Pooling skips what is masked, and the mask is not stored with the maps.
-    graph = read(ZOO["masked_attention"]())
-    assert leads_to(frontier(graph, "project"), frontier(graph, "norm"))
-    assert not leads_to(frontier(graph, "project"), frontier(graph, "norm", "avg"))
+@pytest.mark.parametrize("name", ["nested_three_deep", "masked_attention", "masked_lstm"])
+def test_models_of_several_kinds(name):
+    keras.utils.set_random_seed(0)
+    model = ZOO[name]()
+    generator = np.random.default_rng(0)
+
+    def draw(tensor):
+        shape = (SIZE, *(6 if size is None else size for size in tensor.shape[1:]))
+        if "int" in tensor.dtype:
+            return generator.integers(0, 3, shape).astype(tensor.dtype)
+        return generator.uniform(size=shape).astype(tensor.dtype)
+
+    inputs = keras.tree.map_structure(draw, model.input)
+    copy = in_compute_dtype(model, "bfloat16").model
+    exact, made = (keras.tree.flatten(m.predict(inputs, verbose=0)) for m in (model, copy))
+    for one, other in zip(exact, made, strict=True):
+        assert other.dtype.name == "bfloat16"
+        np.testing.assert_allclose(other.astype("float32"), one, rtol=0.05, atol=0.03)
+
+
+def test_a_transformer():
+    keras.utils.set_random_seed(0)
+    model = HUB["bert"].build()
+    tokens = np.random.default_rng(0).integers(1, 10, (4, 8))
+    inputs = {"token_ids": tokens, "segment_ids": tokens * 0, "padding_mask": tokens > 2}
+    copy = in_compute_dtype(model, "bfloat16").model
+    exact, made = (each.predict(inputs, verbose=0)["pooled_output"] for each in (model, copy))
+    assert made.dtype.name == "bfloat16"
+    np.testing.assert_allclose(made.astype("float32"), exact, atol=0.05)
+
+
+def test_features_are_stored_as_they_were_computed(tmp_path):
+    keras.utils.set_random_seed(0)
+    model = ZOO["residual"]()
+    store = FeatureStore(tmp_path)
+    (exact,) = stored_features(store, model, ["out0"], data())
+    (quick,) = stored_features(store, model, ["out0"], data(), compute_dtype="bfloat16")
+    assert len(store.entries()) == 2
+    array = quick.stored["out0"]
+    assert array.dtype == "bfloat16"
+    assert 2 * array.nbytes == exact.stored["out0"].nbytes
+    wide = np.asarray(array).astype("float32")
+    np.testing.assert_allclose(wide, np.asarray(exact.stored["out0"]), rtol=0.05, atol=0.02)
+    assert not np.array_equal(wide, np.asarray(exact.stored["out0"]))
+    (inputs, _), *_ = quick.batches(5)
+    top = rk.split(model, "out0").top
+    np.testing.assert_allclose(top(inputs), model(images()[:5]), rtol=0.05, atol=0.02)
+    (again,) = stored_features(
+        store, model, ["out0"], data(), compute_dtype="bfloat16", dtype="float32"
+    )
+    assert again.stored["out0"].dtype == "float32"
+    np.testing.assert_array_equal(np.asarray(again.stored["out0"]), wide)
+
+
+def test_augmentation_keeps_its_precision(tmp_path):
+    x = keras.Input((8, 8, 3))
+    y = layers.RandomTranslation(0.3, 0.3, name="shift", fill_mode="constant")(x)
+    model = keras.Model(x, layers.Rescaling(2.0, name="twice")(y))
+    store = FeatureStore(tmp_path)
+    options = {"view": 0, "seed": 4}
+    (exact,) = stored_features(store, model, ["shift"], data(), **options)
+    (quick,) = stored_features(store, model, ["twice"], data(), compute_dtype="bfloat16", **options)
+    assert quick.stored["twice"].dtype == "bfloat16"
+    wide = np.asarray(quick.stored["twice"]).astype("float32")
+    np.testing.assert_allclose(wide, 2 * np.asarray(exact.stored["shift"]), rtol=0.01)
+
+
+def test_other_dtypes_are_refused(tmp_path):
+    with pytest.raises(CacheError, match="Did you mean 'bfloat16'"):
+        in_compute_dtype(ZOO["residual"](), "bfloat61")
+    store = FeatureStore(tmp_path)
+    with pytest.raises(CacheError, match=r"bfloat16, or None.*Received: 'float16'"):
+        stored_features(store, ZOO["residual"](), ["out0"], data(), compute_dtype="float16")
+    assert store.entries() == []

@@ -16,7 +16,7 @@ import reusekit as rk
 from reusekit.data import load_split
 from reusekit.errors import CacheError
 from reusekit.features import Padding, feature_keys, frontier
-from reusekit.features.tensor_digests import tensor_digests
+from reusekit.features.key import tensor_digests
 from reusekit.graph import read
 from reusekit.graph.frontier import depends
 
@@ -195,7 +195,7 @@ def test_the_code_of_a_layer_of_ones_own_counts(tmp_path, monkeypatch):
     (tmp_path / "changed" / "own_layer.py").write_text(OWN_LAYER.format(factor=3))
     code = (
         "import keras, own_layer\n"
-        "from reusekit.features.tensor_digests import tensor_digests\n"
+        "from reusekit.features.key import tensor_digests\n"
         "from reusekit.graph import read\n"
         "x = keras.Input((2,))\n"
         "graph = read(keras.Model(x, own_layer.Own()(x)))\n"

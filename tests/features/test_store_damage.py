@@ -43,8 +43,8 @@ def is_right(store, name, made=None):
 
 @pytest.fixture
 def store(tmp_path):
-    """A store with two entries of four shards."""
-    store = FeatureStore(tmp_path / "store", shard_bytes=10 * 32)
+    """A store with two entries of four blocks."""
+    store = FeatureStore(tmp_path / "store", block_bytes=10 * 32)
     for name in "ab":
         computed(store, name)
     return store
@@ -55,7 +55,7 @@ def outside(tmp_path):
     """A folder that a store may not touch."""
     folder = tmp_path / "outside"
     folder.mkdir()
-    for name in ("0-000000.part", "0-000000.npy", "manifest.json"):
+    for name in ("0.part", "0.npy", "manifest.json"):
         (folder / name).write_text("precious")
     return folder
 
@@ -81,7 +81,7 @@ def test_an_entry_answers_to_no_other_key(way, store):  # faults B1
         file.write_text(file.read_text().replace('"digest": "a"', '"digest": "b"'))
     if way in ("moved", "copied"):
         assert store.get(KEYS["b"]) is None
-        assert store.verify()["b"] == 4
+        assert store.verify()["b"] == 1
     is_right(store, "b")
     is_right(store, "a")
 
@@ -94,20 +94,20 @@ def test_a_manifest_of_before_that_names_no_key_is_no_manifest(store):  # faults
     is_right(store, "a", made=SIZE)
 
 
-def test_an_altered_shard_is_seen_though_its_time_was_set_back(store):  # faults B2
+def test_an_altered_file_is_seen_though_its_time_was_set_back(store):  # faults B2
     store.get(KEYS["a"]).close()
-    shard = store.path / "entries" / "a" / "0-000001.npy"
-    before = shard.stat()
-    with shard.open("r+b") as file:
-        file.seek(-4, os.SEEK_END)
-        file.write(b"\0\0\0\0")
-    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    file = store.path / "entries" / "a" / "0.npy"
+    before = file.stat()
+    with file.open("r+b") as opened:
+        opened.seek(-4, os.SEEK_END)
+        opened.write(b"\0\0\0\0")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert store.get(KEYS["a"]) is None
-    is_right(store, "a", made=10)
+    is_right(store, "a", made=SIZE)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe", b"[]", b"null", b"{}", b"[" * 100_000, b'{"format": 2}', None]
+    "content", [b"", b"\xff\xfe", b"[]", b"null", b"{}", b"[" * 100_000, b'{"format": 3}', None]
 )
 def test_a_damaged_mark_is_one_sentence_with_a_way_out(content, store):  # faults B4
     mark = store.path / "feature_store.json"
@@ -121,7 +121,7 @@ def test_a_damaged_mark_is_one_sentence_with_a_way_out(content, store):  # fault
     assert len(str(raised.value)) < 500
     if content is None:
         mark.rmdir()
-    mark.write_text('{"format": 1}\n')
+    mark.write_text('{"format": 2}\n')
     is_right(FeatureStore(store.path), "a", made=0)
 
 
@@ -150,24 +150,28 @@ def test_a_manifest_that_is_none_is_computed_again(content, store, outside):  # 
     else:
         file.write_bytes(content)
     assert [entry.digest for entry in store.entries()] == ["b", "a"]
-    assert store.verify() == {"a": 4, "b": 0}
+    assert store.verify() == {"a": 1, "b": 0}
     is_right(store, "a", made=SIZE)
     assert is_untouched(outside)
 
 
 @pytest.mark.parametrize("what", ["folder", "full folder", "link", "loop"])
-def test_what_lies_in_the_place_of_a_shard_gives_way(what, store, outside):  # faults B5
-    shard = store.path / "entries" / "a" / "0-000002.npy"
-    shard.unlink()
+@pytest.mark.parametrize("kind", ["entries", "drafts"])
+def test_what_lies_in_the_place_of_a_file_gives_way(what, kind, store, outside):  # faults B5
+    if kind == "drafts":
+        (store.path / "entries" / "a").rename(store.path / "drafts" / "a")
+    file = store.path / kind / "a" / "0.npy"
+    file.unlink()
     if what.endswith("folder"):
-        shard.mkdir()
+        file.mkdir()
         if what == "full folder":
-            (shard / "notes").write_text("here")
+            (file / "notes").write_text("here")
     else:
-        shard.symlink_to(shard if what == "loop" else outside / "0-000000.npy")
-    is_right(store, "a", made=10)
-    assert shard.is_file()
-    assert not shard.is_symlink()
+        file.symlink_to(file if what == "loop" else outside / "0.npy")
+    is_right(store, "a", made=SIZE)
+    file = store.path / "entries" / "a" / "0.npy"
+    assert file.is_file()
+    assert not file.is_symlink()
     assert is_untouched(outside)
 
 
@@ -210,12 +214,11 @@ def test_stray_files_stop_nothing_and_stay(store, outside):  # faults B5
 @pytest.mark.parametrize("kind", ["drafts", "entries"])
 @pytest.mark.parametrize("sound", [True, False])
 def test_a_link_is_no_draft_and_no_entry(kind, sound, store, outside):  # faults B6
-    if sound:  # a manifest and shards that fit, but for one
+    if sound:  # a manifest and a file that fits
         for path in outside.iterdir():
             path.unlink()
         for path in (store.path / "entries" / "a").iterdir():
             shutil.copy(path, outside)
-        (outside / "0-000003.npy").unlink()
     shutil.rmtree(store.path / "entries" / "a")
     before = {path.name: path.read_bytes() for path in outside.iterdir()}
     link = store.path / kind / "a"
@@ -290,16 +293,16 @@ def test_two_users_share_a_store(mode, tmp_path):  # faults B7
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(mode)
-    is_right(FeatureStore(folder, shard_bytes=320), "a", made=SIZE)
+    is_right(FeatureStore(folder, block_bytes=320), "a", made=SIZE)
 
     def read_and_make():
-        store = FeatureStore(folder, shard_bytes=320)
+        store = FeatureStore(folder, block_bytes=320)
         is_right(store, "a", made=0)
         assert len(store.entries()) == 1
         if mode == 0o777:
             is_right(store, "b", made=SIZE)
-            (folder / "entries" / "a" / "0-000001.npy").unlink()
-            is_right(store, "a", made=10)
+            (folder / "entries" / "a" / "0.npy").unlink()
+            is_right(store, "a", made=SIZE)
             return
         with pytest.raises(CacheError, match="Permission denied"):
             computed(store, "b")

@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 from features import storing
-from features.storing import BATCH, KEY, SHARD_BYTES, SIZE, WIDTH, rows
+from features.storing import BATCH, BLOCK_BYTES, KEY, SIZE, WIDTH, rows
 from processes import forked
 
 from reusekit.features import FeatureStore
@@ -26,7 +26,7 @@ def fill(store):
 
 @pytest.fixture
 def store(tmp_path):
-    return FeatureStore(tmp_path / "store", shard_bytes=SHARD_BYTES)
+    return FeatureStore(tmp_path / "store", block_bytes=BLOCK_BYTES)
 
 
 @pytest.mark.parametrize("at", [10, 150])
@@ -39,7 +39,7 @@ def test_what_a_killed_process_left_is_taken_over(at, store):
     assert store.get(KEY) is None
     entry, runs = fill(store)
     assert np.asarray(entry["x"]).sum() == SUM
-    # The batch that was asked for last is not written, and up to a shard before it is lost.
+    # The batch that was asked for last is not written, and up to a block before it is lost.
     (run,) = runs
     assert run[1] == SIZE
     assert at - 20 <= run[0] <= at + 20

@@ -44,7 +44,7 @@ def images():
 
 @pytest.fixture
 def store(tmp_path):
-    return FeatureStore(tmp_path, shard_bytes=4000)
+    return FeatureStore(tmp_path, block_bytes=4000)
 
 
 def from_stored(features, top, batch_size=7):
@@ -99,10 +99,10 @@ def test_many_cuts_cost_one_pass_and_a_second_time_none(store):
     whole = stored_features(store, model, cuts, data)
     for at, features in zip(cuts, whole, strict=True):
         alone = rk.extract(model, at).predict(images(), verbose=0)
-        np.testing.assert_allclose(np.asarray(features.arrays[at]), alone, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(features.stored[at]), alone, rtol=1e-5, atol=1e-6)
         assert np.asarray(features.labels).tolist() == list(range(SIZE))
     again = stored_features(store, model, ["out1", "stem"], without_examples(data))
-    assert list(again[0].arrays) == ["out1"]
+    assert list(again[0].stored) == ["out1"]
     model.get_layer("conv1").kernel.assign(model.get_layer("conv1").kernel.value * 2)
     stored_features(store, model, ["out0"], without_examples(data))  # below the changed layer
     with pytest.raises(Exception, match="The bottom runs again"):
@@ -112,9 +112,9 @@ def test_many_cuts_cost_one_pass_and_a_second_time_none(store):
 def test_pooled_features_are_stored_alone(store):
     model = ZOO["residual"]()
     (features,) = stored_features(store, model, ["relu1"], data_of(images()), pooling="avg")
-    assert list(features.arrays) == ["relu1"]
+    assert list(features.stored) == ["relu1"]
     alone = rk.extract(model, "relu1").predict(images(), verbose=0).mean(axis=(1, 2))
-    np.testing.assert_allclose(np.asarray(features.arrays["relu1"]), alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(features.stored["relu1"]), alone, rtol=1e-5, atol=1e-6)
     (inputs, _), *_ = features.batches(10)
     assert inputs.shape == (10, 4)
 
@@ -124,11 +124,11 @@ def test_features_take_half_the_bytes_and_come_back_in_the_models_precision(dtyp
     model = ZOO["residual"]()
     (full,) = stored_features(store, model, ["relu1"], data_of(images()))
     (half,) = stored_features(store, model, ["relu1"], data_of(images()), dtype=dtype)
-    for name, array in half.arrays.items():
+    for name, array in half.stored.items():
         assert array.dtype == dtype
-        assert 2 * array.nbytes == full.arrays[name].nbytes
+        assert 2 * array.nbytes == full.stored[name].nbytes
         wide = np.asarray(array).astype("float32")
-        np.testing.assert_allclose(wide, np.asarray(full.arrays[name]), rtol=digits, atol=1e-6)
+        np.testing.assert_allclose(wide, np.asarray(full.stored[name]), rtol=digits, atol=1e-6)
     (inputs, _), *_ = half.batches(10)
     assert {tensor.dtype.name for tensor in inputs} == {"float32"}
 
@@ -149,7 +149,7 @@ def test_random_layers_and_batch_statistics_do_not_act(store):
     model = keras.Model(x, y)
     (features,) = stored_features(store, model, ["norm"], data_of(images()))
     expected = images() / np.sqrt(1 + 1e-3)
-    np.testing.assert_allclose(np.asarray(features.arrays["norm"]), expected, rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(features.stored["norm"]), expected, rtol=1e-5)
     assert not model.get_layer("norm").moving_mean.numpy().any()
 
 
@@ -201,7 +201,7 @@ def test_free_tensors_come_from_inputs_where_that_is_smaller(length, store):
     assert frontier(model, "embedding").names == ("embedding", "valid")
     data = data_of(sentences())
     (features,) = stored_features(store, model, ["embedding"], data, padding=Padding(length))
-    assert features.arrays["valid"].shape == (SIZE, length)
+    assert features.stored["valid"].shape == (SIZE, length)
     parted = from_stored(features, rk.split(model, "embedding").top)
     batches = Padding(length).batch(sentences(), 7)
     np.testing.assert_allclose(parted, model.predict(batches, verbose=0), atol=1e-6)
@@ -247,7 +247,7 @@ def test_examples_of_several_lengths_need_a_padding_that_is_long_enough(store):
     assert not [entry for entry in store.entries() if entry.whole]
     cut = Padding(8, longer="truncate")
     (features,) = stored_features(store, model, ["embedding"], data, padding=cut)
-    valid = np.asarray(features.arrays["valid"])
+    valid = np.asarray(features.stored["valid"])
     lengths = [len(example["tokens"]) for example in sentences().as_numpy_iterator()]
     assert valid.sum(axis=1).tolist() == [min(length, 8) for length in lengths]
 
@@ -288,8 +288,8 @@ def test_a_transformer_is_cut_at_a_block_with_its_mask(store):
     for length in (12, 24):
         padding = Padding(length)
         (block,) = stored_features(store, bert, ["transformer_layer_0"], data, padding=padding)
-        assert list(block.arrays) == ["transformer_layer_0", "padding_mask"]
-        assert block.arrays["transformer_layer_0"].shape == (SIZE, length, 8)
+        assert list(block.stored) == ["transformer_layer_0", "padding_mask"]
+        assert block.stored["transformer_layer_0"].shape == (SIZE, length, 8)
         top = rk.split(bert, "transformer_layer_0").top
         found.append(from_stored(block, top)["pooled_output"])
     whole = bert.predict(padding.batch(data.examples, 8), verbose=0)["pooled_output"]
@@ -311,13 +311,13 @@ def test_one_pass_stores_maps_and_what_is_pooled_of_them(store):
     cuts, poolings = ["relu1", "relu1", "out0"], [None, "avg", "max"]
     maps, mean, most = stored_features(store, model, cuts, data, pooling=poolings)
     assert len(reads) == 1
-    whole = np.asarray(maps.arrays["relu1"])
-    pooled = np.asarray(mean.arrays["relu1"])
+    whole = np.asarray(maps.stored["relu1"])
+    pooled = np.asarray(mean.stored["relu1"])
     np.testing.assert_allclose(pooled, whole.mean(axis=(1, 2)), rtol=1e-5, atol=1e-6)
     alone = rk.extract(model, "out0", "max").predict(images(), verbose=0)
-    np.testing.assert_allclose(np.asarray(most.arrays["out0"]), alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(most.stored["out0"]), alone, rtol=1e-5, atol=1e-6)
     again = stored_features(store, model, ["relu1"], without_examples(data), pooling="avg")
-    np.testing.assert_array_equal(np.asarray(again[0].arrays["relu1"]), pooled)
+    np.testing.assert_array_equal(np.asarray(again[0].stored["relu1"]), pooled)
 
 
 def test_masks_count_where_features_are_pooled(store):
@@ -328,4 +328,4 @@ def test_masks_count_where_features_are_pooled(store):
     pooled = stored_features(store, model, cuts, data_of(inputs), pooling=poolings)
     for at, features in zip(cuts, pooled[:2], strict=False):
         alone = rk.extract(model, at, "avg").predict(inputs, verbose=0)
-        np.testing.assert_allclose(np.asarray(features.arrays[at]), alone, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(np.asarray(features.stored[at]), alone, rtol=1e-5, atol=1e-6)

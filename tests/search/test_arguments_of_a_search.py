@@ -13,7 +13,8 @@ from search.textures import small_backbone
 
 import reusekit as rk
 from reusekit.errors import ConfigError, DataError
-from reusekit.features import FeatureSource, FeatureStore, Trials
+from reusekit.features import FeatureSource, FeatureStore
+from reusekit.planning import Trials
 from reusekit.search import (
     CutGridOracle,
     CutHyperModel,

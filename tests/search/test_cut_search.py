@@ -1,6 +1,5 @@
 """The whole of a cut search: what it plans, finds and gives back, and what it refuses."""
 
-import json
 import warnings
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import reusekit as rk
 from reusekit.data import load_split
 from reusekit.errors import CacheError, ConfigError, DataError, ReusekitError
 from reusekit.features import FeatureStore
+from reusekit.planning import Plan
 from reusekit.search import CutSearch, Limits, SearchSpace, rank_correlation
 
 CUTS = ["block5_out", "block7_out"]
@@ -112,9 +112,8 @@ def test_a_place_that_is_not_there(both):
 
 def test_the_plan_is_printed_and_saved(both):
     planned, plain = both
-    saved = json.loads((planned.folder / "plan.json").read_text())
-    assert saved == json.loads(json.dumps(planned.plan.to_dict()))
-    assert {one["at"] for one in saved["features"]} == {"block5_out"}
+    assert Plan.load(planned.folder / "plan.json") == planned.plan
+    assert {one.at for one in planned.plan.features} == {"block5_out"}
     assert "block5_out" in str(planned.plan)
     assert plain.plan is None
     assert not (plain.folder / "plan.json").exists()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import reusekit as rk
-from reusekit.features import FeatureStore, Trials, plan
+from reusekit.features import FeatureStore
+from reusekit.planning import Trials, obtain, plan
 from reusekit.search import CutHyperModel, SearchSpace, TrialData, TrialSpec
 from reusekit.surgery import extract
 
@@ -21,7 +22,10 @@ def maps(backbone, train, validation, tmp_path_factory) -> TrialData:
     store = FeatureStore(tmp_path_factory.mktemp("store"))
     trials = [Trials(at, pooling) for at in ("stem", "out0", "out2") for pooling in ("avg", None)]
     made = plan(backbone, trials, train, validation, store)
-    sources = made.obtain(train, training=True), made.obtain(validation, training=False)
+    sources = (
+        obtain(made, backbone, store, train, training=True),
+        obtain(made, backbone, store, validation),
+    )
     return TrialData(*sources, classes=3, model=backbone)
 
 

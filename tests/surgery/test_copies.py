@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import reusekit as rk
 from reusekit.errors import CopyError, SurgeryError
-from reusekit.features.precision import in_compute_dtype
+from reusekit.features.bottoms import in_compute_dtype
 from reusekit.surgery import clone, insert, replace
 
 random = np.random.default_rng(0)

@@ -57,7 +57,7 @@ def test_structures_and_stored_arrays_come_in_the_order_of_plain_ones(tmp_path):
             part = rows[at : min(at + 8, stop)]
             yield {"maps": np.tile(part[:, None], (1, 5)).astype("bfloat16"), ":labels": part}
 
-    store = FeatureStore(tmp_path, shard_bytes=300)
+    store = FeatureStore(tmp_path, block_bytes=300)
     entry = store.get_or_compute(FeatureKey("k", ("maps", ":labels"), 90), compute)
     plain = {"maps": np.asarray(entry["maps"]), "more": [rows.astype(bool), rows]}
     stored = {"maps": entry["maps"], "more": [rows.astype(bool), rows]}

@@ -1,6 +1,5 @@
 """Plans for real models: what is chosen, and that all ways of coming by features give the same."""
 
-import json
 import sys
 from dataclasses import replace
 
@@ -15,7 +14,8 @@ from zoo import ZOO
 import reusekit as rk
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError, DataError
-from reusekit.features import Costs, FeatureStore, Padding, Trials, feed, plan, stored_features
+from reusekit.features import FeatureStore, Padding, feed
+from reusekit.planning import Costs, Plan, Trials, obtain, plan
 from reusekit.surgery.certificate import random_inputs
 
 SIZE = 40
@@ -56,7 +56,7 @@ def validation():
 
 @pytest.fixture
 def store(tmp_path):
-    return FeatureStore(tmp_path / "store", shard_bytes=4000)
+    return FeatureStore(tmp_path / "store", block_bytes=4000)
 
 
 @pytest.fixture
@@ -96,13 +96,16 @@ def test_all_is_tapped_then_found(residual, train, validation, store):
     first = plan(residual, trials, train, validation, store, costs=COSTS)
     assert set(hows(first).values()) == {"tap"}
     for split, training in ((train, True), (validation, False)):
-        assert {s.how for s in first.obtain(split, training).values()} == {"tap"}
+        assert {s.how for s in obtain(first, residual, store, split, training).values()} == {"tap"}
     assert first.bytes == sum(entry.bytes for entry in store.entries())
     # Neither data set can be read any more, so nothing runs.
     again = plan(residual, trials, unreadable(train), unreadable(validation), store, costs=COSTS)
     assert set(hows(again).values()) == {"stored"}
     for split, training in ((train, True), (validation, False)):
-        old, new = first.obtain(split, training), again.obtain(unreadable(split), training)
+        old, new = (
+            obtain(first, residual, store, split, training),
+            obtain(again, residual, store, unreadable(split), training),
+        )
         for name in old:
             same(old[name], new[name])
 
@@ -112,7 +115,7 @@ def test_costs_need_not_be_measured_where_all_is_stored(residual, train, validat
     first = plan(residual, trials, train, validation, store)
     assert first.costs.bottom_seconds > 0
     assert first.plain_seconds > 0
-    first.obtain(train, True), first.obtain(validation, False)
+    obtain(first, residual, store, train, True), obtain(first, residual, store, validation, False)
     again = plan(residual, trials, unreadable(train), unreadable(validation), store)
     assert again.costs.bottom_seconds is None
     assert again.plain_seconds is None
@@ -123,17 +126,19 @@ def test_a_small_disk_holds_what_saves_most(residual, train, validation, store):
     trials = [Trials(at) for at in ("stem", "out0", "out1")]
     one = (8 * 8 * 4 * 4 + 8) * (SIZE + 12)
     made = plan(residual, trials, train, validation, store, costs=COSTS, disk=one, memory=10**7)
-    # The deepest alone saves its own depth, the middle one its own and as much of the deepest.
+    # Of equal sizes, the deepest takes longest to compute.
     assert hows(made) == {
         ("stem", None): "recompute",
-        ("out0", None): "tap",
-        ("out1", None): "recompute",
+        ("out0", None): "recompute",
+        ("out1", None): "tap",
     }
-    assert [feature.source for feature in made.features] == [None, None, "out0"]
     assert made.bytes == one
-    assert any("does not hold 'stem', 'out1'" in note for note in made.notes)
+    assert any("does not hold 'stem', 'out0'" in note for note in made.notes)
     all_stored = plan(residual, trials, train, validation, store, costs=COSTS, disk=3 * one)
-    ways, plain = made.obtain(train, True), all_stored.obtain(train, True)
+    ways, plain = (
+        obtain(made, residual, store, train, True),
+        obtain(all_stored, residual, store, train, True),
+    )
     assert {name: source.how for name, source in ways.items()} == hows(made)
     for name in plain:
         same(ways[name], plain[name])
@@ -144,10 +149,12 @@ def test_a_disk_that_holds_nothing(residual, train, validation, store):
     made = plan(residual, trials, train, validation, store, costs=COSTS, disk=100)
     assert set(hows(made).values()) == {"recompute"}
     assert any("held in memory" in note for note in made.notes)
-    sources = made.obtain(train, True)
+    sources = obtain(made, residual, store, train, True)
     assert store.entries() == []
     assert sources["out1", "avg"].arrays() is None
-    free = plan(residual, trials, train, validation, store, costs=COSTS).obtain(train, True)
+    free = obtain(
+        plan(residual, trials, train, validation, store, costs=COSTS), residual, store, train, True
+    )
     for name, source in sources.items():
         same(source, free[name])
         assert source.labels.tolist() == list(range(SIZE))
@@ -160,7 +167,7 @@ def test_inputs_that_fit_nowhere_are_read_from_the_data_set(residual, train, val
         residual, trials, train, validation, store, costs=COSTS, disk=0, memory=4 * 10 * 776
     )
     assert any("window of 10 examples" in note for note in made.notes)
-    source = made.obtain(train, True)["out1", "avg"]
+    source = obtain(made, residual, store, train, True)["out1", "avg"]
     (features,), labels = read(source.batches(7, seed=1))
     assert sorted(labels) == list(range(SIZE))
     assert labels.tolist() != list(range(SIZE))
@@ -171,55 +178,6 @@ def test_inputs_that_fit_nowhere_are_read_from_the_data_set(residual, train, val
     np.testing.assert_allclose(in_order, expected, atol=1e-5)
 
 
-def test_inputs_are_stored_where_that_saves_most(residual, train, validation, store):
-    slow = replace(COSTS, input_seconds=5.0)
-    inputs = (8 * 8 * 3 * 4 + 8) * (SIZE + 12)
-    made = plan(
-        residual, [Trials("stem")], train, validation, store, costs=slow, disk=inputs, memory=1000
-    )
-    assert hows(made) == {("stem", None): "recompute"}
-    assert made.bytes == inputs
-    source = made.obtain(train, True)["stem", None]
-    assert [entry.bytes for entry in store.entries()] == [(8 * 8 * 3 * 4 + 8) * SIZE]
-    free = plan(residual, [Trials("stem")], train, validation, store, costs=COSTS)
-    same(source, free.obtain(train, True)["stem", None])
-
-
-def test_a_deep_cut_is_derived_from_a_stored_one(residual, train, validation, store):
-    for split in (train, validation):
-        stored_features(store, residual, ["out0"], split)
-    trials = [Trials("out0"), Trials("out0", "avg"), Trials("out1"), Trials("out1", "avg")]
-    made = plan(residual, trials, train, validation, store, costs=COSTS)
-    assert hows(made) == {
-        ("out0", None): "stored",
-        ("out0", "avg"): "derive",
-        ("out1", None): "derive",
-        ("out1", "avg"): "derive",
-    }
-    sources = made.obtain(unreadable(train), True)
-    for (at, pooling), source in sources.items():
-        expected = rk.extract(residual, at, pooling).predict(images(), verbose=0)
-        (features, *_), labels = read(source.batches(9))
-        np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-5)
-        assert labels.tolist() == list(range(SIZE))
-    # What was derived is stored under the name that it would have if it had been tapped.
-    assert {one.how for one in made.features} == {"stored", "derive"}
-    stored_features(store, residual, ["out1"], unreadable(train))
-
-
-def test_from_what_is_rounded_nothing_is_computed(residual, train, validation, store):
-    trials = [Trials("out0"), Trials("out1")]
-    for split in (train, validation):
-        stored_features(store, residual, ["out0"], split, dtype="float16")
-    made = plan(residual, trials, train, validation, store, costs=COSTS, dtype="float16")
-    assert hows(made) == {("out0", None): "stored", ("out1", None): "tap"}
-    exact = plan(residual, trials, train, validation, store, costs=COSTS)
-    for name, source in made.obtain(train, True).items():
-        (half,), _ = read(source.batches(8))
-        (full,), _ = read(exact.obtain(train, True)[name].batches(8))
-        np.testing.assert_allclose(half, full, rtol=1e-3, atol=1e-3)
-
-
 def test_memory_decides_what_is_mapped(residual, train, validation, store):
     trials = [Trials("out0"), Trials("out1", "avg")]
     maps = (8 * 8 * 4 * 4 + 8) * (SIZE + 12)
@@ -227,8 +185,8 @@ def test_memory_decides_what_is_mapped(residual, train, validation, store):
     tight = plan(residual, trials, train, validation, store, costs=COSTS, memory=maps)
     assert [one.in_memory for one in roomy.features] == [True, True]
     assert [one.in_memory for one in tight.features] == [False, True]
-    for name, source in tight.obtain(train, True).items():
-        same(source, roomy.obtain(train, True)[name])
+    for name, source in obtain(tight, residual, store, train, True).items():
+        same(source, obtain(roomy, residual, store, train, True)[name])
 
 
 def test_what_is_trained_together_fits_into_memory(residual, train, validation, store):
@@ -268,7 +226,7 @@ def test_augmentation_is_never_frozen(train, validation, store):
     assert any("'flip', 'shift'" in note and "augmented_views" in note for note in made.notes)
     assert any("'drop' drop nothing" in note for note in made.notes)
     plain = rk.extract(model, "drop", "avg").predict(images(), verbose=0)
-    for name, source in made.obtain(train, True).items():
+    for name, source in obtain(made, model, store, train, True).items():
         batches = source.batches(8)
         (first, *_), _ = read(batches)
         (second, *_), _ = read(batches)
@@ -277,16 +235,18 @@ def test_augmentation_is_never_frozen(train, validation, store):
         # Another trial sees what this one saw, epoch by epoch.
         (again, *_), _ = read(source.batches(8))
         np.testing.assert_allclose(again, first, atol=1e-6)
-        (other, *_), _ = read(made.obtain(train, True)[name].batches(8))
+        (other, *_), _ = read(obtain(made, model, store, train, True)[name].batches(8))
         np.testing.assert_allclose(other, first, atol=1e-6)
-    assert {source.how for source in made.obtain(validation, False).values()} == {"tap"}
-    unaugmented = made.obtain(train, False)["drop", "avg"]
+    assert {source.how for source in obtain(made, model, store, validation, False).values()} == {
+        "tap"
+    }
+    unaugmented = obtain(made, model, store, train, False)["drop", "avg"]
     np.testing.assert_allclose(unaugmented.arrays(), plain, atol=1e-5)
 
 
 def test_augmented_batches_come_in_the_usual_order(train, validation, store):
     made = plan(augmenting(), [Trials("drop")], train, validation, store, costs=COSTS)
-    source = made.obtain(train, True)["drop", None]
+    source = obtain(made, augmenting(), store, train, True)["drop", None]
     batches, usual = source.batches(7, seed=3), feed(np.zeros(SIZE), np.arange(SIZE), 7, seed=3)
     for _ in range(2):
         assert read(batches)[1].tolist() == read(usual)[1].tolist()
@@ -300,7 +260,7 @@ def test_views_are_stored_and_read_in_turn(train, validation, store):
     assert hows(made) == {("drop", "avg"): "views"}
     assert made.features[0].validation == "tap"
     assert any("3 augmented views" in note for note in made.notes)
-    source = made.obtain(train, True)["drop", "avg"]
+    source = obtain(made, model, store, train, True)["drop", "avg"]
     shuffled, in_order = source.batches(7, seed=2), source.batches(7)
     usual = feed(np.zeros(SIZE), np.arange(SIZE), 7, seed=2)
     views = []
@@ -315,7 +275,7 @@ def test_views_are_stored_and_read_in_turn(train, validation, store):
     assert min(np.abs(views[0] - views[1]).max(), np.abs(views[1] - views[2]).max()) > 1e-3
     assert len(shuffled) == 6
     # All of them are found again, and neither data set is read.
-    made.obtain(validation, False)
+    obtain(made, model, store, validation, False)
     again = plan(
         model,
         [Trials("drop", "avg")],
@@ -325,7 +285,9 @@ def test_views_are_stored_and_read_in_turn(train, validation, store):
         costs=COSTS,
         augmented_views=3,
     )
-    (found,), _ = read(again.obtain(unreadable(train), True)["drop", "avg"].batches(7))
+    (found,), _ = read(
+        obtain(again, model, store, unreadable(train), True)["drop", "avg"].batches(7)
+    )
     np.testing.assert_array_equal(found, views[0])
 
 
@@ -334,7 +296,8 @@ import sys
 import numpy as np
 sys.path[:0] = sys.argv[2:]
 from test_planner import COSTS, SIZE, augmenting, data_of, images, read
-from reusekit.features import FeatureStore, Trials, plan
+from reusekit.features import FeatureStore
+from reusekit.planning import Trials, obtain, plan
 train, validation = data_of(images()), data_of(images(1, 12), "validation", 12)
 store = FeatureStore(sys.argv[1])
 np.random.default_rng().normal()
@@ -343,7 +306,7 @@ for views in (2, 0):
     made = plan(
         augmenting(), trials, train, validation, store, costs=COSTS, augmented_views=views, seed=7
     )
-    batches = made.obtain(train, True)["drop", "avg"].batches(8, seed=1)
+    batches = obtain(made, augmenting(), store, train, True)["drop", "avg"].batches(8, seed=1)
     for _ in range(2):
         (features,), _ = read(batches)
         print(features.astype("float64").sum().round(3), features[0, 0].round(3))
@@ -353,7 +316,7 @@ for views in (2, 0):
 def test_views_and_augmentation_are_the_same_in_another_process(
     tmp_path, request, monkeypatch, capsys
 ):
-    paths = [str(request.config.rootpath / folder) for folder in ("tests", "tests/features")]
+    paths = [str(request.config.rootpath / folder) for folder in ("tests", "tests/planning")]
     paths.append(str(request.config.rootpath))
     there = run_python(PROCESS, tmp_path / "there", *paths).stdout
     monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path / "here"), *paths])
@@ -395,7 +358,7 @@ def test_no_view_is_stored_that_could_not_be_made_again(train, validation, store
     made = plan(*args, costs=COSTS, augmented_views=2)
     assert hows(made) == {("conv", "avg"): "recompute"}
     assert any("'unseeded' draw cannot be drawn again" in note for note in made.notes)
-    batches = made.obtain(train, True)["conv", "avg"].batches(8)
+    batches = obtain(made, model, store, train, True)["conv", "avg"].batches(8)
     assert np.abs(read(batches)[0][0] - read(batches)[0][0]).max() > 1e-3
 
 
@@ -409,9 +372,9 @@ def test_what_is_random_in_inference_is_never_stored(train, validation, store):
     assert hows(made) == {("early", "avg"): "tap", ("late", "avg"): "recompute"}
     assert made.features[1].validation == "recompute"
     assert any("'late' (avg) is random in inference" in note for note in made.notes)
-    source = made.obtain(train, True)["late", "avg"].batches(8)
+    source = obtain(made, model, store, train, True)["late", "avg"].batches(8)
     assert np.abs(read(source)[0][0] - read(source)[0][0]).max() > 1e-3
-    made.obtain(validation, False)
+    obtain(made, model, store, validation, False)
     assert {entry.about["cut"] for entry in store.entries()} == {"early"}
 
 
@@ -421,7 +384,7 @@ def test_what_is_random_in_inference_is_never_stored(train, validation, store):
 @pytest.mark.parametrize(
     "name", ["masked_attention", "several_inputs_and_outputs", "dict_inputs_and_outputs", "siamese"]
 )
-def test_every_way_gives_the_same_on_odd_models(name, store, tmp_path):
+def test_every_way_gives_the_same_on_odd_models(name, store):
     keras.utils.set_random_seed(0)
     model = ZOO[name]()
     points = [point.at for point in rk.cut_points(model, max_width=None)]
@@ -431,18 +394,11 @@ def test_every_way_gives_the_same_on_odd_models(name, store, tmp_path):
     trials = [Trials(shallow), Trials(deep)]
     # Without the mask that a head would pool under: what crosses the cut, as the top takes it.
     args = (model, trials, train, validation)
-    taps = plan(*args, store, costs=COSTS, mask=None).obtain(train, True)
-    ways = {"recompute": plan(*args, FeatureStore(tmp_path / "1"), costs=COSTS, disk=0, mask=None)}
-    other = FeatureStore(tmp_path / "2")
-    for split in (train, validation):
-        stored_features(other, model, [shallow], split, mask=None)
-    ways["derive"] = plan(*args, other, costs=COSTS, mask=None)
-    seen = set()
-    for made in ways.values():
-        for at, source in made.obtain(train, True).items():
-            seen.add(source.how)
-            same(source, taps[at])
-    assert "recompute" in seen
+    taps = obtain(plan(*args, store, costs=COSTS, mask=None), model, store, train, True)
+    made = plan(*args, store, costs=COSTS, disk=0, mask=None)
+    for at, source in obtain(made, model, store, train, True).items():
+        assert source.how == "recompute"
+        same(source, taps[at])
     top = rk.split(model, deep).top
     whole = keras.tree.flatten(model.predict(inputs, verbose=0))
     parted = keras.tree.flatten(top.predict(taps[deep, None].batches(7), verbose=0))
@@ -471,10 +427,10 @@ def test_examples_of_several_lengths(store, tmp_path):
     stored = plan(*args, store, **options)
     computed = plan(*args, FeatureStore(tmp_path / "1"), **options, disk=0)
     assert set(hows(computed).values()) == {"recompute"}
-    sources = stored.obtain(data, True)
-    for name, source in computed.obtain(data, True).items():
+    sources = obtain(stored, model, store, data, True)
+    for name, source in obtain(computed, model, store, data, True).items():
         same(source, sources[name])
-    stored.obtain(validation, False)
+    obtain(stored, model, store, validation, False)
     assert stored.bytes == sum(entry.bytes for entry in store.entries())
 
 
@@ -482,9 +438,13 @@ def test_a_bottom_that_computes_in_bfloat16(residual, train, validation, store, 
     trials = [Trials("out0"), Trials("out1", "avg")]
     args = (residual, trials, train, validation)
     options = {"costs": COSTS, "compute_dtype": "bfloat16"}
-    stored = plan(*args, store, **options).obtain(train, True)
-    computed = plan(*args, FeatureStore(tmp_path / "1"), **options, disk=0).obtain(train, True)
-    exact = plan(*args, FeatureStore(tmp_path / "2"), costs=COSTS).obtain(train, True)
+    stored = obtain(plan(*args, store, **options), residual, store, train, True)
+    computed = obtain(
+        plan(*args, FeatureStore(tmp_path / "1"), **options, disk=0), residual, store, train, True
+    )
+    exact = obtain(
+        plan(*args, FeatureStore(tmp_path / "2"), costs=COSTS), residual, store, train, True
+    )
     for name in stored:
         same(stored[name], computed[name])
         (half,), _ = read(stored[name].batches(8))
@@ -504,8 +464,8 @@ def test_training_is_the_same_whichever_way(residual, train, validation, store, 
         head = keras.Sequential([keras.Input((4,)), layers.Dense(SIZE)])
         head.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         history = head.fit(
-            made.obtain(train, True)[name].batches(8, seed=3),
-            validation_data=made.obtain(validation, False)[name].batches(8),
+            obtain(made, residual, store, train, True)[name].batches(8, seed=3),
+            validation_data=obtain(made, residual, store, validation, False)[name].batches(8),
             epochs=3,
             shuffle=False,
             verbose=0,
@@ -528,27 +488,54 @@ def test_bytes_are_what_is_written(residual, train, validation, store):
     data = replace(train, examples=examples)
     trials = [Trials("out0"), Trials("out1", "max")]
     made = plan(residual, trials, data, data, store, costs=COSTS, dtype="bfloat16")
-    made.obtain(data, True)
+    obtain(made, residual, store, data, True)
     assert made.bytes == 2 * sum(entry.bytes for entry in store.entries())
 
 
 # --- the plan as data ---------------------------------------------------------------------------
 
 
-def test_a_plan_prints_and_is_saved(residual, train, validation, store, tmp_path):
+def test_a_plan_prints_and_is_read_back(residual, train, validation, store, tmp_path):
     trials = [Trials("stem", "avg"), Trials("out1", count=4, parameters=10**6)]
-    made = plan(residual, trials, train, validation, store, costs=COSTS)
-    for word in ("stem", "out1", "tap", "together", "The plain way"):
+    options = {"costs": COSTS, "padding": Padding(9), "preprocessing": {"scale": (1, 2)}}
+    made = plan(residual, trials, train, validation, store, **options)
+    for word in ("stem", "out1", "tap", "together", "if computed s", "The plain way"):
         assert word in str(made)
+    assert "stem" in made._repr_html_()
     assert made.to_frame()["how"].tolist() == ["tap", "tap"]
     made.save(tmp_path / "plan.json")
-    saved = json.loads((tmp_path / "plan.json").read_text())
-    assert saved == json.loads(json.dumps(made.to_dict()))
-    assert saved["features"][0]["at"] == "stem"
-    assert saved["costs"]["bottom_seconds"] == 1.0
+    read_back = Plan.load(tmp_path / "plan.json")
+    assert read_back == made
+    assert read_back.extraction.padding == Padding(9)
+    same(
+        obtain(read_back, residual, store, train, True)["stem", "avg"],
+        obtain(made, residual, store, train, True)["stem", "avg"],
+    )
     assert made.seconds < made.plain_seconds
     # 10 epochs of five trials over 52 examples; a seventh of the FLOPs for the first, all else.
     assert made.plain_seconds > 4 * 10 * 52
+
+
+def test_what_is_no_plan_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        Plan.load(tmp_path / "plan.json")
+    (tmp_path / "plan.json").write_text('{"features": [], "groups": []}')
+    with pytest.raises(ConfigError, match=r"no plan of this version\. Make the plan again"):
+        Plan.load(tmp_path / "plan.json")
+
+
+def test_a_reader_can_check_the_rule(residual, train, validation, store):
+    trials = [Trials("stem", epochs=1), Trials("out1", epochs=1), Trials("out1", "avg", epochs=9)]
+    slow_disk = replace(COSTS, write_bytes_per_second=10.0)
+    for costs in (COSTS, slow_disk):
+        made = plan(residual, trials, train, validation, store, costs=costs)
+        for one in made.features:
+            assert (one.how == "tap") == (one.if_stored < one.if_computed)
+    assert hows(made) == {
+        ("stem", None): "recompute",
+        ("out1", None): "recompute",
+        ("out1", "avg"): "tap",
+    }
 
 
 def test_wrong_requests_are_refused(residual, train, validation, store):
@@ -570,7 +557,7 @@ def test_wrong_requests_are_refused(residual, train, validation, store):
     with pytest.raises(DataError, match="empty"):
         plan(residual, [Trials("stem")], data_of(images()[:0]), validation, store)
     with pytest.raises(DataError, match=r"Expected 50 examples\. Received: 40"):
-        plan(residual, [Trials("stem")], replace(train, size=50), validation, store, disk=0).obtain(
-            replace(train, size=50), True
-        )["stem", None].batches(8)
+        more = replace(train, size=50)
+        made = plan(residual, [Trials("stem")], more, validation, store, disk=0)
+        obtain(made, residual, store, more, True)["stem", None].batches(8)
     assert store.entries() == []

@@ -1,4 +1,4 @@
-"""The speed of this machine: bottoms, transfers of features, training steps."""
+"""Speeds of this machine: bottoms, transfers of features, training steps."""
 
 import math
 import os
@@ -17,9 +17,9 @@ from pydantic import NonNegativeFloat
 
 from reusekit.arguments import checked
 from reusekit.errors import CacheError, DataError
-from reusekit.features.feed import feed
+from reusekit.features.batches import feed
+from reusekit.features.entry import ArraySpec
 from reusekit.features.layout import os_errors_explained
-from reusekit.features.manifest import ArraySpec
 from reusekit.features.store import FeatureStore
 
 REHEARSED_BATCHES = 4

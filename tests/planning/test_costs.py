@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 from reusekit.errors import CacheError, DataError
-from reusekit.features import FeatureStore, measure
-from reusekit.features.costs import rehearse
+from reusekit.features import FeatureStore
+from reusekit.planning import measure
+from reusekit.planning.costs import rehearse
 
 
 def bottom(function=keras.ops.square):

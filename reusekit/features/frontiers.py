@@ -30,7 +30,6 @@ class Frontier:
         pooling: How they are pooled before: "avg", "max", "token" or None.
         mask: The mask under which each is pooled, or None.
         masked_by: What `mask` the frontier was asked for with.
-        carries_mask: Whether the mask crosses as well where nothing is pooled.
         doubts: What could not be decided about masks, in sentences.
     """
 
@@ -41,7 +40,6 @@ class Frontier:
     pooling: str | None
     mask: Tensor | None = None
     masked_by: Any = AUTO
-    carries_mask: bool = False
     doubts: tuple[str, ...] = ()
 
     @property
@@ -135,7 +133,6 @@ def frontier(
         doubts += [doubt] if doubt else []
     known = next(iter(masks), None)
     about = {"mask": known, "masked_by": mask, "doubts": tuple(doubts)}
-    about |= {"carries_mask": carries_mask}
     if pooling is not None:
         return Frontier(graph, place.at, place.at, place.at, pooling, **about)
     carried = tuple(m for m in dict.fromkeys(masks) if m not in place.frontier)

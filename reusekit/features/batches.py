@@ -14,7 +14,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import Seed, checked
 from reusekit.errors import DataError
-from reusekit.features.sharded_array import ShardedArray
+from reusekit.features.entry import MappedArray
 
 # What the data sets that are still there call, by the graph that TensorFlow traced them into.
 _called: WeakKeyDictionary[Any, list[Callable]] = WeakKeyDictionary()
@@ -52,7 +52,7 @@ def _call(known: Callable[[], Any], *values: Any) -> Any:
 @checked(DataError)
 def feed(
     inputs: Any,
-    labels: np.ndarray | ShardedArray,
+    labels: np.ndarray | MappedArray,
     batch_size: PositiveInt,
     seed: Seed | None = None,
 ) -> tf.data.Dataset:

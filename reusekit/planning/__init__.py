@@ -1,0 +1,18 @@
+"""Planning: measures the machine, decides what to store and train together, and obtains it."""
+
+from reusekit.planning.costs import Costs, measure
+from reusekit.planning.planned import Extraction, Plan, PlannedFeatures, PlannedGroup, Trials
+from reusekit.planning.planner import plan
+from reusekit.planning.supply import obtain
+
+__all__ = [
+    "Costs",
+    "Extraction",
+    "Plan",
+    "PlannedFeatures",
+    "PlannedGroup",
+    "Trials",
+    "measure",
+    "obtain",
+    "plan",
+]
