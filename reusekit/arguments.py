@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import (
     AfterValidator,
-    AllowInfNan,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -453,6 +452,3 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
 """A dropout rate."""
-
-AnyFloat = Annotated[float, AllowInfNan(True)]
-"""A number that may be NaN or infinite."""

@@ -146,8 +146,7 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
     # Here, since MLflow takes seconds to import, and the other subcommands do without.
     start_keras()
     from reusekit.progress import counted
-    from reusekit.tracking.outbox import InUseError
-    from reusekit.tracking.sync import find_outboxes, send_outbox
+    from reusekit.tracking.outbox import InUseError, find_outboxes, send_outbox
 
     check(AnyPath, folder, "folder", ConfigError)
     root = expanded(folder, ConfigError)

@@ -21,6 +21,11 @@ def bars_wanted() -> bool:
     return console.is_terminal and not os.environ.get("CI")
 
 
+def say(line: str) -> None:
+    """Print a line to standard error, whatever signs are in it, unbroken."""
+    console.print(line, soft_wrap=True, markup=False)
+
+
 def tracked(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Pass the items on and show how far along they are.
 

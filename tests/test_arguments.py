@@ -4,15 +4,15 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import keras
 import numpy as np
 import pytest
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import AllowInfNan, NonNegativeInt, PositiveFloat, PositiveInt
 
 import reusekit as rk
-from reusekit.arguments import AnyFloat, AnyPath, Choices, Rate, Seed, checked
+from reusekit.arguments import AnyPath, Choices, Rate, Seed, checked
 from reusekit.backbones import glyphnet
 from reusekit.cli import init
 from reusekit.data import load_split
@@ -24,7 +24,7 @@ from reusekit.errors import ConfigError, HeadError, ReusekitError, SurgeryError
 class Recipe:
     minutes: PositiveInt
     _: KW_ONLY
-    heat: AnyFloat = 0.0
+    heat: Annotated[float, AllowInfNan(True)] = 0.0
 
 
 @checked(HeadError)

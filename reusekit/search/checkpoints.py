@@ -1,6 +1,5 @@
 """The trained weights of the best few trials, as files."""
 
-import hashlib
 import os
 import uuid
 from collections.abc import Collection
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import keras
 
+from reusekit.digests import file_digest
 from reusekit.errors import ConfigError, ReusekitError
 
 
@@ -45,7 +45,7 @@ class Checkpoints:
         # A name of its own: where a link lies, what it points at would be overwritten.
         beside = self.folder / f"part-{uuid.uuid4().hex}.weights.h5"
         _bare(model).save_weights(beside, overwrite=True)
-        digest = _sha256(beside)
+        digest = file_digest(beside)
         beside.replace(self.file(number))
         return digest
 
@@ -57,7 +57,7 @@ class Checkpoints:
         """
         file = self.file(number)
         try:
-            sound = _sha256(file) == digest
+            sound = file_digest(file) == digest
         except OSError:
             sound = False
         if not sound:
@@ -78,11 +78,6 @@ class Checkpoints:
 def load(model: keras.Model, file: str | os.PathLike) -> None:
     """Give a model the weights that were saved of one of the same structure."""
     _bare(model).load_weights(file)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _bare(model: keras.Model) -> keras.Model:

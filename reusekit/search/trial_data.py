@@ -1,6 +1,5 @@
 """The data that trials are trained and compared on."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ import tensorflow as tf
 from pydantic import PositiveInt
 
 from reusekit.arguments import checked
+from reusekit.digests import array_digest, digest
 from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.features.frontiers import frontier
@@ -132,13 +132,12 @@ class TrialData:
         """Return the identity of these features, or a digest of those in memory."""
         if self.identity is not None:
             return self.identity
-        digest = hashlib.sha256()
-        for sources in (self.train, self.validation):
-            for place, source in sources.items():
-                digest.update(repr(place).encode())
-                for array in (source.arrays(), source.labels):
-                    digest.update(np.ascontiguousarray(array).tobytes())
-        return {"features": digest.hexdigest()}
+        held = [
+            [repr(place), array_digest(source.arrays()), array_digest(source.labels)]
+            for sources in (self.train, self.validation)
+            for place, source in sources.items()
+        ]
+        return {"features": digest(held)}
 
     @cached_property
     def graph(self) -> Graph:

@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from reusekit.arguments import AnyPath, check, expanded
 from reusekit.errors import ConfigError, TrackingError
-from reusekit.progress import StageClock, bars_wanted, console
+from reusekit.progress import StageClock, bars_wanted, console, say
 from reusekit.settings import BackboneSettings, DataSettings, TrackingSettings
 from reusekit.signals import interruptible
 from reusekit.stages.inputs import Splits
@@ -154,13 +154,10 @@ def _end_killed_jobs(own: Path, uri: str) -> None:
             try:
                 ended = end_killed(folder, uri)
             except TrackingError as error:
-                console.print(
-                    f"warning: {folder} was killed. {error}", soft_wrap=True, markup=False
-                )
+                say(f"warning: {folder} was killed. {error}")
                 continue
             if ended:
-                line = f"{folder} was killed: what it has left open in MLflow is ended as KILLED."
-                console.print(line, soft_wrap=True, markup=False)
+                say(f"{folder} was killed: what it has left open in MLflow is ended as KILLED.")
             if not _is_of_use(folder):
                 shutil.rmtree(folder)
 

@@ -10,8 +10,7 @@ import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.backbones import Backbone
-from reusekit.data import DataSplit
-from reusekit.progress import console
+from reusekit.progress import say
 from reusekit.settings import TrackingSettings
 from reusekit.stages.baselines import Baseline
 from reusekit.stages.evaluation import Evaluation
@@ -20,7 +19,6 @@ from reusekit.stages.inputs import Splits
 from reusekit.stages.search import Searched
 from reusekit.tracking import (
     ROLES,
-    CardData,
     CardScore,
     Ledger,
     ModelCard,
@@ -108,11 +106,9 @@ def register(
     shutil.rmtree(unsent)
     run = mlflow.active_run()
     if version is not None and run is not None and version.run_id != run.info.run_id:
-        console.print(
+        say(
             f"This model is version {version.version} of {version.name} already: nothing new is "
-            "registered.",
-            soft_wrap=True,
-            markup=False,
+            "registered."
         )
     return version
 
@@ -151,13 +147,9 @@ def _card(
             source=backbone.source,
             cut=tuned.cut,
             frozen_up_to=tuned.unfrozen_from or tuned.cut,
-            train=_data(splits.train),
-            test=_data(splits.test),
-            parameters=ledger.parameters,
-            flops=ledger.flops,
-            bytes=ledger.bytes,
-            latency=ledger.latency,
-            latency_conditions=ledger.conditions,
+            train=splits.train,
+            test=splits.test,
+            costs=ledger,
             scores=scores,
             input_shape=shapes if alone is None else alone,
             input_range="pixels from 0 to 255" if images else "what it was trained on",
@@ -167,7 +159,3 @@ def _card(
             requirements=requirements(whole, by_reference=not standalone),
         )
     )
-
-
-def _data(split: DataSplit) -> CardData:
-    return CardData(split.name, split.split, split.size, split.fingerprint)

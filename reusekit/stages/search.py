@@ -1,7 +1,5 @@
 """The search stage: a plan, features computed once as it says, then trials on them."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ import pandas as pd
 
 from reusekit.arguments import expanded
 from reusekit.backbones import Backbone
+from reusekit.digests import digest
 from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore
 from reusekit.graph import CutPoint
@@ -147,7 +146,7 @@ def _digest(
         "seed": seed,
         "plain": plain,
     }
-    return hashlib.sha256(json.dumps(searched, sort_keys=True).encode()).hexdigest()[:16]
+    return digest(searched)[:16]
 
 
 def extract_features(search: CutSearch, folder: Path) -> None:

@@ -1,13 +1,14 @@
 """MLflow: runs, logged sub-models, parameter counts, the registry."""
 
-from reusekit.tracking.card import CardData, CardScore, ModelCard, model_card
+from reusekit.tracking.card import CardScore, ModelCard, model_card
 from reusekit.tracking.ledger import Ledger, take_ledgers
-from reusekit.tracking.lineage import RecordedSplit, recorded_splits
 from reusekit.tracking.linked import send
 from reusekit.tracking.log import (
+    EpochMetrics,
     describe,
     log_artifact,
     log_data,
+    log_history,
     log_input,
     log_metrics,
     log_params,
@@ -16,16 +17,20 @@ from reusekit.tracking.log import (
 )
 from reusekit.tracking.parts import ROLES, Registration, prepare
 from reusekit.tracking.promotion import promote, refuse, roll_back
-from reusekit.tracking.registry import champion, find_version, set_alias
-from reusekit.tracking.runs import EpochMetrics, log_history, pipeline_run, step_run
+from reusekit.tracking.registry import (
+    RecordedSplit,
+    champion,
+    find_version,
+    recorded_splits,
+    set_alias,
+)
+from reusekit.tracking.runs import log_trial, pipeline_run, step_run
 from reusekit.tracking.saved import requirements
 from reusekit.tracking.server import connect, ui_command
 from reusekit.tracking.stored import load_version
-from reusekit.tracking.trials import log_trial
 
 __all__ = [
     "ROLES",
-    "CardData",
     "CardScore",
     "EpochMetrics",
     "Ledger",

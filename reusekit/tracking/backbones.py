@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import mlflow
 
@@ -19,21 +18,7 @@ _ADDRESS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A model that MLflow holds.
-
-    Attributes:
-        uri: Its exact address: `models:/NAME/VERSION`, or `models:/MODEL_ID` where it is logged and
-            not registered.
-        stored: Where it lies.
-    """
-
-    uri: str
-    stored: Stored
-
-
-def find_registered(address: str) -> Registered:
+def find_registered(address: str) -> Stored:
     """Find what an address means now; an alias becomes the version that it points at.
 
     Args:
@@ -55,16 +40,13 @@ def find_registered(address: str) -> Registered:
     if model_id:
         with asking(f"look up the logged model {model_id}"):
             client.get_logged_model(model_id)
-        uri = f"models:/{model_id}"
-        return Registered(uri, Stored.of_logged(model_id, client))
+        return Stored.of_logged(model_id, client)
     if parts["alias"] not in (None, "latest"):
         version = aliased_version(parts["name"], parts["alias"])
     else:
         wanted = parts["alias"] or parts["number"]
         version = find_version(parts["name"], None if wanted == "latest" else int(wanted))
-    return Registered(
-        f"models:/{version.name}/{version.version}", Stored.of_version(version, client)
-    )
+    return Stored.of_version(version, client)
 
 
 def load_registered(
@@ -85,10 +67,9 @@ def load_registered(
         BackboneError: It is no Keras model, asks for code to be run, or takes another shape.
         TrackingError: There is no such model, or a part of it is gone or altered.
     """
-    found = find_registered(source)
-    model = found.stored.load(mlflow.MlflowClient())
-    stored = found.stored
-    return as_backbone(model, found.uri, weights, input_shape, stored.model_id, stored.head)
+    stored = find_registered(source)
+    model = stored.load(mlflow.MlflowClient())
+    return as_backbone(model, stored.named, weights, input_shape, stored.model_id, stored.head)
 
 
 def _logged_by(run_id: str, name: str) -> str:

@@ -3,29 +3,13 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from reusekit.sharing import ParameterCounts
+from reusekit.data import DataSplit
+from reusekit.tracking.ledger import Ledger
 
 DESCRIPTION_LIMIT = 5000
 """Characters of a description that every store of MLflow takes: its column is that wide."""
 
 _SHORTENED = "\n\n*Shortened: a description in the registry has no room for more.*\n"
-
-
-@dataclass(frozen=True)
-class CardData:
-    """A part of a data set, as the card names it.
-
-    Attributes:
-        name: Data set and version, such as `sklearn_digits:1.0.0`.
-        split: Which part of it, such as `train[:80%]`.
-        examples: How many examples it has.
-        fingerprint: Names its content, selection and treatment.
-    """
-
-    name: str
-    split: str
-    examples: int
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -55,24 +39,19 @@ class ModelCard:
         task: What it is for, in a sentence, such as `Classifies images into 10 classes.`
         source: The backbone it was made from, such as `keras.applications/ResNet50`.
         cut: Where that was cut.
-        frozen_up_to: The address up to which no weight was trained: the cut where the head alone
-            was trained; None where everything was trained.
+        frozen_up_to: The address up to which no weight was trained; the cut where the head alone
+            was.
         train: What it was trained on.
         test: What it was tested on.
-        parameters: How many it has.
-        flops: For one example.
-        bytes: What its weights take.
-        latency: Seconds for one example; None where it was not measured.
-        latency_conditions: What that was measured on.
+        costs: Parameters, FLOPs, bytes and latency.
         scores: This model first, then what it is to be compared with: the same network from
             scratch, a linear model on the pixels, the runner-up.
         input_shape: Of one example, without the batch axis; of several inputs, by name.
         input_range: Which values it takes, such as `pixels from 0 to 255`.
-        limits: What else it was not tested on or is not good for, a sentence each.
         bottom: The registered version or logged model that is its bottom.
         top: The same of its top.
-        parent: What the bottom was made from, where that is registered itself.
         requirements: What has to be installed where it is loaded.
+        parent: What the bottom was made from, where that is registered itself.
     """
 
     name: str
@@ -80,46 +59,40 @@ class ModelCard:
     task: str
     source: str
     cut: str
-    frozen_up_to: str | None
-    train: CardData
-    test: CardData
-    parameters: ParameterCounts
-    flops: float
-    bytes: int
-    latency: float | None
-    latency_conditions: str
+    frozen_up_to: str
+    train: DataSplit
+    test: DataSplit
+    costs: Ledger
     scores: Sequence[CardScore]
     input_shape: Sequence[int | None] | Mapping[str, Sequence[int | None]]
     input_range: str
     bottom: str
     top: str
-    limits: Sequence[str] = ()
+    requirements: Sequence[str]
     parent: str | None = None
-    requirements: Sequence[str] = ()
 
 
-def model_card(card: ModelCard, limit: int | None = DESCRIPTION_LIMIT) -> str:
-    """Write a model card in Markdown.
+def model_card(card: ModelCard) -> str:
+    """Write a model card in Markdown, of as many characters as a description in MLflow may have.
 
-    What a person needs first comes first, since a card that is too long loses its end.
+    What a person needs first comes first, since a card that is too long loses its end, and then
+    says so.
 
     Args:
         card: What it says.
-        limit: At most that many characters, as fit into a description of MLflow; None for all.
-
-    Returns:
-        Markdown, with a line at its end that says so where it was shortened.
 
     Example:
-        >>> train = CardData("sklearn_digits:1.0.0", "train", 897, "2b0c")
-        >>> test = CardData("sklearn_digits:1.0.0", "test", 600, "97fe")
+        >>> from reusekit.data import load_split
+        >>> from reusekit.sharing import ParameterCounts
+        >>> train, test = (load_split("sklearn_digits", split) for split in ("train", "test"))
+        >>> counts = ParameterCounts(total=90, trainable=60, frozen=20, state=10, tied=0)
         >>> card = ModelCard(
         ...     name="digits", alias="champion", task="Classifies images into 10 classes.",
         ...     source="reusekit/glyphnet", cut="block5_out", frozen_up_to="block3_out",
-        ...     train=train, test=test, parameters=ParameterCounts(90, 60, 20, 10, 0), flops=1.5e6,
-        ...     bytes=360, latency=0.002, latency_conditions="2 processor cores, batch of 1",
+        ...     train=train, test=test, costs=Ledger(counts, 1500000, 360, 0.002, "batch of 1"),
         ...     scores=[CardScore("this model", 0.95, 0.97)], input_shape=(32, 32, 1),
-        ...     input_range="pixels from 0 to 255", bottom="models:/m-1", top="models:/m-2")
+        ...     input_range="pixels from 0 to 255", bottom="models:/m-1", top="models:/m-2",
+        ...     requirements=["keras"])
         >>> print(model_card(card))  # doctest: +ELLIPSIS
         Classifies images into 10 classes. Made from `reusekit/glyphnet`, cut at `block5_out`.
         Frozen up to `block3_out`; what lies between that and the cut was trained with the head.
@@ -128,16 +101,17 @@ def model_card(card: ModelCard, limit: int | None = DESCRIPTION_LIMIT) -> str:
         ...
     """
     uri = f"models:/{card.name}@{card.alias}"
-    counts = card.parameters
+    costs, counts = card.costs, card.costs.parameters
     sizes = {
         "parameters": f"{counts.total:,}",
         "trainable": f"{counts.trainable:,}",
         "frozen": f"{counts.frozen:,}",
         "statistics": f"{counts.state:,}",
         "tied": f"{counts.tied:,}",
-        "FLOPs": f"{card.flops:,.0f}",
-        "bytes": f"{card.bytes:,}",
+        "FLOPs": f"{costs.flops:,}",
+        "bytes": f"{costs.bytes:,}",
     }
+    latency = f"{1000 * costs.latency:.3g} ms for one example ({costs.conditions})."
     sections = {
         "How to load it": [
             "```python",
@@ -146,24 +120,23 @@ def model_card(card: ModelCard, limit: int | None = DESCRIPTION_LIMIT) -> str:
             "```",
             "",
             f"`{uri}` is whichever version has the alias now.",
-            *([f"Needs {', '.join(card.requirements)}."] if card.requirements else []),
+            f"Needs {', '.join(card.requirements)}.",
         ],
         "Results": _table(
             ("accuracy", "test", "validation", "chosen on the validation split"),
             [(s.model, _share(s.test), _share(s.validation), s.choice) for s in card.scores],
         ),
-        "Size": [*_table(tuple(sizes), [tuple(sizes.values())]), "", _latency(card)],
+        "Size": [*_table(tuple(sizes), [tuple(sizes.values())]), "", latency],
         "Limits": [
             f"- It takes {card.input_range}, shape {_shape(card.input_shape)} for one example; "
             "what comes in otherwise was not tested.",
             f"- It was tested on the split {card.test.split} of {card.test.name} alone. How good "
             "it is on other data is not known.",
-            *(f"- {limit}" for limit in card.limits),
         ],
         "Data": _table(
             ("for", "data set", "split", "examples", "fingerprint"),
             [
-                (use, data.name, data.split, f"{data.examples:,}", f"`{data.fingerprint}`")
+                (use, data.name, data.split, f"{data.size:,}", f"`{data.fingerprint}`")
                 for use, data in (("training", card.train), ("test", card.test))
             ],
         ),
@@ -184,27 +157,19 @@ def model_card(card: ModelCard, limit: int | None = DESCRIPTION_LIMIT) -> str:
     for title, content in sections.items():
         lines += ["", f"## {title}", "", *content]
     text = "\n".join(lines) + "\n"
-    if limit is None or len(text) <= limit:
+    if len(text) <= DESCRIPTION_LIMIT:
         return text
-    kept = text[: limit - len(_SHORTENED)]
+    kept = text[: DESCRIPTION_LIMIT - len(_SHORTENED)]
     return (kept.rpartition("\n")[0] or kept) + _SHORTENED
 
 
 def _trained(card: ModelCard) -> str:
-    if card.frozen_up_to is None:
-        return "Nothing was frozen: all of it was trained."
     if card.frozen_up_to == card.cut:
         return "Frozen up to the cut: the head alone was trained."
     return (
         f"Frozen up to `{card.frozen_up_to}`; what lies between that and the cut was trained with "
         "the head."
     )
-
-
-def _latency(card: ModelCard) -> str:
-    if card.latency is None:
-        return "Its latency was not measured."
-    return f"{1000 * card.latency:.3g} ms for one example ({card.latency_conditions})."
 
 
 def _shape(shape: Sequence[int | None] | Mapping[str, Sequence[int | None]]) -> str:

@@ -26,15 +26,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_PARENT_RUN_ID
 
+from reusekit.digests import file_digest
 from reusekit.errors import TrackingError
 from reusekit.tracking import names
-from reusekit.tracking.context import context_tags
 from reusekit.tracking.network import cause_of, is_away
-from reusekit.tracking.parts import PLAN, file_digest
+from reusekit.tracking.parts import PLAN
 from reusekit.tracking.promotion import PREVIOUS
-from reusekit.tracking.reference import FILE, Part, Reference
 from reusekit.tracking.registry import filter_of, logged_model_id, original_of
 from reusekit.tracking.saved import read_description
+from reusekit.tracking.stored import FILE, Part, Reference
 
 CHAMPION = "champion"
 """The alias of the first version of a name."""
@@ -98,8 +98,9 @@ class _Sending:
 
     def all(self) -> ModelVersion:
         same = self._same()
-        if same is not None:
-            return self._had_already(same)
+        if same is not None:  # another run came to this very model
+            self._link_input(same.model.model_id)
+            return self._measured_with_alias(same)
         parent = self.plan["parent"]
         if parent is not None:
             self._link_input(parent)
@@ -113,19 +114,18 @@ class _Sending:
                 top=top.as_part,
                 shared=tuple(self.plan["shared"]),
             )
-            reference.write(self.added / "whole")
-            below[names.REFERENCE] = file_digest(self.added / "whole" / FILE)
+            file = self.added / "whole" / FILE
+            file.parent.mkdir(parents=True)
+            file.write_text(reference.model_dump_json(indent=1))
+            below[names.REFERENCE] = file_digest(file)
         whole = self._part("whole", below, self.plan["card"])
-        self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], whole.model)
-        return self._with_alias(whole.version)
+        return self._measured_with_alias(whole)
 
     def _same(self) -> _Stored | None:
         """Return this very model, where another run has registered it under the same name."""
         said = self.plan["models"]["whole"]
         wanted = {names.DIGEST: said["tags"][names.DIGEST], names.ROLE: "whole"}
-        for version in self.client.search_model_versions(
-            " AND ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-        ):
+        for version in _with_tags(self.client, wanted):
             alone = names.FILE in version.tags
             if version.name == said["registered"] and alone == self.plan["standalone"]:
                 model_id = logged_model_id(original_of(version, self.client))
@@ -134,29 +134,25 @@ class _Sending:
                         return _Stored(self.client.get_logged_model(model_id), version)
         return None
 
-    def _had_already(self, same: _Stored) -> ModelVersion:
-        """Say of the run that it came to a model that is registered already."""
-        self._link_input(same.model.model_id)
-        self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], same.model)
-        return self._with_alias(same.version)
+    def _measured_with_alias(self, whole: _Stored) -> ModelVersion:
+        """Log what was measured on the whole, and move the alias that was asked for.
 
-    def _with_alias(self, version: ModelVersion) -> ModelVersion:
-        """Move the alias that was asked for; else a version that is the only one is the champion.
-
-        The version says which one had the alias before, so that a rollback can undo this.
+        Where none was, a version that is the only one is the champion. The version says which one
+        had the alias before, so that a rollback can undo this.
         """
-        name, alias = version.name, self.plan["alias"] or CHAMPION
+        self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], whole.model)
+        name, number = whole.version.name, whole.version.version
+        alias = self.plan["alias"] or CHAMPION
         before = self.client.get_registered_model(name).aliases.get(alias)
-        moves = self.plan["alias"] is not None
-        if not moves and before is None:
-            moves = len(self.client.search_model_versions(filter_of(name))) == 1
-        if moves and str(before) != str(version.version):
+        moves = self.plan["alias"] is not None or (
+            before is None and len(self.client.search_model_versions(filter_of(name))) == 1
+        )
+        if moves and str(before) != str(number):
             if before is not None:
-                self.client.set_model_version_tag(
-                    name, version.version, f"{PREVIOUS}.{alias}", str(before)
-                )
-            self.client.set_registered_model_alias(name, alias, version.version)
-        return self.client.get_model_version(name, version.version)
+                tag = f"{PREVIOUS}.{alias}"
+                self.client.set_model_version_tag(name, number, tag, str(before))
+            self.client.set_registered_model_alias(name, alias, number)
+        return self.client.get_model_version(name, number)
 
     def _bottom(self, tags: Mapping[str, str]) -> _Stored:
         """Return the bottom that is stored already, or else this one."""
@@ -175,30 +171,30 @@ class _Sending:
     def _part(self, role: str, tags: Mapping[str, str], card: str = "") -> _Stored:
         """Log one of the models and register it."""
         said = self.plan["models"][role]
-        key = self._key(role)
-        tags = {**said["tags"], **tags, names.KEY: key}
-        model = self._logged(role, key, tags)
-        self._measured(role, key, model)
+        tags = {**said["tags"], **tags, names.KEY: self._key(role)}
+        model = self._logged(role, tags)
+        self._measured(role, model)
         # Last, since what is registered is found by others and has to be whole.
-        return _Stored(model, self._registered(role, key, model, tags, card))
+        return _Stored(model, self._registered(role, model, tags, card))
 
     def _key(self, role: str) -> str:
         return f"{self.plan['key']}-{role}"
 
-    def _logged(self, role: str, key: str, tags: Mapping[str, str]) -> LoggedModel:
+    def _logged(self, role: str, tags: Mapping[str, str]) -> LoggedModel:
         said, experiment = self.plan["models"][role], self.run.info.experiment_id
+        key, run_id = self._key(role), self.run.info.run_id
         found = self.client.search_logged_models([experiment], f"tags.`{names.KEY}` = '{key}'")
         model = (
             found[0]
             if found
             else self.client.create_logged_model(
-                experiment, said["name"], self.run.info.run_id, dict(tags), said["params"], "keras"
+                experiment, said["name"], run_id, dict(tags), said["params"], "keras"
             )
         )
         if model.status != LoggedModelStatus.READY:
             description = read_description(self.folder / role)
             description.model_id = description.model_uuid = model.model_id
-            description.run_id = self.run.info.run_id
+            description.run_id = run_id
             description.artifact_path = model.artifact_location
             added = self.added / role
             added.mkdir(exist_ok=True)
@@ -207,15 +203,13 @@ class _Sending:
             for folder in (self.folder / role, added):
                 self.client.log_model_artifacts(model.model_id, str(folder))
             model = self.client.finalize_logged_model(model.model_id, "READY")
-        outputs: Any = self.client.get_run(self.run.info.run_id).outputs
+        outputs: Any = self.client.get_run(run_id).outputs
         if model.model_id not in {output.model_id for output in outputs.model_outputs}:
-            self.client.log_outputs(
-                self.run.info.run_id, [LoggedModelOutput(model.model_id, step=0)]
-            )
+            self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         return model
 
     def _registered(
-        self, role: str, key: str, model: LoggedModel, tags: Mapping[str, str], card: str
+        self, role: str, model: LoggedModel, tags: Mapping[str, str], card: str
     ) -> ModelVersion:
         said = self.plan["models"][role]
         name, scheme = said["registered"], SCHEME if said["through_reusekit"] else "models"
@@ -224,7 +218,7 @@ class _Sending:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        found = self.client.search_model_versions(f"tags.`{names.KEY}` = '{key}'")
+        found = _with_tags(self.client, {names.KEY: self._key(role)})
         version = (
             found[0]
             if found
@@ -244,25 +238,23 @@ class _Sending:
         )
         return version
 
-    def _measured(self, role: str, key: str, model: LoggedModel) -> None:
+    def _measured(self, role: str, model: LoggedModel) -> None:
         """Log the ledger as metrics of the model, by which MLflow can search.
 
         Metrics belong to a run; each model has one, so that three values of one name never meet.
         """
-        experiment, parent = self.run.info.experiment_id, self.run.info.run_id
+        experiment, key = self.run.info.experiment_id, self._key(role)
         found = self.client.search_runs([experiment], f"tags.`{names.KEY}` = '{key}'")
+        own = {
+            names.KIND: "evaluation",
+            names.KEY: key,
+            MLFLOW_PARENT_RUN_ID: self.run.info.run_id,
+        }
         run = (
             found[0]
             if found
             else self.client.create_run(
-                experiment,
-                run_name=f"ledger of the {role}",
-                tags={
-                    **context_tags(),
-                    names.KIND: "evaluation",
-                    names.KEY: key,
-                    MLFLOW_PARENT_RUN_ID: parent,
-                },
+                experiment, run_name=f"ledger of the {role}", tags=names.context_tags() | own
             )
         )
         self._log(run, self.plan["models"][role]["metrics"], model)
@@ -289,10 +281,7 @@ class _Sending:
 def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> _Stored | None:
     """Return the oldest bottom with the digest in the tags that is registered and still there."""
     same = {n: tags[n] for n in (names.DIGEST, names.LAYERS, names.ROLE) if n in tags}
-    versions = client.search_model_versions(
-        " AND ".join(f"tags.`{n}` = '{v}'" for n, v in same.items())
-    )
-    for version in sorted(versions, key=lambda version: version.creation_timestamp):
+    for version in sorted(_with_tags(client, same), key=lambda version: version.creation_timestamp):
         try:
             model_id = logged_model_id(original_of(version, client))
             model = model_id and client.get_logged_model(model_id)
@@ -303,3 +292,8 @@ def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> _Stored | None
             if model and names.FILE in model.tags:  # else nothing says what its file has to be
                 return _Stored(model, version)
     return None
+
+
+def _with_tags(client: MlflowClient, tags: Mapping[str, str]) -> list[ModelVersion]:
+    wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    return list(client.search_model_versions(wanted))

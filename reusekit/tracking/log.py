@@ -1,4 +1,4 @@
-"""Logging to the innermost step's run: metrics, parameters, files, tables, models.
+"""Logging to the innermost step's run: metrics, parameters, data, files, tables, models.
 
 The functions mean what MLflow's of the same names mean. While the server is away, what they log is
 kept and sent later.
@@ -10,7 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
 from typing import Any
+from urllib.parse import quote
 
+import keras
 import mlflow
 import pandas as pd
 from mlflow.data.dataset import Dataset
@@ -20,8 +22,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from reusekit.data import DataSplit
 from reusekit.errors import TrackingError
 from reusekit.tracking.operations import LogArtifact, LogBatch, LogInput, SendModels
-from reusekit.tracking.parameters import FOLDER, file_of, shortened
 from reusekit.tracking.recorder import current
+
+_LONGEST = 6000  # characters of a parameter that MLflow takes
+_SHOWN = 500  # characters of a longer one, which is as much as its pages show well
 
 
 def now() -> int:
@@ -30,75 +34,84 @@ def now() -> int:
 
 
 def log_metrics(metrics: Mapping[str, float], step: int = 0) -> None:
-    """Log metrics.
+    """Log metrics at a step, such as an epoch."""
+    _log_steps({name: {step: value} for name, value in metrics.items()})
+
+
+def log_history(history: Mapping[str, list[float]], once: Mapping[str, float] = {}) -> None:
+    """Log a whole training history at once, each value at its epoch.
 
     Args:
-        metrics: Their values.
-        step: The step that they belong to, such as an epoch.
+        history: Each metric's values by epoch, as Keras has them.
+        once: Metrics with one value, logged with them: each call of MLflow costs some time.
     """
-    log_steps({name: {step: value} for name, value in metrics.items()})
+    by_epoch = {name: dict(enumerate(values)) for name, values in history.items()}
+    _log_steps(by_epoch | {name: {0: value} for name, value in once.items()})
 
 
-def log_steps(metrics: Mapping[str, Mapping[int, float]]) -> None:
-    """Log metrics at many steps in one go.
-
-    Args:
-        metrics: Of each the values by step.
-    """
+def _log_steps(metrics: Mapping[str, Mapping[int, float]]) -> None:
     time = now()
     values = [
         (name, float(value), time, step)
         for name, by_step in metrics.items()
         for step, value in by_step.items()
     ]
-    recording = current()
-    recording.recorder.submit(LogBatch(recording.run, metrics=values))
+    current().write(LogBatch, metrics=values)
+
+
+class EpochMetrics(keras.callbacks.Callback):
+    """Logs metrics while a model trains, each epoch at its own step.
+
+    Args:
+        first_step: The step of the first epoch: where an earlier phase ended, so that steps of one
+            training never overlap.
+    """
+
+    def __init__(self, first_step: int = 0) -> None:
+        super().__init__()
+        self.first_step = first_step
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        """Log what Keras reports at the end of an epoch."""
+        log_metrics(logs or {}, step=self.first_step + epoch)
 
 
 def log_params(params: Mapping[str, Any]) -> None:
-    """Log parameters; a value that is too long for MLflow is shortened, and kept as an artifact.
+    """Log parameters, any values as text.
+
+    One that is too long for MLflow is shortened and says where the whole of it is: in an artifact
+    of the folder `parameters`.
 
     Args:
         params: Their values.
     """
-    recording = current()
-    told, whole = shortened(params)
-    recording.recorder.submit(LogBatch(recording.run, params=told))
-    for name, value in whole.items():
-        with TemporaryDirectory() as scratch:
-            file = Path(scratch, file_of(name))
-            file.write_text(value)
-            log_artifact(file, FOLDER)
+    whole = {name: str(value) for name, value in params.items()}
+    long = {name: f"{quote(name, safe=' ')}.txt" for name in whole if len(whole[name]) > _LONGEST}
+    shortened = {
+        name: f"{whole[name][:_SHOWN]}... ({len(whole[name]):,} characters; whole in "
+        f"parameters/{file})"
+        for name, file in long.items()
+    }
+    current().write(LogBatch, params=whole | shortened)
+    with TemporaryDirectory() as scratch:
+        for name, file in long.items():
+            path = Path(scratch, file)
+            path.write_text(whole[name])
+            log_artifact(path, "parameters")
 
 
 def describe(text: str) -> None:
-    """Say what came of a run, where its page shows it; takes the place of what was said before.
-
-    Args:
-        text: Markdown.
-    """
-    recording = current()
-    recording.recorder.submit(LogBatch(recording.run, tags={MLFLOW_RUN_NOTE: text}))
+    """Say in Markdown what came of a run, where its page shows it; replaces what was said."""
+    current().write(LogBatch, tags={MLFLOW_RUN_NOTE: text})
 
 
 def log_input(dataset: Dataset, context: str) -> None:
-    """Log a data set as an input.
-
-    Args:
-        dataset: As MLflow knows it.
-        context: What it is for, such as `training`.
-    """
-    recording = current()
-    recording.recorder.submit(LogInput(recording.run, dataset.to_dict(), context))
+    """Log a data set of MLflow's as an input, with what it is for, such as `training`."""
+    current().write(LogInput, dataset=dataset.to_dict(), context=context)
 
 
 def log_data(split: DataSplit, context: str) -> None:
-    """Log a split as an input, named by its content.
-
-    Args:
-        split: What is read.
-        context: What for: `training`, `validation` or `test`.
-    """
+    """Log a split as an input, named by its content, for `training`, `validation` or `test`."""
     log_input(mlflow.data.from_tfds(split), context)  # type: ignore[attr-defined]  # a plugin's
 
 
@@ -114,8 +127,7 @@ def log_artifact(local_path: str | Path, artifact_path: str | None = None) -> No
     """
     if not Path(local_path).exists():
         raise TrackingError(f"There is no file {local_path} to be logged.")
-    recording = current()
-    recording.recorder.submit(LogArtifact(recording.run, str(local_path), artifact_path))
+    current().write(LogArtifact, path=str(local_path), folder=artifact_path)
 
 
 def log_table(data: pd.DataFrame, artifact_file: str) -> None:
@@ -133,13 +145,12 @@ def log_table(data: pd.DataFrame, artifact_file: str) -> None:
     """
     if not artifact_file.endswith(".json"):
         raise TrackingError(f"Expected a table's name to end in .json. Received: {artifact_file}")
-    recording = current()
     name = Path(artifact_file)
     folder = None if str(name.parent) == "." else name.parent.as_posix()
     with TemporaryDirectory() as scratch:
         file = Path(scratch, name.name)
         data.to_json(file, orient="split", index=False, date_format="iso")
-        recording.recorder.submit(LogArtifact(recording.run, str(file), folder, table=True))
+        current().write(LogArtifact, path=str(file), folder=folder, table=True)
 
 
 def send_models(folder: Path) -> ModelVersion | None:

@@ -1,5 +1,9 @@
 """The tags by which runs, logged models and versions are found."""
 
+from functools import cache
+
+from mlflow.tracking.context.registry import resolve_tags
+
 KIND = "reusekit.kind"  # of a run: pipeline, trial, phase or evaluation
 PROCESS = "reusekit.process"  # of a pipeline's run: by which its death is found, on its machine
 KEY = "reusekit.key"  # what was made in one operation, so that repeating it makes nothing twice
@@ -15,3 +19,9 @@ REFERENCE = "reusekit.reference"  # SHA-256 of a whole's reference to its parts
 LAYERS = "reusekit.layers"  # of a bottom that shares weights with its top: digest of layer names
 PARENT = "reusekit.parent"  # the model that this one stands on, by its id
 DATA = "reusekit.data"  # fingerprint of the training data
+
+
+@cache
+def context_tags() -> dict[str, str]:
+    """Return user, source, versions and machine, asked for once since git is slow."""
+    return resolve_tags()

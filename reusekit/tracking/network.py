@@ -34,13 +34,9 @@ class ServerAwayError(TrackingError):
 
 
 def cause_of(error: BaseException, *addresses: str) -> str:
-    """Return another library's error in one line, without secrets.
+    """Return another library's error in one line, without the secrets of addresses.
 
     The error itself loses them, too, since a traceback shows it.
-
-    Args:
-        error: As MLflow, a driver of a database or the client of an artifact store raised it.
-        addresses: What was asked, besides the tracking server and the registry in use.
     """
     known = (*addresses, mlflow.get_tracking_uri(), mlflow.get_registry_uri())
     said = getattr(error, "message", None) or str(error) or type(error).__name__
@@ -62,10 +58,7 @@ def check_health(uri: str, seconds: int = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
 
     A server is asked as MLflow asks it, with the credentials and certificates of the environment.
     One that does not know the question, or does not answer it to everyone, is there all the same.
-
-    Args:
-        uri: Its address; one without a host is of a file, and taken to be well.
-        seconds: How long it may take, unless the environment says otherwise.
+    An address without a host is of a file, and taken to be well.
 
     Raises:
         ServerAwayError: It does not say so in time.
@@ -97,13 +90,10 @@ def check_health(uri: str, seconds: int = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
 
 @contextmanager
 def patience(seconds: int = SECONDS_TO_ANSWER) -> Iterator[None]:
-    """Have MLflow ask once, and wait so long for the answer unless the environment says otherwise.
+    """Have MLflow ask once, and wait some seconds unless the environment says otherwise.
 
     By itself it waits two minutes and asks eight times over, which not only takes long: a run whose
     making was answered, but whose answer was lost, would be made again.
-
-    Args:
-        seconds: How long to wait.
     """
     wanted = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 0, MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT: True}
     if not MLFLOW_HTTP_REQUEST_TIMEOUT.is_set():
@@ -121,9 +111,6 @@ def patience(seconds: int = SECONDS_TO_ANSWER) -> Iterator[None]:
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
     """Turn what fails while a server is asked into one sentence.
-
-    Args:
-        uri: The server's address.
 
     Raises:
         ServerAwayError: It is away: the same may go well at another time.

@@ -12,8 +12,6 @@ Each record has its number and a checksum, and the SHA-256 of what it carries. N
 names is read: a record that points elsewhere is not sent.
 """
 
-import hashlib
-import json
 import os
 import shutil
 import stat
@@ -23,25 +21,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from filelock import FileLock, Timeout
 
+from reusekit.digests import file_digest
 from reusekit.errors import TrackingError
-from reusekit.progress import console
+from reusekit.progress import say
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_durably, write_sealed
 from reusekit.secrets import shown
-from reusekit.tracking.network import ServerAwayError
+from reusekit.tracking.network import ServerAwayError, check_health
 from reusekit.tracking.operations import (
+    Address,
     Carrying,
     EndRun,
     Operation,
     SendModels,
-    from_dict,
-    to_dict,
+    Target,
+    read_operation,
 )
-from reusekit.tracking.sending import send
-from reusekit.tracking.target import Address, Target
+from reusekit.tracking.unfinished import end_killed, end_orphans, living
 
-_ADDRESS = ("uri", "experiment", "run_id")
 _RESERVE = 32 * 1024  # bytes: some blocks of a file system for each of a few nested runs
 
 
@@ -110,11 +109,8 @@ class Outbox:
     def address(self, uri: str | None = None) -> Address:
         """Return the target of the operations, with `***` for a password.
 
-        Args:
-            uri: The address, where the caller knows it better.
-
         Raises:
-            TrackingError: It is not known, since the file that says so is missing or damaged.
+            TrackingError: No `uri` is given, and the file that says so is missing or damaged.
         """
         told = self._told()
         if told is None:
@@ -132,22 +128,21 @@ class Outbox:
     def put(self, operation: Operation, address: Address) -> None:
         """Append an operation, with a copy of what it carries.
 
+        For the end of a run some room is kept, so that runs end on a full disk, too.
+
         Args:
-            operation: What could not be sent. For the end of a run some room is kept, so that runs
-                end on a full disk, too.
+            operation: What could not be sent.
             address: Where it is meant for; the same for all.
 
         Raises:
             TrackingError: It cannot be kept; the disk may be full.
         """
         try:
-            try:
-                self._put(operation, address)
-            except OSError:
-                if not (isinstance(operation, EndRun) and self._give_room()):
-                    raise
-                self._put(operation, address)
+            self._put(operation, address)
         except OSError as error:
+            if isinstance(operation, EndRun) and self._give_room():
+                self.put(operation, address)
+                return
             raise TrackingError(
                 f"What the tracking server {shown(address.uri)} does not take cannot be kept in "
                 f"{self.folder} either: {error.strerror}."
@@ -159,7 +154,7 @@ class Outbox:
         kept = asdict(replace(address, uri=shown(address.uri)))
         used = [int(file.stem) for file in (*self.records(), *self._refused.glob("[0-9]*.json"))]
         told = self._told()
-        if told is None or "kept" not in told:
+        if told is None:
             told = {**kept, "kept": 0, "sent": min(used, default=1) - 1}
             self._tell(told)
         if not isinstance(operation, EndRun):
@@ -177,7 +172,7 @@ class Outbox:
                 _remove(copied.parent)
                 raise
             operation = replace(operation, path=str(copied.relative_to(self.folder)))
-        content = {"number": number, "operation": to_dict(operation), "files": files, **kept}
+        content = {"number": number, "operation": asdict(operation), "files": files, **kept}
         write_sealed(record, content, private=True)
         with suppress(OSError):  # the record is there: it counts without being counted
             self._tell({**told, "kept": number})
@@ -230,30 +225,32 @@ class Outbox:
         else:
             kept = before["kept"]
         for number in sorted({*present, *range(sent + 1, kept + 1)}):
-            record = present.get(number)
-            if record is None:
-                taken = self._miss(number, kept)
-            elif number <= sent:  # it was acknowledged before a kill
-                taken = None
+            record = self.folder / f"{number:08d}.json"
+            if number in present:
+                done = number <= sent  # it was acknowledged before a kill
+                failed = None if done else self._send(record, target)
             else:
-                taken = self._send(record, target, old="kept" not in before)
+                done = self._note(number).exists()
+                failed = None if done else f"Record {number} of {kept} is gone, and what it held."
+            if failed is not None:
+                self._set_aside(record, failed)
             if "kept" in before and number <= kept:
                 self._tell({**before, "sent": max(sent, number)})
-            if record is not None and taken is not False:
+            if failed is None:
                 _remove(record)
                 _remove(_carried(record))
-            if taken is not None:
-                yield taken
+            if not done:
+                yield failed is None
 
-    def _send(self, record: Path, target: Target, old: bool) -> bool:
+    def _send(self, record: Path, target: Target) -> str | None:
+        """Send a record; where it is refused, return the reason."""
         try:
-            send(self._read(record, old), target, again=True)
+            self._read(record).send(target, again=True)
         except ServerAwayError:
             raise
         except TrackingError as refusal:
-            self._set_aside(record, str(refusal))
-            return False
-        return True
+            return str(refusal)
+        return None
 
     @property
     def _refused(self) -> Path:
@@ -261,35 +258,26 @@ class Outbox:
 
     def _told(self) -> dict[str, Any] | None:
         """Read `address.json`; None where it is missing or damaged."""
-        file = self.folder / "address.json"
         with suppress(DamagedFileError, PermissionError):
-            return read_sealed(file)
-        try:  # as it was written before it had a checksum
-            told = json.loads(file.read_bytes())
-            return told if set(told) == set(_ADDRESS) else None
-        except (OSError, ValueError, TypeError, RecursionError):
-            return None
+            return read_sealed(self.folder / "address.json")
+        return None
 
     def _tell(self, told: dict[str, Any]) -> None:
         write_sealed(self.folder / "address.json", told, private=True)
 
-    def _read(self, record: Path, old: bool) -> Operation:
+    def _read(self, record: Path) -> Operation:
         """Read an operation.
-
-        Args:
-            record: Its file.
-            old: Whether it may have been written before records had checksums.
 
         Raises:
             TrackingError: It is damaged, or carries what is not in its own folder.
         """
         told = _sealed(record)
-        if told is None and old:
-            with suppress(OSError, ValueError, RecursionError):
-                told = {"operation": json.loads(record.read_bytes())}
         if told is None:
-            raise TrackingError(f"{record} is damaged.")
-        operation = from_dict(told["operation"])
+            raise TrackingError(
+                f"{record} is damaged, or of a version of reusekit whose records had no checksums; "
+                "that version can send it."
+            )
+        operation = read_operation(told["operation"])
         if isinstance(operation, Carrying):
             carried, path = _carried(record), Path(operation.path)
             if path.parts != (carried.name, path.name) or path.name == "..":
@@ -304,28 +292,77 @@ class Outbox:
             operation = replace(operation, path=str(self.folder / path))
         return operation
 
+    def _note(self, number: int) -> Path:
+        return self._refused / f"{number:08d}.txt"
+
     def _set_aside(self, record: Path, reason: str) -> None:
-        self._note(int(record.stem), reason)
-        carried = _carried(record)
-        if os.path.lexists(carried):
-            carried.rename(self._refused / carried.name)
-        record.rename(self._refused / record.name)
-
-    def _miss(self, number: int, kept: int) -> bool | None:
-        """Note that a record is gone; None where it was set aside before."""
-        if (self._refused / f"{number:08d}.txt").exists():
-            return None
-        self._note(number, f"Record {number} of {kept} is gone, and what it held.")
-        return False
-
-    def _note(self, number: int, reason: str) -> None:
+        """Note why a record was not sent, and keep what there is of it beside the note."""
         self._refused.mkdir(mode=0o700, exist_ok=True)
-        write_durably(self._refused / f"{number:08d}.txt", f"{reason}\n", private=True)
-        console.print(
-            f"warning: one record could not be sent: {reason} It is kept in {self._refused}.",
-            soft_wrap=True,
-            markup=False,
+        write_durably(self._note(int(record.stem)), f"{reason}\n", private=True)
+        say(f"warning: one record could not be sent: {reason} It is kept in {self._refused}.")
+        for path in (_carried(record), record):
+            if os.path.lexists(path):
+                path.rename(self._refused / path.name)
+
+
+def find_outboxes(folder: Path) -> list[Outbox]:
+    """Return the outboxes in a folder and below it in which something waits, oldest job first."""
+    found = {folder, *folder.rglob("outbox")}
+    folders = sorted(one for one in found if one.name == "outbox" and not one.is_symlink())
+    return [outbox for outbox in map(Outbox, folders) if outbox.waits()]
+
+
+def send_outbox(outbox: Outbox, uri: str | None = None) -> Iterator[bool]:
+    """Send what waits in an outbox, in order. Killed at any moment, it can be called again.
+
+    Args:
+        outbox: What to send.
+        uri: Where to; None for where it is meant for.
+
+    Yields:
+        After each record, whether the server has taken it. One that it refuses is set aside.
+
+    Raises:
+        InUseError: Its job still runs, or another process sends it.
+        ServerAwayError: The server does not answer; what is left waits on.
+        TrackingError: Where to send it is not known.
+    """
+    outbox.hold()
+    before, job = mlflow.get_tracking_uri(), outbox.folder.parent
+    try:
+        address, known_as = _address(outbox, uri)
+        check_health(address.uri)
+        # Where a version is registered, MLflow asks the server in use for its model.
+        mlflow.set_tracking_uri(address.uri)
+        target = Target(address)
+        yield from outbox.send(target)
+        if not outbox.waits():
+            with suppress(Timeout), living(job):  # else it lives, and sends by itself
+                if end_killed(job, address.uri, known_as):
+                    say(f"{job}: its job was killed. What it has left open is ended as KILLED.")
+            end_orphans(target)
+    finally:
+        mlflow.set_tracking_uri(before)
+        outbox.release()
+
+
+def _address(outbox: Outbox, uri: str | None) -> tuple[Address, str]:
+    """Return the target of an outbox, and the address that its job knew."""
+    if uri is not None:
+        address = outbox.address(uri)
+        with suppress(TrackingError):
+            return address, outbox.address().uri
+        return address, uri
+    kept = outbox.address()
+    current = mlflow.get_tracking_uri()
+    if shown(current) == kept.uri:
+        return replace(kept, uri=current), kept.uri  # with the password, which is not kept
+    if "***" in kept.uri:
+        raise TrackingError(
+            f"{outbox.folder} is meant for {kept.uri}, and the password is not kept. Give the "
+            "whole address with --uri, or in the environment's MLFLOW_TRACKING_URI."
         )
+    return kept, kept.uri
 
 
 def _sealed(record: Path) -> dict[str, Any] | None:
@@ -348,10 +385,9 @@ def _copy_durably(source: Path, copied: Path, linked: bool) -> None:
         shutil.copytree(source, copied, copy_function=_link if linked else shutil.copy2)
     else:
         shutil.copy2(source, copied)
-    for file in (copied, *copied.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+    for file in filter(Path.is_file, (copied, *copied.rglob("*"))):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
 
 
 def _link(source: str, copied: str) -> None:
@@ -374,9 +410,7 @@ def _digests(folder: Path) -> dict[str, str]:
             raise TrackingError(f"{path} is not there.")
         kind = path.lstat().st_mode
         if stat.S_ISREG(kind):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[path.relative_to(folder).as_posix()] = digest
+            found[path.relative_to(folder).as_posix()] = file_digest(path)
         elif not stat.S_ISDIR(kind):
             raise TrackingError(f"{path} is a link or no file, and links are not followed.")
     return found

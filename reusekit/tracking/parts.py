@@ -1,6 +1,5 @@
 """A fine-tuned model as three folders, bottom, top and whole, with all there is to say of them."""
 
-import hashlib
 import json
 import re
 import uuid
@@ -11,6 +10,7 @@ from typing import Any
 
 from reusekit.backbones import Backbone
 from reusekit.backbones.digest import model_digest
+from reusekit.digests import digest, file_digest
 from reusekit.surgery import Split
 from reusekit.tracking import names
 from reusekit.tracking.ledger import Ledger
@@ -85,7 +85,7 @@ def prepare(
     said: dict[str, Any] = {}
     for role, model in models.items():
         by_reference = role == "whole" and not registration.standalone
-        save_model(model, folder / role, _Elsewhere() if by_reference else None)
+        save_model(model, folder / role, by_reference)
         said[role] = {
             "name": re.sub(r"[/.:%\"']", "-", registered[role]),  # what MLflow takes for a model
             "registered": registered[role],
@@ -103,8 +103,8 @@ def prepare(
             "through_reusekit": by_reference or needs_reusekit(model),
         }
     if parts.shared:  # which are named by the layers they are of, and so need these names
-        layers = "\n".join(layer.name for layer in parts.bottom.layers)
-        said["bottom"]["tags"][names.LAYERS] = hashlib.sha256(layers.encode()).hexdigest()[:32]
+        layers = [layer.name for layer in parts.bottom.layers]
+        said["bottom"]["tags"][names.LAYERS] = digest(layers)[:32]
     plan = {
         "key": uuid.uuid4().hex,
         "models": said,
@@ -117,16 +117,3 @@ def prepare(
         "standalone": registration.standalone,
     }
     (folder / PLAN).write_text(json.dumps(plan, indent=1))
-
-
-def file_digest(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-class _Elsewhere:
-    """An empty stand-in for a model whose weights are stored with its parts."""
-
-    def save(self, path: str) -> None:
-        """Leave the file out; a reference takes its place, see `reusekit.tracking.reference`."""

@@ -53,14 +53,7 @@ def promote(name: str, alias: str, candidate: int, champion: int | None, why: st
 
 
 def refuse(name: str, alias: str, candidate: int, why: str) -> None:
-    """Say on a version why it was not promoted, in the tag `reusekit.refused`.
-
-    Args:
-        name: The name in the registry.
-        alias: What it was not given.
-        candidate: The version.
-        why: The reason.
-    """
+    """Say on a version why it was not promoted, in the tag `reusekit.refused`."""
     _set_tags(name, candidate, {REFUSED: _dated(f"{alias}: {why}")})
 
 
@@ -91,10 +84,6 @@ def roll_back(name: str, alias: str, why: str) -> tuple[int, int]:
 
 def previous_champion(version: ModelVersion, alias: str) -> int:
     """Return the number of the version that had an alias before a version was promoted.
-
-    Args:
-        version: The version that has it.
-        alias: The alias.
 
     Raises:
         TrackingError: None is on record, or it was deleted.

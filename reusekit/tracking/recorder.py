@@ -1,7 +1,7 @@
-"""Every write to MLflow goes through a recorder: sent at once, or kept until the server is back."""
+"""The way of every write to MLflow: sent at once, or kept in an outbox until the server is back."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,20 +11,14 @@ from typing import Any
 import mlflow
 
 from reusekit.errors import TrackingError
-from reusekit.progress import console
+from reusekit.progress import say
 from reusekit.tracking.network import ServerAwayError, check_health
-from reusekit.tracking.operations import EndRun, Operation, StartRun
+from reusekit.tracking.operations import Address, EndRun, Operation, StartRun, Target
 from reusekit.tracking.outbox import Outbox
-from reusekit.tracking.sending import send
-from reusekit.tracking.target import Address, Target
 
 
 def pause_after(seconds: float) -> float:
-    """Return the pause after an unanswered request, so that asking takes a tenth of the time.
-
-    Args:
-        seconds: How long it was asked in vain.
-    """
+    """Return the pause after seconds of asking in vain: nine tenths of the time pass unasked."""
     return max(10.0, 9 * seconds)
 
 
@@ -54,50 +48,37 @@ class Recorder:
                 f"reusekit sync {shlex.quote(str(outbox.folder.parent))}"
             )
 
-    def begin(self, start: StartRun) -> None:
-        """Begin a run; see `submit`."""
-        self.submit(start)
-        self.open.add(start.run)
-
-    def end(self, end: EndRun) -> None:
-        """End a run; see `submit`."""
-        self.submit(end)
-        self.open.discard(end.run)
-
     def submit(self, operation: Operation) -> Any:
-        """Write an operation.
-
-        Args:
-            operation: What to write.
-
-        Returns:
-            What the operation gives; None where it is kept.
+        """Write an operation, and return what it gives; None where it is kept.
 
         Raises:
             TrackingError: The server refuses it.
         """
+        given = self._send_or_keep(operation)
+        if isinstance(operation, StartRun):
+            self.open.add(operation.run)
+        elif isinstance(operation, EndRun):
+            self.open.discard(operation.run)
+        return given
+
+    def _send_or_keep(self, operation: Operation) -> Any:
         if self._outbox is None:
             return self._send(operation)
-        if self._waiting and not self._send_what_waits():
-            self._outbox.put(operation, self.target.address)
-            return None
-        began = monotonic()
-        try:
-            return self._send(operation)
-        except ServerAwayError as away:
-            reason = str(away)
-        self._wait(began)
+        if not self._waiting or self._send_what_waits():
+            began = monotonic()
+            try:
+                return self._send(operation)
+            except ServerAwayError as away:
+                reason = str(away)
+            self._wait(began)
         self._outbox.put(operation, self.target.address)
-        self._waiting = True
-        _say(f"warning: {reason} The work goes on; its records wait in {self._outbox.folder}.")
+        if not self._waiting:
+            self._waiting = True
+            say(f"warning: {reason} The work goes on; its records wait in {self._outbox.folder}.")
         return None
 
     def keep(self, operation: Operation) -> str:
-        """Keep an operation that was refused, and say how it is sent once that has been put right.
-
-        Raises:
-            TrackingError: It cannot be kept.
-        """
+        """Keep an operation that was refused, and return how it is sent once that is put right."""
         if self._outbox is None:
             return ""
         self._outbox.put(operation, self.target.address)
@@ -111,7 +92,7 @@ class Recorder:
         self._next_attempt = 0.0
         if self._waiting and not self._send_what_waits():
             left, folder = len(self._outbox.records()), self._outbox.folder
-            _say(
+            say(
                 f"{left} records wait in {folder}, since the tracking server does not answer. Once "
                 f"it does, send them: reusekit sync {shlex.quote(str(folder.parent))}"
             )
@@ -123,14 +104,14 @@ class Recorder:
         A connection that the server closed while it idled looks like a server that is away.
         """
         try:
-            return send(operation, self.target)
+            return operation.send(self.target)
         except ServerAwayError as error:
             away = error
         try:
             check_health(self.target.address.uri)
         except ServerAwayError:
             raise away from None
-        return send(operation, self.target, again=True)
+        return operation.send(self.target, again=True)
 
     def _send_what_waits(self) -> bool:
         """Return whether all has been sent; does not try too often."""
@@ -147,7 +128,7 @@ class Recorder:
             return False
         self._waiting = False
         self._outbox.release()
-        _say("The tracking server answers again, and has what was kept for it.")
+        say("The tracking server answers again, and has what was kept for it.")
         return True
 
     def _wait(self, began: float) -> None:
@@ -156,15 +137,14 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Recording:
-    """A run that is written to.
-
-    Attributes:
-        recorder: Through which.
-        run: The run's key.
-    """
+    """A run that is written to, by its key, and the recorder through which."""
 
     recorder: Recorder
     run: str
+
+    def write(self, kind: Callable[..., Operation], **values: Any) -> Any:
+        """Write an operation of a kind; see `Recorder.submit`."""
+        return self.recorder.submit(kind(self.run, **values))
 
 
 _current: ContextVar[Recording | None] = ContextVar("recording", default=None)
@@ -179,25 +159,16 @@ def current() -> Recording:
     if recording is None:
         run_id = (mlflow.active_run() or mlflow.start_run()).info.run_id
         recorder = Recorder(Address(mlflow.get_tracking_uri(), run_id=run_id))
-        recorder.target.know(run_id, run_id)
+        recorder.target.run_ids[run_id] = run_id
         recording = Recording(recorder, run_id)
     return recording
 
 
 @contextmanager
 def recording_to(recorder: Recorder, run: str) -> Iterator[None]:
-    """Have everything in the block written to a run.
-
-    Args:
-        recorder: Through which.
-        run: The run's key.
-    """
+    """Have everything in the block written to the run of a key."""
     before = _current.set(Recording(recorder, run))
     try:
         yield
     finally:
         _current.reset(before)
-
-
-def _say(line: str) -> None:
-    console.print(line, soft_wrap=True, markup=False)

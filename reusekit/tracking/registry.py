@@ -1,12 +1,15 @@
 """The model registry: names, versions and aliases, looked up with errors that say what is there."""
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from reusekit.errors import TrackingError, nearest
 from reusekit.tracking.network import cause_of, patience
@@ -19,9 +22,6 @@ _LONGEST = 250  # characters of a name, to which its parts' names add some
 
 def check_name(name: str) -> None:
     """Refuse a name that the registry takes, but no address finds again.
-
-    Args:
-        name: What a model is to be registered as.
 
     Raises:
         TrackingError: It is too long, or has characters that end an address or a filter.
@@ -36,9 +36,6 @@ def check_name(name: str) -> None:
 
 def registered_model(name: str) -> RegisteredModel:
     """Return the registered model of a name, with aliases and tags.
-
-    Args:
-        name: The name.
 
     Raises:
         TrackingError: There is no such name; the message names the nearest.
@@ -92,10 +89,6 @@ def find_version(name: str, wanted: int | str | None = None) -> ModelVersion:
 def aliased_version(name: str, alias: str) -> ModelVersion:
     """Return the version that has an alias, which may look like a number.
 
-    Args:
-        name: The name in the registry.
-        alias: The alias.
-
     Raises:
         TrackingError: There is no such name or alias; the message names those there are.
     """
@@ -108,10 +101,6 @@ def aliased_version(name: str, alias: str) -> ModelVersion:
 
 def champion(name: str, alias: str = "champion") -> ModelVersion | None:
     """Return the version that has an alias, or None where no version has it.
-
-    Args:
-        name: The name in the registry.
-        alias: The alias.
 
     Raises:
         TrackingError: There is no such name.
@@ -141,14 +130,7 @@ def logged_model_id(version: ModelVersion) -> str | None:
 
 
 def set_alias(name: str, alias: str, number: int) -> None:
-    """Point an alias at a version, whichever had it before.
-
-    `promote` does so only where the version before is the one that was expected.
-
-    Args:
-        name: The name in the registry.
-        alias: The alias.
-        number: The version's number.
+    """Point an alias at a version, whichever had it before; `promote` looks at that.
 
     Raises:
         TrackingError: There is no such name or version, or MLflow refuses the alias.
@@ -160,16 +142,58 @@ def set_alias(name: str, alias: str, number: int) -> None:
 
 @contextmanager
 def asking(what: str) -> Iterator[None]:
-    """Turn what MLflow raises meanwhile into one sentence.
-
-    Args:
-        what: What the registry is asked for, such as `look up the name 'digits'`.
-    """
+    """Turn what MLflow raises into one sentence, such as: cannot `look up the name 'digits'`."""
     try:
         with patience():
             yield
     except MlflowException as error:
         raise TrackingError(f"The registry cannot {what}: {cause_of(error)}") from error
+
+
+@dataclass(frozen=True)
+class RecordedSplit:
+    """A TFDS split that a run has read.
+
+    Attributes:
+        context: What for: `training`, `validation` or `test`.
+        name: Data set and version, such as `sklearn_digits:1.0.0`.
+        split: Which part of it.
+        class_names: Its classes, in label order; empty where it has none.
+    """
+
+    context: str
+    name: str
+    split: str
+    class_names: tuple[str, ...] = ()
+
+
+def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
+    """Return the TFDS splits that the run of a version has read; none where the run is gone.
+
+    Raises:
+        TrackingError: The server does not answer.
+    """
+    if not version.run_id:
+        return []
+    with asking(f"look up the run of version {version.version} of {version.name}"):
+        try:
+            inputs = MlflowClient().get_run(version.run_id).inputs
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return []
+    found = []
+    for read in inputs.dataset_inputs if inputs else ():
+        if read.dataset.source_type == "tfds":
+            contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
+            try:
+                source = json.loads(read.dataset.source)
+                name, split = str(source["name"]), str(source["split"])
+                classes = tuple(json.loads(read.dataset.profile or "{}").get("class_names", ()))
+            except (ValueError, TypeError, KeyError, AttributeError):  # nothing of reusekit's
+                continue
+            found += [RecordedSplit(use, name, split, classes) for use in contexts]
+    return found
 
 
 def _version(name: str, number: int) -> ModelVersion:

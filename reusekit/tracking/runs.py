@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
-import keras
 import mlflow
 from mlflow.environment_variables import MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME
 from mlflow.exceptions import MlflowException
@@ -16,30 +15,29 @@ from mlflow.utils.autologging_utils import disable_autologging
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from reusekit.errors import TrackingError
+from reusekit.search import TrialRecord
 from reusekit.secrets import shown
 from reusekit.signals import deferred, interruptible
-from reusekit.tracking.context import context_tags
-from reusekit.tracking.log import log_metrics, log_params, log_steps, now
-from reusekit.tracking.names import KIND
+from reusekit.tracking.log import log_history, log_params, now
+from reusekit.tracking.names import KIND, context_tags
 from reusekit.tracking.network import ServerAwayError, explained, is_away, patience
-from reusekit.tracking.operations import EndRun, StartRun
+from reusekit.tracking.operations import Address, EndRun, StartRun, Target
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.recorder import Recorder, current, recording_to
 from reusekit.tracking.server import check_artifacts
-from reusekit.tracking.target import Address, Target
 from reusekit.tracking.unfinished import end_orphans, mark, process_tags
 
+RESUMED = "reusekit.resumed"
+CAUSE = "reusekit.cause"
+
+_LONGEST = 5000  # characters of a tag that every store of MLflow takes
 _UNCHOSEN = "0"  # the id of MLflow's own default
 _GIVEN = "MLFLOW_RUN_ID"  # of the environment: the run that `mlflow run` has opened already
 
 
 @dataclass
 class Step:
-    """A nested run that is being written.
-
-    Attributes:
-        status: How it ends, unless an error or a signal ends it: `FINISHED` or `FAILED`.
-    """
+    """A nested run that is being written, and how it ends unless an error or a signal ends it."""
 
     status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED"
 
@@ -98,8 +96,8 @@ def pipeline_run(
         cleanup.callback(recorder.close)
         cleanup.callback(lambda: _deactivate(address.uri, step.status, outer, before))
         cleanup.enter_context(disable_autologging())
-        with _run(recorder, start, step), recording_to(recorder, key):
-            _activate(recorder.target.known(key), recorder.target)
+        with _run(recorder, start, step):
+            _activate(recorder.target.run_ids.get(key), recorder.target)
             log_params(dotted(parameters))
             yield
 
@@ -129,20 +127,57 @@ def step_run(
     tags = {**context_tags(), KIND: kind, **tags}
     began = now() - round(1000 * seconds)
     start = StartRun(key, name, began, tags, parent=outer.run)
-    with _run(recorder, start, step), recording_to(recorder, key):
+    with _run(recorder, start, step):
         if parameters:
             log_params(parameters)
         yield step
 
 
+def log_trial(record: TrialRecord, resumed: bool = False) -> None:
+    """Log a finished trial as a nested run of the run that is written to.
+
+    Its specification becomes parameters; its history, the metrics of its best epoch, the seconds it
+    took and the sizes of its whole model become metrics. A trial that failed, or whose model is
+    over a limit, is a failed run with the cause in the tag `reusekit.cause`.
+
+    Args:
+        record: The trial.
+        resumed: Whether it ran in an earlier process; said in the tag `reusekit.resumed`.
+    """
+    spec = {name: value for name, value in record.spec.to_dict().items() if value is not None}
+    tags = {RESUMED: str(resumed).lower()}
+    if record.error is not None:
+        tags[CAUSE] = record.error[:_LONGEST]
+    name = f"trial {record.number:02d} {record.cut}"
+    seconds = 0 if record.fit is None else record.fit.seconds
+    with step_run(name, "trial", spec, tags, seconds) as step:
+        if record.fit is None:
+            step.status = "FAILED"
+            return
+        best = {
+            f"best_{metric}": value
+            for metric, value in record.metrics.items()
+            if metric.startswith("val_")
+        }
+        costs = {
+            # By the names that they have on logged models.
+            "parameters.total": record.sizes.parameters,
+            "parameters.trainable": record.trained,
+            "flops": record.sizes.flops,
+            "bytes": record.sizes.bytes,
+            "seconds": seconds,
+        }
+        log_history(record.fit.history, best | costs)
+
+
 @contextmanager
 def _run(recorder: Recorder, start: StartRun, step: Step) -> Iterator[None]:
-    """Begin a run, and say at the end how it ended, whatever ends it."""
+    """Begin a run that is written to in the block, and say at the end how it ended."""
     begun = False
     try:
-        with interruptible():
+        with interruptible(), recording_to(recorder, start.run):
             with deferred():
-                recorder.begin(start)
+                recorder.submit(start)
                 begun = True
             yield
     except BaseException as error:
@@ -151,7 +186,7 @@ def _run(recorder: Recorder, start: StartRun, step: Step) -> Iterator[None]:
     finally:
         if begun:
             with deferred():
-                recorder.end(EndRun(start.run, step.status, now()))
+                recorder.submit(EndRun(start.run, step.status, now()))
 
 
 def _activate(run_id: str | None, target: Target) -> None:
@@ -212,34 +247,6 @@ def _current_experiment() -> str:
                 "MLFLOW_EXPERIMENT_ID to another, or name one with --tracking.experiment."
             ) from error
     return MLFLOW_EXPERIMENT_NAME.get() or "reusekit"
-
-
-def log_history(history: Mapping[str, list[float]], once: Mapping[str, float] = {}) -> None:
-    """Log a whole training history at once, each value at its epoch.
-
-    Args:
-        history: Each metric's values by epoch, as Keras has them.
-        once: Metrics with one value, logged with them: each call of MLflow costs some time.
-    """
-    by_epoch = {name: dict(enumerate(values)) for name, values in history.items()}
-    log_steps(by_epoch | {name: {0: value} for name, value in once.items()})
-
-
-class EpochMetrics(keras.callbacks.Callback):
-    """Logs metrics while a model trains, each epoch at its own step.
-
-    Args:
-        first_step: The step of the first epoch: where an earlier phase ended, so that steps of one
-            training never overlap.
-    """
-
-    def __init__(self, first_step: int = 0) -> None:
-        super().__init__()
-        self.first_step = first_step
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
-        """Log what Keras reports at the end of an epoch."""
-        log_metrics(logs or {}, step=self.first_step + epoch)
 
 
 def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import mlflow.keras
@@ -23,28 +23,27 @@ LOADER = "reusekit.tracking.saved"
 """What MLflow imports to serve a model with layers of reusekit's own."""
 
 
-class Saveable(Protocol):
-    """The parts of a model that MLflow's Keras flavour asks for in writing it."""
+class _Elsewhere:
+    """An empty stand-in for a model whose weights are stored with its parts."""
 
     def save(self, path: str) -> None:
-        """Write it into a file of that name."""
+        """Leave the file out; a reference takes its place."""
 
 
-def save_model(model: keras.Model, folder: Path, saved: Saveable | None = None) -> None:
+def save_model(model: keras.Model, folder: Path, by_reference: bool = False) -> None:
     """Write a model as MLflow does, with its signature and what it needs where it is loaded.
 
     Args:
         model: What it is.
         folder: Where to; must not exist.
-        saved: What writes the file itself, where that is not the model: the model then only says
-            what the file is going to give.
+        by_reference: Leave out the file with its weights, which are stored with its parts.
     """
     mlflow.keras.save_model(
-        saved or model,
+        _Elsewhere() if by_reference else model,
         str(folder),
         signature=signature(model),
         # Named here, since MLflow takes 6 to 14 seconds to infer them.
-        pip_requirements=requirements(model, by_reference=saved is not None),
+        pip_requirements=requirements(model, by_reference),
     )
     if needs_reusekit(model):
         written = read_description(folder)
@@ -53,13 +52,7 @@ def save_model(model: keras.Model, folder: Path, saved: Saveable | None = None) 
 
 
 def read_description(folder: Path) -> Model:
-    """Read what describes a saved model.
-
-    MLflow's own reader takes a path for a percent-encoded one.
-
-    Args:
-        folder: The saved model.
-    """
+    """Read what describes a saved model; MLflow's own reader decodes percent signs in its path."""
     return Model.from_dict(yaml.safe_load((folder / MLMODEL_FILE_NAME).read_text("utf-8")))
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import sys
 import time
 from contextlib import suppress
@@ -11,12 +12,14 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 import mlflow
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from reusekit.errors import TrackingError
 from reusekit.secrets import shown
-from reusekit.tracking.database import make_database, sqlite_file
 from reusekit.tracking.network import (
     cause_of,
     check_health,
@@ -25,8 +28,8 @@ from reusekit.tracking.network import (
     is_remote,
     patience,
 )
+from reusekit.tracking.operations import Target
 from reusekit.tracking.registry import check_name
-from reusekit.tracking.target import Target
 
 _SECONDS_TO_ANSWER = 5
 _ATTEMPTS = 4
@@ -71,12 +74,9 @@ def connect(uri: str | None, model: str) -> str:
 
 
 def check_artifacts(target: Target) -> None:
-    """See whether the artifact store takes files, by one that is removed again.
+    """See whether an experiment's artifact store takes files, by one that is removed again.
 
     A model is stored when all work is done, and that would be too late to find out.
-
-    Args:
-        target: The experiment whose files it keeps.
 
     Raises:
         TrackingError: It takes none: a package or credentials are missing, or a folder cannot be
@@ -102,7 +102,7 @@ def check_artifacts(target: Target) -> None:
 
 
 def _way_out(uri: str) -> str:
-    file = sqlite_file(uri)
+    file = _sqlite_file(uri)
     if file is None or not file.exists():
         return ""
     return (
@@ -130,7 +130,7 @@ def ui_command(uri: str) -> str:
 def _check_name(model: str) -> None:
     check_name(model)
     try:
-        mlflow.MlflowClient().get_registered_model(model)
+        MlflowClient().get_registered_model(model)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise TrackingError(
@@ -155,3 +155,42 @@ def _check_answers(uri: str) -> None:
                 f"The tracking database {shown(uri)} cannot be written: there is no writable "
                 f"folder {folder}. Choose another, such as --tracking.uri sqlite:///mlflow.db"
             )
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    """Return the file of a SQLite database; None for any other address."""
+    try:
+        url = make_url(uri)
+    except (ArgumentError, ValueError):
+        return None
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        return None
+    return Path(url.database)
+
+
+def make_database(uri: str) -> None:
+    """Make the SQLite database of an address, where there is no such file.
+
+    MLflow takes seconds to make its tables. Killed meanwhile, it leaves a file that it refuses for
+    ever; so they are made elsewhere, and the file is then put in its place at once.
+    """
+    file = _sqlite_file(uri)
+    if file is None or os.path.lexists(file) or not file.parent.is_dir():
+        return
+    with TemporaryDirectory() as scratch, patience():
+        made = Path(scratch, "made.db")
+        MlflowClient(f"sqlite:///{made}").search_experiments()
+        beside = file.with_name(f"{file.name}.{uuid4().hex}.part")
+        try:
+            shutil.copyfile(made, beside)
+            with beside.open("rb") as copied:
+                os.fsync(copied.fileno())
+            with suppress(FileExistsError):  # another process was quicker
+                try:
+                    os.link(beside, file)
+                except FileExistsError:
+                    raise
+                except OSError:  # a file system without such links
+                    beside.rename(file)
+        finally:
+            beside.unlink(missing_ok=True)

@@ -7,9 +7,12 @@ says what is read, from where, or how: a model is `data/model.keras`, or the two
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import keras
@@ -21,23 +24,70 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from reusekit.backbones.files import read_file
-from reusekit.errors import TrackingError
+from reusekit.digests import file_digest
+from reusekit.errors import ReusekitError, TrackingError
 from reusekit.secrets import shown
+from reusekit.sharing import join
 from reusekit.tracking import names
 from reusekit.tracking.network import cause_of
-from reusekit.tracking.parts import file_digest
-from reusekit.tracking.reference import FILE, Reference
 from reusekit.tracking.registry import MODEL_ID, asking, logged_model_id, original_of
 from reusekit.tracking.saved import LOADER, WEIGHTS, read_description
 
+FILE = Path("data", "reference.json")
+"""Where a reference lies in a model's folder, in place of the weights."""
+
+_Name = Annotated[str, StringConstraints(max_length=500)]
 _INDIRECT = ("models", "reusekit", "runs")  # addresses that stand for another
-_SERVERS = (
-    "http",
-    "https",
-    "mlflow-artifacts",
-)  # asked with the credentials of the tracking server
+# Asked with the credentials of the tracking server.
+_SERVERS = ("http", "https", "mlflow-artifacts")
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Part(_Checked):
+    """A model that is stored once: its version for people, its id, and its file's SHA-256."""
+
+    version: _Name
+    model_id: str
+    file: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+
+class Reference(_Checked):
+    """The parts that a whole model is joined from.
+
+    Attributes:
+        name: The whole model's own name.
+        bottom: From its inputs to the cut.
+        top: From the cut to its outputs.
+        shared: The weights that both parts hold and that are one, as `Split.shared` lists them.
+    """
+
+    name: _Name
+    bottom: Part
+    top: Part
+    shared: tuple[str, ...]
+
+    @classmethod
+    def read(cls, file: Path, named: str) -> "Reference":
+        """Read a reference of a model that errors name.
+
+        Raises:
+            TrackingError: It is damaged.
+        """
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise TrackingError(
+                f"{named} cannot be loaded: its {FILE.as_posix()} is damaged"
+                f"{f' at {where[:80]}' if where else ''}: {first['msg'][:200]}."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -45,7 +95,7 @@ class Stored:
     """The folder of a model in an artifact store.
 
     Attributes:
-        named: What it is called in an error.
+        named: Its exact address, of a version or by its id.
         location: Where the folder is.
         files: Every SHA-256 that its file with the weights is on record with; that many must agree.
         references: The same of its reference to its parts.
@@ -102,9 +152,6 @@ class Stored:
     def load(self, client: MlflowClient) -> keras.Model:
         """Read the model, from its parts where it is a reference to them.
 
-        Args:
-            client: Of the server that knows of it.
-
         Raises:
             TrackingError: It or a part of it is gone, altered, or says to look elsewhere.
             BackboneError: It is no Keras model, or asks for code to be run.
@@ -125,19 +172,15 @@ class Stored:
                 f"{self.named} says that it lies at another address. Expected a folder in an "
                 f"artifact store. Received: {shown(self.location)[:200]}."
             )
-        try:
+        with self._reading():
             return get_artifact_repository(self.location, client.tracking_uri)
-        except Exception as error:  # the client of an artifact store raises whatever it likes
-            raise self._not_had(error) from error
 
     def _has(self, client: MlflowClient, name: Path) -> bool:
         folder = self._folder(client)
         if isinstance(folder, LocalArtifactRepository):
             return os.path.lexists(Path(folder.artifact_dir, name))
-        try:
+        with self._reading():
             listed = folder.list_artifacts(name.parent.as_posix())
-        except Exception as error:
-            raise self._not_had(error) from error
         return name.as_posix() in {info.path for info in listed}
 
     def _fetch(self, client: MlflowClient, name: Path, scratch: Path) -> Path:
@@ -145,10 +188,8 @@ class Stored:
         folder = self._folder(client)
         if isinstance(folder, LocalArtifactRepository):
             refuse_links(Path(folder.artifact_dir), self.named, name.parent, name)
-        try:
+        with self._reading():
             file = Path(folder.download_artifacts(name.as_posix(), str(scratch)))
-        except Exception as error:
-            raise self._not_had(error) from error
         self._check(file, name, self.references if name == FILE else self.files)
         return file
 
@@ -162,18 +203,19 @@ class Stored:
                 f"SHA-256 {digest}, received {found}."
             )
 
-    def _not_had(self, error: Exception) -> TrackingError:
-        return TrackingError(
-            f"{self.named} cannot be loaded: its {WEIGHTS.as_posix()} cannot be had, and may have "
-            f"been deleted. {cause_of(error, self.location)}"
-        )
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # the client of an artifact store raises whatever it likes
+            raise TrackingError(
+                f"{self.named} cannot be loaded: its {WEIGHTS.as_posix()} cannot be had, and may "
+                f"have been deleted. {cause_of(error, self.location)}"
+            ) from error
 
 
 def load_version(version: ModelVersion) -> keras.Model:
     """Load a registered version, joined where it is stored as a reference to its parts.
-
-    Args:
-        version: As the registry gives it.
 
     Raises:
         TrackingError: It or a part of it is gone, altered, or says to look elsewhere.
@@ -184,12 +226,9 @@ def load_version(version: ModelVersion) -> keras.Model:
 
 
 def refuse_links(root: Path, named: str, *inside: Path) -> None:
-    """Refuse links in a folder, which would lead out of it.
+    """Refuse links in a folder, which would lead out of it: all, or those that are named.
 
-    Args:
-        root: The folder, which may be a link itself.
-        named: What the model in it is called.
-        inside: What in it is looked at; everything where nothing is named.
+    The folder itself may be one.
 
     Raises:
         TrackingError: There is a link.
@@ -205,10 +244,7 @@ def refuse_links(root: Path, named: str, *inside: Path) -> None:
 def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
     """Make a logged model that was fetched one that MLflow itself can load, and safely.
 
-    Args:
-        folder: What was fetched; where it is a reference to parts, these are joined into it.
-        model_id: The logged model.
-        client: Of the server that knows it.
+    Where it is a reference to parts, these are joined into the folder.
 
     Raises:
         TrackingError: It or a part of it is gone or altered, or asks MLflow for more than to read
@@ -250,7 +286,7 @@ def _check_description(folder: Path, named: str) -> None:
 
 def _joined(reference: Reference, client: MlflowClient) -> keras.Model:
     """Return the whole of two parts, none of which is a reference itself."""
-    parts = []
+    parts: list[keras.Model] = []
     for part in (reference.bottom, reference.top):
         named = f"{part.version} ({part.model_id})"
         stored = replace(
@@ -260,7 +296,13 @@ def _joined(reference: Reference, client: MlflowClient) -> keras.Model:
         )
         with TemporaryDirectory() as scratch:
             parts.append(read_file(stored._fetch(client, WEIGHTS, Path(scratch)), named))
-    return reference.join(*parts)
+    try:
+        bottom, top = parts
+        return join(bottom, top, shared=reference.shared, name=reference.name)
+    except ReusekitError:
+        raise
+    except (ValueError, TypeError) as error:  # a name that Keras does not take
+        raise TrackingError(f"{reference.name!r} cannot be joined: {error}") from error
 
 
 def _on_record(of: LoggedModel | ModelVersion) -> tuple[frozenset[str], frozenset[str]]:

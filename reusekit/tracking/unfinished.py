@@ -6,7 +6,6 @@ JOB/KEY.run.json     the run with that key is open; it goes when the run has end
 Whoever does not know the folder finds them by a tag that names the process, if that ran here.
 """
 
-import hashlib
 import os
 import socket
 from collections.abc import Iterator
@@ -22,13 +21,14 @@ from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from reusekit.digests import digest
 from reusekit.errors import TrackingError
-from reusekit.progress import console
+from reusekit.progress import say
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_sealed
 from reusekit.secrets import shown
 from reusekit.tracking.names import KEY, PROCESS
 from reusekit.tracking.network import explained, patience
-from reusekit.tracking.target import Address, Target
+from reusekit.tracking.operations import Address, Target
 
 LOCK = "job.lock"
 _RUN = ".run.json"
@@ -56,11 +56,6 @@ def living(folder: Path) -> Iterator[None]:
 @contextmanager
 def mark(folder: Path, key: str, address: Address) -> Iterator[Path]:
     """Keep in a job's folder that a run is open, while its process lives.
-
-    Args:
-        folder: The job's.
-        key: The run's.
-        address: Where it is written to.
 
     Yields:
         The file that says so, to be removed when the run has ended.
@@ -94,15 +89,18 @@ def has_open_runs(folder: Path) -> bool:
 
 
 def end_killed(folder: Path, uri: str, known_as: str | None = None) -> bool:
-    """End the runs that a dead process has left open, as KILLED, with what was open in them.
+    """End the runs that a dead job has left open, as KILLED, with what was open in them.
+
+    The caller holds the lock of the job, which is therefore dead. Runs that were written elsewhere
+    are left alone.
 
     Args:
-        folder: Of its job.
-        uri: Where the runs are; those that were written elsewhere are left alone.
+        folder: Of the job.
+        uri: Where the runs are.
         known_as: The address that the job knew, where it is another.
 
     Returns:
-        Whether there were any. The caller holds the lock of the job, which is therefore dead.
+        Whether there were any.
 
     Raises:
         TrackingError: The server is away, or refuses.
@@ -164,8 +162,7 @@ def end_orphans(target: Target) -> None:
         for run in target.client.search_runs([target.experiment_id], ours):
             if not _lives(run.data.tags[PROCESS]):
                 _end_with_children(target.client, [run])
-                line = f"The job of the run {run.info.run_name} was killed: it is ended as KILLED."
-                console.print(line, soft_wrap=True, markup=False)
+                say(f"The job of the run {run.info.run_name} was killed: it is ended as KILLED.")
 
 
 def process_tags(process: psutil.Process | None = None) -> dict[str, str]:
@@ -187,8 +184,7 @@ def _machine() -> str | None:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux
         return None
-    told = f"{boot} {namespace} {socket.gethostname()} {os.getuid()}"
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    return digest([boot, namespace, socket.gethostname(), os.getuid()])[:16]
 
 
 def _started(process: psutil.Process) -> float:

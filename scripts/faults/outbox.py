@@ -13,10 +13,8 @@ from faults.outcome import Outcome
 from reusekit.errors import TrackingError
 from reusekit.progress import console
 from reusekit.sealed_json import checksum
-from reusekit.tracking.operations import EndRun, LogArtifact, LogBatch, StartRun
-from reusekit.tracking.outbox import Outbox
-from reusekit.tracking.sync import find_outboxes, send_outbox
-from reusekit.tracking.target import Address
+from reusekit.tracking.operations import Address, EndRun, LogArtifact, LogBatch, StartRun
+from reusekit.tracking.outbox import Outbox, find_outboxes, send_outbox
 
 TRIES = 150
 

@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from reusekit.settings import TrackingSettings
 from reusekit.stages.job import start_job
-from reusekit.tracking.target import Address
+from reusekit.tracking.operations import Address
 from reusekit.tracking.unfinished import LOCK, mark
 
 

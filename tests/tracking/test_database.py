@@ -10,7 +10,7 @@ from tracking.servers import kill_myself, killed
 
 import reusekit as rk
 from reusekit.tracking import connect
-from reusekit.tracking.database import make_database
+from reusekit.tracking.server import make_database
 
 
 def killed_among_its_tables(work):

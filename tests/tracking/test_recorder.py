@@ -14,8 +14,7 @@ from reusekit.tracking import (
     recorder,
     step_run,
 )
-from reusekit.tracking.outbox import Outbox
-from reusekit.tracking.sync import send_outbox
+from reusekit.tracking.outbox import Outbox, send_outbox
 
 
 def sync(folder, uri=None) -> None:

@@ -16,8 +16,7 @@ from small_models import X, backbone, with_head, written
 
 import reusekit as rk
 from reusekit.tracking import log_metrics, pipeline_run, send_models
-from reusekit.tracking.outbox import Outbox
-from reusekit.tracking.sync import send_outbox
+from reusekit.tracking.outbox import Outbox, send_outbox
 from reusekit.tracking.unfinished import process_tags
 
 

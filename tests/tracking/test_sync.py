@@ -17,8 +17,7 @@ from reusekit.errors import TrackingError
 from reusekit.launch import launch_one_of
 from reusekit.tracking import log_metrics, log_params, pipeline_run, step_run
 from reusekit.tracking.operations import EndRun
-from reusekit.tracking.outbox import Outbox
-from reusekit.tracking.sync import find_outboxes, send_outbox
+from reusekit.tracking.outbox import Outbox, find_outboxes, send_outbox
 
 JOB = Path("runs", "20260101-job")
 

@@ -143,7 +143,7 @@ CASES = {
         {"digit": digits()[1], "ink": ink()},
     ),
     "multitap": multitap,
-    "multitap of some features": lambda: multitap(kept=range(0, 20, 2), logits=True),
+    "multitap of logits": lambda: multitap(logits=True),
     "siamese by difference": lambda: siamese("difference", units=8, pooling="attention"),
     "siamese by product": lambda: siamese("product"),
     "siamese by concatenation": lambda: siamese("concatenated", units=8),
