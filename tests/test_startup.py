@@ -82,7 +82,7 @@ def test_warnings_and_errors_come_through():
 
 
 def test_a_failing_import_is_shown_whole():
-    done = run(
+    done = run_python(
         "from reusekit.startup import quiet\n"
         "import os\n"
         "with quiet():\n"

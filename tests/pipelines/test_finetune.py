@@ -34,9 +34,9 @@ def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
 def test_resnet50_on_the_pets(run_pipeline, tracking):
     words = [
         f"--config={ROOT / 'configs' / 'resnet50_pets.yaml'}",
-        "--search.max_trials=2",
-        "--search.max_cuts=2",
-        "--search.epochs=2",
+        "--search.max_trials=1",
+        "--search.max_cuts=1",
+        "--search.epochs=1",
         "--backbone.weights=null",
         "--backbone.input_shape=[32, 32, 3]",
         "--finetune.share=0",
