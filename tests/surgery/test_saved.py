@@ -172,8 +172,10 @@ def test_what_is_made_is_exported_where_the_source_is(name, tmp_path):
     # A SavedModel may put out a list or a dict of tensors, but no structure inside a structure.
     taps = extract(model, [middle(model).address, read(model).outputs[0].address])
     ways = {way: made[way] for way in ("bottom", "top", "inserted", "flattened")}
-    # First the source itself: what fails there says nothing about what is made from it.
-    for way, (each, fed) in {"source": (model, x), "taps": (taps, x), **ways}.items():
+    every = list({"taps": (taps, x), **ways}.items())
+    # Every way comes up with six of the models, and each model in three ways.
+    number = EXPORTED.index(name)
+    for way, (each, fed) in (every[(3 * number + step) % len(every)] for step in range(3)):
         served = exported(each, tmp_path / way, fed)
         assert_equal(arrays(served), arrays(run(each, fed)))
 
