@@ -8,12 +8,11 @@ from typing import Any, Literal, NamedTuple
 import keras
 
 from reusekit.arguments import checked
-from reusekit.errors import TieError
-from reusekit.graph import keras_internals, read
+from reusekit.errors import TieError, nearest
+from reusekit.graph import Graph, keras_internals, read
 from reusekit.graph.addresses import without_call_number
 from reusekit.sharing import tied_source
 from reusekit.sharing.tied_dense import TiedDense
-from reusekit.sharing.weight_addresses import Weight, find_weight
 from reusekit.surgery import clone
 from reusekit.surgery.certificate import prove_copy
 from reusekit.surgery.copies import leaves, substitute
@@ -120,11 +119,37 @@ def _named(path: tuple[keras.Layer, ...]) -> str:
 # --- made ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Weight:
+    """One weight of one layer.
+
+    Attributes:
+        address: The address of the layer and the name of the weight, `outer/layer/kernel`.
+        layer: The layer; that which a `TiedDense` is tied to, where the weight is of that one.
+        variable: The weight.
+    """
+
+    address: str
+    layer: keras.Layer
+    variable: keras.Variable
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape; a convolution's of size 1 without the axes of the image."""
+        shape = tuple(self.variable.shape)
+        return shape[-2:] if set(shape[:-2]) == {1} else shape
+
+    @property
+    def is_matrix(self) -> bool:
+        """Return whether it is what the layer multiplies with."""
+        return self.variable is tied_source.matrix(self.layer)
+
+
 class _Union(NamedTuple):
     """The layer that keeps its weight, and the one that gives its own up."""
 
-    source: Weight
-    replaced: Weight
+    source: _Weight
+    replaced: _Weight
     merged: bool  # whether calls of the source itself take the place of the other layer's
 
 
@@ -168,7 +193,7 @@ def tie(
         (450, 250)
     """
     graph = read(model)
-    first, second = find_weight(graph, a), find_weight(graph, b)
+    first, second = _find_weight(graph, a), _find_weight(graph, b)
     _check(first, second, transform)
     union = _union(first, second, transform)
     _check_owners(model, union.replaced)
@@ -198,7 +223,7 @@ def tie(
     return tied
 
 
-def _check(first: Weight, second: Weight, transform: str | None) -> None:
+def _check(first: _Weight, second: _Weight, transform: str | None) -> None:
     if first.variable is second.variable:
         raise TieError(f"Expected two weights, received one: {first.address!r} is tied already.")
     for weight in (first, second):
@@ -219,7 +244,7 @@ def _check(first: Weight, second: Weight, transform: str | None) -> None:
         )
 
 
-def _union(a: Weight, b: Weight, transform: str | None) -> _Union:
+def _union(a: _Weight, b: _Weight, transform: str | None) -> _Union:
     for source, replaced in ((a, b), (b, a)):
         if _can_replace(source, replaced, transform):
             return _Union(source, replaced, merged=False)
@@ -237,7 +262,7 @@ def _union(a: Weight, b: Weight, transform: str | None) -> _Union:
     )
 
 
-def _check_owners(model: keras.Model, replaced: Weight) -> None:
+def _check_owners(model: keras.Model, replaced: _Weight) -> None:
     """Raise TieError where a layer would keep the weight that is given up."""
     for layer in leaves(model):
         if not isinstance(layer, keras.Layer) or _is_tied_to(layer, replaced.layer):
@@ -254,7 +279,7 @@ def _is_tied_to(layer: Any, source: keras.Layer) -> bool:
     return isinstance(layer, TiedDense) and layer.source is source
 
 
-def _can_replace(source: Weight, replaced: Weight, transform: str | None) -> bool:
+def _can_replace(source: _Weight, replaced: _Weight, transform: str | None) -> bool:
     """Return whether the one layer, with the weight of the other, would be a TiedDense."""
     if not (source.is_matrix and replaced.is_matrix and tied_source.multiplies(replaced.layer)):
         return False
@@ -284,7 +309,7 @@ def _tied(source: keras.Layer, replaced: keras.Layer, transform: str | None) -> 
     )
 
 
-def _place(weight: Weight) -> int:
+def _place(weight: _Weight) -> int:
     return [id(variable) for variable in weight.layer.weights].index(id(weight.variable))
 
 
@@ -303,3 +328,50 @@ def differences(a: keras.Layer, b: keras.Layer, besides: tuple[str, ...] = ("nam
     """
     one, other = a.get_config(), b.get_config()
     return [key for key in one if key not in besides and one[key] != other.get(key)]
+
+
+def _find_weight(graph: Graph, at: Any) -> _Weight:
+    """Find a weight by the layer's address and its name, or as a variable.
+
+    Args:
+        graph: A model that was read.
+        at: `layer/weight`, just `layer` for its kernel, its embeddings or its only weight, or a
+            variable.
+
+    Raises:
+        TieError: There is no such weight, or several are meant.
+    """
+    found = _weights(graph)
+    if isinstance(at, keras.Variable):
+        for weight in found.values():
+            if weight.variable is at:
+                return weight
+        raise TieError(f"Expected a weight of model {graph.model.name!r}, received {at!r}.")
+    if at in found:
+        return found[at]
+    of_layer = [weight for name, weight in found.items() if name.rpartition("/")[0] == at]
+    meant = [weight for weight in of_layer if weight.is_matrix] or of_layer
+    if len(meant) == 1:
+        return meant[0]
+    choices = [weight.address for weight in meant] or found
+    raise TieError(
+        f"Expected the address of a weight of model {graph.model.name!r}, received {at!r}. "
+        f"{nearest(str(at), choices)}"
+    )
+
+
+def _weights(graph: Graph) -> dict[str, _Weight]:
+    found: dict[str, _Weight] = {}
+    for call in graph.calls:
+        layer = without_call_number(call.address)
+        for variable in call.variables:
+            address = f"{layer}/{variable.name}"
+            found.setdefault(address, _Weight(address, _owner(call.operation, variable), variable))
+    return found
+
+
+def _owner(layer: keras.Layer, variable: keras.Variable) -> keras.Layer:
+    if not isinstance(layer, TiedDense):
+        return layer
+    own = {id(each) for each in keras_internals.own_variables(layer)}
+    return layer if id(variable) in own else layer.source
