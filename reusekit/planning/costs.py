@@ -204,18 +204,15 @@ def _disk(folder: Path) -> tuple[float, float, float]:
 
 
 @cache
-def _timed(inputs: int, outputs: int) -> keras.Model:
-    """Return the model whose steps are timed; TensorFlow never frees a step, so one a process."""
+def _step_seconds(inputs: int, outputs: int) -> float:
+    """Return the seconds of a training step of a dense layer on single examples, by Adam.
+
+    Timed once a process: the machine stays the same, and TensorFlow never frees a step.
+    """
     model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs, use_bias=False)])
     model.compile(optimizer="adam", loss="mse")
     # Makes the optimizer's state.
     model.train_on_batch(np.zeros((1, inputs), "float32"), np.zeros((1, outputs)))
-    return model
-
-
-def _step_seconds(inputs: int, outputs: int) -> float:
-    """Return the seconds of a training step of a dense layer on single examples, by Adam."""
-    model = _timed(inputs, outputs)
     count = _WARM + _STEPS
     examples = np.zeros((count, inputs), "float32")
     batches = iter(feed(examples, np.zeros((count, outputs), "float32"), 1))
