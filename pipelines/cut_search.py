@@ -3,8 +3,6 @@
 python pipelines/cut_search.py --config configs/digits.yaml --search.max_trials 8
 """
 
-from pydantic import NonNegativeInt
-
 from reusekit import FeatureStore, stages
 from reusekit.launch import launch
 from reusekit.settings import (
@@ -12,6 +10,7 @@ from reusekit.settings import (
     BaselineSettings,
     DataSettings,
     FineTuneSettings,
+    SearchJobSettings,
     SearchSettings,
     TrackingSettings,
 )
@@ -24,12 +23,7 @@ def cut_search(
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
     tracking: TrackingSettings = TrackingSettings(),
-    output: str = "runs",
-    seed: NonNegativeInt = 0,
-    plain: bool = False,
-    fresh: bool = False,
-    standalone: bool = False,
-    verbose: bool = False,
+    options: SearchJobSettings = SearchJobSettings(),
 ) -> None:
     """Search how deep to cut a pretrained model, fine-tune the best cut, register it.
 
@@ -44,28 +38,36 @@ def cut_search(
         finetune: The phase after the search, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
         tracking: Where MLflow keeps the run, and the name in the registry.
-        output: Folder for tables and figures; each run gets one of its own in it.
-        seed: Decides the examples, the initial weights, the order of batches and the trials.
-        plain: Run each trial alone, the backbone for every batch of it, for comparison.
-        fresh: Discard the trials that an earlier run of the same search finished.
-        standalone: Register the whole model with weights of its own, to be loaded where reusekit is
-            not installed. Otherwise its bottom is stored once for all models that stand on it.
-        verbose: Say more, and show the traceback of an error.
+        options: The seed, the output folder, and how the job is run.
     """
-    with stages.start_job("cut_search", output, tracking, seed, verbose, data) as job:
+    with stages.start_job(
+        name="cut_search",
+        output=options.output,
+        tracking=tracking,
+        seed=options.seed,
+        verbose=options.verbose,
+        data=data,
+    ) as job:
         with job.stage("Load the backbone"):
-            pretrained = stages.load_backbone(backbone)
+            pretrained = stages.load_backbone(settings=backbone)
             if finetune.unfreeze_from is not None:
-                stages.clean_cut(pretrained, finetune.unfreeze_from)
-            cuts = stages.candidate_cuts(pretrained, search.cuts, search.max_cuts)
+                stages.clean_cut(backbone=pretrained, at=finetune.unfreeze_from)
+            cuts = stages.candidate_cuts(
+                backbone=pretrained, wanted=search.cuts, most=search.max_cuts
+            )
             for at in search.freeze:
-                stages.clean_cut(pretrained, at)
+                stages.clean_cut(backbone=pretrained, at=at)
             store = FeatureStore(search.store, search.disk)
         with job.stage("Load the data"):
-            splits = stages.load_data(data, pretrained, seed)
+            splits = stages.load_data(settings=data, backbone=pretrained, seed=options.seed)
         with job.stage("Plan the search"):
             planned = stages.plan_search(
-                pretrained, cuts, splits, search, store, output, seed, plain, fresh
+                backbone=pretrained,
+                cuts=cuts,
+                splits=splits,
+                settings=search,
+                store=store,
+                job=options,
             )
         job.record(
             splits,
@@ -74,24 +76,44 @@ def cut_search(
             search=search,
             finetune=finetune,
             baselines=baselines,
-            plain=plain,
+            plain=options.plain,
         )
         with job.stage("Extract the features of every cut"):
-            stages.extract_features(planned, job.folder)
+            stages.extract_features(search=planned, folder=job.folder)
         with job.stage("Search the cut"):
-            searched = stages.search_cut(planned, job.folder)
+            searched = stages.search_cut(search=planned, folder=job.folder, fresh=options.fresh)
         with job.stage("Fine-tune the best trial"):
-            best = stages.best_trial(searched)
-            tuned = stages.finetune(best, pretrained, finetune, splits, store, job.folder, seed)
+            tuned = stages.finetune(
+                begun=stages.best_trial(searched=searched),
+                backbone=pretrained,
+                settings=finetune,
+                splits=splits,
+                store=store,
+                folder=job.folder,
+                seed=options.seed,
+            )
         with job.stage("Evaluate on the test split"):
-            test = stages.evaluate(tuned.whole, splits.test)
+            test = stages.evaluate(model=tuned.whole, split=splits.test)
         with job.stage("Train the baselines"):
-            rivals = stages.run_baselines(tuned.whole, splits, baselines, job.folder, seed)
+            rivals = stages.run_baselines(
+                whole=tuned.whole,
+                splits=splits,
+                settings=baselines,
+                folder=job.folder,
+                seed=options.seed,
+            )
+        scores = stages.Scores(test=test, baselines=rivals, searched=searched)
         with job.stage("Register"):
             version = stages.register(
-                tuned, pretrained, splits, test, tracking, job.folder, searched, rivals, standalone
+                tuned=tuned,
+                backbone=pretrained,
+                splits=splits,
+                scores=scores,
+                settings=tracking,
+                folder=job.folder,
+                standalone=options.standalone,
             )
-    stages.report(job, tuned, test, version, tracking, searched, rivals)
+    stages.report(job=job, tuned=tuned, scores=scores, version=version, tracking=tracking)
 
 
 if __name__ == "__main__":

@@ -33,17 +33,29 @@ def promote_candidate(
         dry_run: Compare and say what would be done, and write nothing.
         verbose: Say more, and show the traceback of an error.
     """
-    with stages.start_job("promote", output, tracking, seed, verbose, data) as job:
+    with stages.start_job(
+        name="promote", output=output, tracking=tracking, seed=seed, verbose=verbose, data=data
+    ) as job:
         with job.stage("Look up the candidate and the champion"):
-            contest = stages.find_contest(promote, tracking)
+            contest = stages.find_contest(settings=promote, registry=tracking)
         with job.stage("Evaluate them on the held-out split"):
-            candidate = stages.evaluate_version(contest.candidate, data)
-            champion = stages.evaluate_version(contest.champion, data) if contest.champion else None
+            candidate = stages.evaluate_version(version=contest.candidate, data=data)
+            champion = None
+            if contest.champion is not None:
+                champion = stages.evaluate_version(version=contest.champion, data=data)
         with job.stage("Decide"):
-            verdict = stages.judge(candidate, champion, promote, seed)
+            verdict = stages.judge(
+                candidate=candidate, champion=champion, settings=promote, seed=seed
+            )
             if not dry_run:
-                stages.carry_out(verdict, promote, tracking, job.folder, seed)
-    stages.report_verdict(verdict, tracking, dry_run)
+                stages.carry_out(
+                    verdict=verdict,
+                    settings=promote,
+                    registry=tracking,
+                    folder=job.folder,
+                    seed=seed,
+                )
+    stages.report_verdict(verdict=verdict, registry=tracking, dry_run=dry_run)
 
 
 if __name__ == "__main__":

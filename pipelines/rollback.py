@@ -22,7 +22,7 @@ def roll_back(
         reason: Why; kept with the version that loses the alias.
         verbose: Show the traceback of an error.
     """
-    left, restored = stages.roll_back(tracking, reason)
+    left, restored = stages.roll_back(registry=tracking, reason=reason)
     print(
         f"{tracking.model}@{tracking.promoted} is version {restored} again; it was version {left}."
     )

@@ -16,6 +16,7 @@ from .planning import plan as plan
 from .search import CutHyperModel as CutHyperModel
 from .search import CutSearch as CutSearch
 from .search import CutTuner as CutTuner
+from .search import SearchConfig as SearchConfig
 from .search import SearchSpace as SearchSpace
 from .search import measure_latency as measure_latency
 from .search import rank_cuts as rank_cuts

@@ -15,21 +15,34 @@ import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from annotated_types import Ge, Gt, Le, Lt, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
 from pydantic import (
     AfterValidator,
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
-from reusekit.errors import ReusekitError, nearest
+from reusekit.errors import ConfigError, ReusekitError, nearest
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
@@ -256,11 +269,14 @@ def _own_error(annotation: Any, value: Any) -> ReusekitError | None:
     try:
         _adapter(annotation).validate_python(value)
     except ValidationError as failed:
-        for found in failed.errors():
-            raised = found.get("ctx", {}).get("error")
-            if isinstance(raised, ReusekitError):
-                return raised
+        return _raised(failed)
     return None
+
+
+def _raised(failed: ValidationError) -> ReusekitError | None:
+    """Return the first of our own errors among the causes of a refusal."""
+    causes = (found.get("ctx", {}).get("error") for found in failed.errors())
+    return next((cause for cause in causes if isinstance(cause, ReusekitError)), None)
 
 
 def _innermost(name: str, annotation: Any, value: Any) -> tuple[str, Any, Any]:
@@ -307,7 +323,7 @@ def described(annotation: Any, qualities: str = "") -> str:
 
     Args:
         annotation: What is expected.
-        qualities: More to say of a list or dictionary.
+        qualities: More to say of text, a list or a dictionary.
 
     Example:
         >>> from pydantic import PositiveInt
@@ -337,7 +353,7 @@ def described(annotation: Any, qualities: str = "") -> str:
     if origin is Callable or annotation is Callable:
         return "a function"
     if annotation in (*_NUMBERS, *_PLAIN):
-        return {**_NUMBERS, **_PLAIN}[annotation]
+        return {**_NUMBERS, **_PLAIN}[annotation] + qualities
     named = getattr(origin or annotation, "__name__", str(annotation))
     if named in _NAMES:
         return _NAMES[named]
@@ -367,10 +383,11 @@ def _ranges(base: Any, metadata: Sequence[Any]) -> str:
 
 
 def _qualities(metadata: Sequence[Any]) -> str:
-    """Describe the constraints on a list or a dictionary."""
+    """Describe the constraints on text, a list or a dictionary."""
     full = ["not empty"] * any(isinstance(one, MinLen) for one in metadata)
+    short = [f"no longer than {one.max_length}" for one in metadata if isinstance(one, MaxLen)]
     once = ["with nothing twice"] * (_DISTINCT in metadata)
-    return "".join(f", {quality}" for quality in (*full, *once))
+    return "".join(f", {quality}" for quality in (*full, *short, *once))
 
 
 def _joined(parts: Iterable[str]) -> str:
@@ -381,6 +398,92 @@ def _joined(parts: Iterable[str]) -> str:
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 120
 _REPR.maxlong = 60
+
+
+class Settings(BaseModel):
+    """A group of settings: immutable, given by name, and checked as arguments are.
+
+    A subclass says each setting once, as an annotated field with a default and a description. What
+    takes settings from it (functions, configuration files, the command line, MLflow) follows.
+
+    Example:
+        >>> from pydantic import PositiveInt
+        >>> class Oven(Settings):
+        ...     minutes: PositiveInt = 5
+        >>> Oven(minutes=0)
+        Traceback (most recent call last):
+        reusekit.errors.ConfigError: Expected minutes to be a whole number of at least 1.
+        Received: 0.
+        >>> Oven(minute=3)
+        Traceback (most recent call last):
+        reusekit.errors.ConfigError: Expected settings of Oven by their names. Received: 'minute'.
+        Did you mean 'minutes'?
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True
+    )
+    grouped: ClassVar[bool] = True
+    """Whether they are a group on the command line, `group.name`; else each stands by itself."""
+
+    def __init__(self, **values: Any) -> None:
+        fields = _fields(type(self))
+        for name in values:
+            if name not in fields:
+                raise ConfigError(
+                    f"Expected settings of {type(self).__name__} by their names. Received: "
+                    f"{name!r}. {nearest(name, fields)}"
+                )
+        missing = [name for name in fields if fields[name].required and name not in values]
+        if missing:
+            raise ConfigError(f"Expected {missing[0]} among the settings. Received: nothing.")
+        try:
+            super().__init__(**{name: fields[name](name, one) for name, one in values.items()})
+        except ValidationError as failed:  # of a rule that spans values
+            own = _raised(failed)
+            raise own or ConfigError(failed.errors()[0]["msg"]) from None
+
+    def changed(self, **values: Any) -> Self:
+        """Return a copy with other values for some settings, checked like these."""
+        return type(self)(**{**dict(self), **values})
+
+    @model_validator(mode="after")
+    def _plain_text(self) -> Self:
+        """Refuse text that was meant as a list or a dictionary, or holds NUL."""
+        for name, value in self:
+            if isinstance(value, str) and (value[:1] in ("{", "[") or "\0" in value):
+                raise ConfigError(f"Expected {name} as plain text. Received: {value!r}.")
+        return self
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """One field of a group of settings."""
+
+    annotation: Any
+    adapter: TypeAdapter
+    required: bool
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """Return a value as pydantic is to have it: lists for tuples, Python's own numbers."""
+        value = _plain_number(value)
+        try:
+            return self.adapter.validate_python(value)
+        except ValidationError as failed:
+            own = _raised(failed)
+            raise own or _refusal(ConfigError, name, self.annotation, value) from None
+
+
+@functools.cache
+def _fields(settings: type[Settings]) -> dict[str, _Setting]:
+    found = {}
+    for name, field in settings.model_fields.items():
+        annotation = field.rebuild_annotation()
+        grouped = inspect.isclass(annotation) and issubclass(annotation, Settings)
+        # A dictionary does for a group in a group, as configuration files have it.
+        adapter = TypeAdapter(annotation) if grouped else _adapter(annotation)
+        found[name] = _Setting(annotation, adapter, field.is_required())
+    return found
 
 
 def _path(value: str | os.PathLike) -> str | os.PathLike:
@@ -435,7 +538,16 @@ def _name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_name), Field(description='text without "/"')]
 """The name of a layer or model."""
 
-_DISTINCT = AfterValidator(_each_once)
+
+@dataclass(frozen=True)
+class _Distinct(AfterValidator):
+    """The rule that nothing stands twice in a list; a help text shows it by its name."""
+
+    def __repr__(self) -> str:
+        return "nothing twice"
+
+
+_DISTINCT = _Distinct(_each_once)
 _Item = TypeVar("_Item")
 
 Choices = Annotated[Sequence[_Item], MinLen(1), _DISTINCT]

@@ -7,14 +7,15 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import getdoc, signature
+from inspect import getdoc, isclass, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from pydantic import ValidationError
+from pydantic import BaseModel
 
+from reusekit.arguments import Settings, check
 from reusekit.errors import ConfigError, ReusekitError, nearest, shortened
 from reusekit.secrets import hide
 from reusekit.signals import Terminated, interruptible
@@ -31,8 +32,9 @@ def launch(
     """Run a function as a command whose options are the function's parameters.
 
     Every parameter becomes an option and a key of `--config FILE`; pydantic models open up into
-    dotted options. Unknown keys are refused. `--print_config` prints what would be used. `--import
-    MODULE` imports modules first, so that the layers they register with Keras are known.
+    dotted options, or plain ones where `Settings.grouped` is False. Unknown keys are refused.
+    `--print_config` prints what would be used. `--import MODULE` imports modules first, so that the
+    layers they register with Keras are known.
 
     An error of the caller's ends the process with exit code 2 and one line on standard error; with
     `--verbose` (where the function has such a parameter) the traceback comes before it.
@@ -42,20 +44,8 @@ def launch(
         arguments: The command line; the process's own where None.
         positional: Whether parameters without a default are given by position, not by name.
     """
-    parser = ArgumentParser(
-        prog=None if arguments is None else f"reusekit {function.__name__}",
-        exit_on_error=False,
-        allow_abbrev=False,
-        description=_description(function),
-    )
-    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
-    parser.add_argument(
-        "--import",
-        type=list[str] | str,
-        default=[],
-        help="Modules to import first, which register classes of your own with Keras: a or [a,b].",
-    )
-    parser.add_function_arguments(function, as_positional=positional)
+    prog = None if arguments is None else f"reusekit {function.__name__}"
+    parser, jobs = make_parser(function, positional, prog), _flat(function)
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = _with_values(arguments, function)
     if positional:
@@ -69,19 +59,41 @@ def launch(
         _check_texts(options)
         _import(options.pop("import"))
         verbose = options.get("verbose", False)
+        for name, kind in jobs.items():
+            options[name] = kind(**{key: options.pop(key) for key in kind.model_fields})
         with interruptible(), _ending_quietly():
             function(**options)
-    except ValidationError as error:  # a rule that spans values
-        (first, *_) = error.errors()
-        where = ".".join(map(str, (error.title, *first["loc"])))
-        _stop(f"{where}: {first['msg'].removeprefix('Value error, ')}", verbose)
     except ArgumentError as error:
-        _stop(_configuration_error(str(error), _options(parser)), verbose)
+        _stop(_configuration_error(str(error), _options(parser), function), verbose)
     except ReusekitError as error:
         _stop(str(error), verbose)
     except KeyboardInterrupt as interrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)  # as shells have it
+
+
+def make_parser(
+    function: Callable[..., Any], positional: bool = False, prog: str | None = None
+) -> ArgumentParser:
+    """Return the parser of a function's command line; see `launch`."""
+    parser = ArgumentParser(
+        prog=prog,
+        exit_on_error=False,
+        allow_abbrev=False,
+        description=_description(function),
+    )
+    parser.add_argument("--config", action="config", help="Path of a YAML file with the options.")
+    parser.add_argument(
+        "--import",
+        type=list[str] | str,
+        default=[],
+        help="Modules to import first, which register classes of your own with Keras: a or [a,b].",
+    )
+    jobs = _flat(function)
+    for kind in jobs.values():
+        parser.add_class_arguments(kind, as_group=False)
+    parser.add_function_arguments(function, as_positional=positional, skip={*jobs})
+    return parser
 
 
 def launch_one_of(
@@ -234,9 +246,7 @@ def _with_values(arguments: Sequence[str], function: Callable[..., Any]) -> list
         >>> _with_values(["--salted", "false"], cook)
         ['--salted', 'false']
     """
-    flags = {
-        f"--{name}" for name, p in signature(function).parameters.items() if p.annotation is bool
-    }
+    flags = {f"--{name}" for name, hint in _annotations(function).items() if hint is bool}
     return [
         f"{word}=true" if word in flags and behind.lower() not in _TRUTHS else word
         for word, behind in zip(arguments, [*arguments, ""][1:], strict=True)
@@ -285,47 +295,68 @@ def _stop(message: str, verbose: bool) -> None:
     sys.exit(EXIT_BAD_INPUT)
 
 
-def _configuration_error(message: str, keys: list[str]) -> str:
-    """Return jsonargparse's message in one line, with the nearest key to an unknown one."""
-    message = re.sub(r"\s*For further information visit \S+", "", message)
-    message = re.sub(r"\d+ validation errors? for \S+\s*", "", message)
-    message = re.sub(r"\s*\[type=.*?input_type=\w+\]\.?", "", message, flags=re.DOTALL)
-    message = re.sub(r"<class '(\w+)'>|typing\.(?=Literal)", r"\1", message)
-    message = message.replace("Parser key", "Option")
+def _configuration_error(message: str, keys: Sequence[str], function: Callable[..., Any]) -> str:
+    """Return jsonargparse's message in one sentence, with the nearest key to an unknown one."""
     missing = re.search(r"the following arguments are required: (?P<keys>[^\n]+)", message)
     if missing:
         given = ", ".join(f"--{key}" for key in missing["keys"].split(", "))
         return f"Expected {given}, as an option or in a configuration file. Received: nothing."
-    message = _UNION.sub(_joined, message).replace("Got value:", "Received:")
-    message = re.sub(r"(Expected a|valid) (?:list|tuple)\b", r"\1 list such as [a,b]", message)
-    message = re.sub(r"(?<=[\w\]])\s+Received:", ". Received:", message)
     unknown = (
-        re.search(r"Option '(?P<key>[^']+)' is not accepted", message)
-        or re.search(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'", message)
+        re.search(r"(?:Parser key|Option) '(?P<key>[^']+)' is not accepted", message)
+        or re.search(
+            r"Group '(?P<group>[^']+)' does not accept (?:parser key|option) '(?P<key>[^']+)'",
+            message,
+        )
         or re.search(r"unrecognized arguments: --(?P<key>[\w.]+)", message)
     )
-    if not unknown:
-        return message
-    found = unknown.groupdict()
-    key = ".".join(part for part in (found.get("group"), found["key"]) if part)
-    return f"Unknown option {key!r}. {_nearest(key, keys)}"
+    if unknown:
+        found = unknown.groupdict()
+        key = ".".join(part for part in (found.get("group"), found["key"]) if part)
+        return f"Unknown option {key!r}. {_nearest(key, keys)}"
+    bad = re.search(
+        r'Parser key "(?P<key>[\w.]+)":.*(?:Got|Given) value: (?P<value>.*)', message, re.S
+    )
+    return (bad and _refusal(bad["key"], bad["value"].strip(), function)) or message
 
 
-_UNION = re.compile(
-    r"Does not validate against any of the Union subtypes\s+Subtypes: [^\n]*\s+Errors:\s+(.*)",
-    re.DOTALL,
-)
+def _refusal(key: str, text: str, function: Callable[..., Any]) -> str | None:
+    """Return why a value is refused, as a call from Python would say it."""
+    annotations = _annotations(function)
+    *groups, name = key.split(".")
+    try:
+        for group in groups:
+            annotations = _annotations(annotations[group])
+        check(annotations[name], yaml.safe_load(text), key, ConfigError)
+    except ConfigError as error:
+        return str(error)
+    except (KeyError, yaml.YAMLError):
+        pass
+    return None
 
 
-def _joined(refused: re.Match) -> str:
-    """Explain the refusal of a value that may be of several kinds, in a sentence."""
-    *_, value = refused[1].split("Given value: ")
-    found = re.findall(r"- ((?:Expected|Input) .*?)(?=\s+- |\s+Given|\s*$)", refused[1], re.DOTALL)
-    first, *others = dict.fromkeys(" ".join(one.split()).rstrip(".") for one in found)
-    if first.endswith((" than", " to")):  # jsonargparse takes the value out of the reason
-        first += f" {value}"
-    others = [one.removeprefix("Expected ").replace("a NoneType", "null") for one in others]
-    return f"{' or '.join((first, *others))}. Received: {value}"
+def _annotations(function: Any) -> dict[str, Any]:
+    """Return the annotations of a function's options, or of the settings in a group."""
+    if isclass(function) and issubclass(function, BaseModel):
+        fields = function.model_fields
+        return {name: field.rebuild_annotation() for name, field in fields.items()}
+    found = {}
+    for name, hint in _hints(function).items():
+        found.update(_annotations(hint) if name in _flat(function) else {name: hint})
+    return found
+
+
+def _flat(function: Callable[..., Any]) -> dict[str, type[Settings]]:
+    """Return the parameters whose settings are options by themselves."""
+    return {
+        name: hint
+        for name, hint in _hints(function).items()
+        if isclass(hint) and issubclass(hint, Settings) and not hint.grouped
+    }
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = get_type_hints(function, include_extras=True)
+    return {name: hints[name] for name in signature(function).parameters if name in hints}
 
 
 def _description(function: Callable[..., Any]) -> str:

@@ -1,11 +1,10 @@
 """The settings of pipelines: what a configuration file may hold, checked before anything runs."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -14,26 +13,13 @@ from pydantic import (
     model_validator,
 )
 
+from reusekit.arguments import Choices, Rate, Seed, Settings, Share
+from reusekit.errors import ConfigError
+from reusekit.search.config import SearchConfig, SearchOptions
+from reusekit.search.space import SearchSpace, TrialChoices
+
 CHAMPION = "champion"
 """The alias of the version that is the one to use."""
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Settings(BaseModel):
-    """A group of settings: immutable, and unknown names are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _sensible(self) -> Self:
-        """Refuse a list with something twice, and text that was meant as a list or holds NUL."""
-        for name, value in self:
-            if isinstance(value, list) and any(x in value[:n] for n, x in enumerate(value)):
-                raise ValueError(f"expected {name} with nothing twice, received {value}")
-            if isinstance(value, str) and (value[:1] in ("{", "[") or "\0" in value):
-                raise ValueError(f"expected {name} as plain text, received {value!r}")
-        return self
 
 
 class BackboneSettings(Settings):
@@ -96,92 +82,28 @@ class HeadSettings(Settings):
     """The head, and its training on the frozen bottom."""
 
     units: NonNegativeInt = Field(0, description="Width of the hidden layer; 0 for none.")
-    dropout: Share = Field(0.0, description="Dropout rate before the last layer.")
+    dropout: Rate = Field(0.0, description="Dropout rate before the last layer.")
     learning_rate: PositiveFloat = Field(1e-2, description="Adam's rate.")
     epochs: PositiveInt = Field(60, description="At most that many passes.")
     patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
     batch_size: PositiveInt = Field(32, description="Examples a step.")
 
 
-class LimitSettings(Settings):
-    """Limits on the whole model; cuts and trials beyond them are left out."""
-
-    parameters: PositiveInt | None = Field(None, description="At most that many; null: any.")
-    flops: PositiveFloat | None = Field(None, description="For one example, at most; null: any.")
-    latency: PositiveFloat | None = Field(
-        None, description="Seconds for one example up to the cut, as measured here; null: any."
-    )
-
-
-class SearchSettings(Settings):
+class SearchSettings(TrialChoices, SearchOptions):
     """The choices of the cut search, and its resources."""
 
-    cuts: list[str] | None = Field(
+    cuts: Choices[str] | None = Field(
         None, description="Addresses to cut at, as [a,b]; null for the clean cuts of the backbone."
     )
     max_cuts: PositiveInt = Field(16, description="Try that many cuts at most, spread evenly.")
-    freeze: list[str] = Field(
-        [],
-        description="Clean cuts, as [a,b], up to which the backbone may be frozen: where one lies "
-        "before a trial's cut, what is between the two is trained with the head. Empty: heads "
-        "alone.",
-    )
     max_trials: PositiveInt | None = Field(
-        24,
-        description="Trials in all; each cut gets one first. Null for every combination of the "
-        "choices, which needs learning_rates.",
-    )
-    units: list[NonNegativeInt] = Field(
-        [0, 64], min_length=1, description="Hidden widths to try, as [a,b]; 0 for none."
-    )
-    dropout: list[Share] = Field(
-        [0.0, 0.25, 0.5], min_length=1, description="Rates to try, as [a,b]."
-    )
-    optimizers: list[str] = Field(
-        ["adam"], min_length=1, description="Names of Keras optimizers to try, as [a,b]."
-    )
-    learning_rate: tuple[PositiveFloat, PositiveFloat] = Field(
-        (1e-3, 1e-1), description="Lowest and highest learning rate to try, as [a,b]."
-    )
-    learning_rates: list[PositiveFloat] | None = Field(
-        None,
-        min_length=1,
-        description="Learning rates to choose from instead of that range, as [a,b].",
-    )
-    batch_sizes: list[PositiveInt] = Field(
-        [32], min_length=1, description="Examples a step, to try, as [a,b]."
-    )
-    epochs: PositiveInt = Field(60, description="At most that many passes a trial.")
-    patience: PositiveInt = Field(10, description="Epochs to wait for a better objective.")
-    objective: Literal["val_accuracy", "val_loss"] = Field(
-        "val_accuracy", description="By which trials are compared."
-    )
-    limits: LimitSettings = LimitSettings()
-    rank: Literal["logme", "ridge"] | None = Field(
-        None, description="Score every cut before any training, and try the best first."
-    )
-    best_cuts: PositiveInt | None = Field(
-        None, description="Search that many of the best-ranked cuts only; null for all."
-    )
-    keep: PositiveInt = Field(1, description="The weights of how many trials are kept.")
-    augmented_views: NonNegativeInt = Field(
-        0,
-        description="Where random augmentation lies before a cut, how many augmented views to "
-        "store; 0 runs the backbone for every batch instead.",
-    )
-    compute_dtype: Literal["bfloat16"] | None = Field(
-        None, description="What the frozen backbone computes in; null for its own precision."
+        24, description=SearchOptions.model_fields["max_trials"].description
     )
     store: str | None = Field(
         None, description="Folder of the feature store; null for ~/.cache/reusekit/features."
     )
     disk: PositiveInt | None = Field(
-        None,
-        description="Bytes that the store may hold, whose oldest features make room for new ones; "
-        "null for what the disk has.",
-    )
-    memory: PositiveInt | None = Field(
-        None, description="Bytes that training may take; null for half of what is available."
+        None, description=SearchOptions.model_fields["disk"].description
     )
     folder: str | None = Field(
         None,
@@ -189,19 +111,25 @@ class SearchSettings(Settings):
         "folder that is named by what is searched.",
     )
 
-    @field_validator("learning_rate")
-    @classmethod
-    def _ascending(cls, rates: tuple[float, float]) -> tuple[float, float]:
-        if rates[0] > rates[1]:
-            raise ValueError("expected the lowest rate first")
-        return rates
-
     @model_validator(mode="after")
-    def _countable(self) -> "SearchSettings":
+    def _countable(self) -> Self:
         low, high = self.learning_rate
         if self.max_trials is None and self.learning_rates is None and low < high:
-            raise ValueError("max_trials of null, every combination, needs learning_rates")
+            raise ConfigError(
+                "Expected learning_rates with max_trials of null, every combination. Received: the "
+                f"range {(low, high)}."
+            )
         return self
+
+    def space(self, cuts: Sequence[str]) -> SearchSpace:
+        """Return the space of these choices on cuts."""
+        choices = {name: getattr(self, name) for name in TrialChoices.model_fields}
+        return SearchSpace(cuts=cuts, **choices)
+
+    def config(self, seed: int, plain: bool) -> SearchConfig:
+        """Return the configuration of these options; the store itself holds to `disk`."""
+        options = {name: getattr(self, name) for name in SearchOptions.model_fields}
+        return SearchConfig(**options | {"disk": None}, seed=seed, plain=plain)
 
 
 class FineTuneSettings(Settings):
@@ -212,24 +140,47 @@ class FineTuneSettings(Settings):
         description="Cut from which on the bottom is trained, if the chosen one is deeper; null to "
         "choose by share.",
     )
-    share: float = Field(
+    share: Share = Field(
         0.34,
-        ge=0,
-        le=1,
         description="Share of the backbone's cuts before the chosen one to unfreeze.",
     )
     learning_rate: PositiveFloat = Field(1e-4, description="Adam's rate in the second phase.")
+    decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Factor of the rate from block to block towards the input; 1 for one rate.",
+    )
+    unfreeze_every: NonNegativeInt = Field(
+        0,
+        description="Unfreeze in even shares from the head down, one after that many epochs, all "
+        "of it before the last; 0 unfreezes all at once.",
+    )
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen",
+        description="BatchNormalization in the unfrozen part: frozen keeps its statistics and "
+        "weights, train trains it.",
+    )
     epochs: PositiveInt = Field(30, description="At most that many passes.")
     patience: PositiveInt = Field(5, description="Epochs to wait for a lower validation loss.")
     batch_size: PositiveInt = Field(32, description="Examples a step.")
+
+    @model_validator(mode="after")
+    def _unfrozen_in_the_end(self) -> Self:
+        if self.unfreeze_every >= self.epochs:
+            raise ConfigError(
+                f"Expected unfreeze_every to be below epochs, {self.epochs}. Received: "
+                f"{self.unfreeze_every}."
+            )
+        return self
 
 
 class BaselineSettings(Settings):
     """The rivals of the result, each tuned on the same validation split."""
 
     from_scratch: bool = Field(False, description="The same network, from random weights.")
-    learning_rates: list[PositiveFloat] = Field(
-        [3e-4, 1e-3, 3e-3], min_length=1, description="Rates tried from scratch."
+    learning_rates: Choices[PositiveFloat] = Field(
+        [3e-4, 1e-3, 3e-3], description="Rates tried from scratch."
     )
     epochs: PositiveInt = Field(30, description="At most that many epochs from scratch.")
     passes: PositiveInt = Field(
@@ -269,8 +220,9 @@ class TrackingSettings(Settings):
     @classmethod
     def _free(cls, alias: str | None) -> str | None:
         if alias is not None and not re.fullmatch(r"(?!(?i:latest|v\d+)$)[\w-]+", alias):
-            raise ValueError(
-                "expected letters, digits, _ and -, and not 'latest' or 'v1', which MLflow keeps"
+            raise ConfigError(
+                "Expected alias as letters, digits, _ and -, and not 'latest' or 'v1', which "
+                f"MLflow keeps. Received: {alias!r}."
             )
         return alias
 
@@ -297,4 +249,53 @@ class PromoteSettings(Settings):
     )
     resamples: PositiveInt = Field(
         10_000, description="How often the examples are resampled for the interval."
+    )
+
+
+class JobSettings(Settings):
+    """The settings of a job itself; on the command line they are options without a group."""
+
+    grouped = False
+
+    output: str = Field(
+        "runs", description="Folder for tables and figures; each run gets one of its own in it."
+    )
+    seed: Seed = Field(
+        0,
+        description="Decides the examples, the initial weights, the order of batches and the "
+        "trials.",
+    )
+    verbose: bool = Field(False, description="Say more, and show the traceback of an error.")
+
+
+class TrainingJobSettings(JobSettings):
+    """The settings of a job that trains a model and registers it."""
+
+    standalone: bool = Field(
+        False,
+        description="Register the whole model with weights of its own, to be loaded where reusekit "
+        "is not installed. Otherwise its bottom is stored once for all models that stand on it.",
+    )
+
+
+class SearchJobSettings(TrainingJobSettings):
+    """The settings of a job that searches."""
+
+    plain: bool = Field(
+        False,
+        description="Run each trial alone, the backbone for every batch of it, for comparison.",
+    )
+    fresh: bool = Field(
+        False, description="Discard the trials that an earlier run of the same search finished."
+    )
+
+
+class FineTuneJobSettings(TrainingJobSettings):
+    """The settings of a job that fine-tunes at one cut."""
+
+    cut: str = Field(
+        description="Where to cut the backbone; `reusekit cuts SOURCE` lists the choices."
+    )
+    store: str | None = Field(
+        None, description="Folder of the feature store; null for ~/.cache/reusekit/features."
     )

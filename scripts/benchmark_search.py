@@ -135,11 +135,11 @@ class Bench:
             self.train,
             self.validation,
             space,
-            self.folder / name / "trials",
-            FeatureStore(self.folder / name / "features"),
-            epochs=self.epochs[workload],
-            patience=self.epochs[workload],  # none stops early: all do the same work
-            **options,
+            rk.SearchConfig(
+                epochs=self.epochs[workload], patience=self.epochs[workload], **options
+            ),
+            folder=self.folder / name / "trials",
+            store=FeatureStore(self.folder / name / "features"),
         )
 
 
@@ -188,8 +188,7 @@ def plain_trials(
     """Run trials with keras-tuner's own tuner on whole models, one at a time."""
     found = []
     for spec in tracked(specs, "Plain keras-tuner"):
-        narrow = replace(
-            space,
+        narrow = space.changed(
             cuts=[spec.cut],
             freeze=[spec.freeze],
             heads=space.heads and {spec.head: space.heads[spec.head]},
@@ -198,7 +197,8 @@ def plain_trials(
         )
         folder = Path(tempfile.mkdtemp(dir=bench.folder))
         began = perf_counter()
-        hypermodel = Recorded(data, narrow, epochs=epochs, patience=epochs)
+        config = rk.SearchConfig(epochs=epochs, patience=epochs)
+        hypermodel = Recorded(data, narrow, config)
         tuner = keras_tuner.GridSearch(hypermodel, objective="val_accuracy", directory=folder)
         tuner.search(verbose=0)
         seconds = perf_counter() - began
@@ -230,7 +230,7 @@ def frozen(bench: Bench) -> Report:
     cuts = space.cuts if bench.full else space.cuts[::5]
     heads = names if bench.full else names[:1]
     sample = [specs[cut, head] for cut in cuts for head in heads]
-    data = bench.search(space, "frozen", "frozen", plain=True).data
+    data = bench.search(space, "frozen", "frozen", plain=True).extract()
     plain = plain_trials(bench, data, space, sample, epochs)
     if bench.full:
         seconds = sum(one.seconds for one in plain)
@@ -264,7 +264,7 @@ def ftu(bench: Bench) -> Report:
     specs = [trial.spec for trial in result.trials]
     sample = specs if bench.full else [s for s in specs if s.learning_rate == 5e-5]
     scale = len(specs) / len(sample)
-    data = bench.search(space, "ftu", "ftu", plain=True).data
+    data = bench.search(space, "ftu", "ftu", plain=True).extract()
     plain = plain_trials(bench, data, space, sample, epochs)
     plain_s = scale * sum(one.seconds for one in plain)
     tops_s = scale * sum(tops_alone(search, spec, epochs) for spec in tracked(sample, "Tops alone"))
@@ -289,11 +289,13 @@ def ftu(bench: Bench) -> Report:
 def tops_alone(search: rk.CutSearch, spec: TrialSpec, epochs: int) -> float:
     """Return the seconds of training one top with Keras alone on features in memory."""
     held = {}
+    data = search.extract()
     for name in ("train", "validation"):
-        source = getattr(search.data, name)[search.data.begin(spec)]
+        source = getattr(data, name)[data.begin(spec)]
         values = np.concatenate([x for x, _ in source.batches(256).as_numpy_iterator()])
-        held[name] = {search.data.begin(spec): ArrayFeatures(values, source.labels)}
-    hypermodel = Alone(replace(search.data, **held), search.space, epochs=epochs, patience=epochs)
+        held[name] = {data.begin(spec): ArrayFeatures(values, source.labels)}
+    config = rk.SearchConfig(epochs=epochs, patience=epochs)
+    hypermodel = Alone(replace(data, **held), search.space, config)
     seconds, _ = timed(lambda: hypermodel.train(spec, hypermodel.build_for(spec)))
     keras.utils.clear_session(free_memory=True)
     return seconds
@@ -321,7 +323,7 @@ def disk(bench: Bench) -> Report:
     search = bench.search(space, "disk", "disk")
     specs = [trial.spec for trial in search.run().trials]
     sample = list({spec.freeze: spec for spec in specs}.values())
-    data = bench.search(space, "disk", "disk", plain=True).data
+    data = bench.search(space, "disk", "disk", plain=True).extract()
     found = bytes_of(bench, plain_trials(bench, data, space, sample, epochs=1), search)
     return Report(
         "disk", None, None, found["plain_bytes"] / found["reusekit_bytes"],
@@ -368,10 +370,9 @@ def again_child(bench: Bench) -> dict[str, Any]:
         bench.train,
         bench.validation,
         bench.frozen_space(),
-        bench.folder / "again",
-        FeatureStore(bench.folder / "frozen" / "features"),
-        epochs=bench.epochs["frozen"],
-        patience=bench.epochs["frozen"],
+        rk.SearchConfig(epochs=bench.epochs["frozen"], patience=bench.epochs["frozen"]),
+        folder=bench.folder / "again",
+        store=FeatureStore(bench.folder / "frozen" / "features"),
     )
     seconds, result = timed(search.run)
     return {

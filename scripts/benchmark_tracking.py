@@ -123,10 +123,9 @@ def tracking_trials(quick: bool) -> dict[str, Any]:
         rk.load_backbone("reusekit/glyphnet").model,
         *splits,
         rk.SearchSpace(["block3_out", "block5_out"]),
-        Path("trials"),
-        rk.FeatureStore("features"),
-        max_trials=4 if quick else 24,
-        epochs=20,
+        rk.SearchConfig(max_trials=4 if quick else 24, epochs=20),
+        folder=Path("trials"),
+        store=rk.FeatureStore("features"),
     )
     search.run()
     with pipeline_run("trials", "trials", {}):

@@ -255,12 +255,9 @@ def accuracies(
             train,
             validation,
             rk.SearchSpace(blocks(model), heads=heads, **TRAINING),
-            folder,
-            store,
-            pooling=None,
-            epochs=EPOCHS,
-            padding=Padding(length),
-            keep=0,
+            rk.SearchConfig(pooling=None, epochs=EPOCHS, padding=Padding(length), keep=0),
+            folder=folder,
+            store=store,
         )
         return {(each.cut, each.spec.head): each.accuracy for each in search.run().completed}
 

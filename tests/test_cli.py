@@ -130,7 +130,7 @@ def test_the_cache_is_reduced_and_cleared(store, capsys):
 
 def test_mistaken_cache_commands_are_refused_and_touch_nothing(store, tmp_path, capsys):
     assert "budget is for 'gc'" in run_cache(capsys, store, "list", "--budget=1").err
-    assert "greater than 0" in run_cache(capsys, store, "gc", "--budget=0").err
+    assert "at least 1" in run_cache(capsys, store, "gc", "--budget=0").err
     assert "'list'" in run_cache(capsys, store, "lits").err
     with pytest.raises(SystemExit):
         launch_one_of(COMMANDS, ["cache", "clear", f"--path={tmp_path / 'nowhere'}"])

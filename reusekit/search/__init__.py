@@ -1,8 +1,8 @@
 """Search how deep to cut, and which head to put on, with keras-tuner."""
 
+from reusekit.search.config import Limits, SearchConfig
 from reusekit.search.cut_search import CutSearch
 from reusekit.search.hypermodel import CutHyperModel
-from reusekit.search.limits import Limits, measure_latency
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
 from reusekit.search.ranking import (
     RankCorrelation,
@@ -12,9 +12,8 @@ from reusekit.search.ranking import (
     ridge_probe,
 )
 from reusekit.search.results import CutResult, SearchResult, TrialRecord
-from reusekit.search.sizes import Sizes
-from reusekit.search.space import SearchSpace
-from reusekit.search.spec import TrialSpec
+from reusekit.search.sizes import Sizes, measure_latency
+from reusekit.search.space import SearchSpace, TrialSpec
 from reusekit.search.trial_data import TrialData
 from reusekit.search.tuner import CutTuner
 
@@ -27,6 +26,7 @@ __all__ = [
     "CutTuner",
     "Limits",
     "RankCorrelation",
+    "SearchConfig",
     "SearchResult",
     "SearchSpace",
     "Sizes",

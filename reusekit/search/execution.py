@@ -12,10 +12,10 @@ import tensorflow as tf
 from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.features.source import FeatureSource
-from reusekit.search.checkpoints import load
+from reusekit.search.folder import load
 from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
 from reusekit.search.joint import Member, fit_together
-from reusekit.search.spec import TrialSpec
+from reusekit.search.space import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, Place
 from reusekit.signals import interruptible
 from reusekit.training.fit import Fit
@@ -105,7 +105,7 @@ def run(
     Args:
         group: Trials that `groups` put together.
         hypermodel: Builds their models.
-        objective: The metric by which a trial is stopped, where the hypermodel has none of its own.
+        objective: The metric by which a trial is stopped.
         progress: Called after each epoch with its number and how many trials go on.
 
     Yields:
@@ -154,7 +154,7 @@ def _run_together(
     else:
         (task,), (model,) = group, models
         epochs = task.epochs, task.initial_epoch
-        fits = [hypermodel.train(task.spec, model, (), *epochs, objective)]
+        fits = [hypermodel.train(task.spec, model, objective, (), *epochs)]
     for task, model, fit in zip(group, models, fits, strict=True):
         if isinstance(fit, Fit):
             yield Outcome(task, model, fit)
@@ -169,7 +169,7 @@ def _fit_together(
     objective: keras_tuner.Objective,
     progress: Callable[[int, int], None],
 ) -> list:
-    data, objective = hypermodel.data, hypermodel.objective or objective
+    data = hypermodel.data
     places = [data.begin(task.spec) for task in group]
     members = [
         Member(
@@ -185,7 +185,9 @@ def _fit_together(
     batch_size = group[0].spec.batch_size
     return fit_together(
         members,
-        _batches({place: data.train[place] for place in places}, batch_size, hypermodel.seed),
+        _batches(
+            {place: data.train[place] for place in places}, batch_size, hypermodel.config.seed
+        ),
         _batches({place: data.validation[place] for place in places}, VALIDATION_BATCH),
         initial_epoch=group[0].initial_epoch,
         progress=progress,

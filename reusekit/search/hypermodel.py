@@ -1,6 +1,6 @@
 """The hypermodel of a cut search: what a trial's own model is, and how it is trained."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any
@@ -10,15 +10,16 @@ import keras_tuner
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
-from reusekit.arguments import Seed, checked
+from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.features.source import FeatureSource
-from reusekit.search.space import SearchSpace
-from reusekit.search.spec import TrialSpec
+from reusekit.search.config import SearchConfig
+from reusekit.search.objective import BY_LOSS, objective_of
+from reusekit.search.space import SearchSpace, TrialSpec
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.surgery import clone
 from reusekit.training import attach, freeze
-from reusekit.training.fit import MONITORED, Fit, best_epoch
+from reusekit.training.fit import Fit, best_epoch
 from reusekit.training.heads import Head
 
 VALIDATION_BATCH = 256
@@ -26,7 +27,6 @@ VALIDATION_BATCH = 256
 
 
 _FIT_OPTIONS = ("epochs", "initial_epoch", "callbacks", "class_weight", "verbose")
-BY_LOSS = keras_tuner.Objective(MONITORED, "min")
 
 
 class SearchArgumentError(ConfigError, keras_tuner.errors.FatalError):
@@ -38,16 +38,14 @@ class CutHyperModel(keras_tuner.HyperModel):
 
     What lies before is frozen and ran before the search, so building is cheap. Works unchanged with
     `RandomSearch`, `GridSearch`, `BayesianOptimization` and `Hyperband` of keras-tuner; the
-    objective is `val_accuracy`, `val_loss` or another metric of the heads.
+    objective, by which a trial is stopped, is the tuner's: `val_accuracy`, `val_loss` or another
+    metric of the heads.
 
     Args:
         data: Features where trials begin.
         space: What trials may vary.
-        epochs: At most that many passes over the training examples a trial.
-        patience: Stop a trial after that many epochs without a better value of the objective.
-        seed: Decides initial weights, dropout and the order of the batches, alike in every trial.
-        objective: The metric by which a trial is stopped and its best epoch is kept; None for the
-            objective of the tuner, and `val_loss` where there is no tuner.
+        config: The settings: `epochs`, `patience` and `seed` are heeded here, the others by a
+            `CutTuner`.
 
     Example:
         >>> features = {"shallow": np.zeros((8, 4)), "deep": np.ones((8, 6))}
@@ -64,15 +62,10 @@ class CutHyperModel(keras_tuner.HyperModel):
         self,
         data: TrialData,
         space: SearchSpace,
-        epochs: PositiveInt = 60,
-        patience: NonNegativeInt = 10,
-        seed: Seed = 0,
-        objective: keras_tuner.Objective | None = None,
+        config: SearchConfig = SearchConfig(),
     ) -> None:
         super().__init__(name="cut_search")
-        self.data, self.space = data, space
-        self.epochs, self.patience, self.seed = epochs, patience, seed
-        self.objective = objective
+        self.data, self.space, self.config = data, space, config
 
     @property
     def joint(self) -> bool:
@@ -98,11 +91,11 @@ class CutHyperModel(keras_tuner.HyperModel):
         head = self._head(spec, trunk)
         if trunk is None:
             spec_of = _element(self.data.train[self.data.begin(spec)])
-            keras.utils.set_random_seed(self.seed)
+            keras.utils.set_random_seed(self.config.seed)
             model = head.build_like(keras.tree.map_structure(_placeholder, spec_of))
         else:
             trunk = clone(trunk, weights="copy")
-            keras.utils.set_random_seed(self.seed)
+            keras.utils.set_random_seed(self.config.seed)
             model = attach(trunk, head, self.data.head_mask(spec))
             if self.data.plain:
                 freeze(model, up_to=spec.freeze)
@@ -140,7 +133,7 @@ class CutHyperModel(keras_tuner.HyperModel):
             keras.callbacks.EarlyStopping(
                 monitor=objective.name,
                 mode=objective.direction,
-                patience=self.patience,
+                patience=self.config.patience,
                 restore_best_weights=True,
             )
         ]
@@ -150,7 +143,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         """Return the batches that a trial is trained on and those it is validated on."""
         at = self.data.begin(spec)
         return (
-            self.data.train[at].batches(spec.batch_size, self.seed),
+            self.data.train[at].batches(spec.batch_size, self.config.seed),
             self.data.validation[at].batches(VALIDATION_BATCH),
         )
 
@@ -159,10 +152,10 @@ class CutHyperModel(keras_tuner.HyperModel):
         self,
         spec: TrialSpec,
         model: keras.Model,
+        objective: keras_tuner.Objective = BY_LOSS,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         epochs: PositiveInt | None = None,
         initial_epoch: NonNegativeInt = 0,
-        objective: keras_tuner.Objective = BY_LOSS,
         **options: Any,
     ) -> Fit:
         """Train one trial's model alone with Keras's `fit`, and leave it at its best epoch.
@@ -170,10 +163,10 @@ class CutHyperModel(keras_tuner.HyperModel):
         Args:
             spec: The trial.
             model: What `build` made for it.
+            objective: The metric by which it is stopped and its best epoch is kept.
             callbacks: Keras callbacks that watch.
-            epochs: The epoch to end at, where a tuner sets it; else the hypermodel's own.
+            epochs: The epoch to end at, where a tuner sets it; else as configured.
             initial_epoch: The epoch to begin at, where a tuner goes on with a trial.
-            objective: A tuner's metric, which counts where the hypermodel has none of its own.
             **options: What else Keras's `fit` takes, such as `class_weight`.
 
         Raises:
@@ -186,12 +179,11 @@ class CutHyperModel(keras_tuner.HyperModel):
                 f"{model.name!r}, which is not compiled."
             )
         train, validation = self.batches(spec)
-        objective = self.objective or objective
         began = perf_counter()
         history = model.fit(
             train,
             validation_data=validation,
-            epochs=epochs or self.epochs,
+            epochs=epochs or self.config.epochs,
             initial_epoch=initial_epoch,
             shuffle=False,  # the batches come shuffled
             callbacks=[*self.stopping(objective), *callbacks],
@@ -229,19 +221,13 @@ class CutHyperModel(keras_tuner.HyperModel):
         fit = self.train(
             self.spec(hp),
             model,
+            objective_of(callbacks),
             callbacks,
             epochs=kwargs.get("epochs"),
             initial_epoch=kwargs.get("initial_epoch", 0),
-            objective=_objective(callbacks),
             **options,
         )
         return fit.metrics
-
-
-def _objective(callbacks: Iterable[keras.callbacks.Callback]) -> keras_tuner.Objective:
-    """Return the objective by which one of keras-tuner's callbacks keeps the best epoch."""
-    found = (getattr(callback, "objective", None) for callback in callbacks)
-    return next((one for one in found if type(one) is keras_tuner.Objective), BY_LOSS)
 
 
 def batch_normalizations(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:

@@ -9,7 +9,7 @@ import pandas as pd
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.sizes import Sizes
-from reusekit.search.spec import TrialSpec
+from reusekit.search.space import TrialSpec
 from reusekit.training.fit import Fit
 
 Status = Literal["completed", "failed", "over the limit"]

@@ -1,16 +1,25 @@
-"""The costs of a trial's whole model: parameters, FLOPs, bytes."""
+"""The costs of a trial's whole model: parameters, FLOPs, bytes, latency."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import keras
 import numpy as np
+from pydantic import PositiveInt
 
+from reusekit.arguments import checked
+from reusekit.errors import ConfigError
 from reusekit.graph import Graph, ancestors, read
 from reusekit.graph.flops import count_flops
-from reusekit.search.spec import TrialSpec
+from reusekit.search.config import Limits
+from reusekit.search.space import TrialSpec
 from reusekit.search.trial_data import TrialData
 from reusekit.sharing import count_params
+from reusekit.surgery.certificate import random_inputs
+
+LATENCY_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,16 @@ class Sizes:
             self.flops + sign * other.flops,
             self.bytes + sign * other.bytes,
         )
+
+
+def exceeded(limits: Limits, sizes: Sizes, latency: float | None = None) -> str | None:
+    """Return the limit that a model exceeds and by how much, or None."""
+    found = {"parameters": sizes.parameters, "flops": sizes.flops, "latency": latency}
+    for name, limit in limits:
+        value = found[name]
+        if limit is not None and value is not None and value > limit:
+            return f"{name}: {value:,.6g}, and the limit is {limit:,.6g}"
+    return None
 
 
 class SizeCounter:
@@ -96,3 +115,22 @@ class SizeCounter:
 def bytes_of(variable: keras.Variable) -> int:
     """Return the bytes of a weight in memory."""
     return math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
+
+
+@checked(ConfigError)
+def measure_latency(models: Sequence[keras.Model], runs: PositiveInt = LATENCY_RUNS) -> list[float]:
+    """Measure each model's seconds for one example: the median of some runs.
+
+    The models take turns, so that what else the machine does meets all alike. The first run of
+    each, which compiles it, does not count. It is what a caller waits for `predict_on_batch` with a
+    single example: of small models that is for the most part Keras's own overhead of a call, not
+    their arithmetic, of which `Sizes.flops` tells.
+    """
+    inputs = [random_inputs(read(model), batch=1) for model in models]
+    seconds: list[list[float]] = [[] for _ in models]
+    for _ in range(runs + 1):
+        for model, x, found in zip(models, inputs, seconds, strict=True):
+            began = perf_counter()
+            model.predict_on_batch(x)
+            found.append(perf_counter() - began)
+    return [float(np.median(found[1:])) for found in seconds]

@@ -1,46 +1,139 @@
-"""The choices of a trial: the cut, what is frozen, the head, and its training."""
+"""The choices of a search, and the trial that one of each makes."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import keras
 import keras_tuner
 from annotated_types import MinLen
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from reusekit.arguments import Choices, Distinct, Rate, checked
+from reusekit.arguments import Choices, Distinct, Rate, Settings, checked
 from reusekit.errors import ConfigError, nearest
-from reusekit.search.spec import TrialSpec
 from reusekit.training.heads import Classifier, Head
 
 CUT, FREEZE = "cut", "freeze"
-
-BatchNorm = Literal["frozen", "train"]
+_OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "lion", "adagrad", "lamb")
 
 
 @checked(ConfigError)
 @dataclass(frozen=True)
-class SearchSpace:
-    """The choices of a cut search. Of each list the first is what trials use by default.
+class TrialSpec:
+    """The choices of one trial, as plain values that can be written down.
+
+    With the data they are everything that its result depends on.
 
     Attributes:
-        cuts: Addresses to cut at, shallow to deep.
-        freeze: Addresses up to which the backbone may be frozen. Where one lies before the trial's
-            cut, the part between the two is trained with the head; else everything before the cut
-            is frozen, as it always is where there are none.
-        heads: Heads to try, by name; None tries classifiers of `units` and `dropout`.
-        units: Widths of the classifier's hidden layer; 0 is no hidden layer.
-        dropout: Dropout rates of the classifier.
-        optimizers: Names of Keras optimizers.
-        learning_rate: Lowest and highest learning rate, searched on a logarithmic scale.
-        learning_rates: Learning rates to choose from instead.
-        batch_sizes: Examples a step.
-        standardize: Whether heads learn the features' mean and variance first and remove them, so
-            that one learning rate suits cuts of any scale. Where a part of the backbone is trained
-            they do not.
-        batch_norm: What BatchNormalization does in a part of the backbone that is trained: "frozen"
-            keeps its statistics and its weights, "train" trains it as Keras does.
+        cut: The address at which the backbone is cut; the head goes on there.
+        freeze: The address up to which the backbone is frozen: `cut`, or one before it, from where
+            on it is trained together with the head.
+        head: The name of the head in the search space; None for a classifier of `units` and
+            `dropout`.
+        units: Width of the classifier's hidden layer; 0 for none.
+        dropout: Its dropout rate.
+        optimizer: The name of a Keras optimizer.
+        learning_rate: Its rate.
+        batch_size: Examples a step.
+
+    Example:
+        >>> spec = TrialSpec("block3_out", "block2_out", learning_rate=1e-3)
+        >>> spec.trains_backbone
+        True
+        >>> TrialSpec.from_dict(spec.to_dict()) == spec
+        True
+    """
+
+    cut: str
+    freeze: str
+    head: str | None = None
+    units: NonNegativeInt = 0
+    dropout: Rate = 0.0
+    optimizer: str = "adam"
+    learning_rate: PositiveFloat = 1e-2
+    batch_size: PositiveInt = 32
+
+    @property
+    def trains_backbone(self) -> bool:
+        """Return whether a part of the backbone is trained with the head."""
+        return self.freeze != self.cut
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return its values by name."""
+        return asdict(self)
+
+    @classmethod
+    @checked(ConfigError)
+    def from_dict(cls, values: dict[str, Any]) -> "TrialSpec":
+        """Return the specification with these values; others are passed over."""
+        names = {field.name for field in fields(cls)}
+        known = {name: value for name, value in values.items() if name in names}
+        if not {"cut", "freeze"} <= known.keys():
+            raise ConfigError(f"Expected values with a cut and a freeze. Received: {values!r}.")
+        return cls(**known)
+
+
+class TrialChoices(Settings):
+    """The choices of a trial beside its cut. Of each list the first is the default of trials."""
+
+    freeze: Distinct[str] = Field(
+        [],
+        description="Addresses, as [a,b], up to which the backbone may be frozen: where one lies "
+        "before a trial's cut, what is between the two is trained with the head. Empty: heads "
+        "alone.",
+    )
+    units: Choices[NonNegativeInt] = Field(
+        [0, 64], description="Widths of a classifier's hidden layer, as [a,b]; 0 for none."
+    )
+    dropout: Choices[Rate] = Field(
+        [0.0, 0.25, 0.5], description="Dropout rates of a classifier, as [a,b]."
+    )
+    optimizers: Choices[str] = Field(
+        ["adam"], description="Names of Keras optimizers to try, as [a,b]."
+    )
+    learning_rate: tuple[PositiveFloat, PositiveFloat] = Field(
+        (1e-3, 1e-1),
+        description="Lowest and highest learning rate to try, on a logarithmic scale, as [a,b].",
+    )
+    learning_rates: Choices[PositiveFloat] | None = Field(
+        None, description="Learning rates to choose from instead of that range, as [a,b]."
+    )
+    batch_sizes: Choices[PositiveInt] = Field(
+        [32], description="Examples a step, to try, as [a,b]."
+    )
+    standardize: bool = Field(
+        True,
+        description="Heads remove the features' mean and variance first, so that one learning rate "
+        "suits cuts of any scale; not where a part of the backbone is trained.",
+    )
+    batch_norm: Literal["frozen", "train"] = Field(
+        "frozen",
+        description="BatchNormalization in a part of the backbone that is trained: frozen keeps "
+        "its statistics and weights, train trains it.",
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        """Check what keras-tuner would pass over."""
+        low, high = self.learning_rate
+        if low > high:
+            raise ConfigError(
+                "Expected learning_rate=(lowest, highest), the lowest rate first. Received: "
+                f"{(low, high)}."
+            )
+        for name in self.optimizers:
+            try:
+                keras.optimizers.get(name)
+            except ValueError as error:
+                raise ConfigError(
+                    f"Expected the name of a Keras optimizer. Received: {name!r}. "
+                    f"{nearest(name, _OPTIMIZERS)}"
+                ) from error
+        return self
+
+
+class SearchSpace(TrialChoices):
+    """The choices of a cut search: where to cut, what to put on, what to train and how.
 
     Example:
         >>> space = SearchSpace(cuts=["block3_out", "block5_out"], units=[0, 64])
@@ -49,32 +142,15 @@ class SearchSpace:
         ('block3_out', ['cut', 'units', 'dropout', 'optimizer', 'learning_rate', 'batch_size'])
     """
 
-    cuts: Choices[str]
-    freeze: Distinct[str] = ()
-    heads: Annotated[Mapping[str, Head], MinLen(1)] | None = None
-    units: Choices[NonNegativeInt] = (0, 64)
-    dropout: Choices[Rate] = (0.0, 0.25, 0.5)
-    optimizers: Choices[str] = ("adam",)
-    learning_rate: tuple[PositiveFloat, PositiveFloat] = (1e-3, 1e-1)
-    learning_rates: Choices[PositiveFloat] | None = None
-    batch_sizes: Choices[PositiveInt] = (32,)
-    standardize: bool = True
-    batch_norm: BatchNorm = "frozen"
+    cuts: Choices[str] = Field(description="Addresses to cut at, shallow to deep.")
+    heads: Annotated[Mapping[str, Head], MinLen(1)] | None = Field(
+        None, description="Heads to try, by name; None for classifiers of `units` and `dropout`."
+    )
 
-    def __post_init__(self) -> None:
-        """Check what keras-tuner would pass over."""
-        low, high = self.learning_rate
-        if low > high:
-            raise ConfigError(f"Expected learning_rate=(lowest, highest). Received: {(low, high)}.")
-        for name in self.optimizers:
-            try:
-                keras.optimizers.get(name)
-            except ValueError as error:
-                known = ("adam", "adamw", "sgd", "rmsprop", "nadam", "lion", "adagrad", "lamb")
-                raise ConfigError(
-                    f"Expected the name of a Keras optimizer. Received: {name!r}. "
-                    f"{nearest(name, known)}"
-                ) from error
+    if not TYPE_CHECKING:  # which knows the names from the fields
+
+        def __init__(self, cuts: Sequence[str] | None = None, **choices: Any) -> None:
+            super().__init__(**choices if cuts is None else {"cuts": cuts, **choices})
 
     @checked(ConfigError)
     def sample(self, hp: keras_tuner.HyperParameters) -> TrialSpec:

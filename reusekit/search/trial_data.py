@@ -12,13 +12,13 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import checked
 from reusekit.digests import array_digest, digest
-from reusekit.errors import ConfigError
+from reusekit.errors import ConfigError, DataError
 from reusekit.features import feed
 from reusekit.features.frontiers import frontier
 from reusekit.features.source import FeatureSource
 from reusekit.graph import Graph, Tensor, read
 from reusekit.graph.padding_mask import AUTO
-from reusekit.search.spec import TrialSpec
+from reusekit.search.space import TrialSpec
 from reusekit.surgery import extract
 from reusekit.surgery.extraction import taps
 
@@ -59,6 +59,23 @@ def collected(source: FeatureSource) -> np.ndarray:
     if features is None:
         features = np.concatenate([np.asarray(batch) for batch, _ in source.batches(256)])
     return features
+
+
+def check_classes(labels: np.ndarray, name: str, classes: int) -> None:
+    """Raise DataError where labels are no classes, as classifiers take them."""
+    if labels.dtype.kind not in "biuf" or labels.size != len(labels):
+        raise DataError(
+            f"Expected one class for each example of {name}, as a number. Received: labels of "
+            f"shape {labels.shape[1:]} and type {labels.dtype}. Give a space with heads that take "
+            "them."
+        )
+    flat = labels.reshape(-1)
+    bad = np.flatnonzero((flat < 0) | (flat >= classes) | (flat % 1 != 0))
+    if len(bad):
+        raise DataError(
+            f"Expected classes from 0 to {classes - 1} as labels of {name}. Received: "
+            f"{flat[bad[0]]} at position {bad[0]}, and {len(bad):,} such labels in all."
+        )
 
 
 def _held(cut: str, features: Any, labels: Any) -> ArrayFeatures:

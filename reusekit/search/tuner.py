@@ -14,23 +14,37 @@ import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trial_module
 from keras_tuner.src.engine import oracle as oracle_module
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, ReusekitError, nearest
-from reusekit.search import progress_file
-from reusekit.search.checkpoints import Checkpoints, load
+from reusekit.search.config import Limits
 from reusekit.search.execution import MOST_TOGETHER, Outcome, Task, groups, run
+from reusekit.search.folder import (
+    Checkpoints,
+    load,
+    os_errors_explained,
+    read_state,
+    refuse_other,
+    write_state,
+)
 from reusekit.search.hypermodel import CutHyperModel
-from reusekit.search.limits import Limits
 from reusekit.search.results import TrialRecord, ranked
-from reusekit.search.sizes import SizeCounter
+from reusekit.search.sizes import SizeCounter, exceeded
 from reusekit.search.trial_data import Place
 
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
 _DONE = trial_module.TrialStatus.COMPLETED
 _FAILED = trial_module.TrialStatus.FAILED
+
+
+Report = Callable[[TrialRecord], None]
+Progress = Callable[[str], None]
+
+
+def _say_nothing(told: Any) -> None:
+    """Pass over what is told."""
 
 
 class CutTuner(base_tuner.BaseTuner):
@@ -42,34 +56,31 @@ class CutTuner(base_tuner.BaseTuner):
     so that the same search, killed and started again, goes on with what was not finished.
 
     Args:
-        hypermodel: Knows the features and builds what trials train.
+        hypermodel: Knows the features and builds what trials train. Of its settings `ask`, `keep`
+            and `limits` are heeded here. `ask` of None asks for what the oracle's `at_a_time()`
+            says, for 1 trial if it learns, else for as many as go together; what is over the limits
+            is not trained, and its trial has failed.
         oracle: Any oracle of keras-tuner; its objective is a metric that trials report.
-        directory: Where the search is kept. What lies there from the same search is gone on with.
+        folder: Where the search is kept. What lies there from the same search is gone on with.
         fresh: Whether to discard what lies there instead.
-        ask: How many trials the oracle is asked for at a time. Oracles that learn from results
-            choose better with fewer; None for what suits the oracle: what its `at_a_time()` says,
-            1 if it learns, else as many as go together.
         together: How many may be trained at a time, by where they begin and batch size.
-        limits: What a trial's model may cost. A larger one is not trained; its trial has failed.
         latencies: Seconds by cut, for a limit of latency.
-        keep: The weights of how many trials are kept.
-        report: Called with the record of each trial, once, when it is finished.
-        progress: Called after each epoch with a text.
 
     Attributes:
         records: The finished trials, in the order of their numbers.
 
     Raises:
-        ConfigError: The directory holds another search, or the oracle has several objectives.
+        ConfigError: The folder holds another search, or the oracle has several objectives.
 
     Example:
         >>> import tempfile
         >>> import numpy as np
-        >>> from reusekit.search import CutSweepOracle, SearchSpace, TrialData
+        >>> from reusekit.search import CutSweepOracle, SearchConfig, SearchSpace, TrialData
         >>> features = {"shallow": np.zeros((8, 4)), "deep": np.eye(8)}
         >>> labels = np.arange(8)
         >>> data = TrialData.of_arrays(features, labels, features, labels, classes=8)
-        >>> hypermodel = CutHyperModel(data, SearchSpace(cuts=["shallow", "deep"]), epochs=30)
+        >>> space = SearchSpace(cuts=["shallow", "deep"])
+        >>> hypermodel = CutHyperModel(data, space, SearchConfig(epochs=30))
         >>> oracle = CutSweepOracle(["shallow", "deep"], max_trials=2, objective="val_accuracy")
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     tuner = CutTuner(hypermodel, oracle, folder)
@@ -83,29 +94,24 @@ class CutTuner(base_tuner.BaseTuner):
         self,
         hypermodel: CutHyperModel,
         oracle: keras_tuner.Oracle,
-        directory: AnyPath,
+        folder: AnyPath,
         *,
         fresh: bool = False,
-        ask: PositiveInt | None = None,
         together: Callable[[Place, int], int] = lambda place, batch_size: MOST_TOGETHER,
-        limits: Limits = Limits(),  # noqa: B008  (immutable)
         latencies: dict[str, float] | None = None,
-        keep: NonNegativeInt = 1,
-        report: Callable[[TrialRecord], None] = lambda record: None,
-        progress: Callable[[str], None] = lambda text: None,
     ) -> None:
         if hasattr(oracle.objective, "objectives"):
             raise ConfigError("Expected one metric as the objective. Received several.")
         oracle.verbose = 0
         # A failed trial is recorded and the search goes on; only if all fail that is an error.
         oracle.max_consecutive_failed_trials = float("inf")
-        self.folder = expanded(directory, ConfigError)
+        self.folder = expanded(folder, ConfigError)
         self._file = self.folder / "state.json"
-        state = None if fresh else progress_file.read(self._file)
+        state = None if fresh else read_state(self._file)
         described = description(hypermodel, oracle)
         if state is not None:
-            progress_file.refuse_other(state["search"], described, self.folder)
-        with progress_file.os_errors_explained(self.folder):
+            refuse_other(state["search"], described, self.folder)
+        with os_errors_explained(self.folder):
             if fresh:
                 self._file.unlink(missing_ok=True)
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,9 +130,9 @@ class CutTuner(base_tuner.BaseTuner):
         self._described = described
         self._checkpoints = checkpoints
         self._sizes = SizeCounter(hypermodel.data)
-        self._ask = ask
-        self._together, self._limits, self._latencies = together, limits, latencies or {}
-        self._keep, self._report, self._progress = max(keep, 1), report, progress
+        self._together, self._latencies = together, latencies or {}
+        self._report: Report = _say_nothing
+        self._progress: Progress = _say_nothing
         self._unfinished = 0
         if state is not None:
             self._restore(state)
@@ -138,24 +144,30 @@ class CutTuner(base_tuner.BaseTuner):
             # They come first, and alone: further ones follow from what becomes of these.
             unfinished, self._unfinished = self._unfinished, 0
             return unfinished
-        if self._ask is not None:
-            return self._ask
+        if self.hypermodel.config.ask is not None:
+            return self.hypermodel.config.ask
         if hasattr(self.oracle, "at_a_time"):
             return self.oracle.at_a_time()
         return 1 if isinstance(self.oracle, _LEARNING) else MOST_TOGETHER
 
-    def search(self) -> None:
+    def search(self, report: Report = _say_nothing, progress: Progress = _say_nothing) -> None:
         """Run trials until the oracle has no more.
+
+        Args:
+            report: Called with the record of each trial, once, when it is finished.
+            progress: Called after each epoch with a text.
 
         Raises:
             ConfigError: The objective is none of the metrics that trials report.
             ReusekitError: Every trial failed; the first cause is named.
         """
+        self._report, self._progress = report, progress
         try:
             while tasks := self._next_tasks():
                 for group in groups(list(tasks.values()), self.hypermodel, self._together):
                     self._run(group, tasks)
         finally:
+            self._report = self._progress = _say_nothing
             for held in (oracle_module.LOCKS, oracle_module.THREADS):
                 held.pop(self.oracle, None)  # keras-tuner keeps it for good, with all trials
         failed = [record for record in self.records if record.status != "completed"]
@@ -176,7 +188,7 @@ class CutTuner(base_tuner.BaseTuner):
             found[trial.trial_id] = Task(
                 number=int(trial.trial_id),
                 spec=self.hypermodel.spec(trial.hyperparameters),
-                epochs=values.get("tuner/epochs", self.hypermodel.epochs),
+                epochs=values.get("tuner/epochs", self.hypermodel.config.epochs),
                 initial_epoch=values.get("tuner/initial_epoch", 0),
                 weights=None if before is None else self._sound_weights(int(before)),
             )
@@ -205,14 +217,15 @@ class CutTuner(base_tuner.BaseTuner):
         self._checkpoints.keep([record.number for record in self._best()])
 
     def _over_the_limit(self, task: Task, trial_id: str) -> TrialRecord | None:
-        if self._limits == Limits():
+        limits = self.hypermodel.config.limits
+        if limits == Limits():
             return None
         try:
             model = self.hypermodel.build_for(task.spec)
         except Exception:  # it will fail again, and be recorded, where it is run
             return None
         sizes = self._sizes.whole(task.spec, model)
-        over = self._limits.exceeded(sizes, self._latencies.get(task.spec.cut))
+        over = exceeded(limits, sizes, self._latencies.get(task.spec.cut))
         if over is None:
             return None
         values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
@@ -259,7 +272,7 @@ class CutTuner(base_tuner.BaseTuner):
         """Return the trials whose weights are kept: the best, and those Hyperband may resume."""
         if isinstance(self.oracle, keras_tuner.oracles.HyperbandOracle):
             return self._ranked()
-        return self._ranked()[: self._keep]
+        return self._ranked()[: max(self.hypermodel.config.keep, 1)]
 
     def _ranked(self) -> list[TrialRecord]:
         done = [record for record in self.records if record.status == "completed"]
@@ -268,7 +281,7 @@ class CutTuner(base_tuner.BaseTuner):
 
     def _save(self) -> None:
         trials = {number: trial.get_state() for number, trial in self.oracle.trials.items()}
-        progress_file.write(
+        write_state(
             self._file,
             {
                 "search": self._described,
@@ -344,21 +357,15 @@ class CutTuner(base_tuner.BaseTuner):
 
 def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[str, Any]:
     """Describe a search as plain data, in which another must agree to be the same."""
-    space = {
-        name: value
-        for name, value in vars(hypermodel.space).items()
-        if not isinstance(value, dict | type(None)) or name != "heads"
-    }
+    space = hypermodel.space.model_dump(mode="json", exclude={"heads"})
     if hypermodel.space.heads is not None:
         space["heads"] = {name: repr(head) for name, head in hypermodel.space.heads.items()}
+    config = hypermodel.config
     return {
-        "space": {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in space.items()
-        },
-        "epochs": hypermodel.epochs,
-        "patience": hypermodel.patience,
-        "seed": hypermodel.seed,
+        "space": space,
+        "epochs": config.epochs,
+        "patience": config.patience,
+        "seed": config.seed,
         "objective": [oracle.objective.name, oracle.objective.direction],
         "oracle": type(oracle).__name__,
         "data": hypermodel.data.described(),

@@ -15,7 +15,7 @@ from reusekit.stages.promote import (
     report_verdict,
     roll_back,
 )
-from reusekit.stages.registration import register
+from reusekit.stages.registration import Scores, register
 from reusekit.stages.reports import report
 from reusekit.stages.search import Searched, extract_features, plan_search, search_cut
 
@@ -27,6 +27,7 @@ __all__ = [
     "FrozenFeatures",
     "Job",
     "Phase",
+    "Scores",
     "Searched",
     "Splits",
     "best_trial",

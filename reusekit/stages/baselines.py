@@ -91,7 +91,7 @@ def from_scratch(
                     model,
                     train,
                     validation,
-                    learning_rate=rate,
+                    optimizer=keras.optimizers.Adam(rate),
                     epochs=settings.epochs,
                     patience=settings.patience,
                     callbacks=[progress],

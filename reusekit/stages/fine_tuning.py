@@ -11,6 +11,7 @@ import pandas as pd
 
 from reusekit.backbones import Backbone
 from reusekit.features import FeatureSource, FeatureStore
+from reusekit.graph import cut_points, find_layers
 from reusekit.planning import Costs, Trials
 from reusekit.progress import EpochProgress, console
 from reusekit.settings import FineTuneSettings, HeadSettings
@@ -21,7 +22,15 @@ from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.search import Searched
 from reusekit.surgery import Split, clone, extract, split
 from reusekit.tracking import EpochMetrics, log_artifact, log_params, step_run
-from reusekit.training import Fit, attach, fit_classifier, fold_standardization
+from reusekit.training import (
+    Fit,
+    GradualUnfreezing,
+    attach,
+    fit_classifier,
+    fold_standardization,
+    freeze,
+    layerwise_optimizer,
+)
 from reusekit.training.drawing import draw_cut
 from reusekit.training.heads import Classifier
 
@@ -146,7 +155,7 @@ def train_head(
             head,
             features.train.batches(settings.batch_size, seed),
             features.validation.batches(INFERENCE_BATCH),
-            learning_rate=settings.learning_rate,
+            optimizer=keras.optimizers.Adam(settings.learning_rate),
             epochs=settings.epochs,
             patience=settings.patience,
             callbacks=[EpochMetrics(), progress],
@@ -175,7 +184,8 @@ def finetune(
 
     The phase is a nested run of the active MLflow run, and its steps go on where those of the first
     phase end. The frozen part of the bottom runs once over the data and stays in inference mode;
-    BatchNormalization stays so in the unfrozen part, too.
+    BatchNormalization stays so in the unfrozen part, too, unless the settings say otherwise. They
+    also say whether rates fall towards the input, and whether it is unfrozen block by block.
 
     Args:
         begun: The model after its first phase. It is trained on.
@@ -240,10 +250,10 @@ def _train_top(
     """Train what lies behind a cut; undo it where it does not help."""
     first = begun.phase.fit
     top = split(begun.whole, unfreeze_from).top
-    flags = [layer.trainable for layer in top.layers]
     weights = top.get_weights()
-    for layer in top.layers:
-        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
+    normalizations = find_layers(top, keras.layers.BatchNormalization)
+    fixed = normalizations if settings.batch_norm == "frozen" and normalizations else None
+    frozen = freeze(top, up_to=None, layers=fixed)
     training = Trials(
         unfreeze_from,
         epochs=settings.epochs,
@@ -251,23 +261,30 @@ def _train_top(
         parameters=count_params(top).trainable,
     )
     features = frozen_features(begun.whole, training, splits, store, seed, begun.costs)
+    optimizer = keras.optimizers.Adam(settings.learning_rate)
+    if settings.decay < 1:
+        optimizer = layerwise_optimizer(top, optimizer, settings.decay)
     with (
         step_run("phase finetune", "phase", settings.model_dump() | {"from": unfreeze_from}),
         EpochProgress("Fine-tuning the top", settings.epochs) as progress,
     ):
+        callbacks = [EpochMetrics(first_step=len(first.history["loss"])), progress]
+        if settings.unfreeze_every:
+            every = settings.unfreeze_every
+            blocks = min(len(cut_points(top)), (settings.epochs - 1) // every)
+            callbacks.append(GradualUnfreezing.evenly(top, blocks, every, layers=fixed))
         fit = fit_classifier(
             top,
             features.train.batches(settings.batch_size, seed),
             features.validation.batches(INFERENCE_BATCH),
-            learning_rate=settings.learning_rate,
+            optimizer=optimizer,
             epochs=settings.epochs,
             patience=settings.patience,
-            callbacks=[EpochMetrics(first_step=len(first.history["loss"])), progress],
+            callbacks=callbacks,
         )
         kept = fit.metrics["val_loss"] < first.metrics["val_loss"]
         log_params({"kept": kept})
     if not kept:
         top.set_weights(weights)
-        for layer, flag in zip(top.layers, flags, strict=True):
-            layer.trainable = flag
+        frozen.undo(top)
     return Phase("finetune", fit, kept)

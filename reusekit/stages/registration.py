@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -33,15 +34,28 @@ from reusekit.tracking import (
 )
 
 
+@dataclass(frozen=True)
+class Scores:
+    """The measured quality of a model, and what it is compared with.
+
+    Attributes:
+        test: How good it is on the test split.
+        baselines: Its rivals.
+        searched: The search that it won, if there was one.
+    """
+
+    test: Evaluation
+    baselines: Sequence[Baseline] = ()
+    searched: Searched | None = None
+
+
 def register(
     tuned: FineTuned,
     backbone: Backbone,
     splits: Splits,
-    test: Evaluation,
+    scores: Scores,
     settings: TrackingSettings,
     folder: Path,
-    searched: Searched | None = None,
-    baselines: Sequence[Baseline] = (),
     standalone: bool = False,
 ) -> ModelVersion | None:
     """Log bottom, top and whole to the active run and register them.
@@ -53,11 +67,9 @@ def register(
         tuned: The model and its parts.
         backbone: Where it comes from.
         splits: What it was trained on; a few test inputs show the parts to be the whole.
-        test: How good it is.
+        scores: How good it is, and what it is compared with, for its model card.
         settings: The name and the alias in the registry.
         folder: Where the models are written before they are sent.
-        searched: The search it won, for its model card.
-        baselines: What it was compared with, for its model card.
         standalone: Store the whole with weights of its own, so that it needs no reusekit where it
             is loaded. Otherwise a reference to its parts is stored, which are joined there.
 
@@ -68,7 +80,7 @@ def register(
         SurgeryError: Bottom and top do not compute what the whole computes.
         TrackingError: The registry refuses. The models are then kept in the folder.
     """
-    parts = tuned.parts
+    parts, test, baselines = tuned.parts, scores.test, scores.baselines
     few, _ = next(iter(splits.test.batches(4)))
     parts.verify(keras.tree.map_structure(np.asarray, few))
     models = (parts.bottom, parts.top, parts.source)
@@ -85,12 +97,12 @@ def register(
         f"{backbone.source} on {splits.train.name}: {tuned.choice}.\n\n"
         + "".join(f"- {name}: {measured.accuracy:.3f}\n" for name, measured in compared)
     )
-    scores = [
+    card_scores = [
         CardScore("this model", test.accuracy, tuned.validation_accuracy, tuned.choice),
         *(CardScore(b.name, b.test.accuracy, b.validation_accuracy, b.choice) for b in baselines),
-        *_runner_up(searched),
+        *_runner_up(scores.searched),
     ]
-    card = _card(tuned, backbone, splits, ledgers["whole"], scores, settings, standalone)
+    card = _card(tuned, backbone, splits, ledgers["whole"], card_scores, settings, standalone)
     registration = Registration(
         settings.model,
         splits.train.fingerprint,

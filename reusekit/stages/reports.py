@@ -18,6 +18,7 @@ from reusekit.stages.baselines import Baseline
 from reusekit.stages.evaluation import Evaluation
 from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.job import Job
+from reusekit.stages.registration import Scores
 from reusekit.stages.search import Searched
 from reusekit.tracking import ui_command
 
@@ -28,28 +29,25 @@ _MOST_CLASSES = 12
 def report(
     job: Job,
     tuned: FineTuned,
-    test: Evaluation,
+    scores: Scores,
     version: ModelVersion | None,
     tracking: TrackingSettings,
-    searched: Searched | None = None,
-    baselines: Sequence[Baseline] = (),
 ) -> None:
     """Print the cuts, the winner beside its baselines, its classes, where the time went, what next.
 
     Args:
         job: The finished job.
         tuned: Its model.
-        test: How good that is.
+        scores: How good that is, and what it is compared with.
         version: Its version in the registry; None where the tracking server is away.
         tracking: Where that is.
-        searched: The search, if there was one.
-        baselines: What to compare with.
     """
+    test, searched = scores.test, scores.searched
     # As wide as it is where it goes into a pipe, which has no width of its own.
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     if searched is not None:
         out.print(_cuts(searched.result))
-    out.print(_comparison(tuned, test, baselines))
+    out.print(_comparison(tuned, test, scores.baselines))
     if test.classes is not None:
         out.print(_classes(test.classes))
     out.print(job.clock.table())
@@ -99,7 +97,7 @@ def _registered(version: ModelVersion | None, tracking: TrackingSettings) -> str
 def _search(searched: Searched) -> str:
     """Return how the trials were run, how long they took, and their folder."""
     search, ran = searched.search, len(searched.result.trials) - searched.resumed
-    way = "the ordinary way" if search.plain else "as planned"
+    way = "the ordinary way" if search.config.plain else "as planned"
     lines = [f"Ran {ran} trials {way} in {searched.seconds:.1f} s."]
     if searched.resumed:
         lines.append(f"{searched.resumed} trials had been run before: --fresh runs them anew.")

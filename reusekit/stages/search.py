@@ -14,15 +14,22 @@ from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore
 from reusekit.graph import CutPoint
 from reusekit.progress import counted
-from reusekit.search import CutSearch, Limits, SearchResult, SearchSpace, TrialRecord
+from reusekit.search import CutSearch, SearchResult, TrialData, TrialRecord
 from reusekit.search.figure import accuracy_over_cost, accuracy_over_depth
-from reusekit.settings import SearchSettings
+from reusekit.settings import SearchJobSettings, SearchSettings
 from reusekit.stages.inputs import Splits
 from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
 
 # What decides where features and results are kept and how fast they come, never what they are.
 # More trials are more of the same search; every combination of the choices is another one.
 _NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep", "max_trials"}
+# What names a search by all of its values, as those of version 0.1.0 are named. Further settings
+# count where they are not at their default, so that a new one leaves earlier searches their names.
+_ALWAYS = {
+    *("cuts", "max_cuts", "freeze", "units", "dropout", "optimizers", "learning_rate"),
+    *("learning_rates", "batch_sizes", "epochs", "patience", "objective", "limits", "rank"),
+    *("best_cuts", "augmented_views", "compute_dtype"),
+}
 
 
 def _check_folder(folder: Path) -> None:
@@ -62,10 +69,7 @@ def plan_search(
     splits: Splits,
     settings: SearchSettings,
     store: FeatureStore,
-    output: str,
-    seed: int,
-    plain: bool = False,
-    fresh: bool = False,
+    job: SearchJobSettings,
 ) -> CutSearch:
     """Set a search up and print what it is going to do; nothing is computed but to measure.
 
@@ -79,77 +83,57 @@ def plan_search(
         splits: What to train and to compare on; the test split is left alone.
         settings: What the search tries.
         store: Where features are kept.
-        output: Folder of all runs, in which the search's own lies unless the settings name one.
-        seed: Decides the trials, their initial weights and the order of batches.
-        plain: Run each trial alone, the frozen backbone for every batch, for comparison.
-        fresh: Discard what was found before and search anew.
+        job: The seed, whether to run the plain way, and the folder of all runs, in which the
+            search's own lies unless the settings name one.
 
     Raises:
         ConfigError: Nothing keeps within the limits, or a choice is unknown.
     """
     if settings.folder is not None:
         _check_folder(expanded(settings.folder, ConfigError))
-    folder = settings.folder or Path(
-        output, "searches", _digest(backbone, cuts, splits, settings, seed, plain)
-    )
+    name = search_digest(backbone, cuts, splits, settings, job)
     search = CutSearch(
         backbone.model,
         splits.train,
         splits.validation,
-        SearchSpace(
-            cuts=[point.at for point in cuts],
-            freeze=settings.freeze,
-            units=settings.units,
-            dropout=settings.dropout,
-            optimizers=settings.optimizers,
-            learning_rate=settings.learning_rate,
-            learning_rates=settings.learning_rates,
-            batch_sizes=settings.batch_sizes,
-        ),
-        folder,
-        store,
-        objective=settings.objective,
-        limits=Limits(**settings.limits.model_dump()),
-        max_trials=settings.max_trials,
-        epochs=settings.epochs,
-        patience=settings.patience,
-        seed=seed,
-        rank=settings.rank,
-        best_cuts=settings.best_cuts,
-        keep=settings.keep,
-        plain=plain,
-        fresh=fresh,
-        memory=settings.memory,
-        augmented_views=settings.augmented_views,
-        compute_dtype=settings.compute_dtype,
+        settings.space([point.at for point in cuts]),
+        settings.config(job.seed, job.plain),
+        folder=settings.folder or Path(job.output, "searches", name),
+        store=store,
     )
     print(search.plan or "The ordinary way: each trial alone, the backbone run for every batch.")
     return search
 
 
-def _digest(
+def search_digest(
     backbone: Backbone,
     cuts: Sequence[CutPoint],
     splits: Splits,
     settings: SearchSettings,
-    seed: int,
-    plain: bool,
+    job: SearchJobSettings,
 ) -> str:
     """Return a name for what is searched, alike in every process."""
+    defaults, said = (
+        one.model_dump(mode="json", exclude=_NOT_SEARCHED) for one in (SearchSettings(), settings)
+    )
     searched = {
         "backbone": backbone.digest,
         "cuts": [point.at for point in cuts],
         "train": splits.train.fingerprint,
         "validation": splits.validation.fingerprint,
-        "settings": settings.model_dump(mode="json", exclude=_NOT_SEARCHED),
+        "settings": {
+            name: value
+            for name, value in said.items()
+            if name in _ALWAYS or value != defaults[name]
+        },
         "every_combination": settings.max_trials is None,
-        "seed": seed,
-        "plain": plain,
+        "seed": job.seed,
+        "plain": job.plain,
     }
     return digest(searched)[:16]
 
 
-def extract_features(search: CutSearch, folder: Path) -> None:
+def extract_features(search: CutSearch, folder: Path) -> TrialData:
     """Log the plan to the active MLflow run, and compute once what it says is computed once.
 
     Args:
@@ -164,10 +148,10 @@ def extract_features(search: CutSearch, folder: Path) -> None:
         (folder / "plan.txt").write_text(f"{search.plan}\n")
         for name in ("plan.json", "plan.txt"):
             log_artifact(folder / name)
-    _ = search.data
+    return search.extract()
 
 
-def search_cut(search: CutSearch, folder: Path) -> Searched:
+def search_cut(search: CutSearch, folder: Path, fresh: bool = False) -> Searched:
     """Run the trials that are not finished; each is a nested run of the active MLflow run.
 
     Trials that an earlier run of the same search finished are logged, too, and say so. Tables and
@@ -176,6 +160,7 @@ def search_cut(search: CutSearch, folder: Path) -> Searched:
     Args:
         search: A planned search.
         folder: Where tables and figures are written.
+        fresh: Discard what was found before and search anew.
 
     Raises:
         ConfigError: The folder of the search holds another one, or one that runs at this moment.
@@ -183,7 +168,7 @@ def search_cut(search: CutSearch, folder: Path) -> Searched:
     """
     began = perf_counter()
     resumed: dict[int, bool] = {}  # by the numbers of the trials that are logged
-    with counted("Trials", search.max_trials) as step:
+    with counted("Trials", search.config.max_trials) as step:
 
         def log(finished: TrialRecord | None = None) -> None:
             for record in search.tuner.records:
@@ -192,13 +177,11 @@ def search_cut(search: CutSearch, folder: Path) -> Searched:
                     log_trial(record, resumed[record.number])
                     step(f"Trials (last: {record.cut}, {record.status})")
 
-        search.report = log
-        search.progress = lambda text: step(f"Trials ({text})", 0)
-        search.run()
+        search.run(fresh=fresh, report=log, progress=lambda text: step(f"Trials ({text})", 0))
         log()
     seconds = perf_counter() - began
     log_metrics({"search_seconds": seconds, "search_resumed_trials": sum(resumed.values())})
-    _ = search.latencies  # so that the result has them
+    search.measure_latencies()  # so that the result has them
     result = search.result
     _log_tables(search, result, folder)
     _log_figures(search, result, folder)

@@ -9,8 +9,7 @@ import keras
 
 from reusekit.graph import read
 from reusekit.graph.flops import count_flops
-from reusekit.search.limits import LATENCY_RUNS, measure_latency
-from reusekit.search.sizes import bytes_of
+from reusekit.search.sizes import LATENCY_RUNS, bytes_of, measure_latency
 from reusekit.sharing import ParameterCounts, count_params
 
 

@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 import keras
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError, TrainingError, nearest
@@ -41,13 +41,12 @@ def fit_classifier(
     train: Any,
     validation: Any,
     *,
-    learning_rate: PositiveFloat,
+    optimizer: keras.optimizers.Optimizer,
     epochs: PositiveInt,
     patience: NonNegativeInt,
-    initial_epoch: NonNegativeInt = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> Fit:
-    """Train a model of class probabilities with Adam and leave it at its best epoch.
+    """Train a model of class probabilities and leave it at its best epoch.
 
     Args:
         model: From inputs to probabilities, shape (batch, classes).
@@ -55,9 +54,8 @@ def fit_classifier(
             what else Keras takes. (Plain arrays would do, but Keras then spends a tenth of a second
             an epoch on setting up its own pipeline.)
         validation: Batches in a fixed order; their loss decides which epoch is the best.
-        learning_rate: Adam's rate.
-        epochs: The epoch to end at, at the latest.
-        initial_epoch: The number of the first epoch, where an earlier training goes on.
+        optimizer: A Keras optimizer, not used before.
+        epochs: At most that many passes.
         patience: Stop after that many epochs without a lower validation loss.
         callbacks: Keras callbacks that watch the training.
 
@@ -65,7 +63,7 @@ def fit_classifier(
         What happened, epoch by epoch.
     """
     model.compile(
-        optimizer=keras.optimizers.Adam(learning_rate),
+        optimizer=optimizer,
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
@@ -77,7 +75,6 @@ def fit_classifier(
         train,
         validation_data=validation,
         epochs=epochs,
-        initial_epoch=initial_epoch,
         shuffle=False,  # the batches come shuffled
         callbacks=[stopping, *callbacks],
         verbose=0,

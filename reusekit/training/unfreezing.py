@@ -30,6 +30,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
             is frozen from then on: what `up_to` takes in `freeze`, with None for nothing. Each
             stage freezes less than the one before.
         batch_norm: As for `freeze`.
+        layers: Layers that stay frozen throughout, as for `freeze`.
 
     Attributes:
         state: The `Freezing` of the present stage; None before training.
@@ -55,7 +56,12 @@ class GradualUnfreezing(keras.callbacks.Callback):
     """
 
     @checked(TrainingError)
-    def __init__(self, stages: Mapping[NonNegativeInt, At], batch_norm: BatchNorm = "frozen"):
+    def __init__(
+        self,
+        stages: Mapping[NonNegativeInt, At],
+        batch_norm: BatchNorm = "frozen",
+        layers: Any = None,
+    ):
         super().__init__()
         if 0 not in stages:
             raise TrainingError(
@@ -64,6 +70,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
             )
         self.stages = dict(sorted(stages.items()))
         self.batch_norm = batch_norm
+        self.layers = layers
         self.state: Freezing | None = None
         self._parts: dict[int, FrozenPart] = {}
 
@@ -75,6 +82,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         blocks: PositiveInt,
         every: PositiveInt,
         batch_norm: BatchNorm = "frozen",
+        layers: Any = None,
     ) -> "GradualUnfreezing":
         """Begin with the last clean cut and take in equal shares of the model's FLOPs.
 
@@ -83,6 +91,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
             blocks: How many times to take in a block; after the last, nothing is frozen.
             every: After how many epochs to take in the next.
             batch_norm: As for `freeze`.
+            layers: Layers that stay frozen throughout, as for `freeze`.
 
         Returns:
             The callback. Its `stages` tell which cuts were chosen.
@@ -112,13 +121,16 @@ class GradualUnfreezing(keras.callbacks.Callback):
             chosen.append(point)
             del points[points.index(point) :]
         stages = {number * every: point.at for number, point in enumerate(chosen)}
-        return cls({**stages, blocks * every: None}, batch_norm)
+        return cls({**stages, blocks * every: None}, batch_norm, layers)
 
     def set_model(self, model: keras.Model) -> None:
         """See to it that every stage can be reached, before any callback hears that it begins."""
         super().set_model(model)
         graph = read(model)
-        parts = {epoch: FrozenPart(graph, at, self.batch_norm) for epoch, at in self.stages.items()}
+        parts = {
+            epoch: FrozenPart(graph, at, self.batch_norm, self.layers)
+            for epoch, at in self.stages.items()
+        }
         self._check_order(parts)
         if keras.backend.backend() == "jax":
             raise TrainingError(

@@ -24,6 +24,7 @@ import reusekit.features
 import reusekit.planning
 import reusekit.search
 from faults.outcome import Outcome, tried
+from reusekit.arguments import Settings
 from reusekit.data import load_split
 from reusekit.features import FeatureKey, Padding
 from reusekit.planning import Plan, Trials
@@ -32,6 +33,7 @@ from reusekit.search import (
     CutHyperModel,
     CutSweepOracle,
     Limits,
+    SearchConfig,
     SearchResult,
     TrialData,
     TrialSpec,
@@ -152,6 +154,9 @@ def _call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Callabl
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the parameters that can be passed by name, with their annotations."""
     annotated = function
+    if inspect.isclass(function) and issubclass(function, Settings):
+        fields = function.model_fields
+        return {name: field.rebuild_annotation() for name, field in fields.items()}
     if inspect.isclass(function) and not is_dataclass(function):
         annotated = function.__init__
     hints = get_type_hints(annotated, include_extras=True)
@@ -179,6 +184,8 @@ def _may_fit(annotation: Any, value: Any) -> bool:
         return any(_may_fit(one, value) for one in arguments)
     if origin is Literal:
         return isinstance(value, str | int) and value in arguments and type(value) is not bool
+    if inspect.isclass(annotation) and issubclass(annotation, Settings):
+        return isinstance(value, annotation | Mapping)
     if isinstance(value, np.generic):
         value = value.item()
     if annotation in (int, float):
@@ -224,11 +231,16 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     obtained = {"plan": plan, "model": glyphnet, "store": store, "split": digits}
     source = reusekit.planning.obtain(**obtained)["stem_out", "avg"]
     search = rk.CutSearch(
-        glyphnet, digits, digits, rk.SearchSpace(["stem_out"], units=[0], learning_rates=[0.1]),
-        folder / "search", store, epochs=1, max_trials=1,
-    )  # fmt: skip
+        glyphnet,
+        digits,
+        digits,
+        rk.SearchSpace(["stem_out"], units=[0], learning_rates=[0.1]),
+        rk.SearchConfig(epochs=1, max_trials=1),
+        folder=folder / "search",
+        store=store,
+    )
     search.run()
-    hypermodel = CutHyperModel(data, space, epochs=1)
+    hypermodel = CutHyperModel(data, space, SearchConfig(epochs=1))
     spec, hp = TrialSpec("a", "a"), keras_tuner.HyperParameters()
     key = FeatureKey("a1", ("x",), 3)
     freezing = rk.freeze(_model(), up_to="hidden")
@@ -308,7 +320,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             {"model": model, "preprocessing": None, "source": "m", "weights": None},
         ),
         "Limits": (Limits, {}),
-        "Limits.exceeded": (Limits().exceeded, {"sizes": record.sizes}),
+        "SearchConfig": (rk.SearchConfig, {}),
         "Padding": (Padding, {"length": 4}),
         "Padding.batch": (
             Padding(4).batch,
@@ -387,7 +399,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             rk.CutTuner,
             lambda: {
                 "hypermodel": hypermodel,
-                "directory": folder / "tuner",
+                "folder": folder / "tuner",
                 "fresh": True,
                 "oracle": CutSweepOracle(["a"], 1, objective="val_loss"),
             },
@@ -395,10 +407,11 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "CutTuner.trained": (search.tuner.trained, {"number": 0}),
         "CutSearch": (
             rk.CutSearch,
-            {"model": glyphnet, "train": digits, "validation": digits, "directory": folder / "s"},
+            {"backbone": glyphnet, "train": digits, "validation": digits, "folder": folder / "s"},
         ),
         "CutSearch.best_model": (search.best_model, {}),
         "CutSearch.pareto": (search.pareto, {}),
+        "CutSearch.run": (search.run, {}),
         "get_best_models": (search.tuner.get_best_models, {}),
         "get_best_hyperparameters": (search.tuner.get_best_hyperparameters, {}),
         "rank_cuts": (reusekit.search.rank_cuts, {"features": features, "labels": labels}),

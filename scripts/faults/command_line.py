@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jsonargparse import ArgumentParser
 
 from faults.outcome import LONGEST, Outcome
 from reusekit.cli import cache, cuts, init, sync
-from reusekit.launch import EXIT_BAD_INPUT, launch, launch_one_of
+from reusekit.launch import EXIT_BAD_INPUT, launch, launch_one_of, make_parser
 
 TRIES = 400
 
@@ -83,10 +82,15 @@ def _stub(name: str) -> Callable[..., None]:
 def _bad_words(generator: np.random.Generator, function: Callable[..., None]) -> list[str]:
     """Return a command line, or the writing of a file and a command line that names it."""
     kind = generator.choice(["file", "key", "section", "option", "written"])
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(function)
-    free = ("backbone.options", "data.name", "cut")  # any dictionary, and what is given anyway
-    options = [key for key in parser.get_defaults().keys() if key not in free]  # noqa: SIM118
+    free = (
+        "config",
+        "import",
+        "backbone.options",
+        "data.name",
+        "cut",
+    )  # any dictionary, and what is given anyway
+    known = make_parser(function).get_defaults().keys()
+    options = [key for key in known if key not in free]
     option = str(generator.choice(options))
     value = _VALUES[generator.integers(len(_VALUES))]
     if kind == "file":

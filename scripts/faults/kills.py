@@ -183,10 +183,9 @@ def _search() -> None:
             train,
             validation,
             space,
-            "search",
-            rk.FeatureStore("store"),
-            epochs=4,
-            ask=2,
+            rk.SearchConfig(epochs=4, ask=2),
+            folder="search",
+            store=rk.FeatureStore("store"),
         )
         search.run()
         weights = b"".join(array.tobytes() for array in search.best_model().get_weights())

@@ -12,7 +12,7 @@ import reusekit as rk
 from faults.outcome import Outcome
 from reusekit.data import load_split
 from reusekit.features import FeatureStore
-from reusekit.search import CutHyperModel, CutSearch, SearchSpace, TrialData
+from reusekit.search import CutHyperModel, CutSearch, SearchConfig, SearchSpace, TrialData
 
 TRIES = 20
 """Searches; and ten times as many splits."""
@@ -39,7 +39,14 @@ def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Ou
     def search(number: int) -> None:
         rates = [float(generator.uniform(0.01, 0.1)), 0.1]
         space = SearchSpace(["stem_out", "block7_out"], units=[0], learning_rates=rates)
-        one = CutSearch(backbone, *splits, space, folder / str(number), store, epochs=2)
+        one = CutSearch(
+            backbone,
+            *splits,
+            space,
+            SearchConfig(epochs=2),
+            folder=folder / str(number),
+            store=store,
+        )
         one.run()
         one.best_model()
 

@@ -9,7 +9,14 @@ import numpy as np
 from faults.files import Outside, damage
 from faults.outcome import LONGEST, Outcome
 from reusekit.errors import ReusekitError
-from reusekit.search import CutHyperModel, CutSweepOracle, CutTuner, SearchSpace, TrialData
+from reusekit.search import (
+    CutHyperModel,
+    CutSweepOracle,
+    CutTuner,
+    SearchConfig,
+    SearchSpace,
+    TrialData,
+)
 
 TRIES = 120
 
@@ -37,7 +44,7 @@ def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Ou
 def _tuner(data: TrialData, folder: Path) -> CutTuner:
     space = SearchSpace(_CUTS, units=(0,), dropout=(0.0,), learning_rates=(0.1,))
     oracle = CutSweepOracle(_CUTS, 2, objective="val_loss", seed=1)
-    return CutTuner(CutHyperModel(data, space, epochs=1), oracle, folder, keep=2)
+    return CutTuner(CutHyperModel(data, space, SearchConfig(epochs=1, keep=2)), oracle, folder)
 
 
 def _damage(generator: np.random.Generator, search: Path, outside: Outside) -> tuple[str, str]:

@@ -52,11 +52,9 @@ def test_a_regression_scores_alike_held_and_stored(tmp_path):
             split_of(TARGETS["numbers"]),
             split_of(TARGETS["numbers"], "validation"),
             space,
-            tmp_path / str(plain),
-            None if plain else rk.FeatureStore(tmp_path / "features"),
-            objective="val_loss",
-            epochs=3,
-            plain=plain,
+            rk.SearchConfig(objective="val_loss", epochs=3, plain=plain),
+            folder=tmp_path / str(plain),
+            store=None if plain else rk.FeatureStore(tmp_path / "features"),
         )
         search.run()
         found.append(search.results()["val_loss"].min())

@@ -6,7 +6,7 @@ import pytest
 from search.textures import small_backbone, textures
 
 from reusekit.data import DataSplit
-from reusekit.search import CutHyperModel, SearchSpace, TrialData
+from reusekit.search import CutHyperModel, SearchConfig, SearchSpace, TrialData
 
 CUTS = ["shallow", "middle", "deep"]
 
@@ -35,7 +35,7 @@ def data() -> TrialData:
 def hypermodel(data) -> CutHyperModel:
     """Classifiers on these features."""
     space = SearchSpace(CUTS, units=(0, 4), dropout=(0.0,), learning_rates=(0.3, 0.1))
-    return CutHyperModel(data, space, epochs=3, patience=3)
+    return CutHyperModel(data, space, SearchConfig(epochs=3, patience=3))
 
 
 @pytest.fixture(scope="session")

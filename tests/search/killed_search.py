@@ -9,10 +9,10 @@ from pathlib import Path
 from search.textures import small_backbone, textures
 
 from reusekit.features import FeatureStore
-from reusekit.search import CutSearch, SearchSpace
+from reusekit.search import CutSearch, SearchConfig, SearchSpace
 
 
-def search(folder: Path, say: Callable[[str], None], **changed) -> CutSearch:
+def search(folder: Path, train=None, **changed) -> CutSearch:
     """Six trials in three groups of two: heads on two cuts, and the top of the backbone."""
     space = {
         "cuts": ["stem", "out1"],
@@ -21,21 +21,24 @@ def search(folder: Path, say: Callable[[str], None], **changed) -> CutSearch:
         "dropout": (0.0,),
         "learning_rates": (0.1, 0.02),
     }
-    arguments = {"seed": 0, "train": textures("train", 60, 1), "epochs": 3}
-    arguments |= {name: value for name, value in changed.items() if name not in space}
+    train = train or textures("train", 60, 1)
+    settings = {"seed": 0, "epochs": 3}
+    settings |= {name: value for name, value in changed.items() if name not in space}
     space |= {name: value for name, value in changed.items() if name in space}
     return CutSearch(
         small_backbone(),
         validation=textures("validation", 30, 2),
         space=SearchSpace(**space),
-        directory=folder / "search",
+        config=SearchConfig(keep=2, ask=2, **settings),
+        folder=folder / "search",
         store=FeatureStore(folder / "store"),
-        keep=2,
-        ask=2,
-        report=lambda record: say(f"trial {record.number}"),
-        progress=say,
-        **arguments,
+        train=train,
     )
+
+
+def run(one: CutSearch, say: Callable[[str], None]) -> None:
+    """Run a search that says how far it is."""
+    one.run(report=lambda record: say(f"trial {record.number}"), progress=say)
 
 
 def search_and_die(folder: Path, moment: str, when: int, parent: Connection) -> None:
@@ -69,4 +72,4 @@ def search_and_die(folder: Path, moment: str, when: int, parent: Connection) -> 
         return replace(file, target)
 
     Path.replace = watched
-    search(folder, say).run()
+    run(search(folder), say)

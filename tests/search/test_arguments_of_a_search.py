@@ -2,7 +2,6 @@
 
 import gc
 from dataclasses import replace
-from types import SimpleNamespace
 
 import keras
 import keras_tuner
@@ -20,23 +19,28 @@ from reusekit.search import (
     CutHyperModel,
     CutSearch,
     CutTuner,
+    SearchConfig,
     SearchSpace,
     TrialData,
     rank_cuts,
 )
 from reusekit.search.default_cuts import feature_cuts
-from reusekit.settings import SearchSettings
-from reusekit.stages.search import _digest
 from reusekit.training.fit import best_epoch
 
 
 @pytest.fixture
 def search(backbone, train, validation, tmp_path):
-    def make(space=None, folder="search", **options):
+    def make(space=None, folder="search", **settings):
         space = space or SearchSpace(["stem", "out2"], units=[0], dropout=[0.0])
         store = FeatureStore(tmp_path / "store")
         return CutSearch(
-            backbone, train, validation, space, tmp_path / folder, store, **{"epochs": 2, **options}
+            backbone,
+            train,
+            validation,
+            space,
+            SearchConfig(**{"epochs": 2, **settings}),
+            folder=tmp_path / folder,
+            store=store,
         )
 
     return make
@@ -47,10 +51,10 @@ def test_the_kept_epoch_follows_the_objective(data):  # pipeline W8
     for name, direction in (("val_loss", "min"), ("val_accuracy", "max")):
         space = SearchSpace(["deep"], units=(0,), dropout=(0.0,), learning_rates=(1.0,))
         objective = keras_tuner.Objective(name, direction)
-        hypermodel = CutHyperModel(data, space, epochs=12, patience=12, objective=objective)
+        hypermodel = CutHyperModel(data, space, SearchConfig(epochs=12, patience=12))
         spec = hypermodel.spec(keras_tuner.HyperParameters())
         model = hypermodel.build_for(spec)
-        fit = hypermodel.train(spec, model)
+        fit = hypermodel.train(spec, model, objective)
         values = fit.history[name]
         best = (max if direction == "max" else min)(values)
         assert fit.best_epoch == values.index(best)
@@ -66,7 +70,7 @@ def test_the_kept_epoch_follows_the_objective(data):  # pipeline W8
 
 def test_the_kept_epoch_follows_the_objective_of_a_tuner(data, tmp_path):  # pipeline W8
     space = SearchSpace(["deep"], units=(0,), dropout=(0.0,), learning_rates=(1.0,))
-    hypermodel = CutHyperModel(data, space, epochs=8, patience=8)
+    hypermodel = CutHyperModel(data, space, SearchConfig(epochs=8, patience=8))
     objective = keras_tuner.Objective("val_accuracy", "max")
     plain = keras_tuner.GridSearch(hypermodel, objective=objective, directory=tmp_path / "plain")
     plain.search(verbose=0)
@@ -85,10 +89,10 @@ def test_the_kept_epoch_follows_the_objective_of_a_tuner(data, tmp_path):  # pip
 
 def tuned(data, tmp_path):
     space = SearchSpace(["deep"], units=(0,), dropout=(0.0,), learning_rates=(0.3,))
+    hypermodel = CutHyperModel(data, space, SearchConfig(epochs=1))
     by_loss = keras_tuner.Objective("loss", "min")
-    hypermodel = CutHyperModel(data, space, epochs=1, objective=by_loss)
     return keras_tuner.RandomSearch(
-        hypermodel, objective="val_accuracy", max_trials=1, directory=tmp_path, overwrite=True
+        hypermodel, objective=by_loss, max_trials=1, directory=tmp_path, overwrite=True
     )
 
 
@@ -122,20 +126,10 @@ def test_raising_max_trials_goes_on(search):  # pipeline B10
     first = search(space, max_trials=2).run().trials
     assert {trial.cut for trial in first} == {"stem", "out2"}
     told = []
-    second = search(space, max_trials=4, report=told.append).run().trials
+    second = search(space, max_trials=4).run(report=told.append).trials
     assert second[:2] == first
     assert [one.number for one in told] == [2, 3]
     assert second[2].cut == "out0"  # which the first pass had left out
-
-
-def test_only_more_trials_are_the_same_search(backbone, train, validation):
-    splits = SimpleNamespace(train=train, validation=validation)
-
-    def name(max_trials):
-        settings = SearchSettings(max_trials=max_trials, learning_rates=[0.1])
-        return _digest(SimpleNamespace(digest="d"), [], splits, settings, 0, False)
-
-    assert name(4) == name(8) != name(None)
 
 
 @pytest.mark.parametrize("objective", ["val_f1", "val_auc", "accuracyy"])
@@ -173,7 +167,7 @@ def test_examples_that_do_not_fit_are_refused_at_once(
 ):  # pipeline, Foreign errors
     changed = replace(train, examples=train.examples.map(change))
     with pytest.raises(DataError, match=says) as refused:
-        CutSearch(backbone, changed, validation, directory=tmp_path)
+        CutSearch(backbone, changed, validation, folder=tmp_path)
     assert "train" in str(refused.value)
     with pytest.raises(DataError, match=says) as refused:
         rk.plan(backbone, [Trials("out2")], train, changed, FeatureStore(tmp_path))
@@ -186,7 +180,15 @@ def test_labels_that_are_no_classes_are_named(backbone, train, validation, tmp_p
     changed = replace(train, examples=below, fingerprint="below")
     with pytest.raises(DataError, match=r"classes from 0 to 2 .* Received: -1 at position"):
         store = FeatureStore(tmp_path / "store")
-        CutSearch(backbone, changed, validation, None, tmp_path, store, plain=plain).run()
+        CutSearch(
+            backbone,
+            changed,
+            validation,
+            None,
+            SearchConfig(plain=plain),
+            folder=tmp_path,
+            store=store,
+        ).run()
 
 
 def test_cuts_are_not_ranked_by_numbers():
@@ -224,9 +226,7 @@ def test_no_cut_is_offered_in_the_end_of_a_classifier(train, validation, tmp_pat
     y = keras.layers.Flatten(name="flat")(wide)
     y = keras.layers.Dense(6, activation="relu", name="features")(y)
     model = keras.Model(wide, keras.layers.Dense(3, activation="softmax", name="old")(y))
-    assert list(CutSearch(model, train, validation, directory=tmp_path)._all_cuts.cuts) == [
-        "features"
-    ]
+    assert list(CutSearch(model, train, validation, folder=tmp_path)._all_cuts.cuts) == ["features"]
 
 
 def test_the_best_model_has_its_standardization_folded(search):  # pipeline W1
@@ -256,7 +256,7 @@ def test_layers_that_mix_pictures_and_not_labels_are_refused(
     model = keras.Model(x, backbone(kind(name="mixed")(x)))
     space = SearchSpace([f"{backbone.name}/out2"])
     with pytest.raises(ConfigError, match=f"'mixed', a {kind.__name__}"):
-        CutSearch(model, train, validation, space, tmp_path, plain=plain)
+        CutSearch(model, train, validation, space, SearchConfig(plain=plain), folder=tmp_path)
 
 
 def test_a_search_that_is_over_leaves_nothing_behind(search):  # faults G1

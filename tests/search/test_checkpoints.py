@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from reusekit.search.checkpoints import Checkpoints, load
+from reusekit.search.folder import Checkpoints, load
 
 
 def model(seed, units=4):

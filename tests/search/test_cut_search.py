@@ -14,7 +14,7 @@ from reusekit.data import load_split
 from reusekit.errors import CacheError, ConfigError, DataError, ReusekitError
 from reusekit.features import FeatureStore
 from reusekit.planning import Plan
-from reusekit.search import CutSearch, Limits, SearchSpace, rank_correlation
+from reusekit.search import CutSearch, Limits, SearchConfig, SearchSpace, rank_correlation
 
 CUTS = ["block5_out", "block7_out"]
 
@@ -52,11 +52,9 @@ def both(glyphnet, digits, tmp_path_factory):
             glyphnet,
             *digits,
             space,
-            folder / f"plain {plain}",
-            FeatureStore(folder / "store"),
-            epochs=3,
-            keep=2,
-            plain=plain,
+            SearchConfig(epochs=3, keep=2, plain=plain),
+            folder=folder / f"plain {plain}",
+            store=FeatureStore(folder / "store"),
         )
         search.run()
         found.append(search)
@@ -122,8 +120,9 @@ def test_the_plan_is_printed_and_saved(both):
 def test_latency_is_measured_when_it_is_asked_for(both):
     planned, _ = both
     front = planned.pareto("latency")
-    assert planned.latencies.keys() == set(CUTS)
-    assert min(planned.latencies.values()) > 0
+    latencies = planned.measure_latencies()
+    assert latencies.keys() == set(CUTS)
+    assert min(latencies.values()) > 0
     assert set(front["trial"]) <= {0, 1}
     assert planned.results()["latency"].notna().all()
     assert planned.pareto()["parameters"].is_monotonic_increasing
@@ -141,9 +140,12 @@ def small(backbone, train, validation, tmp_path):
 
     def make(cuts=("stem", "out0", "out2"), model=backbone, data=(train, validation), **kwargs):
         space = SearchSpace(cuts, units=(0,), dropout=(0.0,), learning_rates=(0.1,))
-        kwargs = {"store": FeatureStore(tmp_path / "store"), "epochs": 2} | kwargs
-        kwargs = {"space": space} | kwargs
-        return CutSearch(model, *data, directory=tmp_path / "search", **kwargs)
+        space, store = (
+            kwargs.pop(name, default)
+            for name, default in (("space", space), ("store", FeatureStore(tmp_path / "store")))
+        )
+        config = SearchConfig(**{"epochs": 2} | kwargs)
+        return CutSearch(model, *data, space, config, folder=tmp_path / "search", store=store)
 
     return make
 
@@ -182,7 +184,7 @@ def test_a_ranking_of_features_that_are_not_stored(small, tmp_path):
 
 
 def test_rankings_that_make_no_sense(small):
-    with pytest.raises(ConfigError, match="best_cuts needs a ranking"):
+    with pytest.raises(ConfigError, match="best_cuts, which needs a ranking"):
         small(best_cuts=2)
     with pytest.raises(ConfigError, match="no ranking with plain=True"):
         small(plain=True, rank="ridge")
@@ -209,9 +211,9 @@ def test_cuts_over_the_limits_are_left_out(small, backbone):
 def test_a_budget_for_nothing_gives_the_same_trials(small, tmp_path, kwargs):
     (stored,) = small(cuts=["out0"]).run().trials
     empty = FeatureStore(tmp_path / "empty", budget=100)  # less than one entry
-    search = small(cuts=["out0"], fresh=True, store=empty, **kwargs)
+    search = small(cuts=["out0"], store=empty, **kwargs)
     assert {one.how for one in search.plan.features} == {"recompute"}
-    (computed,) = search.run().trials
+    (computed,) = search.run(fresh=True).trials
     assert computed.spec == stored.spec
     assert computed.metrics == pytest.approx(stored.metrics, rel=1e-3)
     assert empty.entries() == []
@@ -219,7 +221,7 @@ def test_a_budget_for_nothing_gives_the_same_trials(small, tmp_path, kwargs):
 
 def test_an_oracle_of_keras_tuner(small):
     oracle = keras_tuner.oracles.RandomSearchOracle("val_loss", 2, seed=1)
-    result = small(oracle=oracle).run()
+    result = small().run(oracle=oracle)
     assert (result.objective, result.maximize) == ("val_loss", False)
     assert len(result.trials) == 2
 
@@ -231,7 +233,7 @@ def test_a_model_without_a_clean_cut(train, validation, tmp_path):
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, layers.Rescaling(2.0)(inputs), name="weightless")
     with pytest.raises(ConfigError, match=r"'weightless' has no clean cut.*cut_points"):
-        CutSearch(model, train, validation, directory=tmp_path)
+        CutSearch(model, train, validation, folder=tmp_path)
 
 
 def test_a_cut_that_is_nowhere(small):

@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
-from reusekit.search.gaussian_process import QuickGaussianProcess
+from reusekit.search.oracle import QuickGaussianProcess
 
 
 def both(**arguments):

@@ -10,7 +10,7 @@ import pytest
 import reusekit as rk
 from reusekit.features import FeatureStore
 from reusekit.planning import Trials, obtain, plan
-from reusekit.search import CutHyperModel, SearchSpace, TrialData, TrialSpec
+from reusekit.search import CutHyperModel, SearchConfig, SearchSpace, TrialData, TrialSpec
 from reusekit.surgery import extract
 
 CUTS = ["shallow", "middle", "deep"]
@@ -30,7 +30,9 @@ def maps(backbone, train, validation, tmp_path_factory) -> TrialData:
 
 
 def small(maps, epochs=2, **space) -> CutHyperModel:
-    return CutHyperModel(maps, SearchSpace(["out0", "out2"], **space), epochs=epochs, patience=9)
+    return CutHyperModel(
+        maps, SearchSpace(["out0", "out2"], **space), SearchConfig(epochs=epochs, patience=9)
+    )
 
 
 def trained_layers(model):
@@ -46,7 +48,7 @@ def trained_layers(model):
     ],
 )
 def test_keras_tuners_own_tuners_take_the_hypermodel_unchanged(data, tuner_class, limits, tmp_path):
-    hypermodel = CutHyperModel(data, SearchSpace(CUTS, units=(0, 4)), epochs=1)
+    hypermodel = CutHyperModel(data, SearchSpace(CUTS, units=(0, 4)), SearchConfig(epochs=1))
     search = tuner_class(
         hypermodel, objective="val_accuracy", directory=tmp_path, seed=1, overwrite=True, **limits
     )
@@ -80,7 +82,7 @@ def test_a_budget_of_epochs_is_kept(hypermodel):
 
 
 def test_patience_ends_a_trial_at_its_best_epoch(data):
-    hypermodel = CutHyperModel(data, SearchSpace(CUTS), epochs=30, patience=1)
+    hypermodel = CutHyperModel(data, SearchSpace(CUTS), SearchConfig(epochs=30, patience=1))
     spec = TrialSpec("shallow", "shallow", learning_rate=1.0)  # noise: there is nothing to learn
     model = hypermodel.build_for(spec)
     fit = hypermodel.train(spec, model)
@@ -142,7 +144,7 @@ def test_an_untrained_top_gives_what_the_backbone_gives(maps, backbone, validati
 
 def test_a_head_by_name_is_built_where_it_is_asked_for(data):
     heads = {"linear": rk.heads.Classifier(3), "deep": rk.heads.Classifier(3, units=(8, 4))}
-    hypermodel = CutHyperModel(data, SearchSpace(CUTS, heads=heads), epochs=1)
+    hypermodel = CutHyperModel(data, SearchSpace(CUTS, heads=heads), SearchConfig(epochs=1))
     shapes = {
         name: [
             tuple(v.shape) for v in hypermodel.build_for(TrialSpec("deep", "deep", name)).weights

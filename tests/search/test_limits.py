@@ -12,7 +12,7 @@ from reusekit.errors import ConfigError
 from reusekit.graph import read
 from reusekit.graph.flops import count_flops
 from reusekit.search import CutHyperModel, Limits, SearchSpace, Sizes, TrialSpec, measure_latency
-from reusekit.search.sizes import SizeCounter
+from reusekit.search.sizes import SizeCounter, exceeded
 from reusekit.search.trial_data import ArrayFeatures, TrialData
 from reusekit.surgery import clone, extract
 from reusekit.training import attach
@@ -27,12 +27,12 @@ def test_a_limit_that_nothing_keeps_is_refused(name, limit):
 
 def test_what_is_exceeded_is_named_and_what_is_just_kept_is_not():
     sizes = Sizes(parameters=100, flops=2000)
-    assert Limits().exceeded(sizes) is None
-    assert Limits(parameters=100, flops=2000, latency=0.1).exceeded(sizes, 0.1) is None
-    assert Limits(parameters=99).exceeded(sizes) == "parameters: 100, and the limit is 99"
-    assert Limits(flops=1e3).exceeded(sizes).startswith("flops: 2,000")
-    assert Limits(latency=0.1).exceeded(sizes, 0.2).startswith("latency: 0.2")
-    assert Limits(latency=0.1).exceeded(sizes) is None  # it was not measured
+    assert exceeded(Limits(), sizes) is None
+    assert exceeded(Limits(parameters=100, flops=2000, latency=0.1), sizes, 0.1) is None
+    assert exceeded(Limits(parameters=99), sizes) == "parameters: 100, and the limit is 99"
+    assert exceeded(Limits(flops=1e3), sizes).startswith("flops: 2,000")
+    assert exceeded(Limits(latency=0.1), sizes, 0.2).startswith("latency: 0.2")
+    assert exceeded(Limits(latency=0.1), sizes) is None  # it was not measured
 
 
 def test_latency_is_that_of_one_example_without_the_first_run():

@@ -11,12 +11,19 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from processes import forked
-from search.killed_search import search, search_and_die
+from search.killed_search import run, search, search_and_die
 from search.textures import textures
 
 from reusekit.errors import ConfigError, ReusekitError
 from reusekit.features import FeatureStore
-from reusekit.search import CutGridOracle, CutHyperModel, CutSweepOracle, CutTuner, SearchSpace
+from reusekit.search import (
+    CutGridOracle,
+    CutHyperModel,
+    CutSweepOracle,
+    CutTuner,
+    SearchConfig,
+    SearchSpace,
+)
 
 CUTS = ["shallow", "middle", "deep"]
 SAME = ["trial", "status", "cut", "freeze", "learning_rate", "parameters", "trained"]
@@ -40,7 +47,7 @@ def finished(folder):
 def uninterrupted(tmp_path_factory):
     """The same search, left in peace: its trials as a table, and its folder."""
     folder = tmp_path_factory.mktemp("whole")
-    one = search(folder, lambda text: None)
+    one = search(folder)
     one.run()
     return one, folder
 
@@ -53,8 +60,8 @@ def test_killed_twice_it_goes_on_to_the_same_end(uninterrupted, tmp_path):
     assert killed(tmp_path, "state", 2) == [2, 3, 4, 5]
     assert finished(tmp_path) == [0, 1, 2, 3]
     said = []
-    last = search(tmp_path, said.append)
-    last.run()
+    last = search(tmp_path)
+    run(last, said.append)
     assert [text for text in said if text.startswith("trial")] == ["trial 4", "trial 5"]
     found, expected = last.results(), whole.results()
     assert found[SAME].equals(expected[SAME])
@@ -76,10 +83,10 @@ def test_killed_twice_it_goes_on_to_the_same_end(uninterrupted, tmp_path):
 def test_a_finished_search_runs_nothing(uninterrupted):
     whole, folder = uninterrupted
     said = []
-    again = search(folder, said.append)
-    result = again.run()
+    again = search(folder)
+    run(again, said.append)
     assert said == []
-    assert result.trials == whole.result.trials
+    assert again.result.trials == whole.result.trials
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ def test_another_search_is_refused_with_the_difference(uninterrupted, changed, m
     _, folder = uninterrupted
     state = (folder / "search" / "state.json").read_bytes()
     with pytest.raises(ConfigError, match=message) as raised:
-        search(folder, lambda text: None, **changed).run()
+        search(folder, **changed).run()
     assert ";" not in str(raised.value)  # there is one difference
     assert "fresh" in str(raised.value)
     assert (folder / "search" / "state.json").read_bytes() == state
@@ -111,7 +118,7 @@ def test_two_at_once_are_refused(uninterrupted):
         FileLock(folder / "search" / "running.lock"),
         pytest.raises(ConfigError, match="is running"),
     ):
-        search(folder, lambda text: None).run()
+        search(folder).run()
 
 
 # --- of the tuner alone -----------------------------------------------------------------------
@@ -135,9 +142,9 @@ ORACLES = {
 def test_any_oracle_goes_on_to_the_same_end(data, name, tmp_path):
     space = SearchSpace(CUTS, units=(0,), dropout=(0.0, 0.5), learning_rates=(0.1, 0.3))
 
-    def tuner(folder, **kwargs):
-        hypermodel = CutHyperModel(data, space, epochs=2)
-        return CutTuner(hypermodel, ORACLES[name](), tmp_path / folder, ask=2, **kwargs)
+    def tuner(folder):
+        hypermodel = CutHyperModel(data, space, SearchConfig(epochs=2, ask=2))
+        return CutTuner(hypermodel, ORACLES[name](), tmp_path / folder)
 
     whole = tuner("whole")
     whole.search()
@@ -149,11 +156,11 @@ def test_any_oracle_goes_on_to_the_same_end(data, name, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        tuner("killed", report=report).search()
+        tuner("killed").search(report)
     kept = json.loads((tmp_path / "killed" / "state.json").read_text())["records"]
     assert 0 < len(kept) < len(before)
-    after = tuner("killed", report=reported.append)
-    after.search()
+    after = tuner("killed")
+    after.search(reported.append)
     # Each was finished before or after, none twice.
     numbers = [record["number"] for record in kept] + [record.number for record in reported]
     assert sorted(numbers) == [record.number for record in whole.records]
@@ -167,15 +174,15 @@ def test_more_trials_may_be_asked_for_later(hypermodel, tmp_path):
     few.search()
     reported = []
     oracle = CutGridOracle(objective="val_accuracy", max_trials=7)
-    more = CutTuner(hypermodel, oracle, tmp_path, report=reported.append)
-    more.search()
+    more = CutTuner(hypermodel, oracle, tmp_path)
+    more.search(reported.append)
     assert [record.number for record in reported] == [5, 6]
     assert more.records[:5] == few.records
 
 
 def test_fresh_discards_what_is_there(hypermodel, data, tmp_path):
     CutTuner(hypermodel, CutSweepOracle(CUTS, 3, objective="val_loss", seed=1), tmp_path).search()
-    other = CutHyperModel(data, SearchSpace(["deep"], units=(0,)), epochs=1)
+    other = CutHyperModel(data, SearchSpace(["deep"], units=(0,)), SearchConfig(epochs=1))
     oracle = CutSweepOracle(["deep"], 1, objective="val_loss", seed=1)
     tuner = CutTuner(other, oracle, tmp_path, fresh=True)
     assert tuner.records == []
@@ -201,7 +208,7 @@ def searched(data, tmp_path_factory):
 
 
 def sweep(data, folder, **changed):
-    hypermodel = CutHyperModel(data, SearchSpace(CUTS, units=(0,)), epochs=1)
+    hypermodel = CutHyperModel(data, SearchSpace(CUTS, units=(0,)), SearchConfig(epochs=1))
     oracle = CutSweepOracle(CUTS, 3, objective="val_loss", seed=1)
     return CutTuner(hypermodel, oracle, folder, **changed)
 
@@ -277,7 +284,7 @@ def test_what_is_in_the_way_is_named(name, data, damaged):  # faults C6
 def test_what_is_in_the_way_of_a_search_is_named(name, tmp_path):  # faults C6
     (tmp_path / "search" / name).mkdir(parents=True)
     with pytest.raises(ConfigError, match=f"(cannot be used|can be written).*{name}"):
-        search(tmp_path, lambda text: None).run()
+        search(tmp_path).run()
 
 
 WEIGHTS = {
@@ -311,14 +318,14 @@ def test_damaged_weights_are_one_sentence(name, data, searched, damaged):  # fau
 
 
 def test_hyperband_goes_on_from_no_damaged_weights(data, tmp_path):  # faults C7
-    hypermodel = CutHyperModel(data, SearchSpace(["deep"], units=(0,)), epochs=2)
+    hypermodel = CutHyperModel(data, SearchSpace(["deep"], units=(0,)), SearchConfig(epochs=2))
 
     def report(record):
         flip(tmp_path / "search" / "weights" / f"{record.number:04d}.weights.h5")
 
-    tuner = CutTuner(hypermodel, ORACLES["hyperband"](), tmp_path / "search", report=report)
+    tuner = CutTuner(hypermodel, ORACLES["hyperband"](), tmp_path / "search")
     with pytest.raises(ReusekitError, match="missing or damaged"):
-        tuner.search()
+        tuner.search(report)
 
 
 def test_no_link_is_written_through(data, damaged, tmp_path):  # faults C8

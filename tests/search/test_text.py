@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from reusekit.data import DataSplit
 from reusekit.features import FeatureStore, Padding
-from reusekit.search import CutSearch, SearchSpace
+from reusekit.search import CutSearch, SearchConfig, SearchSpace
 from reusekit.training import heads as rk_heads
 
 keras_hub = pytest.importorskip("keras_hub")
@@ -114,9 +114,9 @@ def search(
         text_split("train", 160, 0),
         text_split("validation", 60, 1),
         space,
-        folder / "trials",
-        FeatureStore(folder / "features"),
-        **(given | options),
+        SearchConfig(**given | options),
+        folder=folder / "trials",
+        store=FeatureStore(folder / "features"),
     )
 
 
@@ -141,7 +141,7 @@ def test_every_block_is_searched_frozen_and_trained(searched):
 
 
 def test_what_crosses_is_stored_with_its_mask(searched):
-    stored = {tuple(entry.arrays) for entry in searched._store.entries()}
+    stored = {tuple(entry.arrays) for entry in searched.store.entries()}
     whole = next(names for names in stored if BLOCKS[0] in names and len(names) > 2)
     assert "padding_mask" in " ".join(whole)
 

@@ -18,6 +18,7 @@ from reusekit.search import (
     CutSweepOracle,
     CutTuner,
     Limits,
+    SearchConfig,
     SearchSpace,
 )
 from reusekit.search.oracle import evenly
@@ -33,9 +34,10 @@ def grid(**kwargs):
     return CutGridOracle(objective="val_accuracy", **kwargs)
 
 
-def searched(hypermodel, oracle, folder, **kwargs):
-    tuner = CutTuner(hypermodel, oracle, folder, **kwargs)
-    tuner.search()
+def searched(hypermodel, oracle, folder, latencies=None, report=lambda _: None, **settings):
+    hypermodel.config = hypermodel.config.changed(**settings)
+    tuner = CutTuner(hypermodel, oracle, folder, latencies=latencies)
+    tuner.search(report)
     return tuner
 
 
@@ -70,7 +72,7 @@ def test_any_oracle(hypermodel, name, tmp_path):
 
 def test_hyperband_goes_on_with_the_weights_that_a_trial_had(data, tmp_path):
     space = SearchSpace(CUTS, units=(0,), dropout=(0.0,), learning_rate=(0.01, 0.1))
-    hypermodel = CutHyperModel(data, space, patience=9)
+    hypermodel = CutHyperModel(data, space, SearchConfig(patience=9))
     oracle = keras_tuner.oracles.HyperbandOracle("val_loss", max_epochs=2, factor=2, seed=3)
     tuner = searched(hypermodel, oracle, tmp_path)
     later = [one for one in tuner.records if one.values["tuner/initial_epoch"] > 0]
@@ -80,7 +82,8 @@ def test_hyperband_goes_on_with_the_weights_that_a_trial_had(data, tmp_path):
         assert record.spec == before.spec
         first, last = record.values["tuner/initial_epoch"], record.values["tuner/epochs"]
         # The weights of the earlier trial are kept, too, so that it can be gone on with here.
-        fit = hypermodel.train(record.spec, tuner.trained(before.number), (), last, first)
+        model = tuner.trained(before.number)
+        fit = hypermodel.train(record.spec, model, epochs=last, initial_epoch=first)
         assert len(record.fit.history["loss"]) == last - first
         assert record.fit.metrics == pytest.approx(fit.metrics, rel=1e-4)
 
@@ -114,10 +117,10 @@ def test_trials_of_different_batch_sizes_and_optimizers(data, tmp_path):
         learning_rates=(0.1,),
         batch_sizes=(16, 60),
     )
-    tuner = searched(CutHyperModel(data, space, epochs=2), grid(), tmp_path)
+    tuner = searched(CutHyperModel(data, space, SearchConfig(epochs=2)), grid(), tmp_path)
     assert len(tuner.records) == 4
     for record in tuner.records:
-        alone = CutHyperModel(data, space, epochs=2)
+        alone = CutHyperModel(data, space, SearchConfig(epochs=2))
         fit = alone.train(record.spec, alone.build_for(record.spec))
         assert record.fit.metrics == pytest.approx(fit.metrics, rel=1e-4)
 
@@ -181,9 +184,9 @@ EXHAUSTED = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a 
 @pytest.mark.parametrize("error", [MemoryError("no room"), EXHAUSTED])
 def test_one_that_fails_in_a_group_is_recorded_and_the_others_succeed(hypermodel, error, tmp_path):
     reported = []
-    tuner = CutTuner(hypermodel, sweep(3), tmp_path, report=reported.append)
+    tuner = CutTuner(hypermodel, sweep(3), tmp_path)
     failing(hypermodel, ["middle"], error)
-    tuner.search()
+    tuner.search(report=reported.append)
     assert [r.status for r in tuner.records] == ["completed", "failed", "completed"]
     failed = tuner.records[1]
     assert failed.error.startswith(type(error).__name__)
@@ -221,7 +224,7 @@ def test_memory_that_runs_out_while_training(hypermodel, tmp_path):
 
 def test_a_loss_that_is_never_finite_is_a_failure(data, tmp_path):
     space = SearchSpace(CUTS, units=(0,), dropout=(0.0,), optimizers=("sgd",))
-    hypermodel = CutHyperModel(data, space, epochs=2)
+    hypermodel = CutHyperModel(data, space, SearchConfig(epochs=2))
     tuner = CutTuner(hypermodel, sweep(3), tmp_path)
     build = hypermodel.build_for
 

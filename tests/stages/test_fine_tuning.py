@@ -64,6 +64,28 @@ def test_frozen_layers_stay_bit_equal_and_the_others_move(usual, tune, backbone,
     assert backbone.digest == digest
 
 
+def test_rates_fall_and_blocks_open_as_the_settings_say(tune, backbone):
+    before = weights_by_layer(backbone.model)
+    said = {"learning_rate": 1e-3, "decay": 0.01, "unfreeze_every": 1, "batch_norm": "train"}
+    tuned = tune(epochs=3, **said)
+    assert tuned.phases[1].kept
+
+    def moved(block):
+        return max(
+            np.abs(one - other).max()
+            for name, weights in weights_by_layer(tuned.whole).items()
+            if name.startswith(block) and name.endswith("conv")
+            for one, other in zip(weights, before[name], strict=True)
+        )
+
+    assert moved("block2") == 0 < moved("block3") < moved("block4") / 10
+    assert any(
+        not np.array_equal(layer.get_weights()[-1], before[layer.name][-1])
+        for layer in tuned.whole.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    )
+
+
 def test_the_parts_are_the_whole(usual, splits):
     tuned, _ = usual
     certificate = tuned.parts.verify()
@@ -143,7 +165,13 @@ def test_a_search_that_trains_inside_a_nested_model_is_fine_tuned(
     digits = stages.Splits(train, validation, validation)
     before = tutorial.model.get_weights()
     search = rk.CutSearch(
-        tutorial.model, train, validation, space, tmp_path / "search", store, epochs=2, keep=2
+        tutorial.model,
+        train,
+        validation,
+        space,
+        rk.SearchConfig(epochs=2, keep=2),
+        folder=tmp_path / "search",
+        store=store,
     )
     result = search.run()
 

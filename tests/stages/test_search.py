@@ -8,7 +8,8 @@ import pytest
 
 import reusekit as rk
 from reusekit import stages
-from reusekit.settings import LimitSettings, SearchSettings
+from reusekit.search import Limits
+from reusekit.settings import SearchJobSettings, SearchSettings
 
 CUTS = ("stem_out", "block2_out", "block4_out")
 SWEEP = {"units": [0], "dropout": [0.0], "epochs": 6, "patience": 6, "max_trials": 3}
@@ -18,12 +19,15 @@ SWEEP = {"units": [0], "dropout": [0.0], "epochs": 6, "patience": 6, "max_trials
 def plan(backbone, splits, store, tmp_path):
     """Plan a search over three cuts in a folder of the test's own."""
 
-    def planned(plain=False, fresh=False, cuts=CUTS, **settings):
-        points = stages.candidate_cuts(backbone, cuts)
+    def planned(plain=False, cuts=CUTS, **settings):
         return stages.plan_search(
-            backbone, points, splits, SearchSettings(**SWEEP | settings), store,
-            str(tmp_path / "runs"), seed=0, plain=plain, fresh=fresh,
-        )  # fmt: skip
+            backbone=backbone,
+            cuts=stages.candidate_cuts(backbone, cuts),
+            splits=splits,
+            settings=SearchSettings(**SWEEP | settings),
+            store=store,
+            job=SearchJobSettings(output=str(tmp_path / "runs"), plain=plain),
+        )
 
     return planned
 
@@ -32,10 +36,10 @@ def plan(backbone, splits, store, tmp_path):
 def carry_out(tracking, tmp_path):
     """Carry a planned search out in an MLflow run; returns it and the runs of its trials."""
 
-    def carried_out(search):
+    def carried_out(search, fresh=False):
         with mlflow.start_run() as run:
             stages.extract_features(search, tmp_path)
-            searched = stages.search_cut(search, tmp_path)
+            searched = stages.search_cut(search, tmp_path, fresh)
         query = f"tags.mlflow.parentRunId = '{run.info.run_id}'"
         trials = tracking.search_runs([run.info.experiment_id], query)
         trials = sorted(trials, key=lambda one: one.info.run_name)
@@ -69,7 +73,7 @@ def test_a_finished_search_is_taken_from_where_it_is_kept_unless_it_is_to_be_fre
     assert again.result.trials == first.result.trials
     assert [trial.data.tags["reusekit.resumed"] for trial in trials] == ["true"] * 2
     assert run.data.metrics["search_resumed_trials"] == 2
-    fresh, _, trials = carry_out(plan(**small, fresh=True))
+    fresh, _, trials = carry_out(plan(**small), fresh=True)
     assert fresh.resumed == 0
     assert [trial.data.tags["reusekit.resumed"] for trial in trials] == ["false"] * 2
     histories = [[t.fit.history for t in one.result.trials] for one in (first, fresh)]
@@ -140,7 +144,7 @@ def test_the_top_of_the_backbone_may_be_trained_in_the_search(plan, carry_out, b
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"limits": LimitSettings(parameters=10)}, "No cut keeps within the limits"),
+        ({"limits": Limits(parameters=10)}, "No cut keeps within the limits"),
         ({"optimizers": ["adm"]}, "Did you mean 'adam'"),
         ({"best_cuts": 2}, "needs a ranking"),
         ({"rank": "logme", "plain": True}, "no ranking with plain"),

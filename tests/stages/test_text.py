@@ -15,7 +15,7 @@ import reusekit as rk
 from reusekit import stages
 from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
-from reusekit.search import CutSearch, SearchSpace
+from reusekit.search import CutSearch, SearchConfig, SearchSpace
 from reusekit.settings import FineTuneSettings, TrackingSettings
 from reusekit.tracking import log_data, requirements
 
@@ -63,9 +63,14 @@ def test_text_goes_from_a_search_into_the_registry_and_back(
 ):  # pipeline W10, and its foreign errors
     space = SearchSpace(CUTS, units=[0], dropout=[0.0], learning_rates=[1e-2], batch_sizes=[16])
     search = CutSearch(
-        bert.model, splits.train, splits.validation, space, tmp_path / "trials", store,
-        pooling="avg", epochs=3, patience=3, keep=2,
-    )  # fmt: skip
+        bert.model,
+        splits.train,
+        splits.validation,
+        space,
+        SearchConfig(pooling="avg", epochs=3, patience=3, keep=2),
+        folder=tmp_path / "trials",
+        store=store,
+    )
     with mlflow.start_run() as run:
         log_data(splits.train, "training")
         searched = stages.search_cut(search, tmp_path)
@@ -74,7 +79,9 @@ def test_text_goes_from_a_search_into_the_registry_and_back(
         tuned = stages.finetune(begun, bert, second, splits, store, tmp_path, seed=0)
         test = stages.evaluate(tuned.whole, splits.test)
         settings = TrackingSettings(model="topics")
-        version = stages.register(tuned, bert, splits, test, settings, tmp_path, searched)
+        version = stages.register(
+            tuned, bert, splits, stages.Scores(test, searched=searched), settings, tmp_path
+        )
     assert test.accuracy > 0.75
     assert all(0 < seconds < math.inf for seconds in searched.result.to_frame()["latency"])
     assert all(0 < seconds < math.inf for seconds in searched.result.latencies.values())

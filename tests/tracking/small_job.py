@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from reusekit.search import TrialRecord
-from reusekit.search.spec import TrialSpec
+from reusekit.search.space import TrialSpec
 from reusekit.tracking import (
     EpochMetrics,
     log_artifact,

@@ -63,8 +63,8 @@ def test_the_hidden_layers_of_an_old_head_are_no_default_cuts(
     monkeypatch.setattr("reusekit.search.cut_search.measure_latency", lambda m: [0.0] * len(m))
     data = tf.data.Dataset.from_tensor_slices((X, np.arange(5) % 2))
     examples = DataSplit("made", "all", data, 5, ("a", "b"), "f00d", {}, ())
-    search = rk.CutSearch(found, examples, examples, directory=tmp_path / "s")
-    assert list(search.latencies)[-1] == CUT
+    search = rk.CutSearch(found, examples, examples, folder=tmp_path / "s")
+    assert list(search.measure_latencies())[-1] == CUT
     # A tag that names nothing is of no account.
     module_tracking.set_logged_model_tags(found.parent, {"reusekit.head": "no/such@3:7"})
     found = rk.load_backbone(f"models:/headed/{version.version}")

@@ -19,7 +19,7 @@ def test_ends_at_the_epoch_with_the_lowest_validation_loss():
         head,
         feed(inputs[20:], labels[20:], 10, seed=0),
         validation,
-        learning_rate=0.05,
+        optimizer=keras.optimizers.Adam(0.05),
         epochs=30,
         patience=5,
     )

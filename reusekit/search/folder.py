@@ -1,0 +1,195 @@
+"""The folder of a search: its state, the weights of its best trials, and one search at a time."""
+
+import json
+import os
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+from filelock import FileLock, Timeout
+
+from reusekit.digests import file_digest
+from reusekit.errors import ConfigError, ReusekitError
+from reusekit.sealed_json import DamagedFileError, read_sealed, write_sealed
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes off a search's folder; it is made where there is none.
+
+    Raises:
+        ConfigError: It cannot be made or used, or another search in it is running.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"The folder {folder} of a search cannot be made: {error.strerror}. Choose another one."
+        ) from error
+    # One for each folder in a process, so that who has it may ask for it again.
+    lock = FileLock(folder.absolute() / "running.lock", blocking=False, is_singleton=True)
+    with os_errors_explained(folder):
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ConfigError(
+                f"A search in {folder} is running. Wait for it, or choose another folder."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextmanager
+def os_errors_explained(folder: Path) -> Iterator[None]:
+    """Turn what the operating system refuses in a search's folder into one sentence.
+
+    Raises:
+        ConfigError: It refused; what it refuses elsewhere is raised as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename
+        if not isinstance(where, str | os.PathLike) or not Path(where).is_relative_to(folder):
+            raise
+        raise ConfigError(
+            f"The folder {folder} of a search cannot be used: {error.strerror} ({where}). Remove "
+            "what is in the way, or choose another folder."
+        ) from error
+
+
+def write_state(file: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON beside the file, see that it is on the disk, and rename.
+
+    Raises:
+        ConfigError: It cannot be written; the disk may be full.
+    """
+    try:
+        write_sealed(file, content)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}.") from error
+
+
+def read_state(file: Path) -> dict[str, Any] | None:
+    """Read what was written last; None where nothing was.
+
+    Raises:
+        ConfigError: The file is not what `write_state` leaves.
+    """
+    if not os.path.lexists(file):
+        return None
+    try:
+        return read_sealed(file)
+    except (DamagedFileError, PermissionError) as error:
+        raise ConfigError(
+            f"{file} is not the state of a search, as it was written: {error} Choose another "
+            "folder, or discard it (fresh=True, or --fresh)."
+        ) from error
+
+
+def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Refuse to go on with a search that is another one.
+
+    Args:
+        before: What was searched, as it was written down.
+        now: What is to be searched.
+        folder: Where the earlier search lies.
+
+    Raises:
+        ConfigError: They differ; the message shows in what.
+    """
+    now = json.loads(json.dumps(now))
+    different = list(_differences(before, now))
+    if different:
+        raise ConfigError(
+            f"{folder} holds a search of something else: {'; '.join(different)}. Choose another "
+            "folder, or discard what was found there (fresh=True, or --fresh)."
+        )
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            inner = f"{name}.{key}" if name else key
+            yield from _differences(before.get(key), now.get(key), inner)
+    elif before != now:
+        yield f"{name} was {json.dumps(before)} and is {json.dumps(now)}"
+
+
+class Checkpoints:
+    """A folder of trained weights, one file a trial: what it trained, and nothing else.
+
+    The frozen bottom is the backbone's and the optimizer's state is of no more use, so neither is
+    stored.
+
+    Args:
+        folder: Where the files lie; it is made where there is none.
+
+    Raises:
+        ConfigError: It is a link: other files than those of trials might lie there.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = Path(folder)
+        if self.folder.is_symlink():
+            raise ConfigError(
+                f"Expected a folder for weights. Received a link: {folder}. Remove it."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def file(self, number: int) -> Path:
+        """Return the file of a trial's weights, whether it is there or not."""
+        return self.folder / f"{number:04d}.weights.h5"
+
+    def save(self, number: int, model: keras.Model) -> str:
+        """Write a trial's weights beside and rename, so that no kill leaves half of a file.
+
+        Returns:
+            The SHA-256 of the file, by which `sound` knows it.
+        """
+        # A name of its own: where a link lies, what it points at would be overwritten.
+        beside = self.folder / f"part-{uuid.uuid4().hex}.weights.h5"
+        _bare(model).save_weights(beside, overwrite=True)
+        digest = file_digest(beside)
+        beside.replace(self.file(number))
+        return digest
+
+    def sound(self, number: int, digest: str | None) -> Path:
+        """Return the file of a trial's weights, if it is the one that was saved.
+
+        Raises:
+            ReusekitError: It is missing or has been altered.
+        """
+        file = self.file(number)
+        try:
+            sound = file_digest(file) == digest
+        except OSError:
+            sound = False
+        if not sound:
+            raise ReusekitError(
+                f"{file} is missing or damaged, which held the weights of trial {number}. Search "
+                "anew (fresh=True, or --fresh)."
+            )
+        return file
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """Remove all but the files of these trials."""
+        kept = {self.file(number) for number in numbers}
+        for file in self.folder.glob("*.weights.h5"):
+            if file not in kept and (file.is_symlink() or not file.is_dir()):
+                file.unlink()
+
+
+def load(model: keras.Model, file: str | os.PathLike) -> None:
+    """Give a model the weights that were saved of one of the same structure."""
+    _bare(model).load_weights(file)
+
+
+def _bare(model: keras.Model) -> keras.Model:
+    """Return the same layers without an optimizer, whose state Keras would store, too."""
+    return keras.Model(model.input, model.output)
