@@ -1,6 +1,5 @@
 """Keys of features: all that makes two of them the same, down to each tensor's computation."""
 
-import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from pydantic import PositiveInt
 from reusekit.arguments import checked
 from reusekit.backbones.digest import without_names
 from reusekit.data import DataSplit
+from reusekit.digests import array_digest, digest
 from reusekit.errors import CacheError
 from reusekit.features.frontiers import Frontier
 from reusekit.features.padding import Padding
@@ -131,7 +131,7 @@ def feature_keys(
         }
         if view is not None:
             about["view"] = view[0]
-        keys.append(FeatureKey(_digest(same), (*one.names, LABELS), data.size, about))
+        keys.append(FeatureKey(digest(same), (*one.names, LABELS), data.size, about))
     return keys
 
 
@@ -148,10 +148,6 @@ def described(preprocessing: Any) -> Any:
         return json.loads(json.dumps(preprocessing))
     except (TypeError, ValueError) as error:
         raise CacheError(f"Expected preprocessing that serialises to JSON: {error}.") from error
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]:
@@ -194,7 +190,7 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
     for call in ancestors(graph, tensors):
         if call.is_input:
             (tensor,) = call.outputs
-            digests[tensor] = _digest(["input", paths[tensor], tensor.shape[1:], tensor.dtype])
+            digests[tensor] = digest(["input", paths[tensor], tensor.shape[1:], tensor.dtype])
             continue
         key = id(call.operation)
         if key not in described:  # a layer may be called many times
@@ -210,16 +206,8 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
             [[digests[tensor], digests[mask]] for tensor, mask in call.masks],
         ]
         for place, tensor in enumerate(call.outputs):
-            digests[tensor] = _digest([made_by, place])
+            digests[tensor] = digest([made_by, place])
     return {tensor: digests[tensor] for tensor in tensors}
-
-
-def array_digest(value: Any) -> str:
-    """Return a digest of an array's dtype, shape and bytes."""
-    array = np.ascontiguousarray(keras.ops.convert_to_numpy(value))
-    digest = hashlib.sha256(f"{array.dtype}{array.shape}".encode())
-    digest.update(array.view(np.uint8).data if array.size else b"")
-    return digest.hexdigest()
 
 
 def _described(operation: Any, address: str) -> list:
