@@ -36,7 +36,7 @@ class Tensor:
     @property
     def dtype(self) -> str:
         """Its dtype's name."""
-        return self.source.dtype
+        return keras_internals.dtype_when_run(self.source)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

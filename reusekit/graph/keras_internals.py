@@ -84,6 +84,36 @@ def has_history(tensor: keras.KerasTensor) -> bool:
     return history is not None and history.operation is not None
 
 
+def dtype_when_run(tensor: keras.KerasTensor) -> str:
+    """Return the dtype of a symbolic tensor's values.
+
+    Keras records the words that a `StringLookup` gives back for numbers as int64.
+    """
+    history = getattr(tensor, "_keras_history", None)
+    maker = history.operation if history is not None else None
+    looked_up = isinstance(maker, keras.layers.StringLookup) and maker.invert
+    return "string" if looked_up else tensor.dtype
+
+
+@contextmanager
+def keeping_makers(tensors: Iterable[keras.KerasTensor]) -> Iterator[None]:
+    """Raise ValueError if a call inside records itself as what made one of its own inputs.
+
+    Keras does so where a nested model that returns an input is called on other shapes than it was
+    built for; the input then is part of a cycle.
+    """
+    before = [(tensor, tensor._keras_history) for tensor in tensors]
+    yield
+    taken = [(tensor, history) for tensor, history in before if tensor._keras_history != history]
+    for tensor, history in taken:
+        tensor._keras_history = history
+    if taken:
+        raise ValueError(
+            "a nested model that returns one of its inputs takes only the shapes that it was built "
+            "for. Use copies of the layers, as of weights='copy', or rk.flatten the model first."
+        )
+
+
 def is_optional(tensor: keras.KerasTensor) -> bool:
     """Return whether the tensor is a model input that may be left out."""
     return has_history(tensor) and getattr(tensor._keras_history.operation, "optional", False)

@@ -35,7 +35,7 @@ def remember_source(part: keras.Model, source: Graph) -> None:
     """Keep, for as long as a part lives, what it was taken from, if that is told of a mask.
 
     A part that ends before the first layer that is told which positions are filling says nothing
-    of them itself. It has the addresses of its source.
+    of them itself. It has the tensors of its source, or else their addresses.
     """
     if source.model in _sources_of_parts or _all_told(source, source.calls):
         _sources_of_parts[part] = source
@@ -73,8 +73,9 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
         return (known, "") if _fits(known, tensor) else (None, "")
     told = _all_told(graph, ancestors(graph, [tensor]))
     source = _sources_of_parts.get(graph.model)
-    if not told and source is not None and tensor.address in source.names:
-        return _known_to_source(graph, tensor, source)
+    original = None if source is None else _original(tensor, source)
+    if not told and source is not None and original is not None:
+        return _known_to_source(graph, tensor, source, original)
     # Embeddings are told of no mask; what is said after them of the same positions counts then.
     told = told or _first_told(graph, tensor) or _all_told(graph, graph.calls)
     if not told:
@@ -97,9 +98,19 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     return next(iter(found), None), ""
 
 
-def _known_to_source(graph: Graph, tensor: Tensor, source: Graph) -> tuple[Tensor | None, str]:
+def _original(tensor: Tensor, source: Graph) -> Tensor | None:
+    """Return the tensor of a source that one of its parts has, where calls are counted anew."""
+    same = source.by_source.get(id(tensor.source), ())
+    if len(same) == 1:
+        return same[0]
+    return None if "@" in tensor.address else source.names.get(tensor.address)
+
+
+def _known_to_source(
+    graph: Graph, tensor: Tensor, source: Graph, original: Tensor
+) -> tuple[Tensor | None, str]:
     """Return the mask of a tensor of a part, as its source has it."""
-    found, doubt = padding_mask(source, source.names[tensor.address])
+    found, doubt = padding_mask(source, original)
     here = graph.names.get(found.address) if found is not None else None
     if found is None or (here is not None and _fits(here, tensor)):
         return here, doubt

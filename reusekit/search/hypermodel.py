@@ -94,11 +94,17 @@ class CutHyperModel(keras_tuner.HyperModel):
             keras.utils.set_random_seed(self.config.seed)
             model = head.build_like(keras.tree.map_structure(_placeholder, spec_of))
         else:
-            trunk = clone(trunk, weights="copy")
+            own = clone(trunk, weights="copy")
             keras.utils.set_random_seed(self.config.seed)
-            model = attach(trunk, head, self.data.head_mask(spec))
+            model = attach(own, head, self.data.head_mask(spec))
             if self.data.plain:
                 freeze(model, up_to=spec.freeze)
+            else:
+                shared, weights = self.data.shared(spec)
+                freeze(model, up_to=None, layers=shared or None)
+                for old, new in zip(trunk.variables, own.variables, strict=True):
+                    if id(old) in weights:
+                        new.trainable = False
             if spec.trains_backbone and self.space.batch_norm == "frozen":
                 for layer in batch_normalizations(model):
                     layer.trainable = False

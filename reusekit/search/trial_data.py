@@ -16,7 +16,7 @@ from reusekit.errors import ConfigError, DataError
 from reusekit.features import feed
 from reusekit.features.frontiers import frontier
 from reusekit.features.source import FeatureSource
-from reusekit.graph import Graph, Tensor, read
+from reusekit.graph import Graph, Tensor, ancestors, read
 from reusekit.graph.padding_mask import AUTO
 from reusekit.search.space import TrialSpec
 from reusekit.surgery import extract
@@ -204,6 +204,25 @@ class TrialData:
         if self.model is None:
             return ()
         return frontier(self.graph, at, None, self.mask, carries_mask=True).crossing
+
+    @checked(ConfigError)
+    def shared(self, spec: TrialSpec) -> tuple[list[str], set[int]]:
+        """Return what a trial's own model shares with the rest of the backbone, and so is frozen.
+
+        Returns:
+            The addresses of such layers in the trial's own model, and the ids of such weights.
+        """
+        trunk = self.trunk(spec)
+        if trunk is None:
+            return [], set()
+        frozen = ancestors(self.graph, self._crossing(self.begin(spec)[0]))
+        layers = {id(c.operation) for c in frozen if isinstance(c.operation, keras.Layer)}
+        weights = {id(variable) for call in frozen for variable in call.variables}
+        own = [call for call in read(trunk).calls if not call.is_input]
+        return (
+            [call.address for call in own if id(call.operation) in layers],
+            {id(variable) for call in own for variable in call.variables} & weights,
+        )
 
     @checked(ConfigError)
     def head_mask(self, spec: TrialSpec) -> str | None:

@@ -36,9 +36,10 @@ def whole_model(
     trunk = data.trunk(spec)
     if trunk is None:
         return joined
-    # Cut inside a nested model, the two halves of it do not make that model again.
+    # Cut inside a nested model, the two halves of it do not make that model again; nor is a weight
+    # one again that both halves have.
     backbone = _weights(bare.trunk(spec))
-    if backbone.keys() <= _weights(joined).keys():
+    if backbone.keys() <= _weights(joined).keys() and not data.shared(spec)[1]:
         return joined
     whole = CutHyperModel(bare, hypermodel.space, hypermodel.config).build_for(spec)
     pairs = _counterparts(_weights(trunk), _weights(trained), backbone, _weights(whole))
@@ -47,7 +48,7 @@ def whole_model(
     try:
         prove_copy(joined, whole)
     except CopyError:
-        return joined  # what is frozen used a weight that was trained: it is two weights now
+        return joined  # of a search of before, which trained such a weight apart
     return whole
 
 

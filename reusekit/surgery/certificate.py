@@ -220,7 +220,7 @@ def prove_copy(
             "no layer holds refers to it. Use weights='share'."
         )
     difference = _difference(expected, received, tolerance)
-    if difference and _difference(expected, _run(source, given, source_state), tolerance):
+    if difference and _difference(expected, outputs_on(source, given, source_state), tolerance):
         _warn_unproved(source, "its outputs are random and follow from no seed")
     elif difference:
         raise CopyError(
@@ -232,10 +232,18 @@ def prove_copy(
 def runs(model: keras.Model, x: Any) -> bool:
     """Tell whether a model takes some inputs; nothing changes."""
     try:
-        _run(model, x, ())
+        outputs_on(model, x)
     except Exception:
         return False
     return True
+
+
+def outputs_on(
+    model: keras.Model, x: Any, state: Sequence[tuple[keras.Variable, Any]] = ()
+) -> list[np.ndarray]:
+    """Run a model in inference mode, with other values for some variables; nothing changes."""
+    with keras.StatelessScope(state):
+        return _arrays(model(x, training=False))
 
 
 class _Watched(keras.StatelessScope):
@@ -248,13 +256,6 @@ class _Watched(keras.StatelessScope):
     def get_current_value(self, variable: keras.Variable) -> Any:
         self.read[id(variable)] = variable
         return super().get_current_value(variable)
-
-
-def _run(
-    model: keras.Model, x: Any, state: Sequence[tuple[keras.Variable, Any]]
-) -> list[np.ndarray]:
-    with keras.StatelessScope(state):
-        return _arrays(model(x, training=False))
 
 
 def _difference(
@@ -411,7 +412,9 @@ def _vocabularies(graph: Graph) -> dict[Tensor, list]:
         elif call.variables:
             continue
         if words is not None:
-            found.update((tensor, list(words)) for tensor in call.inputs)
+            words = list(words)
+            texts = isinstance(words[0], str)
+            found.update((t, words) for t in call.inputs if (t.dtype == "string") == texts)
     return found
 
 

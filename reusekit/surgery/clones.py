@@ -8,9 +8,9 @@ import keras
 from pydantic import PositiveInt
 
 from reusekit.arguments import Name, checked
-from reusekit.errors import ShapeError, SurgeryError, nearest
+from reusekit.errors import ShapeError, SurgeryError, nearest, reason
 from reusekit.graph import Graph, keras_internals, read
-from reusekit.surgery.certificate import prove_copy, random_inputs, runs
+from reusekit.surgery.certificate import outputs_on, prove_copy, random_inputs, runs
 from reusekit.surgery.copies import Builder, Copier, assembled, is_rebuilt, leaves
 from reusekit.surgery.engine import Rebuild
 from reusekit.surgery.remakes import Shapes, copy_flags, remade, shapes_inside
@@ -103,10 +103,11 @@ def clone(
     graph = read(model)
     policy = _policy(model, weights, dtype)
     shapes = _shapes(graph, input_shape, batch_size)
-    if shapes:
-        twin = _reshaped(graph, weights, shapes, policy, x)
-    else:
-        twin = twin_of(model, weights, x, policy)
+    twin = _reshaped(graph, weights, shapes, x) if shapes else twin_of(model, weights, x)
+    if policy is not None:
+        # Not every initial value can be drawn in every precision.
+        remade, twin = twin, Copier(policy).copy(twin)
+        prove_copy(remade, twin, x, tolerance=_tolerance(policy))
     if name is not None:
         twin.name = name
     if type(twin) is not type(model):
@@ -176,26 +177,61 @@ def _reshaped(
     graph: Graph,
     weights: str,
     shapes: Shapes,
-    policy: keras.DTypePolicy | None,
     x: Any,
 ) -> keras.Model:
     model = graph.model
     if weights == "share":
         layers = {id(layer): layer for layer in leaves(model)}
-        return _sharing(model, shapes_inside(graph, layers, shapes))
-    twin, pairs = remade(graph, shapes, policy, unbuilt=True)
+        twin = _sharing(model, shapes_inside(graph, layers, shapes))
+        _check_runs(graph, twin, random_inputs(read(twin), batch=1) if x is None else x)
+        return twin
+    twin, pairs = remade(graph, shapes, unbuilt=True)
     state = [(new, old.value) for old, new in pairs]
     given = random_inputs(read(twin), batch=1) if x is None else x
+    _check_runs(graph, twin, given)
     if x is not None or runs(model, given):
-        prove_copy(model, twin, given, state, _anew(model), tolerance=_tolerance(policy))
+        prove_copy(model, twin, given, state, _anew(model))
     else:
-        same, others = remade(graph, {}, policy, unbuilt=True)
+        same, others = remade(graph, {}, unbuilt=True)
         state = [(new, old.value) for old, new in others]
-        prove_copy(model, same, None, state, _anew(model), tolerance=_tolerance(policy))
+        prove_copy(model, same, None, state, _anew(model))
     if weights == "copy":
         for old, new in pairs:
             new.assign(old.value)
     return twin
+
+
+def _check_runs(graph: Graph, twin: keras.Model, given: Any) -> None:
+    """Raise ShapeError where a twin takes its inputs in name only, or mixes their examples.
+
+    Args:
+        graph: The model of another shape.
+        twin: Its twin.
+        given: Inputs of the twin.
+    """
+    try:
+        expected = _examples(graph.model, random_inputs(graph, batch=1))
+    except Exception:
+        return  # there is nothing to compare with
+    try:
+        received = _examples(twin, given)
+    except Exception as error:
+        raise ShapeError(
+            f"Expected an input shape that {graph.model.name!r} runs on. Received: "
+            f"{twin.input_shape}. Keras says: {reason(error)}"
+        ) from error
+    if received != expected:
+        raise ShapeError(
+            f"Expected an input shape for which {graph.model.name!r} keeps examples apart. "
+            f"Received: {twin.input_shape}, of which a layer or operation that changes shapes "
+            "makes another number of examples. Replace it by one that follows its input."
+        )
+
+
+def _examples(model: keras.Model, x: Any) -> list[float]:
+    """Return how many examples each output has for one of the inputs."""
+    batch = len(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))
+    return [each.shape[0] / batch if each.ndim else 0 for each in outputs_on(model, x)]
 
 
 def _anew(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
@@ -205,25 +241,22 @@ def _anew(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
     return [(v, keras.ops.zeros(v.shape, v.dtype)) for v in variables]
 
 
-def _tolerance(policy: keras.DTypePolicy | None) -> float | None:
+def _tolerance(policy: keras.DTypePolicy) -> float:
     """Return the relative difference that another precision may make."""
-    narrow = policy is not None and policy.compute_dtype in ("float16", "bfloat16")
-    return 0.25 if narrow else None if policy is None else 1e-4
+    return 0.25 if policy.compute_dtype in ("float16", "bfloat16") else 1e-4
 
 
-def twin_of(
-    model: keras.Model, weights: str, x: Any = None, policy: keras.DTypePolicy | None = None
-) -> keras.Model:
+def twin_of(model: keras.Model, weights: str, x: Any = None) -> keras.Model:
     """Return what `clone` does, without a word about the class."""
     if weights == "share":
         return _sharing(model)
     if weights == "copy":
-        twin = Copier(policy).copy(model)
-        prove_copy(model, twin, x, tolerance=_tolerance(policy))
+        twin = Copier().copy(model)
+        prove_copy(model, twin, x)
         return twin
-    twin, pairs = remade(read(model), {}, policy)
+    twin, pairs = remade(read(model), {})
     state = [(new, old.value) for old, new in pairs]
-    prove_copy(model, twin, x, state, tolerance=_tolerance(policy))
+    prove_copy(model, twin, x, state)
     return twin
 
 

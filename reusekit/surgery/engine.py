@@ -111,6 +111,8 @@ class Rebuild:
         sources = step.sources if isinstance(step, Scope) else [t.source for t in step.outputs]
         tensors = [tensor for tensor in step.reads if tensor in self.values]
         if self._copies is not None:
+            if isinstance(step.operation, HandedOn):
+                return [self.values[tensors[0]]]
             operation = self._copies[id(step.operation)]
             arguments = keras.tree.map_structure(self._copied, fill(step, self.values))
             return call_step(step, operation, *arguments)
@@ -387,15 +389,14 @@ def call_step(step: Step, operation: Any, args: tuple, kwargs: dict) -> list[ker
     Raises:
         ShapeError: The operation cannot take the shapes that it is fed.
     """
+    leaves = keras.tree.flatten((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, keras.KerasTensor)]
     try:
-        return keras.tree.flatten(operation(*args, **kwargs))
+        with keras_internals.keeping_makers(tensors):
+            return keras.tree.flatten(operation(*args, **kwargs))
     except Exception as error:
         expected = ", ".join(str(t.shape) for t in tensors_in((step.args, step.kwargs)))
-        received = ", ".join(
-            str(tuple(leaf.shape))
-            for leaf in keras.tree.flatten((args, kwargs))
-            if isinstance(leaf, keras.KerasTensor)
-        )
+        received = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ShapeError(
             f"Expected {step.address!r} to take what it is fed; its inputs were {expected} and "
             f"would now be {received}. Keras says: {reason(error)}"

@@ -24,18 +24,17 @@ Shapes = dict[int, tuple[int | None, ...]]
 def remade(
     graph: Graph,
     shapes: Shapes,
-    policy: keras.DTypePolicy | None,
     unbuilt: bool = False,
 ) -> tuple[keras.Model, list[tuple[keras.Variable, keras.Variable]]]:
     """Return a twin of layers with fresh weights, and each old weight with its new one."""
     model = graph.model
     with rates.as_made(keras_internals.all_layers(model)):
-        plain = unbuilt or policy is not None or is_rebuilt(model)
+        plain = unbuilt or is_rebuilt(model)
         twin = None if plain else _of_same_class(model)
         if twin is None:
             # Beside a class's own attributes, its layers stand in another order than in its graph.
             model = keras_internals.plain(model)
-            copies = remake_operations(leaves(model), policy, unbuilt)
+            copies = remake_operations(leaves(model), unbuilt)
             if unbuilt:
                 shapes = shapes_inside(graph, dict(copies), shapes)
                 copies |= _variables(model, copies)
@@ -194,9 +193,7 @@ def copy_flags(
             new.trainable = old.trainable
 
 
-def remake_operations(
-    operations: Iterable[Any], policy: keras.DTypePolicy | None = None, unbuilt: bool = False
-) -> dict[int, Any]:
+def remake_operations(operations: Iterable[Any], unbuilt: bool = False) -> dict[int, Any]:
     """Make layers and operations again from their configurations, with fresh weights.
 
     They are made together, as a saved model's layers are, so that a layer that holds another one
@@ -204,7 +201,6 @@ def remake_operations(
 
     Args:
         operations: Layers and operations, each once; no functional models.
-        policy: Their dtype policy; None keeps that of each layer.
         unbuilt: Whether to leave them unbuilt, for other shapes than those they were built for.
 
     Returns:
@@ -216,7 +212,7 @@ def remake_operations(
     operations = list(operations)
     with keras_internals.sharing_scope():
         configurations = [_serialised(operation) for operation in operations]
-    if unbuilt or policy is not None:
+    if unbuilt:
         # Without the shapes that they were built for.
         configurations = [keras_internals.without(c, "build_config") for c in configurations]
     with keras_internals.sharing_scope():
@@ -227,8 +223,6 @@ def remake_operations(
     found: dict[int, Any] = {}
     for old, new in zip(operations, copies, strict=True):
         found[id(old)] = new
-        for layer in _layers(new) if policy is not None and isinstance(new, keras.Layer) else ():
-            layer.dtype_policy = policy
         held = [getattr(each, "variables", ()) for each in (old, new)]
         found.update((id(one), other) for one, other in zip(*held, strict=False))
     return found

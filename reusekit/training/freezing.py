@@ -69,8 +69,9 @@ class Freezing:
 
     Attributes:
         variables: Each variable of the model once, in the order of the graph.
-        shared: The addresses of frozen layers with a weight that is used elsewhere as well, by the
-            same layer or one that is tied to it. One weight cannot be both: it is frozen.
+        shared: The addresses of frozen layers and operations with a weight that is used elsewhere
+            as well, by the same layer or one that is tied to it. One weight cannot be both: it is
+            frozen.
         silenced: The addresses of frozen layers that would drop values or add noise in training,
             and now do not.
         random: The addresses of frozen layers that are still random in training: data augmentation,
@@ -312,6 +313,8 @@ class FrozenPart:
         self._frozen_calls = [call for call in graph.calls if call in before]
         after = (call for call in graph.calls if call not in before)
         self._used_after = {id(variable) for call in after for variable in call.variables}
+        # What an operation takes as its argument, such as the kernel of a layer that comes later.
+        self._given = {id(v): v for call in self._frozen_calls for v in call.given}
         self._check()
         every = [*_containers(graph), *self._all_parts()]
         self._lora = any(map(keras_internals.is_governed_by_lora, every))
@@ -348,6 +351,7 @@ class FrozenPart:
             before = [part for part in before if not _is_batch_norm(part)]
         still = [*before, *self._kept]
         fixed = {id(v) for part in still for v in keras_internals.to_be_trained(part)}
+        fixed |= self._given.keys()
         return [v for v in could_be_trained(self._graph) if id(v) not in fixed]
 
     def apply(self) -> None:
@@ -370,6 +374,8 @@ class FrozenPart:
             for part in filter(_is_batch_norm, before):
                 part.trainable = True
                 keras_internals.flag_variables(part, self._batch_norm == "train")
+        for variable in self._given.values():
+            variable.trainable = False
         for part in after:
             rates.restore(part)
         for part in before:
@@ -405,7 +411,7 @@ class FrozenPart:
                 )
                 for variable in self._graph.model.weights
             ),
-            shared=self._addresses(self._is_shared),
+            shared=self._shared(),
             silenced=self._addresses(lambda layer: any(map(rates.silenced, _parts([layer])))),
             random=tuple(a for a, how in self._in_training.items() if how == "random"),
             otherwise=tuple(a for a, how in self._in_training.items() if how == "other"),
@@ -443,8 +449,17 @@ class FrozenPart:
                         for name, rate in rates.silenced(part).items():
                             yield SilencedRate(call.address, number, name, rate)
 
-    def _is_shared(self, layer: keras.Layer) -> bool:
-        return any(id(variable) in self._used_after for variable in layer.weights)
+    def _shared(self) -> tuple[str, ...]:
+        """Return the addresses of what is frozen and has a weight that is used after it, too."""
+        of_layers = self._addresses(
+            lambda layer: any(id(variable) in self._used_after for variable in layer.weights)
+        )
+        given = (
+            call.address
+            for call in self._frozen_calls
+            if not self._used_after.isdisjoint(map(id, call.given))
+        )
+        return (*of_layers, *given)
 
     def _all_parts(self) -> list[keras.Layer]:
         return _parts(_layers(self._graph.calls))

@@ -128,6 +128,48 @@ def test_latency_is_measured_when_it_is_asked_for(both):
     assert planned.pareto()["parameters"].is_monotonic_increasing
 
 
+def test_a_frozen_weight_that_is_used_after_the_cut_stays_one_and_frozen(
+    train, validation, tmp_path
+):
+    def backbone():
+        keras.utils.set_random_seed(0)
+        x = keras.Input((8, 8, 1), name="x")
+        i = keras.Input((6,), name="i")
+        tower = keras.Model(i, layers.Dense(6, "tanh", name="deep")(i), name="tower")
+        shared = layers.Dense(6, name="shared")
+        y = tower(shared(layers.Dense(6, "tanh", name="first")(layers.Flatten(name="flat")(x))))
+        y = tower(shared(layers.Dense(6, "tanh", name="trained")(y)))
+        y = rk.layers.TiedDense(shared, name="tied")(y)
+        model = keras.Model(x, layers.Dense(6, name="last")(y), name="sharing")
+        model.trainable = False  # as people do; what a search trains is what it is told
+        return model
+
+    space = SearchSpace(
+        ["last"], freeze=["tower@0"], units=(0,), dropout=(0.0,), learning_rates=(0.03,)
+    )
+    found = []
+    for plain in (False, True):
+        folder = tmp_path / str(plain)
+        search = CutSearch(
+            backbone(), train, validation, space, folder, FeatureStore(folder / "f"), epochs=2,
+            plain=plain,
+        )  # fmt: skip
+        search.run()
+        best = search.best_model()
+        images, labels = arrays(validation)
+        assert best.evaluate(images, labels, verbose=0)[0] == pytest.approx(
+            search.result.best.loss, rel=1e-5
+        )
+        moved = {v.path for v in best.trainable_variables}
+        found.append((search.result.best.loss, best.count_params(), moved))
+        assert ("shared", "tied") in [tie.owners for tie in rk.tied_weights(best)]
+    (loss, *rest), (plain_loss, *plain_rest) = found
+    assert loss == pytest.approx(plain_loss, rel=1e-4)
+    assert rest == plain_rest
+    assert {"trained/kernel", "tied/bias", "last/kernel"} <= rest[1]
+    assert not {"shared/kernel", "first/kernel"} & rest[1]
+
+
 # --- a small backbone on textures -------------------------------------------------------------
 
 

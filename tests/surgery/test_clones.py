@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from zoo import ZOO
 
-from reusekit.errors import CopyError, SurgeryError, TieError
+from reusekit.errors import CopyError, ShapeError, SurgeryError, TieError
 from reusekit.graph import keras_internals, read
 from reusekit.surgery import clone
 
@@ -267,6 +267,19 @@ def test_shapes_that_the_weights_do_not_fit_are_refused():
         clone(model, input_shape=(9, 9, 3))
     with pytest.raises(SurgeryError, match="weights of 'conv' fit"):
         clone(model, input_shape=(8, 8, 4))
+    places = keras.layers.Embedding(6, 4, name="p")
+    i = keras.Input((6, 4), name="i")
+    normalised = keras.layers.LayerNormalization(axis=(1, 2), name="n")(i)
+    mixing = keras.ops.reshape(i, (-1, 24))
+    fixed = places(keras.ops.arange(6)) + i
+    for outputs, why in (
+        (normalised, "that .* runs on|weights of 'n' fit"),
+        (mixing, "keeps examples apart"),
+        (fixed, "takes? what it is fed|broadcast"),
+    ):
+        for weights in ("copy", "share"):
+            with pytest.raises(ShapeError, match=why):
+                clone(keras.Model(i, outputs), weights, input_shape=(12, 4))
     with pytest.raises(SurgeryError, match="keep its 3 axes"):
         clone(model, input_shape=(8, 8))
     with pytest.raises(SurgeryError, match="input_shape"):
@@ -286,6 +299,14 @@ def test_the_same_weights_in_another_precision(dtype):
     np.testing.assert_allclose(received, model(x), atol=0.05 if "16" in dtype else 1e-5)
     both = clone(model, dtype=dtype, input_shape=(16, 16, 3))
     assert both.get_layer("head").compute_dtype == policy.compute_dtype
+
+
+def test_fresh_weights_in_a_precision_that_their_initial_values_cannot_be_drawn_in():
+    x = keras.Input((5, 3), name="x")
+    model = keras.Model(x, keras.layers.LSTM(4, name="l")(x))
+    twin = clone(model, "fresh", dtype="bfloat16")
+    assert {str(v.dtype) for v in twin.weights} == {twin.output.dtype} == {"bfloat16"}
+    assert not np.array_equal(twin.weights[0], clone(model, dtype="bfloat16").weights[0])
 
 
 def test_precisions_that_make_no_sense_are_refused():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from reusekit.errors import EditError, NoGraphError, SurgeryError, TieError
+from reusekit.errors import EditError, NoGraphError, ShapeError, SurgeryError, TieError
 from reusekit.graph import cut_points, read
 from reusekit.sharing import count_params, tied_weights
 from reusekit.surgery import (
@@ -117,6 +117,13 @@ def test_handed_on_inputs_are_outputs(deep, before, tmp_path):
         assert parts.verify().exact
     for other in (flatten(model), clone(model), insert(model, layers.Identity(), after="cat")):
         np.testing.assert_allclose(other(value), wanted, rtol=1e-6)
+    np.testing.assert_allclose(clone(model, batch_size=2)(value), wanted, rtol=1e-6)
+    for other_size in (
+        lambda: clone(model, "share", batch_size=2),
+        lambda: prepend(model, keras.Model(z := keras.Input((4,), batch_size=2), dense(4, "z")(z))),
+    ):
+        with pytest.raises(ShapeError, match="returns one of its inputs takes only the shapes"):
+            other_size()
     parts.bottom.save(tmp_path / "bottom.keras")
     loaded = keras.saving.load_model(tmp_path / "bottom.keras")
     np.testing.assert_allclose(parts.top(loaded(value)), wanted, rtol=1e-6)
@@ -351,6 +358,12 @@ def test_strings_are_drawn_from_the_vocabulary(unknown):
     for model in (*models, looked_up(texts), looked_up(texts, shape=())):
         assert split(model, "l").verify().exact
     assert split(looked_up(layers.Hashing(5, output_mode="one_hot", name="l")), "l").verify().exact
+    x = keras.Input((1,), dtype="int64", name="x")
+    back = layers.StringLookup(vocabulary=["a", "b"], invert=True, name="back")(x)
+    for outputs in (back, dense(1, "h")(words(back))):  # Keras takes these words for numbers
+        model = keras.Model(x, outputs)
+        assert split(model, "back").verify().exact
+        assert clone(model)(np.array([[1]])).dtype == model(np.array([[1]])).dtype
 
 
 class FourPlaces(layers.Layer):

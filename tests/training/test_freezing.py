@@ -125,6 +125,19 @@ def test_a_layer_on_both_sides_of_the_cut_is_frozen_and_named():
     check_training(model, report)
 
 
+def test_a_weight_that_an_operation_before_the_cut_takes_is_frozen_and_named():
+    x = keras.Input((4,), name="x")
+    late = layers.Dense(4, name="late")
+    late.build((None, 4))
+    y = layers.Dense(4, name="mid")(keras.ops.matmul(x, late.kernel))
+    model = keras.Model(x, late(y))
+    report = freeze(model, "matmul")
+    assert report.shared == ("matmul",)
+    assert states(report)["late/kernel"] == "frozen"
+    check_training(model, report)
+    assert freeze(model, None).parameters()["frozen"] == 0
+
+
 def test_a_call_of_the_tower_of_a_siamese_model_freezes_it_for_both():
     model = ZOO["siamese"]()
     report = freeze(model, "tower@0")

@@ -95,6 +95,26 @@ def test_two_sequences_are_each_pooled_under_their_own_mask():
     assert [each.address for each in found] == ["kept", "left"]
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_part_with_one_of_several_calls_of_an_embedding_has_the_mask_of_that_call(number):
+    """Calls are counted anew in a part."""
+    names = ("one", "two", "three")
+    inputs = [keras.Input((None,), dtype="int32", name=name) for name in names]
+    masks = [keras.Input((None,), dtype="bool", name=f"mask_of_{name}") for name in names]
+    embedding = layers.Embedding(20, 8, name="of")
+    told = (ops.expand_dims(mask, 1) for mask in masks)
+    attended = [
+        layers.MultiHeadAttention(2, 4)(x, x, attention_mask=mask)
+        for x, mask in zip(map(embedding, inputs), told, strict=True)
+    ]
+    model = keras.Model([*inputs, *masks], attended)
+    part = extract(model, [f"of@{n}" for n in range(number, 3)])
+    for at, wanted in zip(range(3 - number), names[number:], strict=True):
+        graph = read(part, keep_masks=True)
+        tensor = graph.names["of" if number == 2 else f"of@{at}"]
+        assert padding_mask(graph, tensor)[0].address == f"mask_of_{wanted}"
+
+
 @pytest.mark.parametrize("pooling", ["avg", "attention"])
 def test_a_part_that_no_layer_tells_of_a_mask_has_that_of_its_source(pooling):
     """Also a part of it, and what is attached to it."""
