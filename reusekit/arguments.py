@@ -260,8 +260,19 @@ def _refusal(error: type[ReusekitError], name: str, annotation: Any, value: Any)
     if isinstance(value, str) and choices:
         hint = nearest(value, choices)
         hint = f" {hint}" if hint.startswith("Did") else ""
+    held = getattr(value, "model", None)  # as a Backbone or the result of an edit has one
+    if held is not None and not isinstance(value, type) and _fits(annotation, held):
+        hint = " Pass its .model."
     received = " ".join(_REPR.repr(value).split())
     return error(f"Expected {name} to be {described(annotation)}. Received: {received}.{hint}")
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    try:
+        _adapter(annotation).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _own_error(annotation: Any, value: Any) -> ReusekitError | None:

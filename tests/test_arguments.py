@@ -4,6 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import keras
@@ -58,6 +59,7 @@ def bake(
     ("argument", "value", "says"),
     [
         ("model", "m", "None or a Keras model. Received: 'm'."),
+        ("model", SimpleNamespace(model=keras.Sequential()), "Pass its .model."),
         ("how", "slwo", "'fast' or 'slow'. Received: 'slwo'. Did you mean 'slow'?"),
         ("how", ["fast"], "'fast' or 'slow'. Received: ['fast']."),
         ("often", True, "None or a whole number of at least 1. Received: True."),

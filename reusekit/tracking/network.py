@@ -64,6 +64,11 @@ def check_health(uri: str, seconds: int = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
         ServerAwayError: It does not say so in time.
         TrackingError: That is no address.
     """
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    except ValueError as error:
+        raise TrackingError(f"{shown(uri)} is no address: {cause_of(error, uri)}.") from error
     if is_remote(uri):
         with patience(seconds), explained(uri):
             answer = http_request(
@@ -75,11 +80,6 @@ def check_health(uri: str, seconds: int = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
                     f"(status {answer.status_code})."
                 )
         return
-    try:
-        parts = urlsplit(uri)
-        port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
-    except ValueError as error:
-        raise TrackingError(f"{shown(uri)} is no address: {cause_of(error, uri)}.") from error
     if parts.hostname and port:
         # MLflow would try for minutes to open a database that is away.
         try:

@@ -46,6 +46,7 @@ def test_a_server_that_does_not_answer_is_named_with_what_to_do(tracking):
         "postgresql://127.0.0.1:9/y",
         "postgresql://x:port/y",
         "http://x:port",
+        "http://[bad/",
     ],
 )
 def test_what_cannot_be_used_is_refused(tracking, uri):
