@@ -59,7 +59,12 @@ def bake(
     ("argument", "value", "says"),
     [
         ("model", "m", "None or a Keras model. Received: 'm'."),
-        ("model", SimpleNamespace(model=keras.Sequential()), "Pass its .model."),
+        (
+            "model",
+            SimpleNamespace(model=keras.Sequential(name="m")),
+            "None or a Keras model. Received: namespace(model=<Sequential name=m, built=False>). "
+            "Pass its .model.",
+        ),
         ("how", "slwo", "'fast' or 'slow'. Received: 'slwo'. Did you mean 'slow'?"),
         ("how", ["fast"], "'fast' or 'slow'. Received: ['fast']."),
         ("often", True, "None or a whole number of at least 1. Received: True."),

@@ -227,13 +227,15 @@ def copy_variable(variable: keras.Variable, policy: Any = None) -> keras.Variabl
         # JAX would hand the very array over, and a training step gives its arrays away.
         keras.ops.copy(keras.ops.cast(variable._value, dtype)),
         dtype=dtype,
-        trainable=variable.trainable,
+        # TensorFlow never differentiates by what was made untrainable, whatever its flag is later.
+        trainable=getattr(variable._value, "trainable", variable.trainable),
         autocast=variable._autocast,
         aggregation=variable.aggregation,
         synchronization=variable.synchronization,
         name=variable.name,
         layout=variable._layout,
     )
+    copy.trainable = variable.trainable
     copy._path = variable._path
     copy._regularizer, copy._constraint = variable._regularizer, variable._constraint
     copy._overwrite_with_gradient = variable._overwrite_with_gradient

@@ -68,7 +68,8 @@ def check_health(uri: str, seconds: int = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
         parts = urlsplit(uri)
         port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     except ValueError as error:
-        raise TrackingError(f"{shown(uri)} is no address: {cause_of(error, uri)}.") from error
+        hide_in(error, uri)
+        raise TrackingError(f"{shown(uri)} is no address: {hide(str(error), uri)}.") from error
     if is_remote(uri):
         with patience(seconds), explained(uri):
             answer = http_request(

@@ -89,6 +89,19 @@ def test_flags_of_model_layers_and_variables_are_kept():
         assert [v.trainable for v in twin.weights] == [v.trainable for v in model.weights]
 
 
+@pytest.mark.parametrize("changed", [{}, {"dtype": "float64"}])
+def test_the_clone_of_a_frozen_model_can_be_thawed_and_trained(changed):
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, keras.layers.Dense(1, name="b")(keras.layers.Dense(3, name="a")(x)))
+    model.trainable = False
+    twin = clone(model, **changed)
+    twin.trainable = True
+    twin.compile("sgd", "mse")
+    twin.fit(np.ones((2, 4)), np.ones((2, 1)), verbose=0)
+    for old, new in zip(model.weights, twin.weights, strict=True):
+        assert not np.allclose(old, new)
+
+
 def test_non_trainable_state_is_copied():
     twin = clone(ZOO["frozen_parts"]())
     mean = keras.ops.convert_to_numpy(twin.get_layer("bn").moving_mean)
