@@ -150,9 +150,10 @@ def test_a_frozen_weight_that_is_used_after_the_cut_stays_one_and_frozen(
     found = []
     for plain in (False, True):
         folder = tmp_path / str(plain)
+        config = SearchConfig(epochs=2, plain=plain)
         search = CutSearch(
-            backbone(), train, validation, space, folder, FeatureStore(folder / "f"), epochs=2,
-            plain=plain,
+            backbone(), train, validation, space, config, folder=folder,
+            store=FeatureStore(folder / "f"),
         )  # fmt: skip
         search.run()
         best = search.best_model()
