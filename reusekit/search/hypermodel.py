@@ -19,7 +19,7 @@ from reusekit.search.space import SearchSpace, TrialSpec
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.surgery import clone
 from reusekit.training import attach, freeze
-from reusekit.training.fit import Fit, best_epoch
+from reusekit.training.fit import Fit, Stopping, best_epoch
 from reusekit.training.heads import Head
 
 VALIDATION_BATCH = 256
@@ -135,14 +135,7 @@ class CutHyperModel(keras_tuner.HyperModel):
     @checked(ConfigError)
     def stopping(self, objective: keras_tuner.Objective) -> list[keras.callbacks.Callback]:
         """Return what ends a trial that gains nothing and brings its best epoch's weights back."""
-        return [
-            keras.callbacks.EarlyStopping(
-                monitor=objective.name,
-                mode=objective.direction,
-                patience=self.config.patience,
-                restore_best_weights=True,
-            )
-        ]
+        return [Stopping(objective.name, self.config.patience, objective.direction)]
 
     @checked(ConfigError)
     def batches(self, spec: TrialSpec) -> tuple[Any, Any]:

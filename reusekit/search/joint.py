@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.errors import ReusekitError, TrainingError
-from reusekit.training.fit import MONITORED, Fit, best_epoch
+from reusekit.training.fit import MONITORED, Fit, Stopping, best_epoch
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,7 @@ def _build(member: Member, x: Any, y: tf.Tensor) -> None:
 def _goes_to_the_end(member: Member, initial_epoch: int, longest: int) -> bool:
     """Return whether nothing can stop a member before the others."""
     patient = (
-        type(callback) is keras.callbacks.EarlyStopping
-        and callback.patience >= longest - initial_epoch
+        type(callback) is Stopping and callback.patience >= longest - initial_epoch
         for callback in member.callbacks
     )
     return member.epochs == longest and all(patient)

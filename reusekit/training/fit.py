@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from pydantic import NonNegativeInt, PositiveInt
@@ -33,6 +33,23 @@ class Fit:
     def metrics(self) -> dict[str, float]:
         """Each metric at the best epoch."""
         return {name: values[self.best_epoch] for name, values in self.history.items()}
+
+
+class Stopping(keras.callbacks.EarlyStopping):
+    """Keras's early stopping that goes back to the best epoch; what is not finite is the worst.
+
+    Keras finds nothing better than a NaN in the first epoch, and goes back to that.
+    """
+
+    def __init__(self, monitor: str, patience: int, mode: Literal["min", "max"]) -> None:
+        super().__init__(monitor=monitor, patience=patience, mode=mode, restore_best_weights=True)
+
+    def get_monitor_value(self, logs: dict[str, float] | None) -> float | None:
+        """Return what an epoch reached, as `EarlyStopping` asks for it."""
+        value = super().get_monitor_value(logs)
+        if value is None or math.isfinite(value):
+            return value
+        return math.inf if self.mode == "min" else -math.inf
 
 
 @checked(TrainingError)
@@ -67,9 +84,7 @@ def fit_classifier(
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
-    stopping = keras.callbacks.EarlyStopping(
-        monitor=MONITORED, patience=patience, restore_best_weights=True
-    )
+    stopping = Stopping(MONITORED, patience, "min")
     start = perf_counter()
     history = model.fit(
         train,
@@ -85,7 +100,7 @@ def fit_classifier(
 def best_epoch(
     history: dict[str, list[float]], monitored: str = MONITORED, maximize: bool = False
 ) -> int:
-    """Return the first epoch with the best value of a metric, which `EarlyStopping` goes back to.
+    """Return the first epoch with the best value of a metric, which `Stopping` goes back to.
 
     Args:
         history: Each metric's value by epoch.
