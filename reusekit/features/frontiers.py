@@ -48,7 +48,7 @@ class Frontier:
         return tuple(tensor.address for tensor in self.stored)
 
     @cached_property
-    def place(self) -> Cut:
+    def cut(self) -> Cut:
         """The cut itself, with what depends on it."""
         return cut(self.graph, self.asked)
 

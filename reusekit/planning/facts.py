@@ -232,6 +232,6 @@ def _complete(
     if at.pooling is not None:
         one.activations = 4 * one.example_bytes
     else:  # at most the whole top
-        after = (call for call in graph.calls if at.place.top[call.index])
+        after = (call for call in graph.calls if at.cut.top[call.index])
         made = sum(math.prod(flops.shapes[t]) for call in after for t in call.outputs)
         one.activations = 2 * (one.example_bytes + 4 * made)

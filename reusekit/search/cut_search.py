@@ -34,7 +34,7 @@ from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.sizes import SizeCounter, Sizes, exceeded, measure_latency
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.search.trial_data import ArrayFeatures, Place, TrialData, check_classes, collected
+from reusekit.search.trial_data import ArrayFeatures, Features, TrialData, check_classes, collected
 from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
 from reusekit.surgery import extract
@@ -186,10 +186,10 @@ class CutSearch:
 
     @cached_property
     def _data(self) -> TrialData:
-        train: Mapping[Place, FeatureSource]
-        validation: Mapping[Place, FeatureSource]
+        train: Mapping[Features, FeatureSource]
+        validation: Mapping[Features, FeatureSource]
         if self.plan is None:
-            at: Place = (self.graph.inputs[0].address, None)
+            at: Features = (self.graph.inputs[0].address, None)
             train, validation = (
                 {at: InputSource(split, self.config.padding, split.size)}
                 for split in (self.train, self.validation)
@@ -197,7 +197,7 @@ class CutSearch:
         else:
             in_memory = {(f.at, f.pooling) for f in self.plan.features if f.in_memory}
             train, validation = (
-                {place: _held(place, source, in_memory) for place, source in found.items()}
+                {one: _held(one, source, in_memory) for one, source in found.items()}
                 for found in (
                     obtain(self.plan, self.graph, self._features, split, training)
                     for split, training in ((self.train, True), (self.validation, False))
@@ -271,7 +271,7 @@ class CutSearch:
                 oracle,
                 self.folder,
                 fresh=fresh,
-                together=lambda place, batch_size: together.get((*place, batch_size), 1),
+                together=lambda features, batch_size: together.get((*features, batch_size), 1),
                 latencies=self._limited_latencies(),
             )
 
@@ -402,11 +402,11 @@ def _ranked_pooling(config: SearchConfig) -> str:
     return config.pooling or "avg"
 
 
-def _held(place: Place, source: FeatureSource, in_memory: set[Place]) -> FeatureSource:
-    features = source.arrays() if place in in_memory else None
-    if features is None or isinstance(features, tuple):
+def _held(name: Features, source: FeatureSource, in_memory: set[Features]) -> FeatureSource:
+    arrays = source.arrays() if name in in_memory else None
+    if arrays is None or isinstance(arrays, tuple):
         return source
-    return ArrayFeatures(features, source.labels)
+    return ArrayFeatures(arrays, source.labels)
 
 
 def _expected_trials(
@@ -427,7 +427,7 @@ def _expected_trials(
         config: How it is searched.
     """
     counter = SizeCounter(data)
-    trained: dict[tuple[Place, int], list[Sizes]] = {}
+    trained: dict[tuple[Features, int], list[Sizes]] = {}
     for cut in space.cuts:
         for freeze in space.freeze or [cut]:
             spec = TrialSpec(cut, freeze if data.is_before(freeze, cut) else cut)
@@ -443,23 +443,23 @@ def _expected_trials(
     total = config.max_trials or cells * combinations
     expected = [
         Trials(
-            *place,
+            *features,
             count=max(1, round(total * len(sizes) / cells)),
             epochs=config.epochs,
             batch_size=batch_size,
             parameters=max(size.parameters for size in sizes)
-            + _channels(points, place) * data.classes,
+            + _channels(points, features) * data.classes,
             flops=max(size.flops for size in sizes),
         )
-        for (place, batch_size), sizes in trained.items()
+        for (features, batch_size), sizes in trained.items()
     ]
     there = {(one.at, one.pooling) for one in expected}
     ranked = [(at, _ranked_pooling(config)) for at in space.cuts] if config.rank else []
-    return expected + [Trials(*place, epochs=1) for place in ranked if place not in there]
+    return expected + [Trials(*one, epochs=1) for one in ranked if one not in there]
 
 
-def _channels(points: Mapping[str, CutPoint], place: Place) -> int:
-    return (place[0] in points and points[place[0]].shape[-1]) or 1
+def _channels(points: Mapping[str, CutPoint], features: Features) -> int:
+    return (features[0] in points and points[features[0]].shape[-1]) or 1
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from reusekit.search.folder import load
 from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
 from reusekit.search.joint import Member, fit_together
 from reusekit.search.space import TrialSpec
-from reusekit.search.trial_data import ArrayFeatures, Place
+from reusekit.search.trial_data import ArrayFeatures, Features
 from reusekit.signals import interruptible
 from reusekit.training.fit import Fit
 
@@ -63,28 +63,28 @@ class Outcome:
 def groups(
     tasks: Sequence[Task],
     hypermodel: CutHyperModel,
-    together: Callable[[Place, int], int] = lambda place, batch_size: MOST_TOGETHER,
+    together: Callable[[Features, int], int] = lambda features, batch_size: MOST_TOGETHER,
 ) -> list[list[Task]]:
     """Put together what can be trained together: what sees the same examples in each step.
 
-    Heads on features in memory go together across cuts. Others do where they begin at the same
-    place, so that it is read, or computed, once for all of them.
+    Heads on features in memory go together across cuts. Others do where they begin
+    with the same ones, so that these are read, or computed, once for all of them.
 
     Args:
         tasks: Trials.
         hypermodel: Knows where they begin.
-        together: How many may be trained at a time, by place and batch size.
+        together: How many may be trained at a time, by features and batch size.
     """
     alike: dict[Any, list[Task]] = {}
     most: dict[Any, int] = {}
     for task in tasks:
-        place = hypermodel.data.begin(task.spec)
-        in_memory = isinstance(hypermodel.data.train[place], ArrayFeatures)
-        key = (task.spec.batch_size, task.initial_epoch, None if in_memory else place)
+        features = hypermodel.data.begin(task.spec)
+        in_memory = isinstance(hypermodel.data.train[features], ArrayFeatures)
+        key = (task.spec.batch_size, task.initial_epoch, None if in_memory else features)
         alike.setdefault(key, []).append(task)
         most[key] = 1
         if hypermodel.joint:
-            most[key] = MOST_TOGETHER if in_memory else together(place, task.spec.batch_size)
+            most[key] = MOST_TOGETHER if in_memory else together(features, task.spec.batch_size)
     return [
         group[first : first + most[key]]
         for key, group in alike.items()
@@ -170,43 +170,41 @@ def _fit_together(
     progress: Callable[[int, int], None],
 ) -> list:
     data = hypermodel.data
-    places = [data.begin(task.spec) for task in group]
+    begun = [data.begin(task.spec) for task in group]
     members = [
         Member(
             model,
-            _name(place),
+            _name(features),
             task.epochs,
             hypermodel.stopping(objective),
             objective.name,
             objective.direction == "max",
         )
-        for task, model, place in zip(group, models, places, strict=True)
+        for task, model, features in zip(group, models, begun, strict=True)
     ]
     batch_size = group[0].spec.batch_size
     return fit_together(
         members,
-        _batches(
-            {place: data.train[place] for place in places}, batch_size, hypermodel.config.seed
-        ),
-        _batches({place: data.validation[place] for place in places}, VALIDATION_BATCH),
+        _batches({one: data.train[one] for one in begun}, batch_size, hypermodel.config.seed),
+        _batches({one: data.validation[one] for one in begun}, VALIDATION_BATCH),
         initial_epoch=group[0].initial_epoch,
         progress=progress,
     )
 
 
-def _name(place: Place) -> str:
-    """Return the name of a place's features in the batches."""
-    return f"{place[0]} {place[1] or 'whole'}"
+def _name(features: Features) -> str:
+    """Return the name of features in the batches."""
+    return f"{features[0]} {features[1] or 'whole'}"
 
 
 def _batches(
-    sources: dict[Place, FeatureSource], batch_size: int, seed: int | None = None
+    sources: dict[Features, FeatureSource], batch_size: int, seed: int | None = None
 ) -> tf.data.Dataset:
-    """Return batches of (features by name, labels) of several places, on the same examples."""
+    """Return batches of (features by name, labels) of several cuts, on the same examples."""
     if all(isinstance(source, ArrayFeatures) for source in sources.values()):
-        in_memory = {_name(place): source.values for place, source in sources.items()}  # type: ignore[attr-defined]
+        in_memory = {_name(one): source.values for one, source in sources.items()}  # type: ignore[attr-defined]
         return feed(in_memory, next(iter(sources.values())).labels, batch_size, seed)
-    batches = {_name(place): source.batches(batch_size, seed) for place, source in sources.items()}
+    batches = {_name(one): source.batches(batch_size, seed) for one, source in sources.items()}
     first = next(iter(batches))
     return tf.data.Dataset.zip(batches).map(
         lambda found: ({name: x for name, (x, _) in found.items()}, found[first][1])

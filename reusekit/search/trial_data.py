@@ -22,8 +22,8 @@ from reusekit.search.space import TrialSpec
 from reusekit.surgery import extract
 from reusekit.surgery.extraction import taps
 
-Place = tuple[str, str | None]
-"""Where features are taken: an address, and how they are pooled."""
+Features = tuple[str, str | None]
+"""The name of features: the cut, and how they are pooled."""
 
 
 class ArrayFeatures(FeatureSource):
@@ -107,7 +107,7 @@ class TrialData:
     part of the backbone begins where that part does, with whole maps.
 
     Attributes:
-        train: Features of the training examples by place: (address, pooling).
+        train: Features of the training examples by name: (cut, pooling).
         validation: The same of the validation examples.
         classes: The number of classes.
         pooling: How features are pooled for a head; None leaves that to the heads.
@@ -118,8 +118,8 @@ class TrialData:
         identity: What tells these features from others, for a search that is resumed.
     """
 
-    train: Mapping[Place, FeatureSource]
-    validation: Mapping[Place, FeatureSource]
+    train: Mapping[Features, FeatureSource]
+    validation: Mapping[Features, FeatureSource]
     classes: PositiveInt
     pooling: str | None = "avg"
     model: keras.Model | Graph | None = field(default=None, repr=False)
@@ -150,9 +150,9 @@ class TrialData:
         if self.identity is not None:
             return self.identity
         held = [
-            [repr(place), array_digest(source.arrays()), array_digest(source.labels)]
+            [repr(features), array_digest(source.arrays()), array_digest(source.labels)]
             for sources in (self.train, self.validation)
-            for place, source in sources.items()
+            for features, source in sources.items()
         ]
         return {"features": digest(held)}
 
@@ -162,8 +162,8 @@ class TrialData:
         return read(self.model, keep_masks=self.mask is not None)
 
     @checked(ConfigError)
-    def begin(self, spec: TrialSpec) -> Place:
-        """Return the place where a trial's own model begins."""
+    def begin(self, spec: TrialSpec) -> Features:
+        """Return the features that a trial's own model begins with."""
         if self.plain:
             return self.graph.inputs[0].address, None
         return (spec.freeze, None) if spec.trains_backbone else (spec.cut, self.pooling)
@@ -183,20 +183,20 @@ class TrialData:
         It goes from what crosses where the trial begins to the features of its cut. None where the
         trial begins with these.
         """
-        place = self.begin(spec)
-        key = (place, spec.cut)
+        features = self.begin(spec)
+        key = (features, spec.cut)
         if key not in self._trunks:
-            self._trunks[key] = self._trunk(place, spec.cut)
+            self._trunks[key] = self._trunk(features, spec.cut)
         return self._trunks[key]
 
-    def _trunk(self, place: Place, cut: str) -> keras.Model | None:
+    def _trunk(self, features: Features, cut: str) -> keras.Model | None:
         if self.plain:
             return extract(self.graph, cut, self.pooling, self.mask)
-        if place == (cut, self.pooling) and (self.pooling or len(self._crossing(cut)) == 1):
+        if features == (cut, self.pooling) and (self.pooling or len(self._crossing(cut)) == 1):
             return None
         if self.model is None:
             return None
-        tensor, crossing = self.graph.names[cut], self._crossing(place[0])
+        tensor, crossing = self.graph.names[cut], self._crossing(features[0])
         return taps(self.graph, tensor, self.pooling, {}, self.mask, fed=crossing)
 
     def _crossing(self, at: str) -> tuple[Tensor, ...]:
@@ -232,8 +232,8 @@ class TrialData:
         mask = frontier(self.graph, spec.cut, None, self.mask, carries_mask=True).mask
         if self.plain or mask is None:
             return self.mask
-        place = self._crossing(self.begin(spec)[0]).index(mask)
-        return self.trunk(spec).inputs[place].name  # type: ignore[union-attr]
+        number = self._crossing(self.begin(spec)[0]).index(mask)
+        return self.trunk(spec).inputs[number].name  # type: ignore[union-attr]
 
     @checked(ConfigError)
     def frozen(self, spec: TrialSpec) -> keras.Model:

@@ -31,7 +31,7 @@ from reusekit.search.folder import (
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.results import TrialRecord, ranked
 from reusekit.search.sizes import SizeCounter, exceeded
-from reusekit.search.trial_data import Place
+from reusekit.search.trial_data import Features
 
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
@@ -97,7 +97,7 @@ class CutTuner(base_tuner.BaseTuner):
         folder: AnyPath,
         *,
         fresh: bool = False,
-        together: Callable[[Place, int], int] = lambda place, batch_size: MOST_TOGETHER,
+        together: Callable[[Features, int], int] = lambda features, batch_size: MOST_TOGETHER,
         latencies: dict[str, float] | None = None,
     ) -> None:
         if hasattr(oracle.objective, "objectives"):

@@ -55,9 +55,9 @@ def frozen_features(
         seed=seed,
         costs=costs and replace(costs, bottom_seconds=None),
     )
-    place = training.at, training.pooling
+    name = training.at, training.pooling
     return FrozenFeatures(
-        obtain(made, model, store, splits.train, training=True)[place],
-        obtain(made, model, store, splits.validation)[place],
+        obtain(made, model, store, splits.train, training=True)[name],
+        obtain(made, model, store, splits.validation)[name],
         made.costs,
     )
