@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from reusekit.progress import tracked
+from reusekit.training import Freezing
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def build(name: str) -> keras.Model:
     return getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=3)
 
 
-def freeze_and_train(name: str, at: str) -> tuple[rk.Freezing, list[str]]:
+def freeze_and_train(name: str, at: str) -> tuple[Freezing, list[str]]:
     """Freeze a model at one cut and train it for three steps of Adam.
 
     Args:

@@ -293,7 +293,7 @@ def test_it_says_where_it_cannot_tell_what_a_version_was_trained_on(
         (("weak", "good"), ["--promote.candidate=champoin"], "Did you mean 'champion'"),
         (("weak", "good"), ["--promote.candidate=champion"], "has the alias 'champion' already"),
         (("weak", "other classes"), [], "was trained on other classes than"),
-        (("weak", "good"), ["--promote.margin=2"], "less than 1"),
+        (("weak", "good"), ["--promote.margin=2"], "above -1 and below 1"),
         (("weak", "good"), ["--tracking.model=nothing like it"], "No model is registered as"),
         (("weak", "two inputs"), [], "has 2 inputs and 1 outputs"),
         (("weak", "any size"), [], "takes inputs of any size"),
