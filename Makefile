@@ -7,15 +7,17 @@ INSTALLED := .venv/.installed
 WORKERS ?= 2
 JAX_BIN := .venv-jax/bin
 JAX_INSTALLED := .venv-jax/.installed
+NEXT_INSTALLED := .venv-next/.installed
 # What imports Keras and never TensorFlow, so that it runs on every backend of Keras.
 JAX_ROOMS := graph surgery sharing
+JAX_TESTS := tests/test_backends.py $(JAX_ROOMS:%=tests/%) $(JAX_ROOMS:%=reusekit/%)
 
 define NEW_ENOUGH
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
 endef
 
-.PHONY: help demo test test-jax lint lock clean
+.PHONY: help demo test test-jax test-next lint lock clean
 
 help:
 	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if (text) printf "make %-8s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
@@ -30,8 +32,11 @@ test: $(INSTALLED)
 
 ## Run the tests of graph, surgery and sharing on JAX, where no TensorFlow is installed.
 test-jax: $(JAX_INSTALLED)
-	KERAS_BACKEND=jax $(JAX_BIN)/python -m pytest tests/test_backends.py \
-		$(JAX_ROOMS:%=tests/%) $(JAX_ROOMS:%=reusekit/%)
+	KERAS_BACKEND=jax $(JAX_BIN)/python -m pytest $(JAX_TESTS)
+
+## Run the same on Keras as it will be, to see early what a coming release breaks.
+test-next: $(NEXT_INSTALLED)
+	KERAS_BACKEND=jax .venv-next/bin/python -m pytest $(JAX_TESTS)
 
 ## Check style, types, and that each room imports only the rooms below it.
 lint: $(INSTALLED)
@@ -52,7 +57,7 @@ lock:
 
 ## Remove what these targets made, .venv among it.
 clean:
-	rm -rf .venv .venv-jax build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-jax .venv-next build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .mypy_cache .hypothesis
 	find reusekit pipelines scripts tests -name __pycache__ -type d -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -70,4 +75,14 @@ $(JAX_INSTALLED): requirements-jax.lock
 	@echo "Installing into .venv-jax, once: about 1 GB, a minute or two ..."
 	$(PYTHON) -m venv .venv-jax
 	$(JAX_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-jax.lock
+	@touch $@
+
+# Not pinned: it is there to be the newest.
+$(NEXT_INSTALLED): requirements-jax.lock
+	@$(NEW_ENOUGH)
+	@echo "Installing into .venv-next, once: about 1 GB, a minute or two ..."
+	$(PYTHON) -m venv .venv-next
+	.venv-next/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-jax.lock
+	.venv-next/bin/python -m pip uninstall --quiet --yes keras
+	.venv-next/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --pre keras-nightly
 	@touch $@

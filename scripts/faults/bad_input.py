@@ -337,7 +337,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "TrialData.of_arrays": (TrialData.of_arrays, of_arrays),
         **{
             f"TrialData.{name}": (getattr(data, name), {"spec": spec})
-            for name in ("begin", "trunk", "head_mask", "frozen")
+            for name in ("begin", "trunk", "shared", "head_mask", "frozen")
         },
         "TrialData.is_before": (data.is_before, {"address": "a", "cut": "b"}),
         "TrialSpec": (TrialSpec, {"cut": "a", "freeze": "a"}),

@@ -9,7 +9,6 @@ from keras import layers, ops
 
 import reusekit as rk
 from reusekit.errors import CopyError, SurgeryError
-from reusekit.features.bottoms import in_compute_dtype
 from reusekit.surgery import clone, insert, replace
 
 random = np.random.default_rng(0)
@@ -546,6 +545,9 @@ def test_a_standardized_head_is_cloned_with_its_statistics():
 
 
 def test_statistics_in_another_precision():
+    pytest.importorskip("tensorflow")
+    from reusekit.features.bottoms import in_compute_dtype
+
     model, x = adapted(), normal(50, 4)
     received = ops.cast(in_compute_dtype(model, "bfloat16").model(x), "float32")
     np.testing.assert_allclose(received, model(x), atol=0.05)
