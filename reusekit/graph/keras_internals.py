@@ -162,6 +162,7 @@ _OF_CALLS = {
     "_loss_ids": set,
 }
 # What a model has from being compiled and trained, besides what a trainer begins with.
+_COMPILED_STEPS = {"train_function", "test_function", "predict_function"}
 _OF_TRAINING = ("optimizer", "history", "loss", "_loss_tracker", "_compile")
 
 
@@ -170,6 +171,7 @@ def attributes(operation: Any) -> dict[str, Any]:
     held = {n: _OF_CALLS[n]() if n in _OF_CALLS else part for n, part in vars(operation).items()}
     if isinstance(operation, Trainer):
         held = {n: part for n, part in held.items() if not n.startswith(_OF_TRAINING)}
+        held |= dict.fromkeys(held.keys() & _COMPILED_STEPS)  # none is made yet
     return held
 
 

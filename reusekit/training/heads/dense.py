@@ -83,7 +83,8 @@ class DenseHead(Head):
         # Keras would divide what never varies by next to nothing, so that a channel that is silent
         # in these examples and speaks up in others would drown all else.
         constant = np.ptp(features, axis=0) == 0
-        layer.adapt_variance.assign(keras.ops.where(constant, 1.0, layer.adapt_variance))
+        variance = keras.ops.convert_to_numpy(layer.adapt_variance)
+        layer.adapt_variance.assign(np.where(constant, np.float32(1), variance))
         layer.finalize_state()
         return layer(x)
 
