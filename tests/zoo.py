@@ -7,6 +7,8 @@ from keras import layers, ops
 from reusekit.surgery import insert
 
 ZOO = {}
+# Elsewhere Keras has no such layers, or cannot save such a model.
+OF_TENSORFLOW = {"adapted_to_data", "variables_as_arguments"}
 
 
 def resident(build):

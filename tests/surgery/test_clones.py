@@ -284,7 +284,7 @@ def test_shapes_that_the_weights_do_not_fit_are_refused():
     i = keras.Input((6, 4), name="i")
     normalised = keras.layers.LayerNormalization(axis=(1, 2), name="n")(i)
     mixing = keras.ops.reshape(i, (-1, 24))
-    fixed = places(keras.ops.arange(6)) + i
+    fixed = keras.ops.add(places(keras.ops.arange(6)), i)
     for outputs, why in (
         (normalised, "that .* runs on|weights of 'n' fit"),
         (mixing, "keeps examples apart"),
