@@ -1,4 +1,4 @@
-"""What all tests share: a data folder and a tracking database of their own, and no bars."""
+"""Fixtures of all tests: a data folder and a tracking database of their own, and no bars."""
 
 import gc
 import os

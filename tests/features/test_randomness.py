@@ -1,4 +1,4 @@
-"""What is random before a cut is told apart: augmentation, dropout, and what never stops."""
+"""Kinds of randomness before a cut: augmentation, dropout, and what never stops."""
 
 import keras
 import numpy as np

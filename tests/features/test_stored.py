@@ -1,4 +1,4 @@
-"""What is stored of a cut and fed to its top gives what the whole model gives."""
+"""Stored features of a cut, fed to its top, give what the whole model gives."""
 
 from dataclasses import replace
 

@@ -47,7 +47,7 @@ def linear(shape: tuple[int, int, int], examples_per_class: int, seed: int = 0) 
 
 
 def broken() -> keras.Model:
-    """What comes of a training that diverged: nothing it gives is finite."""
+    """Return a model whose training diverged: nothing it gives is finite."""
     model = of_shape(GREY, 10)
     model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
     return model
