@@ -4,6 +4,7 @@ MLflow imports this with `import mlflow`, so it imports reusekit only when such 
 """
 
 import atexit
+import re
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -76,7 +77,7 @@ class LinkedModelRepository(ArtifactRepository):
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         self._model_id = artifact_uri.partition(":")[2].strip("/")
-        if not self._model_id.removeprefix("m-").isalnum():  # such as another version
+        if not re.fullmatch("m-[0-9a-f]{32}", self._model_id):  # such as another version
             raise MlflowException(f"Expected reusekit:/MODEL_ID. Received: {artifact_uri[:200]!r}.")
         self._client = MlflowClient(tracking_uri, registry_uri)
         location = self._client.get_logged_model(self._model_id).artifact_location
