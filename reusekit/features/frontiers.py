@@ -16,6 +16,9 @@ from reusekit.graph.flops import nominal_shapes, strides
 from reusekit.graph.padding_mask import AUTO, padding_mask
 from reusekit.surgery import extract
 
+Features = tuple[str, str | None]
+"""The name of features: the cut, and how they are pooled."""
+
 
 @dataclass(frozen=True, eq=False)
 class Frontier:

@@ -32,6 +32,7 @@ class CutFacts:
     Attributes:
         frontier: The cut, with its pooling.
         calls: The calls that compute it from the inputs, by index.
+        flops: FLOPs of all of them.
         randomness: What is random before it.
         kept: The parts that may be stored.
         trials: What is trained on them.
@@ -44,6 +45,7 @@ class CutFacts:
     at: str
     frontier: Frontier
     calls: frozenset[int]
+    flops: int
     randomness: Randomness
     kept: frozenset[str]
     trials: tuple[Trials, ...]
@@ -120,7 +122,7 @@ def survey(
         costs: The speeds, where they are known.
     """
     flops = count_flops(graph)
-    cuts = _cuts(graph, trials, extraction)
+    cuts = _cuts(graph, flops, trials, extraction)
     rows = {part: split.size for part, split in splits.items()}
     rows[VIEWS] = extraction.views * rows[TRAIN]
     for part in rows:
@@ -133,24 +135,20 @@ def survey(
         run = sum(flops.per_call[call] for call in ran)
         costs = costs or measure(store, rehearsal, run)
         if rehearsal is not None:  # the deepest cut may be stored already
-            deepest = max(sum(flops.per_call[call] for call in one.calls) for one in cuts)
+            deepest = max(one.flops for one in cuts)
             costs = replace(
                 costs,
                 bottom_seconds=rehearsal.bottom_seconds * (deepest / run if run else 1),
                 input_seconds=rehearsal.input_seconds,
             )
     input_bytes = rehearsal.input_bytes + rehearsal.label_bytes if rehearsal else 0
-    cuts.sort(
-        key=lambda one: (
-            sum(flops.per_call[call] for call in one.calls),
-            len(one.calls),
-            one.frontier.pooling or "",
-        )
-    )
+    cuts.sort(key=lambda one: (one.flops, len(one.calls), one.frontier.pooling or ""))
     return Facts(cuts, rows, costs, flops.per_call, input_bytes)
 
 
-def _cuts(graph: Graph, trials: Sequence[Trials], extraction: Extraction) -> list[CutFacts]:
+def _cuts(
+    graph: Graph, flops: Flops, trials: Sequence[Trials], extraction: Extraction
+) -> list[CutFacts]:
     cuts = []
     for at, pooling in dict.fromkeys((each.at, each.pooling) for each in trials):
         one = frontier(graph, at, pooling, extraction.mask, carries_mask=True)
@@ -164,7 +162,8 @@ def _cuts(graph: Graph, trials: Sequence[Trials], extraction: Extraction) -> lis
                 kept.add(VIEWS)
         wanted = tuple(each for each in trials if (each.at, each.pooling) == (at, pooling))
         indices = frozenset(call.index for call in calls if not call.is_input)
-        cuts.append(CutFacts(at, one, indices, found, frozenset(kept), wanted))
+        cost = sum(flops.per_call[call] for call in indices)
+        cuts.append(CutFacts(at, one, indices, cost, found, frozenset(kept), wanted))
     return cuts
 
 

@@ -175,7 +175,7 @@ class Decision:
 
     @cached_property
     def _deepest(self) -> int:
-        return max(sum(self.facts.flops[call] for call in one.calls) for one in self.facts.cuts)
+        return max(one.flops for one in self.facts.cuts)
 
     def bottom(self, calls: frozenset[int], done: frozenset[int] = frozenset()) -> float:
         """Return the seconds of some calls on one example by FLOPs, without those already done."""

@@ -10,7 +10,7 @@ from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
 from reusekit.features.augmented import augmented
 from reusekit.features.bottoms import from_inputs, in_compute_dtype, mask_of
-from reusekit.features.frontiers import Frontier, frontier
+from reusekit.features.frontiers import Features, Frontier, frontier
 from reusekit.features.source import (
     ComputedSource,
     FeatureSource,
@@ -23,9 +23,6 @@ from reusekit.features.stored import stored_features
 from reusekit.graph import Graph, read
 from reusekit.planning.planned import Plan
 
-Name = tuple[str, str | None]
-"""A cut and how its features are pooled."""
-
 
 @checked(ConfigError)
 def obtain(
@@ -34,7 +31,7 @@ def obtain(
     store: FeatureStore,
     split: DataSplit,
     training: bool = False,
-) -> dict[Name, FeatureSource]:
+) -> dict[Features, FeatureSource]:
     """Return a source of batches for each cut and pooling of a plan; stores what it says first.
 
     Args:
@@ -64,7 +61,7 @@ def obtain(
     how = {(one.at, one.pooling): one.how if training else one.validation for one in plan.features}
     there = [name for name in how if how[name] in ("stored", "tap")]
     stored = _stored(plan, graph, store, split, there)
-    sources: dict[Name, FeatureSource] = {}
+    sources: dict[Features, FeatureSource] = {}
     views = _views(plan, graph, store, split, [name for name in how if how[name] == "views"])
     inputs, running = None, graph
     for one in plan.features:
@@ -94,9 +91,9 @@ def _stored(
     graph: Graph,
     store: FeatureStore,
     split: DataSplit,
-    names: Sequence[Name],
+    names: Sequence[Features],
     **view: Any,
-) -> dict[Name, StoredSource]:
+) -> dict[Features, StoredSource]:
     """Return what is stored; what is missing is computed in one pass."""
     if not names:
         return {}
@@ -116,8 +113,8 @@ def _stored(
 
 
 def _views(
-    plan: Plan, graph: Graph, store: FeatureStore, split: DataSplit, names: Sequence[Name]
-) -> dict[Name, FeatureSource]:
+    plan: Plan, graph: Graph, store: FeatureStore, split: DataSplit, names: Sequence[Features]
+) -> dict[Features, FeatureSource]:
     seed, count = plan.extraction.seed, plan.extraction.views
     views = []
     for view in range(count):

@@ -15,6 +15,7 @@ from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore
+from reusekit.features.frontiers import Features
 from reusekit.features.key import tensor_digests
 from reusekit.features.randomness import refuse_mixing
 from reusekit.features.source import FeatureSource, InputSource
@@ -34,7 +35,7 @@ from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.sizes import SizeCounter, Sizes, exceeded, measure_latency
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.search.trial_data import ArrayFeatures, Features, TrialData, check_classes, collected
+from reusekit.search.trial_data import ArrayFeatures, TrialData, check_classes, collected
 from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
 from reusekit.surgery import extract

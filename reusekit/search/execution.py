@@ -11,12 +11,13 @@ import tensorflow as tf
 
 from reusekit.errors import ConfigError
 from reusekit.features import feed
+from reusekit.features.frontiers import Features
 from reusekit.features.source import FeatureSource
 from reusekit.search.folder import load
 from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
 from reusekit.search.joint import Member, fit_together
 from reusekit.search.space import TrialSpec
-from reusekit.search.trial_data import ArrayFeatures, Features
+from reusekit.search.trial_data import ArrayFeatures
 from reusekit.signals import interruptible
 from reusekit.training.fit import Fit
 

@@ -14,16 +14,13 @@ from reusekit.arguments import checked
 from reusekit.digests import array_digest, digest
 from reusekit.errors import ConfigError, DataError
 from reusekit.features import feed
-from reusekit.features.frontiers import frontier
+from reusekit.features.frontiers import Features, frontier
 from reusekit.features.source import FeatureSource
 from reusekit.graph import Graph, Tensor, ancestors, read
 from reusekit.graph.padding_mask import AUTO
 from reusekit.search.space import TrialSpec
 from reusekit.surgery import extract
 from reusekit.surgery.extraction import taps
-
-Features = tuple[str, str | None]
-"""The name of features: the cut, and how they are pooled."""
 
 
 class ArrayFeatures(FeatureSource):

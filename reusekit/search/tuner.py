@@ -18,6 +18,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, ReusekitError, nearest
+from reusekit.features.frontiers import Features
 from reusekit.search.config import Limits
 from reusekit.search.execution import MOST_TOGETHER, Outcome, Task, groups, run
 from reusekit.search.folder import (
@@ -31,7 +32,6 @@ from reusekit.search.folder import (
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.results import TrialRecord, ranked
 from reusekit.search.sizes import SizeCounter, exceeded
-from reusekit.search.trial_data import Features
 
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)

@@ -1,4 +1,4 @@
-"""Which features to store, for costs of round numbers: what is chosen is worked out by hand."""
+"""The choice of features to store, worked out by hand for costs of round numbers."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -34,6 +34,7 @@ def chain(*sizes, epochs=10, costs=COSTS, disk=PLENTY, memory=0, **changes):
             at=str(place),
             frontier=SimpleNamespace(pooling=None),
             calls=frozenset(range(place)),
+            flops=place,
             randomness=SimpleNamespace(augmenting=()),
             kept=BOTH,
             trials=(Trials(str(place), epochs=epochs[place - 1]),),
