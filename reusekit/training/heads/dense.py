@@ -54,6 +54,13 @@ class DenseHead(Head):
         pooled = self._standardized(pool(features, self.pooling, self.name))
         return self._output(self._hidden(pooled))
 
+    def _last(
+        self, x: keras.KerasTensor, width: int, name: str, activation: str | None = None
+    ) -> keras.KerasTensor:
+        """Call the last layer, in full precision whatever the others compute in."""
+        name = f"{self.name}_{name}"
+        return layers.Dense(int(width), activation=activation, dtype="float32", name=name)(x)
+
     def _hidden(self, x: keras.KerasTensor) -> keras.KerasTensor:
         """Build the part before the last layer."""
         x = self._normalized(x, f"{self.name}_features")
@@ -141,10 +148,9 @@ class Classifier(DenseHead):
         return {"loss": loss, "metrics": ["accuracy"]}
 
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        activation, what = (None, "logits") if self.logits else ("softmax", "probabilities")
-        return keras.layers.Dense(
-            int(self.classes), activation=activation, dtype="float32", name=f"{self.name}_{what}"
-        )(x)
+        if self.logits:
+            return self._last(x, self.classes, "logits")
+        return self._last(x, self.classes, "probabilities", "softmax")
 
 
 @checked(HeadError)
@@ -155,7 +161,7 @@ class Multilabel(DenseHead):
     Args:
         labels: How many labels there are. Targets are 0 or 1, shape (batch, labels).
         logits: Whether to give logits rather than probabilities; loss and metrics then take them.
-        pooling: As of `classifier`, and so are those below.
+        pooling: As of `Classifier`, and so are those below.
         units: Width of the hidden ReLU layer, or widths of several; 0 for none.
         dropout: Share that is dropped while training.
         normalization: "batch", "layer" or None.
@@ -163,7 +169,7 @@ class Multilabel(DenseHead):
         name: The name of the head; its layers' names begin with it.
 
     Raises:
-        HeadError: No label, or what `classifier` would refuse.
+        HeadError: No label, or what `Classifier` would refuse.
 
     Example:
         >>> head = Multilabel(labels=5, pooling="max")
@@ -194,10 +200,9 @@ class Multilabel(DenseHead):
         }
 
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        activation, what = (None, "logits") if self.logits else ("sigmoid", "probabilities")
-        return keras.layers.Dense(
-            int(self.labels), activation=activation, dtype="float32", name=f"{self.name}_{what}"
-        )(x)
+        if self.logits:
+            return self._last(x, self.labels, "logits")
+        return self._last(x, self.labels, "probabilities", "sigmoid")
 
 
 @checked(HeadError)
@@ -207,7 +212,7 @@ class Regression(DenseHead):
 
     Args:
         outputs: How many numbers. Targets have shape (batch, outputs), or (batch,) for one.
-        pooling: As of `classifier`, and so are those below.
+        pooling: As of `Classifier`, and so are those below.
         units: Width of the hidden ReLU layer, or widths of several; 0 for none.
         dropout: Share that is dropped while training.
         normalization: "batch", "layer" or None.
@@ -215,7 +220,7 @@ class Regression(DenseHead):
         name: The name of the head; its layers' names begin with it.
 
     Raises:
-        HeadError: No output, or what `classifier` would refuse.
+        HeadError: No output, or what `Classifier` would refuse.
 
     Example:
         >>> head = Regression(outputs=2, units=(32, 16))
@@ -233,4 +238,4 @@ class Regression(DenseHead):
         return {"loss": "mean_squared_error", "metrics": ["mean_absolute_error"]}
 
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        return keras.layers.Dense(int(self.outputs), dtype="float32", name=f"{self.name}_values")(x)
+        return self._last(x, self.outputs, "values")

@@ -32,7 +32,7 @@ class Siamese(DenseHead):
         join: What is made of the two feature vectors: "difference" (absolute), "product",
             "concatenated", "cosine" (one number) or "distance" (squared Euclidean, one number).
         logits: Whether to give a logit rather than the probability that the two match.
-        pooling: As of `classifier`, for each of the two, with one set of weights.
+        pooling: As of `Classifier`, for each of the two, with one set of weights.
         units: Width of the ReLU layer on what was joined, or widths of several; 0 for none.
         dropout: Share that is dropped while training.
         normalization: "batch", "layer" or None.
@@ -41,7 +41,7 @@ class Siamese(DenseHead):
         name: The name of the head; its layers' names begin with it.
 
     Raises:
-        HeadError: An unknown way to join, hidden layers on one number, or what `classifier` would
+        HeadError: An unknown way to join, hidden layers on one number, or what `Classifier` would
             refuse.
 
     Example:

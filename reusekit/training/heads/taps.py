@@ -25,7 +25,7 @@ class Multitap(Head):
     Args:
         classes: How many classes to tell apart. Labels are their numbers, from 0.
         logits: Whether to give logits rather than probabilities; the loss then takes them.
-        pooling: As of `classifier`, for each cut.
+        pooling: As of `Classifier`, for each cut.
         name: The name of the head; its layers' names begin with it.
 
     Raises:
