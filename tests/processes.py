@@ -18,7 +18,7 @@ _CONTEXT.set_forkserver_preload(["keras"])
 
 
 class Said(list):
-    """What a process said until it ended, as it comes."""
+    """The words of a process until it ended, as they come."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

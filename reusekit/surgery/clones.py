@@ -106,8 +106,8 @@ def clone(
     twin = _reshaped(graph, weights, shapes, x) if shapes else twin_of(model, weights, x)
     if policy is not None:
         # Not every initial value can be drawn in every precision.
-        remade, twin = twin, Copier(policy).copy(twin)
-        prove_copy(remade, twin, x, tolerance=_tolerance(policy))
+        before, twin = twin, Copier(policy).copy(twin)
+        prove_copy(before, twin, x, tolerance=_tolerance(policy))
     if name is not None:
         twin.name = name
     if type(twin) is not type(model):

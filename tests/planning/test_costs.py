@@ -1,4 +1,4 @@
-"""What is measured of this machine and of a bottom."""
+"""Measurements of this machine and of a bottom."""
 
 import shutil
 from dataclasses import asdict

@@ -25,7 +25,7 @@ def run(monkeypatch, tmp_path):
 
 
 def verify(file: Path, parent: Connection) -> None:
-    """What the command does in a process of its own for each model."""
+    """Do what the command does in a process of its own for each model."""
     verify_zoo.verify("MobileNet", EVERY, file, 0)
 
 
