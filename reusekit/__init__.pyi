@@ -1,3 +1,4 @@
+from . import data as data
 from . import errors as errors
 from .backbones import Backbone as Backbone
 from .backbones import load_backbone as load_backbone

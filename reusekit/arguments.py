@@ -55,7 +55,7 @@ _NAMES = {
     "ndarray": "an array",
     "PathLike": "a path",
     "dict": "a dictionary",
-    "DataSplit": "a DataSplit, as reusekit.data.load_split loads it",
+    "DataSplit": "a DataSplit, as rk.data.load loads it",
 }
 
 

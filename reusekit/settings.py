@@ -14,6 +14,8 @@ from pydantic import (
 )
 
 from reusekit.arguments import Choices, Rate, Seed, Settings, Share
+from reusekit.data.task import Kind
+from reusekit.data.treatment import Resize, Treatment
 from reusekit.errors import ConfigError
 from reusekit.search.config import SearchConfig, SearchOptions
 from reusekit.search.space import SearchSpace, TrialChoices
@@ -55,13 +57,18 @@ class DataSettings(Settings):
         description="TFDS name, such as oxford_iiit_pet:4.0.0, or sklearn_digits, which the "
         "package carries."
     )
-    input: str | None = Field(
-        None, description="Feature that a model is fed, such as image; null for the data set's own."
-    )
-    label: str | None = Field(
+    input: Sequence[str] | str | None = Field(
         None,
-        description="Feature to classify by, such as attributes/Smiling; null for the data set's "
-        "own.",
+        description="Feature that a model is fed, such as image, or several as [a,b]; null for the "
+        "data set's own.",
+    )
+    label: Sequence[str] | str | None = Field(
+        None,
+        description="Feature to tell, such as attributes/Smiling, or several as [a,b]; null for "
+        "the data set's own.",
+    )
+    task: Kind | None = Field(
+        None, description=Treatment.model_fields["task"].description
     )
     train: str = Field("train", description="TFDS split to train on, such as train[:80%].")
     validation: str = Field("validation", description="Split by which everything is chosen.")
@@ -73,9 +80,14 @@ class DataSettings(Settings):
         None, description="TFDS's folder, where its data sets lie; null for its default."
     )
     download: bool = Field(False, description="Whether absent data may be downloaded.")
-    resize: Literal["stretch", "crop", "pad"] = Field(
-        "stretch", description="What to do with images of another aspect ratio."
+    resize: Resize = Field(
+        "stretch", description=Treatment.model_fields["resize"].description
     )
+
+    def treatment(self, **values: Any) -> Treatment:
+        """Return the treatment of examples, with values for what a backbone decides."""
+        shared = Treatment.model_fields.keys() & type(self).model_fields.keys()
+        return Treatment(**{name: getattr(self, name) for name in shared} | values)
 
 
 class HeadSettings(Settings):

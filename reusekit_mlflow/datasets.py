@@ -21,7 +21,7 @@ class TFDSSource(DatasetSource):
     Args:
         name: TFDS name with version, such as `mnist:3.0.1`.
         split: TFDS split, such as `train[:80%]`.
-        treatment: How examples were selected and resized: options of `reusekit.data.load_split`.
+        treatment: How examples were selected and treated, and the features that were named.
         fingerprint: What the examples were; other ones are refused.
     """
 
@@ -39,7 +39,7 @@ class TFDSSource(DatasetSource):
         They come as a `tf.data.Dataset`.
 
         Args:
-            **where: `data_dir` and `download`, as for `reusekit.data.load_split`.
+            **where: `data_dir` and `download`, as for `rk.data.load`.
 
         Raises:
             DataError: The data are not there, or are not what they were.
@@ -48,9 +48,11 @@ class TFDSSource(DatasetSource):
 
     def load_split(self, **where: Any) -> "DataSplit":
         """Return the data as a split, with class names, sizes and batches."""
-        from reusekit.data import load_split
+        from reusekit.data import Treatment, load
 
-        split = load_split(self.name, self.split, **self.treatment, **where)
+        said = dict(self.treatment)
+        named = {role: said.pop(role, None) for role in ("input", "label")}
+        split = load(self.name, self.split, **named, **where, treatment=Treatment(**said))
         _check_fingerprint(split, self.fingerprint)
         return split
 
@@ -63,9 +65,9 @@ class TFDSSource(DatasetSource):
 
     @classmethod
     def _resolve(cls, raw_source: "DataSplit") -> "TFDSSource":
-        return cls(
-            raw_source.name, raw_source.split, dict(raw_source.treatment), raw_source.fingerprint
-        )
+        named = {k: v for k, v in raw_source.origin.items() if k != "reader"}
+        treatment = raw_source.treatment.decisive() | named
+        return cls(raw_source.name, raw_source.split, treatment, raw_source.fingerprint)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the source as MLflow stores it."""
@@ -100,7 +102,7 @@ class TFDSDataset(Dataset):
     @property
     def schema(self) -> TensorDatasetSchema:
         """Shape and dtype of inputs and labels, the batch axis first."""
-        inputs, labels = self._split.examples.element_spec
+        inputs, labels = self._split.examples.element_spec[:2]
         return TensorDatasetSchema(_schema("input", inputs), _schema("label", labels))
 
     @property
@@ -109,8 +111,9 @@ class TFDSDataset(Dataset):
         return {
             "split": self._split.split,
             "examples": self._split.size,
-            "classes": self._split.classes,
-            "class_names": list(self._split.class_names),
+            "task": self._split.task.kind,
+            "classes": self._split.task.size,
+            "class_names": list(self._split.task.names),
         }
 
     def to_dict(self) -> dict[str, str]:
@@ -143,11 +146,11 @@ def from_tfds(
 
     Args:
         data: A TFDS name, perhaps with configuration and version, or a split that
-            `reusekit.data.load_split` loaded.
+            `rk.data.load` loaded.
         split: A TFDS split, such as `train[:80%]`, where a name is given.
         name: What to call it in MLflow; its TFDS name with version where None.
         digest: The fingerprint that the data must have; None takes any.
-        **options: What else `reusekit.data.load_split` takes, where a name is given.
+        **options: What else `rk.data.load` takes, where a name is given.
 
     Raises:
         DataError: The data cannot be read, or have another fingerprint.
@@ -160,18 +163,18 @@ def from_tfds(
         >>> digits.source.load().element_spec[0].shape
         TensorShape([8, 8, 1])
     """
-    from reusekit.data import DataSplit, load_split
+    from reusekit.data import DataSplit, load
     from reusekit.errors import DataError
 
     if isinstance(data, str) and split is not None:
-        loaded = load_split(data, split, **options)
+        loaded = load(data, split, **options)
     elif isinstance(data, DataSplit) and split is None and not options:
         loaded = data
     else:
         given = [*(["split"] if split is not None else []), *options]
         raise DataError(
             "Expected a TFDS name and a split, such as from_tfds('mnist', split='train'), or a "
-            f"split of reusekit.data.load_split alone. Received {data!r}"
+            f"split of rk.data.load alone. Received {data!r}"
             f"{' with ' + ', '.join(given) if given else ' without a split'}."
         )
     if digest is not None:
@@ -202,5 +205,5 @@ def _check_fingerprint(split: "DataSplit", expected: str) -> None:
         raise DataError(
             f"{split.name}, {split.split}, is not the data that was asked for: expected the "
             f"fingerprint {expected}, found {split.fingerprint}. What is there now is loaded by "
-            f"reusekit.data.load_split({split.name!r}, {split.split!r})."
+            f"rk.data.load({split.name!r}, {split.split!r})."
         )

@@ -1,6 +1,8 @@
-"""TensorFlow Datasets in: splits, decoding, resizing, batching, fingerprints."""
+"""Data in: examples with their task, split, selected, treated, and named by their content."""
 
-from reusekit.data.load import load_split
+from reusekit.data.catalogue import load
 from reusekit.data.split import DataSplit
+from reusekit.data.task import Task
+from reusekit.data.treatment import Treatment
 
-__all__ = ["DataSplit", "load_split"]
+__all__ = ["DataSplit", "Task", "Treatment", "load"]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,25 @@ def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
     return (builder.data_path / "dataset_info.json").exists()
 
 
+@dataclass(frozen=True)
+class Feature:
+    """A feature of a data set.
+
+    Attributes:
+        name: As a user writes it, such as `attributes/Smiling`.
+        path: Where it lies in an example.
+        connector: TFDS's own description of it.
+    """
+
+    name: str
+    path: FeaturePath
+    connector: tfds.features.FeatureConnector
+
+
 def named_features(
     features: tfds.features.FeaturesDict, before: FeaturePath = ()
-) -> dict[str, tuple[FeaturePath, tfds.features.FeatureConnector]]:
-    """List the features of an example by the name that a user writes, such as `attributes/Smiling`.
+) -> dict[str, Feature]:
+    """List the features of an example by name; parts of a sequence's items are sequences.
 
     Example:
         >>> features = tfds.features.FeaturesDict({"image": tfds.features.Image(),
@@ -28,13 +44,19 @@ def named_features(
         >>> list(named_features(features))
         ['about/old', 'image']
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Feature] = {}
     for key, feature in sorted(features.items()):
         path = (*before, key)
+        name = "/".join(path)
+        inner = feature.feature if isinstance(feature, tfds.features.Sequence) else None
         if isinstance(feature, tfds.features.FeaturesDict):
             found |= named_features(feature, path)
+        elif isinstance(inner, tfds.features.FeaturesDict):
+            items = named_features(inner, path)
+            for one in items.values():
+                found[one.name] = replace(one, connector=tfds.features.Sequence(one.connector))
         else:
-            found["/".join(path)] = path, feature
+            found[name] = Feature(name, path, feature)
     return found
 
 

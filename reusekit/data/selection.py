@@ -4,34 +4,46 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from reusekit.data.task import Task
+from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
 
 
-def few_per_class(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+def few_per_class(labels: np.ndarray, task: Task, treatment: Treatment) -> np.ndarray:
     """Draw the same number of examples of each class that occurs.
 
     Args:
         labels: Shape (size,).
-        count: How many of each.
-        seed: Decides which.
+        task: What they are.
+        treatment: How many of each, and the seed that decides which.
 
     Returns:
         Positions of the chosen examples, int64, ascending.
 
     Raises:
-        DataError: A class that occurs has fewer.
+        DataError: A class that occurs has fewer, or the labels are no classes.
 
     Example:
-        >>> few_per_class(np.array([0, 1, 0, 1, 1]), 2, seed=0).tolist()
+        >>> labels, task = np.array([0, 1, 0, 1, 1]), Task("classification", ("a", "b"))
+        >>> few_per_class(labels, task, Treatment(examples_per_class=2)).tolist()
         [0, 1, 2, 4]
     """
-    generator = np.random.default_rng(seed)
+    count = treatment.examples_per_class
+    if count is None:
+        return np.arange(len(labels))
+    if task.kind != "classification":
+        raise DataError(
+            "Expected labels of one class an example for examples_per_class. Received: those of "
+            f"{task.kind}."
+        )
+    generator = np.random.default_rng(treatment.seed)
     chosen = []
     for label in np.unique(labels):
         positions = np.flatnonzero(labels == label)
         if len(positions) < count:
             raise DataError(
-                f"examples_per_class={count} is more than class {label} has: {len(positions)}."
+                f"examples_per_class={count} is more than class {task.names[label]!r} has: "
+                f"{len(positions)}."
             )
         chosen.append(generator.permutation(positions)[:count])
     return np.sort(np.concatenate(chosen))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import tensorflow as tf
 from pydantic import PositiveInt
 
 from reusekit.arguments import AnyPath, Seed, checked
+from reusekit.data.task import Task
+from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
 
 
@@ -21,42 +24,55 @@ def cause_of(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class DataSplit:
-    """A labelled part of a TFDS data set.
+    """A labelled part of a data set.
 
     Attributes:
         name: Data set and version, as TFDS takes them: `sklearn_digits:1.0.0`.
         split: What was asked for, such as `train[:80%]`.
-        examples: Single (input, label) pairs in a fixed order; images are float32 in [0, 255].
+        examples: Single examples in a fixed order: (input, label) or (input, label, weight). An
+            input is a tensor, or a dictionary of them by the names of a model's inputs; images are
+            float32 in [0, 255]. Labels are as `task` says.
         size: The number of examples.
-        class_names: Names of the classes, in label order.
+        task: What is to be told about each example.
         fingerprint: Differs where content, split, selection or treatment differ.
-        treatment: How the examples were selected and resized: options of `load_split`.
+        treatment: How the examples were selected and treated.
+        origin: What reads it again, as plain data: a function of `rk.data` as `reader`, and what it
+            is to be told beside name, split and treatment. Empty where nothing reads it again.
         rows: Which rows of which files it consists of, before `examples_per_class`; empty where
             the data set has no files, as under `tfds.testing.mock_data`.
+        keys: A number for each example that follows from its content, ascending or not; None where
+            `rows` tells examples apart.
     """
 
     name: str
     split: str
     examples: tf.data.Dataset = field(repr=False)
     size: int
-    class_names: tuple[str, ...] = field(repr=False)
+    task: Task = field(repr=False)
     fingerprint: str
-    treatment: Mapping[str, Any] = field(repr=False)
-    rows: tuple[tuple[str, range], ...] = field(repr=False)
+    treatment: Treatment = field(default_factory=Treatment, repr=False)
+    origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    rows: tuple[tuple[str, range], ...] = field(default=(), repr=False)
+    keys: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, or of whatever is to be told, in the order of outputs."""
+        return self.task.names
 
     @property
     def classes(self) -> int:
-        """The number of classes."""
-        return len(self.class_names)
+        """The number of classes, or of whatever is to be told."""
+        return self.task.size
 
     @property
-    def input_shape(self) -> tuple[int | None, ...]:
-        """The shape of one input, without the batch axis."""
-        return tuple(self.examples.element_spec[0].shape)
+    def input_shape(self) -> Any:
+        """The shape of one input, or a dictionary of shapes, without the batch axis."""
+        return tf.nest.map_structure(lambda spec: tuple(spec.shape), self.examples.element_spec[0])
 
     @checked(DataError)
     def batches(self, batch_size: PositiveInt, shuffle_seed: Seed | None = None) -> tf.data.Dataset:
-        """Return batches of (inputs, labels), in fixed order or freshly shuffled at each pass.
+        """Return batches of examples, in fixed order or freshly shuffled at each pass.
 
         Args:
             batch_size: Examples a batch; the last one may be smaller.
@@ -70,61 +86,110 @@ class DataSplit:
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     @checked(DataError)
-    def arrays(self, file: AnyPath | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return all examples: inputs (size, ...) and labels (size, ...), in the fixed order.
+    def arrays(self, file: AnyPath | None = None) -> tuple[Any, ...]:
+        """Return all examples as arrays, in the fixed order.
 
-        Labels keep their dtype: classes are int64, numbers to predict stay what they are.
+        Inputs, labels and, where there are some, weights keep their structure and their dtypes,
+        with an axis of (size,) in front.
 
         Args:
-            file: A `.npy` file to keep the inputs in, mapped into memory; None keeps them in
-                memory.
+            file: A `.npy` file to keep the inputs in, mapped into memory; of several inputs each
+                has one, with its number behind the file's name. None keeps them in memory.
 
         Raises:
             DataError: The examples differ in shape.
         """
-        spec, label_spec = self.examples.element_spec
-        if None in (*spec.shape, *label_spec.shape):
+        spec = self.examples.element_spec
+        parts = tf.nest.flatten(spec)
+        if any(None in part.shape for part in parts):
+            shapes = [tf.nest.map_structure(lambda part: tuple(part.shape), one) for one in spec]
             raise DataError(
                 f"Expected examples of one shape. {self.name}, split {self.split!r}, has inputs of "
-                f"shape {tuple(spec.shape)} and labels of shape {tuple(label_spec.shape)}: load "
-                "images with an image_size."
+                f"shape {shapes[0]} and labels of shape {shapes[1]}: load images with an "
+                "image_size."
             )
-        shape, dtype = (self.size, *spec.shape), spec.dtype.as_numpy_dtype
-        if file is None:
-            inputs = np.empty(shape, dtype)
-        else:
+        several = len(tf.nest.flatten(spec[0])) > 1
+
+        def held(part: tf.TensorSpec, place: int | None = None) -> np.ndarray:
+            shape, dtype = (self.size, *part.shape), part.dtype.as_numpy_dtype
+            if file is None or place is None or dtype is object:  # text has no file of its own
+                return np.empty(shape, dtype)
+            path = Path(file)
+            path = path.with_stem(f"{path.stem}-{place}") if several else path
             try:
-                inputs = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
+                return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
             except OSError as error:
                 reason = error.strerror
                 raise DataError(
-                    f"Expected a file that can be written. Received: {str(file)!r}: {reason}."
+                    f"Expected a file that can be written. Received: {str(path)!r}: {reason}."
                 ) from error
-        labels = np.empty((self.size, *label_spec.shape), label_spec.dtype.as_numpy_dtype)
-        for row, (example, label) in enumerate(self.examples.as_numpy_iterator()):
-            inputs[row], labels[row] = example, label
-        return inputs, labels
+
+        inputs = [held(part, place) for place, part in enumerate(tf.nest.flatten(spec[0]))]
+        arrays = [*inputs, *map(held, tf.nest.flatten(spec[1:]))]
+        for row, example in enumerate(self.examples.as_numpy_iterator()):
+            for array, part in zip(arrays, tf.nest.flatten(example), strict=True):
+                array[row] = part
+        return tf.nest.pack_sequence_as(spec, arrays)
 
     def check(self) -> np.ndarray:
-        """Decode every example once, so that a broken file is found before any work.
+        """Read every example once, so that a broken one is found before any work.
 
         Returns:
-            How many examples each class has; zeros where the labels are no classes.
+            How many examples each class or label has; of each number to predict, how many are
+            finite, which are all.
 
         Raises:
-            DataError: Some cannot be read; the message says how many, and where the first is.
+            DataError: Some cannot be read, or have no label; the message says how many, and where
+                the first is.
         """
 
-        def count(counts: tf.Tensor, example: tuple) -> tf.Tensor:
-            label = example[1]
-            if not label.dtype.is_integer or label.shape.rank:
-                return counts
-            return counts + tf.one_hot(label, self.classes, dtype=tf.int64)
+        def count(state: tuple, numbered: tuple) -> tuple:
+            counts, missing, first = state
+            position, example = numbered
+            found, good = self._told(example[1])
+            first = tf.where(good | (first >= 0), first, position)
+            return counts + found, missing + tf.cast(~good, tf.int64), first
 
+        label = self.examples.element_spec[1]
+        if not isinstance(label, tf.TensorSpec) or not self._may_be_told(label):
+            raise DataError(
+                f"Expected labels of {self.task.kind} with {self.task.size} outputs in {self.name}, "
+                f"split {self.split!r}. Received: {label}."
+            )
+        start = np.zeros(self.task.size, np.int64), np.int64(0), np.int64(-1)
+        numbered = self.examples.map(lambda *example: example[:2]).enumerate()
         try:
-            return self.examples.reduce(np.zeros(self.classes, np.int64), count).numpy()
+            counts, missing, first = numbered.reduce(start, count)
         except tf.errors.OpError as error:
-            cause = error
+            raise self._unreadable(error) from error
+        if missing:
+            raise DataError(
+                f"{self.name}, split {self.split!r}, has examples without a label of its task, "
+                f"{self.task.kind}: {int(missing):,} of {self.size:,}, the first at position "
+                f"{int(first)}."
+            )
+        return counts.numpy()
+
+    def _may_be_told(self, label: tf.TensorSpec) -> bool:
+        """Return whether a label's shape and dtype are those of the task."""
+        if self.task.kind == "classification":
+            return label.dtype.is_integer and label.shape.rank in (0, None)
+        return label.shape.num_elements() in (self.task.size, None)
+
+    def _told(self, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return which outputs a label speaks of, as 0 and 1, and whether it is of the task."""
+        if self.task.kind == "classification":
+            told = tf.one_hot(label, self.task.size, dtype=tf.int64)
+            return told, tf.reduce_any(told > 0)
+        values = tf.reshape(label, (self.task.size,))
+        if self.task.kind == "multilabel":
+            told = values == 1
+            return tf.cast(told, tf.int64), tf.reduce_all(told | (values == 0))
+        told = tf.math.is_finite(values)
+        return tf.cast(told, tf.int64), tf.reduce_all(told)
+
+    def _unreadable(self, cause: Exception) -> DataError:
+        """Find the examples that cannot be read, one by one."""
         broken: list[Any] = []
         examples = iter(self.examples)
         for position in range(self.size):
@@ -136,17 +201,19 @@ class DataSplit:
             except StopIteration:
                 break
         where = f", the first at position {broken[0]}" if broken else ""
-        raise DataError(
+        return DataError(
             f"{self.name}, split {self.split!r}, has examples that cannot be read: "
             f"{len(broken) or 'some'} of {self.size:,}{where}. {cause_of(cause)}"
         )
 
     @checked(DataError)
     def overlaps(self, other: "DataSplit") -> bool:
-        """Return whether the two may share an example: the same rows of the same file.
+        """Return whether the two may share an example: the same rows of a file, or equal keys.
 
         Which rows `examples_per_class` left out is not looked at.
         """
+        if self.keys is not None and other.keys is not None:
+            return np.intersect1d(self.keys, other.keys).size > 0
         return any(
             file == other_file
             and max(rows.start, other_rows.start) < min(rows.stop, other_rows.stop)

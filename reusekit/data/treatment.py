@@ -1,78 +1,122 @@
-"""The treatment of each stored example on its way into a model."""
+"""The selection of examples, and their treatment on the way into a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
+from pydantic import Field, PositiveInt
 
+from reusekit.arguments import Seed, Settings
+from reusekit.data.task import Kind
 from reusekit.errors import DataError
 
 Resize = Literal["stretch", "crop", "pad"]
 
-
 _GREY_LEVELS = {tf.uint8: 255, tf.uint16: 65535}
 
 
-def treatment(
-    spec: tf.TensorSpec, image_size: Sequence[int] | None, channels: int | None, resize: Resize
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return the function that turns a stored input into what a model is fed.
+class Treatment(Settings):
+    """The selection of examples, and their treatment on the way into a model.
 
-    Args:
-        spec: Shape and dtype of a stored input. Images have three axes.
-        image_size: (height, width) to resize images to, with antialiasing; None leaves them.
-        channels: 1 or 3, converting between grey and colour; None leaves grey and colour as they
-            are. What is transparent is laid on white, so no alpha channel is left.
-        resize: What to do where the aspect ratio differs.
-
-    Returns:
-        A function for `tf.data.Dataset.map`. Images come out as float32 in [0, 255], whether 8 or
-        16 bits are stored; inputs that are no images come out as they are.
-
-    Raises:
-        DataError: Resizing or converting something that is no image, or an image whose range or
-            channels are unknown.
+    Example:
+        >>> Treatment(image_size=(32, 32)).resize
+        'stretch'
     """
-    if spec.shape.rank != 3:
-        if image_size or channels:
+
+    image_size: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="Height and width of pictures; null leaves them as they are."
+    )
+    channels: Literal[1, 3] | None = Field(
+        None,
+        description="1 or 3, converting between grey and colour; null leaves grey and colour as "
+        "they are. What is transparent is laid on white.",
+    )
+    resize: Resize = Field(
+        "stretch", description="What to do with pictures of another aspect ratio."
+    )
+    examples_per_class: PositiveInt | None = Field(
+        None, description="Keep that many examples of each class, drawn by the seed; null: all."
+    )
+    seed: Seed = Field(0, description="Decides which examples are kept.")
+    task: Kind | None = Field(
+        None, description="What the labels are taken for; null for what they look like."
+    )
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the settings that decide the numbers that come out, as fingerprints have them.
+
+        Of later settings only those that were chosen, so that features and versions of before keep
+        their fingerprints.
+        """
+        later = {"task": self.task}
+        return {
+            "image_size": self.image_size and list(self.image_size),
+            "channels": self.channels,
+            "resize": self.resize,
+            "examples_per_class": self.examples_per_class,
+            "seed": self.seed if self.examples_per_class else 0,
+            **{name: value for name, value in later.items() if value},
+        }
+
+    def of(self, spec: Any) -> Callable[[Any], Any]:
+        """Return the function that turns stored inputs into what a model is fed.
+
+        Args:
+            spec: Shape and dtype of a stored input, or a dictionary of them. Pictures have three
+                axes.
+
+        Returns:
+            A function for `tf.data.Dataset.map`. Pictures come out as float32 in [0, 255], whether
+            8 or 16 bits are stored; inputs that are no pictures come out as they are.
+
+        Raises:
+            DataError: Resizing or converting where there is no picture, or a picture whose range or
+                channels are unknown.
+        """
+        parts = tf.nest.flatten(spec)
+        if (self.image_size or self.channels) and all(part.shape.rank != 3 for part in parts):
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
             raise DataError(
                 "image_size and channels are for images of shape (height, width, channels). "
-                f"Received inputs of shape {tuple(spec.shape)}."
+                f"Received inputs of shape {shapes}."
             )
-        return lambda example: example
-    if spec.dtype not in _GREY_LEVELS or spec.shape[-1] not in (1, 3, 4):
-        raise DataError(
-            "Expected images of 8 or 16 bits with 1 (grey), 3 (colour) or 4 (with alpha) channels. "
-            f"Received: {spec.dtype.name} images of shape {tuple(spec.shape)}."
-        )
-    if channels not in (None, 1, 3):
-        raise DataError(f"Expected channels to be 1 (grey) or 3 (colour). Received: {channels}.")
-    levels, transparent = _GREY_LEVELS[spec.dtype], spec.shape[-1] == 4
-    opaque = spec.shape[-1] - transparent
-    converters: dict[tuple[int, int | None], Any] = {
-        (1, 3): tf.image.grayscale_to_rgb,
-        (3, 1): tf.image.rgb_to_grayscale,
-    }
-    convert = converters.get((opaque, channels), tf.identity)
-    resizing = tf.identity
-    if image_size:
-        resizing = keras.layers.Resizing(
-            *image_size,
-            antialias=True,  # else fine detail turns into noise where images shrink
-            crop_to_aspect_ratio=resize == "crop",
-            pad_to_aspect_ratio=resize == "pad",
-            data_format="channels_last",  # whatever the user's Keras prefers
-            dtype="float32",  # whatever precision models use
-        )
+        treats = tf.nest.map_structure(self._of_one, spec)
+        return lambda inputs: tf.nest.map_structure(lambda treat, x: treat(x), treats, inputs)
 
-    def treat(image: tf.Tensor) -> tf.Tensor:
-        image = tf.cast(image, tf.float32)
-        if levels != 255:
-            image *= 255 / levels
-        if transparent:
-            alpha = image[..., opaque:] / 255
-            image = image[..., :opaque] * alpha + 255 * (1 - alpha)
-        return resizing(convert(image))
+    def _of_one(self, spec: tf.TensorSpec) -> Callable[[tf.Tensor], tf.Tensor]:
+        if spec.shape.rank != 3:
+            return tf.identity
+        if spec.dtype not in _GREY_LEVELS or spec.shape[-1] not in (1, 3, 4):
+            raise DataError(
+                "Expected images of 8 or 16 bits with 1 (grey), 3 (colour) or 4 (with alpha) "
+                f"channels. Received: {spec.dtype.name} images of shape {tuple(spec.shape)}."
+            )
+        levels, transparent = _GREY_LEVELS[spec.dtype], spec.shape[-1] == 4
+        opaque = spec.shape[-1] - transparent
+        converters: dict[tuple[int, int | None], Any] = {
+            (1, 3): tf.image.grayscale_to_rgb,
+            (3, 1): tf.image.rgb_to_grayscale,
+        }
+        convert = converters.get((opaque, self.channels), tf.identity)
+        resizing = tf.identity
+        if self.image_size:
+            resizing = keras.layers.Resizing(
+                *self.image_size,
+                antialias=True,  # else fine detail turns into noise where images shrink
+                crop_to_aspect_ratio=self.resize == "crop",
+                pad_to_aspect_ratio=self.resize == "pad",
+                data_format="channels_last",  # whatever the user's Keras prefers
+                dtype="float32",  # whatever precision models use
+            )
 
-    return treat
+        def treat(image: tf.Tensor) -> tf.Tensor:
+            image = tf.cast(image, tf.float32)
+            if levels != 255:
+                image *= 255 / levels
+            if transparent:
+                alpha = image[..., opaque:] / 255
+                image = image[..., :opaque] * alpha + 255 * (1 - alpha)
+            return resizing(convert(image))
+
+        return treat

@@ -10,7 +10,7 @@ from rich.markup import escape
 from reusekit.backbones import Backbone, hub, sources
 from reusekit.backbones import load_backbone as load_pretrained
 from reusekit.backbones.preprocessing import IMAGENET, RANGES, range_ratio
-from reusekit.data import DataSplit, load_split
+from reusekit.data import DataSplit, Treatment, load
 from reusekit.errors import ConfigError
 from reusekit.graph import read
 from reusekit.progress import console
@@ -78,25 +78,12 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
             f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."
         )
 
-    def load(split: str, examples_per_class: int | None = None) -> DataSplit:
-        return load_split(
-            settings.name,
-            split,
-            data_dir=settings.data_dir,
-            download=settings.download,
-            image_size=size,
-            channels=channels,
-            resize=settings.resize,
-            examples_per_class=examples_per_class,
-            seed=seed,
-            input=settings.input,
-            label=settings.label,
-        )
-
+    few = settings.treatment(image_size=size, channels=channels, seed=seed)
+    every = few.changed(examples_per_class=None)
     splits = Splits(
-        train=load(settings.train, settings.examples_per_class),
-        validation=load(settings.validation),
-        test=load(settings.test),
+        train=open_split(settings, settings.train, few),
+        validation=open_split(settings, settings.validation, every),
+        test=open_split(settings, settings.test, every),
     )
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     for one, other in pairs:
@@ -109,6 +96,23 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     _check_counts(splits, settings, counts)
     _say_range(backbone, splits.train)
     return splits
+
+
+def open_split(settings: DataSettings, split: str, treatment: Treatment) -> DataSplit:
+    """Open one split of the data that the settings name.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    return load(
+        settings.name,
+        split,
+        input=settings.input,
+        label=settings.label,
+        data_dir=settings.data_dir,
+        download=settings.download,
+        treatment=treatment,
+    )
 
 
 def _check_counts(splits: Splits, settings: DataSettings, counts: Mapping[str, np.ndarray]) -> None:
@@ -152,7 +156,7 @@ def _say_range(backbone: Backbone, split: DataSplit) -> None:
             ),
             soft_wrap=True,
         )
-    images, _ = next(iter(split.batches(INFERENCE_BATCH)))
+    images = next(iter(split.batches(INFERENCE_BATCH)))[0]
     ratio = range_ratio(backbone.model, np.asarray(images))
     if ratio is not None and not 1 / _UNLIKELY < ratio < _UNLIKELY:
         console.print(

@@ -17,12 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from reusekit import tracking
-from reusekit.data import DataSplit, load_split
+from reusekit.data import DataSplit, Treatment
 from reusekit.errors import ConfigError, DataError
 from reusekit.progress import bars_wanted
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
 from reusekit.stages.evaluation import predict
+from reusekit.stages.inputs import open_split
 from reusekit.tracking.names import DATA
 from reusekit.tracking.network import shown
 
@@ -303,17 +304,8 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
             f"Version {version.version} of {version.name} takes inputs of any size. Expected one "
             "with a size of its own, as every version that a pipeline registers has."
         )
-    split = load_split(
-        data.name,
-        data.test,
-        data_dir=data.data_dir,
-        download=data.download,
-        image_size=size,
-        channels=channels,
-        resize=data.resize,
-        input=data.input,
-        label=data.label,
-    )
+    treatment = data.treatment(image_size=size, channels=channels, examples_per_class=None)
+    split = open_split(data, data.test, treatment)
     if (takes, gives) != (split.input_shape, (split.classes,)):
         raise ConfigError(
             f"Version {version.version} of {version.name} does not fit {split.name}. Expected it "
@@ -375,12 +367,10 @@ def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSett
     if recorded.name.partition(":")[0] != split.name.partition(":")[0]:
         return False
     try:
-        seen = load_split(
-            recorded.name,
+        seen = open_split(
+            data.changed(name=recorded.name, download=False),
             recorded.split,
-            data_dir=data.data_dir,
-            input=data.input,
-            label=data.label,
+            Treatment(task=data.task),
         )
     except DataError:  # an older version of the data set, for instance
         return False

@@ -1,79 +1,78 @@
-"""Load a split of any TFDS data set as (input, label) pairs."""
+"""Load a split of any TFDS data set as inputs and labels."""
 
 import contextlib
 import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from annotated_types import MinLen
 from filelock import FileLock
-from pydantic import PositiveInt
 
-from reusekit.arguments import AnyPath, Seed, checked, expanded
-from reusekit.data.classes import check_classes, counted_classes, stated_classes
-from reusekit.data.examples import FeaturePath, is_prepared, named_features, read_examples
+from reusekit.arguments import AnyPath, Distinct, checked, expanded
+from reusekit.data.examples import Feature, is_prepared, named_features, read_examples
 from reusekit.data.fingerprint import fingerprint
+from reusekit.data.labels import check_labels, counted_labels, stated_labels
 from reusekit.data.selection import few_per_class, only, rows_of
 from reusekit.data.split import DataSplit, cause_of
-from reusekit.data.treatment import Resize, treatment
+from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError, nearest
 from reusekit.progress import bars_wanted
 
 # Data sets whose builders this package carries; they are prepared on first use, without a network.
 _EMBEDDED = {"sklearn_digits": "reusekit.data.builders.sklearn_digits"}
+_AS_THEY_ARE = Treatment()
+
+Names = Annotated[Distinct[str], MinLen(1)]
+"""Several features."""
 
 
 @checked(DataError)
-def load_split(
+def load(
     name: str,
     split: str,
     *,
+    input: str | Names | None = None,
+    label: str | Names | None = None,
     data_dir: AnyPath | None = None,
     download: bool = False,
-    image_size: tuple[PositiveInt, PositiveInt] | None = None,
-    channels: Literal[1, 3] | None = None,
-    resize: Resize = "stretch",
-    examples_per_class: PositiveInt | None = None,
-    seed: Seed = 0,
-    input: str | None = None,
-    label: str | None = None,
+    treatment: Treatment = _AS_THEY_ARE,
 ) -> DataSplit:
-    """Load one split of a TFDS data set, decoded and resized.
+    """Load one split of a TFDS data set.
 
     Args:
         name: A TFDS name, perhaps with configuration and version: `oxford_iiit_pet:4.0.0`.
         split: A TFDS split, with slices: `train`, `train[:80%]`, `train+test`.
+        input: The feature that a model is fed, such as `image`, or a list of several, which are
+            given by name; None for the data set's own.
+        label: The feature to tell, such as `attributes/Smiling`, or a list of several; None for
+            the data set's own. Classes, true and false and whole numbers of few values are classes;
+            several classes an example, or several features of true and false, are labels of which
+            any may hold; other numbers are predicted. `treatment.task` says otherwise.
         data_dir: TFDS's folder, where its data sets lie; its own default (`~/tensorflow_datasets`)
             where None. Refused for a data set that this package carries, and for a download where
             other files lie in it.
         download: Whether absent data may be downloaded.
-        image_size: (height, width) of the images; None leaves them as they are.
-        channels: 1 or 3, converting between grey and colour; None leaves them as they are.
-        resize: What to do where the aspect ratio differs: `stretch`, `crop` or `pad`.
-        examples_per_class: Keep that many examples of each class, drawn by `seed`; None keeps all.
-        seed: Decides which examples are kept.
-        input: The feature that a model is fed, such as `image`; None for the data set's own.
-        label: The feature to classify by, such as `attributes/Smiling`; None for the data set's
-            own. True and false and whole numbers of few values are classes, too.
+        treatment: Which examples are kept, and how pictures are resized and converted.
 
     Returns:
         The split; its order is fixed, and shuffling is left to `DataSplit.batches`.
 
     Raises:
-        DataError: An unknown name, split or feature, absent data, labels that are no classes or
-            are missing, images of an unknown range, or too few examples of a class.
+        DataError: An unknown name, split or feature, absent data, labels that fit no task or are
+            missing, images of an unknown range, or too few examples of a class.
 
     Example:
-        >>> digits = load_split("sklearn_digits", "train", examples_per_class=5)
-        >>> digits.size, digits.input_shape
-        (50, (8, 8, 1))
-        >>> load_split("sklearn_digits", "trian")
+        >>> digits = load("sklearn_digits", "train", treatment=Treatment(examples_per_class=5))
+        >>> digits.size, digits.input_shape, digits.task.kind
+        (50, (8, 8, 1), 'classification')
+        >>> load("sklearn_digits", "trian")
         Traceback (most recent call last):
         ...
         reusekit.errors.DataError: sklearn_digits has no split 'trian'. Did you mean 'train'?
@@ -81,43 +80,49 @@ def load_split(
     data_dir = None if data_dir is None else expanded(data_dir, DataError)
     split = "".join(split.split())  # as people write it: train + test
     builder = _builder(name, data_dir)
-    (_, input_path, _), (label_name, label_path, feature) = _pair(builder, input, label)
-    classes = stated_classes(builder, label_name, feature)
+    inputs, targets = _features(builder, "input", input), _features(builder, "label", label)
+    paths = [feature.path for feature in inputs], [feature.path for feature in targets]
+    stated = stated_labels(
+        builder, [t.name for t in targets], [t.connector for t in targets], treatment.task
+    )
     _prepare(builder, download, data_dir)
     try:
         _check_rows(builder, split)
-        stored = read_examples(builder, split, [label_path])
+        stored = read_examples(builder, split, paths[1])
     except DataError:
         raise
     except (AssertionError, ValueError, KeyError) as error:
         raise _explained(error, builder, split) from error
-    classes = classes or counted_classes(builder, label_name, label_path)
+    found = stated or counted_labels(builder, targets[0].name, paths[1][0])
     try:
-        labels = np.concatenate(list(stored.map(classes.of).batch(4096).as_numpy_iterator()))
+        told = stored.map(lambda *parts: found.of(parts)).batch(4096)
+        labels = np.concatenate(list(told.as_numpy_iterator()))
     except tf.errors.OpError as error:
         raise _explained(error, builder, split) from error
-    check_classes(labels, classes, f"{_full_name(builder)}, split {split!r},")
-    examples = read_examples(builder, split, [input_path, label_path])
-    if examples_per_class is not None:
-        examples = only(examples, few_per_class(labels, examples_per_class, seed))
-    treat = treatment(examples.element_spec[0], image_size, channels, resize)
-    treated: dict[str, Any] = {
-        "image_size": image_size and list(image_size),
-        "channels": channels,
-        "resize": resize,
-        "examples_per_class": examples_per_class,
-        "seed": seed if examples_per_class else 0,
-    }
-    # Only where they are given, so that features and versions of before keep their fingerprints.
-    treated |= {k: v for k, v in (("input", input), ("label", label)) if v is not None}
+    check_labels(labels, found.task, f"{_full_name(builder)}, split {split!r},")
+    examples = read_examples(builder, split, [*paths[0], *paths[1]])
+    if treatment.examples_per_class is not None:
+        examples = only(examples, few_per_class(labels, found.task, treatment))
+    keys = None if input is None or isinstance(input, str) else _short(inputs)
+
+    def arranged(parts: Sequence[Any]) -> Any:
+        return parts[0] if keys is None else dict(zip(keys, parts[: len(keys)], strict=True))
+
+    treat = treatment.of(arranged(examples.element_spec))
+    named = {k: v for k, v in (("input", input), ("label", label)) if v is not None}
+    named = {k: v if isinstance(v, str) else list(v) for k, v in named.items()}
     return DataSplit(
         name=_full_name(builder),
         split=split,
-        examples=examples.map(lambda x, y: (treat(x), classes.of(y)), tf.data.AUTOTUNE),
+        examples=examples.map(
+            lambda *parts: (treat(arranged(parts)), found.of(parts[len(inputs) :])),
+            tf.data.AUTOTUNE,
+        ),
         size=int(examples.cardinality()),
-        class_names=classes.names,
-        fingerprint=fingerprint(builder, split, treated),
-        treatment=treated,
+        task=found.task,
+        fingerprint=fingerprint(builder, split, treatment.decisive() | named),
+        treatment=treatment,
+        origin={"reader": "load", **named},
         rows=rows_of(builder, split),
     )
 
@@ -175,28 +180,32 @@ def _prepare(
         ) from error
 
 
-def _pair(
-    builder: tfds.core.DatasetBuilder, input: str | None, label: str | None
-) -> list[tuple[str, FeaturePath, tfds.features.FeatureConnector]]:
-    """Return name, path and feature of the input and of the label."""
+def _features(
+    builder: tfds.core.DatasetBuilder, role: str, asked: str | Sequence[str] | None
+) -> list[Feature]:
+    """Return the features that were asked for as the input or the label, or the data set's own."""
     known = named_features(builder.info.features)
     own = builder.info.supervised_keys
-    pair = []
-    for role, position, asked in (("input", 0, input), ("label", 1, label)):
-        name = asked
-        if name is None:
-            name = own[position] if own and len(own) == 2 else None
-            if not isinstance(name, str) or name not in known:
-                raise DataError(
-                    f"{builder.name} has no (input, label) pair that says its {role}. Expected "
-                    f"{role} (--data.{role}) to name one of its features: {', '.join(known)}."
-                )
+    if asked is None:
+        asked = own[("input", "label").index(role)] if own and len(own) == 2 else None
+        if not isinstance(asked, str) or asked not in known:
+            raise DataError(
+                f"{builder.name} has no (input, label) pair that says its {role}. Expected "
+                f"{role} (--data.{role}) to name one of its features: {', '.join(known)}."
+            )
+    names = [asked] if isinstance(asked, str) else asked
+    for name in names:
         if name not in known:
             raise DataError(
                 f"{builder.name} has no feature {name!r} for {role}. {nearest(name, known)}"
             )
-        pair.append((name, *known[name]))
-    return pair
+    return [known[name] for name in names]
+
+
+def _short(inputs: Sequence[Feature]) -> list[str]:
+    """Return the last part of each name, by which a model knows its input; whole where equal."""
+    short = [one.path[-1] for one in inputs]
+    return short if len(set(short)) == len(short) else [one.name for one in inputs]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,225 @@
+"""Labels of a TFDS data set: the task they state, and the label of each example."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from reusekit.data.examples import FeaturePath, read_examples
+from reusekit.data.task import Kind, Task
+from reusekit.errors import DataError
+
+_MOST_VALUES = 100
+"""Different whole numbers, beyond which a label is a quantity and no class."""
+
+Stored = Sequence[tf.Tensor]
+"""The stored values of one example, one for each feature of the label."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a data set.
+
+    Attributes:
+        task: What is to be told.
+        of: From what is stored of an example to its label.
+    """
+
+    task: Task
+    of: Callable[[Stored], tf.Tensor]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The features that a user named as the label, and the task that was asked for."""
+
+    builder: tfds.core.DatasetBuilder
+    names: Sequence[str]
+    features: Sequence[tfds.features.FeatureConnector]
+    kind: Kind | None
+
+    def refusal(self, expected: str) -> DataError:
+        """Return the error for features that cannot be such labels."""
+        said = ", ".join(map(repr, self.names))
+        received = "; ".join(" ".join(str(feature).split()) for feature in self.features)
+        wanted = f" as labels of {self.kind}" if self.kind else ""
+        return DataError(
+            f"The label {said} of {self.builder.name} cannot be taken{wanted}. Expected "
+            f"{expected}. Received: {received}."
+        )
+
+
+def stated_labels(
+    builder: tfds.core.DatasetBuilder,
+    names: Sequence[str],
+    features: Sequence[tfds.features.FeatureConnector],
+    kind: Kind | None,
+) -> Labels | None:
+    """Find the task that a label's features state; None for values that have to be counted.
+
+    Args:
+        builder: A builder, which need not be prepared.
+        names: The label's features, as a user writes them.
+        features: These.
+        kind: The task that is asked for; None for the one that the features look like.
+
+    Raises:
+        DataError: The features are no labels, or none of that task.
+    """
+    asked = _Asked(builder, names, features, kind)
+    if len(features) > 1:
+        return _several(asked)
+    feature, name = features[0], names[0]
+    if isinstance(feature, tfds.features.ClassLabel):
+        return _classes(asked, feature)
+    if isinstance(feature, tfds.features.Sequence):
+        inner = feature.feature
+        if isinstance(inner, tfds.features.ClassLabel) and inner.num_classes is not None:
+            return _sets_of_classes(asked, inner)
+    shape, letter = _shape_and_kind(feature)
+    if shape == () and letter in ("i", "u") and kind in (None, "classification"):
+        return None
+    if shape == () and letter == "S" and kind == "classification":
+        return None
+    if shape == () and letter == "b" and kind in (None, "classification"):
+        classes = Task("classification", ("False", "True"))
+        return Labels(classes, lambda stored: tf.cast(stored[0], tf.int64))
+    if shape is None or letter not in ("b", "i", "u", "f") or len(shape) > 1 or None in shape:
+        raise asked.refusal(
+            "one class, some of several classes, or numbers of a fixed count for each example; "
+            "words are classes where task is 'classification'"
+        )
+    parts = (name,) if shape == () else tuple(f"{name}/{n}" for n in range(shape[0]))
+    return _numbers(asked, parts, {letter}, scalar=shape == ())
+
+
+def _classes(asked: _Asked, feature: tfds.features.ClassLabel) -> Labels:
+    if asked.kind == "regression":
+        return _numbers(asked, tuple(asked.names), {"i"}, scalar=True)
+    if feature.num_classes is None or asked.kind == "multilabel":
+        raise asked.refusal("a ClassLabel that says how many classes it has, one for each example")
+    return Labels(Task("classification", tuple(feature.names)), lambda stored: stored[0])
+
+
+def _sets_of_classes(asked: _Asked, feature: tfds.features.ClassLabel) -> Labels:
+    if asked.kind not in (None, "multilabel"):
+        raise asked.refusal("one value for each example")
+    count = feature.num_classes
+
+    def of(stored: Stored) -> tf.Tensor:
+        # A class out of range gives NaN, which the check of labels finds.
+        known = tf.reduce_all((stored[0] >= 0) & (stored[0] < count))
+        found = tf.reduce_max(
+            tf.concat([tf.one_hot(stored[0], count), tf.zeros((1, count))], axis=0), axis=0
+        )
+        return tf.where(known, found, np.nan)
+
+    return Labels(Task("multilabel", tuple(feature.names)), of)
+
+
+def _several(asked: _Asked) -> Labels:
+    found = [_shape_and_kind(feature) for feature in asked.features]
+    letters = {letter for _, letter in found}
+    if any(shape != () for shape, _ in found) or not letters <= {"b", "i", "u", "f"}:
+        raise asked.refusal("true and false, or a number, in each of several features")
+    return _numbers(asked, tuple(asked.names), letters, scalar=False)
+
+
+def _numbers(asked: _Asked, names: tuple[str, ...], letters: set[str], scalar: bool) -> Labels:
+    """Take true and false for labels, and other numbers for what is to be predicted."""
+    kind = asked.kind or {"b": "multilabel", "f": "regression"}.get("".join(sorted(letters)))
+    if kind not in ("multilabel", "regression") or (kind == "multilabel" and "f" in letters):
+        raise asked.refusal(
+            "true and false for several labels, or numbers that are no classes; whole numbers are "
+            "taken for either where task is 'multilabel' or 'regression'"
+        )
+    vector = not scalar or kind == "multilabel"
+
+    def of(stored: Stored) -> tf.Tensor:
+        values = tf.cast(tf.stack(list(stored)), tf.float32)
+        return tf.reshape(values, (len(names),) if vector else ())
+
+    return Labels(Task(kind, names), of)  # type: ignore[arg-type]  # one of the two
+
+
+def _shape_and_kind(
+    feature: tfds.features.FeatureConnector,
+) -> tuple[tuple[int | None, ...] | None, str]:
+    """Return a feature's shape, and the letter by which NumPy calls its kind of dtype.
+
+    The shape is None where it is no tensor, or holds something else than numbers.
+    """
+    spec = feature.get_tensor_spec()
+    if not isinstance(spec, tf.TensorSpec) or isinstance(feature, tfds.features.Image):
+        return None, ""
+    letter = "S" if spec.dtype == tf.string else np.dtype(spec.dtype.as_numpy_dtype).kind
+    return tuple(spec.shape), letter
+
+
+def counted_labels(builder: tfds.core.DatasetBuilder, name: str, path: FeaturePath) -> Labels:
+    """Take the different whole numbers or words of a label for classes.
+
+    Those of all splits count, so that a value is the same class in each.
+
+    Args:
+        builder: A prepared builder.
+        name: The label, as a user writes it.
+        path: Where it lies in an example.
+
+    Raises:
+        DataError: They are too many.
+    """
+    splits = "+".join(builder.info.splits or ["train"])
+    stored = read_examples(builder, splits, [path])
+    values = np.unique([value for (value,) in stored.as_numpy_iterator()])
+    if len(values) > _MOST_VALUES:
+        raise DataError(
+            f"The label {name!r} of {builder.name} is no class. Expected at most {_MOST_VALUES} "
+            f"different values; numbers are predicted where task is 'regression'. Received: "
+            f"{len(values):,}."
+        )
+    if values.dtype.kind in "SO":
+        names = tuple(value.decode(errors="replace") for value in values.tolist())
+        table = tf.constant(values.tolist())
+
+        def place(stored: Stored) -> tf.Tensor:
+            return tf.argmax(table == stored[0])
+
+        return Labels(Task("classification", names), place)
+    values = values.astype(np.int64)
+
+    def of(stored: Stored) -> tf.Tensor:
+        return tf.searchsorted(values, tf.cast(stored[0], tf.int64)[None], out_type=tf.int64)[0]
+
+    return Labels(Task("classification", tuple(map(str, values))), of)
+
+
+def check_labels(labels: Any, task: Task, where: str) -> None:
+    """Check that each example of a split has a label of its task.
+
+    Args:
+        labels: Of each example, shape (size,) or (size, outputs).
+        task: What they are.
+        where: Data set and split, as a message calls them.
+
+    Raises:
+        DataError: An example has none, as in a test split whose labels are kept secret.
+    """
+    if task.kind == "classification":
+        bad, kind = (labels < 0) | (labels >= task.size), f"labels from 0 to {task.size - 1}"
+    elif task.kind == "multilabel":
+        bad, kind = ((labels != 0) & (labels != 1)).any(axis=-1), "0 or 1 for each label"
+    else:
+        bad, kind = ~np.isfinite(labels), "finite numbers"
+        bad = bad if bad.ndim == 1 else bad.any(axis=-1)
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        missing = "a class" if task.kind == "classification" else "a label"
+        raise DataError(
+            f"{where} has examples without {missing}: {len(rows):,} of {len(labels):,}, the first "
+            f"at position {rows[0]}. Expected {kind}. Received: {labels[rows[0]].tolist()}. Choose "
+            "another split, or another label."
+        )
