@@ -59,9 +59,9 @@ def module_tracking(empty_database: Path, tmp_path_factory: pytest.TempPathFacto
 @pytest.fixture(scope="session")
 def digits():
     """The embedded data, prepared once."""
-    from reusekit.data import load_split
+    from reusekit.data import load
 
-    return load_split("sklearn_digits", "train")
+    return load("sklearn_digits", "train")
 
 
 @pytest.fixture(scope="session")

@@ -67,9 +67,7 @@ class DataSettings(Settings):
         description="Feature to tell, such as attributes/Smiling, or several as [a,b]; null for "
         "the data set's own.",
     )
-    task: Kind | None = Field(
-        None, description=Treatment.model_fields["task"].description
-    )
+    task: Kind | None = Field(None, description=Treatment.model_fields["task"].description)
     train: str = Field("train", description="TFDS split to train on, such as train[:80%].")
     validation: str = Field("validation", description="Split by which everything is chosen.")
     test: str = Field("test", description="Split that is looked at once, at the end.")
@@ -80,9 +78,7 @@ class DataSettings(Settings):
         None, description="TFDS's folder, where its data sets lie; null for its default."
     )
     download: bool = Field(False, description="Whether absent data may be downloaded.")
-    resize: Resize = Field(
-        "stretch", description=Treatment.model_fields["resize"].description
-    )
+    resize: Resize = Field("stretch", description=Treatment.model_fields["resize"].description)
 
     def treatment(self, **values: Any) -> Treatment:
         """Return the treatment of examples, with values for what a backbone decides."""

@@ -31,7 +31,7 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from reusekit.data import DataSplit, load_split
+from reusekit.data import DataSplit
 from reusekit.features import FeatureStore, stored_features
 from reusekit.progress import console, tracked
 from reusekit.search import CutHyperModel, SearchSpace, TrialData, TrialSpec
@@ -145,7 +145,9 @@ class Bench:
 
 def digits(split: str) -> DataSplit:
     """Some of scikit-learn's digits, resized to RGB."""
-    return load_split("sklearn_digits", split, image_size=SIZE, channels=3)
+    return rk.data.load(
+        "sklearn_digits", split, treatment=rk.data.Treatment(image_size=SIZE, channels=3)
+    )
 
 
 class Recorded(CutHyperModel):
@@ -449,10 +451,8 @@ def memory_child(bench: Bench, examples: int) -> dict[str, Any]:
             tf.data.experimental.assert_cardinality(examples)
         ),
         examples,
-        bench.train.class_names,
+        bench.train.task,
         str(examples),
-        {},
-        (),
     )
     bench.train = data
     space = replace(

@@ -22,7 +22,6 @@ import keras
 import mlflow
 import numpy as np
 
-from reusekit.data import load_split
 from reusekit.surgery import Split
 from reusekit.tracking import (
     ROLES,
@@ -118,7 +117,10 @@ def storing_tops(quick: bool) -> dict[str, Any]:
 
 def tracking_trials(quick: bool) -> dict[str, Any]:
     """Time the logging of finished trials."""
-    splits = [load_split("sklearn_digits", s, image_size=(32, 32)) for s in ("train", "validation")]
+    splits = [
+        rk.data.load("sklearn_digits", s, treatment=rk.data.Treatment(image_size=(32, 32)))
+        for s in ("train", "validation")
+    ]
     search = rk.CutSearch(
         rk.load_backbone("reusekit/glyphnet").model,
         *splits,

@@ -28,7 +28,7 @@ import keras_hub
 import numpy as np
 import tensorflow as tf
 
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.features import Padding, stored_features
 
 WORDS = 14  # of a text; with a token before and one after, all fit into 16
@@ -160,7 +160,9 @@ def split(
     spec = dict.fromkeys(inputs, tf.TensorSpec((None,), tf.int32)), tf.TensorSpec((), tf.int64)
     data = tf.data.Dataset.from_generator(examples, output_signature=spec)
     said = f"{name}{len(texts)}"
-    return DataSplit("docstrings:1.0.0", name, data, len(texts), class_names, said, {}, ())
+    return DataSplit(
+        "docstrings:1.0.0", name, data, len(texts), Task("classification", class_names), said
+    )
 
 
 def transformer(words: int, blocks: int, length: int) -> keras.Model:

@@ -16,7 +16,6 @@ import reusekit as rk
 from reusekit.arguments import AnyPath, Choices, Rate, Seed, checked
 from reusekit.backbones import glyphnet
 from reusekit.cli import init
-from reusekit.data import load_split
 from reusekit.errors import ConfigError, HeadError, ReusekitError, SurgeryError
 
 
@@ -170,7 +169,7 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch, tmp_path, capsys):
     assert rk.load_backbone("~/net.keras").source == str(tmp_path / "net.keras")
     assert rk.load_backbone("reusekit/glyphnet", weights="~/net.weights.h5").name == "glyphnet"
     with pytest.raises(rk.DataError, match=f"not in {tmp_path}/tfds"):
-        load_split("mnist", "train", data_dir="~/tfds")
+        rk.data.load("mnist", "train", data_dir="~/tfds")
     init("~/mine")
     assert capsys.readouterr().out.startswith(f"{sys.executable} {tmp_path}/mine/pipelines")
     assert not (tmp_path / "~").exists()

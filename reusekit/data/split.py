@@ -22,6 +22,7 @@ def cause_of(error: BaseException) -> str:
     return re.sub(r"\{\{.*?\}\}|\[\[.*|\[Op:.*", "", text).strip()[:300]
 
 
+@checked(DataError)
 @dataclass(frozen=True)
 class DataSplit:
     """A labelled part of a data set.
@@ -153,8 +154,8 @@ class DataSplit:
         label = self.examples.element_spec[1]
         if not isinstance(label, tf.TensorSpec) or not self._may_be_told(label):
             raise DataError(
-                f"Expected labels of {self.task.kind} with {self.task.size} outputs in {self.name}, "
-                f"split {self.split!r}. Received: {label}."
+                f"Expected labels of {self.task.kind} with {self.task.size} outputs in "
+                f"{self.name}, split {self.split!r}. Received: {label}."
             )
         start = np.zeros(self.task.size, np.int64), np.int64(0), np.int64(-1)
         numbered = self.examples.map(lambda *example: example[:2]).enumerate()

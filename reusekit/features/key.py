@@ -85,9 +85,9 @@ def feature_keys(
 
     Example:
         >>> import reusekit as rk
-        >>> from reusekit.data import load_split
         >>> from reusekit.features import frontier
-        >>> data = load_split("sklearn_digits", "test", image_size=(32, 32))
+        >>> data = rk.data.load("sklearn_digits", "test",
+        ...                     treatment=rk.data.Treatment(image_size=(32, 32)))
         >>> model = rk.load_backbone("reusekit/glyphnet").model
         >>> deep = frontier(model, "block7_out", pooling="avg")
         >>> feature_keys([deep], data) == feature_keys([deep], data)

@@ -90,8 +90,8 @@ def stored_features(
     Example:
         >>> import tempfile
         >>> import reusekit as rk
-        >>> from reusekit.data import load_split
-        >>> data = load_split("sklearn_digits", "test[:50]", image_size=(32, 32))
+        >>> data = rk.data.load("sklearn_digits", "test[:50]",
+        ...                     treatment=rk.data.Treatment(image_size=(32, 32)))
         >>> model = rk.load_backbone("reusekit/glyphnet").model
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> early, late = stored_features(store, model, ["stem_out", "block7_out"], data)

@@ -108,9 +108,10 @@ def plan(
     Example:
         >>> import tempfile
         >>> import reusekit as rk
-        >>> from reusekit.data import load_split
-        >>> train = load_split("sklearn_digits", "train[:50]", image_size=(32, 32))
-        >>> test = load_split("sklearn_digits", "test[:20]", image_size=(32, 32))
+        >>> train = rk.data.load("sklearn_digits", "train[:50]",
+        ...                      treatment=rk.data.Treatment(image_size=(32, 32)))
+        >>> test = rk.data.load("sklearn_digits", "test[:20]",
+        ...                     treatment=rk.data.Treatment(image_size=(32, 32)))
         >>> model = rk.load_backbone("reusekit/glyphnet").model
         >>> cuts = [Trials(at, "avg", count=3) for at in ("stem_out", "block7_out")]
         >>> made = plan(model, cuts, train, test, FeatureStore(tempfile.mkdtemp()))

@@ -48,9 +48,9 @@ def obtain(
     Example:
         >>> import tempfile
         >>> import reusekit as rk
-        >>> from reusekit.data import load_split
         >>> from reusekit.planning import Trials
-        >>> data = load_split("sklearn_digits", "test[:20]", image_size=(32, 32))
+        >>> data = rk.data.load("sklearn_digits", "test[:20]",
+        ...                     treatment=rk.data.Treatment(image_size=(32, 32)))
         >>> model = rk.load_backbone("reusekit/glyphnet").model
         >>> store = FeatureStore(tempfile.mkdtemp())
         >>> made = rk.plan(model, [Trials("block7_out", "avg")], data, data, store)

@@ -70,9 +70,10 @@ class CutSearch:
     Example:
         >>> import tempfile
         >>> import reusekit as rk
-        >>> from reusekit.data import load_split
-        >>> train = load_split("sklearn_digits", "train[:60]", image_size=(32, 32))
-        >>> validation = load_split("sklearn_digits", "validation[:40]", image_size=(32, 32))
+        >>> train = rk.data.load("sklearn_digits", "train[:60]",
+        ...                      treatment=rk.data.Treatment(image_size=(32, 32)))
+        >>> validation = rk.data.load("sklearn_digits", "validation[:40]",
+        ...                           treatment=rk.data.Treatment(image_size=(32, 32)))
         >>> space = SearchSpace(["stem_out", "block7_out"], units=[0], dropout=[0.0],
         ...                     learning_rates=[0.01, 0.1])
         >>> folder = tempfile.mkdtemp()

@@ -82,9 +82,9 @@ def model_card(card: ModelCard) -> str:
         card: What it says.
 
     Example:
-        >>> from reusekit.data import load_split
+        >>> import reusekit as rk
         >>> from reusekit.sharing import ParameterCounts
-        >>> train, test = (load_split("sklearn_digits", split) for split in ("train", "test"))
+        >>> train, test = (rk.data.load("sklearn_digits", split) for split in ("train", "test"))
         >>> counts = ParameterCounts(total=90, trainable=60, frozen=20, state=10, tied=0)
         >>> card = ModelCard(
         ...     name="digits", alias="champion", task="Classifies images into 10 classes.",

@@ -25,7 +25,6 @@ import reusekit.planning
 import reusekit.search
 from faults.outcome import Outcome, tried
 from reusekit.arguments import Settings
-from reusekit.data import load_split
 from reusekit.features import FeatureKey, Padding
 from reusekit.planning import Plan, Trials
 from reusekit.search import (
@@ -213,7 +212,8 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     model, layer = _model(), keras.layers.Dense(6, name="new")
     split = rk.split(_model(), "hidden")
     bottom, top = split
-    digits = load_split("sklearn_digits", "test[:20]", image_size=(32, 32))
+    small = rk.data.Treatment(image_size=(32, 32))
+    digits = rk.data.load("sklearn_digits", "test[:20]", treatment=small)
     glyphnet = rk.load_backbone("reusekit/glyphnet", weights=None).model
     store = rk.FeatureStore(folder / "store")
     features, labels = {"a": np.eye(8), "b": np.eye(8)}, np.arange(8) % 2
@@ -357,7 +357,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             {"keys": [key], "compute": lambda keys, a, b: [[{"x": np.zeros((b - a, 2))}]]},
         ),
         "FeatureKey": (FeatureKey, {"digest": "a1", "arrays": ("x",), "size": 3}),
-        "load_split": (load_split, {"name": "sklearn_digits", "split": "test[:20]"}),
+        "data.load": (rk.data.load, {"name": "sklearn_digits", "split": "test[:20]"}),
         "DataSplit.batches": (digits.batches, {"batch_size": 4}),
         "DataSplit.arrays": (digits.arrays, {}),
         "DataSplit.overlaps": (digits.overlaps, {"other": digits}),

@@ -165,12 +165,12 @@ def _left(folder: Path) -> list[str]:
 def _search() -> None:
     """Search in the current folder, and say what the best model is."""
     import reusekit as rk
-    from reusekit.data import load_split
     from reusekit.signals import interruptible
 
     with interruptible():
-        train = load_split("sklearn_digits", "train[:60]", image_size=(32, 32))
-        validation = load_split("sklearn_digits", "validation[:40]", image_size=(32, 32))
+        size = rk.data.Treatment(image_size=(32, 32))
+        train = rk.data.load("sklearn_digits", "train[:60]", treatment=size)
+        validation = rk.data.load("sklearn_digits", "validation[:40]", treatment=size)
         space = rk.SearchSpace(
             cuts=["stem_out", "block7_out"],
             units=[0],

@@ -10,7 +10,6 @@ import psutil
 
 import reusekit as rk
 from faults.outcome import Outcome
-from reusekit.data import load_split
 from reusekit.features import FeatureStore
 from reusekit.search import CutHyperModel, CutSearch, SearchConfig, SearchSpace, TrialData
 
@@ -31,7 +30,7 @@ def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Ou
     """
     backbone = rk.load_backbone("reusekit/glyphnet").model
     splits = [
-        load_split("sklearn_digits", part, image_size=(32, 32))
+        rk.data.load("sklearn_digits", part, treatment=rk.data.Treatment(image_size=(32, 32)))
         for part in ("train[:60]", "validation[:40]")
     ]
     store = FeatureStore(folder / "features")

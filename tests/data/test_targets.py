@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import reusekit as rk
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.features.source import InputSource
 
 SIZE = 40
@@ -20,7 +20,10 @@ TARGETS = {
 
 def split_of(targets: np.ndarray, name: str = "train") -> DataSplit:
     examples = tf.data.Dataset.from_tensor_slices((IMAGES, targets))
-    return DataSplit("made", name, examples, SIZE, ("a", "b"), f"{name} {targets.dtype}", {}, ())
+    kind = "classification" if targets.dtype == np.int64 else "regression"
+    names = "abc"[: targets.shape[1] if targets.ndim > 1 else 2 if kind == "classification" else 1]
+    task = Task(kind, tuple(names))
+    return DataSplit("made", name, examples, SIZE, task, f"{name} {targets.dtype}")
 
 
 @pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS)

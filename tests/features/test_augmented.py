@@ -10,7 +10,7 @@ from keras import layers
 from processes import run_python
 
 import reusekit as rk
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.errors import CacheError
 from reusekit.features import FeatureStore, frontier, stored_features
 from reusekit.features.augmented import augmented
@@ -59,7 +59,9 @@ def images():
 
 def data():
     examples = tf.data.Dataset.from_tensor_slices((images(), np.arange(SIZE)))
-    return DataSplit("made:1.0.0", "train", examples, SIZE, ("a", "b"), "print", {}, ())
+    return DataSplit(
+        "made:1.0.0", "train", examples, SIZE, Task("classification", ("a", "b")), "print"
+    )
 
 
 def augmented_bottom(model, at, pooling=None, seed=None):

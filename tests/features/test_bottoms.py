@@ -9,7 +9,7 @@ from zoo import ZOO
 from zoo_hub import HUB
 
 import reusekit as rk
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.errors import CacheError
 from reusekit.features import FeatureStore, stored_features
 from reusekit.features.bottoms import in_compute_dtype
@@ -23,7 +23,9 @@ def images():
 
 def data():
     examples = tf.data.Dataset.from_tensor_slices((images(), np.arange(SIZE)))
-    return DataSplit("made:1.0.0", "train", examples, SIZE, ("a", "b"), "print", {}, ())
+    return DataSplit(
+        "made:1.0.0", "train", examples, SIZE, Task("classification", ("a", "b")), "print"
+    )
 
 
 def policies(model):

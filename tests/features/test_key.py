@@ -13,17 +13,18 @@ from processes import run_python
 from zoo import ZOO
 
 import reusekit as rk
-from reusekit.data import load_split
 from reusekit.errors import CacheError
 from reusekit.features import Padding, feature_keys, frontier
 from reusekit.features.key import tensor_digests
 from reusekit.graph import read
 from reusekit.graph.frontier import depends
 
+SMALL = rk.data.Treatment(image_size=(8, 8), channels=3)
+
 
 @pytest.fixture(scope="module")
 def data():
-    return load_split("sklearn_digits", "test", image_size=(8, 8), channels=3)
+    return rk.data.load("sklearn_digits", "test", treatment=SMALL)
 
 
 def build(name="a", units=4, activation="relu", seed=0, head=2, rate=0.5, strides=1):
@@ -94,7 +95,7 @@ def test_another_treatment_is_a_miss(changed, data):
 
 def test_other_data_are_a_miss(data):
     keys = {
-        key(build(), load_split("sklearn_digits", split, image_size=(8, 8), channels=3, **how))
+        key(build(), rk.data.load("sklearn_digits", split, treatment=SMALL.changed(**how)))
         for split, how in [
             ("test", {}),
             ("test[:50%]", {}),
@@ -215,15 +216,15 @@ def in_a_new_process(code, folder=None):
 def test_every_process_names_alike(data):
     code = (
         "import reusekit as rk\n"
-        "from reusekit.data import load_split\n"
         "from reusekit.features import feature_keys, frontier\n"
-        "data = load_split('sklearn_digits', 'test', image_size=(32, 32))\n"
+        "treatment = rk.data.Treatment(image_size=(32, 32))\n"
+        "data = rk.data.load('sklearn_digits', 'test', treatment=treatment)\n"
         "model = rk.load_backbone('reusekit/glyphnet').model\n"
         "print(feature_keys([frontier(model, 'block5_out')], data)[0].digest)\n"
     )
     here = key(
         rk.load_backbone("reusekit/glyphnet").model,
-        load_split("sklearn_digits", "test", image_size=(32, 32)),
+        rk.data.load("sklearn_digits", "test", treatment=rk.data.Treatment(image_size=(32, 32))),
         at="block5_out",
     ).digest
     assert in_a_new_process(code) == here

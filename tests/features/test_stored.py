@@ -10,7 +10,7 @@ from keras import layers
 from zoo import ZOO
 
 import reusekit as rk
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.errors import CacheError, DataError
 from reusekit.features import FeatureStore, Padding, feed, frontier, stored_features
 
@@ -24,7 +24,9 @@ def data_of(inputs, labels=None, name="made:1.0.0"):
     if not isinstance(inputs, tf.data.Dataset):
         examples = tf.data.Dataset.from_tensor_slices(keras.tree.lists_to_tuples(inputs))
     examples = tf.data.Dataset.zip(examples, tf.data.Dataset.from_tensor_slices(labels))
-    return DataSplit(name, "train", examples, SIZE, ("a", "b"), "fingerprint", {}, ())
+    return DataSplit(
+        name, "train", examples, SIZE, Task("classification", ("a", "b")), "fingerprint"
+    )
 
 
 def without_examples(data):

@@ -21,7 +21,7 @@ import yaml
 from processes import run_python
 from repository import ROOT
 
-from reusekit.data import load_split
+import reusekit as rk
 from reusekit.tracking.registry import logged_model_id
 
 QUICK = [
@@ -183,8 +183,10 @@ def test_a_trial_keeps_its_whole_history(finished, runs):
 def test_data_are_inputs_with_their_fingerprints(runs):
     inputs = {d.tags[0].value: d.dataset for d in runs[0].inputs.dataset_inputs}
     assert set(inputs) == {"training", "validation", "test"}
-    expected = load_split(
-        "sklearn_digits", "train", image_size=(32, 32), channels=1, examples_per_class=5
+    expected = rk.data.load(
+        "sklearn_digits",
+        "train",
+        treatment=rk.data.Treatment(image_size=(32, 32), channels=1, examples_per_class=5),
     )
     assert inputs["training"].digest == expected.fingerprint
 
@@ -261,7 +263,9 @@ def test_a_job_that_comes_to_the_same_model_makes_no_new_version(finished):
 
 def test_the_champion_predicts_the_same_where_reusekit_is_not(finished, tmp_path):
     folder, _, _ = finished
-    test = load_split("sklearn_digits", "test", image_size=(32, 32), channels=1)
+    test = rk.data.load(
+        "sklearn_digits", "test", treatment=rk.data.Treatment(image_size=(32, 32), channels=1)
+    )
     images, labels = test.arrays()
     np.save(tmp_path / "images.npy", images)
     code = (

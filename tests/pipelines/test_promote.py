@@ -16,7 +16,6 @@ from sklearn.linear_model import RidgeClassifier
 
 import reusekit as rk
 from reusekit import stages
-from reusekit.data import load_split
 from reusekit.launch import EXIT_BAD_INPUT
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.tracking import log_data
@@ -26,7 +25,8 @@ NUMBERS = count()
 
 
 def digits(split: str, shape: tuple[int, int, int] = GREY, **options):
-    return load_split("sklearn_digits", split, image_size=shape[:2], channels=shape[2], **options)
+    treatment = rk.data.Treatment(image_size=shape[:2], channels=shape[2], **options)
+    return rk.data.load("sklearn_digits", split, treatment=treatment)
 
 
 def linear(shape: tuple[int, int, int], examples_per_class: int, seed: int = 0) -> keras.Model:
@@ -104,7 +104,7 @@ def logged(module_tracking):
                     "other classes": (*train.class_names[:-1], "ten"),
                 }.get(kind, train.class_names)
                 if names != train.class_names:  # then it is other data, too
-                    train = replace(train, class_names=names, fingerprint=kind)
+                    train = replace(train, task=replace(train.task, names=names), fingerprint=kind)
                 log_data(train, "training")
                 log_data(digits("validation"), "validation")
                 uris[kind] = mlflow.keras.log_model(

@@ -12,7 +12,7 @@ from processes import run_python
 from zoo import ZOO
 
 import reusekit as rk
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.errors import ConfigError, DataError
 from reusekit.features import FeatureStore, Padding, feed
 from reusekit.planning import Costs, Plan, Trials, obtain, plan
@@ -28,7 +28,9 @@ def data_of(inputs, split="train", size=SIZE):
     if not isinstance(inputs, tf.data.Dataset):
         examples = tf.data.Dataset.from_tensor_slices(keras.tree.lists_to_tuples(inputs))
     examples = tf.data.Dataset.zip(examples, tf.data.Dataset.range(size))
-    return DataSplit("made:1.0.0", split, examples, size, ("a", "b"), f"of {split}", {}, ())
+    return DataSplit(
+        "made:1.0.0", split, examples, size, Task("classification", ("a", "b")), f"of {split}"
+    )
 
 
 def unreadable(data):

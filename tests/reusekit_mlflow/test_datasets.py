@@ -9,15 +9,14 @@ import tensorflow as tf
 from mlflow.data.schema import TensorDatasetSchema
 
 import reusekit as rk
-from reusekit.data import load_split
 from reusekit_mlflow.datasets import TFDSDataset
+
+FEW = rk.data.Treatment(examples_per_class=5, seed=3, image_size=(16, 16), channels=3)
 
 
 @pytest.fixture(scope="module")
 def few():
-    return load_split(
-        "sklearn_digits", "train", examples_per_class=5, seed=3, image_size=(16, 16), channels=3
-    )
+    return rk.data.load("sklearn_digits", "train", treatment=FEW)
 
 
 def logged(client, dataset):
@@ -58,14 +57,14 @@ def test_schema_and_profile_are_for_machines_and_for_mlflows_pages(tracking, few
     assert json.loads(dataset.profile) == {
         "split": "train",
         "examples": 50,
+        "task": "classification",
         "classes": 10,
         "class_names": [str(digit) for digit in range(10)],
     }
 
 
 def test_a_name_and_a_split_do_what_loading_first_does(few):
-    options = {"examples_per_class": 5, "seed": 3, "image_size": (16, 16), "channels": 3}
-    made = mlflow.data.from_tfds("sklearn_digits", split="train", name="five each", **options)
+    made = mlflow.data.from_tfds("sklearn_digits", split="train", name="five each", treatment=FEW)
     assert isinstance(made, TFDSDataset)
     assert made.name == "five each"
     assert made.digest == few.fingerprint

@@ -10,7 +10,6 @@ import pytest
 from keras import layers
 
 import reusekit as rk
-from reusekit.data import load_split
 from reusekit.errors import CacheError, ConfigError, DataError, ReusekitError
 from reusekit.features import FeatureStore
 from reusekit.planning import Plan
@@ -30,7 +29,7 @@ def arrays(split):
 @pytest.fixture(scope="module")
 def digits():
     return [
-        load_split("sklearn_digits", part, image_size=(32, 32))
+        rk.data.load("sklearn_digits", part, treatment=rk.data.Treatment(image_size=(32, 32)))
         for part in ("train[:80]", "validation[:50]")
     ]
 

@@ -8,7 +8,6 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
 import reusekit as rk
-from reusekit.data import load_split
 from reusekit.errors import ConfigError, DataError
 from reusekit.search.ranking import logme, rank_correlation, rank_cuts, ridge_probe
 
@@ -150,7 +149,9 @@ def test_correlation_of_orders():
 
 
 def test_cuts_of_a_pretrained_model_rank_as_probes_of_unseen_examples_do():
-    data = load_split("sklearn_digits", "train[:300]", image_size=(32, 32))
+    data = rk.data.load(
+        "sklearn_digits", "train[:300]", treatment=rk.data.Treatment(image_size=(32, 32))
+    )
     inputs, labels = data.arrays()
     model = rk.load_backbone("reusekit/glyphnet").model
     cuts = ["stem_out", "block2_out", "block4_out", "block7_out"]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.features import FeatureStore, Padding
 from reusekit.search import CutSearch, SearchConfig, SearchSpace
 from reusekit.training import heads as rk_heads
@@ -83,7 +83,14 @@ def text_split(name: str, count: int, seed: int) -> DataSplit:
         pairs, output_signature=(spec, tf.TensorSpec((), tf.int64))
     )
     return DataSplit(
-        "made:1.0.0", name, data, count, ("water", "food"), f"{name}{count}{seed}", {}, ()
+        "made:1.0.0",
+        name,
+        data,
+        count,
+        Task("classification", ("water", "food")),
+        f"{name}{count}{seed}",
+        {},
+        (),
     )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 
 
 def small_backbone() -> keras.Model:
@@ -34,5 +34,5 @@ def textures(name: str, size: int, seed: int) -> DataSplit:
     images = 120 * patterns[labels] + numbers.uniform(0, 135, (size, 8, 8))
     images = images[..., None].astype("float32")
     examples = tf.data.Dataset.from_tensor_slices((images, labels))
-    classes = ("horizontal", "vertical", "squares")
-    return DataSplit("textures:1.0.0", name, examples, size, classes, f"{name} {seed}", {}, ())
+    classes = Task("classification", ("horizontal", "vertical", "squares"))
+    return DataSplit("textures:1.0.0", name, examples, size, classes, f"{name} {seed}")

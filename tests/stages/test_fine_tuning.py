@@ -8,7 +8,6 @@ import pytest
 import reusekit as rk
 from reusekit import stages
 from reusekit.backbones import Backbone
-from reusekit.data import load_split
 from reusekit.settings import FineTuneSettings, HeadSettings
 from reusekit.training.drawing import draw_cut
 
@@ -160,7 +159,7 @@ def test_a_search_that_trains_inside_a_nested_model_is_fine_tuned(
         ["base/out3", "pool"], freeze=["base/out2"], learning_rates=[0.01], units=[8], dropout=[0.0]
     )
     train, validation = (
-        load_split("sklearn_digits", part) for part in ("train[:60]", "validation[:30]")
+        rk.data.load("sklearn_digits", part) for part in ("train[:60]", "validation[:30]")
     )
     digits = stages.Splits(train, validation, validation)
     before = tutorial.model.get_weights()

@@ -14,7 +14,7 @@ import tensorflow as tf
 import reusekit as rk
 from reusekit import stages
 from reusekit.backbones import Backbone
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.search import CutSearch, SearchConfig, SearchSpace
 from reusekit.settings import FineTuneSettings, TrackingSettings
 from reusekit.tracking import log_data, requirements
@@ -38,7 +38,9 @@ def text_split(name: str, count: int, seed: int) -> DataSplit:
     }
     data = tf.data.Dataset.from_tensor_slices((examples, labels))
     fingerprint = f"{name}-{count}-{seed}"
-    return DataSplit("made:1.0.0", name, data, count, ("water", "food"), fingerprint, {}, ())
+    return DataSplit(
+        "made:1.0.0", name, data, count, Task("classification", ("water", "food")), fingerprint
+    )
 
 
 @pytest.fixture(scope="module")

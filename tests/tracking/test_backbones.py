@@ -8,7 +8,7 @@ from small_models import CUT, X, backbone, sent, with_head
 
 import reusekit as rk
 from reusekit import stages
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.tracking.registry import logged_model_id
 
 
@@ -62,7 +62,7 @@ def test_the_hidden_layers_of_an_old_head_are_no_default_cuts(
     assert [p.at for p in asked] == ["head_hidden"]
     monkeypatch.setattr("reusekit.search.cut_search.measure_latency", lambda m: [0.0] * len(m))
     data = tf.data.Dataset.from_tensor_slices((X, np.arange(5) % 2))
-    examples = DataSplit("made", "all", data, 5, ("a", "b"), "f00d", {}, ())
+    examples = DataSplit("made", "all", data, 5, Task("classification", ("a", "b")), "f00d")
     search = rk.CutSearch(found, examples, examples, folder=tmp_path / "s")
     assert list(search.measure_latencies())[-1] == CUT
     # A tag that names nothing is of no account.

@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 import pytest
+import tensorflow as tf
 
-from reusekit.data import DataSplit
+from reusekit.data import DataSplit, Task
 from reusekit.sharing import ParameterCounts
 from reusekit.tracking import CardScore, Ledger, ModelCard, model_card
 from reusekit.tracking.card import DESCRIPTION_LIMIT
 
 
 def split_of_pets(split: str, size: int, fingerprint: str) -> DataSplit:
-    return DataSplit("oxford_iiit_pet:4.0.0", split, None, size, (), fingerprint, {}, ())
+    examples, task = tf.data.Dataset.range(size), Task("classification", ("cat", "dog"))
+    return DataSplit("oxford_iiit_pet:4.0.0", split, examples, size, task, fingerprint)
 
 
 CARD = ModelCard(
