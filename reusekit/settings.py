@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from reusekit.arguments import Choices, Rate, Seed, Settings, Share
+from reusekit.data.shares import Shares
 from reusekit.data.task import Kind
 from reusekit.data.treatment import Resize, Treatment
 from reusekit.errors import ConfigError
@@ -51,11 +52,22 @@ class BackboneSettings(Settings):
 
 
 class DataSettings(Settings):
-    """The TFDS data set to train on."""
+    """The data to train on: a TFDS data set by its name, or a folder."""
 
-    name: str = Field(
+    name: str | None = Field(
+        None,
         description="TFDS name, such as oxford_iiit_pet:4.0.0, or sklearn_digits, which the "
-        "package carries."
+        "package carries.",
+    )
+    folder: str | None = Field(
+        None,
+        description="Folder of pictures, sounds (WAV) or texts, with a folder for each class, or "
+        "for each part with class folders in it.",
+    )
+    shares: Shares | None = Field(
+        None,
+        description="Shares of the parts that are drawn of a folder of class folders; null for "
+        "70, 15 and 15 %.",
     )
     input: Sequence[str] | str | None = Field(
         None,
@@ -68,7 +80,7 @@ class DataSettings(Settings):
         "the data set's own.",
     )
     task: Kind | None = Field(None, description=Treatment.model_fields["task"].description)
-    train: str = Field("train", description="TFDS split to train on, such as train[:80%].")
+    train: str = Field("train", description="Split to train on, such as train[:80%].")
     validation: str = Field("validation", description="Split by which everything is chosen.")
     test: str = Field("test", description="Split that is looked at once, at the end.")
     examples_per_class: PositiveInt | None = Field(
@@ -78,7 +90,36 @@ class DataSettings(Settings):
         None, description="TFDS's folder, where its data sets lie; null for its default."
     )
     download: bool = Field(False, description="Whether absent data may be downloaded.")
+    skip_unreadable: bool = Field(
+        False, description=Treatment.model_fields["skip_unreadable"].description
+    )
     resize: Resize = Field("stretch", description=Treatment.model_fields["resize"].description)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = ("name", "folder")
+        named = [source for source in sources if getattr(self, source) is not None]
+        if len(named) != 1:
+            raise ConfigError(
+                f"Expected one of {' and '.join(f'data.{source}' for source in sources)}. "
+                f"Received: {' and '.join(named) or 'none of them'}."
+            )
+        if self.folder is not None:
+            own = {"input", "label", "data_dir", "download"}
+        else:
+            own = {"shares", "skip_unreadable"}
+        for setting in sorted(own):
+            if getattr(self, setting):
+                raise ConfigError(
+                    f"Expected no {setting} for data.{named[0]}. Received: "
+                    f"{getattr(self, setting)!r}."
+                )
+        return self
+
+    @property
+    def source(self) -> str:
+        """The data set's name or place, as it was given."""
+        return self.name or self.folder or ""
 
     def treatment(self, **values: Any) -> Treatment:
         """Return the treatment of examples, with values for what a backbone decides."""

@@ -1,4 +1,4 @@
-"""TFDS data as MLflow data sets: which split of what, named by its content, and found again."""
+"""Splits as MLflow data sets: which part of what, named by its content, and found again."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
+from mlflow.data.dataset_source_registry import register_dataset_source
 from mlflow.data.schema import TensorDatasetSchema
 from mlflow.types.schema import Schema, TensorSpec
 
@@ -15,31 +16,46 @@ if TYPE_CHECKING:
     from reusekit.data import DataSplit
 
 
-class TFDSSource(DatasetSource):
-    """The source of a split: a data set of TFDS, with version, split and fingerprint.
+class SplitSource(DatasetSource):
+    """The source of a split, as `rk.data` reads it: split, treatment and fingerprint.
+
+    What is recorded says which data they were, never where to look for them: a folder or a file is
+    named anew by whoever reads it.
 
     Args:
-        name: TFDS name with version, such as `mnist:3.0.1`.
-        split: TFDS split, such as `train[:80%]`.
+        name: Data set, with its version where it has one, such as `mnist:3.0.1`.
+        split: Part of it, such as `train[:80%]`.
         treatment: How examples were selected and treated, and the features that were named.
         fingerprint: What the examples were; other ones are refused.
+        origin: What else the reader was told.
     """
 
-    def __init__(self, name: str, split: str, treatment: dict[str, Any], fingerprint: str) -> None:
+    reader = ""
+    """The function of `rk.data` that reads it; empty where none does."""
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        treatment: dict[str, Any],
+        fingerprint: str,
+        origin: dict[str, Any] | None = None,
+    ) -> None:
         self.name, self.split = name, split
         self.treatment, self.fingerprint = treatment, fingerprint
+        self.origin = origin or {}
 
     @staticmethod
     def _get_source_type() -> str:
-        return "tfds"
+        return "memory"
 
     def load(self, **where: Any) -> Any:
-        """Single (input, label) pairs in their fixed order, selected and resized as they were.
+        """Single examples in their fixed order, selected and treated as they were.
 
         They come as a `tf.data.Dataset`.
 
         Args:
-            **where: `data_dir` and `download`, as for `rk.data.load`.
+            **where: As for `load_split`.
 
         Raises:
             DataError: The data are not there, or are not what they were.
@@ -47,54 +63,120 @@ class TFDSSource(DatasetSource):
         return self.load_split(**where).examples
 
     def load_split(self, **where: Any) -> "DataSplit":
-        """Return the data as a split, with class names, sizes and batches."""
-        from reusekit.data import Treatment, load
+        """Return the data as a split, with its task, sizes and batches.
 
-        said = dict(self.treatment)
-        named = {role: said.pop(role, None) for role in ("input", "label")}
-        split = load(self.name, self.split, **named, **where, treatment=Treatment(**said))
+        Args:
+            **where: Where the data lie now: `data_dir` and `download` for a data set of TFDS,
+                `path` for a folder.
+
+        Raises:
+            DataError: The data are not there, or are not what they were.
+        """
+        from reusekit.errors import DataError
+
+        try:
+            split = self._read(**where)
+        except TypeError as error:
+            raise DataError(
+                f"Expected what finds {self.name} again, as rk.data.{self.reader} takes it. "
+                f"Received: {', '.join(where) or 'nothing'}."
+            ) from error
         _check_fingerprint(split, self.fingerprint)
         return split
 
-    @staticmethod
-    def _can_resolve(raw_source: Any) -> bool:
+    def _read(self, **where: Any) -> "DataSplit":
+        from reusekit.errors import DataError
+
+        raise DataError(f"{self.name}, {self.split}, was in a program's memory and is not kept.")
+
+    @classmethod
+    def _can_resolve(cls, raw_source: Any) -> bool:
         # Asked about every source that any user of MLflow names; there can be no split before
         # reusekit has been imported.
         data = sys.modules.get("reusekit.data")
-        return data is not None and isinstance(raw_source, data.DataSplit)
+        if data is None or not isinstance(raw_source, data.DataSplit):
+            return False
+        return _source_class(raw_source) is cls
 
     @classmethod
-    def _resolve(cls, raw_source: "DataSplit") -> "TFDSSource":
-        named = {k: v for k, v in raw_source.origin.items() if k != "reader"}
-        treatment = raw_source.treatment.decisive() | named
-        return cls(raw_source.name, raw_source.split, treatment, raw_source.fingerprint)
+    def _resolve(cls, raw_source: "DataSplit") -> "SplitSource":
+        told = {key: value for key, value in raw_source.origin.items() if key != "reader"}
+        treatment = raw_source.treatment.decisive()
+        return cls(raw_source.name, raw_source.split, treatment, raw_source.fingerprint, told)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the source as MLflow stores it."""
-        return {
+        found = {
             "name": self.name,
             "split": self.split,
             "treatment": self.treatment,
             "fingerprint": self.fingerprint,
         }
+        return found | ({"origin": self.origin} if self.origin else {})
 
     @classmethod
-    def from_dict(cls, source_dict: dict[str, Any]) -> "TFDSSource":
+    def from_dict(cls, source_dict: dict[str, Any]) -> "SplitSource":
         """Return the source from what MLflow stored."""
         return cls(**source_dict)
 
 
-class TFDSDataset(Dataset):
+class TFDSSource(SplitSource):
+    """The source of a split of TFDS."""
+
+    reader = "load"
+
+    @staticmethod
+    def _get_source_type() -> str:
+        return "tfds"
+
+    def _read(self, **where: Any) -> "DataSplit":
+        from reusekit.data import Treatment, load
+
+        said = dict(self.treatment)
+        # Which features were named stood in the treatment before.
+        named = {role: said.pop(role, self.origin.get(role)) for role in ("input", "label")}
+        return load(self.name, self.split, **named, **where, treatment=Treatment(**said))
+
+
+class FolderSource(SplitSource):
+    """The source of a part of a folder, which `path` names anew."""
+
+    reader = "from_folder"
+
+    @staticmethod
+    def _get_source_type() -> str:
+        return "folder"
+
+    def _read(self, **where: Any) -> "DataSplit":
+        from reusekit.data import Shares, Treatment, from_folder
+
+        drawn = self.origin.get("shares")
+        shares = None if drawn is None else Shares(**drawn)
+        treatment = Treatment(**self.treatment)
+        return from_folder(**where, split=self.split, shares=shares, treatment=treatment)
+
+
+def _source_class(split: "DataSplit") -> type[SplitSource]:
+    found = {one.reader: one for one in (TFDSSource, FolderSource)}
+    return found.get(split.origin.get("reader", ""), SplitSource)
+
+
+for _kind in (SplitSource, FolderSource):  # TFDSSource has an entry point, which loads this module
+    register_dataset_source(_kind)
+
+
+class SplitDataset(Dataset):
     """A split as MLflow records it: its digest is its fingerprint.
 
     Args:
         split: A loaded split.
-        name: What to call it; its TFDS name with version where None.
+        name: What to call it; its own name where None.
     """
 
     def __init__(self, split: "DataSplit", name: str | None = None) -> None:
         self._split = split
-        super().__init__(TFDSSource._resolve(split), name or split.name, split.fingerprint)
+        source = _source_class(split)._resolve(split)
+        super().__init__(source, name or split.name, split.fingerprint)
 
     def _compute_digest(self) -> str:
         return self._split.fingerprint
@@ -141,12 +223,12 @@ def from_tfds(
     name: str | None = None,
     digest: str | None = None,
     **options: Any,
-) -> TFDSDataset:
-    """Return a TFDS split as an MLflow data set, for `mlflow.log_input`: `mlflow.data.from_tfds`.
+) -> SplitDataset:
+    """Return a split as an MLflow data set, for `mlflow.log_input`: `mlflow.data.from_tfds`.
 
     Args:
         data: A TFDS name, perhaps with configuration and version, or a split that
-            `rk.data.load` loaded.
+            `rk.data` has read.
         split: A TFDS split, such as `train[:80%]`, where a name is given.
         name: What to call it in MLflow; its TFDS name with version where None.
         digest: The fingerprint that the data must have; None takes any.
@@ -174,12 +256,12 @@ def from_tfds(
         given = [*(["split"] if split is not None else []), *options]
         raise DataError(
             "Expected a TFDS name and a split, such as from_tfds('mnist', split='train'), or a "
-            f"split of rk.data.load alone. Received {data!r}"
+            f"split of rk.data alone. Received {data!r}"
             f"{' with ' + ', '.join(given) if given else ' without a split'}."
         )
     if digest is not None:
         _check_fingerprint(loaded, digest)
-    return TFDSDataset(loaded, name)
+    return SplitDataset(loaded, name)
 
 
 def _schema(name: str, part: Any) -> Schema:
@@ -205,5 +287,5 @@ def _check_fingerprint(split: "DataSplit", expected: str) -> None:
         raise DataError(
             f"{split.name}, {split.split}, is not the data that was asked for: expected the "
             f"fingerprint {expected}, found {split.fingerprint}. What is there now is loaded by "
-            f"rk.data.load({split.name!r}, {split.split!r})."
+            f"rk.data.{split.origin.get('reader', 'load')}."
         )

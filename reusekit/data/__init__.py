@@ -1,8 +1,10 @@
 """Data in: examples with their task, split, selected, treated, and named by their content."""
 
 from reusekit.data.catalogue import load
+from reusekit.data.folders import from_folder
+from reusekit.data.shares import Shares
 from reusekit.data.split import DataSplit
 from reusekit.data.task import Task
 from reusekit.data.treatment import Treatment
 
-__all__ = ["DataSplit", "Task", "Treatment", "load"]
+__all__ = ["DataSplit", "Shares", "Task", "Treatment", "from_folder", "load"]

@@ -1,12 +1,14 @@
 """The rows of a data set that make up a split."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from reusekit.data.task import Task
 from reusekit.data.treatment import Treatment
-from reusekit.errors import DataError
+from reusekit.errors import DataError, nearest
 
 
 def few_per_class(labels: np.ndarray, task: Task, treatment: Treatment) -> np.ndarray:
@@ -58,6 +60,45 @@ def only(examples: tf.data.Dataset, positions: np.ndarray) -> tf.data.Dataset:
         .map(lambda _, example: example)
         .apply(tf.data.experimental.assert_cardinality(len(positions)))
     )
+
+
+def positions_of(split: str, sizes: Mapping[str, int], where: str) -> list[tuple[str, range]]:
+    """Return the positions that a split with slices and sums takes of each part.
+
+    Args:
+        split: As TFDS has it, such as `train[:80%]+test`.
+        sizes: The number of examples of each part that there is.
+        where: What the data set is called in a message.
+
+    Raises:
+        DataError: There is no such part, or no example in it.
+
+    Example:
+        >>> positions_of("train[:50%]+test", {"train": 8, "test": 3}, "pets")
+        [('train', range(0, 4)), ('test', range(0, 3))]
+    """
+    infos = {
+        name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
+        for name, size in sizes.items()
+    }
+    for name in (part.partition("[")[0] for part in split.split("+")):
+        if name not in (*sizes, "all"):
+            raise DataError(f"{where} has no part {name!r}. {nearest(name, sizes)}")
+    try:
+        taken = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    except (ValueError, AssertionError, NotImplementedError) as error:
+        raise DataError(
+            f"Expected a part of {where}, or slices of some, such as train[:80%] or "
+            f"train[100:200]. Received: {split!r}."
+        ) from error
+    found = [(one.splitname, range(one.from_, one.to)) for one in taken]
+    for name, positions in found:
+        if not positions:
+            raise DataError(
+                f"Expected a split with examples, such as train[2:5]. Received: {split!r}, which "
+                f"has none of {name!r} of {where}."
+            )
+    return found
 
 
 def rows_of(builder: tfds.core.DatasetBuilder, split: str) -> tuple[tuple[str, range], ...]:

@@ -38,7 +38,7 @@ class DataSplit:
         fingerprint: Differs where content, split, selection or treatment differ.
         treatment: How the examples were selected and treated.
         origin: What reads it again, as plain data: a function of `rk.data` as `reader`, and what it
-            is to be told beside name, split and treatment. Empty where nothing reads it again.
+            is to be told beside name, split and treatment. Empty for what only a program has.
         rows: Which rows of which files it consists of, before `examples_per_class`; empty where
             the data set has no files, as under `tfds.testing.mock_data`.
         keys: A number for each example that follows from its content, ascending or not; None where

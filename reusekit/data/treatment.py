@@ -42,6 +42,9 @@ class Treatment(Settings):
     task: Kind | None = Field(
         None, description="What the labels are taken for; null for what they look like."
     )
+    skip_unreadable: bool = Field(
+        False, description="Leave out files that cannot be read, which are named; else refuse them."
+    )
 
     def decisive(self) -> dict[str, Any]:
         """Return the settings that decide the numbers that come out, as fingerprints have them.
@@ -49,7 +52,7 @@ class Treatment(Settings):
         Of later settings only those that were chosen, so that features and versions of before keep
         their fingerprints.
         """
-        later = {"task": self.task}
+        later = {"task": self.task, "skip_unreadable": self.skip_unreadable}
         return {
             "image_size": self.image_size and list(self.image_size),
             "channels": self.channels,
@@ -84,6 +87,19 @@ class Treatment(Settings):
         treats = tf.nest.map_structure(self._of_one, spec)
         return lambda inputs: tf.nest.map_structure(lambda treat, x: treat(x), treats, inputs)
 
+    def resizing(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Return the function that brings a float32 picture to the size."""
+        if self.image_size is None:
+            return tf.identity
+        return keras.layers.Resizing(
+            *self.image_size,
+            antialias=True,  # else fine detail turns into noise where images shrink
+            crop_to_aspect_ratio=self.resize == "crop",
+            pad_to_aspect_ratio=self.resize == "pad",
+            data_format="channels_last",  # whatever the user's Keras prefers
+            dtype="float32",  # whatever precision models use
+        )
+
     def _of_one(self, spec: tf.TensorSpec) -> Callable[[tf.Tensor], tf.Tensor]:
         if spec.shape.rank != 3:
             return tf.identity
@@ -99,16 +115,7 @@ class Treatment(Settings):
             (3, 1): tf.image.rgb_to_grayscale,
         }
         convert = converters.get((opaque, self.channels), tf.identity)
-        resizing = tf.identity
-        if self.image_size:
-            resizing = keras.layers.Resizing(
-                *self.image_size,
-                antialias=True,  # else fine detail turns into noise where images shrink
-                crop_to_aspect_ratio=self.resize == "crop",
-                pad_to_aspect_ratio=self.resize == "pad",
-                data_format="channels_last",  # whatever the user's Keras prefers
-                dtype="float32",  # whatever precision models use
-            )
+        resizing = self.resizing()
 
         def treat(image: tf.Tensor) -> tf.Tensor:
             image = tf.cast(image, tf.float32)

@@ -10,10 +10,10 @@ from rich.markup import escape
 from reusekit.backbones import Backbone, hub, sources
 from reusekit.backbones import load_backbone as load_pretrained
 from reusekit.backbones.preprocessing import IMAGENET, RANGES, range_ratio
-from reusekit.data import DataSplit, Treatment, load
+from reusekit.data import DataSplit, Treatment, from_folder, load
 from reusekit.errors import ConfigError
 from reusekit.graph import read
-from reusekit.progress import console
+from reusekit.progress import console, say
 from reusekit.settings import BackboneSettings, DataSettings
 
 INFERENCE_BATCH = 64
@@ -92,6 +92,11 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
                 f"data.{one}={getattr(settings, one)!r} and data.{other}="
                 f"{getattr(settings, other)!r} share examples; expected splits that do not."
             )
+    if splits.train.task.kind != "classification":
+        raise ConfigError(
+            "Expected labels of one class an example; pipelines tell nothing else yet. Received: "
+            f"labels of {splits.train.task.kind} in {splits.train.name}."
+        )
     counts = {split: getattr(splits, split).check() for split in ("train", "validation", "test")}
     _check_counts(splits, settings, counts)
     _say_range(backbone, splits.train)
@@ -104,8 +109,10 @@ def open_split(settings: DataSettings, split: str, treatment: Treatment) -> Data
     Raises:
         DataError: It cannot be read.
     """
+    if settings.folder is not None:
+        return from_folder(settings.folder, split, shares=settings.shares, treatment=treatment)
     return load(
-        settings.name,
+        settings.source,
         split,
         input=settings.input,
         label=settings.label,
@@ -124,14 +131,18 @@ def _check_counts(splits: Splits, settings: DataSettings, counts: Mapping[str, n
             f"data.train={settings.train!r}, {train.sum():,} of {names[train.argmax()]!r} alone. "
             "Where a data set is sorted by class, choose another split."
         )
+    alone = np.flatnonzero(train == 1)
+    if len(alone) and settings.examples_per_class != 1:
+        say(
+            f"warning: data.train={settings.train!r} has one example of {len(alone)} classes: "
+            f"{', '.join(names[position] for position in alone[:10])}."
+        )
     asked = (counts["validation"] + counts["test"] > 0) & (train == 0)
     if asked.any():
         missing = ", ".join(names[position] for position in np.flatnonzero(asked)[:10])
-        console.print(
+        say(
             f"warning: data.train={settings.train!r} has no example of {asked.sum()} classes that "
-            f"the other splits have: {missing}.",
-            soft_wrap=True,
-            markup=False,
+            f"the other splits have: {missing}."
         )
 
 

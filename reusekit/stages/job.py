@@ -116,7 +116,7 @@ def start_job(
         TrackingError: The tracker does not answer.
     """
     if data is not None:
-        console.print(f"Data set [bold]{escape(data.name)}[/bold]", soft_wrap=True)
+        console.print(f"Data set [bold]{escape(data.source)}[/bold]", soft_wrap=True)
     _let_talk(verbose)
     root = expanded(output, ConfigError)
     had_output = root.is_dir()

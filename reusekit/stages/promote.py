@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reusekit import tracking
-from reusekit.data import DataSplit, Treatment
+from reusekit.data import DataSplit, Shares, Treatment
 from reusekit.errors import ConfigError, DataError
 from reusekit.progress import bars_wanted
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
@@ -367,11 +367,11 @@ def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSett
     if recorded.name.partition(":")[0] != split.name.partition(":")[0]:
         return False
     try:
-        seen = open_split(
-            data.changed(name=recorded.name, download=False),
-            recorded.split,
-            Treatment(task=data.task),
-        )
+        if data.folder is not None:
+            there = data.changed(shares=Shares(**(recorded.origin.get("shares") or {})))
+        else:
+            there = data.changed(name=recorded.name, download=False)
+        seen = open_split(there, recorded.split, Treatment(task=data.task))
     except DataError:  # an older version of the data set, for instance
         return False
     return seen.overlaps(split)

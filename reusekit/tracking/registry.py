@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -150,25 +151,31 @@ def asking(what: str) -> Iterator[None]:
         raise TrackingError(f"The registry cannot {what}: {cause_of(error)}") from error
 
 
+_SPLITS = ("tfds", "folder", "table", "memory")
+"""Types of sources, as `reusekit_mlflow.datasets` names them."""
+
+
 @dataclass(frozen=True)
 class RecordedSplit:
-    """A TFDS split that a run has read.
+    """A split that a run has read.
 
     Attributes:
         context: What for: `training`, `validation` or `test`.
         name: Data set and version, such as `sklearn_digits:1.0.0`.
         split: Which part of it.
         class_names: Its classes, in label order; empty where it has none.
+        origin: What else its reader was told, as `DataSplit.origin` has it.
     """
 
     context: str
     name: str
     split: str
     class_names: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
-    """Return the TFDS splits that the run of a version has read; none where the run is gone.
+    """Return the splits that the run of a version has read; none where the run is gone.
 
     Raises:
         TrackingError: The server does not answer.
@@ -184,15 +191,16 @@ def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
             return []
     found = []
     for read in inputs.dataset_inputs if inputs else ():
-        if read.dataset.source_type == "tfds":
+        if read.dataset.source_type in _SPLITS:
             contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
             try:
                 source = json.loads(read.dataset.source)
                 name, split = str(source["name"]), str(source["split"])
                 classes = tuple(json.loads(read.dataset.profile or "{}").get("class_names", ()))
+                origin = dict(source.get("origin") or {})
             except (ValueError, TypeError, KeyError, AttributeError):  # nothing of reusekit's
                 continue
-            found += [RecordedSplit(use, name, split, classes) for use in contexts]
+            found += [RecordedSplit(use, name, split, classes, origin) for use in contexts]
     return found
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from mlflow.data.schema import TensorDatasetSchema
 
 import reusekit as rk
-from reusekit_mlflow.datasets import TFDSDataset
+from reusekit_mlflow.datasets import SplitDataset
 
 FEW = rk.data.Treatment(examples_per_class=5, seed=3, image_size=(16, 16), channels=3)
 
@@ -65,15 +65,15 @@ def test_schema_and_profile_are_for_machines_and_for_mlflows_pages(tracking, few
 
 def test_a_name_and_a_split_do_what_loading_first_does(few):
     made = mlflow.data.from_tfds("sklearn_digits", split="train", name="five each", treatment=FEW)
-    assert isinstance(made, TFDSDataset)
+    assert isinstance(made, SplitDataset)
     assert made.name == "five each"
     assert made.digest == few.fingerprint
-    assert made.to_dict()["source"] == TFDSDataset(few).to_dict()["source"]
+    assert made.to_dict()["source"] == SplitDataset(few).to_dict()["source"]
 
 
 def test_any_source_that_is_a_split_is_known(few):
     pixels = mlflow.data.from_numpy(np.zeros((2, 3)), source=few)
-    assert pixels.source.to_dict() == TFDSDataset(few).source.to_dict()
+    assert pixels.source.to_dict() == SplitDataset(few).source.to_dict()
 
 
 def test_other_data_than_was_logged_are_refused(few):

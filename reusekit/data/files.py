@@ -1,0 +1,380 @@
+"""Files of examples: pictures, sounds and texts, told apart by their content."""
+
+import functools
+import hashlib
+import math
+import os
+import struct
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from reusekit.data.treatment import Treatment
+from reusekit.errors import DataError
+from reusekit.progress import say
+
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO")
+_FAST = ("JPEG", "MPO")
+"""Formats that TensorFlow decodes as Pillow does, and faster."""
+_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
+_LUMINANCE = np.array([0.2989, 0.5870, 0.1140], "float32")  # as tf.image.rgb_to_grayscale has it
+_ORIENTATION = 0x0112
+_PNG = b"\x89PNG\r\n\x1a\n"
+_MOST_NAMED = 5
+_MEMORY_SHARE = 0.25
+"""Share of the free memory that decoded examples may take."""
+
+
+class Stamp(NamedTuple):
+    """A file as it lies on the disk: another size or time means another content."""
+
+    path: str
+    size: int
+    modified: int
+
+
+def stamp(path: str | os.PathLike) -> Stamp:
+    """Return the stamp of a file.
+
+    Raises:
+        DataError: It is not there, or may not be read.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise DataError(
+            f"Expected a file that can be read. Received: {os.fspath(path)!r}: {error.strerror}."
+        ) from error
+    return Stamp(os.fspath(path), found.st_size, found.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class ExampleFile:
+    """A file, known by its content.
+
+    Attributes:
+        path: Where it lies.
+        digest: Of its content, 16 bytes.
+        kind: `picture`, `sound` or `text`; empty for none of them.
+        trouble: Why it is none of them.
+        fast: Whether TensorFlow decodes it as it should be.
+        grey: Whether it is a picture without colours.
+        shape: Height and width of a picture as it is seen, samples and channels of a sound.
+        rate: Samples a second of a sound.
+    """
+
+    path: str
+    digest: bytes
+    kind: str = ""
+    trouble: str = ""
+    fast: bool = True
+    grey: bool = False
+    shape: tuple[int, ...] = ()
+    rate: int = 0
+
+    @property
+    def key(self) -> int:
+        """A number of 64 bits that follows from the content."""
+        return int.from_bytes(self.digest[:8])
+
+
+@functools.lru_cache(maxsize=8)
+def look_at(stamps: tuple[Stamp, ...]) -> tuple[ExampleFile, ...]:
+    """Read files once, and tell what they are; nothing is decoded.
+
+    Args:
+        stamps: The files. While they stay as they are, what was found is remembered.
+    """
+    with ThreadPoolExecutor() as pool:
+        return tuple(pool.map(_look, stamps))
+
+
+def _look(stamp: Stamp) -> ExampleFile:
+    try:
+        with open(stamp.path, "rb") as file:
+            data = file.read()
+    except OSError as error:
+        return ExampleFile(stamp.path, b"", trouble=str(error.strerror))
+    found = ExampleFile(stamp.path, hashlib.blake2b(data, digest_size=16).digest())
+    try:
+        return _picture(found, data) or _sound(found, data) or _text(found, data)
+    except Exception as error:  # Pillow raises whatever a broken file leads it to
+        return replace(found, trouble=_said(error))
+
+
+def _picture(found: ExampleFile, data: bytes) -> ExampleFile | None:
+    try:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+            turned = image.getexif().get(_ORIENTATION, 1)
+            width, height = image.size
+            return replace(
+                found,
+                kind="picture",
+                fast=image.format in _FAST and image.mode in ("L", "RGB") and turned == 1,
+                grey=image.mode in _GREY,
+                shape=(width, height) if turned in (5, 6, 7, 8) else (height, width),
+            )
+    except Image.UnidentifiedImageError:
+        return None
+
+
+def _sound(found: ExampleFile, data: bytes) -> ExampleFile | None:
+    if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
+        return None
+    chunks = {}
+    at = 12
+    while at + 8 <= len(data) and b"data" not in chunks:
+        name, size = struct.unpack_from("<4sI", data, at)
+        chunks[name] = at + 8, size
+        at += 8 + size + size % 2
+    if b"fmt " not in chunks or b"data" not in chunks:
+        return replace(found, trouble="a WAV file without its beginning")
+    _, channels, rate, _, width, bits = struct.unpack_from("<HHIIHH", data, chunks[b"fmt "][0])
+    start, size = chunks[b"data"]
+    if bits != 16:
+        return replace(found, trouble=f"a WAV file of {bits} bits; 16 are read")
+    if start + size > len(data):
+        return replace(found, trouble="a WAV file that ends too early")
+    return replace(found, kind="sound", shape=(size // width, channels), rate=rate)
+
+
+def _text(found: ExampleFile, data: bytes) -> ExampleFile:
+    if not data:
+        return replace(found, trouble="empty")
+    try:
+        if b"\0" not in data:
+            data.decode("utf-8")
+            return replace(found, kind="text")
+    except UnicodeDecodeError:
+        pass
+    return replace(found, trouble="no picture, no sound (WAV), no text in UTF-8")
+
+
+class Opened(NamedTuple):
+    """The inputs of some files.
+
+    Attributes:
+        inputs: What a model is fed, in the order of the files that are kept.
+        kept: Positions of these.
+    """
+
+    inputs: tf.data.Dataset
+    kept: np.ndarray
+
+
+def open_files(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> Opened:
+    """Decode each file once, and return what a model is fed.
+
+    What was decoded stays in memory where it takes no more than a quarter of what is free;
+    otherwise each pass decodes anew.
+
+    Args:
+        files: Files of one kind.
+        treatment: How pictures are resized and converted, and whether files that cannot be read
+            are left out.
+        where: What they are called in a message.
+
+    Raises:
+        DataError: Files cannot be read, or are of another kind than the most of them; each is
+            named.
+    """
+    kind = Counter(file.kind for file in files if file.kind)
+    of_all = kind.most_common(1)[0][0] if kind else ""
+    bad = {
+        place: file.trouble or f"{_A[file.kind]}, and no {of_all}"
+        for place, file in enumerate(files)
+        if file.kind != of_all
+    }
+    _report(bad, files, treatment, where)
+    good = {place: file for place, file in enumerate(files) if place not in bad}
+    while True:
+        inputs = _KINDS[of_all](list(good.values()), treatment, where)
+        held = _held(inputs, list(good.values()))
+        try:
+            held.reduce(np.int64(0), lambda count, _: count + 1)
+            return Opened(held, np.array(list(good), np.int64))
+        except tf.errors.OpError:
+            broken = _broken(inputs, good, treatment)
+        _report({place: why for place, why in broken.items() if why}, files, treatment, where)
+        for place, why in broken.items():
+            if why:
+                del good[place]
+            else:  # Pillow reads it
+                good[place] = replace(good[place], fast=False)
+        if not good:
+            raise DataError(f"Expected files that can be read in {where}. Received: none.")
+
+
+_A = {"picture": "a picture", "sound": "a sound", "text": "text", "": "nothing known"}
+
+
+def _report(
+    bad: Mapping[int, str], files: Sequence[ExampleFile], treatment: Treatment, where: str
+) -> None:
+    """Refuse files that cannot be read, or say that they are left out."""
+    if not bad:
+        return
+    named = [f"{files[place].path} ({why})" for place, why in bad.items()]
+    more = f" and {len(named) - _MOST_NAMED:,} more" if len(named) > _MOST_NAMED else ""
+    listed = f"{len(named):,} of {len(files):,} files that cannot be read: " + (
+        ", ".join(named[:_MOST_NAMED]) + more
+    )
+    if not treatment.skip_unreadable or len(bad) == len(files):
+        raise DataError(
+            f"{where} has {listed}. Remove them, or leave them out with skip_unreadable "
+            "(--data.skip_unreadable true)."
+        )
+    say(f"warning: {where} is read without {listed}.")
+
+
+def _broken(
+    inputs: tf.data.Dataset, files: Mapping[int, ExampleFile], treatment: Treatment
+) -> dict[int, str]:
+    """Find the files that cannot be decoded, and say why; nothing for those that Pillow reads."""
+    broken = {}
+    examples = iter(inputs)
+    for place, file in files.items():
+        try:
+            next(examples)
+        except tf.errors.OpError as error:
+            broken[place] = _said(error)
+            if file.kind == "picture":
+                try:
+                    with open(file.path, "rb") as opened:
+                        _pixels(3, opened.read())
+                    broken[place] = "" if file.fast else broken[place]
+                except Exception as found:  # as above
+                    broken[place] = _said(found)
+    return broken
+
+
+def _said(error: Exception) -> str:
+    text = str(error).replace("cannot identify image file", "no known picture")
+    return " ".join(text.split())[:150].rstrip(".") or type(error).__name__
+
+
+def _held(inputs: tf.data.Dataset, files: Sequence[ExampleFile]) -> tf.data.Dataset:
+    """Keep what is decoded in memory, where there is room for it."""
+    spec = inputs.element_spec
+    if spec.dtype == tf.string:
+        needed = sum(os.path.getsize(file.path) for file in files)
+    else:
+        known, channels = spec.shape[:-1].num_elements(), int(spec.shape[-1])
+        needed = sum(4 * channels * (known or math.prod(file.shape)) for file in files)
+    free = psutil.virtual_memory().available
+    return inputs.cache() if needed <= _MEMORY_SHARE * free else inputs
+
+
+def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> tf.data.Dataset:
+    channels = treatment.channels or (1 if all(file.grey for file in files) else 3)
+    shapes = {file.shape for file in files}
+    height, width = shapes.pop() if len(shapes) == 1 else (None, None)
+    finish = treatment.resizing()
+
+    def decode(path: tf.Tensor, fast: tf.Tensor, grey: tf.Tensor) -> tf.Tensor:
+        data = tf.io.read_file(path)
+
+        def colour() -> tf.Tensor:
+            return tf.cast(tf.io.decode_jpeg(data, channels=3), tf.float32)
+
+        def one_channel() -> tf.Tensor:
+            return tf.cond(
+                grey,
+                lambda: tf.cast(tf.io.decode_jpeg(data, channels=1), tf.float32),
+                lambda: tf.image.rgb_to_grayscale(colour()),
+            )
+
+        image = tf.cond(
+            fast,
+            colour if channels == 3 else one_channel,
+            lambda: tf.numpy_function(partial(_pixels, channels), [data], tf.float32),
+        )
+        return finish(tf.ensure_shape(image, (height, width, channels)))
+
+    return _each(files, decode, "path", "fast", "grey")
+
+
+def _pixels(channels: int, data: bytes) -> np.ndarray:
+    """Decode a picture with Pillow: the first frame, upright, on white, float32 in [0, 255]."""
+    if data[:8] == _PNG and data[24] == 16:  # which Pillow brings to 8 bits
+        pixels = tf.io.decode_png(data, dtype=tf.uint16).numpy().astype("float32") * (255 / 65535)
+        return _on_white(pixels, channels)
+    with Image.open(BytesIO(data), formats=_FORMATS) as opened:
+        image: Any = ImageOps.exif_transpose(opened)
+        if image.mode in ("I", "F"):
+            raise DataError(f"pixels of 32 bits ({image.mode}), whose range is not known")
+        if image.mode.startswith("I;16"):
+            return _on_white(np.asarray(image)[..., None] * np.float32(255 / 65535), channels)
+        clear = image.has_transparency_data
+        mode = ("LA" if clear else "L") if image.mode in _GREY else ("RGBA" if clear else "RGB")
+        pixels = np.asarray(image.convert(mode), "float32")
+    return _on_white(pixels[..., None] if pixels.ndim == 2 else pixels, channels)
+
+
+def _on_white(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Lay what is transparent on white, and convert between grey and colour."""
+    if pixels.shape[-1] in (2, 4):
+        alpha = pixels[..., -1:] / np.float32(255)
+        pixels = pixels[..., :-1] * alpha + 255 * (1 - alpha)
+    if channels == 1 and pixels.shape[-1] == 3:
+        pixels = pixels @ _LUMINANCE[:, None]
+    elif channels == 3 and pixels.shape[-1] == 1:
+        pixels = np.repeat(pixels, 3, axis=-1)
+    return np.ascontiguousarray(pixels, "float32")
+
+
+def _sounds(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> tf.data.Dataset:
+    for name, found in (
+        ("samples a second", {file.rate for file in files}),
+        ("channels", {file.shape[1] for file in files}),
+    ):
+        if len(found) > 1:
+            raise DataError(
+                f"Expected sounds with as many {name} in {where}. Received: "
+                f"{', '.join(map(str, sorted(found)))}."
+            )
+    _no_pictures(treatment, where)
+    lengths = {file.shape[0] for file in files}
+    shape = lengths.pop() if len(lengths) == 1 else None, files[0].shape[1]
+
+    def decode(path: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.audio.decode_wav(tf.io.read_file(path)).audio, shape)
+
+    return _each(files, decode, "path")
+
+
+def _texts(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> tf.data.Dataset:
+    _no_pictures(treatment, where)
+
+    def decode(path: tf.Tensor) -> tf.Tensor:
+        return tf.strings.regex_replace(tf.io.read_file(path), "^\ufeff", "")
+
+    return _each(files, decode, "path")
+
+
+def _no_pictures(treatment: Treatment, where: str) -> None:
+    if treatment.image_size or treatment.channels:
+        raise DataError(f"image_size and channels are for pictures. Received: those for {where}.")
+
+
+def _each(
+    files: Sequence[ExampleFile], decode: Callable[..., tf.Tensor], *names: str
+) -> tf.data.Dataset:
+    parts = tuple([getattr(file, name) for file in files] for name in names)
+    return tf.data.Dataset.from_tensor_slices(parts).map(decode, tf.data.AUTOTUNE)
+
+
+_KINDS: Mapping[str, Callable[[Sequence[ExampleFile], Treatment, str], tf.data.Dataset]] = {
+    "picture": _pictures,
+    "sound": _sounds,
+    "text": _texts,
+}

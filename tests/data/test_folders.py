@@ -1,0 +1,236 @@
+"""Folders of pictures, sounds and texts by class, as people have them."""
+
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+import reusekit as rk
+from reusekit.data import Shares, Treatment, from_folder
+
+RNG = np.random.default_rng(0)
+TO_6 = Treatment(image_size=(6, 6), channels=3)
+HALF = Shares(train=0.5, validation=0.25, test=0.25)
+
+
+def pixels(*shape: int) -> np.ndarray:
+    return RNG.integers(0, 256, shape or (6, 6, 3), "uint8")
+
+
+def save(path: Path, image: np.ndarray | Image.Image | None = None, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels() if image is None else image
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    image.save(path, **options)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def pets(tmp_path):
+    for number in range(20):
+        save(tmp_path / "pets" / ("cat", "dog")[number % 2] / f"{number}.png")
+    return tmp_path / "pets"
+
+
+def test_class_folders_are_parted_and_nothing_is_written(pets):
+    before = contents(pets)
+    parts = {part: from_folder(pets, part, shares=HALF) for part in ("train", "validation", "test")}
+    assert {part: split.size for part, split in parts.items()} == {
+        "train": 10,
+        "validation": 5,
+        "test": 5,
+    }
+    train = parts["train"]
+    assert (train.name, train.task.names, train.input_shape) == ("pets", ("cat", "dog"), (6, 6, 3))
+    images, labels = train.arrays()
+    truth = {bytes(np.asarray(Image.open(file))): Path(file).parent.name for file in before}
+    assert [train.task.names[label] for label in labels] == [
+        truth[bytes(image)] for image in images.astype("uint8")
+    ]
+    assert train.check().tolist() == [5, 5]
+    assert not train.overlaps(parts["test"])
+    assert train.overlaps(from_folder(pets, "train[:2]+test", shares=HALF))
+    assert contents(pets) == before
+
+
+def test_names_and_places_do_not_count_but_content_and_treatment_do(pets, tmp_path):
+    first = from_folder(pets, "train")
+    (pets / "cat" / "0.png").rename(pets / "cat" / "zero.png")
+    pets.rename(tmp_path / "animals")
+    again = from_folder(tmp_path / "animals", "train")
+    assert again.fingerprint == first.fingerprint
+    np.testing.assert_array_equal(again.arrays()[0], first.arrays()[0])
+    prints = {
+        first.fingerprint,
+        from_folder(tmp_path / "animals", "test").fingerprint,
+        from_folder(tmp_path / "animals", "train", treatment=TO_6).fingerprint,
+        from_folder(tmp_path / "animals", "train", shares=Shares(seed=1)).fingerprint,
+    }
+    save(tmp_path / "animals" / "cat" / "zero.png")
+    prints.add(from_folder(tmp_path / "animals", "train+validation+test").fingerprint)
+    assert len(prints) == 5
+
+
+def test_split_folders_keep_their_parts_and_share_their_classes(tmp_path, capsys):
+    for part, names in {"train": ["cat", "dog"], "test": ["cat", "owl"]}.items():
+        for name in names:
+            for number in range(4):
+                save(tmp_path / part / name / "more" / f"{number}.bmp")
+    train, test = from_folder(tmp_path, "train[:75%]"), from_folder(tmp_path, "test")
+    assert train.task == test.task == rk.data.Task("classification", ("cat", "dog", "owl"))
+    assert (train.size, test.size) == (6, 8)
+    assert not train.overlaps(from_folder(tmp_path, "train[75%:]"))
+    assert capsys.readouterr().err == ""
+    twin = tmp_path / "test" / "cat" / "twin.bmp"
+    twin.write_bytes((tmp_path / "train" / "dog" / "more" / "1.bmp").read_bytes())
+    assert from_folder(tmp_path, "test").overlaps(from_folder(tmp_path, "train"))
+    both = from_folder(tmp_path, "all")
+    assert "1 files whose content another one has. Of two classes, too:" in capsys.readouterr().err
+    few = from_folder(tmp_path, "all", treatment=Treatment(examples_per_class=2))
+    assert (both.size, few.check().tolist()) == (17, [2, 2, 2])
+
+
+# pictures: item 2 of issue 13
+def test_pictures_of_every_kind_become_what_a_person_sees(tmp_path):
+    colour, alpha, grey = pixels(), pixels(6, 6, 4), pixels(6, 6)
+    deep = RNG.integers(0, 65536, (6, 6), "uint16")
+    on_white = alpha[..., :3] * (alpha[..., 3:] / 255) + 255 - alpha[..., 3:].astype(float)
+    palette = Image.fromarray(colour).convert("P")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright: turn it clockwise
+    inks = Image.fromarray(255 - alpha, "CMYK")
+    frames = [Image.fromarray(pixels()).convert("P") for _ in range(3)]
+    expected = {
+        "colour.webp": (colour, {"lossless": True}, colour),
+        "colour.gif": (palette, {}, np.asarray(palette.convert("RGB"))),
+        "moving.gif": (
+            frames[0],
+            {"save_all": True, "append_images": frames[1:]},
+            np.asarray(frames[0].convert("RGB")),
+        ),
+        "palette.png": (palette, {}, np.asarray(palette.convert("RGB"))),
+        "alpha.png": (alpha, {}, on_white),
+        "grey.tiff": (grey, {}, np.repeat(grey[..., None], 3, -1)),
+        "one_bit.png": (
+            Image.fromarray(grey).convert("1"),
+            {},
+            np.repeat(np.asarray(Image.fromarray(grey).convert("1"))[..., None] * 255.0, 3, -1),
+        ),
+        "deep.png": (deep, {}, np.repeat(deep[..., None] / 257, 3, -1)),
+        "turned.png": (colour, {"exif": turned}, np.rot90(colour, -1)),
+        "inks.tiff": (inks, {}, np.asarray(inks.convert("RGB"))),
+    }
+    for name, (image, options, _) in expected.items():
+        save(tmp_path / name.partition(".")[0] / name, image, **options)
+    jpeg = save(tmp_path / "turned_jpeg" / "photo.jpg", colour, exif=turned, quality=100)
+    expected["turned_jpeg."] = None, None, np.rot90(np.asarray(Image.open(jpeg)), -1)
+    plain = save(tmp_path / "plain_jpeg" / "no_suffix", colour, format="JPEG")
+    expected["plain_jpeg."] = None, None, tf.io.decode_jpeg(plain.read_bytes()).numpy()
+    everything = Shares(train=1, validation=0, test=0)
+    part = from_folder(tmp_path, "train", shares=everything, treatment=TO_6)
+    images, labels = part.arrays()
+    truth = {name.partition(".")[0]: right for name, (*_, right) in expected.items()}
+    assert len(images) == len(truth)
+    for image, label in zip(images, labels, strict=True):
+        name = part.task.names[label]
+        np.testing.assert_allclose(image, truth[name], atol=1e-2, err_msg=name)
+
+
+def test_grey_pictures_stay_grey_and_sizes_may_differ(tmp_path):
+    for name, image in (("a", pixels(6, 6)), ("b", pixels(4, 8))):
+        save(tmp_path / name / "1.png", image)
+        save(tmp_path / name / "2.jpg", image[::-1])
+    every = Shares(train=1, validation=0, test=0)
+    part = from_folder(tmp_path, "train", shares=every)
+    assert part.input_shape == (None, None, 1)
+    with pytest.raises(rk.DataError, match="image_size"):
+        part.arrays()
+    padded = Treatment(image_size=(8, 8), resize="pad")
+    assert from_folder(tmp_path, "train", shares=every, treatment=padded).arrays()[0].shape == (
+        4, 8, 8, 1,
+    )  # fmt: skip
+
+
+def test_files_that_cannot_be_read_are_named_and_left_out_only_where_that_is_asked(pets, capsys):
+    jpeg = save(pets / "cat" / "cut.jpg", pixels(40, 40, 3))
+    jpeg.write_bytes(jpeg.read_bytes()[:-300])
+    png = save(pets / "dog" / "cut.png", pixels(40, 40, 3))
+    png.write_bytes(png.read_bytes()[:-300])
+    (pets / "dog" / "page.jpg").write_text("<html>404</html>")
+    (pets / "dog" / "empty.jpg").touch()
+    (pets / "dog" / "noise.png").write_bytes(b"\0\1\2\3")
+    (pets / "dog" / ".DS_Store").write_bytes(b"\0\1")
+    every = Shares(train=1, validation=0, test=0)
+    names = {"page.jpg (text, and no picture)", "empty.jpg (empty)", "noise.png (no picture"}
+    with pytest.raises(rk.DataError) as caught:
+        from_folder(pets, "train", shares=every)
+    assert "3 of 25 files that cannot be read" in str(caught.value)
+    assert all(name in str(caught.value) for name in names)
+    assert "skip_unreadable" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    skipping = Treatment(skip_unreadable=True)
+    part = from_folder(pets, "train", shares=every, treatment=skipping)
+    said = capsys.readouterr().err
+    assert part.check().tolist() == [10, 10]
+    assert all(name in said for name in (*names, "cut.jpg (", "cut.png (", "truncated"))
+    assert part.fingerprint != from_folder(pets, "test", treatment=skipping).fingerprint
+    five = skipping.changed(examples_per_class=10)
+    assert from_folder(pets, "train", shares=every, treatment=five).check().tolist() == [10, 10]
+
+
+def test_texts_and_sounds_by_class(tmp_path):
+    for number in range(8):
+        name = ("good", "bad")[number % 2]
+        (tmp_path / "texts" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "texts" / name / f"{number}.txt").write_text(
+            f"Grüße {number}", "utf-8-sig" if number else "utf-8"
+        )
+        (tmp_path / "sounds" / name).mkdir(parents=True, exist_ok=True)
+        with wave.open(str(tmp_path / "sounds" / name / f"{number}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes((np.arange(50 + number, dtype="<i2") * 100 * number).tobytes())
+    texts = from_folder(tmp_path / "texts", "train", shares=HALF)
+    found = [(text.decode(), int(label)) for text, label in texts.examples.as_numpy_iterator()]
+    assert len(found) == 4
+    assert all(text == f"Grüße {text[-1]}" for text, _ in found)
+    assert all(texts.task.names[y] == ("good", "bad")[int(text[-1]) % 2] for text, y in found)
+    sounds = from_folder(tmp_path / "sounds", "train", shares=HALF)
+    assert sounds.input_shape == (None, 1)
+    for sound, label in sounds.examples.as_numpy_iterator():
+        number = len(sound) - 50
+        assert label == sounds.task.names.index(("good", "bad")[number % 2])
+        np.testing.assert_allclose(sound[:, 0], np.arange(len(sound)) * 100 * number / 32768)
+
+
+@pytest.mark.parametrize(
+    ("make", "split", "says"),
+    [
+        (lambda f: None, "train", "which holds nothing"),
+        (lambda f: save(f / "1.png"), "train", "1 files and no folder"),
+        (lambda f: (f / "cat").mkdir(), "train", "none in"),
+        (lambda f: save(f / "cat" / "1.png"), "train", "too few"),
+        (lambda f: save(f / "train" / "cat" / "1.png"), "validation", "train[80%:]"),
+        (lambda f: save(f / "train" / "cat" / "1.png"), "trian", "Did you mean 'train'?"),
+        (lambda f: save(f / "train" / "cat" / "1.png"), "train[:0]", "has none of 'train'"),
+        (lambda f: save(f / "train" / "cat" / "1.png"), "train[:x]", "such as train[:80%]"),
+        (lambda f: [save(f / "cat" / f"{n}.png") for n in range(9)], "tset", "mean 'test'?"),
+    ],
+)
+def test_a_folder_that_will_not_do_gets_one_clear_error(make, split, says, tmp_path):
+    make(tmp_path)
+    with pytest.raises(rk.DataError) as caught:
+        from_folder(tmp_path, split)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(rk.DataError, match="which is no folder"):
+        from_folder(tmp_path / "nowhere", split)
