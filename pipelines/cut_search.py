@@ -32,7 +32,7 @@ def cut_search(
     asks to search anew. A change of what is searched is another search, with a folder of its own.
 
     Args:
-        data: Which TFDS data set to train on.
+        data: Which data to train on.
         backbone: Which pretrained model to start from.
         search: What the search tries.
         finetune: The phase after the search, with the top of the backbone unfrozen.

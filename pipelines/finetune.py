@@ -29,7 +29,7 @@ def fine_tune(
 
     Args:
         options: The cut, the seed, the output folder, and how the job is run.
-        data: Which TFDS data set to train on.
+        data: Which data to train on.
         backbone: Which pretrained model to start from.
         head: The head, and the first phase, in which only the head is trained.
         finetune: The second phase, with the top of the backbone unfrozen.

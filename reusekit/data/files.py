@@ -192,7 +192,7 @@ def open_files(files: Sequence[ExampleFile], treatment: Treatment, where: str) -
     bad = {
         place: file.trouble or f"{_A[file.kind]}, and no {of_all}"
         for place, file in enumerate(files)
-        if file.kind != of_all
+        if not file.kind or file.kind != of_all
     }
     _report(bad, files, treatment, where)
     good = {place: file for place, file in enumerate(files) if place not in bad}

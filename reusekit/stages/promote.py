@@ -364,7 +364,8 @@ def _refuse_known(
 
 def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSettings) -> bool:
     """Return whether a recorded split shares examples with another, as far as it is still there."""
-    if recorded.name.partition(":")[0] != split.name.partition(":")[0]:
+    same = recorded.name.partition(":")[0] == split.name.partition(":")[0]
+    if data.folder is None and not same:  # a folder may have been renamed
         return False
     try:
         if data.folder is not None:
