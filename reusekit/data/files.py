@@ -22,7 +22,7 @@ from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
 from reusekit.progress import say
 
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO")
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO")
 _FAST = ("JPEG", "MPO")
 """Formats that TensorFlow decodes as Pillow does, and faster."""
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
@@ -105,10 +105,17 @@ def _look(stamp: Stamp) -> ExampleFile:
     except OSError as error:
         return ExampleFile(stamp.path, b"", trouble=str(error.strerror))
     found = ExampleFile(stamp.path, hashlib.blake2b(data, digest_size=16).digest())
+    return _text(found, data) or _picture(found, data) or _sound(found, data)
+
+
+def _text(found: ExampleFile, data: bytes) -> ExampleFile | None:
+    if not data:
+        return replace(found, trouble="empty")
     try:
-        return _picture(found, data) or _sound(found, data) or _text(found, data)
-    except Exception as error:  # Pillow raises whatever a broken file leads it to
-        return replace(found, trouble=_said(error))
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return None if b"\0" in data else replace(found, kind="text")
 
 
 def _picture(found: ExampleFile, data: bytes) -> ExampleFile | None:
@@ -125,38 +132,31 @@ def _picture(found: ExampleFile, data: bytes) -> ExampleFile | None:
             )
     except Image.UnidentifiedImageError:
         return None
+    except Exception as error:  # Pillow raises whatever a broken file leads it to
+        return replace(found, trouble=_said(error))
 
 
-def _sound(found: ExampleFile, data: bytes) -> ExampleFile | None:
+def _sound(found: ExampleFile, data: bytes) -> ExampleFile:
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
-        return None
+        return replace(found, trouble="no picture, no sound (WAV), no text in UTF-8")
     chunks = {}
     at = 12
     while at + 8 <= len(data) and b"data" not in chunks:
         name, size = struct.unpack_from("<4sI", data, at)
         chunks[name] = at + 8, size
         at += 8 + size + size % 2
-    if b"fmt " not in chunks or b"data" not in chunks:
-        return replace(found, trouble="a WAV file without its beginning")
-    _, channels, rate, _, width, bits = struct.unpack_from("<HHIIHH", data, chunks[b"fmt "][0])
+    try:
+        _, channels, rate, _, width, bits = struct.unpack_from("<HHIIHH", data, chunks[b"fmt "][0])
+    except (KeyError, struct.error):
+        return replace(found, trouble="a WAV file that does not say what it holds")
+    if b"data" not in chunks or not width:
+        return replace(found, trouble="a WAV file without a sound")
     start, size = chunks[b"data"]
     if bits != 16:
         return replace(found, trouble=f"a WAV file of {bits} bits; 16 are read")
     if start + size > len(data):
         return replace(found, trouble="a WAV file that ends too early")
     return replace(found, kind="sound", shape=(size // width, channels), rate=rate)
-
-
-def _text(found: ExampleFile, data: bytes) -> ExampleFile:
-    if not data:
-        return replace(found, trouble="empty")
-    try:
-        if b"\0" not in data:
-            data.decode("utf-8")
-            return replace(found, kind="text")
-    except UnicodeDecodeError:
-        pass
-    return replace(found, trouble="no picture, no sound (WAV), no text in UTF-8")
 
 
 class Opened(NamedTuple):
