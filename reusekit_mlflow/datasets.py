@@ -162,7 +162,7 @@ def _source_class(split: "DataSplit") -> type[SplitSource]:
 
 
 for _kind in (SplitSource, FolderSource):  # TFDSSource has an entry point, which loads this module
-    register_dataset_source(_kind)
+    register_dataset_source(_kind)  # type: ignore[arg-type]  # it means the class
 
 
 class SplitDataset(Dataset):

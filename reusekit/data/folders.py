@@ -180,7 +180,7 @@ def _folders_of(folder: Path) -> list[str]:
 
 def _files_by_class(folder: Path, classes: Sequence[str]) -> list[tuple[Stamp, str]]:
     """List the files below each class folder."""
-    found = []
+    found: list[tuple[Stamp, str]] = []
     for name in classes:
         before = len(found)
         for root, folders, files in os.walk(folder / name):

@@ -92,7 +92,7 @@ def stated_labels(
             "one class, some of several classes, or numbers of a fixed count for each example; "
             "words are classes where task is 'classification'"
         )
-    parts = (name,) if shape == () else tuple(f"{name}/{n}" for n in range(shape[0]))
+    parts = (name,) if shape == () else tuple(f"{name}/{n}" for n in range(shape[0] or 0))
     return _numbers(asked, parts, {letter}, scalar=shape == ())
 
 

@@ -87,7 +87,7 @@ class DataSplit:
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     @checked(DataError)
-    def arrays(self, file: AnyPath | None = None) -> tuple[Any, ...]:
+    def arrays(self, file: AnyPath | None = None) -> Any:
         """Return all examples as arrays, in the fixed order.
 
         Inputs, labels and, where there are some, weights keep their structure and their dtypes,

@@ -72,12 +72,10 @@ def from_scratch(
     """
     best: tuple[Fit, keras.Model, float] | None = None
     with TemporaryDirectory(dir=folder) as scratch:
-        train = feed(
-            *splits.train.arrays(Path(scratch) / "train.npy"), settings.batch_size, seed
-        ).repeat(settings.passes)
-        validation = feed(
-            *splits.validation.arrays(Path(scratch) / "validation.npy"), INFERENCE_BATCH
-        )
+        inputs, labels = splits.train.arrays(Path(scratch) / "train.npy")
+        train = feed(inputs, labels, settings.batch_size, seed).repeat(settings.passes)
+        held = splits.validation.arrays(Path(scratch) / "validation.npy")
+        validation = feed(held[0], held[1], INFERENCE_BATCH)
         for rate in settings.learning_rates:
             keras.utils.set_random_seed(seed)
             model = clone(whole, weights="fresh")
