@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
-from mlflow.data.dataset_source_registry import register_dataset_source
 from mlflow.data.schema import TensorDatasetSchema
 from mlflow.types.schema import Schema, TensorSpec
 
@@ -161,10 +160,6 @@ def _source_class(split: "DataSplit") -> type[SplitSource]:
     return found.get(split.origin.get("reader", ""), SplitSource)
 
 
-for _kind in (SplitSource, FolderSource):  # TFDSSource has an entry point, which loads this module
-    register_dataset_source(_kind)  # type: ignore[arg-type]  # it means the class
-
-
 class SplitDataset(Dataset):
     """A split as MLflow records it: its digest is its fingerprint.
 
@@ -289,3 +284,11 @@ def _check_fingerprint(split: "DataSplit", expected: str) -> None:
             f"fingerprint {expected}, found {split.fingerprint}. What is there now is loaded by "
             f"rk.data.{split.origin.get('reader', 'load')}."
         )
+
+
+# TFDSSource has an entry point, which loads this module. The registry loads it when it is imported
+# itself, and so it is only here, where the classes are there.
+from mlflow.data.dataset_source_registry import register_dataset_source  # noqa: E402
+
+for _kind in (SplitSource, FolderSource):
+    register_dataset_source(_kind)  # type: ignore[arg-type]  # it means the class

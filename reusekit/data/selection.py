@@ -91,7 +91,10 @@ def positions_of(split: str, sizes: Mapping[str, int], where: str) -> list[tuple
             f"Expected a part of {where}, or slices of some, such as train[:80%] or "
             f"train[100:200]. Received: {split!r}."
         ) from error
-    found = [(one.splitname, range(one.from_, one.to)) for one in taken]
+    found = [  # a whole part has no ends
+        (one.splitname, range(one.from_ or 0, sizes[one.splitname] if one.to is None else one.to))
+        for one in taken
+    ]
     for name, positions in found:
         if not positions:
             raise DataError(
