@@ -121,7 +121,9 @@ def _text(found: ExampleFile, data: bytes) -> ExampleFile | None:
 def _picture(found: ExampleFile, data: bytes) -> ExampleFile | None:
     try:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
-            turned = image.getexif().get(_ORIENTATION, 1)
+            # Pillow decodes a whole PNG to find that it has none.
+            exif = {} if image.format == "PNG" and b"eXIf" not in data else image.getexif()
+            turned = exif.get(_ORIENTATION, 1)
             width, height = image.size
             return replace(
                 found,

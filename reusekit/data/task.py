@@ -14,7 +14,7 @@ Kind = Literal["classification", "multilabel", "regression"]
 @checked(DataError)
 @dataclass(frozen=True)
 class Task:
-    """What is to be told about each example, and the names of the outputs.
+    """A kind of task, and the names of its outputs.
 
     Attributes:
         kind: `classification` has one class an example, its number as an int64 label; `multilabel`
