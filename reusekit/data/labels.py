@@ -12,7 +12,7 @@ from reusekit.data.examples import FeaturePath, read_examples
 from reusekit.data.task import Kind, Task
 from reusekit.errors import DataError
 
-_MOST_VALUES = 100
+MOST_CLASSES = 100
 """Different whole numbers, beyond which a label is a quantity and no class."""
 
 Stored = Sequence[tf.Tensor]
@@ -175,9 +175,9 @@ def counted_labels(builder: tfds.core.DatasetBuilder, name: str, path: FeaturePa
     splits = "+".join(builder.info.splits or ["train"])
     stored = read_examples(builder, splits, [path])
     values = np.unique([value for (value,) in stored.as_numpy_iterator()])
-    if len(values) > _MOST_VALUES:
+    if len(values) > MOST_CLASSES:
         raise DataError(
-            f"The label {name!r} of {builder.name} is no class. Expected at most {_MOST_VALUES} "
+            f"The label {name!r} of {builder.name} is no class. Expected at most {MOST_CLASSES} "
             f"different values; numbers are predicted where task is 'regression'. Received: "
             f"{len(values):,}."
         )

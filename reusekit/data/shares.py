@@ -1,13 +1,15 @@
 """Shares of a data set that has no splits of its own, and the parts that they draw."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
-from scipy.sparse import coo_array, csr_array
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from reusekit.arguments import Seed, Settings, Share
@@ -99,18 +101,16 @@ def draw_parts(
     """
     wanted = [part for part in PARTS if getattr(shares, part)]
     names, content = np.unique(_numbers(contents), return_inverse=True)
+    duplicates = len(content) - len(names)
     units, unit_of = len(names), content
     if groups is not None:
         units, unit_of = _connected(content, units, groups)
     name = np.full(units, np.iinfo(np.uint64).max)
     np.minimum.at(name, unit_of, names[content])
+    del names, content
     sizes = np.bincount(unit_of, minlength=units)
     order = np.lexsort((_mixed(name, shares.seed), -sizes))  # small ones last even out the rest
-    side = np.empty(units, np.int8)
-    side[order] = _balanced(
-        _counts(unit_of, units, classes)[order], [getattr(shares, part) for part in wanted]
-    )
-    side = side[unit_of]
+    side = _balanced(unit_of, order, classes, [getattr(shares, part) for part in wanted])
     positions = {part: np.flatnonzero(side == number) for number, part in enumerate(wanted)}
     empty = [part for part, found in positions.items() if not len(found)]
     if empty:
@@ -119,7 +119,7 @@ def draw_parts(
             f"Expected examples for each part. Received: {units:,} {what}, too few for "
             f"{empty[0]}={getattr(shares, empty[0]):g}."
         )
-    return Parts(positions, len(content) - len(names))
+    return Parts(positions, duplicates)
 
 
 def _numbers(contents: Sequence[str] | np.ndarray) -> np.ndarray:
@@ -148,50 +148,60 @@ def _connected(content: np.ndarray, size: int, groups: np.ndarray) -> tuple[int,
     return len(units), unit_of
 
 
-def _counts(unit_of: np.ndarray, units: int, classes: np.ndarray | None) -> csr_array:
-    """Count the examples of each class in each unit; the last column counts all of them."""
-    rows, columns = unit_of, np.zeros(len(unit_of), np.int32)
-    if classes is not None and classes.ndim == 1:
-        values, found = np.unique(classes, return_inverse=True)
-        rows, columns = np.tile(unit_of, 2), np.append(found, columns + len(values))
-    elif classes is not None:
-        examples, labels = np.nonzero(classes)
-        rows, columns = (
-            np.append(unit_of[examples], unit_of),
-            np.append(labels, columns + classes.shape[1]),
-        )
-    shape = (units, int(columns.max(initial=0)) + 1)
-    return coo_array((np.ones(len(rows)), (rows, columns)), shape).tocsr()
-
-
-def _balanced(counts: csr_array, shares: Sequence[float]) -> np.ndarray:
-    """Give each unit to the part that lacks most of its classes among the units so far.
+def _balanced(
+    unit_of: np.ndarray, order: np.ndarray, classes: np.ndarray | None, shares: Sequence[float]
+) -> np.ndarray:
+    """Give each unit, in order, to the part that lacks most of its classes so far.
 
     That is the choice by which the squares of what the parts lack grow least. Rare classes weigh
     more, so that a class of few examples is in proportion before the whole is.
+
+    Returns:
+        The number of the part of each example.
     """
-    totals = np.maximum(counts.sum(axis=0), 1)
-    weights = (totals[-1] / (max(len(totals) - 1, 1) * totals)).tolist()
-    weights[-1] = 1.0
+    codes, totals = _coded(classes, len(unit_of))
+    weights = (len(unit_of) / (len(totals) * np.maximum(totals, 1))).tolist()
     lacking = [[0.0] * len(shares) for _ in weights]
-    sides = np.empty(counts.shape[0], np.int8)
-    for start in range(0, len(sides), 65_536):  # lists of numbers are fast and large
-        block = counts[start : start + 65_536]
-        ends, columns, numbers = (
-            part.tolist() for part in (block.indptr, block.indices, block.data)
-        )
-        for row in range(block.shape[0]):
-            score = [0.0] * len(shares)
-            found = [
-                (lacking[columns[at]], numbers[at], weights[columns[at]])
-                for at in range(ends[row], ends[row + 1])
-            ]
-            for lacks, number, weight in found:
-                for part, share in enumerate(shares):
-                    lacks[part] += number * share
-                    score[part] += number * weight * lacks[part]
-            best = score.index(max(score))
-            sides[start + row] = best
-            for lacks, number, _ in found:
-                lacks[best] -= number
-    return sides
+    of_all = [0.0] * len(shares)
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    rows = np.argsort(place[unit_of], kind="stable")
+    sides = np.empty(len(order), np.int8)
+    for unit, members in groupby(_members(rows, unit_of, codes), itemgetter(0)):
+        score, found = [0.0] * len(shares), []
+        for _, row_codes in members:
+            found += [(of_all, 1.0), *((lacking[code], weights[code]) for code in row_codes)]
+        for lacks, _ in found:
+            for part, share in enumerate(shares):
+                lacks[part] += share
+        for lacks, weight in found:
+            for part in range(len(shares)):
+                score[part] += weight * lacks[part]
+        best = score.index(max(score))
+        for lacks, _ in found:
+            lacks[best] -= 1
+        sides[unit] = best
+    return sides[unit_of]
+
+
+def _coded(classes: np.ndarray | None, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes of each example as numbers, or as rows of 0 and 1, and their totals."""
+    if classes is None:
+        return np.zeros((size, 0), bool), np.zeros(0)
+    if classes.ndim == 1:
+        _, codes, totals = np.unique(classes, return_inverse=True, return_counts=True)
+        return codes.astype(np.int32), totals
+    return classes > 0, (classes > 0).sum(axis=0)
+
+
+def _members(
+    rows: np.ndarray, unit_of: np.ndarray, codes: np.ndarray
+) -> Iterator[tuple[int, list[int]]]:
+    """Yield the unit and the classes of each row; in blocks, since lists of numbers are large."""
+    for start in range(0, len(rows), 8_192):
+        block = rows[start : start + 8_192]
+        if codes.ndim == 1:
+            found = [[code] for code in codes[block].tolist()]
+        else:
+            found = [np.flatnonzero(row).tolist() for row in codes[block]]
+        yield from zip(unit_of[block].tolist(), found, strict=True)

@@ -1,0 +1,121 @@
+"""Labels from values in memory: columns of a table, arrays, all that a data set gave."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reusekit.data.labels import MOST_CLASSES
+from reusekit.data.task import Kind, Task
+from reusekit.errors import DataError, nearest
+
+
+def labels_from(
+    values: np.ndarray, where: str, names: Sequence[str] | None = None, kind: Kind | None = None
+) -> tuple[Task, np.ndarray]:
+    """Turn values into labels, and find the task that they state.
+
+    Words, true and false, and whole numbers of few different values are classes; so are 0.0 and
+    1.0. Other numbers are predicted. In two dimensions, rows with a single 1 are classes, other
+    rows of 0 and 1 are several labels, and all else are numbers to predict.
+
+    Args:
+        values: Shape (size,) or (size, outputs). A missing word is None or NaN.
+        where: The data, as a message calls them.
+        names: Of the classes, the labels or the numbers, in the order of outputs; None counts the
+            classes and numbers the rest. With names, whole numbers are positions among them.
+        kind: The task; None for the one that the values look like.
+
+    Returns:
+        The task, and the label of each example; a missing word is -1, which `check_labels` finds.
+
+    Raises:
+        DataError: The values are no labels, or none of that task.
+
+    Example:
+        >>> labels_from(np.array(["dog", "cat", "dog"], object), "Pets")
+        (Task(kind='classification', names=('cat', 'dog')), array([1, 0, 1]))
+        >>> labels_from(np.array([0.5, 1.5]), "Sizes")[0].kind
+        'regression'
+    """
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    numeric = values.dtype.kind in "biuf"
+    if values.ndim not in (1, 2) or not len(values) or (values.ndim == 2 and not numeric):
+        raise DataError(
+            f"Expected a word, a number or several numbers as label of each example of {where}. "
+            f"Received: {values.dtype} of shape {values.shape}."
+        )
+    kind = kind or _stated(values)
+    if kind == "classification":
+        found, labels = _classes(values, where, names)
+    elif not numeric:
+        raise DataError(f"Expected numbers as labels of {where} for {kind}. Received: text.")
+    else:
+        labels = values.astype(np.float32)
+        if kind == "multilabel":
+            labels = labels.reshape(len(labels), -1)
+        found = list(map(str, range(1 if labels.ndim == 1 else labels.shape[1])))
+    if names is not None and kind != "classification" and len(names) != len(found):
+        raise DataError(
+            f"Expected a name for each of {len(found)} outputs of {where}. Received: {len(names)}."
+        )
+    return Task(kind, tuple(found if names is None else names)), labels
+
+
+def _stated(values: np.ndarray) -> Kind:
+    """Return the task that values look like."""
+    letter = values.dtype.kind
+    if letter not in "iuf":
+        return "classification" if values.ndim == 1 else "multilabel"
+    binary = bool(np.isin(values, (0, 1)).all())
+    if values.ndim == 1:
+        return "classification" if binary or letter != "f" else "regression"
+    if not binary:
+        return "regression"
+    return "classification" if (values.sum(axis=1) == 1).all() else "multilabel"
+
+
+def _classes(
+    values: np.ndarray, where: str, names: Sequence[str] | None
+) -> tuple[list[str], np.ndarray]:
+    """Return the names of the classes that occur, and the class of each example."""
+    if values.ndim == 2:
+        single = np.isin(values, (0, 1)).all() and (values.sum(axis=1) == 1).all()
+        if not single:
+            raise DataError(
+                f"Expected one class for each example of {where}, as a word, a whole number or a "
+                f"row with a single 1. Received: {values[0].tolist()}."
+            )
+        return list(map(str, range(values.shape[1]))), values.argmax(axis=1)
+    if values.dtype.kind == "f":
+        broken = values[~(values == np.floor(values))]
+        if len(broken):
+            raise DataError(
+                f"Expected classes as words or whole numbers in {where}. Received: {broken[0]}."
+            )
+        values = values.astype(np.int64)
+    if values.dtype.kind == "b":
+        return ["False", "True"], values.astype(np.int64)
+    if names is not None and values.dtype.kind in "iu":
+        return [], values.astype(np.int64)
+    positions, found = pd.factorize(values, sort=True)
+    if values.dtype.kind in "iu" and len(found) > MOST_CLASSES:
+        raise DataError(
+            f"Expected at most {MOST_CLASSES} different whole numbers as classes in {where}; "
+            f"numbers are predicted where the task is 'regression'. Received: {len(found):,}."
+        )
+    words = [one.decode() if isinstance(one, bytes) else str(one) for one in found]
+    if not words:
+        raise DataError(f"Expected labels in {where}. Received: none.")
+    if names is None:
+        return words, positions.astype(np.int64)
+    unknown = [word for word in words if word not in names]
+    if unknown:
+        raise DataError(
+            f"Expected classes of {where} to be among the names. Received: {unknown[0]!r}. "
+            f"{nearest(unknown[0], names)}"
+        )
+    places: Any = np.array([*map(list(names).index, words), -1], np.int64)
+    return [], places[positions]

@@ -1,0 +1,222 @@
+"""Labelled rows of a source of one's own, from which a split is taken."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from reusekit.data.labels import check_labels
+from reusekit.data.selection import few_per_class
+from reusekit.data.shares import Shares, draw_parts
+from reusekit.data.split import DataSplit
+from reusekit.data.task import Task
+from reusekit.data.treatment import Treatment
+from reusekit.errors import DataError
+
+ROWS = 8_192
+"""Rows that are read at a time."""
+
+
+def row_keys(inputs: Any) -> np.ndarray:
+    """Return a number of 64 bits for each row of inputs that follows from its content.
+
+    Args:
+        inputs: An array of shape (rows, ...), or a dictionary of them.
+
+    Example:
+        >>> keys = row_keys(np.array([[1, 2], [3, 4], [1, 2]]))
+        >>> keys[0] == keys[2], keys[0] == keys[1]
+        (np.True_, np.False_)
+    """
+    if isinstance(inputs, dict):
+        keys = np.stack([row_keys(inputs[name]) for name in sorted(inputs)], axis=1)
+        return keys[:, 0] if len(inputs) == 1 else row_keys(keys)
+    rows: Any = inputs
+    if inputs.dtype.kind in "OSU":
+        texts = inputs.reshape(len(inputs), -1).tolist()
+        rows = (b"\0".join(map(_encoded, part)) for part in texts)
+    else:
+        rows = np.ascontiguousarray(inputs).reshape(len(inputs), -1).view(np.uint8)
+    digests = (hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    return np.fromiter((int.from_bytes(one) for one in digests), np.uint64, len(inputs))
+
+
+def _encoded(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def check_values(missing: np.ndarray, what: str, at: np.ndarray) -> None:
+    """Refuse rows without a value.
+
+    Args:
+        missing: Whether each row has none.
+        what: The values, as a message calls them.
+        at: The position of each row.
+
+    Raises:
+        DataError: Some have none.
+    """
+    if missing.any():
+        raise DataError(
+            f"Expected a value in each row of {what}. Received: none, or one that is not finite, "
+            f"in {missing.sum():,} rows, the first at position {at[missing.argmax()]}."
+        )
+
+
+def numbers(values: np.ndarray, what: str, at: np.ndarray) -> np.ndarray:
+    """Return numbers as a model takes them: whole ones as they are, others as float32.
+
+    Args:
+        values: Shape (rows, ...).
+        what: The values, as a message calls them.
+        at: The position of each row.
+
+    Raises:
+        DataError: Some are missing or not finite.
+    """
+    if values.dtype.kind not in "fb":
+        return values
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float32)
+    check_values(~np.isfinite(found).reshape(len(found), -1).all(axis=1), what, at)
+    return found
+
+
+def weights_from(values: Any, what: str) -> np.ndarray:
+    """Return weights of examples, of at least 0.
+
+    Raises:
+        DataError: They are something else.
+    """
+    found = np.asarray(values)
+    if found.ndim != 1 or found.dtype.kind not in "biuf" or not (found >= 0).all():
+        raise DataError(
+            f"Expected {what} to be numbers of at least 0, one for each example. Received: "
+            f"{found.dtype} of shape {found.shape}"
+            + (f" with {found[~(found >= 0)][0]}." if found.dtype.kind in "biuf" else ".")
+        )
+    check_values(~np.isfinite(found), what, np.arange(len(found)))
+    return found.astype(np.float32)
+
+
+def streamed(blocks: Callable[[], Iterator[Any]], like: Any, size: int) -> tf.data.Dataset:
+    """Return single inputs that are read in blocks, each pass anew.
+
+    Args:
+        blocks: Gives arrays of shape (rows, ...), or dictionaries of them.
+        like: One block.
+        size: The number of rows in all.
+    """
+    spec = tf.nest.map_structure(
+        lambda part: tf.TensorSpec(
+            (None, *part.shape[1:]), tf.string if part.dtype.kind in "OSU" else part.dtype
+        ),
+        like,
+    )
+    read = tf.data.Dataset.from_generator(blocks, output_signature=spec).prefetch(1)
+    return read.unbatch().apply(tf.data.experimental.assert_cardinality(size))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All labelled rows of a source.
+
+    Attributes:
+        name: What the source is called.
+        inputs: From positions of rows, ascending, and a treatment to a data set of their inputs,
+            and the positions of those that could be read.
+        keys: A number for each row that follows from its input; see `row_keys`.
+        task: What is to be told of each.
+        labels: The label of each.
+        weights: The weight of each; None for no weights.
+        groups: The group of each; None for no groups.
+    """
+
+    name: str
+    inputs: Callable[[np.ndarray, Treatment], tuple[tf.data.Dataset, np.ndarray]]
+    keys: np.ndarray
+    task: Task
+    labels: np.ndarray
+    weights: np.ndarray | None = None
+    groups: np.ndarray | None = None
+
+    def drawn(self, split: str, shares: Shares) -> np.ndarray:
+        """Return the positions of the rows that shares draw for a split."""
+        classes = None if self.task.kind == "regression" else self.labels
+        parts = draw_parts(self.keys, shares, classes, self.groups)
+        if parts.duplicates:
+            warnings.warn(
+                f"{self.name} has {parts.duplicates:,} of {len(self.keys):,} examples whose input "
+                "is that of an earlier one. Equal inputs are in one part.",
+                stacklevel=4,
+            )
+        return parts.of(split)
+
+    def split(
+        self,
+        split: str,
+        positions: np.ndarray,
+        treatment: Treatment,
+        origin: Mapping[str, Any],
+    ) -> DataSplit:
+        """Return the split of some rows.
+
+        Args:
+            split: What it is called.
+            positions: Its rows, ascending.
+            treatment: Which of them are kept, and how pictures are treated.
+            origin: What reads it again.
+
+        Raises:
+            DataError: A row has no label, or a class too few rows.
+        """
+        where = f"{self.name}, split {split!r},"
+        check_labels(self.labels[positions], self.task, where)
+        few = few_per_class(self.labels[positions], self.task, treatment)
+        inputs, positions = self.inputs(positions[few], treatment)
+        labels, keys = self.labels[positions], self.keys[positions]
+        told = [labels] if self.weights is None else [labels, self.weights[positions]]
+        examples = tf.data.Dataset.zip(
+            inputs, *(tf.data.Dataset.from_tensor_slices(part) for part in told)
+        )
+        digest = hashlib.blake2b(digest_size=16)
+        named = [self.task.kind, self.task.names, treatment.decisive(), str(inputs.element_spec)]
+        digest.update(json.dumps(named, sort_keys=True).encode())
+        for part in (keys, *told):
+            digest.update(np.ascontiguousarray(part).data)
+        return DataSplit(
+            name=self.name,
+            split=split,
+            examples=examples,
+            size=len(positions),
+            task=self.task,
+            fingerprint=digest.hexdigest(),
+            treatment=treatment,
+            origin=origin,
+            keys=keys,
+        )
+
+
+def treated(inputs: tf.data.Dataset, treatment: Treatment) -> tf.data.Dataset:
+    """Bring stored pictures to what a model is fed, and leave all other inputs.
+
+    Raises:
+        DataError: Something else is to be resized or converted.
+    """
+    parts = tf.nest.flatten(inputs.element_spec)
+    asked = treatment.image_size or treatment.channels
+    if not asked and not any(map(_is_picture, parts)):
+        return inputs
+    return inputs.map(treatment.of(inputs.element_spec), tf.data.AUTOTUNE)
+
+
+def _is_picture(spec: tf.TensorSpec) -> bool:
+    """Return whether an input is stored as pictures are, of 8 or 16 bits."""
+    return (
+        spec.shape.rank == 3 and spec.dtype in (tf.uint8, tf.uint16) and spec.shape[-1] in (1, 3, 4)
+    )

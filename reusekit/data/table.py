@@ -1,0 +1,452 @@
+"""Splits of a table: CSV, TSV, Parquet, JSON lines, or a pandas DataFrame, read in blocks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from annotated_types import MinLen
+
+from reusekit.arguments import AnyPath, Distinct, checked
+from reusekit.data.files import look_at, open_files, stamp
+from reusekit.data.label_values import labels_from
+from reusekit.data.rows import (
+    Rows,
+    check_values,
+    numbers,
+    row_keys,
+    streamed,
+    treated,
+    weights_from,
+)
+from reusekit.data.shares import Shares
+from reusekit.data.split import DataSplit, cause_of
+from reusekit.data.table_blocks import Table, open_table
+from reusekit.data.task import Kind, Task
+from reusekit.data.treatment import Treatment
+from reusekit.errors import DataError, nearest
+
+_AS_THEY_ARE = Treatment()
+_SHARES = Shares()
+
+Columns = Annotated[Distinct[str], MinLen(1)]
+"""Several columns."""
+
+
+@checked(DataError)
+def from_table(
+    table: AnyPath | pd.DataFrame,
+    split: str,
+    *,
+    input: str | Columns | Mapping[str, str | Columns],
+    label: str | Columns,
+    weight: str | None = None,
+    parts: Shares | str | None = _SHARES,
+    treatment: Treatment = _AS_THEY_ARE,
+) -> DataSplit:
+    """Make a split of a table, which is read in blocks and never held as a whole.
+
+    Args:
+        table: A file of CSV, TSV, Parquet or JSON lines, told apart by content, or a DataFrame.
+        split: The part to take.
+        input: The column that a model is fed: text, a number, or a list of numbers. Several columns
+            of numbers are one vector, several of text are given by name; a dictionary says the
+            columns of each of a model's inputs.
+        label: The column to tell: words, true and false, and whole numbers of few different values
+            are classes, other numbers are predicted. Of several columns those of 0 and 1 are
+            several labels, and other numbers are predicted. `treatment.task` says otherwise.
+        weight: The column with the weight of each example; None for no weights.
+        parts: Shares to draw, stratified by class; or the column that says the part of each row; or
+            None, for all of the table.
+        treatment: Which examples are kept.
+
+    Raises:
+        DataError: A column is missing or holds no such values, a value is missing, or the part is
+            none or empty.
+
+    Example:
+        >>> frame = pd.DataFrame({"said": ["good", "bad", "fine", "poor"], "stars": [5, 1, 5, 1],
+        ...                       "part": ["train", "train", "test", "test"]})
+        >>> train = from_table(frame, "train", input="said", label="stars", parts="part")
+        >>> train.size, train.class_names
+        (2, ('1', '5'))
+        >>> from_table(frame, "train", input="sayd", label="stars")
+        Traceback (most recent call last):
+        ...
+        reusekit.errors.DataError: DataFrame has no column 'sayd'. Did you mean 'said'?
+    """
+    opened = open_table(table)
+    named = _Named(opened.name, input, label, weight, parts)
+    named.files = bool(treatment.image_size or treatment.channels)
+    opened.check(named.columns)
+    reading = _read(opened, named, split)
+    if not reading.count:
+        known = sorted(reading.parts) if named.part else []
+        raise DataError(
+            f"Expected rows of {split!r} in {opened.name}. Received: none. "
+            f"{nearest(split, known)}".strip()
+        )
+    task, labels = reading.labels(treatment.task)
+    keys, inputs = reading.source()
+    rows = Rows(opened.name, inputs, keys, task, labels, reading.weights, reading.groups)
+    positions = rows.drawn(split, parts) if isinstance(parts, Shares) else np.arange(reading.count)
+    return rows.split(split, positions, treatment, named.origin)
+
+
+class _Named:
+    """The columns that a user named, by what they are for."""
+
+    def __init__(
+        self, table: str, input: Any, label: Any, weight: str | None, parts: Shares | str | None
+    ) -> None:
+        self._input, self._label, self.weight, self._parts = input, label, weight, parts
+        by_name = input if isinstance(input, Mapping) else {None: input}
+        self.inputs = {
+            name: [columns] if isinstance(columns, str) else list(columns)
+            for name, columns in by_name.items()
+        }
+        self.labels = [label] if isinstance(label, str) else list(label)
+        self.group = parts.group if isinstance(parts, Shares) else None
+        self.part = parts if isinstance(parts, str) else None
+        fed = [column for columns in self.inputs.values() for column in columns]
+        rest = [one for one in (weight, self.part) if one is not None]
+        both = next((one for one in (*self.labels, *rest) if one in fed), None)
+        if both or not fed:
+            raise DataError(
+                f"Expected columns of {table} as input that are for nothing else. Received: "
+                f"{both!r}."
+            )
+        self.files = False  # whether text is the path of a picture
+        self.columns = list(dict.fromkeys([*fed, *self.labels, *rest, *filter(None, [self.group])]))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What reads a split again, beside the table itself."""
+        plain = self._parts.model_dump() if isinstance(self._parts, Shares) else self._parts
+        said = {"input": self._input, "label": self._label, "weight": self.weight, "parts": plain}
+        return {"reader": "from_table", **_plain(said)}
+
+
+def _plain(value: Any) -> Any:
+    """Return nested mappings and lists as dictionaries and lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def _columns(columns: Sequence[str]) -> str:
+    """Return columns as a message calls them."""
+    more = f" and {len(columns) - 5} more" if len(columns) > 5 else ""
+    return f"column{'s' * (len(columns) > 1)} {', '.join(map(repr, columns[:5]))}{more}"
+
+
+def _floats(column: pd.Series) -> np.ndarray:
+    """Return numbers as float64, NaN where they are missing."""
+    return _typed(column).to_numpy(np.float64, na_value=np.nan)
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    """Return values of a category or of objects in a type of numbers."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.astype(column.cat.categories.dtype)
+    return pd.to_numeric(column) if column.dtype == object else column
+
+
+def _is_whole(column: pd.Series) -> bool:
+    return _typed(column).dtype.kind in "iu"
+
+
+def _missing(column: pd.Series) -> np.ndarray:
+    """Return where a value is missing, or is empty text."""
+    none = column.isna().to_numpy(bool)
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        none |= np.fromiter((isinstance(one, str) and not one for one in column), bool, len(none))
+    return none
+
+
+def _kind(column: pd.Series) -> str:
+    """Return the kind of values: `bool`, `number`, `text`, `list`, or pandas' word for others."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return _kind(pd.Series(column.cat.categories))
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return "bool"
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return "number"
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind == "mixed" and all(isinstance(one, list | np.ndarray) for one in column.dropna()):
+        return "list"
+    numbers = ("integer", "floating", "mixed-integer-float", "decimal")
+    names = {"string": "text", "boolean": "bool", **dict.fromkeys(numbers, "number")}
+    return names.get(kind, kind)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The columns of one input of a model, all of one kind: `number`, `text` or `list`."""
+
+    columns: Sequence[str]
+    kind: str
+
+    def of(self, block: pd.DataFrame, at: np.ndarray) -> np.ndarray:
+        """Return the values of rows at some positions, numbers as float64.
+
+        Raises:
+            DataError: Some are missing.
+        """
+        what = _columns(self.columns)
+        if self.kind == "number":
+            found = np.stack([_floats(block[column]) for column in self.columns], axis=1)
+            numbers(found, what, at)
+            return found
+        check_values(_missing(block[self.columns[0]]), what, at)
+        values = block[self.columns[0]].astype(object).to_numpy()
+        if self.kind == "text":
+            return values
+        try:
+            found = np.stack(
+                [np.array(list(map(list, one)) if _nested(one) else one, float) for one in values]
+            )
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"Expected lists of numbers in {what}, all of one length. Received: "
+                f"{cause_of(error)}"
+            ) from error
+        numbers(found, what, at)
+        return found
+
+
+def _nested(value: Any) -> bool:
+    return len(value) > 0 and isinstance(value[0], list | np.ndarray)
+
+
+class _Source(NamedTuple):
+    """Keys of the part's inputs, and the inputs themselves, as `Rows` takes them."""
+
+    keys: np.ndarray
+    inputs: Callable[[np.ndarray, Treatment], tuple[tf.data.Dataset, np.ndarray]]
+
+
+class _Retype(Exception):
+    """A column of a CSV file that turned out to hold text, where numbers were guessed."""
+
+
+def _read(table: Table, named: _Named, split: str) -> "_Reading":
+    """Read a table once; of CSV, anew where a column turns out to hold text."""
+    text: set[str] = set()
+    while True:
+        reading = _Reading(table, named, split, frozenset(text))
+        try:
+            for start, block in table.read(named.columns, text):
+                reading.add(block, np.arange(start, start + len(block)))
+            return reading
+        except _Retype as found:
+            text.add(str(found))
+
+
+class _Reading:
+    """What was read of a table: kinds of its columns, labels, and keys of a part's inputs.
+
+    Args:
+        table: The table.
+        named: Its columns, by what they are for.
+        split: The part, where a column says the parts.
+        text: Columns of CSV that are read as text.
+    """
+
+    def __init__(
+        self, table: Table, named: _Named, split: str, text: frozenset[str] = frozenset()
+    ) -> None:
+        self._table, self._named, self._split, self._text = table, named, split, text
+        self._stamp = table.stamp()
+        self.parts: set[str] = set()
+        self._kinds: dict[str, str] = {}
+        self._whole: dict[str | None, bool] = {}
+        self._words: dict[Any, Any] = {}
+        self._told: dict[str, list[np.ndarray]] = {column: [] for column in named.labels}
+        self._present: list[np.ndarray] = []
+        self._positions: list[np.ndarray] = []
+        self._keys: list[np.ndarray] = []
+        self._weights: list[np.ndarray] = []
+        self._groups: list[np.ndarray] = []
+        self._paths: list[str] = []
+
+    def add(self, block: pd.DataFrame, at: np.ndarray) -> None:
+        """Take in a block of rows at some positions."""
+        for column in self._named.columns:
+            self._learn(column, block[column])
+        wanted = np.ones(len(block), bool)
+        if self._named.part is not None:
+            said = block[self._named.part].astype("string")
+            self.parts |= set(said.dropna().unique())
+            wanted = (said == self._split).to_numpy(bool, na_value=False)
+        self._add_labels(block, wanted, at)
+        if wanted.any():
+            self._positions.append(at[wanted])
+            self._add_inputs(block[wanted], at[wanted])
+
+    def _learn(self, column: str, values: pd.Series) -> None:
+        """Learn the kind of a column, which may not change from block to block."""
+        if values.isna().all():
+            return
+        kind = _kind(values)
+        known = self._kinds.setdefault(column, kind)
+        guessed = not self._table.typed and column not in self._text
+        if guessed and (kind == "text" or kind != known):
+            raise _Retype(column)
+        if kind != known or kind not in ("bool", "number", "text", "list"):
+            received = kind if kind == known else f"{known}, and then {kind}"
+            raise DataError(
+                f"Expected numbers, text, or true and false in column {column!r} of "
+                f"{self._table.name}. Received: {received}."
+            )
+
+    def _add_labels(self, block: pd.DataFrame, wanted: np.ndarray, at: np.ndarray) -> None:
+        missing = {column: _missing(block[column]) for column in self._named.labels}
+        for column, none in missing.items():
+            check_values(none & wanted, f"column {column!r} of {self._table.name}", at)
+        present = ~np.logical_or.reduce(list(missing.values()))
+        self._present.append(present)
+        if present.any():
+            for column, pieces in self._told.items():
+                pieces.append(self._values(column, block[column][present]))
+
+    def _add_inputs(self, block: pd.DataFrame, at: np.ndarray) -> None:
+        weight, group, table = self._named.weight, self._named.group, self._table.name
+        values = {}
+        for name, part in self._inputs().items():
+            values[name] = part.of(block, at)
+            whole = part.kind == "number" and all(_is_whole(block[one]) for one in part.columns)
+            self._whole[name] = self._whole.get(name, True) and whole
+        self._keys.append(row_keys(values))
+        if len(values) == 1 and self._named.files and part.kind == "text":
+            self._paths += values[name].tolist()
+        if weight is not None:
+            self._weights.append(weights_from(_floats(block[weight]), f"column {weight!r}"))
+        if group is not None:
+            check_values(_missing(block[group]), f"column {group!r} of {table}", at)
+            self._groups.append(self._values(group, block[group]))
+
+    def _values(self, column: str, values: pd.Series) -> np.ndarray:
+        """Return values of a label or a group; a word is held once."""
+        if self._kinds[column] == "list":
+            raise DataError(
+                f"Expected a word or a number in each row of column {column!r} of "
+                f"{self._table.name}. Received: lists."
+            )
+        if self._kinds[column] == "text":
+            words = values.astype(object)
+            return np.array([self._words.setdefault(word, word) for word in words], object)
+        letter = "b" if self._kinds[column] == "bool" else _typed(values).dtype.kind
+        kinds = {"b": bool, "i": np.int64, "u": np.int64}
+        return _typed(values).to_numpy(kinds.get(letter, np.float64))
+
+    def _inputs(self) -> dict[str | None, _Part]:
+        """Return the inputs of a model; several columns of text are one each, by their names."""
+        found: dict[str | None, _Part] = {}
+        for name, columns in self._named.inputs.items():
+            kinds = {one: self._kinds.get(one, "text") for one in columns}
+            kind, *others = {"number" if kind == "bool" else kind for kind in kinds.values()}
+            by_name = kind == "text" and name is None
+            if others or (len(columns) > 1 and kind != "number" and not by_name):
+                listed = ", ".join(f"{one!r} holds {kind}" for one, kind in list(kinds.items())[:5])
+                raise DataError(
+                    f"Expected columns of numbers, or one of text or lists, for an input. Of "
+                    f"{self._table.name} received: {listed}."
+                )
+            if by_name and len(columns) > 1:
+                found |= {one: _Part([one], kind) for one in columns}
+            else:
+                found[name] = _Part(columns, kind)
+        return found
+
+    @property
+    def count(self) -> int:
+        """The number of the part's rows."""
+        return sum(map(len, self._positions))
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The weights of the part's rows."""
+        return np.concatenate(self._weights) if self._weights else None
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The groups of the part's rows."""
+        return np.concatenate(self._groups) if self._groups else None
+
+    def labels(self, kind: Kind | None) -> tuple[Task, np.ndarray]:
+        """Return the task, which all rows of the table state, and the labels of the part's.
+
+        Raises:
+            DataError: They fit no task, or not the one asked for.
+        """
+        named = self._named.labels
+        columns = [np.concatenate(pieces) for pieces in self._told.values()]
+        told = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+        where = f"{self._table.name}, {_columns(named)},"
+        if told.ndim == 2 and kind is None and told.dtype.kind in "biuf":
+            kind = "multilabel" if np.isin(told, (0, 1)).all() else "regression"
+        task, labels = labels_from(told, where, named if told.ndim == 2 else None, kind)
+        if task.kind != "classification" and told.ndim == 1:
+            task = Task(task.kind, tuple(named))
+        place = np.cumsum(np.concatenate(self._present)) - 1
+        return task, labels[place[np.concatenate(self._positions)]]
+
+    def source(self) -> _Source:
+        """Return the part's inputs, read from the table or from the files that it names."""
+        if self._named.files and any(part.kind == "text" for part in self._inputs().values()):
+            return self._of_files()
+        inputs, whole, table, text = self._inputs(), self._whole, self._table, self._text
+        columns = list(dict.fromkeys(c for part in inputs.values() for c in part.columns))
+        where, stamp = np.concatenate(self._positions), self._stamp
+
+        def fed(block: pd.DataFrame, at: np.ndarray) -> Any:
+            found = {}
+            for name, part in inputs.items():
+                values = part.of(block, at)
+                if part.kind != "text":
+                    values = values.astype(np.int64 if whole[name] else np.float32)
+                found[name] = values
+            return found.get(None, found)
+
+        def read(positions: np.ndarray, treatment: Treatment) -> tuple[tf.data.Dataset, np.ndarray]:
+            wanted = where[positions]
+
+            def blocks() -> Iterator[Any]:
+                if table.stamp() != stamp:
+                    raise DataError(f"{table.name} has changed since it was opened; open it again.")
+                for start, block in table.read(columns, text & set(columns)):
+                    low, high = np.searchsorted(wanted, [start, start + len(block)])
+                    if high > low:
+                        at = wanted[low:high]
+                        yield fed(block.iloc[at - start], at)
+                    if high == len(wanted):
+                        return
+
+            return treated(streamed(blocks, next(blocks()), len(wanted)), treatment), positions
+
+        return _Source(np.concatenate(self._keys), read)
+
+    def _of_files(self) -> _Source:
+        if len(self._inputs()) > 1:
+            raise DataError(
+                f"Expected one column of {self._table.name} as input, with the paths of pictures. "
+                f"Received: {', '.join(map(repr, self._named.inputs))}."
+            )
+        try:
+            stamps = tuple(stamp(self._table.folder / path) for path in self._paths)
+        except DataError as error:
+            raise DataError(
+                f"{error} Where pictures are wanted (image_size, channels), text in column "
+                f"{self._inputs().popitem()[1].columns[0]!r} of {self._table.name} is the path of "
+                "one, from the table's folder."
+            ) from error
+        files = look_at(stamps)
+
+        def read(positions: np.ndarray, treatment: Treatment) -> tuple[tf.data.Dataset, np.ndarray]:
+            found = open_files([files[one] for one in positions], treatment, self._table.name)
+            return found.inputs, positions[found.kept]
+
+        return _Source(np.array([file.key for file in files], np.uint64), read)
