@@ -55,7 +55,8 @@ _NAMES = {
     "ndarray": "an array",
     "PathLike": "a path",
     "dict": "a dictionary",
-    "DataSplit": "a DataSplit, as rk.data.load loads it",
+    "DataSplit": "a DataSplit, as rk.data.load, from_folder, from_table, from_arrays and "
+    "from_dataset make it",
 }
 
 

@@ -1,7 +1,7 @@
 """The settings of pipelines: what a configuration file may hold, checked before anything runs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -51,8 +51,16 @@ class BackboneSettings(Settings):
     options: dict[str, Any] = Field({}, description="What else the builder takes.")
 
 
+_ONLY = {
+    "name": {"input", "label", "data_dir", "download"},
+    "folder": {"shares", "skip_unreadable"},
+    "table": {"input", "label", "weight", "part", "shares", "skip_unreadable"},
+}
+"""Settings that are for some sources of data only, by the source."""
+
+
 class DataSettings(Settings):
-    """The data to train on: a TFDS data set by its name, or a folder."""
+    """The data to train on: a TFDS data set by its name, a folder, or a table."""
 
     name: str | None = Field(
         None,
@@ -64,20 +72,31 @@ class DataSettings(Settings):
         description="Folder of pictures, sounds (WAV) or texts, with a folder for each class, or "
         "for each part with class folders in it.",
     )
+    table: str | None = Field(
+        None,
+        description="Table of CSV, TSV, Parquet or JSON lines, whose columns input and label name.",
+    )
     shares: Shares | None = Field(
         None,
-        description="Shares of the parts that are drawn of a folder of class folders; null for "
-        "70, 15 and 15 %.",
+        description="Shares of the parts that are drawn of a table, or of a folder of class "
+        "folders; null for 70, 15 and 15 %.",
     )
-    input: Sequence[str] | str | None = Field(
+    part: str | None = Field(
         None,
-        description="Feature that a model is fed, such as image, or several as [a,b]; null for the "
-        "data set's own.",
+        description="Column of a table that says the part of each row, in the place of shares.",
+    )
+    weight: str | None = Field(
+        None, description="Column of a table with the weight of each example; null for no weights."
+    )
+    input: Mapping[str, Sequence[str] | str] | Sequence[str] | str | None = Field(
+        None,
+        description="Feature or column that a model is fed, such as image, or several as [a,b]; of "
+        "a table also the columns of each of a model's inputs; null for the data set's own.",
     )
     label: Sequence[str] | str | None = Field(
         None,
-        description="Feature to tell, such as attributes/Smiling, or several as [a,b]; null for "
-        "the data set's own.",
+        description="Feature or column to tell, such as attributes/Smiling, or several as [a,b]; "
+        "null for the data set's own.",
     )
     task: Kind | None = Field(None, description=Treatment.model_fields["task"].description)
     train: str = Field("train", description="Split to train on, such as train[:80%].")
@@ -97,29 +116,38 @@ class DataSettings(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        sources = ("name", "folder")
-        named = [source for source in sources if getattr(self, source) is not None]
+        named = [source for source in _ONLY if getattr(self, source) is not None]
         if len(named) != 1:
             raise ConfigError(
-                f"Expected one of {' and '.join(f'data.{source}' for source in sources)}. "
-                f"Received: {' and '.join(named) or 'none of them'}."
+                f"Expected one of {', '.join(f'data.{source}' for source in _ONLY)}. Received: "
+                f"{' and '.join(named) or 'none of them'}."
             )
-        if self.folder is not None:
-            own = {"input", "label", "data_dir", "download"}
-        else:
-            own = {"shares", "skip_unreadable"}
-        for setting in sorted(own):
+        for setting in sorted(set().union(*_ONLY.values()) - _ONLY[named[0]]):
             if getattr(self, setting):
                 raise ConfigError(
                     f"Expected no {setting} for data.{named[0]}. Received: "
                     f"{getattr(self, setting)!r}."
                 )
+        if self.name is not None and isinstance(self.input, Mapping):
+            raise ConfigError(
+                "Expected input as a feature or a list of them for data.name. Received: "
+                f"{self.input!r}."
+            )
+        if self.table is not None and (self.input is None or self.label is None):
+            raise ConfigError(
+                "Expected input and label to name columns for data.table. Received: "
+                f"input={self.input!r}, label={self.label!r}."
+            )
+        if self.part is not None and self.shares is not None:
+            raise ConfigError(
+                "Expected part, a column, or shares, which are drawn. Received: both."
+            )
         return self
 
     @property
     def source(self) -> str:
         """The data set's name or place, as it was given."""
-        return self.name or self.folder or ""
+        return self.name or self.folder or self.table or ""
 
     def treatment(self, **values: Any) -> Treatment:
         """Return the treatment of examples, with values for what a backbone decides."""

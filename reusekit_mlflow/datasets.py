@@ -66,7 +66,7 @@ class SplitSource(DatasetSource):
 
         Args:
             **where: Where the data lie now: `data_dir` and `download` for a data set of TFDS,
-                `path` for a folder.
+                `path` for a folder, `table` for a table.
 
         Raises:
             DataError: The data are not there, or are not what they were.
@@ -155,8 +155,31 @@ class FolderSource(SplitSource):
         return from_folder(**where, split=self.split, shares=shares, treatment=treatment)
 
 
+class TableSource(SplitSource):
+    """The source of a part of a table, which `table` names anew: a file, or a DataFrame."""
+
+    reader = "from_table"
+
+    @staticmethod
+    def _get_source_type() -> str:
+        return "table"
+
+    def _read(self, **where: Any) -> "DataSplit":
+        from reusekit.data import Shares, Treatment, from_table
+
+        told = dict(self.origin)
+        drawn, part = told.pop("shares"), told.pop("part")
+        return from_table(
+            **where,
+            **told,
+            split=self.split,
+            parts=part if drawn is None else Shares(**drawn),
+            treatment=Treatment(**self.treatment),
+        )
+
+
 def _source_class(split: "DataSplit") -> type[SplitSource]:
-    found = {one.reader: one for one in (TFDSSource, FolderSource)}
+    found = {one.reader: one for one in (TFDSSource, FolderSource, TableSource)}
     return found.get(split.origin.get("reader", ""), SplitSource)
 
 

@@ -10,6 +10,9 @@ from reusekit.data.labels import MOST_CLASSES
 from reusekit.data.task import Kind, Task
 from reusekit.errors import DataError, nearest
 
+_FEW_WORDS = 20
+"""Different words that are classes even where most occur once."""
+
 
 def labels_from(
     values: np.ndarray, where: str, names: Sequence[str] | None = None, kind: Kind | None = None
@@ -109,6 +112,11 @@ def _classes(
     words = [one.decode() if isinstance(one, bytes) else str(one) for one in found]
     if not words:
         raise DataError(f"Expected labels in {where}. Received: none.")
+    if names is None and len(words) > max(_FEW_WORDS, len(values) / 2):
+        raise DataError(
+            f"Expected words that repeat as classes in {where}. Received: {len(words):,} different "
+            f"ones of {len(values):,}, such as {words[0][:60]!r}."
+        )
     if names is None:
         return words, positions.astype(np.int64)
     unknown = [word for word in words if word not in names]

@@ -124,9 +124,9 @@ class _Named:
     @property
     def origin(self) -> dict[str, Any]:
         """What reads a split again, beside the table itself."""
-        plain = self._parts.model_dump() if isinstance(self._parts, Shares) else self._parts
-        said = {"input": self._input, "label": self._label, "weight": self.weight, "parts": plain}
-        return {"reader": "from_table", **_plain(said)}
+        drawn = self._parts.model_dump() if isinstance(self._parts, Shares) else None
+        said = {"input": self._input, "label": self._label, "weight": self.weight}
+        return {"reader": "from_table", "shares": drawn, "part": self.part, **_plain(said)}
 
 
 def _plain(value: Any) -> Any:

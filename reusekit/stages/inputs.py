@@ -10,7 +10,7 @@ from rich.markup import escape
 from reusekit.backbones import Backbone, hub, sources
 from reusekit.backbones import load_backbone as load_pretrained
 from reusekit.backbones.preprocessing import IMAGENET, RANGES, range_ratio
-from reusekit.data import DataSplit, Treatment, from_folder, load
+from reusekit.data import DataSplit, Shares, Treatment, from_folder, from_table, load
 from reusekit.errors import ConfigError
 from reusekit.graph import read
 from reusekit.progress import console, say
@@ -111,6 +111,17 @@ def open_split(settings: DataSettings, split: str, treatment: Treatment) -> Data
     """
     if settings.folder is not None:
         return from_folder(settings.folder, split, shares=settings.shares, treatment=treatment)
+    if settings.table is not None:
+        assert settings.input is not None and settings.label is not None  # checked with the rest
+        return from_table(
+            settings.table,
+            split,
+            input=settings.input,
+            label=settings.label,
+            weight=settings.weight,
+            parts=settings.part or settings.shares or Shares(),
+            treatment=treatment,
+        )
     return load(
         settings.source,
         split,

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reusekit import tracking
-from reusekit.data import DataSplit, Shares, Treatment
+from reusekit.data import DataSplit, Shares
 from reusekit.errors import ConfigError, DataError
 from reusekit.progress import bars_wanted
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
@@ -368,11 +368,17 @@ def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSett
     if data.folder is None and not same:  # a folder may have been renamed
         return False
     try:
+        told = recorded.origin
+        drawn = Shares(**(told.get("shares") or {}))
         if data.folder is not None:
-            there = data.changed(shares=Shares(**(recorded.origin.get("shares") or {})))
+            there = data.changed(shares=drawn)
+        elif data.table is not None and told.get("part") is not None:
+            there = data.changed(part=told["part"], shares=None)
+        elif data.table is not None:
+            there = data.changed(part=None, shares=drawn)
         else:
             there = data.changed(name=recorded.name, download=False)
-        seen = open_split(there, recorded.split, Treatment(task=data.task))
+        seen = open_split(there, recorded.split, split.treatment)
     except DataError:  # an older version of the data set, for instance
         return False
     return seen.overlaps(split)
