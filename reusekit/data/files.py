@@ -347,9 +347,11 @@ def _sounds(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> t
     _no_pictures(treatment, where)
     lengths = {file.shape[0] for file in files}
     shape = lengths.pop() if len(lengths) == 1 else None, files[0].shape[1]
+    fit = treatment.fitting(tf.TensorSpec(shape))
 
     def decode(path: tf.Tensor) -> tf.Tensor:
-        return tf.ensure_shape(tf.audio.decode_wav(tf.io.read_file(path)).audio, shape)
+        sound = tf.audio.decode_wav(tf.io.read_file(path)).audio
+        return fit(tf.ensure_shape(sound, shape))
 
     return _each(files, decode, "path")
 

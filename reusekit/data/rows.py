@@ -209,7 +209,7 @@ def treated(inputs: tf.data.Dataset, treatment: Treatment) -> tf.data.Dataset:
         DataError: Something else is to be resized or converted.
     """
     parts = tf.nest.flatten(inputs.element_spec)
-    asked = treatment.image_size or treatment.channels
+    asked = treatment.image_size or treatment.channels or treatment.length
     if not asked and not any(map(_is_picture, parts)):
         return inputs
     return inputs.map(treatment.of(inputs.element_spec), tf.data.AUTOTUNE)

@@ -35,6 +35,11 @@ class Treatment(Settings):
     resize: Resize = Field(
         "stretch", description="What to do with pictures of another aspect ratio."
     )
+    length: PositiveInt | None = Field(
+        None,
+        description="Steps of series, or samples of sounds, whose length differs: shorter ones are "
+        "filled up with zeros, longer ones lose their end; null leaves them.",
+    )
     examples_per_class: PositiveInt | None = Field(
         None, description="Keep that many examples of each class, drawn by the seed; null: all."
     )
@@ -52,7 +57,11 @@ class Treatment(Settings):
         Of later settings only those that were chosen, so that features and versions of before keep
         their fingerprints.
         """
-        later = {"task": self.task, "skip_unreadable": self.skip_unreadable}
+        later = {
+            "task": self.task,
+            "skip_unreadable": self.skip_unreadable,
+            "length": self.length,
+        }
         return {
             "image_size": self.image_size and list(self.image_size),
             "channels": self.channels,
@@ -100,7 +109,27 @@ class Treatment(Settings):
             dtype="float32",  # whatever precision models use
         )
 
+    def fitting(self, spec: tf.TensorSpec) -> Callable[[tf.Tensor], tf.Tensor]:
+        """Return the function that brings a series to the length, where its own is open.
+
+        Args:
+            spec: Shape and dtype of the series, whose first axis are its steps.
+        """
+        length = self.length
+        if length is None or spec.dtype == tf.string or spec.shape[0] is not None:
+            return tf.identity
+
+        def fit(series: tf.Tensor) -> tf.Tensor:
+            series = series[:length]
+            none = [[0, 0]] * (spec.shape.rank - 1)
+            filled = tf.pad(series, [[0, length - tf.shape(series)[0]], *none])
+            return tf.ensure_shape(filled, (length, *spec.shape[1:]))
+
+        return fit
+
     def _of_one(self, spec: tf.TensorSpec) -> Callable[[tf.Tensor], tf.Tensor]:
+        if spec.shape.rank in (1, 2):
+            return self.fitting(spec)
         if spec.shape.rank != 3:
             return tf.identity
         if spec.dtype not in _GREY_LEVELS or spec.shape[-1] not in (1, 3, 4):

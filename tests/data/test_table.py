@@ -1,6 +1,7 @@
 """Splits of tables: every format, kinds of columns, parts, and what is said of bad ones."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -291,3 +292,18 @@ def test_numbers_and_then_words_in_csv_are_words(tmp_path):
     split = from_table(written(tmp_path, "csv", frame), "all", input="id", label="kind", parts=None)
     assert [text.decode() for text in values(split)[0]] == list(map(str, rows))
     assert json.loads(json.dumps(dict(split.origin))) == dict(split.origin)
+
+
+def test_memory_does_not_follow_the_number_of_rows(tmp_path):
+    # scripts/benchmark_table.py measures whole processes with 100,000 and 1,000,000 rows
+    columns = [f"x{number}" for number in range(20)]
+    peaks = {}
+    for rows in (20_000, 60_000):
+        frame = pd.DataFrame(RNG.normal(size=(rows, 20)).round(3), columns=columns)
+        frame.assign(y=RNG.choice(["a", "b"], rows)).to_csv(tmp_path / "table", index=False)
+        tracemalloc.start()
+        split = from_table(tmp_path / "table", "train", input=columns, label="y")
+        assert sum(len(labels) for _, labels in split.batches(512)) == split.size
+        peaks[rows] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[60_000] - peaks[20_000] < 100 * 40_000  # bytes a row; the numbers alone take 160
