@@ -64,7 +64,7 @@ def from_arrays(
         (125, (13,), ('class_0', 'class_1', 'class_2'))
     """
     held = _by_name(inputs)
-    told = np.asarray(labels)
+    told = _array(labels, "labels")
     sizes = {name or "inputs": len(part) for name, part in held.items()}
     weighed = None if weights is None else weights_from(weights, "weights")
     sizes |= {"labels": len(told) if told.ndim else 0}
@@ -103,10 +103,19 @@ def from_arrays(
     return rows.split(split, positions, treatment, {})
 
 
+def _array(values: Any, what: str) -> np.ndarray:
+    try:
+        return np.asanyarray(values)
+    except ValueError as error:
+        raise DataError(
+            f"Expected {what} as an array, each example of one shape. Received: {cause_of(error)}"
+        ) from error
+
+
 def _by_name(inputs: Any) -> dict[str | None, np.ndarray]:
     """Return inputs as arrays by name; None names an only one."""
     parts = inputs if isinstance(inputs, Mapping) else {None: inputs}
-    held = {name: np.asanyarray(part) for name, part in parts.items()}
+    held = {name: _array(part, f"inputs {name or ''}".strip()) for name, part in parts.items()}
     for name, part in held.items():
         numbers = part.dtype.kind in "biuf"
         texts = part.dtype.kind in "SU" or (

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from reusekit.data.split import DataSplit
 from reusekit.data.task import Task
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
+from reusekit.progress import say
 
 ROWS = 8_192
 """Rows that are read at a time."""
@@ -150,10 +150,9 @@ class Rows:
         classes = None if self.task.kind == "regression" else self.labels
         parts = draw_parts(self.keys, shares, classes, self.groups)
         if parts.duplicates:
-            warnings.warn(
-                f"{self.name} has {parts.duplicates:,} of {len(self.keys):,} examples whose input "
-                "is that of an earlier one. Equal inputs are in one part.",
-                stacklevel=4,
+            say(
+                f"warning: {self.name} has {parts.duplicates:,} of {len(self.keys):,} examples "
+                "whose input is that of an earlier one; equal inputs are in one part."
             )
         return parts.of(split)
 

@@ -161,9 +161,10 @@ def _is_whole(column: pd.Series) -> bool:
 def _missing(column: pd.Series) -> np.ndarray:
     """Return where a value is missing, or is empty text."""
     none = column.isna().to_numpy(bool)
-    if not pd.api.types.is_numeric_dtype(column.dtype):
-        none |= np.fromiter((isinstance(one, str) and not one for one in column), bool, len(none))
-    return none
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return none
+    empty = (isinstance(one, str) and not one for one in column)
+    return none | np.fromiter(empty, bool, len(none))
 
 
 def _kind(column: pd.Series) -> str:
