@@ -313,5 +313,5 @@ def _check_fingerprint(split: "DataSplit", expected: str) -> None:
 # itself, and so it is only here, where the classes are there.
 from mlflow.data.dataset_source_registry import register_dataset_source  # noqa: E402
 
-for _kind in (SplitSource, FolderSource):
+for _kind in (SplitSource, FolderSource, TableSource):
     register_dataset_source(_kind)  # type: ignore[arg-type]  # it means the class

@@ -83,7 +83,8 @@ def numbers(values: np.ndarray, what: str, at: np.ndarray) -> np.ndarray:
         return values
     with np.errstate(over="ignore"):
         found = values.astype(np.float32)
-    check_values(~np.isfinite(found).reshape(len(found), -1).all(axis=1), what, at)
+    finite = np.isfinite(found).reshape(len(found), -1)
+    check_values(np.logical_not(finite.all(axis=1)), what, at)
     return found
 
 

@@ -106,8 +106,8 @@ def open_table(table: Any) -> Table:
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as file:
-            head = file.read(65_536)
+        with (gzip.open if packed else open)(path, "rb") as opened:
+            head = opened.read(65_536)
     except OSError as error:
         raise DataError(f"{path.name} cannot be read: {cause_of(error)}") from error
     packing = "gzip" if packed else None

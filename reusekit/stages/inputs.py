@@ -122,10 +122,12 @@ def open_split(settings: DataSettings, split: str, treatment: Treatment) -> Data
             parts=settings.part or settings.shares or Shares(),
             treatment=treatment,
         )
+    named = settings.input
+    assert not isinstance(named, Mapping)  # checked with the rest
     return load(
         settings.source,
         split,
-        input=settings.input,
+        input=named,
         label=settings.label,
         data_dir=settings.data_dir,
         download=settings.download,
