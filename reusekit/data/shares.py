@@ -101,6 +101,7 @@ def draw_parts(
     """
     wanted = [part for part in PARTS if getattr(shares, part)]
     names, content = np.unique(_numbers(contents), return_inverse=True)
+    content = content.astype(np.int32)
     duplicates = len(content) - len(names)
     units, unit_of = len(names), content
     if groups is not None:
@@ -109,7 +110,9 @@ def draw_parts(
     np.minimum.at(name, unit_of, names[content])
     del names, content
     sizes = np.bincount(unit_of, minlength=units)
-    order = np.lexsort((_mixed(name, shares.seed), -sizes))  # small ones last even out the rest
+    mixed = _mixed(name, shares.seed)
+    order = np.lexsort((mixed, -sizes)).astype(np.int32)  # small ones last even out the rest
+    del name, sizes, mixed
     side = _balanced(unit_of, order, classes, [getattr(shares, part) for part in wanted])
     positions = {part: np.flatnonzero(side == number) for number, part in enumerate(wanted)}
     empty = [part for part, found in positions.items() if not len(found)]
@@ -145,7 +148,7 @@ def _connected(content: np.ndarray, size: int, groups: np.ndarray) -> tuple[int,
     edges = coo_array((np.ones(len(group), bool), (content, size + group)), (nodes, nodes))
     _, found = connected_components(edges, directed=False)
     units, unit_of = np.unique(found[content], return_inverse=True)
-    return len(units), unit_of
+    return len(units), unit_of.astype(np.int32)
 
 
 def _balanced(
@@ -165,7 +168,8 @@ def _balanced(
     of_all = [0.0] * len(shares)
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    rows = np.argsort(place[unit_of], kind="stable")
+    rows = np.argsort(place[unit_of], kind="stable").astype(np.int32)
+    del place
     sides = np.empty(len(order), np.int8)
     for unit, members in groupby(_members(rows, unit_of, codes), itemgetter(0)):
         score, found = [0.0] * len(shares), []

@@ -123,7 +123,7 @@ class _Named:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What reads a split again, beside the table itself."""
+        """Options that read a split again, beside the table itself."""
         drawn = self._parts.model_dump() if isinstance(self._parts, Shares) else None
         said = {"input": self._input, "label": self._label, "weight": self.weight}
         return {"reader": "from_table", "shares": drawn, "part": self.part, **_plain(said)}
@@ -241,13 +241,14 @@ def _read(table: Table, named: _Named, split: str) -> "_Reading":
         try:
             for start, block in table.read(named.columns, text):
                 reading.add(block, np.arange(start, start + len(block)))
+            reading.finish()
             return reading
         except _Retype as found:
             text.add(str(found))
 
 
 class _Reading:
-    """What was read of a table: kinds of its columns, labels, and keys of a part's inputs.
+    """The content of a table as far as it is kept: kinds, labels, and keys of a part's inputs.
 
     Args:
         table: The table.
@@ -286,6 +287,13 @@ class _Reading:
         if wanted.any():
             self._positions.append(at[wanted])
             self._add_inputs(block[wanted], at[wanted])
+
+    def finish(self) -> None:
+        """Join the pieces of all blocks, one kind after the other, so that none is held twice."""
+        pieces = (self._present, self._positions, self._keys, self._weights, self._groups)
+        for part in (*pieces, *self._told.values()):
+            if part:
+                part[:] = [np.concatenate(part)]
 
     def _learn(self, column: str, values: pd.Series) -> None:
         """Learn the kind of a column, which may not change from block to block."""
@@ -370,12 +378,12 @@ class _Reading:
     @property
     def weights(self) -> np.ndarray | None:
         """The weights of the part's rows."""
-        return np.concatenate(self._weights) if self._weights else None
+        return self._weights[0] if self._weights else None
 
     @property
     def groups(self) -> np.ndarray | None:
         """The groups of the part's rows."""
-        return np.concatenate(self._groups) if self._groups else None
+        return self._groups[0] if self._groups else None
 
     def labels(self, kind: Kind | None) -> tuple[Task, np.ndarray]:
         """Return the task, which all rows of the table state, and the labels of the part's.
@@ -384,7 +392,7 @@ class _Reading:
             DataError: They fit no task, or not the one asked for.
         """
         named = self._named.labels
-        columns = [np.concatenate(pieces) for pieces in self._told.values()]
+        columns = [self._told.pop(column)[0] for column in named]
         told = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
         where = f"{self._table.name}, {_columns(named)},"
         if told.ndim == 2 and kind is None and told.dtype.kind in "biuf":
@@ -392,8 +400,8 @@ class _Reading:
         task, labels = labels_from(told, where, named if told.ndim == 2 else None, kind)
         if task.kind != "classification" and told.ndim == 1:
             task = Task(task.kind, tuple(named))
-        place = np.cumsum(np.concatenate(self._present)) - 1
-        return task, labels[place[np.concatenate(self._positions)]]
+        place = np.cumsum(self._present[0]) - 1
+        return task, labels[place[self._positions[0]]]
 
     def source(self) -> _Source:
         """Return the part's inputs, read from the table or from the files that it names."""
@@ -401,7 +409,7 @@ class _Reading:
             return self._of_files()
         inputs, whole, table, text = self._inputs(), self._whole, self._table, self._text
         columns = list(dict.fromkeys(c for part in inputs.values() for c in part.columns))
-        where, stamp = np.concatenate(self._positions), self._stamp
+        where, stamped = self._positions[0], self._stamp
 
         def fed(block: pd.DataFrame, at: np.ndarray) -> Any:
             found = {}
@@ -416,7 +424,7 @@ class _Reading:
             wanted = where[positions]
 
             def blocks() -> Iterator[Any]:
-                if table.stamp() != stamp:
+                if table.stamp() != stamped:
                     raise DataError(f"{table.name} has changed since it was opened; open it again.")
                 for start, block in table.read(columns, text & set(columns)):
                     low, high = np.searchsorted(wanted, [start, start + len(block)])
@@ -428,7 +436,7 @@ class _Reading:
 
             return treated(streamed(blocks, next(blocks()), len(wanted)), treatment), positions
 
-        return _Source(np.concatenate(self._keys), read)
+        return _Source(self._keys[0], read)
 
     def _of_files(self) -> _Source:
         if len(self._inputs()) > 1:

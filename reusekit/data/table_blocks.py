@@ -134,7 +134,7 @@ def _nullable(kind: pa.DataType) -> Any:
 
 def _parquet(path: Path) -> Table:
     def blocks(columns: Sequence[str], _: Any) -> Iterator[pd.DataFrame]:
-        with pq.ParquetFile(path, buffer_size=2**20) as file:
+        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             for batch in file.iter_batches(ROWS, columns=list(columns), use_threads=False):
                 yield batch.to_pandas(types_mapper=_nullable)
 

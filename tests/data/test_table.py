@@ -11,6 +11,7 @@ from PIL import Image
 
 import reusekit as rk
 from reusekit.data import Shares, Treatment, from_table
+from reusekit.settings import DataSettings
 
 SIZE = 60
 RNG = np.random.default_rng(0)
@@ -309,3 +310,24 @@ def test_memory_does_not_follow_the_number_of_rows(tmp_path):
         peaks[rows] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peaks[24_000] - peaks[8_000] < 100 * 16_000  # bytes a row; its numbers alone take 320
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "Expected one of data.name, data.folder, data.table. Received: none of them"),
+        ({"table": "a.csv", "folder": "b"}, "Received: folder and table"),
+        ({"table": "a.csv", "input": "x"}, "Expected input and label to name columns"),
+        ({"table": "a.csv", "data_dir": "b"}, "Expected no data_dir for data.table"),
+        ({"name": "mnist", "part": "part"}, "Expected no part for data.name"),
+        ({"name": "mnist", "input": {"a": "b"}}, "Expected input as a feature"),
+        (
+            {"table": "a.csv", "input": "x", "label": "y", "part": "p", "shares": Shares()},
+            "Expected part, a column, or shares",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings, says):
+    with pytest.raises(rk.ConfigError) as caught:
+        DataSettings(**settings)
+    assert says in str(caught.value)

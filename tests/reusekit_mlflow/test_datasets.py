@@ -4,6 +4,7 @@ import json
 
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from mlflow.data.schema import TensorDatasetSchema
@@ -102,3 +103,27 @@ def test_what_is_no_split_is_refused_in_one_sentence(options, told):
 def test_a_loaded_split_takes_no_options(few):
     with pytest.raises(rk.DataError, match="with split, seed"):
         mlflow.data.from_tfds(few, split="train", seed=1)
+
+
+def test_tables_are_found_again_where_they_lie_now_and_arrays_are_not(tracking):
+    frame = pd.DataFrame({"x": np.arange(30.0), "y": ["a", "b", "c"] * 10, "part": ["train"] * 30})
+    splits = [
+        rk.data.from_table(frame, "train", input=["x"], label="y", parts=parts)
+        for parts in (rk.data.Shares(seed=2), "part", None)
+    ]
+    arrays = rk.data.from_arrays(frame[["x"]].to_numpy(), frame.y.to_numpy())
+    with mlflow.start_run() as run:
+        for split in (*splits, arrays):
+            mlflow.log_input(SplitDataset(split, split.fingerprint), "training")
+    inputs = tracking.get_run(run.info.run_id).inputs.dataset_inputs
+    logged = {one.dataset.digest: one for one in inputs}
+    for split in splits:
+        source = mlflow.data.get_source(logged[split.fingerprint])
+        assert logged[split.fingerprint].dataset.source_type == "table"
+        assert source.load_split(table=frame).fingerprint == split.fingerprint
+        with pytest.raises(rk.DataError, match="expected the fingerprint"):
+            source.load_split(table=frame.assign(x=frame.x + 1))
+        with pytest.raises(rk.DataError, match=r"as rk.data.from_table takes it"):
+            source.load_split()
+    with pytest.raises(rk.DataError, match="was in a program's memory"):
+        mlflow.data.get_source(logged[arrays.fingerprint]).load()
