@@ -61,7 +61,7 @@ def from_arrays(
         >>> train = from_arrays(wine.data, wine.target, "train", names=wine.target_names.tolist(),
         ...                     shares=Shares())
         >>> train.size, train.input_shape, train.class_names
-        (125, (13,), ('class_0', 'class_1', 'class_2'))
+        (124, (13,), ('class_0', 'class_1', 'class_2'))
     """
     held = _by_name(inputs)
     told = _array(labels, "labels")
