@@ -29,7 +29,8 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.data import DataSplit, Task
-from reusekit.features import Padding, stored_features
+from reusekit.features import Extraction, Padding, stored_features
+from reusekit.graph.padding_mask import AUTO
 
 WORDS = 14  # of a text; with a token before and one after, all fit into 16
 FEWEST = 40  # texts of a module that counts
@@ -221,7 +222,7 @@ def pooled_features(
     """Return the vectors of each block and pooling, as they are stored or a head pools them."""
     cuts, stored, inputs = blocks(model), [p for p in poolings if p in STORED], filled(data, length)
     found = {}
-    for ways, how in ((stored, {}), (["avg"], {"mask": None})):
+    for ways, mask in ((stored, AUTO), (["avg"], None)):
         pairs = [(cut, way) for cut in cuts for way in ways]
         entries = stored_features(
             store,
@@ -229,11 +230,10 @@ def pooled_features(
             [cut for cut, _ in pairs],
             data,
             pooling=[way for _, way in pairs],
-            padding=Padding(length),
-            **how,
+            extraction=Extraction(padding=Padding(length), mask=mask),
         )
         for (cut, way), entry in zip(pairs, entries, strict=True):
-            found[cut, UNMASKED if how else way] = np.array(entry.stored[cut])
+            found[cut, way if mask else UNMASKED] = np.array(entry.stored[cut])
     for cut in cuts:
         bottom = rk.extract(model, cut)
         for way in (way for way in poolings if way in IN_HEADS):

@@ -1,10 +1,11 @@
-"""Batches of stored features for Keras."""
+"""Batches for Keras: of arrays in memory or mapped files, and of a data set's own examples."""
 
 import itertools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import keras
@@ -13,58 +14,57 @@ import tensorflow as tf
 from pydantic import PositiveInt
 
 from reusekit.arguments import Seed, checked
-from reusekit.errors import DataError
-from reusekit.features.entry import MappedArray
+from reusekit.data import DataSplit
+from reusekit.errors import CacheError, DataError
 
 # What the data sets that are still there call, by the graph that TensorFlow traced them into.
 _called: WeakKeyDictionary[Any, list[Callable]] = WeakKeyDictionary()
 
 
 def call_python(
-    function: Callable, inputs: Sequence[Any], dtypes: Any, eagerly: bool = False
-) -> Any:
+    function: Callable, inputs: Sequence[Any], specs: Sequence[tf.TensorSpec], eagerly: bool = False
+) -> list[tf.Tensor]:
     """Call a function of Python's in a data set's pipeline, as `tf.numpy_function` does.
 
     TensorFlow keeps every function that it is given so for as long as the process lives, and with
     it the features and models that it reads. It is given a reference here, and the function is let
-    go of with the data set.
-
-    Args:
-        function: From arrays (from tensors, where it is called eagerly) to what has these dtypes.
-        inputs: Tensors.
-        dtypes: Of what it returns: a dtype, or a list of them.
-        eagerly: Whether to call it as `tf.py_function` does.
+    go of with the data set. Eagerly, it is called on tensors, as `tf.py_function` does.
     """
     graph = tf.compat.v1.get_default_graph()
     while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
         graph = graph.outer_graph
     if hasattr(graph, "outer_graph"):
         _called.setdefault(graph, []).append(function)
-        known = weakref.ref(function)
-        function = partial(_call, known)
-    return (tf.py_function if eagerly else tf.numpy_function)(function, inputs, dtypes)
+        function = partial(_call, weakref.ref(function))
+    call = tf.py_function if eagerly else tf.numpy_function
+    made = call(function, inputs, [spec.dtype for spec in specs])
+    for part, spec in zip(made, specs, strict=True):
+        part.set_shape(spec.shape)
+    return made
 
 
 def _call(known: Callable[[], Any], *values: Any) -> Any:
     return known()(*values)
 
 
+def rows_of(array: Any) -> tf.TensorSpec:
+    """Return the spec of some rows of an array."""
+    return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+
+
 @checked(DataError)
 def feed(
-    inputs: Any,
-    labels: np.ndarray | MappedArray,
-    batch_size: PositiveInt,
-    seed: Seed | None = None,
+    inputs: Any, labels: Any, batch_size: PositiveInt, seed: Seed | None = None
 ) -> tf.data.Dataset:
     """Return batches of (inputs, labels), gathered from arrays in memory or mapped files.
 
-    Only positions are shuffled, never the features themselves, so a full shuffle costs the same for
-    arrays of any size. The order follows from the seed alone, whatever TensorFlow's own seed is.
+    Only positions are shuffled, so a full shuffle costs the same for arrays of any size. The order
+    follows from the seed alone, whatever TensorFlow's own seed is.
 
     Args:
         inputs: An array of shape (examples, ...), which may be a memory-mapped file or an array of
             a `FeatureStore`, or a tuple, list (which comes as a tuple) or dictionary of such.
-        labels: Shape (examples,).
+        labels: An array of as many rows.
         batch_size: Examples a batch; the last one may be smaller.
         seed: Shuffle fully at each pass, each pass anew, the same passes for the same seed; None
             keeps the order.
@@ -74,44 +74,134 @@ def feed(
         >>> [labels.tolist() for _, labels in batches.as_numpy_iterator()]
         [[0, 1], [2]]
     """
-    passes = itertools.count()
     inputs = keras.tree.lists_to_tuples(inputs)  # tf.data would stack what is in a list
     arrays = [*keras.tree.flatten(inputs), labels]
-    if not all(hasattr(array, "dtype") and _has_rows(array, labels) for array in arrays):
+    shapes = [getattr(one, "shape", None) if hasattr(one, "dtype") else None for one in arrays]
+    if not all(shape and shape[0] == (shapes[-1] or [None])[0] for shape in shapes):
+        received = (
+            type(array).__name__ if shape is None else f"shape {tuple(shape)}"
+            for array, shape in zip(arrays, shapes, strict=True)
+        )
         raise DataError(
             "Expected arrays of the same examples: one label for each, and as many rows in each "
-            f"input. Received: {', '.join(_shape(array) for array in arrays)}."
+            f"input. Received: {', '.join(received)}."
         )
+    passes, size = itertools.count(), len(labels)
 
     def order(_: int) -> np.ndarray:
-        return np.random.default_rng((seed, next(passes))).permutation(len(labels))  # type: ignore[arg-type]
+        return np.random.default_rng((seed, next(passes))).permutation(size)  # type: ignore[arg-type]
 
     def gather(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
-        *taken, labels = call_python(
-            lambda at: [array[at] for array in arrays],
-            [rows],
-            [tf.as_dtype(array.dtype) for array in arrays],
-        )
-        for part, array in zip([*taken, labels], arrays, strict=True):
-            part.set_shape((None, *array.shape[1:]))
+        specs = [rows_of(array) for array in arrays]
+        *taken, labels = call_python(lambda at: [array[at] for array in arrays], [rows], specs)
         return keras.tree.pack_sequence_as(inputs, taken), labels
 
-    positions = tf.data.Dataset.range(len(labels))
+    positions = tf.data.Dataset.range(size)
     if seed is not None:
         # One call of NumPy a pass: a generator of positions would cost more than small heads do.
+        spec = tf.TensorSpec((None,), tf.int64)
         positions = (
             tf.data.Dataset.range(1)
-            .map(lambda one: tf.ensure_shape(call_python(order, [one], tf.int64), (None,)))
+            .map(lambda one: call_python(order, [one], [spec])[0])
             .unbatch()
-            .apply(tf.data.experimental.assert_cardinality(len(labels)))
+            .apply(tf.data.experimental.assert_cardinality(size))
         )
     return positions.batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)
 
 
-def _has_rows(array: Any, labels: Any) -> bool:
-    shapes: list[Any] = [getattr(one, "shape", ()) for one in (array, labels)]
-    return all(len(shape) > 0 for shape in shapes) and shapes[0][0] == shapes[1][0]
+def each_pass(make: Callable[[tf.Tensor], tf.data.Dataset], batches: int) -> tf.data.Dataset:
+    """Return a data set that is made anew for each pass, given the number of the pass, from 0."""
+    passes, spec = itertools.count(), tf.TensorSpec((), tf.int64)
+
+    def number(one: tf.Tensor) -> tf.Tensor:
+        return call_python(lambda _: np.int64(next(passes)), [one], [spec])[0]
+
+    once = tf.data.Dataset.range(1).map(number).flat_map(make)
+    return once.apply(tf.data.experimental.assert_cardinality(batches))
 
 
-def _shape(array: Any) -> str:
-    return f"shape {tuple(array.shape)}" if hasattr(array, "shape") else type(array).__name__
+@checked(CacheError)
+@dataclass(frozen=True)
+class Padding:
+    """A rule to bring examples of different lengths to one.
+
+    Every axis that the inputs leave open is filled up at its end. A model's predictions stay what
+    they were where it is told what is filling: by a mask among its inputs, which is filled with
+    False or 0, or by an embedding that masks `value`.
+
+    Attributes:
+        length: The length of each open axis afterwards.
+        longer: What becomes of a longer example: `refuse` is an error, `truncate` cuts its end off.
+        value: What numbers are filled up with; boolean inputs are with False.
+
+    Example:
+        >>> examples = tf.data.Dataset.from_tensor_slices([3, 1]).map(tf.range)
+        >>> [batch.tolist() for batch in Padding(4, value=9).batch(examples, 2).as_numpy_iterator()]
+        [[[0, 1, 2, 9], [0, 9, 9, 9]]]
+    """
+
+    length: PositiveInt
+    longer: Literal["refuse", "truncate"] = "refuse"
+    value: float = 0
+
+    @checked(CacheError)
+    def batch(self, examples: tf.data.Dataset, batch_size: PositiveInt) -> tf.data.Dataset:
+        """Return batches of examples padded to one length; the last may be smaller."""
+
+        def fitting(*example: Any) -> Any:  # `map` spreads a tuple over several arguments
+            return tf.nest.map_structure(self._fit, example if len(example) > 1 else example[0])
+
+        def shape(spec: tf.TensorSpec) -> list[int]:
+            return [self.length if size is None else size for size in spec.shape]
+
+        def filling(spec: tf.TensorSpec) -> tf.Tensor:
+            if spec.dtype.is_floating or spec.dtype.is_integer:
+                return tf.cast(self.value, spec.dtype)
+            return tf.zeros((), spec.dtype)  # False, or an empty string
+
+        spec = examples.element_spec
+        shapes, values = (tf.nest.map_structure(of, spec) for of in (shape, filling))
+        return examples.map(fitting).padded_batch(batch_size, shapes, values)
+
+    def _fit(self, part: tf.Tensor) -> tf.Tensor:
+        if self.longer == "truncate":
+            return part[tuple(slice(self.length if s is None else None) for s in part.shape)]
+        checks = [
+            tf.debugging.assert_less_equal(
+                tf.shape(part)[axis],
+                self.length,
+                f"An example is longer than Padding(length={self.length}) and is refused.",
+            )
+            for axis, size in enumerate(part.shape)
+            if size is None
+        ]
+        with tf.control_dependencies(checks):
+            return tf.identity(part)
+
+
+def batched(examples: tf.data.Dataset, padding: Padding | None, batch_size: int) -> tf.data.Dataset:
+    """Return batches of examples, padded where there is a padding."""
+    return padding.batch(examples, batch_size) if padding else examples.batch(batch_size)
+
+
+def example_batches(
+    data: DataSplit, start: int, stop: int, padding: Padding | None, batch_size: int
+) -> Iterator[tuple[Any, tf.Tensor]]:
+    """Yield batches of the examples of some numbers; to the end, of all there are."""
+    examples = data.examples.skip(start)
+    if stop < data.size:
+        examples = examples.take(stop - start)
+    try:
+        yield from batched(examples, padding, batch_size).prefetch(tf.data.AUTOTUNE)
+    except tf.errors.InvalidArgumentError as error:
+        if "is refused" in str(error):
+            raise DataError(
+                f"An example is longer than {padding}. Raise the length, or pass longer='truncate'."
+            ) from error
+        if "different shapes" in str(error):
+            raise DataError(
+                "The examples differ in shape. Bring them to one with Padding(length=...), or load "
+                "images with an image_size."
+            ) from error
+        data.check()  # which says which example cannot be read, where it is that
+        raise

@@ -1,64 +1,139 @@
-"""Bottoms: models from the inputs to what crosses a cut, in the model's precision or another."""
+"""Models from the inputs to what crosses a cut: as they are, augmenting, or in bfloat16."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import keras
+import numpy as np
 
-from reusekit.errors import CacheError, nearest
 from reusekit.features.frontiers import Frontier
-from reusekit.features.randomness import is_augmenting
-from reusekit.graph import Graph, keras_internals, read
-from reusekit.surgery import extract
+from reusekit.features.key import tensor_digests
+from reusekit.features.randomness import is_augmenting, random_before
+from reusekit.graph import Graph, ancestors, keras_internals, read
+from reusekit.graph.padding_mask import AUTO
+from reusekit.surgery import extract, rates
 from reusekit.surgery.clones import twin_of
+from reusekit.surgery.copies import Copier
+from reusekit.surgery.extraction import taps
 
-COMPUTE_DTYPES = ("bfloat16",)
+Reseed = Callable[..., None]
+"""Sets the random numbers of a model so that they follow from some integers, none negative."""
 
 
-def from_inputs(target: Frontier) -> keras.Model:
-    """Return the model from the inputs to the tensors of `crossing`, in their order."""
+def tapped(
+    graph: Graph, frontiers: Sequence[Frontier], augment: bool
+) -> tuple[Callable[[Any], list[dict[str, Any]]], Reseed]:
+    """Return a function from a batch of inputs to what is stored of each frontier, in one run.
+
+    With `augment`, the layers that vary the data do so; the second function reseeds them.
+    """
+    hows = [(one.pooling, one.pooled_under if one.pooling else None) for one in frontiers]
+    graph = read(graph, keep_masks=any(mask is not None for _, mask in hows))
+    # Found by the whole model, a mask is given to the part of it that is tapped.
+    masks = {mask for _, mask in hows if mask not in (None, AUTO)}
+    names = {*(name for one in frontiers for name in one.names), *masks}
+    tensors = {name: graph.names[name] for name in sorted(names)}
+    whole, reseed = (
+        augmented(graph, tensors, None) if augment else (extract(graph, tensors), _nothing)
+    )
+    outputs: dict[str, dict[str, Any]] = {}
+    for pooling, mask in dict.fromkeys(hows):
+        alike = [one for one, how in zip(frontiers, hows, strict=True) if how == (pooling, mask)]
+        wanted = {name: whole.output[name] for one in alike for name in one.names}
+        under = whole.output[mask] if mask in masks else mask
+        outputs[f"{pooling} {mask}"] = extract(whole, wanted, pooling, under).output
+    model = keras.Model(whole.input, outputs, name=whole.name)
+
+    def run(inputs: Any) -> list[dict[str, Any]]:
+        made = model.predict_on_batch(inputs)
+        return [
+            {name: made[f"{how[0]} {how[1]}"][name] for name in one.names}
+            for one, how in zip(frontiers, hows, strict=True)
+        ]
+
+    return run, reseed
+
+
+def _nothing(*_: int) -> None:
+    pass
+
+
+def computing(target: Frontier, augment: bool) -> tuple[keras.Model, Reseed]:
+    """Return the model from the inputs to what crosses, in order, and what reseeds it."""
+    if augment:
+        return augmented(target.graph, list(target.crossing), target.pooling, target.pooled_under)
     addresses = [tensor.address for tensor in target.crossing]
-    return extract(target.graph, addresses, target.pooling, mask_of(target))
+    return extract(target.graph, addresses, target.pooling, target.pooled_under), _nothing
 
 
-def mask_of(target: Frontier) -> str | None:
-    """Return the mask under which a cut is pooled, as `extract` takes it."""
-    if target.masked_by is None or target.mask is None:
-        return target.masked_by
-    return target.mask.address
-
-
-def in_compute_dtype(model: keras.Model | Graph, compute_dtype: str) -> Graph:
+def in_compute_dtype(model: keras.Model | Graph, compute_dtype: str | None) -> Graph:
     """Return a copy of a model that computes in another precision, its weights kept in float32.
 
     Every layer whose policy is float32 gets Keras's mixed policy, but for augmentation: bfloat16
-    cannot tell the places of neighbouring pixels apart. What the copy returns has the dtype that
-    it was computed in; the dtypes that Keras noted when the model was built stay as they were.
-
-    Args:
-        model: A model, or one that was read already. It is not changed.
-        compute_dtype: "bfloat16".
-
-    Returns:
-        The copy, read. Addresses are those of the model.
-
-    Raises:
-        CacheError: Another dtype.
-        CopyError: A layer does not come back from its configuration.
-        TieError: Layers share a weight in a way that copies of them would not.
-
-    Example:
-        >>> x = keras.Input((4,), name="x")
-        >>> model = keras.Model(x, keras.layers.Dense(2, name="head")(x))
-        >>> copy = in_compute_dtype(model, "bfloat16").model
-        >>> copy(keras.ops.ones((1, 4))).dtype.name, copy.get_layer("head").kernel.dtype
-        ('bfloat16', 'float32')
+    cannot tell the positions of neighbouring pixels apart. What the copy returns has the dtype that
+    it was computed in; the dtypes that Keras noted when the model was built stay as they were, and
+    so do addresses. None gives the model itself.
     """
-    if compute_dtype not in COMPUTE_DTYPES:
-        raise CacheError(
-            f"Expected a bottom to compute in {', '.join(COMPUTE_DTYPES)}, or None for the model's "
-            f"own precision. Received: {compute_dtype!r}. "
-            f"{nearest(str(compute_dtype), COMPUTE_DTYPES)}"
-        )
+    if compute_dtype is None:
+        return read(model)
     copy = twin_of(read(model).model, "copy")
     for layer in keras_internals.all_layers(copy):
         if layer.dtype_policy.name == "float32" and not is_augmenting(layer):
             layer.dtype_policy = f"mixed_{compute_dtype}"
     return read(copy)
+
+
+def augmented(
+    graph: Graph, wanted: Any, pooling: str | None, mask: Any = AUTO
+) -> tuple[keras.Model, Reseed]:
+    """Extract as `extract` does, with augmentation active in inference mode.
+
+    Layers that vary the data in training (see `random_before`) are called in training mode, in
+    `predict` as well; everything else is in inference mode, inside `fit` as well. The layers that
+    draw random numbers are copies, so that the model's generators stay as they are. One that holds
+    an augmenting layer beside others is called in training mode as a whole; those others are frozen
+    and silenced as by `freeze`. The second function reseeds them, whatever they are called and
+    whatever else is wanted, but for layers that hold no generator (`Randomness.unseeded`).
+    """
+    if isinstance(mask, str) and mask != AUTO:
+        mask = graph.names[mask]
+    tensors = keras.tree.flatten(wanted)
+    found = random_before(graph, tensors)
+    names = {*found.augmenting, *found.always}
+    calls = [call for call in ancestors(graph, tensors) if call.address in names]
+    # A copy for each call, not layer: which of its calls are made must not matter to the others.
+    copies = {call: Copier().copy(call.operation) for call in calls}
+    in_mode = {c: _InMode(copy, c.address in found.augmenting) for c, copy in copies.items()}
+    digests = tensor_digests(graph, [call.outputs[0] for call in calls])
+    met: Counter[str] = Counter()  # two calls may do the same to the same tensor
+    sources = []  # each generator with numbers that identify it in every process
+    for call, copy in copies.items():
+        digest = digests[call.outputs[0]]
+        for number, generator in enumerate(keras_internals.generators(copy)):
+            sources.append(((int(digest, 16), met[digest], number), generator))
+        met[digest] += 1
+    return taps(graph, wanted, pooling, in_mode, mask), partial(_reseed, sources)
+
+
+def _reseed(sources: Sequence[tuple[tuple[int, ...], Any]], *entropy: int) -> None:
+    for numbers, generator in sources:
+        state = np.random.SeedSequence([*entropy, *numbers]).generate_state(2)
+        # Some backends keep the state as int32.
+        generator.state.assign((state % 2**31).astype("int32"))
+
+
+class _InMode(keras.Layer):
+    """Calls a layer in training or in inference mode, whatever mode it is called in."""
+
+    def __init__(self, layer: keras.Layer, training: bool) -> None:
+        super().__init__(name=layer.name, dtype=layer.dtype_policy, autocast=False)
+        self.layer = layer
+        self._mode = {"training": training} if keras_internals.takes(layer, "training") else {}
+        layer.trainable = False
+        for part in keras_internals.all_layers(layer):
+            rates.silence(part)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer(*args, **{**kwargs, **self._mode})

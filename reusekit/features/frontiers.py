@@ -25,8 +25,6 @@ class Frontier:
     """The tensors that cross a cut, and those of them, or of the inputs, that are stored.
 
     Attributes:
-        graph: The model that is cut.
-        asked: The tensors that were asked for.
         crossing: The tensors that cross, in the order in which `split(model, at).top` takes them;
             with pooling those that were asked for.
         stored: The tensors that are stored.
@@ -50,6 +48,12 @@ class Frontier:
         """The addresses of the stored tensors."""
         return tuple(tensor.address for tensor in self.stored)
 
+    @property
+    def pooled_under(self) -> str | None:
+        """The mask as `extract` takes it."""
+        known = self.masked_by is not None and self.mask is not None
+        return self.mask.address if known else self.masked_by  # type: ignore[union-attr]
+
     @cached_property
     def cut(self) -> Cut:
         """The cut itself, with what depends on it."""
@@ -57,38 +61,32 @@ class Frontier:
 
     @checked(CacheError)
     def restore(self, stored: Mapping[str, Any]) -> Any:
-        """Return the crossing tensors from the stored ones: one, or a tuple like `crossing`.
+        """Return the crossing tensors from a batch of each stored one, by address.
 
-        Args:
-            stored: A batch of each stored tensor, by address, in whatever precision; the model's
-                own comes back. Works inside `tf.data`, too.
+        They come in the model's own precision: one, or a tuple like `crossing`.
         """
         if not set(self.names) <= stored.keys():
             raise CacheError(
                 f"Expected a batch of each of {', '.join(self.names)}. "
                 f"Received: {', '.join(map(str, stored)) or 'none'}."
             )
-        found = {t.address: keras.ops.cast(stored[t.address], t.dtype) for t in self.stored}
-        if self._recomputed:
-            inputs = [found[tensor.address] for tensor in self._needed]
-            made = self._from_inputs(inputs, training=False)
-            found.update(zip((t.address for t in self._recomputed), made, strict=True))
-        tensors = tuple(found[tensor.address] for tensor in self.crossing)
+        found = {t: keras.ops.cast(stored[t.address], t.dtype) for t in self.stored}
+        if not found.keys() >= set(self.crossing):
+            needed, made, model = self._remade
+            found.update(zip(made, model([found[t] for t in needed], training=False), strict=True))
+        tensors = tuple(found[tensor] for tensor in self.crossing)
         return tensors[0] if len(tensors) == 1 else tensors
 
     @cached_property
-    def _recomputed(self) -> list[Tensor]:
-        return [tensor for tensor in self.crossing if tensor not in self.stored]
-
-    @cached_property
-    def _needed(self) -> list[Tensor]:
-        return inputs_of(self.graph, self._recomputed)
-
-    @cached_property
-    def _from_inputs(self) -> keras.Model:
-        model = extract(self.graph, [tensor.address for tensor in self._recomputed])
-        of = dict(zip(self.graph.inputs, model.inputs, strict=True))
-        return keras.Model([of[tensor] for tensor in self._needed], model.outputs)
+    def _remade(self) -> tuple[list[Tensor], list[Tensor], keras.Model]:
+        """The tensors that are made from inputs, with these and the model that does it."""
+        made = [tensor for tensor in self.crossing if tensor not in self.stored]
+        model = extract(self.graph, [tensor.address for tensor in made])
+        of, needed = (
+            dict(zip(self.graph.inputs, model.inputs, strict=True)),
+            _inputs_of(self.graph, made),
+        )
+        return needed, made, keras.Model([of[tensor] for tensor in needed], model.outputs)
 
 
 @checked(CacheError)
@@ -103,20 +101,15 @@ def frontier(
 
     The tensors asked for are stored, and so is what else crosses with them. Free tensors among
     that, which follow from the inputs without a weight (a padding mask, an attention mask made
-    from it), are stored, or the inputs are in their place, whichever takes fewer bytes.
+    from it), are stored, or the inputs are in their stead, whichever takes fewer bytes.
 
     Args:
         model: A model, or one that was read already.
         at: Where it is cut: an address, a `CutPoint`, a Keras tensor, or a list of these.
-        pooling: "avg" or "max" stores the tensors asked for alone, pooled as by `extract`: a head
-            takes them, and no top that needs the others. None stores whole maps.
+        pooling: "avg", "max" or "token" stores the tensors asked for alone, pooled for a head; None
+            stores whole maps.
         mask: Which positions pooling passes over, as for `extract`.
-        carries_mask: Whether the mask is to cross as well where nothing is pooled, for a head that
-            pools: after all else, if no top needs it.
-
-    Raises:
-        AddressError: `at` names no tensor of the model, or several.
-        CutOrderError: One of several tensors asked for depends on another.
+        carries_mask: Whether the mask crosses after whole maps, for a head that pools them.
 
     Example:
         >>> tokens = keras.Input((16,), dtype="int32", name="tokens")
@@ -128,28 +121,24 @@ def frontier(
     """
     wants_mask = mask is not None and (pooling is not None or carries_mask)
     graph = read(model, keep_masks=wants_mask)
-    place = cut(graph, resolve(graph, at))
-    masks, doubts = [], []
-    for tensor in place.at if wants_mask else ():
-        found, doubt = padding_mask(graph, tensor, mask)
-        masks += [found] if found is not None else []
-        doubts += [doubt] if doubt else []
-    known = next(iter(masks), None)
-    about = {"mask": known, "masked_by": mask, "doubts": tuple(doubts)}
+    found = cut(graph, resolve(graph, at))
+    told = [padding_mask(graph, tensor, mask) for tensor in (found.at if wants_mask else ())]
+    masks = [each for each, _ in told if each is not None]
+    about = (next(iter(masks), None), mask, tuple(doubt for _, doubt in told if doubt))
     if pooling is not None:
-        return Frontier(graph, place.at, place.at, place.at, pooling, **about)
-    carried = tuple(m for m in dict.fromkeys(masks) if m not in place.frontier)
-    crossing = (*place.frontier, *carried)
-    may_follow = {*place.free, *(mask for mask in carried if mask in graph.free)}
+        return Frontier(graph, found.at, found.at, found.at, pooling, *about)
+    carried = [each for each in dict.fromkeys(masks) if each not in found.frontier]
+    crossing = (*found.frontier, *carried)
+    may_follow = {*found.free, *(each for each in carried if each in graph.free)}
     free = [tensor for tensor in crossing if tensor in may_follow]
-    kept = tuple(tensor for tensor in crossing if tensor not in may_follow)
-    inputs = inputs_of(graph, free)
+    kept = [tensor for tensor in crossing if tensor not in may_follow]
+    inputs = _inputs_of(graph, free)
     if free and _bytes(graph, inputs) < _bytes(graph, free):
         free = [tensor for tensor in inputs if tensor not in kept]
-    return Frontier(graph, place.at, crossing, (*kept, *free), pooling, **about)
+    return Frontier(graph, found.at, crossing, (*kept, *free), pooling, *about)
 
 
-def inputs_of(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:
+def _inputs_of(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Return the model inputs that some tensors are computed from, in the model's order."""
     needed = {t for call in ancestors(graph, tensors) if call.is_input for t in call.outputs}
     return [tensor for tensor in graph.inputs if tensor in needed]

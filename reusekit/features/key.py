@@ -4,21 +4,21 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
-from annotated_types import MinLen
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 
-from reusekit.arguments import checked
+from reusekit.arguments import Seed, checked
 from reusekit.backbones.digest import without_names
 from reusekit.data import DataSplit
 from reusekit.digests import array_digest, digest
 from reusekit.errors import CacheError
+from reusekit.features.batches import Padding
 from reusekit.features.frontiers import Frontier
-from reusekit.features.padding import Padding
 from reusekit.graph import Graph, Tensor, ancestors, read
+from reusekit.graph.padding_mask import AUTO
 
 LABELS = ":labels"
 """The name of the labels among an entry's arrays; no address starts with a colon."""
@@ -29,13 +29,51 @@ _LIBRARIES = {"abc", "builtins", "keras", "keras_hub", "tensorflow", "torch"}
 
 @checked(CacheError)
 @dataclass(frozen=True)
-class FeatureKey:
-    """Names an entry of the store.
+class Extraction:
+    """The settings under which features are computed and named.
 
     Attributes:
-        digest: Equal where the features are: 64 hexadecimal digits.
-        arrays: The names by which the caller knows the entry's arrays. Their order counts and the
-            names do not, so that a renamed layer finds what was stored under its old name.
+        dtype: What features are stored as; None for what the model computes. Integers, masks among
+            them, stay what they are.
+        padding: How examples of different lengths are brought to one.
+        preprocessing: What is done to the examples that neither the model nor the data set's
+            fingerprint says: a Keras model, or anything that serialises to JSON.
+        compute_dtype: "bfloat16" has the bottom compute in that, which is quicker and less exact;
+            None in the model's own precision.
+        mask: Which positions pooling passes over, as for `rk.extract`.
+        carries_mask: Whether the mask is stored after whole maps, for a head that pools them; in a
+            plan it is.
+        batch_size: Examples a batch of the pass: it decides speed and memory.
+        seed: Augmentation follows from this.
+        augmented_views: How many augmented views of the training examples a plan stores where
+            random augmentation lies before a cut; with 0 the bottom runs on every batch instead.
+
+    Example:
+        >>> Extraction(dtype="float15")
+        Traceback (most recent call last):
+        reusekit.errors.CacheError: Expected dtype to be None or 'float32', 'float16' or 'bfloat16'.
+        Received: 'float15'. Did you mean 'float16' or 'bfloat16' or 'float32'?
+    """
+
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    padding: Padding | None = None
+    preprocessing: Any = None
+    compute_dtype: Literal["bfloat16"] | None = None
+    mask: Any = AUTO
+    carries_mask: bool = False
+    batch_size: PositiveInt = 64
+    seed: Seed = 0
+    augmented_views: NonNegativeInt = 0
+
+
+@checked(CacheError)
+@dataclass(frozen=True)
+class FeatureKey:
+    """The name of an entry of the store.
+
+    Attributes:
+        digest: Equal where the features are: letters and digits.
+        arrays: The caller's names of the entry's arrays, of which only their order counts.
         size: The number of examples.
         about: What a person would want to know of the entry; must serialise to JSON.
     """
@@ -57,11 +95,8 @@ class FeatureKey:
 def feature_keys(
     frontiers: Sequence[Frontier],
     data: DataSplit,
-    dtype: str | None = None,
-    padding: Padding | None = None,
-    preprocessing: Any = None,
-    compute_dtype: str | None = None,
-    view: Annotated[Sequence[int], MinLen(1)] | None = None,
+    extraction: Extraction = Extraction(),
+    view: NonNegativeInt | None = None,
 ) -> list[FeatureKey]:
     """Return the keys under which the features of a data set at some cuts of a model are stored.
 
@@ -73,12 +108,8 @@ def feature_keys(
     Args:
         frontiers: Cuts of one model. Each weight is read once for all of them.
         data: What the model is fed.
-        dtype: What features are stored as; None for what the model computes.
-        padding: How examples of different lengths are brought to one.
-        preprocessing: What is done to the examples that neither the model nor
-            `data.fingerprint` says: a Keras model, or anything that serialises to JSON.
-        compute_dtype: What the bottom computes in; None for the model's own precision.
-        view: What the random numbers of an augmented view follow from; None where there are none.
+        extraction: How features are computed.
+        view: The number of an augmented view; None where nothing varies.
 
     Raises:
         CacheError: A layer or the preprocessing does not say what it is.
@@ -88,12 +119,10 @@ def feature_keys(
         >>> from reusekit.features import frontier
         >>> data = rk.data.load("sklearn_digits", "test",
         ...                     treatment=rk.data.Treatment(image_size=(32, 32)))
-        >>> model = rk.load_backbone("reusekit/glyphnet").model
-        >>> deep = frontier(model, "block7_out", pooling="avg")
-        >>> feature_keys([deep], data) == feature_keys([deep], data)
+        >>> deep = frontier(rk.load_backbone("reusekit/glyphnet").model, "block7_out", "avg")
+        >>> half = feature_keys([deep], data, Extraction(dtype="float16"))
+        >>> feature_keys([deep], data) == feature_keys([deep], data) != half
         True
-        >>> feature_keys([deep], data) == feature_keys([deep], data, dtype="float16")
-        False
     """
     if not frontiers:
         return []
@@ -101,20 +130,19 @@ def feature_keys(
     if any(one.graph is not graph for one in frontiers):
         raise CacheError("Expected cuts of one model, read once. Received cuts of several.")
     pooled = {one: one.mask for one in frontiers if one.pooling and one.mask is not None}
-    digests = tensor_digests(
-        graph, [*(tensor for one in frontiers for tensor in one.stored), *pooled.values()]
-    )
-    common = {
+    stored = [tensor for one in frontiers for tensor in one.stored]
+    digests = tensor_digests(graph, [*stored, *pooled.values()])
+    common: dict[str, Any] = {
         "format": 1,
         "data": [data.name, data.split, data.fingerprint, data.size],
-        "dtype": dtype,
-        "padding": padding and asdict(padding),
-        "preprocessing": described(preprocessing),
+        "dtype": extraction.dtype,
+        "padding": extraction.padding and asdict(extraction.padding),
+        "preprocessing": described(extraction.preprocessing),
     }
-    if compute_dtype is not None:
-        common["compute_dtype"] = compute_dtype
+    if extraction.compute_dtype is not None:
+        common["compute_dtype"] = extraction.compute_dtype
     if view is not None:
-        common["view"] = list(view)
+        common["view"] = [view, extraction.seed, extraction.batch_size]
     keys = []
     for one in frontiers:
         same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.stored]}
@@ -128,19 +156,14 @@ def feature_keys(
             "pooling": one.pooling,
             "data": data.name,
             "split": data.split,
+            **({} if view is None else {"view": view}),
         }
-        if view is not None:
-            about["view"] = view[0]
         keys.append(FeatureKey(digest(same), (*one.names, LABELS), data.size, about))
     return keys
 
 
 def described(preprocessing: Any) -> Any:
-    """Return preprocessing as JSON: for a model the digests of its outputs.
-
-    Raises:
-        CacheError: It does not serialise to JSON, or a layer of it does not say what it is.
-    """
+    """Return preprocessing as JSON: for a model the digests of its outputs."""
     if isinstance(preprocessing, keras.Model):
         before = read(preprocessing)
         return list(tensor_digests(before, before.outputs).values())
@@ -153,32 +176,14 @@ def described(preprocessing: Any) -> Any:
 def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]:
     """Return a digest for each tensor of all that its values follow from, given the model's inputs.
 
-    The digest of a tensor is made from the configuration and weight bytes of the layer that makes
-    it and from the digests of the tensors which that layer reads, down to the model's inputs (a
-    Merkle tree). So it is the same in every process, whatever the layers are called and whatever
-    else the model computes, and each weight is read once however many tensors are asked for.
-
-    Args:
-        graph: A model that was read.
-        tensors: Tensors of it.
-
-    Returns:
-        64 hexadecimal digits (SHA-256) for each of the tensors.
+    It is made from the configuration and weight bytes of the layer that makes the tensor and from
+    the digests of what that layer reads, down to the model's inputs (a Merkle tree): the same in
+    every process, whatever the layers are called and whatever else the model computes. Each weight
+    is read once.
 
     Raises:
         CacheError: A layer does not say what it is: it has no `get_config`, or was called with an
             argument that cannot be written down.
-
-    Example:
-        >>> from reusekit.graph import read
-        >>> def build(name):
-        ...     keras.utils.set_random_seed(0)
-        ...     x = keras.Input((4,), name=f"{name}_in")
-        ...     return read(keras.Model(x, keras.layers.Dense(3, name=name)(x)))
-        >>> one, other = build("one"), build("other")
-        >>> digest = tensor_digests(one, one.outputs)[one.outputs[0]]
-        >>> digest == tensor_digests(other, other.outputs)[other.outputs[0]]
-        True
     """
     tensors = list(tensors)
     paths = {

@@ -28,9 +28,7 @@ class Randomness:
     Attributes:
         augmenting: Those that vary the data in training: `RandomFlip`, `RandAugment`, `MixUp`, and
             any layer that draws random numbers and is told no rate. In inference they do nothing.
-        silenced: Those of Keras's and KerasHub's layers that drop values or add noise in training:
-            dropout, noise, stochastic depth. A frozen bottom runs in inference mode, where they do
-            nothing.
+        silenced: Those that drop values or add noise in training, and nothing in inference.
         always: Those that are random in inference as well.
         unseeded: Those of the augmenting and the always random ones that hold no generator, so
             that what they draw cannot be repeated.
@@ -51,15 +49,8 @@ def random_before(graph: Graph, at: Any) -> Randomness:
     cannot be known.
 
     A layer is known to be random by the `keras.random.SeedGenerator` that it holds, or by the rate
-    of one of Keras's or KerasHub's layers (`rates`). A user's layer that has neither is traced; see
-    `draws_unseeded`.
-
-    Args:
-        graph: A model that was read.
-        at: An address, a `CutPoint`, a Keras tensor, or a list of these.
-
-    Raises:
-        AddressError: `at` names no tensor of the model, or several.
+    of one of Keras's or KerasHub's layers (`rates`). A user's layer that has neither is traced, not
+    run; one that cannot be traced is not found out.
 
     Example:
         >>> from reusekit.graph import read
@@ -71,27 +62,19 @@ def random_before(graph: Graph, at: Any) -> Randomness:
         Randomness(augmenting=('flip',), silenced=('drop',), always=(), unseeded=())
     """
     calls = [call for call in ancestors(graph, resolve(graph, at)) if _may_be_random(call)]
-    always = [call for call in calls if draws_unseeded(graph, call, training=False)]
-    unseeded = [call for call in calls if draws_unseeded(graph, call, training=True)]
+    always = [call for call in calls if _draws_unseeded(graph, call, training=False)]
+    unseeded = [call for call in calls if _draws_unseeded(graph, call, training=True)]
     varying = [call for call in unseeded if call not in always]
     return Randomness(
         augmenting=_addresses(c for c in calls if c in varying or _holds(c, is_augmenting)),
         silenced=_addresses(c for c in calls if _holds(c, rates.drops)),
-        always=_addresses(c for c in calls if c in always or _holds(c, is_always_random)),
+        always=_addresses(c for c in calls if c in always or _holds(c, _is_always_random)),
         unseeded=_addresses(unseeded),
     )
 
 
 def refuse_mixing(graph: Graph, at: Any) -> None:
-    """Refuse layers before a cut that mix the pictures of a batch, and cannot mix their labels.
-
-    Args:
-        graph: A model that was read.
-        at: As for `random_before`.
-
-    Raises:
-        ConfigError: There is a `MixUp` or `CutMix`.
-    """
+    """Raise ConfigError for a `MixUp` or `CutMix` before a cut: it cannot mix the labels."""
     mixing = (keras.layers.MixUp, keras.layers.CutMix)
     for call in ancestors(graph, resolve(graph, at)):
         if _may_be_random(call) and _holds(call, lambda layer: isinstance(layer, mixing)):
@@ -109,8 +92,7 @@ def is_augmenting(layer: keras.Layer) -> bool:
     return _draws(layer) and keras_internals.takes(layer, "training")
 
 
-def is_always_random(layer: keras.Layer) -> bool:
-    """Return whether a layer itself draws random numbers whenever it is called."""
+def _is_always_random(layer: keras.Layer) -> bool:
     return _draws(layer) and not keras_internals.takes(layer, "training")
 
 
@@ -140,38 +122,19 @@ def _addresses(calls: Iterable[Call]) -> tuple[str, ...]:
     return tuple(call.address for call in calls)
 
 
-def draws_unseeded(graph: Graph, call: Call, training: bool) -> bool:
+def _draws_unseeded(graph: Graph, call: Call, training: bool) -> bool:
     """Return whether a user's layer draws random numbers, though nothing in it holds a generator.
 
-    Such a layer calls `tf.random`, or `keras.random` without a seed. Its call is traced, not run.
-    One that cannot be traced is not found out.
-
-    Args:
-        graph: A model that was read.
-        call: A call of it.
-        training: Whether to trace it in training mode.
-
-    Example:
-        >>> from reusekit.graph import read
-        >>> x = keras.Input((3,))
-        >>> noise = keras.layers.Lambda(lambda x: x + tf.random.normal(tf.shape(x)))
-        >>> graph = read(keras.Model(x, noise(x)))
-        >>> [draws_unseeded(graph, call, training=False) for call in graph.calls]
-        [False, True]
+    Such a layer calls `tf.random`, or `keras.random` without a seed.
     """
     known = _known.setdefault(graph, {})
     if (call, training) not in known:
-        known[call, training] = _may_draw(call.operation) and _draws_when_traced(call, training)
+        parts = keras_internals.all_layers(call.operation)
+        # Keras's and KerasHub's layers draw from generators that they hold.
+        held = (part for part in parts if keras_internals.has_generator(part))
+        may_draw = all(map(rates.rates, held)) and not all(map(rates.is_stock, parts))
+        known[call, training] = may_draw and _draws_when_traced(call, training)
     return known[call, training]
-
-
-def _may_draw(layer: Any) -> bool:
-    if not isinstance(layer, keras.Layer):
-        return False
-    parts = keras_internals.all_layers(layer)
-    # Keras's and KerasHub's layers draw from generators that they hold.
-    held = (part for part in parts if keras_internals.has_generator(part))
-    return all(map(rates.rates, held)) and not all(map(rates.is_stock, parts))
 
 
 def _draws_when_traced(call: Call, training: bool) -> bool:

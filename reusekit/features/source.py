@@ -3,10 +3,9 @@
 Whatever the way, the examples come in the order that `feed` gives for the same seed.
 """
 
-import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from threading import Lock
 from typing import Any
@@ -19,24 +18,26 @@ from pydantic import PositiveInt
 from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError, DataError
-from reusekit.features.batches import call_python, feed
+from reusekit.features.batches import (
+    Padding,
+    batched,
+    call_python,
+    each_pass,
+    example_batches,
+    feed,
+    rows_of,
+)
+from reusekit.features.bottoms import computing
 from reusekit.features.entry import Entry
 from reusekit.features.frontiers import Frontier
 from reusekit.features.key import LABELS
-from reusekit.features.padding import Padding
 
 _ROWS = 256  # that are read at a time
 
 
 class FeatureSource(ABC):
-    """Batches of what crosses a cut.
+    """Batches of what crosses a cut, of `size` examples."""
 
-    Attributes:
-        how: How they are come by, as `PlannedFeatures` says it.
-        size: The number of examples.
-    """
-
-    how: str
     size: int
 
     @property
@@ -46,12 +47,7 @@ class FeatureSource(ABC):
 
     @abstractmethod
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Return batches of (crossing tensors, labels), as the top of the split takes them.
-
-        Args:
-            batch_size: Examples a batch; the last one may be smaller.
-            seed: Shuffle fully at each pass, as `feed` does; None keeps the order.
-        """
+        """Return batches of (crossing tensors, labels), as the top takes them; see `feed`."""
 
     def arrays(self) -> np.ndarray | tuple[np.ndarray, ...] | None:
         """Return all features in memory, in order; None for whole maps and varying features."""
@@ -59,25 +55,15 @@ class FeatureSource(ABC):
 
 
 class StoredSource(FeatureSource):
-    """Features in a store.
+    """Features in a store; `stored` has the stored tensors by address, in the data set's order.
 
-    Args:
-        frontier: The cut.
-        entry: What is stored of it.
-        how: How it came there.
-        in_memory: Whether to read it into memory; else it stays mapped where it is.
-
-    Attributes:
-        frontier, entry: As they were given.
-        stored: The stored tensors by address, in the data set's order.
+    They stay mapped where they are unless `in_memory` is set before they are read.
     """
 
-    def __init__(
-        self, frontier: Frontier, entry: Entry, how: str = "stored", in_memory: bool = False
-    ) -> None:
-        self.how, self.size = how, len(entry[LABELS])
-        self.frontier, self.entry, self._in_memory = frontier, entry, in_memory
+    def __init__(self, frontier: Frontier, entry: Entry) -> None:
+        self.frontier, self.entry, self.size = frontier, entry, len(entry[LABELS])
         self.stored = {name: entry[name] for name in frontier.names}
+        self.in_memory = False
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -86,7 +72,7 @@ class StoredSource(FeatureSource):
 
     @cached_property
     def _read(self) -> Mapping[str, Any]:
-        if not self._in_memory:
+        if not self.in_memory:
             return self.stored
         return {name: np.asarray(array) for name, array in self.stored.items()}
 
@@ -109,47 +95,38 @@ class StoredSource(FeatureSource):
 
 
 class ViewsSource(FeatureSource):
-    """Augmented views in a store; each pass over the data reads the next one.
-
-    Args:
-        views: What is stored of each.
-    """
-
-    how = "views"
+    """Augmented views in a store; pass number e over the data reads view e modulo their number."""
 
     def __init__(self, views: Sequence[StoredSource]) -> None:
-        self._views, self.size = views, len(views[0].labels)
+        self._views, self.size = views, views[0].size
 
-    @cached_property
+    @property
     def labels(self) -> np.ndarray:
         """The labels, in the data set's order."""
-        return np.asarray(self._views[0].labels)
+        return self._views[0].labels
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """See `FeatureSource`. Pass number e reads view e modulo their number."""
-        views, frontier = [view.stored for view in self._views], self._views[0].frontier
-        names, first = frontier.names, views[0]
+        """See `FeatureSource`."""
+        first = self._views[0]
+        specs = {name: rows_of(array) for name, array in first.stored.items()}
         order = feed(np.arange(self.size), self.labels, batch_size, seed)
 
         def gather(number: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
-            view = views[number % len(views)]
-            return [view[name][rows] for name in names]
+            view = self._views[int(number) % len(self._views)].stored
+            return [view[name][rows] for name in specs]
 
         def read(number: tf.Tensor) -> tf.data.Dataset:
             def taken(rows: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
-                kinds = [tf.as_dtype(first[name].dtype) for name in names]
-                parts = call_python(gather, [number, rows], kinds)
-                for part, name in zip(parts, names, strict=True):
-                    part.set_shape((None, *first[name].shape[1:]))
-                return frontier.restore(dict(zip(names, parts, strict=True))), labels
+                parts = call_python(gather, [number, rows], list(specs.values()))
+                return first.frontier.restore(dict(zip(specs, parts, strict=True))), labels
 
             return order.map(taken)
 
-        return _each_pass(read, math.ceil(self.size / batch_size))
+        return each_pass(read, math.ceil(self.size / batch_size))
 
 
 class InputSource(FeatureSource):
-    """The inputs of a model as a data set gives them.
+    """The inputs of a model as a data set gives them, in their own structure.
 
     Args:
         data: The data set.
@@ -158,33 +135,26 @@ class InputSource(FeatureSource):
             each pass, and shuffled within a window of this size, in an order of its own.
     """
 
-    how = "inputs"
-
     def __init__(self, data: DataSplit, padding: Padding | None, window: int) -> None:
         self._data, self._padding, self._window = data, padding, window
         self.size = data.size
 
     @cached_property
     def _held(self) -> tuple[Any, np.ndarray]:
-        """Inputs, in their structure, and labels."""
-        inputs: Any = None
-        labels: Any = None
+        """Inputs, in their structure, and labels of any dtype and shape."""
+        held: Any = None
         position = 0
-        for batch, targets in example_batches(self._data, 0, self.size, self._padding, _ROWS):
-            rows = slice(position, position + len(targets))
+        for batch in example_batches(self._data, 0, self.size, self._padding, _ROWS):
+            if held is None:
+                held = keras.tree.map_structure(
+                    lambda part: np.empty((self.size, *part.shape[1:]), part.dtype.as_numpy_dtype),
+                    batch,
+                )
+            rows = slice(position, position + len(batch[1]))
             position = rows.stop
             if position > self.size:
                 break
-            if inputs is None:
-                # Labels of any dtype and shape: numbers to predict, or several labels an example.
-                inputs, labels = keras.tree.map_structure(
-                    lambda part: np.empty((self.size, *part.shape[1:]), part.dtype.as_numpy_dtype),
-                    (batch, targets),
-                )
-            labels[rows] = targets
-            for into, part in zip(
-                keras.tree.flatten(inputs), keras.tree.flatten(batch), strict=True
-            ):
+            for into, part in zip(*map(keras.tree.flatten, (held, batch)), strict=True):
                 into[rows] = part
         if position != self.size:
             raise DataError(
@@ -192,7 +162,7 @@ class InputSource(FeatureSource):
                 f"{' or more' if position > self.size else ''}. The data set is not what it was "
                 "when it was loaded; load it again."
             )
-        return inputs, labels
+        return held
 
     @cached_property
     def labels(self) -> np.ndarray:
@@ -208,40 +178,23 @@ class InputSource(FeatureSource):
         examples = self._data.examples
         if seed is not None:
             examples = examples.shuffle(max(1, self._window), seed, reshuffle_each_iteration=True)
-        return self._batched(examples, batch_size).prefetch(tf.data.AUTOTUNE)
-
-    def _batched(self, examples: tf.data.Dataset, batch_size: int) -> tf.data.Dataset:
-        if self._padding is not None:
-            return self._padding.batch(examples, batch_size)
-        return examples.batch(batch_size)
+        return batched(examples, self._padding, batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 class ComputedSource(FeatureSource):
-    """Features that are computed for every batch.
+    """Features that are computed for every batch of another source.
 
-    Args:
-        source: Batches of what the model is fed.
-        model: From these to what crosses the cut.
-        frontier: The cut.
-        random: Where the model varies the data, what sets its random numbers, and a seed for that.
-            They follow from this, the pass and the batch alone, so that every trial sees the same.
+    With a seed the bottom varies the data, by random numbers that follow from the seed, the pass
+    and the batch alone, so that every trial sees the same.
     """
 
-    how = "recompute"
-
-    def __init__(
-        self,
-        source: FeatureSource,
-        model: keras.Model,
-        frontier: Frontier,
-        random: tuple[Callable[..., None], int] | None = None,
-    ) -> None:
-        self._source, self.size = source, source.size
-        self._random = random
+    def __init__(self, source: FeatureSource, frontier: Frontier, seed: int | None = None) -> None:
+        self._source, self.size, self._seed = source, source.size, seed
+        model, self._reseed = computing(frontier, augment=seed is not None)
         # In inference mode: what augments does so in this mode as well.
         self._run = tf.function(partial(model, training=False), reduce_retracing=True)
-        self._outputs = [
-            (tf.as_dtype(tensor.dtype), output.shape)
+        self._specs = [
+            tf.TensorSpec(output.shape, tensor.dtype)
             for tensor, output in zip(frontier.crossing, model.outputs, strict=True)
         ]
         self._one_at_a_time = Lock()
@@ -256,71 +209,24 @@ class ComputedSource(FeatureSource):
         source = self._source.batches(batch_size, seed)
 
         def computed(number: tf.Tensor) -> tf.data.Dataset:
-            def compute(place: tf.Tensor, batch: tuple) -> tuple[Any, tf.Tensor]:
+            def compute(position: tf.Tensor, batch: tuple) -> tuple[Any, tf.Tensor]:
                 inputs, labels = batch
                 # Outside of the graph of tf.data, which runs on the processor alone.
-                parts = call_python(
-                    partial(self._compute, inputs),
-                    [number, place, *keras.tree.flatten(inputs)],
-                    [dtype for dtype, _ in self._outputs],
-                    eagerly=True,
-                )
-                for part, (_, shape) in zip(parts, self._outputs, strict=True):
-                    part.set_shape(shape)
+                given = [number, position, *keras.tree.flatten(inputs)]
+                run = partial(self._compute, inputs)
+                parts = call_python(run, given, self._specs, eagerly=True)
                 return (parts[0] if len(parts) == 1 else tuple(parts)), labels
 
             return source.enumerate().map(compute)
 
-        batches = _each_pass(computed, math.ceil(self.size / batch_size))
-        return batches.prefetch(tf.data.AUTOTUNE)
+        return each_pass(computed, math.ceil(self.size / batch_size)).prefetch(tf.data.AUTOTUNE)
 
     def _compute(
-        self, structure: Any, number: tf.Tensor, place: tf.Tensor, *inputs: tf.Tensor
+        self, structure: Any, number: tf.Tensor, position: tf.Tensor, *inputs: tf.Tensor
     ) -> list[tf.Tensor]:
         packed = keras.tree.pack_sequence_as(structure, inputs)
         with self._one_at_a_time:
-            if self._random:
-                reseed, seed = self._random
-                reseed(seed, int(number), int(place))
+            if self._seed is not None:
+                self._reseed(self._seed, int(number), int(position))
             outputs = keras.tree.flatten(self._run(packed))
-        return [tf.cast(o, dtype) for o, (dtype, _) in zip(outputs, self._outputs, strict=True)]
-
-
-def _each_pass(make: Callable[[tf.Tensor], tf.data.Dataset], batches: int) -> tf.data.Dataset:
-    """Return a data set that is made anew for each pass, given the number of the pass, from 0."""
-    passes = itertools.count()
-
-    def number(one: tf.Tensor) -> tf.Tensor:
-        counted = call_python(lambda _: np.int64(next(passes)), [one], tf.int64)
-        return tf.ensure_shape(counted, ())
-
-    once = tf.data.Dataset.range(1).map(number).flat_map(make)
-    return once.apply(tf.data.experimental.assert_cardinality(batches))
-
-
-def example_batches(
-    data: DataSplit, start: int, stop: int, padding: Padding | None, batch_size: int
-) -> Iterator[tuple[Any, tf.Tensor]]:
-    """Yield batches of the examples of some numbers; to the end, of all there are.
-
-    Raises:
-        DataError: The examples differ in shape and there is no padding, or one is too long for it.
-    """
-    examples = data.examples.skip(start)
-    if stop < data.size:
-        examples = examples.take(stop - start)
-    batches = padding.batch(examples, batch_size) if padding else examples.batch(batch_size)
-    try:
-        yield from batches.prefetch(tf.data.AUTOTUNE)
-    except tf.errors.InvalidArgumentError as error:
-        if "is refused" in str(error):
-            raise DataError(
-                f"An example is longer than {padding}. Raise the length, or pass longer='truncate'."
-            ) from error
-        if "different shapes" in str(error):
-            raise DataError(
-                "The examples differ in shape. Bring them to one with Padding(length=...), or load "
-                "images with an image_size."
-            ) from error
-        data.check()  # which says which example cannot be read, where it is that
-        raise
+        return [tf.cast(o, spec.dtype) for o, spec in zip(outputs, self._specs, strict=True)]

@@ -14,24 +14,9 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import CacheError, DataError
-from reusekit.features.entry import (
-    BLOCK_BYTES,
-    DamagedFile,
-    Draft,
-    Entry,
-    Manifest,
-    damaged_blocks,
-    mapped,
-)
+from reusekit.features.entry import BLOCK_BYTES, Draft, Entry, Manifest
 from reusekit.features.key import FeatureKey
-from reusekit.features.layout import (
-    Layout,
-    Lease,
-    counting,
-    if_unused,
-    os_errors_explained,
-    sole_maker,
-)
+from reusekit.features.layout import Layout, os_errors_explained
 from reusekit.signals import interruptible, raise_if_interrupted
 
 Batch = Mapping[str, np.ndarray]
@@ -50,7 +35,7 @@ class EntryInfo:
         arrays: The names of its arrays.
         used: When it was last used, UTC.
         about: What its maker said of it: model, cut, data set and split.
-        folder: Where it lies.
+        folder: The folder of its files.
     """
 
     digest: str
@@ -76,13 +61,11 @@ def default_path() -> Path:
 class FeatureStore:
     """A folder of features that any number of processes read and fill.
 
-    An entry holds several arrays: the tensors that cross a cut. Each is one file, written block by
-    block to a draft and shown when it is whole. One process makes an entry; others that want it
-    wait and read. A killed one leaves its whole blocks to the next. Each block has a checksum,
-    which is compared when the entry is opened: what is damaged, in whatever way, is computed again.
-    An entry that is open is mapped into memory: a file that is overwritten meanwhile shows what was
-    written, and one that is *truncated* ends the process (SIGBUS). reusekit itself never shortens a
-    file; see that nothing else writes into the folder.
+    An entry holds several arrays: the tensors that cross a cut. One process makes an entry; others
+    that want it wait and read. A killed one leaves its whole blocks to the next. Each block has a
+    checksum, which is compared when the entry is opened: what is damaged is computed again. An open
+    entry is mapped into memory: a file that something else *truncates* meanwhile ends the process
+    (SIGBUS), so see that nothing else writes into the folder.
 
     Several users may share a store: what is made in it can be used by whoever may use its folder.
     One that may only be read serves what it holds.
@@ -132,15 +115,12 @@ class FeatureStore:
     def get(self, key: FeatureKey) -> Entry | None:
         """Return the entry of a key; None where there is none, or where it is damaged."""
         with os_errors_explained(self.path):
-            lease = Lease(self._layout, key.digest)
-            folder = self._layout.entry(key.digest)
-            manifest = Manifest.read(folder)
-            if manifest is None or not manifest.whole or not manifest.answers(key):
-                lease.close()
-                return None
-            try:
-                values = [mapped(folder, manifest, n) for n in range(len(manifest.arrays))]
-            except DamagedFile:
+            lease, folder = self._layout.lease(key.digest), self._layout.entry(key.digest)
+            manifest, values = Manifest.read(folder, key), []
+            if manifest is not None and manifest.done == manifest.size:
+                mapped = (manifest.mapped(folder, n) for n in range(len(manifest.arrays)))
+                values = [array for array in mapped if array is not None]
+            if manifest is None or len(values) < len(manifest.arrays):
                 lease.close()
                 return None
             with suppress(PermissionError):  # of another user's entry
@@ -179,9 +159,6 @@ class FeatureStore:
             keys: What is wanted, of equal sizes.
             compute: As for `get_or_compute`; called with the keys that are to be computed, too, and
                 returns for each batch one mapping for each of them.
-
-        Raises:
-            CacheError, DataError: As for `get_or_compute`.
         """
         if len({key.size for key in keys}) > 1:
             raise CacheError("Expected keys of one size: they are computed in one pass.")
@@ -190,9 +167,9 @@ class FeatureStore:
         with ExitStack() as held:
             # In one order, so that two processes that want the same never wait for each other.
             for digest, key in sorted(missing.items()):
-                what = str(key.about.get("cut", digest[:12]))
                 with os_errors_explained(self.path):
-                    held.enter_context(sole_maker(self._layout, digest, what))
+                    cut = str(key.about.get("cut", digest[:12]))
+                    held.enter_context(self._layout.alone(digest, cut))
             # Another process may have made some of them while this one waited.
             to_make = [key for key in missing.values() if self.get(key) is None]
             if to_make:
@@ -232,76 +209,111 @@ class FeatureStore:
                     draft.finish()
         except (CacheError, DataError):
             raise_if_interrupted()  # which is no fault of the data: the draft stays
-            if begun:
-                for draft in drafts:
-                    draft.discard()
+            for draft in drafts if begun else ():  # they can never become whole
+                draft.abandon()
+                self._layout.remove(draft.folder)
             raise
         finally:
             for draft in drafts:
                 draft.abandon()
 
     def _begin(self, drafts: Sequence[Draft]) -> None:
-        with counting(self._layout):
+        """Make room for new entries in the budget and on the disk, and claim it."""
+        with self._layout.alone("budget"):
             self._layout.sweep()
-            needed = {draft.key.digest: draft.manifest.bytes for draft in drafts}
-            to_come = sum(draft.bytes_to_come for draft in drafts)
-            make_room(self._layout, self.budget, needed, to_come)
+            total = sum(draft.manifest.bytes for draft in drafts)
+            if self.budget is not None:
+                if total > self.budget:
+                    raise CacheError(
+                        f"Expected a budget of at least {total:,} bytes, which these features "
+                        f"need. Received: {self.budget:,}. Raise it, pool the features, or store "
+                        "them as float16."
+                    )
+                _, left = self._shrink(self.budget - total, [draft.key.digest for draft in drafts])
+                if left + total > self.budget:
+                    raise CacheError(
+                        f"These features need {total:,} bytes of a budget of {self.budget:,}, of "
+                        f"which {left:,} are in use. Raise the budget, or wait until they are read "
+                        "no more."
+                    )
+            there = sum(draft.done * draft.manifest.bytes // draft.key.size for draft in drafts)
+            free = shutil.disk_usage(self.path).free
+            if total - there > free:
+                raise CacheError(
+                    f"These features need {total - there:,} bytes, and the disk of {self.path} has "
+                    f"{free:,}. Choose another folder, pool the features, or store them as float16."
+                )
             for draft in drafts:
                 draft.begin()
 
     def entries(self) -> list[EntryInfo]:
         """Return all entries, unfinished ones among them, the one that was used last at the end."""
+        found = []
         with os_errors_explained(self.path):
-            return list_entries(self._layout)
+            for kind in ("entries", "drafts"):
+                for folder in self._layout.folders(kind):
+                    # Another process may remove or finish it meanwhile.
+                    with suppress(FileNotFoundError):
+                        found.append(_info(folder, whole=kind == "entries"))
+        return sorted(found, key=lambda entry: entry.used)
 
     def verify(self) -> dict[str, int]:
-        """Read every whole entry and compare its checksums; nothing is changed.
-
-        Returns:
-            From the key of each whole entry to how many of its blocks are damaged; 1 where its
-            manifest is.
-        """
+        """Return how many blocks of each whole entry are damaged; 1 where its manifest is."""
         damaged = {}
         with os_errors_explained(self.path):
             for entry in self.entries():
-                if not entry.whole:
-                    continue
-                lease = Lease(self._layout, entry.digest)
-                manifest = Manifest.read(entry.folder)
-                if manifest is not None:
-                    damaged[entry.digest] = len(damaged_blocks(entry.folder, manifest))
-                elif entry.folder.exists():
-                    damaged[entry.digest] = 1
-                lease.close()
+                if entry.whole:
+                    lease, manifest = self._layout.lease(entry.digest), Manifest.read(entry.folder)
+                    if manifest is not None:
+                        damaged[entry.digest] = len(manifest.damaged(entry.folder))
+                    elif entry.folder.exists():
+                        damaged[entry.digest] = 1
+                    lease.close()
         return damaged
 
     @checked(CacheError)
     def gc(self, budget: NonNegativeInt | None = None) -> list[EntryInfo]:
         """Remove what was left unfinished, and what was used longest ago until the rest fits.
 
-        Nothing that is in use is removed.
+        Nothing that is in use is removed. Returns what was.
 
         Args:
             budget: How many bytes may stay; the store's own where None.
-
-        Returns:
-            What was removed.
         """
         with os_errors_explained(self.path):
             self._layout.sweep()
-            removed = [
-                entry for entry in self.entries() if not entry.whole and remove(self._layout, entry)
-            ]
+            removed = [entry for entry in self.entries() if not entry.whole and self._remove(entry)]
             budget = self.budget if budget is None else budget
-            if budget is not None:
-                removed += shrink(self._layout, budget)[0]
-            return removed
+            return removed if budget is None else removed + self._shrink(budget)[0]
 
     def clear(self) -> list[EntryInfo]:
         """Remove everything that is not in use; returns what was removed."""
         with os_errors_explained(self.path):
             self._layout.sweep()
-            return [entry for entry in self.entries() if remove(self._layout, entry)]
+            return [entry for entry in self.entries() if self._remove(entry)]
+
+    def _remove(self, entry: EntryInfo) -> bool:
+        """Remove an entry that nobody makes or reads, and return whether it is gone."""
+        with self._layout.if_unused(entry.digest) as unused:
+            try:
+                if unused:
+                    self._layout.remove(entry.folder)
+            except PermissionError:  # another user's
+                return False
+        return unused
+
+    def _shrink(self, budget: int, keep: Collection[str] = ()) -> tuple[list[EntryInfo], int]:
+        """Remove what was used longest ago until the rest, without what is kept, fits.
+
+        Returns what was removed and the bytes that are left, which are in use if they are too many.
+        """
+        others = [entry for entry in self.entries() if entry.digest not in keep]
+        left, removed = sum(entry.bytes for entry in others), []
+        for entry in others:
+            if left > budget and self._remove(entry):
+                removed.append(entry)
+                left -= entry.bytes
+        return removed, left
 
 
 def _changed(expected: int, received: str) -> str:
@@ -311,95 +323,10 @@ def _changed(expected: int, received: str) -> str:
     )
 
 
-# --- the budget ---------------------------------------------------------------------------------
-
-
-def list_entries(layout: Layout) -> list[EntryInfo]:
-    """Return all entries, unfinished ones among them, the one that was used last at the end."""
-    found = []
-    for kind in ("entries", "drafts"):
-        for folder in layout.folders(kind):
-            # Another process may remove or finish it meanwhile.
-            with suppress(FileNotFoundError):
-                found.append(_info(folder, whole=kind == "entries"))
-    return sorted(found, key=lambda entry: entry.used)
-
-
-def remove(layout: Layout, entry: EntryInfo) -> bool:
-    """Remove an entry that nobody makes or reads; says whether it is gone."""
-    with if_unused(layout, entry.digest) as unused:
-        if unused:
-            try:
-                layout.remove(entry.folder)
-            except PermissionError:  # another user's
-                return False
-    return unused
-
-
-def shrink(layout: Layout, budget: int, keep: Collection[str] = ()) -> tuple[list[EntryInfo], int]:
-    """Remove what was used longest ago until the rest fits.
-
-    Args:
-        layout: The store's folders.
-        budget: How many bytes may stay, those of `keep` not counted.
-        keep: Keys that stay and do not count.
-
-    Returns:
-        What was removed, and how many bytes are left; more than the budget where all of them are in
-        use.
-    """
-    others = [entry for entry in list_entries(layout) if entry.digest not in keep]
-    left, removed = sum(entry.bytes for entry in others), []
-    for entry in others:
-        if left <= budget:
-            break
-        if remove(layout, entry):
-            removed.append(entry)
-            left -= entry.bytes
-    return removed, left
-
-
-def make_room(layout: Layout, budget: int | None, needed: Mapping[str, int], to_come: int) -> None:
-    """See that new entries fit into the budget and onto the disk; older ones may have to go.
-
-    Args:
-        layout: The store's folders.
-        budget: How many bytes the store may hold; None for as many as the disk.
-        needed: Bytes of each new entry, by key.
-        to_come: How many of these are not written yet.
-
-    Raises:
-        CacheError: They do not fit.
-    """
-    total = sum(needed.values())
-    if budget is not None:
-        if total > budget:
-            raise CacheError(
-                f"Expected a budget of at least {total:,} bytes, which these features need. "
-                f"Received: {budget:,}. Raise it, pool the features, or store them as float16."
-            )
-        _, left = shrink(layout, budget - total, keep=needed)
-        if left + total > budget:
-            raise CacheError(
-                f"These features need {total:,} bytes of a budget of {budget:,}, of which {left:,} "
-                f"are in use. Raise the budget, or wait until they are read no more."
-            )
-    free = shutil.disk_usage(layout.root).free
-    if to_come > free:
-        raise CacheError(
-            f"These features need {to_come:,} bytes, and the disk of {layout.root} has {free:,}. "
-            "Choose another folder, pool the features, or store them as float16."
-        )
-
-
 def _info(folder: Path, whole: bool) -> EntryInfo:
-    manifest = Manifest.read(folder)
     used = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
-    if manifest is None:
-        files = (file.stat(follow_symlinks=False) for file in os.scandir(folder))
-        on_disk = sum(file.st_size for file in files)
+    if (told := Manifest.read(folder)) is None:
+        on_disk = sum(file.stat(follow_symlinks=False).st_size for file in os.scandir(folder))
         return EntryInfo(folder.name, whole, 0, on_disk, (), used, {}, folder)
-    names = tuple(array.name for array in manifest.arrays)
-    return EntryInfo(
-        folder.name, whole, manifest.size, manifest.bytes, names, used, manifest.about, folder
-    )
+    names = tuple(array.name for array in told.arrays)
+    return EntryInfo(folder.name, whole, told.size, told.bytes, names, used, told.about, folder)

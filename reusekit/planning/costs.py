@@ -4,9 +4,10 @@ import math
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -61,9 +62,8 @@ class Costs:
     cores: int = 1
 
     def __str__(self) -> str:
-        bottom = "not run"
-        if self.bottom_seconds is not None:
-            bottom = f"{1e3 * self.bottom_seconds:.2f} ms an example"
+        ran = self.bottom_seconds
+        bottom = "not run" if ran is None else f"{1e3 * ran:.2f} ms an example"
         return (
             f"Speeds: bottom {bottom}, inputs {1e3 * self.input_seconds:.2f} ms an example, disk "
             f"{self.read_bytes_per_second / 1e9:.2f} GB/s read and "
@@ -76,63 +76,55 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The measurements of running a bottom twice on one batch.
+    """The measurements of running bottoms twice on one batch: those of one example.
 
     Attributes:
-        bottom_seconds: Of one example.
-        input_seconds: To read one example of the data set.
-        input_bytes: Bytes of one example's inputs.
-        label_bytes: Bytes of one example's label.
-        outputs: What one example of each output is, by name.
-        unsteady: The outputs that came out differently: something random acts in inference too.
+        bottom_seconds, input_seconds: To run all bottoms, and to read the data set.
+        input_bytes, label_bytes: The bytes of what is read.
+        outputs: The outputs of each bottom, by name.
+        unsteady: Whether each came out differently: something random acts in inference too.
     """
 
     bottom_seconds: float
     input_seconds: float
     input_bytes: int
     label_bytes: int
-    outputs: Mapping[str, ArraySpec]
-    unsteady: frozenset[str]
+    outputs: Sequence[Mapping[str, ArraySpec]]
+    unsteady: Sequence[bool]
 
 
-def rehearse(bottom: keras.Model, batches: Iterable[tuple[Any, Any]]) -> Rehearsal:
-    """Run a bottom on the first batch of a data set.
-
-    Args:
-        bottom: A model whose output is a dictionary.
-        batches: Batches of (inputs, labels), of which the first few are read.
-
-    Raises:
-        DataError: There is no batch.
-    """
-    batches, read, example = iter(batches), [], None
-    for _ in range(REHEARSED_BATCHES):
-        start = perf_counter()
-        batch = next(batches, None)
-        if batch is None:
-            break
-        read.append(perf_counter() - start)
-        example = example or batch
-    if example is None:
+def rehearse(
+    run: Callable[[Any], Sequence[Mapping[str, Any]]], batches: Iterable[tuple[Any, Any]]
+) -> Rehearsal:
+    """Run bottoms, which give their outputs by name, on the first batch of a data set."""
+    examples, times, runs, ran = [], [perf_counter()], [], 0.0
+    for batch in islice(batches, REHEARSED_BATCHES):
+        examples.append(batch)
+        times.append(perf_counter())
+    if not examples:
         raise DataError("Expected a data set with examples. Received an empty one.")
-    inputs, labels = example
-    first = _run(bottom, inputs)
-    start = perf_counter()
-    second = _run(bottom, inputs)
-    ran = perf_counter() - start
+    inputs, labels = examples[0]
+    for _ in range(2):
+        start = perf_counter()
+        made = [
+            {name: keras.ops.convert_to_numpy(values) for name, values in one.items()}
+            for one in run(inputs)
+        ]
+        ran = perf_counter() - start
+        runs.append(made)
     return Rehearsal(
         bottom_seconds=ran / len(labels),
-        input_seconds=float(np.mean(read[1:] or read)) / len(labels),
+        input_seconds=float(np.diff(times)[-(len(examples) - 1) :].mean()) / len(labels),
         input_bytes=sum(part.numpy().nbytes for part in keras.tree.flatten(inputs)) // len(labels),
         label_bytes=labels.numpy().nbytes // len(labels),
-        outputs={n: ArraySpec(n, v.dtype.name, v.shape[1:]) for n, v in second.items()},
-        unsteady=frozenset(name for name in first if not _steady(first[name], second[name])),
+        outputs=[
+            {n: ArraySpec(n, v.dtype.name, v.shape[1:]) for n, v in one.items()} for one in made
+        ],
+        unsteady=[
+            not all(_steady(one[name], other[name]) for name in one)
+            for one, other in zip(*runs, strict=True)
+        ],
     )
-
-
-def _run(bottom: keras.Model, inputs: Any) -> dict[str, np.ndarray]:
-    outputs = bottom.predict_on_batch(inputs)
-    return {name: keras.ops.convert_to_numpy(values) for name, values in outputs.items()}
 
 
 def _steady(first: np.ndarray, second: np.ndarray) -> bool:
@@ -161,18 +153,16 @@ def measure(
     with os_errors_explained(store.path):
         write, read, gather = _disk(store.path)
     overhead = _step_seconds(*_SMALL)
-    per_parameter = max(0.0, _step_seconds(*_LARGE) - overhead) / math.prod(_LARGE)
+    ran = rehearsal.bottom_seconds if rehearsal else None
     return Costs(
-        bottom_seconds=rehearsal.bottom_seconds if rehearsal else None,
+        bottom_seconds=ran,
         input_seconds=rehearsal.input_seconds if rehearsal else 0.0,
         read_bytes_per_second=read,
         write_bytes_per_second=write,
         gather_bytes_per_second=gather,
         step_overhead=overhead,
-        seconds_per_parameter=per_parameter,
-        seconds_per_flop=(
-            rehearsal.bottom_seconds / flops if rehearsal and flops else _seconds_per_flop()
-        ),
+        seconds_per_parameter=max(0.0, _step_seconds(*_LARGE) - overhead) / math.prod(_LARGE),
+        seconds_per_flop=ran / flops if ran and flops else _seconds_per_flop(),
         cores=os.cpu_count() or 1,
     )
 

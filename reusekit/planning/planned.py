@@ -1,7 +1,7 @@
 """The plan as plain data: what is asked for, what is chosen, and the tables that show it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from rich.table import Table
 
 from reusekit.arguments import AnyPath, checked
 from reusekit.errors import ConfigError
-from reusekit.features.padding import Padding
-from reusekit.graph.padding_mask import AUTO
+from reusekit.features.key import Extraction
 from reusekit.planning.costs import Costs
 from reusekit.sealed_json import write_durably
 
@@ -46,36 +45,21 @@ class Trials:
     flops: NonNegativeFloat = 0
 
 
+@checked(ConfigError)
 @dataclass(frozen=True)
-class Extraction:
-    """The settings under which features are computed and named.
+class Resources:
+    """The room that a plan has, and the speeds that it is made for.
 
     Attributes:
-        dtype, padding, preprocessing, compute_dtype: As `stored_features` takes them, but for a
-            model that preprocesses, which is a list of digests here.
-        mask: "auto", None, or the address of the mask under which features are pooled.
-        batch_size: Examples a batch of a pass.
-        seed: Augmentation follows from this.
-        views: How many augmented views of the training examples are stored.
-        window: How many examples are shuffled at a time where inputs are read anew in each pass;
-            None where they are held in memory.
+        disk: Bytes that the features may take; None for the store's budget, or else for most of
+            what is free on its disk.
+        memory: Bytes that training may take; None for half of what the machine has available.
+        costs: The speeds, where they are known; None measures them.
     """
 
-    dtype: str | None = None
-    padding: Padding | None = None
-    preprocessing: Any = None
-    compute_dtype: str | None = None
-    mask: str | None = AUTO
-    batch_size: int = 64
-    seed: int = 0
-    views: int = 0
-    window: int | None = None
-
-    @property
-    def naming(self) -> dict[str, Any]:
-        """The settings that name features, as `feature_keys` takes them."""
-        names = ("dtype", "padding", "preprocessing", "compute_dtype")
-        return {name: getattr(self, name) for name in names}
+    disk: NonNegativeInt | None = None
+    memory: NonNegativeInt | None = None
+    costs: Costs | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +67,6 @@ class PlannedFeatures:
     """The way to one cut's features.
 
     Attributes:
-        at: The cut.
-        pooling: How they are pooled.
         how: Of the training examples: "stored" (found whole in the store), "tap" (computed in the
             one pass over the data, with all others, and stored), "recompute" (not stored: computed
             for every batch), or "views" (augmented views are stored, and epochs take turns).
@@ -92,11 +74,11 @@ class PlannedFeatures:
         varies: Whether training features differ from pass to pass unless views are stored.
         in_memory: Whether they are read into memory; else they are mapped where they are stored.
         bytes: What is stored of them, validation included.
-        if_stored: Seconds to make and write what is missing and to read it in every pass; None
-            where it may not be stored.
-        if_computed: Seconds to compute it in every pass; None where that was not measured.
+        if_stored: Seconds to make and write what is missing, to read it in every pass and to train;
+            None where it may not be stored.
+        if_computed: Seconds to compute it in every pass and to train; None where that was not
+            measured.
         seconds: What the chosen way takes.
-        reason: Why so.
     """
 
     at: str
@@ -117,9 +99,6 @@ class PlannedGroup:
     """Trials that read the same batches, and how many of them are trained in one pass over these.
 
     Attributes:
-        at: The cut.
-        pooling: How its features are pooled.
-        batch_size: Examples a step.
         count: How many trials.
         together: How many of them are trained at a time.
         passes: Passes over the data in all.
@@ -144,19 +123,19 @@ class Plan:
     """The work to compute, store and train together, with its costs; prints as tables.
 
     Attributes:
-        features: How each cut's features are come by, shallow to deep.
+        features: The way to each cut's features, shallow to deep.
         groups: What is trained together.
         extraction: The settings under which features are computed.
+        window: How many examples are shuffled at a time where inputs are read anew in each pass;
+            None where they are held in memory.
         costs: The speeds that it was made for.
         seconds: What all of it takes, estimated.
         plain_seconds: What it would take with the whole frozen bottom run for every example, epoch
-            and trial, each trial alone; None where the bottom was not measured, since nothing of it
-            has to run.
-        notes: What a person should know: what is done instead of freezing randomness, what did not
-            fit.
+            and trial, each trial alone; None where nothing of the bottom has to run.
+        notes: What a person should know.
 
     Example:
-        >>> made = Plan((), (), Extraction(), Costs(None), 0.0, None, ())
+        >>> made = Plan((), (), Extraction(), None, Costs(None), 0.0, None, ())
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp(), "plan.json")
         >>> made.save(file)
@@ -167,6 +146,7 @@ class Plan:
     features: tuple[PlannedFeatures, ...]
     groups: tuple[PlannedGroup, ...]
     extraction: Extraction
+    window: int | None
     costs: Costs
     seconds: float
     plain_seconds: float | None
@@ -183,15 +163,11 @@ class Plan:
 
         return pandas.DataFrame([asdict(one) for one in self.features])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all of it, to be written as JSON."""
-        return json.loads(json.dumps(asdict(self)))
-
     @checked(ConfigError)
     def save(self, path: AnyPath) -> None:
         """Write it as JSON, whole or not at all."""
         try:
-            write_durably(Path(path), json.dumps(self.to_dict(), indent=1))
+            write_durably(Path(path), json.dumps(asdict(self), indent=1))
         except OSError as error:
             raise ConfigError(
                 f"Expected a file that can be written. Received: {str(path)!r}: {error.strerror}."
@@ -200,11 +176,7 @@ class Plan:
     @classmethod
     @checked(ConfigError)
     def load(cls, path: AnyPath) -> "Plan":
-        """Return the plan that `save` has written.
-
-        Raises:
-            ConfigError: There is no such file, or it holds no plan of this version.
-        """
+        """Return the plan that `save` has written."""
         try:
             return TypeAdapter(cls).validate_json(Path(path).read_bytes())
         except (OSError, ValidationError) as error:
@@ -215,10 +187,42 @@ class Plan:
             ) from error
 
     def __str__(self) -> str:
+        seconds = ("if_stored", "if_computed", "seconds")
+        features = [
+            {
+                "cut": one.at,
+                "pooled": one.pooling or "-",
+                "how": one.how if one.how == one.validation else f"{one.how}, {one.validation}",
+                "bytes": decimal(one.bytes),
+                **{f"{n.replace('_', ' ')} s": _seconds(getattr(one, n)) for n in seconds},
+                "why": one.reason,
+            }
+            for one in self.features
+        ]
+        groups = [
+            {
+                "cut": one.at,
+                "pooled": one.pooling or "-",
+                "batch": str(one.batch_size),
+                "trials": str(one.count),
+                "together": str(one.together),
+                "seconds": _seconds(one.seconds),
+                "why": one.reason,
+            }
+            for one in self.groups
+        ]
+        total = f"In all {_seconds(self.seconds)} s and {decimal(self.bytes)}."
+        plain = "The plain way was not measured: no part of the bottom has to run."
+        if self.plain_seconds is not None:
+            times = self.plain_seconds / max(self.seconds, 1e-9)
+            plain = (
+                f"The plain way, the whole bottom for every image, epoch and trial: "
+                f"{_seconds(self.plain_seconds)} s, {times:.1f} times as much."
+            )
         console = Console(width=_PRINTED_WIDTH, color_system=None, highlight=False, markup=False)
         with console.capture() as printed:
-            console.print(*self._tables(), sep="\n")
-            console.print(self._totals())
+            console.print(_table("Features", features), _table("Training", groups), sep="\n")
+            console.print(f"{total} {plain}\n{self.costs}")
             for note in self.notes:
                 console.print(f"Note: {note}")
         return "\n".join(line.rstrip() for line in printed.get().splitlines())
@@ -226,40 +230,15 @@ class Plan:
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(index=False)
 
-    def _tables(self) -> Iterator[Table]:
-        counts = ("bytes", "if stored s", "if computed s", "seconds", "batch", "trials", "together")
 
-        def table(title: str, *columns: str) -> Table:
-            made = Table(title=title, title_justify="left", box=None, pad_edge=False)
-            for column in columns:
-                justify: Any = "right" if column in counts else "left"
-                made.add_column(column, justify=justify, overflow="fold")
-            return made
-
-        features = table("Features", "cut", "pooled", "how", *counts[:4], "why")
-        for one in self.features:
-            how = one.how if one.how == one.validation else f"{one.how}, {one.validation}"
-            seconds = map(_seconds, (one.if_stored, one.if_computed, one.seconds))
-            row = (one.at, one.pooling or "-", how, decimal(one.bytes), *seconds, one.reason)
-            features.add_row(*row)
-        yield features
-        groups = table("Training", "cut", "pooled", *counts[4:], "seconds", "why")
-        for group in self.groups:
-            cells = (group.at, group.pooling or "-", group.batch_size, group.count, group.together)
-            groups.add_row(*map(str, cells), _seconds(group.seconds), group.reason)
-        yield groups
-
-    def _totals(self) -> str:
-        total = f"In all {_seconds(self.seconds)} s and {decimal(self.bytes)}."
-        if self.plain_seconds is None:
-            plain = "The plain way was not measured: no part of the bottom has to run."
-        else:
-            times = self.plain_seconds / max(self.seconds, 1e-9)
-            plain = (
-                f"The plain way, the whole bottom for every image, epoch and trial: "
-                f"{_seconds(self.plain_seconds)} s, {times:.1f} times as much."
-            )
-        return f"{total} {plain}\n{self.costs}"
+def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in rows[0] if rows else ():
+        text = column in ("cut", "pooled", "how", "why")
+        table.add_column(column, justify="left" if text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row.values())
+    return table
 
 
 def _seconds(seconds: float | None) -> str:

@@ -3,42 +3,39 @@
 Nautilus (Nakandala and Kumar, SIGMOD 2022) chooses with fixed speeds; here they are measured.
 """
 
+import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
 import keras
 import psutil
 from annotated_types import MinLen
-from pydantic import NonNegativeInt, PositiveInt
 from rich.filesize import decimal
 
-from reusekit.arguments import Seed, checked
+from reusekit.arguments import checked
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
-from reusekit.features.key import described
-from reusekit.features.padding import Padding
-from reusekit.features.randomness import refuse_mixing
+from reusekit.features.batches import example_batches
+from reusekit.features.bottoms import in_compute_dtype, tapped
+from reusekit.features.frontiers import Features, frontier
+from reusekit.features.key import Extraction, described, feature_keys
+from reusekit.features.randomness import random_before, refuse_mixing
 from reusekit.features.store import FeatureStore
-from reusekit.features.stored import check_dtype, check_examples
-from reusekit.graph import Graph, read
+from reusekit.features.stored import check_examples
+from reusekit.graph import Flops, Graph, ancestors, count_flops, read
 from reusekit.graph.addresses import resolve_one
-from reusekit.graph.padding_mask import AUTO
-from reusekit.planning.costs import Costs
-from reusekit.planning.facts import TRAIN, VALIDATION, VIEWS, CutFacts, survey
-from reusekit.planning.planned import Extraction, Plan, PlannedFeatures, PlannedGroup, Trials
-from reusekit.planning.rule import Decision, schedule
+from reusekit.planning.costs import REHEARSED_BATCHES, Rehearsal, measure, rehearse
+from reusekit.planning.planned import Plan, PlannedFeatures, PlannedGroup, Resources, Trials
+from reusekit.planning.rule import TRAIN, VALIDATION, VIEWS, CutFacts, Decision, schedule
 
 _SHARE_OF_DISK = 0.9  # of what is free
+_REHEARSED = 32  # examples
 
 
 def check_backend() -> None:
-    """Refuse other backends of Keras than TensorFlow.
-
-    Raises:
-        ConfigError: Keras runs on another one.
-    """
+    """Raise ConfigError on other backends of Keras than TensorFlow."""
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
             "Expected the TensorFlow backend of Keras, on which plans and searches run. Received: "
@@ -53,18 +50,8 @@ def plan(
     train: DataSplit,
     validation: DataSplit,
     store: FeatureStore,
-    *,
-    dtype: str | None = None,
-    padding: Padding | None = None,
-    preprocessing: Any = None,
-    compute_dtype: str | None = None,
-    disk: NonNegativeInt | None = None,
-    memory: NonNegativeInt | None = None,
-    augmented_views: NonNegativeInt = 0,
-    seed: Seed = 0,
-    batch_size: PositiveInt = 64,
-    mask: Any = AUTO,
-    costs: Costs | None = None,
+    extraction: Extraction = Extraction(),
+    resources: Resources = Resources(),
 ) -> Plan:
     """Choose what to compute once, store and read, and which trials to train together.
 
@@ -79,28 +66,15 @@ def plan(
         train: The examples to train on.
         validation: Those to compare on; they are never augmented.
         store: Where features are kept.
-        dtype: What features are stored as; None for what the model computes.
-        padding: How examples of different lengths are brought to one.
-        preprocessing: What is done to the examples that neither the model nor the data sets'
-            fingerprints say; see `feature_keys`.
-        compute_dtype: "bfloat16" has the bottom compute in that; None in the model's own precision.
-        disk: Bytes that the features may take; None for the store's budget, or else for most of
-            what is free on its disk.
-        memory: Bytes that training may take; None for half of what the machine has available.
-        augmented_views: Where random augmentation lies before a cut, how many augmented views of
-            the training examples to store. With 0 the bottom runs on every batch instead.
-        seed: Augmentation follows from this.
-        batch_size: Examples a batch of a pass.
-        mask: Which positions pooling passes over, as for `rk.extract`. It crosses with whole maps,
-            after all else, so that a head can pool these.
-        costs: The speeds, where they are known; None measures them.
+        extraction: How features are computed. The mask crosses with whole maps, after all else, so
+            that a head can pool these.
+        resources: The room that there is, and the speeds where they are known.
 
     Returns:
         The plan. Print it; `obtain` then does what it says.
 
     Raises:
-        ConfigError: There are no trials, a budget is negative, or Keras runs on another backend
-            than TensorFlow.
+        ConfigError: There are no trials, or Keras runs on another backend than TensorFlow.
         CacheError: Features cannot be named, or the store cannot be written.
         DataError: The data set holds no example, or none that the model takes.
         AddressError: A trial's cut names no tensor of the model, or several.
@@ -119,188 +93,269 @@ def plan(
         [('stem_out', 'tap'), ('block7_out', 'tap')]
     """
     check_backend()
-    check_dtype(dtype)
-    graph = read(model, keep_masks=mask is not None)
+    mask, graph = extraction.mask, read(model, keep_masks=extraction.mask is not None)
     splits = {TRAIN: train, VALIDATION: validation}
     for name, split in splits.items():
-        check_examples(graph, split, name, padding)
+        check_examples(graph, split, name, extraction.padding)
     refuse_mixing(graph, [trial.at for trial in trials])
-    extraction = Extraction(
-        dtype=dtype,
-        padding=padding,
-        preprocessing=described(preprocessing),
-        compute_dtype=compute_dtype,
+    extraction = replace(
+        extraction,
+        preprocessing=described(extraction.preprocessing),
         mask=mask if mask is None or isinstance(mask, str) else resolve_one(graph, mask).address,
-        batch_size=batch_size,
-        seed=seed,
-        views=augmented_views,
+        carries_mask=True,
     )
-    facts = survey(graph, trials, splits, store, extraction, costs)
+    flops = count_flops(graph)
+    cuts = _cuts(graph, flops, trials, extraction)
+    _find(cuts, splits, store, extraction)
+    rehearsal = _rehearsed(graph, cuts, train, extraction)
+    costs = resources.costs
+    if costs is None or (costs.bottom_seconds is None and rehearsal is not None):
+        ran = sum(flops.per_call[c] for c in {c for one in cuts if one.may_run for c in one.calls})
+        costs = costs or measure(store, rehearsal, ran)
+        if rehearsal is not None:  # the deepest cut may be stored already
+            deepest = max(one.flops for one in cuts)
+            seconds = rehearsal.bottom_seconds * (deepest / ran if ran else 1)
+            costs = replace(costs, bottom_seconds=seconds, input_seconds=rehearsal.input_seconds)
+    memory = resources.memory
     if memory is None:
         memory = psutil.virtual_memory().available // 2
-    budgets = [budget for budget in (disk, store.budget) if budget is not None]
-    if budgets:
-        room = min(budgets)
-    else:
-        there = sum(entry.nbytes for one in facts.cuts for entry in one.entries)
-        room = int(there + _SHARE_OF_DISK * shutil.disk_usage(store.path).free)
-    decision = Decision(facts, memory, room)
-    if not decision.inputs_fit:
-        window = int(memory / 4 / max(1, facts.input_bytes))
-        extraction = replace(extraction, window=window)
+    budgets = [budget for budget in (resources.disk, store.budget) if budget is not None]
+    free = sum(one.there for one in cuts) + _SHARE_OF_DISK * shutil.disk_usage(store.path).free
+    rows = {part: split.size for part, split in splits.items()}
+    rows[VIEWS] = extraction.augmented_views * train.size
+    read_bytes = rehearsal.input_bytes + rehearsal.label_bytes if rehearsal else 0
+    disk = min(budgets, default=int(free))
+    decision = Decision(cuts, rows, costs, flops.per_call, read_bytes, memory, disk)
     left = memory - sum(map(decision.bytes, decision.in_memory)) - decision.held_inputs
-    groups = {one: decision.groups(one, one in decision.stored, left) for one in facts.cuts}
-    features = [_features(decision, one, groups[one], extraction) for one in facts.cuts]
+    groups = {one: decision.groups(one, one in decision.stored, left) for one in cuts}
+    features = [_features(decision, one, groups[one], extraction) for one in cuts]
     seconds = sum(one.seconds for one in features)
     if decision.held_inputs:
-        seconds += (train.size + validation.size) * facts.costs.input_seconds
+        seconds += (train.size + validation.size) * costs.input_seconds
+    window = None if decision.inputs_fit else int(memory / 4 / max(1, read_bytes))
     return Plan(
         features=tuple(features),
         groups=tuple(group for those in groups.values() for group in those),
         extraction=extraction,
-        costs=facts.costs,
+        window=window,
+        costs=costs,
         seconds=seconds,
         plain_seconds=_plain_seconds(decision),
-        notes=tuple(_notes(decision, extraction)),
+        notes=tuple(_notes(decision, extraction, window)),
     )
 
 
-def _features(
-    decision: Decision, one: CutFacts, groups: Sequence[PlannedGroup], extraction: Extraction
-) -> PlannedFeatures:
-    training = sum(group.feature_seconds + group.seconds for group in groups)
-    passes = sum(group.passes for group in groups)
-    stored = one in decision.stored
-    return PlannedFeatures(
-        at=one.at,
-        pooling=one.frontier.pooling,
-        how=_how(one, TRAIN, stored),
-        validation=_how(one, VALIDATION, stored),
-        varies=one.augmented or one.unsteady,
-        in_memory=one in decision.in_memory,
-        bytes=decision.bytes(one) if stored else 0,
-        if_stored=decision.seconds(one, stored=True),
-        if_computed=decision.seconds(one, stored=False),
-        seconds=decision.making.get(one, 0.0) + training,
-        reason=_reason(decision, one, passes, extraction),
-    )
+# --- the facts ----------------------------------------------------------------------------------
 
 
-def _how(one: CutFacts, part: str, stored: bool) -> str:
-    """Return the way to a cut's training or validation features."""
-    if stored and part == TRAIN and VIEWS in one.kept:
-        return "views"
-    if not stored or part not in one.kept:
-        return "recompute"
-    return "tap" if part in one.missing else "stored"
+def _cuts(
+    graph: Graph, flops: Flops, trials: Sequence[Trials], extraction: Extraction
+) -> list[CutFacts]:
+    """Return the facts about each cut that its model tells, shallow to deep."""
+    alike: dict[Features, list[Trials]] = {}
+    for each in trials:
+        alike.setdefault((each.at, each.pooling), []).append(each)
+    cuts = []
+    for (at, pooling), those in alike.items():
+        one = frontier(graph, at, pooling, extraction.mask, carries_mask=True)
+        masks = set() if one.mask is None else {one.mask}
+        calls = ancestors(graph, {*one.crossing, *one.stored, *masks})
+        found = random_before(graph, one.crossing)
+        kept = set() if found.always else {TRAIN, VALIDATION}
+        if kept and found.augmenting:
+            kept.remove(TRAIN)
+            if extraction.augmented_views and not found.unseeded:  # else it could not come again
+                kept.add(VIEWS)
+        indices = frozenset(call.index for call in calls if not call.is_input)
+        cost = sum(flops.per_call[index] for index in indices)
+        top = 0
+        if pooling is None:  # at most the whole top is trained
+            after = (call for call in graph.calls if one.cut.top[call.index])
+            top = sum(4 * math.prod(flops.shapes[t]) for call in after for t in call.outputs)
+        cuts.append(CutFacts(one, those, indices, cost, top, found, kept))
+    return sorted(cuts, key=lambda o: (o.flops, len(o.calls), o.frontier.pooling or ""))
 
 
-def _plain_seconds(decision: Decision) -> float | None:
-    """Return the seconds of each trial alone, the bottom run for every example in every pass."""
-    facts, total = decision.facts, 0.0
-    if facts.costs.bottom_seconds is None:
+def _find(
+    cuts: Sequence[CutFacts],
+    splits: dict[str, DataSplit],
+    store: FeatureStore,
+    extraction: Extraction,
+) -> None:
+    """Look for the entries that are stored already."""
+    parts: list[tuple[str, DataSplit, int | None]] = [(*part, None) for part in splits.items()]
+    parts += [(VIEWS, splits[TRAIN], view) for view in range(extraction.augmented_views)]
+    for part, split, view in parts:
+        those = [one for one in cuts if part in one.kept]
+        frontiers = [one.frontier for one in those]
+        if view is not None:
+            frontiers = [replace(one, stored=one.crossing) for one in frontiers]
+        keys = feature_keys(frontiers, split, extraction, view)
+        for one, key in zip(those, keys, strict=True):
+            entry = store.get(key)
+            if entry is None:
+                one.missing.add(part)
+            else:
+                one.there += entry.nbytes
+                one.example_bytes = entry.nbytes // split.size
+
+
+def _rehearsed(
+    graph: Graph, cuts: Sequence[CutFacts], train: DataSplit, extraction: Extraction
+) -> Rehearsal | None:
+    """Run the first batch through the bottoms that may be needed; None where none is."""
+    those = [one for one in cuts if one.may_run]
+    if not those:
         return None
-    for one in facts.cuts:
-        example = facts.costs.input_seconds + decision.bottom(one.calls)
-        reading = (facts.rows[TRAIN] + facts.rows[VALIDATION]) * example
-        for trials in one.trials:
-            single = [replace(trials, count=1)]
-            alone = schedule(
-                single, one.activations, facts.rows, reading, facts.costs, decision.memory
-            )
-            total += trials.count * (alone.feature_seconds + alone.seconds)
-    return total
+    running = in_compute_dtype(graph, extraction.compute_dtype)
+    seen = [one.frontier for one in those]
+    seen = [replace(o, stored=tuple(dict.fromkeys((*o.crossing, *o.stored)))) for o in seen]
+    size = min(extraction.batch_size, _REHEARSED)
+    stop = min(train.size, REHEARSED_BATCHES * size)
+    batches = example_batches(train, 0, stop, extraction.padding, size)
+    rehearsal = rehearse(tapped(running, seen, augment=False)[0], batches)
+    for one, outputs, differs in zip(those, rehearsal.outputs, rehearsal.unsteady, strict=True):
+        if differs or one.randomness.always:
+            one.unsteady, one.kept, one.missing = True, set(), set()
+        if not one.example_bytes:
+            one.example_bytes = rehearsal.label_bytes
+            for name in one.frontier.names:
+                spec = outputs[name]
+                if extraction.dtype is not None and keras.backend.is_float_dtype(spec.dtype):
+                    spec = replace(spec, dtype=extraction.dtype)
+                one.example_bytes += spec.row_bytes
+    return rehearsal
 
 
 # --- in words -----------------------------------------------------------------------------------
 
 
-def _reason(decision: Decision, one: CutFacts, passes: int, extraction: Extraction) -> str:
-    """Explain why a cut's training features are stored or computed."""
-    how = _how(one, TRAIN, one in decision.stored)
-    if how == "stored":
-        return f"found in the store; read {passes} times"
-    if how == "views":
-        return f"epoch e trains on stored view e % {extraction.views}"
-    if one.unsteady:
-        return "random in inference too, so never stored"
-    if one.augmented:
-        return "augmented anew in each pass; validation examples are not"
-    if one in decision.crowded:
-        return f"no room for {decimal(decision.bytes(one))} on the disk"
+def _features(
+    decision: Decision, one: CutFacts, groups: Sequence[PlannedGroup], extraction: Extraction
+) -> PlannedFeatures:
+    stored, passes = one in decision.stored, sum(group.passes for group in groups)
+
+    def how(part: str) -> str:
+        if part not in one.kept or not stored:
+            return "recompute"
+        return "tap" if part in one.missing else "stored"
+
+    training = "views" if stored and VIEWS in one.kept else how(TRAIN)
     read, computed = 1e3 * decision.read(one), 1e3 * decision.compute(one)
-    each = f"{passes} passes at {read:.3g} ms an example read, {computed:.3g} ms computed"
-    return f"in one pass; {each}" if how == "tap" else each
+    reason = f"{passes} passes at {read:.3g} ms an example read, {computed:.3g} ms computed"
+    if training == "stored":
+        reason = f"found in the store; read {passes} times"
+    elif training == "views":
+        reason = f"epoch e trains on stored view e % {extraction.augmented_views}"
+    elif one.unsteady:
+        reason = "random in inference too, so never stored"
+    elif one.randomness.augmenting:
+        reason = "augmented anew in each pass; validation examples are not"
+    elif one in decision.crowded:
+        reason = f"no room for {decimal(decision.bytes(one))} on the disk"
+    elif training == "tap":
+        reason = f"in one pass; {reason}"
+    return PlannedFeatures(
+        at=one.trials[0].at,
+        pooling=one.frontier.pooling,
+        how=training,
+        validation=how(VALIDATION),
+        varies=bool(one.randomness.augmenting) or one.unsteady,
+        in_memory=one in decision.in_memory,
+        bytes=decision.bytes(one) if stored else 0,
+        if_stored=decision.seconds(one, stored=True),
+        if_computed=decision.seconds(one, stored=False),
+        seconds=decision.making.get(one, 0.0)
+        + sum(group.feature_seconds + group.seconds for group in groups),
+        reason=reason,
+    )
 
 
-def _notes(decision: Decision, extraction: Extraction) -> Iterator[str]:
-    """Yield the notes that a reader needs beside the tables."""
+def _plain_seconds(decision: Decision) -> float | None:
+    """Return the seconds of each trial alone, the bottom run for every example in every pass."""
+    costs, rows, total = decision.costs, decision.rows, 0.0
+    if costs.bottom_seconds is None:
+        return None
+    for one in decision.cuts:
+        example = costs.input_seconds + decision.bottom(one.calls)
+        reading = (rows[TRAIN] + rows[VALIDATION]) * example
+        for trials in one.trials:
+            single = [replace(trials, count=1)]
+            alone = schedule(single, one.activations, rows, reading, costs, decision.memory)
+            total += trials.count * (alone.feature_seconds + alone.seconds)
+    return total
+
+
+def _notes(decision: Decision, extraction: Extraction, window: int | None) -> list[str]:
+    """Return the notes that a reader needs beside the tables."""
+    cuts, views = decision.cuts, extraction.augmented_views
+
+    def listed(those: Sequence[CutFacts]) -> str:
+        return ", ".join(map(str, those))
+
+    def layers(those: Sequence[CutFacts], kind: str = "augmenting") -> str:
+        named = dict.fromkeys(name for one in those for name in getattr(one.randomness, kind))
+        return ", ".join(map(repr, named))
+
     masks: dict[str, list[CutFacts]] = {}
-    for one in decision.facts.cuts:
-        yield from one.frontier.doubts
+    for one in cuts:
         if one.frontier.mask is not None:
             masks.setdefault(one.frontier.mask.address, []).append(one)
-    for address, cuts in masks.items():
-        yield f"Pooling passes over what {address!r} leaves out, at {_listed(cuts)}."
-    yield from _about_randomness(decision, extraction.views)
-    if decision.crowded:
-        budget, cuts = decimal(int(decision.disk)), decision.crowded
-        yield f"The budget of {budget} on the disk does not hold {_listed(cuts)} as well."
-    if decision.held_inputs:
-        yield "The inputs are read once and held in memory."
-    elif decision.running:
-        yield (
-            "The inputs do not fit into memory: each pass reads the data set itself, shuffled "
-            f"within a window of {extraction.window:,} examples, so that batches come in another "
-            "order than those of stored features."
-        )
-
-
-def _about_randomness(decision: Decision, views: int) -> Iterator[str]:
-    cuts = decision.facts.cuts
-    augmented = [one for one in cuts if one.augmented]
+    augmented = [one for one in cuts if one.randomness.augmenting]
     viewed = [one for one in augmented if VIEWS in one.kept and one in decision.stored]
     others = [one for one in augmented if one not in viewed]
-    if views and not augmented:
-        yield "No random augmentation lies before a cut, so no augmented views are stored."
-    if viewed:
-        layers = _named(layer for one in viewed for layer in one.randomness.augmenting)
-        yield (
-            f"Random augmentation ({layers}) lies before {_listed(viewed)}: {views} augmented "
-            "views of the training examples are stored, and each pass reads the next. Validation "
-            "examples are not augmented."
-        )
-    if others:
-        layers = _named(layer for one in others for layer in one.randomness.augmenting)
-        yield (
-            f"Random augmentation ({layers}) lies before {_listed(others)}: the training "
+    unseeded = [one for one in others if views and one.randomness.unseeded]
+    unsteady = [one for one in cuts if one.unsteady]
+    notes: list[tuple[Any, str]] = [
+        *((True, doubt) for one in cuts for doubt in one.frontier.doubts),
+        *(
+            (True, f"Pooling passes over what {address!r} leaves out, at {listed(those)}.")
+            for address, those in masks.items()
+        ),
+        (
+            views and not augmented,
+            "No random augmentation lies before a cut, so no augmented views are stored.",
+        ),
+        (
+            viewed,
+            f"Random augmentation ({layers(viewed)}) lies before {listed(viewed)}: {views} "
+            "augmented views of the training examples are stored, and each pass reads the next. "
+            "Validation examples are not augmented.",
+        ),
+        (
+            others,
+            f"Random augmentation ({layers(others)}) lies before {listed(others)}: the training "
             "examples' features are not stored, the bottom runs on every batch and augments it "
             "anew. Validation examples are not augmented."
-            + ("" if views else " augmented_views=k would store k views instead.")
-        )
-    unseeded = [one for one in others if views and one.randomness.unseeded]
-    if unseeded:
-        layers = _named(layer for one in unseeded for layer in one.randomness.unseeded)
-        yield (
-            f"No views are stored of {_listed(unseeded)}: what {layers} draw cannot be drawn again."
-        )
-    unsteady = [one for one in cuts if one.unsteady]
-    if unsteady:
-        yield (
-            f"What crosses {_listed(unsteady)} is random in inference too: it is never stored, and "
-            "the bottom runs on every batch."
-        )
-    silenced = _named(layer for one in cuts for layer in one.randomness.silenced)
-    if silenced:
-        yield (
-            f"The frozen bottom runs in inference mode, where {silenced} drop nothing and add no "
-            "noise."
-        )
-
-
-def _named(layers: Iterable[str]) -> str:
-    return ", ".join(repr(layer) for layer in dict.fromkeys(layers))
-
-
-def _listed(cuts: Iterable[CutFacts]) -> str:
-    return ", ".join(map(str, cuts))
+            + " augmented_views=k would store k views instead."
+            * (not views),
+        ),
+        (
+            unseeded,
+            f"No views are stored of {listed(unseeded)}: what {layers(unseeded, 'unseeded')} draw "
+            "cannot be drawn again.",
+        ),
+        (
+            unsteady,
+            f"What crosses {listed(unsteady)} is random in inference too: it is never stored, and "
+            "the bottom runs on every batch.",
+        ),
+        (
+            layers(cuts, "silenced"),
+            f"The frozen bottom runs in inference mode, where {layers(cuts, 'silenced')} drop "
+            "nothing and add no noise.",
+        ),
+        (
+            decision.crowded,
+            f"The budget of {decimal(int(decision.disk))} on the disk does not hold "
+            f"{listed(decision.crowded)} as well.",
+        ),
+        (decision.held_inputs, "The inputs are read once and held in memory."),
+        (
+            decision.running and window is not None,
+            "The inputs do not fit into memory: each pass reads the data set itself, shuffled "
+            f"within a window of {window or 0:,} examples, so that batches come in another order "
+            "than those of stored features.",
+        ),
+    ]
+    return [text for applies, text in notes if applies]

@@ -6,12 +6,16 @@ what saves the most seconds a byte comes first.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from reusekit.features.frontiers import Frontier
+from reusekit.features.randomness import Randomness
 from reusekit.planning.costs import Costs
-from reusekit.planning.facts import TRAIN, VALIDATION, VIEWS, CutFacts, Facts
 from reusekit.planning.planned import PlannedGroup, Trials
+
+TRAIN, VALIDATION, VIEWS = "train", "validation", "views"
+"""The parts of a cut's features: training examples, validation examples, augmented views."""
 
 PARAMETER_BYTES = 16
 """Of a trained float32 parameter: itself, its gradient and Adam's two moments."""
@@ -19,27 +23,53 @@ PARAMETER_BYTES = 16
 _LITTLE = 0.05  # a share of a step that is not worth the memory
 
 
-def choose(saved: Sequence[float], sizes: Sequence[int], room: float) -> set[int]:
-    """Return the features to store, by number.
+@dataclass(eq=False)
+class CutFacts:
+    """The facts about one cut's features; prints as the cut is named in notes.
 
-    Args:
-        saved: For each the seconds to compute it in every pass, without those to make, write and
-            read it.
-        sizes: The bytes of each.
-        room: How many bytes there are for all of them.
-
-    Example:
-        >>> sorted(choose([9.0, 8.0, -1.0], [10, 10, 1], room=20))
-        [0, 1]
-        >>> sorted(choose([9.0, 8.0, 8.0], [20, 10, 10], room=20))
-        [1, 2]
+    Attributes:
+        calls: The calls that compute it from the inputs, by index.
+        flops: FLOPs of all of them.
+        top: Bytes that one example takes at most in what is trained on whole maps.
+        kept: The parts that may be stored.
+        missing: Those of them that are not in the store.
+        there: Bytes of its entries in the store.
+        example_bytes: Bytes of one example with its label.
+        unsteady: Whether the features are random in inference too.
     """
-    chosen = set()
-    for number in sorted(range(len(saved)), key=lambda n: -saved[n] / max(1, sizes[n])):
-        if saved[number] > 0 and sizes[number] <= room:
-            chosen.add(number)
-            room -= sizes[number]
-    return chosen
+
+    frontier: Frontier
+    trials: Sequence[Trials]
+    calls: frozenset[int]
+    flops: int
+    top: int
+    randomness: Randomness
+    kept: set[str]
+    missing: set[str] = field(default_factory=set)
+    there: int = 0
+    example_bytes: int = 0
+    unsteady: bool = False
+
+    @property
+    def activations(self) -> int:
+        """Bytes of one example in the trained part, both ways."""
+        return 2 * (
+            self.example_bytes + (self.example_bytes if self.frontier.pooling else self.top)
+        )
+
+    @property
+    def may_run(self) -> bool:
+        """True where the bottom may have to run for it."""
+        return len(self.kept) < 2 or bool(self.missing)
+
+    @property
+    def reads_training(self) -> bool:
+        """True where training reads it from the store, if it is stored."""
+        return bool(self.kept & {TRAIN, VIEWS})
+
+    def __str__(self) -> str:
+        at, pooling = self.trials[0].at, self.trials[0].pooling
+        return f"{at!r} ({pooling})" if pooling else repr(at)
 
 
 def schedule(
@@ -52,50 +82,48 @@ def schedule(
 ) -> PlannedGroup:
     """Return the number of trials to train in one pass over the same batches.
 
-    One pass for several trials reads or computes the features once for all of them, and starts each
-    step once. What each trial computes itself, and its optimizer's work, stays.
+    One pass for several trials reads or computes the features once for all of them, which takes
+    `reading` seconds, and starts each step once. What each trial computes itself, and its
+    optimizer's work, stays.
 
     Args:
         trials: Trials of one cut, pooling and batch size.
         activations: Bytes that one example takes in what a trial trains.
         rows: How many examples there are to train and for validation.
-        reading: Seconds to read or compute the features of all of them once.
+        reading: Seconds of the features in one pass.
         costs: The speeds.
         memory: Bytes for training.
     """
     size, count = trials[0].batch_size, sum(each.count for each in trials)
-    steps = math.ceil(rows[TRAIN] / size)
+    steps, checks = (math.ceil(rows[part] / size) for part in (TRAIN, VALIDATION))
+    # Backwards costs twice what forwards does.
+    examples = 3 * rows[TRAIN] + rows[VALIDATION]
     own = sum(
         each.count
         * each.epochs
         * (
-            # Backwards costs twice what forwards does.
-            (3 * rows[TRAIN] + rows[VALIDATION]) * each.flops * costs.seconds_per_flop
+            examples * each.flops * costs.seconds_per_flop
             + steps * each.parameters * costs.seconds_per_parameter
         )
         for each in trials
     )
     epochs = max(each.epochs for each in trials)
-    starting = (steps + math.ceil(rows[VALIDATION] / size)) * costs.step_overhead
+    starting = (steps + checks) * costs.step_overhead
     share = reading + starting
     share = share / (share + own / count / epochs) if share else 0.0
-    parameters = max(each.parameters for each in trials)
-    one_takes = PARAMETER_BYTES * parameters + size * activations
+    one_takes = PARAMETER_BYTES * max(each.parameters for each in trials) + size * activations
     fit = max(1, int(memory // max(1, one_takes)))
+    most, reason = count, f"{share:.0%} of a step, features and overhead, is shared"
     if share < _LITTLE:
         # Enough to keep each core busy with one, and one more that is ready to go on.
         most = costs.cores + 1 if costs.cores > 1 else 1
         reason = f"{1 - share:.0%} of a step is each trial's own work"
         reason += ", too small for all cores" if most > 1 else ": little to share"
-    else:
-        most = count
-        reason = f"{share:.0%} of a step, features and overhead, is shared"
     if count == 1:
-        together, reason = 1, "a single trial"
-    else:
-        together = math.ceil(count / math.ceil(count / min(fit, most, count)))
-        if fit < min(most, count):
-            reason += f"; memory holds {fit} of {one_takes / 1e6:,.0f} MB each"
+        reason = "a single trial"
+    elif fit < min(most, count):
+        reason += f"; memory holds {fit} of {one_takes / 1e6:,.0f} MB each"
+    together = math.ceil(count / math.ceil(count / min(fit, most, count)))
     passes = math.ceil(count / together) * epochs
     return PlannedGroup(
         at=trials[0].at,
@@ -115,35 +143,42 @@ class Decision:
     """The rule applied to the facts.
 
     Attributes:
-        facts: What is known.
+        cuts: Shallow to deep; of one the whole maps before the pooled ones.
+        rows: How many examples each part has.
+        costs: The speeds, for the deepest of the cuts.
+        flops: FLOPs of each call, by index.
+        input_bytes: Of one example's inputs and label; 0 where nothing has to run.
         memory: Bytes for training and for what is read into memory.
         disk: Bytes for features.
     """
 
-    facts: Facts
+    cuts: Sequence[CutFacts]
+    rows: Mapping[str, int]
+    costs: Costs
+    flops: Sequence[int]
+    input_bytes: int
     memory: float
     disk: float
 
     @cached_property
     def stored(self) -> frozenset[CutFacts]:
         """The cuts whose features are in the store already, or are to be stored."""
-        there = [one for one in self.facts.cuts if one.kept and not one.missing]
-        saved = [self.saved(one) for one in self.open]
-        room = self.disk - sum(map(self.bytes, there))
-        chosen = choose(saved, [*map(self.bytes, self.open)], room)
-        return frozenset((*there, *(self.open[number] for number in chosen)))
+        chosen = [one for one in self.cuts if one.kept and not one.missing]
+        room = self.disk - sum(map(self.bytes, chosen))
+        for one in sorted(self._open, key=lambda one: -self.saved(one) / max(1, self.bytes(one))):
+            if self.saved(one) > 0 and self.bytes(one) <= room:
+                chosen.append(one)
+                room -= self.bytes(one)
+        return frozenset(chosen)
 
-    @cached_property
-    def open(self) -> list[CutFacts]:
-        """The cuts of which something may be stored and is not."""
-        return [one for one in self.facts.cuts if one.missing]
+    @property
+    def _open(self) -> list[CutFacts]:
+        return [one for one in self.cuts if one.missing]
 
     @cached_property
     def crowded(self) -> list[CutFacts]:
         """The cuts that would be stored if there were room."""
-        left = self.disk - sum(map(self.bytes, self.stored))
-        those = [one for one in self.open if one not in self.stored]
-        return [one for one in those if self.saved(one) > 0 and self.bytes(one) > left]
+        return [one for one in self._open if one not in self.stored and self.saved(one) > 0]
 
     def saved(self, one: CutFacts) -> float:
         """Return the seconds that storing a cut saves; what was not measured is taken for slow."""
@@ -152,39 +187,24 @@ class Decision:
 
     def bytes(self, one: CutFacts) -> int:
         """Return the bytes of a cut's features when they are stored."""
-        return one.example_bytes * sum(self.facts.rows[part] for part in one.kept)
+        return one.example_bytes * sum(self.rows[part] for part in one.kept)
 
     # --- seconds of one example -----------------------------------------------------------------
 
-    @cached_property
-    def input_bytes(self) -> int:
-        """The bytes of all inputs."""
-        return self.facts.input_bytes * (self.facts.rows[TRAIN] + self.facts.rows[VALIDATION])
-
-    @property
-    def inputs_fit(self) -> bool:
-        """True where the inputs fit into memory beside training."""
-        return self.input_bytes <= self.memory / 2
+    def bottom(self, calls: frozenset[int], done: frozenset[int] = frozenset()) -> float:
+        """Return the seconds of some calls on one example by FLOPs, without those already done."""
+        seconds = self.costs.bottom_seconds
+        if seconds is None or calls <= done:
+            return 0.0
+        # Of a bottom whose calls have no FLOPs, any of it takes all the time.
+        deepest = max(one.flops for one in self.cuts)
+        return seconds * sum(self.flops[c] for c in calls - done) / deepest if deepest else seconds
 
     @property
     def _input_seconds(self) -> float:
-        costs = self.facts.costs
         if self.inputs_fit:  # read once for all cuts, stored or computed, and held
-            return self.facts.input_bytes / costs.gather_bytes_per_second
-        return costs.input_seconds
-
-    @cached_property
-    def _deepest(self) -> int:
-        return max(one.flops for one in self.facts.cuts)
-
-    def bottom(self, calls: frozenset[int], done: frozenset[int] = frozenset()) -> float:
-        """Return the seconds of some calls on one example by FLOPs, without those already done."""
-        seconds = self.facts.costs.bottom_seconds
-        if seconds is None or calls <= done:
-            return 0.0
-        if not self._deepest:  # a bottom of which no call has FLOPs
-            return seconds
-        return seconds * sum(self.facts.flops[call] for call in calls - done) / self._deepest
+            return self.input_bytes / self.costs.gather_bytes_per_second
+        return self.costs.input_seconds
 
     def compute(self, one: CutFacts) -> float:
         """Return the seconds to compute one example from the inputs."""
@@ -192,96 +212,87 @@ class Decision:
 
     def read(self, one: CutFacts) -> float:
         """Return the seconds to read one stored example."""
-        costs = self.facts.costs
         held = self.bytes(one) <= self.memory / 2
-        speed = costs.gather_bytes_per_second if held else costs.read_bytes_per_second
-        return one.example_bytes / speed
+        gather, disk = self.costs.gather_bytes_per_second, self.costs.read_bytes_per_second
+        return one.example_bytes / (gather if held else disk)
 
     # --- seconds of all passes ------------------------------------------------------------------
-
-    @cached_property
-    def _shares(self) -> dict[CutFacts, float]:
-        return self._shares_of(self.open, self._input_seconds)
-
-    @cached_property
-    def making(self) -> dict[CutFacts, float]:
-        """The seconds to make and write each cut that is stored."""
-        chosen = [one for one in self.open if one in self.stored]
-        shares = self._shares_of(chosen, self.facts.costs.input_seconds)
-        return {one: share + self._written(one) for one, share in shares.items()}
-
-    def _shares_of(self, cuts: Iterable[CutFacts], input_seconds: float) -> dict[CutFacts, float]:
-        """Return the seconds that each cut, shallow to deep, adds to the one pass."""
-        paid = dict.fromkeys(cuts, 0.0)
-        for part, rows in self.facts.rows.items():
-            done: frozenset[int] | None = None
-            for one in paid:
-                if part in one.missing:
-                    seconds = self.bottom(one.calls, done or frozenset())
-                    paid[one] += rows * (seconds + (input_seconds if done is None else 0.0))
-                    done = one.calls | (done or frozenset())
-        return paid
-
-    def _written(self, one: CutFacts) -> float:
-        written = one.example_bytes * sum(self.facts.rows[part] for part in one.missing)
-        return written / self.facts.costs.write_bytes_per_second
 
     def seconds(self, one: CutFacts, stored: bool) -> float | None:
         """Return the seconds of all that is trained on a cut, its features stored or computed.
 
         None where they may not be stored, and where the bottom was not measured.
         """
-        if not one.kept if stored else self.facts.costs.bottom_seconds is None:
+        if not one.kept if stored else self.costs.bottom_seconds is None:
             return None
         groups = self.groups(one, stored, self.memory)
         seconds = sum(group.feature_seconds + group.seconds for group in groups)
-        if stored and one.missing:
-            seconds += self._shares[one] + self._written(one)
-        return seconds
+        return seconds + (self._expected[one] if stored and one.missing else 0.0)
+
+    @cached_property
+    def _expected(self) -> dict[CutFacts, float]:
+        return self._making(self._open, self._input_seconds)
+
+    @cached_property
+    def making(self) -> dict[CutFacts, float]:
+        """The seconds to make and write each cut that is stored."""
+        chosen = [one for one in self._open if one in self.stored]
+        return self._making(chosen, self.costs.input_seconds)
+
+    def _making(self, cuts: Iterable[CutFacts], input_seconds: float) -> dict[CutFacts, float]:
+        """Return the seconds that each cut, shallow to deep, adds to the one pass, and to write."""
+        paid = dict.fromkeys(cuts, 0.0)
+        for part, rows in self.rows.items():
+            done: frozenset[int] = frozenset()
+            reading = input_seconds
+            for one in paid:
+                if part in one.missing:
+                    writing = one.example_bytes / self.costs.write_bytes_per_second
+                    paid[one] += rows * (reading + self.bottom(one.calls, done) + writing)
+                    done, reading = done | one.calls, 0.0
+        return paid
 
     def groups(self, one: CutFacts, stored: bool, memory: float) -> list[PlannedGroup]:
         """Return the groups of a cut's trials, its features stored or computed in every pass."""
-        seconds = dict.fromkeys((TRAIN, VALIDATION), self.compute(one))
-        if stored:
-            seconds[VALIDATION] = self.read(one)
-            if one.kept & {TRAIN, VIEWS}:
-                seconds[TRAIN] = self.read(one)
-        reading = sum(self.facts.rows[part] * each for part, each in seconds.items())
+        training = self.read(one) if stored and one.reads_training else self.compute(one)
+        validation = self.read(one) if stored else self.compute(one)
+        reading = self.rows[TRAIN] * training + self.rows[VALIDATION] * validation
+        alike: dict[int, list[Trials]] = {}
+        for each in one.trials:
+            alike.setdefault(each.batch_size, []).append(each)
         return [
-            schedule(
-                [each for each in one.trials if each.batch_size == size],
-                one.activations,
-                self.facts.rows,
-                reading,
-                self.facts.costs,
-                memory,
-            )
-            for size in dict.fromkeys(each.batch_size for each in one.trials)
+            schedule(trials, one.activations, self.rows, reading, self.costs, memory)
+            for trials in alike.values()
         ]
 
     # --- memory ---------------------------------------------------------------------------------
 
-    @cached_property
+    @property
+    def _all_inputs(self) -> int:
+        return self.input_bytes * (self.rows[TRAIN] + self.rows[VALIDATION])
+
+    @property
+    def inputs_fit(self) -> bool:
+        """True where the inputs fit into memory beside training."""
+        return self._all_inputs <= self.memory / 2
+
+    @property
     def running(self) -> bool:
         """True where anything is computed from the inputs for every batch."""
-        return any(
-            one not in self.stored or not one.kept & {TRAIN, VIEWS} for one in self.facts.cuts
-        )
+        return any(one not in self.stored or not one.reads_training for one in self.cuts)
 
     @property
     def held_inputs(self) -> int:
         """The bytes of the inputs that are held in memory."""
-        return self.input_bytes if self.running and self.inputs_fit else 0
+        return self._all_inputs if self.running and self.inputs_fit else 0
 
     @cached_property
     def in_memory(self) -> list[CutFacts]:
         """The cuts read into memory: smallest first, half the memory in all."""
-        room = self.memory / 2 - self.held_inputs
-        held = []
-        for one in sorted(self.stored, key=self.bytes):
-            if VIEWS not in one.kept:
-                room -= self.bytes(one)
-                if room < 0:
-                    break
-                held.append(one)
+        room, held = self.memory / 2 - self.held_inputs, []
+        for one in sorted((o for o in self.stored if VIEWS not in o.kept), key=self.bytes):
+            room -= self.bytes(one)
+            if room < 0:
+                break
+            held.append(one)
         return held

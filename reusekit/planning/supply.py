@@ -1,16 +1,14 @@
 """Sources of batches as a plan says: from the store, from one pass, or from the bottom."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from reusekit.arguments import checked
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
-from reusekit.features.augmented import augmented
-from reusekit.features.bottoms import from_inputs, in_compute_dtype, mask_of
-from reusekit.features.frontiers import Features, Frontier, frontier
+from reusekit.features.bottoms import in_compute_dtype
+from reusekit.features.frontiers import Features, frontier
 from reusekit.features.source import (
     ComputedSource,
     FeatureSource,
@@ -57,78 +55,38 @@ def obtain(
         >>> obtain(made, model, store, data)["block7_out", "avg"].arrays().shape
         (20, 64)
     """
-    graph = read(model, keep_masks=plan.extraction.mask is not None)
-    how = {(one.at, one.pooling): one.how if training else one.validation for one in plan.features}
-    there = [name for name in how if how[name] in ("stored", "tap")]
-    stored = _stored(plan, graph, store, split, there)
-    sources: dict[Features, FeatureSource] = {}
-    views = _views(plan, graph, store, split, [name for name in how if how[name] == "views"])
-    inputs, running = None, graph
-    for one in plan.features:
-        name = (one.at, one.pooling)
-        if name in stored:
-            found = stored[name]
-            sources[name] = StoredSource(found.frontier, found.entry, how[name], one.in_memory)
-        elif name in views:
-            sources[name] = views[name]
-        else:
-            if inputs is None:
-                window = plan.extraction.window
-                window = split.size if window is None else window
-                inputs = InputSource(split, plan.extraction.padding, window)
-                if plan.extraction.compute_dtype is not None:
-                    running = in_compute_dtype(graph, plan.extraction.compute_dtype)
-            target = frontier(graph, *name, plan.extraction.mask, carries_mask=True)
-            if running is not graph:
-                target = frontier(running, *name, mask_of(target), carries_mask=True)
-            seed = plan.extraction.seed if training and one.varies else None
-            sources[name] = _computed(target, inputs, seed)
-    return sources
+    extraction = plan.extraction
+    graph = read(model, keep_masks=extraction.mask is not None)
+    planned = {(one.at, one.pooling): one for one in plan.features}
+    how = {name: one.how if training else one.validation for name, one in planned.items()}
 
-
-def _stored(
-    plan: Plan,
-    graph: Graph,
-    store: FeatureStore,
-    split: DataSplit,
-    names: Sequence[Features],
-    **view: Any,
-) -> dict[Features, StoredSource]:
-    """Return what is stored; what is missing is computed in one pass."""
-    if not names:
-        return {}
-    features = stored_features(
-        store,
-        graph,
-        [at for at, _ in names],
-        split,
-        pooling=[pooling for _, pooling in names],
-        mask=plan.extraction.mask,
-        carries_mask=True,
-        batch_size=plan.extraction.batch_size,
-        **plan.extraction.naming,
-        **view,
-    )
-    return dict(zip(names, features, strict=True))
-
-
-def _views(
-    plan: Plan, graph: Graph, store: FeatureStore, split: DataSplit, names: Sequence[Features]
-) -> dict[Features, FeatureSource]:
-    seed, count = plan.extraction.seed, plan.extraction.views
-    views = []
-    for view in range(count):
-        about = f"Extracting features, view {view + 1} of {count}"
-        views.append(
-            _stored(plan, graph, store, split, names, view=view, seed=seed, description=about)
+    def stored(ways: Sequence[str], view: int | None = None) -> dict[Features, StoredSource]:
+        """Return what is stored; what is missing is computed in one pass."""
+        names = [name for name in how if how[name] in ways]
+        cuts, pooling = [at for at, _ in names], [each for _, each in names]
+        if not names:
+            return {}
+        found = stored_features(
+            store, graph, cuts, split, pooling=pooling, view=view, extraction=extraction
         )
-    return {name: ViewsSource([view[name] for view in views]) for name in names}
+        return dict(zip(names, found, strict=True))
 
-
-def _computed(target: Frontier, inputs: FeatureSource, seed: int | None) -> FeatureSource:
-    """Return a source that runs the bottom for every batch; with a seed it augments."""
-    if seed is None:
-        return ComputedSource(inputs, from_inputs(target), target)
-    wanted = list(target.crossing)
-    model, reseed = augmented(target.graph, wanted, target.pooling, mask_of(target))
-    return ComputedSource(inputs, model, target, random=(reseed, seed))
+    sources: dict[Features, FeatureSource] = {}
+    for name, found in stored(("stored", "tap")).items():
+        found.in_memory, sources[name] = planned[name].in_memory, found
+    views = [stored(("views",), view) for view in range(extraction.augmented_views)]
+    for name in views[0] if views else ():
+        sources[name] = ViewsSource([view[name] for view in views])
+    computed = [name for name in how if name not in sources]
+    if computed:
+        running = in_compute_dtype(graph, extraction.compute_dtype)
+        window = split.size if plan.window is None else plan.window
+        inputs = InputSource(split, extraction.padding, window)
+    for name in computed:
+        mask = extraction.mask
+        if running is not graph:  # a copy is not told what the model is
+            mask = frontier(graph, *name, mask, carries_mask=True).pooled_under
+        target = frontier(running, *name, mask, carries_mask=True)
+        seed = extraction.seed if training and planned[name].varies else None
+        sources[name] = ComputedSource(inputs, target, seed)
+    return {name: sources[name] for name in how}

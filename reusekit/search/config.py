@@ -77,7 +77,7 @@ class SearchOptions(Settings):
         description="Where random augmentation lies before a cut, how many augmented views to "
         "store; 0 runs the backbone for every batch instead.",
     )
-    dtype: str | None = Field(
+    dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
         None, description="Type that features are stored as; null for the model's own."
     )
     compute_dtype: Literal["bfloat16"] | None = Field(

@@ -22,7 +22,7 @@ from reusekit.features.source import FeatureSource, InputSource
 from reusekit.features.stored import check_examples
 from reusekit.graph import CutPoint, Graph, cut_points, read, resolve
 from reusekit.graph.padding_mask import AUTO
-from reusekit.planning import Plan, Trials, obtain, plan
+from reusekit.planning import Extraction, Plan, Resources, Trials, obtain, plan
 from reusekit.planning.planner import check_backend
 from reusekit.progress import counted
 from reusekit.search.config import SearchConfig
@@ -156,22 +156,18 @@ class CutSearch:
         expected = _expected_trials(self._allowed, self._bare, self._points, config)
         if config.plain:
             return None
-        return plan(
-            self.graph,
-            expected,
-            self.train,
-            self.validation,
-            self._features,
-            seed=config.seed,
-            mask=config.mask,
+        extraction = Extraction(
             dtype=config.dtype,
             padding=config.padding,
             preprocessing=config.preprocessing,
             compute_dtype=config.compute_dtype,
-            disk=config.disk,
-            memory=config.memory,
+            mask=config.mask,
+            seed=config.seed,
             augmented_views=config.augmented_views,
         )
+        resources = Resources(disk=config.disk, memory=config.memory)
+        splits = self.train, self.validation
+        return plan(self.graph, expected, *splits, self._features, extraction, resources)
 
     @cached_property
     def _features(self) -> FeatureStore:

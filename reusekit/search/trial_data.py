@@ -31,8 +31,6 @@ class ArrayFeatures(FeatureSource):
         labels: Shape (examples,).
     """
 
-    how = "array"
-
     def __init__(self, values: np.ndarray, labels: np.ndarray) -> None:
         self.values, self._labels, self.size = values, np.asarray(labels), len(labels)
 

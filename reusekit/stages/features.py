@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import keras
 
 from reusekit.features import FeatureSource, FeatureStore
-from reusekit.planning import Costs, Trials, obtain, plan
+from reusekit.planning import Costs, Extraction, Resources, Trials, obtain, plan
 from reusekit.stages.inputs import Splits
 
 
@@ -52,8 +52,8 @@ def frozen_features(
         splits.train,
         splits.validation,
         store,
-        seed=seed,
-        costs=costs and replace(costs, bottom_seconds=None),
+        Extraction(seed=seed),
+        Resources(costs=costs and replace(costs, bottom_seconds=None)),
     )
     name = training.at, training.pooling
     return FrozenFeatures(

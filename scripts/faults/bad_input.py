@@ -25,8 +25,8 @@ import reusekit.planning
 import reusekit.search
 from faults.outcome import Outcome, tried
 from reusekit.arguments import Settings
-from reusekit.features import FeatureKey, Padding
-from reusekit.planning import Plan, Trials
+from reusekit.features import Extraction, FeatureKey, Padding
+from reusekit.planning import Plan, Resources, Trials
 from reusekit.search import (
     CutGridOracle,
     CutHyperModel,
@@ -70,7 +70,7 @@ _ROOMS = (
 # Nobody but reusekit makes these; their methods are public all the same.
 _RESULTS = {
     "Certificate", "Costs", "CutPoint", "CutPoints", "CutResult", "DataSplit", "Edited", "Entry",
-    "EntryInfo", "Extraction", "FeatureSource", "Freezing", "Frontier", "Head", "MappedArray",
+    "EntryInfo", "FeatureSource", "Freezing", "Frontier", "Head", "MappedArray",
     "ParameterCounts", "Plan", "PlannedFeatures", "PlannedGroup", "RankCorrelation", "SearchResult",
     "Sizes", "Split", "StoredSource", "Tie", "TrialRecord",
 }  # fmt: skip
@@ -373,6 +373,8 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             reusekit.features.feature_keys,
             {"frontiers": [frontier], "data": digits},
         ),
+        "Extraction": (Extraction, {}),
+        "Resources": (Resources, {}),
         "feed": (
             reusekit.features.feed,
             {"inputs": np.eye(8), "labels": labels, "batch_size": 4},

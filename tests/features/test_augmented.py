@@ -12,8 +12,8 @@ from processes import run_python
 import reusekit as rk
 from reusekit.data import DataSplit, Task
 from reusekit.errors import CacheError
-from reusekit.features import FeatureStore, frontier, stored_features
-from reusekit.features.augmented import augmented
+from reusekit.features import Extraction, FeatureStore, frontier, stored_features
+from reusekit.features.bottoms import augmented
 from reusekit.graph import read
 
 SIZE = 30
@@ -169,8 +169,9 @@ def test_two_augmentations_alike_of_one_tensor_differ():
     assert not np.array_equal(*made)
 
 
-def view(store, model, number, at="norm", **options):
-    (features,) = stored_features(store, model, [at], data(), view=number, **options)
+def view(store, model, number, at="norm", **settings):
+    how = Extraction(**settings)
+    (features,) = stored_features(store, model, [at], data(), view=number, extraction=how)
     return [np.asarray(array) for array in features.stored.values()]
 
 
@@ -188,7 +189,12 @@ def test_views_differ_and_come_again(store, tmp_path):
     keras.random.uniform((3,))
     elsewhere = FeatureStore(tmp_path / "other")
     (_, again) = stored_features(
-        elsewhere, flipping("b_"), ["b_sum", "b_norm"], data(), view=1, batch_size=8
+        elsewhere,
+        flipping("b_"),
+        ["b_sum", "b_norm"],
+        data(),
+        view=1,
+        extraction=Extraction(batch_size=8),
     )
     for one, other in zip(views[1], again.stored.values(), strict=True):
         np.testing.assert_array_equal(one, np.asarray(other))

@@ -1,5 +1,7 @@
 """A bottom that computes in bfloat16 is a copy with the same weights, named apart."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from zoo_hub import HUB
 import reusekit as rk
 from reusekit.data import DataSplit, Task
 from reusekit.errors import CacheError
-from reusekit.features import FeatureStore, stored_features
+from reusekit.features import Extraction, FeatureStore, stored_features
 from reusekit.features.bottoms import in_compute_dtype
 
 SIZE = 10
+HALF = Extraction(compute_dtype="bfloat16")
 
 
 def images():
@@ -85,7 +88,7 @@ def test_features_are_stored_as_they_were_computed(tmp_path):
     model = ZOO["residual"]()
     store = FeatureStore(tmp_path)
     (exact,) = stored_features(store, model, ["out0"], data())
-    (quick,) = stored_features(store, model, ["out0"], data(), compute_dtype="bfloat16")
+    (quick,) = stored_features(store, model, ["out0"], data(), extraction=HALF)
     assert len(store.entries()) == 2
     array = quick.stored["out0"]
     assert array.dtype == "bfloat16"
@@ -96,9 +99,8 @@ def test_features_are_stored_as_they_were_computed(tmp_path):
     (inputs, _), *_ = quick.batches(5)
     top = rk.split(model, "out0").top
     np.testing.assert_allclose(top(inputs), model(images()[:5]), rtol=0.05, atol=0.02)
-    (again,) = stored_features(
-        store, model, ["out0"], data(), compute_dtype="bfloat16", dtype="float32"
-    )
+    wide_half = replace(HALF, dtype="float32")
+    (again,) = stored_features(store, model, ["out0"], data(), extraction=wide_half)
     assert again.stored["out0"].dtype == "float32"
     np.testing.assert_array_equal(np.asarray(again.stored["out0"]), wide)
 
@@ -108,18 +110,15 @@ def test_augmentation_keeps_its_precision(tmp_path):
     y = layers.RandomTranslation(0.3, 0.3, name="shift", fill_mode="constant")(x)
     model = keras.Model(x, layers.Rescaling(2.0, name="twice")(y))
     store = FeatureStore(tmp_path)
-    options = {"view": 0, "seed": 4}
-    (exact,) = stored_features(store, model, ["shift"], data(), **options)
-    (quick,) = stored_features(store, model, ["twice"], data(), compute_dtype="bfloat16", **options)
+    (exact,) = stored_features(store, model, ["shift"], data(), view=0)
+    (quick,) = stored_features(store, model, ["twice"], data(), view=0, extraction=HALF)
     assert quick.stored["twice"].dtype == "bfloat16"
     wide = np.asarray(quick.stored["twice"]).astype("float32")
     np.testing.assert_allclose(wide, 2 * np.asarray(exact.stored["shift"]), rtol=0.01)
 
 
-def test_other_dtypes_are_refused(tmp_path):
+def test_other_dtypes_are_refused():
     with pytest.raises(CacheError, match="Did you mean 'bfloat16'"):
-        in_compute_dtype(ZOO["residual"](), "bfloat61")
-    store = FeatureStore(tmp_path)
-    with pytest.raises(CacheError, match=r"bfloat16, or None.*Received: 'float16'"):
-        stored_features(store, ZOO["residual"](), ["out0"], data(), compute_dtype="float16")
-    assert store.entries() == []
+        Extraction(compute_dtype="bfloat61")
+    with pytest.raises(CacheError, match=r"None or 'bfloat16'.*Received: 'float16'"):
+        Extraction(compute_dtype="float16")

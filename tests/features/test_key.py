@@ -14,7 +14,7 @@ from zoo import ZOO
 
 import reusekit as rk
 from reusekit.errors import CacheError
-from reusekit.features import Padding, feature_keys, frontier
+from reusekit.features import Extraction, Padding, feature_keys, frontier
 from reusekit.features.key import tensor_digests
 from reusekit.graph import read
 from reusekit.graph.frontier import depends
@@ -38,9 +38,9 @@ def build(name="a", units=4, activation="relu", seed=0, head=2, rate=0.5, stride
     return keras.Model(x, layers.Dense(head, name=f"{name}_head")(y), name=name)
 
 
-def key(model, data, at=None, pooling=None, **options):
+def key(model, data, at=None, pooling=None, **settings):
     at = at or next(layer.name for layer in model.layers if layer.name.endswith("dense"))
-    (found,) = feature_keys([frontier(model, at, pooling)], data, **options)
+    (found,) = feature_keys([frontier(model, at, pooling)], data, Extraction(**settings))
     return found
 
 

@@ -12,7 +12,14 @@ from zoo import ZOO
 import reusekit as rk
 from reusekit.data import DataSplit, Task
 from reusekit.errors import CacheError, DataError
-from reusekit.features import FeatureStore, Padding, feed, frontier, stored_features
+from reusekit.features import (
+    Extraction,
+    FeatureStore,
+    Padding,
+    feed,
+    frontier,
+    stored_features,
+)
 
 SIZE = 30
 
@@ -86,7 +93,7 @@ def test_the_top_gives_what_the_whole_model_gives(name, store):
     inputs = random_inputs(model)
     points = [point.at for point in rk.cut_points(model, max_width=None)]
     at = CUT_AT[name] or points[len(points) // 2]
-    (features,) = stored_features(store, model, [at], data_of(inputs), batch_size=8)
+    (features,) = stored_features(store, model, [at], data_of(inputs))
     whole = model.predict(inputs, verbose=0)
     parted = from_stored(features, rk.split(model, at).top)
     for one, other in zip(keras.tree.flatten(whole), keras.tree.flatten(parted), strict=True):
@@ -125,7 +132,9 @@ def test_pooled_features_are_stored_alone(store):
 def test_features_take_half_the_bytes_and_come_back_in_the_models_precision(dtype, digits, store):
     model = ZOO["residual"]()
     (full,) = stored_features(store, model, ["relu1"], data_of(images()))
-    (half,) = stored_features(store, model, ["relu1"], data_of(images()), dtype=dtype)
+    (half,) = stored_features(
+        store, model, ["relu1"], data_of(images()), extraction=Extraction(dtype=dtype)
+    )
     for name, array in half.stored.items():
         assert array.dtype == dtype
         assert 2 * array.nbytes == full.stored[name].nbytes
@@ -140,9 +149,9 @@ def test_what_float16_cannot_hold_is_refused(store):
     model = keras.Model(x, layers.Rescaling(1e6, name="large")(x))
     data = data_of(np.ones((SIZE, 3), "float32"))
     with pytest.raises(CacheError, match="more than float16 can hold"):
-        stored_features(store, model, ["large"], data, dtype="float16")
+        stored_features(store, model, ["large"], data, extraction=Extraction(dtype="float16"))
     assert store.entries() == []
-    stored_features(store, model, ["large"], data, dtype="bfloat16")
+    stored_features(store, model, ["large"], data, extraction=Extraction(dtype="bfloat16"))
 
 
 def test_random_layers_and_batch_statistics_do_not_act(store):
@@ -179,6 +188,10 @@ def attending(length):
     return keras.Model({"tokens": tokens, "valid": valid}, layers.Dense(2, name="head")(y))
 
 
+def padded(length, **options):
+    return Extraction(padding=Padding(length, **options))
+
+
 def sentences():
     lengths = np.random.default_rng(1).integers(1, 13, SIZE)
 
@@ -202,7 +215,7 @@ def test_free_tensors_come_from_inputs_where_that_is_smaller(length, store):
     # The mask of pairs takes length squared bytes, the mask that it is made from `length`.
     assert frontier(model, "embedding").names == ("embedding", "valid")
     data = data_of(sentences())
-    (features,) = stored_features(store, model, ["embedding"], data, padding=Padding(length))
+    (features,) = stored_features(store, model, ["embedding"], data, extraction=padded(length))
     assert features.stored["valid"].shape == (SIZE, length)
     parted = from_stored(features, rk.split(model, "embedding").top)
     batches = Padding(length).batch(sentences(), 7)
@@ -225,7 +238,7 @@ def test_padding_never_changes_a_prediction(store):
         keras.utils.set_random_seed(0)
         model = attending(length)
         (features,) = stored_features(
-            store, model, ["embedding"], data_of(sentences()), padding=Padding(length)
+            store, model, ["embedding"], data_of(sentences()), extraction=padded(length)
         )
         found.append(from_stored(features, rk.split(model, "embedding").top))
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
@@ -245,10 +258,10 @@ def test_examples_of_several_lengths_need_a_padding_that_is_long_enough(store):
     with pytest.raises(DataError, match=r"differ in shape.*Padding\(length="):
         stored_features(store, model, ["embedding"], data)
     with pytest.raises(DataError, match=r"longer than Padding\(length=8"):
-        stored_features(store, model, ["embedding"], data, padding=Padding(8))
+        stored_features(store, model, ["embedding"], data, extraction=padded(8))
     assert not [entry for entry in store.entries() if entry.whole]
-    cut = Padding(8, longer="truncate")
-    (features,) = stored_features(store, model, ["embedding"], data, padding=cut)
+    cut = padded(8, longer="truncate")
+    (features,) = stored_features(store, model, ["embedding"], data, extraction=cut)
     valid = np.asarray(features.stored["valid"])
     lengths = [len(example["tokens"]) for example in sentences().as_numpy_iterator()]
     assert valid.sum(axis=1).tolist() == [min(length, 8) for length in lengths]
@@ -257,7 +270,7 @@ def test_examples_of_several_lengths_need_a_padding_that_is_long_enough(store):
 def test_wrong_requests_are_refused(store):
     model, data = ZOO["residual"](), data_of(images())
     with pytest.raises(CacheError, match="Did you mean 'float16'"):
-        stored_features(store, model, ["stem"], data, dtype="flaot16")
+        Extraction(dtype="flaot16")
     with pytest.raises(rk.errors.UnknownAddressError, match="'stem'"):
         stored_features(store, model, ["stemm"], data)
     with pytest.raises(DataError, match=r"Expected 40 examples. Received: 30, and no more"):
@@ -289,7 +302,8 @@ def test_a_transformer_is_cut_at_a_block_with_its_mask(store):
     data, found = data_of(sentences().map(tokenised)), []
     for length in (12, 24):
         padding = Padding(length)
-        (block,) = stored_features(store, bert, ["transformer_layer_0"], data, padding=padding)
+        how = Extraction(padding=padding)
+        (block,) = stored_features(store, bert, ["transformer_layer_0"], data, extraction=how)
         assert list(block.stored) == ["transformer_layer_0", "padding_mask"]
         assert block.stored["transformer_layer_0"].shape == (SIZE, length, 8)
         top = rk.split(bert, "transformer_layer_0").top

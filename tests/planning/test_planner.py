@@ -14,13 +14,21 @@ from zoo import ZOO
 import reusekit as rk
 from reusekit.data import DataSplit, Task
 from reusekit.errors import ConfigError, DataError
-from reusekit.features import FeatureStore, Padding, feed
-from reusekit.planning import Costs, Plan, Trials, obtain, plan
+from reusekit.features import FeatureStore, Padding, StoredSource, feed
+from reusekit.planning import Costs, Extraction, Plan, Resources, Trials, obtain
 from reusekit.surgery.certificate import random_inputs
 
 SIZE = 40
 # The bottom is slow, and reading is quick.
 COSTS = Costs(bottom_seconds=1.0, input_seconds=0.0)
+
+
+def plan(model, trials, train, validation, store, **settings):
+    """The plan for settings and resources by their names."""
+    room = {name: settings.pop(name) for name in ("disk", "memory", "costs") if name in settings}
+    return rk.plan(
+        model, trials, train, validation, store, Extraction(**settings), Resources(**room)
+    )
 
 
 def data_of(inputs, split="train", size=SIZE):
@@ -98,7 +106,8 @@ def test_all_is_tapped_then_found(residual, train, validation, store):
     first = plan(residual, trials, train, validation, store, costs=COSTS)
     assert set(hows(first).values()) == {"tap"}
     for split, training in ((train, True), (validation, False)):
-        assert {s.how for s in obtain(first, residual, store, split, training).values()} == {"tap"}
+        sources = obtain(first, residual, store, split, training).values()
+        assert {type(source) for source in sources} == {StoredSource}
     assert first.bytes == sum(entry.bytes for entry in store.entries())
     # Neither data set can be read any more, so nothing runs.
     again = plan(residual, trials, unreadable(train), unreadable(validation), store, costs=COSTS)
@@ -141,7 +150,8 @@ def test_a_small_disk_holds_what_saves_most(residual, train, validation, store):
         obtain(made, residual, store, train, True),
         obtain(all_stored, residual, store, train, True),
     )
-    assert {name: source.how for name, source in ways.items()} == hows(made)
+    stored = {name for name, source in ways.items() if isinstance(source, StoredSource)}
+    assert stored == {("out1", None)}
     for name in plain:
         same(ways[name], plain[name])
 
@@ -239,9 +249,8 @@ def test_augmentation_is_never_frozen(train, validation, store):
         np.testing.assert_allclose(again, first, atol=1e-6)
         (other, *_), _ = read(obtain(made, model, store, train, True)[name].batches(8))
         np.testing.assert_allclose(other, first, atol=1e-6)
-    assert {source.how for source in obtain(made, model, store, validation, False).values()} == {
-        "tap"
-    }
+    still = obtain(made, model, store, validation, False).values()
+    assert {type(source) for source in still} == {StoredSource}
     unaugmented = obtain(made, model, store, train, False)["drop", "avg"]
     np.testing.assert_allclose(unaugmented.arrays(), plain, atol=1e-5)
 
@@ -297,9 +306,9 @@ PROCESS = """
 import sys
 import numpy as np
 sys.path[:0] = sys.argv[2:]
-from test_planner import COSTS, SIZE, augmenting, data_of, images, read
+from test_planner import COSTS, SIZE, augmenting, data_of, images, plan, read
 from reusekit.features import FeatureStore
-from reusekit.planning import Trials, obtain, plan
+from reusekit.planning import Trials, obtain
 train, validation = data_of(images()), data_of(images(1, 12), "validation", 12)
 store = FeatureStore(sys.argv[1])
 np.random.default_rng().normal()
@@ -326,9 +335,6 @@ def test_views_and_augmentation_are_the_same_in_another_process(
     exec(PROCESS, {})
     assert capsys.readouterr().out == there
     assert len(set(there.splitlines())) == 4
-
-    def call(self, x):
-        return x + keras.random.normal(keras.ops.shape(x), seed=keras.random.SeedGenerator())
 
 
 @keras.saving.register_keras_serializable("planner")
@@ -399,7 +405,7 @@ def test_every_way_gives_the_same_on_odd_models(name, store):
     taps = obtain(plan(*args, store, costs=COSTS, mask=None), model, store, train, True)
     made = plan(*args, store, costs=COSTS, disk=0, mask=None)
     for at, source in obtain(made, model, store, train, True).items():
-        assert source.how == "recompute"
+        assert not isinstance(source, StoredSource)
         same(source, taps[at])
     top = rk.split(model, deep).top
     whole = keras.tree.flatten(model.predict(inputs, verbose=0))

@@ -6,10 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from reusekit.planning import Costs, Trials
-from reusekit.planning.facts import TRAIN, VALIDATION, VIEWS, CutFacts, Facts
-from reusekit.planning.rule import Decision, schedule
+from reusekit.planning.rule import TRAIN, VALIDATION, VIEWS, CutFacts, Decision, schedule
 
-BOTH = frozenset((TRAIN, VALIDATION))
 ROWS = {TRAIN: 80, VALIDATION: 20, VIEWS: 240}
 PLENTY = 1e12
 
@@ -31,25 +29,25 @@ def chain(*sizes, epochs=10, costs=COSTS, disk=PLENTY, memory=0, **changes):
     epochs = epochs if isinstance(epochs, tuple) else (epochs,) * len(sizes)
     cuts = [
         CutFacts(
-            at=str(place),
             frontier=SimpleNamespace(pooling=None),
-            calls=frozenset(range(place)),
-            flops=place,
+            trials=[Trials(str(depth), epochs=epochs[depth - 1])],
+            calls=frozenset(range(depth)),
+            flops=depth,
+            top=0,
             randomness=SimpleNamespace(augmenting=()),
-            kept=BOTH,
-            trials=(Trials(str(place), epochs=epochs[place - 1]),),
+            kept={TRAIN, VALIDATION},
+            missing={TRAIN, VALIDATION},
             example_bytes=size,
-            activations=1,
         )
-        for place, size in enumerate(sizes, start=1)
+        for depth, size in enumerate(sizes, start=1)
     ]
     for name, value in changes.items():
-        setattr(cuts[-1], name, value)
-    return Decision(Facts(cuts, ROWS, costs, [1] * len(sizes), 10**6), memory, disk)
+        setattr(cuts[-1], name, set(value))
+    return Decision(cuts, ROWS, costs, [1] * len(sizes), 10**6, memory, disk)
 
 
 def stored(decision):
-    return {int(one.at) for one in decision.stored}
+    return {int(one.trials[0].at) for one in decision.stored}
 
 
 def test_all_are_stored_where_all_fit():
@@ -57,7 +55,7 @@ def test_all_are_stored_where_all_fit():
     assert stored(decision) == {1, 2, 3}
     # 100 examples, a third of a second more for each cut; and then a hundredth for each reading.
     assert list(decision.making.values()) == pytest.approx([100 / 3] * 3, rel=1e-5)
-    first, _, last = decision.facts.cuts
+    first, _, last = decision.cuts
     assert decision.seconds(first, stored=True) == pytest.approx(100 / 3 + 10 * 100 * 0.01)
     assert decision.seconds(last, stored=False) == pytest.approx(10 * 100 * 1.0)
 
@@ -67,7 +65,7 @@ def test_the_disk_goes_to_what_saves_most():
     assert stored(chain(1, 1, 1, disk=100, epochs=(50, 1, 2))) == {1}
     decision = chain(1, 1, 1, disk=250)
     assert stored(decision) == {2, 3}
-    assert [one.at for one in decision.crowded] == ["1"]
+    assert [str(one) for one in decision.crowded] == ["'1'"]
 
 
 def test_two_small_ones_may_beat_a_large_one():
@@ -89,9 +87,9 @@ def test_what_is_read_once_is_stored_only_on_the_way_to_others():
 
 
 def test_what_is_in_the_store_stays_and_takes_its_room():
-    decision = chain(1, 1, 1, disk=200, found={TRAIN: [], VALIDATION: []})
+    decision = chain(1, 1, 1, disk=200, missing=())
     assert stored(decision) == {2, 3}
-    assert decision.making.keys() == {decision.facts.cuts[1]}
+    assert decision.making.keys() == {decision.cuts[1]}
 
 
 def test_nothing_fits():
@@ -104,14 +102,13 @@ def test_inputs_that_fit_are_read_once():
     slow = replace(COSTS, input_seconds=2.0, gather_bytes_per_second=1e6)
     decision = chain(1, costs=slow, memory=1e9)
     # A second to take an example from memory, and a second to compute it.
-    assert decision.compute(decision.facts.cuts[0]) == pytest.approx(2.0)
-    assert chain(1, costs=slow).compute(decision.facts.cuts[0]) == pytest.approx(3.0)
+    assert decision.compute(decision.cuts[0]) == pytest.approx(2.0)
+    assert chain(1, costs=slow).compute(decision.cuts[0]) == pytest.approx(3.0)
 
 
 def test_augmented_training_examples_run_the_whole_bottom_each_time():
-    augmenting = SimpleNamespace(augmenting=("flip",))
-    decision = chain(1, 1, randomness=augmenting, kept=frozenset((VALIDATION,)))
-    last = decision.facts.cuts[1]
+    decision = chain(1, 1, kept=(VALIDATION,), missing=(VALIDATION,))
+    last = decision.cuts[1]
     assert stored(decision) == {1, 2}
     (group,) = decision.groups(last, True, PLENTY)
     assert group.feature_seconds == pytest.approx(10 * (80 * 1.0 + 20 * 0.01))
@@ -120,9 +117,8 @@ def test_augmented_training_examples_run_the_whole_bottom_each_time():
 
 
 def test_views_cost_a_pass_each_and_are_read():
-    augmenting = SimpleNamespace(augmenting=("flip",))
-    decision = chain(1, 1, randomness=augmenting, kept=frozenset((VALIDATION, VIEWS)))
-    last = decision.facts.cuts[1]
+    decision = chain(1, 1, kept=(VALIDATION, VIEWS), missing=(VALIDATION, VIEWS))
+    last = decision.cuts[1]
     assert stored(decision) == {1, 2}
     (group,) = decision.groups(last, True, PLENTY)
     assert group.feature_seconds == pytest.approx(10 * 100 * 0.01)
