@@ -50,12 +50,12 @@ def cut_search(
     ) as job:
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(settings=backbone)
-            if finetune.unfreeze_from is not None:
-                stages.clean_cut(backbone=pretrained, at=finetune.unfreeze_from)
+            if finetune.frozen_up_to is not None:
+                stages.clean_cut(backbone=pretrained, at=finetune.frozen_up_to)
             cuts = stages.candidate_cuts(
                 backbone=pretrained, wanted=search.cuts, most=search.max_cuts
             )
-            for at in search.freeze:
+            for at in search.frozen_up_to:
                 stages.clean_cut(backbone=pretrained, at=at)
             store = FeatureStore(search.store, search.disk)
         with job.stage("Load the data"):

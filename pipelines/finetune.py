@@ -48,8 +48,8 @@ def fine_tune(
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(settings=backbone)
             stages.clean_cut(backbone=pretrained, at=cut)
-            if finetune.unfreeze_from is not None:
-                stages.clean_cut(backbone=pretrained, at=finetune.unfreeze_from, before=cut)
+            if finetune.frozen_up_to is not None:
+                stages.clean_cut(backbone=pretrained, at=finetune.frozen_up_to, before=cut)
             store = FeatureStore(options.store)
         with job.stage("Load the data"):
             splits = stages.load_data(settings=data, backbone=pretrained, seed=options.seed)

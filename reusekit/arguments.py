@@ -444,7 +444,7 @@ class Settings(BaseModel):
             if name not in fields:
                 raise ConfigError(
                     f"Expected settings of {type(self).__name__} by their names. Received: "
-                    f"{name!r}. {nearest(name, fields)}"
+                    f"{name!r}. {nearest_setting(name, fields)}"
                 )
         missing = [name for name in fields if fields[name].required and name not in values]
         if missing:
@@ -466,6 +466,23 @@ class Settings(BaseModel):
             if isinstance(value, str) and (value[:1] in ("{", "[") or "\0" in value):
                 raise ConfigError(f"Expected {name} as plain text. Received: {value!r}.")
         return self
+
+
+_RENAMED = {"freeze": "frozen_up_to", "unfreeze_from": "frozen_up_to"}
+"""Settings by the names that they had before, and may have in a file that was written then."""
+
+
+def nearest_setting(name: str, settings: Iterable[str]) -> str:
+    """Return a sentence that names the settings nearest to a dotted name.
+
+    Example:
+        >>> nearest_setting("search.freeze", ["search.cuts", "search.frozen_up_to"])
+        "It is called 'search.frozen_up_to' now."
+    """
+    group, dot, last = name.rpartition(".")
+    now = f"{group}{dot}{_RENAMED.get(last, last)}"
+    known = list(settings)
+    return f"It is called {now!r} now." if name != now and now in known else nearest(name, known)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from pydantic import BaseModel
 
-from reusekit.arguments import Settings, check
+from reusekit.arguments import Settings, check, nearest_setting
 from reusekit.errors import ConfigError, ReusekitError, nearest, shortened
 from reusekit.secrets import hide
 from reusekit.signals import Terminated, interruptible
@@ -182,7 +182,7 @@ def _check_keys(found: Any, section: str, options: Sequence[str], where: str) ->
 def _nearest(key: str, options: Sequence[str]) -> str:
     """Return the nearest options or sections of options."""
     sections = {option.rpartition(".")[0]: None for option in options if "." in option}
-    return nearest(key, [*options, *sections])
+    return nearest_setting(key, [*options, *sections])
 
 
 def _read_yaml(file: str) -> Any:

@@ -212,9 +212,9 @@ class SearchSettings(TrialChoices, SearchOptions):
 class FineTuneSettings(Settings):
     """The second phase: the top of the bottom is unfrozen and trained on, at a lower rate."""
 
-    unfreeze_from: str | None = Field(
+    frozen_up_to: str | None = Field(
         None,
-        description="Cut from which on the bottom is trained, if the chosen one is deeper; null to "
+        description="Cut before which nothing is trained, if the chosen one is deeper; null to "
         "choose by share.",
     )
     share: Share = Field(

@@ -119,7 +119,7 @@ class Bench:
         """Return Nautilus's FTU space: 4 depths of freezing, 2 batch sizes, 3 rates."""
         return SearchSpace(
             [BLOCKS[-1]],
-            freeze=FTU_CUTS[:2] if self.quick else FTU_CUTS,
+            frozen_up_to=FTU_CUTS[:2] if self.quick else FTU_CUTS,
             units=[0],
             dropout=[0.0],
             learning_rates=[5e-5, 3e-5, 2e-5],
@@ -192,7 +192,7 @@ def plain_trials(
     for spec in tracked(specs, "Plain keras-tuner"):
         narrow = space.changed(
             cuts=[spec.cut],
-            freeze=[spec.freeze],
+            frozen_up_to=[spec.frozen_up_to],
             heads=space.heads and {spec.head: space.heads[spec.head]},
             learning_rates=[spec.learning_rate],
             batch_sizes=[spec.batch_size],
@@ -324,7 +324,7 @@ def disk(bench: Bench) -> Report:
     space = bench.ftu_space()
     search = bench.search(space, "disk", "disk")
     specs = [trial.spec for trial in search.run().trials]
-    sample = list({spec.freeze: spec for spec in specs}.values())
+    sample = list({spec.frozen_up_to: spec for spec in specs}.values())
     data = bench.search(space, "disk", "disk", plain=True).extract()
     found = bytes_of(bench, plain_trials(bench, data, space, sample, epochs=1), search)
     return Report(
@@ -456,7 +456,10 @@ def memory_child(bench: Bench, examples: int) -> dict[str, Any]:
     )
     bench.train = data
     space = replace(
-        bench.ftu_space(), freeze=["conv4_block6_out"], learning_rates=[5e-5], batch_sizes=[32]
+        bench.ftu_space(),
+        frozen_up_to=["conv4_block6_out"],
+        learning_rates=[5e-5],
+        batch_sizes=[32],
     )
     bench.epochs["memory"] = 1
     watch = Watch()

@@ -112,7 +112,7 @@ class CutSearch:
         if space is None:
             cuts = _clean_cuts(self.graph, train.classes, old_head)
             space = SearchSpace(cuts=cuts, learning_rates=[1e-3, 1e-2, 1e-1])
-        for at in (*space.cuts, *space.freeze):
+        for at in (*space.cuts, *space.frozen_up_to):
             resolve(self.graph, at)  # refuses what is no address
         refuse_mixing(self.graph, list(space.cuts))
         self._all_cuts = space
@@ -353,14 +353,15 @@ class CutSearch:
         return rank_correlation([scores[cut.at] for cut in cuts], reached)
 
     @checked(ConfigError)
-    def best_model(self, place: int = 0, folded: bool = True) -> keras.Model:
+    def best_model(self, position: int = 0, folded: bool = True) -> keras.Model:
         """Return the whole model of a good trial: from the backbone's inputs to the head's outputs.
 
         Its weights are its own. What the trial froze is frozen; it is compiled with the head's loss
         and metrics.
 
         Args:
-            place: 0 for the best trial, 1 for the next, and so on; `keep` says how many there are.
+            position: 0 for the best trial, 1 for the next, and so on; `keep` says how many there
+                are.
             folded: Whether the features' mean and variance, which a head with `standardize` removes
                 first, are folded into its first dense layer, equal up to rounding (about 6e-8).
                 False keeps them, for training that goes on.
@@ -369,12 +370,12 @@ class CutSearch:
             ReusekitError: The weights of that trial were not kept.
         """
         completed = self.result.completed
-        if not 0 <= place < len(completed):
+        if not 0 <= position < len(completed):
             raise ConfigError(
-                f"Expected a place from 0 to {len(completed) - 1}. Received: {place}."
+                f"Expected position from 0 to {len(completed) - 1}. Received: {position}."
             )
-        spec = completed[place].spec
-        whole = trained = self.tuner.trained(completed[place].number)
+        spec = completed[position].spec
+        whole = trained = self.tuner.trained(completed[position].number)
         if not self.config.plain:
             bare = replace(self._bare, plain=True, _trunks={})
             whole = whole_model(spec, trained, self.hypermodel, bare)
@@ -427,14 +428,14 @@ def _expected_trials(
     counter = SizeCounter(data)
     trained: dict[tuple[Features, int], list[Sizes]] = {}
     for cut in space.cuts:
-        for freeze in space.freeze or [cut]:
-            spec = TrialSpec(cut, freeze if data.is_before(freeze, cut) else cut)
+        for up_to in space.frozen_up_to or [cut]:
+            spec = TrialSpec(cut, up_to if data.is_before(up_to, cut) else cut)
             size = Sizes()
             if spec.trains_backbone:
-                size = counter.bottom(cut) - counter.bottom(spec.freeze)
+                size = counter.bottom(cut) - counter.bottom(spec.frozen_up_to)
             for batch_size in space.batch_sizes:
                 trained.setdefault((data.begin(spec), batch_size), []).append(size)
-    cells = len(space.cuts) * len(space.freeze or [None]) * len(space.batch_sizes)
+    cells = len(space.cuts) * len(space.frozen_up_to or [None]) * len(space.batch_sizes)
     # The combinations there are beside cuts, freezing and batch sizes.
     heads = len(space.heads) if space.heads else len(space.units) * len(space.dropout)
     combinations = heads * len(space.optimizers) * len(space.learning_rates or [None])

@@ -76,8 +76,8 @@ class CutHyperModel(keras_tuner.HyperModel):
     def spec(self, hp: keras_tuner.HyperParameters) -> TrialSpec:
         """Read a specification from hyperparameters, declaring them to keras-tuner."""
         spec = self.space.sample(hp)
-        if spec.trains_backbone and not self.data.is_before(spec.freeze, spec.cut):
-            return replace(spec, freeze=spec.cut)
+        if spec.trains_backbone and not self.data.is_before(spec.frozen_up_to, spec.cut):
+            return replace(spec, frozen_up_to=spec.cut)
         return spec
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
@@ -98,7 +98,7 @@ class CutHyperModel(keras_tuner.HyperModel):
             keras.utils.set_random_seed(self.config.seed)
             model = attach(own, head, self.data.head_mask(spec))
             if self.data.plain:
-                freeze(model, up_to=spec.freeze)
+                freeze(model, up_to=spec.frozen_up_to)
             else:
                 shared, weights = self.data.shared(spec)
                 freeze(model, up_to=None, layers=shared or None)

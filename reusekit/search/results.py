@@ -9,7 +9,7 @@ import pandas as pd
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.sizes import Sizes
-from reusekit.search.space import TrialSpec
+from reusekit.search.space import TrialSpec, renamed
 from reusekit.training.fit import Fit
 
 Status = Literal["completed", "failed", "over the limit"]
@@ -82,6 +82,7 @@ class TrialRecord:
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialRecord":
         """Return the record that was written down."""
         try:
+            values = renamed(values)
             fit = values["fit"] and Fit(**values["fit"])
             parts = {"spec": TrialSpec(**values["spec"]), "sizes": Sizes(**values["sizes"])}
             return cls(**{**values, **parts, "fit": fit})
@@ -191,10 +192,10 @@ class SearchResult:
     def to_frame(self) -> pd.DataFrame:
         """Return the trials as a table, one row each, failed ones among them, in their order.
 
-        Columns: `trial`, `status`, the specification (`cut`, `freeze`, `units` ...), `depth`, the
-        metrics of the best epoch, `best_epoch`, the whole model's `parameters`, `flops`, `bytes`
-        and `latency` (seconds, NaN where it was not measured), `trained` (parameters), `seconds` of
-        training, and `error`.
+        Columns: `trial`, `status`, the specification (`cut`, `frozen_up_to`, `units` ...), `depth`,
+        the metrics of the best epoch, `best_epoch`, the whole model's `parameters`, `flops`,
+        `bytes` and `latency` (seconds, NaN where it was not measured), `trained` (parameters),
+        `seconds` of training, and `error`.
         """
         return pd.DataFrame(
             {

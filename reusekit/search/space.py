@@ -13,7 +13,8 @@ from reusekit.arguments import Choices, Distinct, Rate, Settings, checked
 from reusekit.errors import ConfigError, nearest
 from reusekit.training.heads import Classifier, Head
 
-CUT, FREEZE = "cut", "freeze"
+CUT, FROZEN_UP_TO = "cut", "frozen_up_to"
+BEFORE = {FROZEN_UP_TO: "freeze"}  # as what is kept on disk may call it
 _OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "lion", "adagrad", "lamb")
 
 
@@ -26,8 +27,8 @@ class TrialSpec:
 
     Attributes:
         cut: The address at which the backbone is cut; the head goes on there.
-        freeze: The address up to which the backbone is frozen: `cut`, or one before it, from where
-            on it is trained together with the head.
+        frozen_up_to: The cut before which nothing is trained: `cut`, or one before it, from where
+            on the backbone is trained together with the head.
         head: The name of the head in the search space; None for a classifier of `units` and
             `dropout`.
         units: Width of the classifier's hidden layer; 0 for none.
@@ -45,7 +46,7 @@ class TrialSpec:
     """
 
     cut: str
-    freeze: str
+    frozen_up_to: str
     head: str | None = None
     units: NonNegativeInt = 0
     dropout: Rate = 0.0
@@ -56,7 +57,7 @@ class TrialSpec:
     @property
     def trains_backbone(self) -> bool:
         """Return whether a part of the backbone is trained with the head."""
-        return self.freeze != self.cut
+        return self.frozen_up_to != self.cut
 
     def to_dict(self) -> dict[str, Any]:
         """Return its values by name."""
@@ -67,16 +68,36 @@ class TrialSpec:
     def from_dict(cls, values: dict[str, Any]) -> "TrialSpec":
         """Return the specification with these values; others are passed over."""
         names = {field.name for field in fields(cls)}
-        known = {name: value for name, value in values.items() if name in names}
-        if not {"cut", "freeze"} <= known.keys():
-            raise ConfigError(f"Expected values with a cut and a freeze. Received: {values!r}.")
+        known = {name: value for name, value in renamed(values).items() if name in names}
+        if not {CUT, FROZEN_UP_TO} <= known.keys():
+            raise ConfigError(
+                f"Expected values with a cut and a frozen_up_to. Received: {values!r}."
+            )
         return cls(**known)
+
+
+def renamed(kept: Any) -> Any:
+    """Return what was kept of a search with every name that it had before as it is now.
+
+    Example:
+        >>> renamed({"values": {"freeze": "a"}, "space": [{"config": {"name": "freeze"}}]})
+        {'values': {'frozen_up_to': 'a'}, 'space': [{'config': {'name': 'frozen_up_to'}}]}
+    """
+    now = {before: name for name, before in BEFORE.items()}
+    if isinstance(kept, list):
+        return [renamed(one) for one in kept]
+    if not isinstance(kept, dict):
+        return kept
+    found = {now.get(key, key): renamed(one) for key, one in kept.items()}
+    if found.get("name") in BEFORE.values():  # of a hyperparameter of keras-tuner's
+        found["name"] = now[found["name"]]
+    return found
 
 
 class TrialChoices(Settings):
     """The choices of a trial beside its cut. Of each list the first is the default of trials."""
 
-    freeze: Distinct[str] = Field(
+    frozen_up_to: Distinct[str] = Field(
         [],
         description="Addresses, as [a,b], up to which the backbone may be frozen: where one lies "
         "before a trial's cut, what is between the two is trained with the head. Empty: heads "
@@ -159,9 +180,14 @@ class SearchSpace(TrialChoices):
         Every trial that keras-tuner does not choose itself uses the first of each list and the
         geometric mean of the learning rates.
         """
-        cut = freeze = hp.Choice(CUT, list(self.cuts), default=self.cuts[0])
-        if self.freeze:
-            freeze = hp.Choice(FREEZE, list(self.freeze), default=self.freeze[0])
+        cut = up_to = hp.Choice(CUT, list(self.cuts), default=self.cuts[0])
+        if self.frozen_up_to:
+            if BEFORE[FROZEN_UP_TO] in hp.values and FROZEN_UP_TO not in hp.values:
+                raise ConfigError(
+                    "Expected hyperparameters of this version. Received: 'freeze', which is called "
+                    "'frozen_up_to' now. Search anew, with overwrite=True or in another folder."
+                )
+            up_to = hp.Choice(FROZEN_UP_TO, list(self.frozen_up_to), default=self.frozen_up_to[0])
         values: dict[str, Any] = {}
         if self.heads is not None:
             values["head"] = hp.Choice("head", list(self.heads))
@@ -173,7 +199,7 @@ class SearchSpace(TrialChoices):
         values["batch_size"] = hp.Choice(
             "batch_size", list(self.batch_sizes), default=self.batch_sizes[0]
         )
-        return TrialSpec(cut, freeze, **values)
+        return TrialSpec(cut, up_to, **values)
 
     def _rate(self, hp: keras_tuner.HyperParameters) -> float:
         low, high = self.learning_rate

@@ -161,7 +161,7 @@ class TrialData:
         """Return the features that a trial's own model begins with."""
         if self.plain:
             return self.graph.inputs[0].address, None
-        return (spec.freeze, None) if spec.trains_backbone else (spec.cut, self.pooling)
+        return (spec.frozen_up_to, None) if spec.trains_backbone else (spec.cut, self.pooling)
 
     @checked(ConfigError)
     def is_before(self, address: str, cut: str) -> bool:

@@ -32,6 +32,7 @@ from reusekit.search.folder import (
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.results import TrialRecord, ranked
 from reusekit.search.sizes import SizeCounter, exceeded
+from reusekit.search.space import BEFORE, FROZEN_UP_TO, renamed
 
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
@@ -108,6 +109,8 @@ class CutTuner(base_tuner.BaseTuner):
         self.folder = expanded(folder, ConfigError)
         self._file = self.folder / "state.json"
         state = None if fresh else read_state(self._file)
+        if state is not None and BEFORE[FROZEN_UP_TO] in state["search"]["space"]:
+            state = renamed(state)
         described = description(hypermodel, oracle)
         if state is not None:
             refuse_other(state["search"], described, self.folder)

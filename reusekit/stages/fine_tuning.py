@@ -77,15 +77,14 @@ class FineTuned:
         parts: The same model in two; they share its weights. They meet where training began, so
             that the bottom is what the backbone has up to there, and others have it, too.
         cut: Where the backbone was cut and the head attached.
-        unfrozen_from: The cut from which on the bottom was trained in the last phase; None where
-            that phase left it as it was.
+        frozen_up_to: The cut before which nothing was trained; `cut` where the head alone was.
         phases: What was trained, in order.
     """
 
     whole: keras.Model
     parts: Split
     cut: str
-    unfrozen_from: str | None
+    frozen_up_to: str
     phases: tuple[Phase, ...]
 
     @property
@@ -97,7 +96,8 @@ class FineTuned:
     @property
     def choice(self) -> str:
         """The choice, in words."""
-        trained = f", trained on from {self.unfrozen_from}" if self.unfrozen_from else ""
+        alone = self.frozen_up_to == self.cut
+        trained = "" if alone else f", trained on from {self.frozen_up_to}"
         return f"cut {self.cut}{trained}"
 
 
@@ -201,9 +201,9 @@ def finetune(
     """
     keras.utils.set_random_seed(seed)
     phases = [begun.phase]
-    unfreeze_from = _unfreeze_from(backbone, begun.cut, settings)
-    if unfreeze_from is not None:
-        phases.append(_train_top(begun, unfreeze_from, settings, splits, store, seed))
+    frozen_up_to = _frozen_up_to(backbone, begun.cut, settings)
+    if frozen_up_to != begun.cut:
+        phases.append(_train_top(begun, frozen_up_to, settings, splits, store, seed))
     pd.concat(
         pd.DataFrame(phase.fit.history).assign(phase=phase.name, kept=phase.kept)
         for phase in phases
@@ -212,36 +212,31 @@ def finetune(
     title = f"{backbone.source} on {splits.train.name}"
     draw_cut(whole, begun.cut, title).savefig(folder / "model.png", dpi=120)
     log_artifact(folder / "model.png")
-    unfrozen_from = unfreeze_from if phases[-1].kept else None
-    return FineTuned(
-        whole,
-        split(whole, unfrozen_from or begun.cut),
-        begun.cut,
-        unfrozen_from,
-        tuple(phases),
-    )
+    if not phases[-1].kept:
+        frozen_up_to = begun.cut
+    return FineTuned(whole, split(whole, frozen_up_to), begun.cut, frozen_up_to, tuple(phases))
 
 
-def _unfreeze_from(backbone: Backbone, cut: str, settings: FineTuneSettings) -> str | None:
-    """Return the cut from which on the bottom is trained, or None where no part of it is."""
-    including = [at for at in (cut, settings.unfreeze_from) if at is not None]
+def _frozen_up_to(backbone: Backbone, cut: str, settings: FineTuneSettings) -> str:
+    """Return the cut before which nothing is trained: one of the backbone's, or where it is cut."""
+    including = [at for at in (cut, settings.frozen_up_to) if at is not None]
     addresses = [point.at for point in candidate_cuts(backbone, including=including)]
     before = addresses[: addresses.index(cut)]
-    if settings.unfreeze_from is None:
+    if settings.frozen_up_to is None:
         opened = math.ceil(settings.share * len(before))
-        return before[-opened] if opened else None
-    if settings.unfreeze_from not in before:
+        return before[-opened] if opened else cut
+    if settings.frozen_up_to not in before:
         console.print(
-            f"Nothing of the bottom is trained on: unfreeze_from {settings.unfreeze_from!r} does "
-            f"not lie before the cut, {cut!r}."
+            f"Nothing of the bottom is trained on: frozen_up_to {settings.frozen_up_to!r} does not "
+            f"lie before the cut, {cut!r}."
         )
-        return None
-    return settings.unfreeze_from
+        return cut
+    return settings.frozen_up_to
 
 
 def _train_top(
     begun: Begun,
-    unfreeze_from: str,
+    frozen_up_to: str,
     settings: FineTuneSettings,
     splits: Splits,
     store: FeatureStore,
@@ -249,13 +244,13 @@ def _train_top(
 ) -> Phase:
     """Train what lies behind a cut; undo it where it does not help."""
     first = begun.phase.fit
-    top = split(begun.whole, unfreeze_from).top
+    top = split(begun.whole, frozen_up_to).top
     weights = top.get_weights()
     normalizations = find_layers(top, keras.layers.BatchNormalization)
     fixed = normalizations if settings.batch_norm == "frozen" and normalizations else None
     frozen = freeze(top, up_to=None, layers=fixed)
     training = Trials(
-        unfreeze_from,
+        frozen_up_to,
         epochs=settings.epochs,
         batch_size=settings.batch_size,
         parameters=count_params(top).trainable,
@@ -265,7 +260,9 @@ def _train_top(
     if settings.decay < 1:
         optimizer = layerwise_optimizer(top, optimizer, settings.decay)
     with (
-        step_run("phase finetune", "phase", settings.model_dump() | {"from": unfreeze_from}),
+        step_run(
+            "phase finetune", "phase", settings.changed(frozen_up_to=frozen_up_to).model_dump()
+        ),
         EpochProgress("Fine-tuning the top", settings.epochs) as progress,
     ):
         callbacks = [EpochMetrics(first_step=len(first.history["loss"])), progress]

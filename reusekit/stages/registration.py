@@ -85,7 +85,7 @@ def register(
     parts.verify(keras.tree.map_structure(np.asarray, few))
     models = (parts.bottom, parts.top, parts.source)
     ledgers = dict(zip(ROLES, take_ledgers(models), strict=True))
-    chosen = {"cut": tuned.cut, "unfrozen_from": tuned.unfrozen_from}
+    chosen = {"cut": tuned.cut, "frozen_up_to": tuned.frozen_up_to}
     log_params(chosen | ledgers["whole"].params())
     metrics = {
         "test_accuracy": test.accuracy,
@@ -158,7 +158,7 @@ def _card(
             task=f"Classifies {kind} into {splits.train.classes} classes.",
             source=backbone.source,
             cut=tuned.cut,
-            frozen_up_to=tuned.unfrozen_from or tuned.cut,
+            frozen_up_to=tuned.frozen_up_to,
             train=splits.train,
             test=splits.test,
             costs=ledger,

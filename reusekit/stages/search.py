@@ -16,6 +16,7 @@ from reusekit.graph import CutPoint
 from reusekit.progress import counted
 from reusekit.search import CutSearch, SearchResult, TrialData, TrialRecord
 from reusekit.search.figure import accuracy_over_cost, accuracy_over_depth
+from reusekit.search.space import BEFORE
 from reusekit.settings import SearchJobSettings, SearchSettings
 from reusekit.stages.inputs import Splits
 from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
@@ -26,7 +27,7 @@ _NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep", "max_trials"}
 # What names a search by all of its values, as those of version 0.1.0 are named. Further settings
 # count where they are not at their default, so that a new one leaves earlier searches their names.
 _ALWAYS = {
-    *("cuts", "max_cuts", "freeze", "units", "dropout", "optimizers", "learning_rate"),
+    *("cuts", "max_cuts", "frozen_up_to", "units", "dropout", "optimizers", "learning_rate"),
     *("learning_rates", "batch_sizes", "epochs", "patience", "objective", "limits", "rank"),
     *("best_cuts", "augmented_views", "compute_dtype"),
 }
@@ -122,7 +123,7 @@ def search_digest(
         "train": splits.train.fingerprint,
         "validation": splits.validation.fingerprint,
         "settings": {
-            name: value
+            BEFORE.get(name, name): value
             for name, value in said.items()
             if name in _ALWAYS or value != defaults[name]
         },

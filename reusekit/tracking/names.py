@@ -9,8 +9,9 @@ PROCESS = "reusekit.process"  # of a pipeline's run: by which its death is found
 KEY = "reusekit.key"  # what was made in one operation, so that repeating it makes nothing twice
 
 ROLE = "reusekit.role"  # of a model: bottom, top or whole
-CUT = "reusekit.cut"  # where bottom and top meet: what lies before is the backbone's own
-HEAD = "reusekit.head"  # where the head begins: at the cut, or behind what was trained with it
+CUT = "reusekit.cut"  # where the backbone was cut and the head attached; of a bottom, its end
+FROZEN_UP_TO = "reusekit.frozen_up_to"  # where bottom and top meet: nothing before is trained
+HEAD = "reusekit.head"  # on models of before, for CUT, which stood for FROZEN_UP_TO there
 SOURCE = "reusekit.source"  # where the backbone came from
 BACKBONE = "reusekit.backbone"  # its digest
 DIGEST = "reusekit.digest"  # of the model's configuration and weights

@@ -29,7 +29,7 @@ class Registration:
         name: Its name in the registry; its top gets that name with `-top` behind it, its bottom is
             registered under the backbone's name with `-bottom` behind it.
         data: Fingerprint of the training data.
-        head: The address at which the head begins; None for where bottom and top meet.
+        cut: Where the backbone was cut and the head attached; None for where bottom and top meet.
         alias: What is moved to the new version; None for `champion`, which the first version gets
             and later ones do not.
         metrics: What was measured on the whole model.
@@ -40,7 +40,7 @@ class Registration:
 
     name: str
     data: str
-    head: str | None = None
+    cut: str | None = None
     alias: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     card: str = ""
@@ -71,11 +71,15 @@ def prepare(
     check_name(registration.name)
     models = dict(zip(ROLES, (parts.bottom, parts.top, parts.source), strict=True))
     common = {
-        names.CUT: parts.frontier[0],
         names.SOURCE: backbone.source,
         names.BACKBONE: backbone.digest,
     }
-    trained = {names.HEAD: registration.head or parts.frontier[0], names.DATA: registration.data}
+    end = parts.frontier[0]
+    trained = {
+        names.CUT: registration.cut or end,
+        names.FROZEN_UP_TO: end,
+        names.DATA: registration.data,
+    }
     registered = {
         # A file may be called what the registry does not take.
         "bottom": f"{re.sub('[/:]', '-', backbone.name)[:200]}-bottom",
@@ -92,7 +96,7 @@ def prepare(
             "tags": {
                 **common,
                 # Others have the same bottom, whatever it is used for.
-                **({} if role == "bottom" else trained),
+                **({names.CUT: end} if role == "bottom" else trained),
                 names.ROLE: role,
                 names.DIGEST: model_digest(model),
                 **({} if by_reference else {names.FILE: file_digest(folder / role / WEIGHTS)}),

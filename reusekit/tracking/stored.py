@@ -128,7 +128,7 @@ class Stored:
             raise TrackingError(
                 f"{named} cannot be had: it may have been deleted. {cause_of(error)}"
             ) from error
-        head = model.tags.get(names.HEAD)
+        head = model.tags.get(names.CUT if names.FROZEN_UP_TO in model.tags else names.HEAD)
         return cls(named, model.artifact_location, *_on_record(model), model_id=model_id, head=head)
 
     @classmethod

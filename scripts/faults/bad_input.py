@@ -340,7 +340,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             for name in ("begin", "trunk", "shared", "head_mask", "frozen")
         },
         "TrialData.is_before": (data.is_before, {"address": "a", "cut": "b"}),
-        "TrialSpec": (TrialSpec, {"cut": "a", "freeze": "a"}),
+        "TrialSpec": (TrialSpec, {"cut": "a", "frozen_up_to": "a"}),
         "TrialSpec.from_dict": (TrialSpec.from_dict, {"values": spec.to_dict()}),
         "TrialRecord.from_dict": (type(record).from_dict, {"values": record.to_dict()}),
         "SearchResult.pareto": (SearchResult((record,), {"stem_out": 0.5}).pareto, {}),

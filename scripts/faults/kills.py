@@ -176,7 +176,7 @@ def _search() -> None:
             units=[0],
             dropout=[0.0],
             learning_rates=[0.01, 0.03],
-            freeze=["block7_out", "block4_out"],
+            frozen_up_to=["block7_out", "block4_out"],
         )
         search = rk.CutSearch(
             rk.load_backbone("reusekit/glyphnet").model,

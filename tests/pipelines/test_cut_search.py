@@ -233,10 +233,13 @@ def test_three_linked_models_with_signatures_and_counts(finished, runs):
     assert totals["bottom"] + totals["top"] == totals["whole"]
     # Bottom and top meet where training began: before that, the backbone is as it was loaded.
     tuned = runs[1]["phase"][0].data.params
-    began = tuned["from"] if tuned["kept"] == "True" else best.data.params["cut"]
-    assert by_role["whole"].tags["reusekit.head"] == best.data.params["cut"]
+    cut = best.data.params["cut"]
+    began = tuned["frozen_up_to"] if tuned["kept"] == "True" else cut
+    assert bottom.tags["reusekit.cut"] == began
+    for role in ("top", "whole"):
+        tags = by_role[role].tags
+        assert (tags["reusekit.cut"], tags["reusekit.frozen_up_to"]) == (cut, began)
     for model in models:
-        assert model.tags["reusekit.cut"] == began
         assert len(model.tags["reusekit.digest"]) == 32
         info = mlflow.models.get_model_info(model.model_uri)
         assert info.signature.inputs.inputs[0].type == np.dtype("float32")

@@ -18,7 +18,7 @@ def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
         "--head.epochs=5",
         "--head.units=8",
         "--finetune.epochs=2",
-        "--finetune.unfreeze_from=block3_out",
+        "--finetune.frozen_up_to=block3_out",
         "--tracking.model=named",
     )
     model = champion("named")

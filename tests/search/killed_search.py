@@ -16,7 +16,7 @@ def search(folder: Path, train=None, **changed) -> CutSearch:
     """Six trials in three groups of two: heads on two cuts, and the top of the backbone."""
     space = {
         "cuts": ["stem", "out1"],
-        "freeze": ["out1", "out0"],
+        "frozen_up_to": ["out1", "out0"],
         "units": (0,),
         "dropout": (0.0,),
         "learning_rates": (0.1, 0.02),

@@ -44,7 +44,9 @@ def both(glyphnet, digits, tmp_path_factory):
     """A head on each of two cuts, and the top of the backbone trained: planned, and plain."""
     folder = tmp_path_factory.mktemp("glyphnet")
     before = [v.numpy().copy() for v in glyphnet.variables]
-    space = SearchSpace(CUTS, freeze=CUTS[:1], units=(0,), dropout=(0.0,), learning_rates=(0.01,))
+    space = SearchSpace(
+        CUTS, frozen_up_to=CUTS[:1], units=(0,), dropout=(0.0,), learning_rates=(0.01,)
+    )
     found = []
     for plain in (False, True):
         search = CutSearch(
@@ -65,8 +67,8 @@ def both(glyphnet, digits, tmp_path_factory):
 def test_the_trials_are_those_of_the_plain_way(both, digits):
     planned, plain = (search.results() for search in both)
     assert planned["cut"].tolist() == CUTS
-    assert set(planned["freeze"]) == {"block5_out"}
-    same = ["cut", "freeze", "learning_rate", "parameters", "flops", "bytes", "trained"]
+    assert set(planned["frozen_up_to"]) == {"block5_out"}
+    same = ["cut", "frozen_up_to", "learning_rate", "parameters", "flops", "bytes", "trained"]
     assert planned[same].equals(plain[same])
     examples = digits[1].size
     gap = np.abs(planned["val_accuracy"] - plain["val_accuracy"])
@@ -144,7 +146,7 @@ def test_a_frozen_weight_that_is_used_after_the_cut_stays_one_and_frozen(
         return model
 
     space = SearchSpace(
-        ["last"], freeze=["tower@0"], units=(0,), dropout=(0.0,), learning_rates=(0.03,)
+        ["last"], frozen_up_to=["tower@0"], units=(0,), dropout=(0.0,), learning_rates=(0.03,)
     )
     found = []
     for plain in (False, True):

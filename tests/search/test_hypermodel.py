@@ -93,24 +93,24 @@ def test_patience_ends_a_trial_at_its_best_epoch(data):
 
 
 def test_freezing_behind_the_cut_is_freezing_at_the_cut(maps):
-    hypermodel = small(maps, freeze=["out0", "stem"])
+    hypermodel = small(maps, frozen_up_to=["out0", "stem"])
     hp = keras_tuner.HyperParameters()
     hypermodel.build(hp)
-    for cut, freeze, expected in (
+    for cut, frozen_up_to, expected in (
         ("out0", "out0", "out0"),
         ("out0", "stem", "stem"),
         ("out2", "out0", "out0"),
     ):
-        hp.values |= {"cut": cut, "freeze": freeze}
-        assert hypermodel.spec(hp).freeze == expected
-    deeper = small(maps, freeze=["out2"])
+        hp.values |= {"cut": cut, "frozen_up_to": frozen_up_to}
+        assert hypermodel.spec(hp).frozen_up_to == expected
+    deeper = small(maps, frozen_up_to=["out2"])
     hp = keras_tuner.HyperParameters()
     spec = deeper.spec(hp)
-    assert (spec.cut, spec.freeze) == ("out0", "out0")
+    assert (spec.cut, spec.frozen_up_to) == ("out0", "out0")
     assert not spec.trains_backbone
 
 
-def test_what_lies_between_freeze_and_cut_is_trained_but_for_batch_normalization(maps, backbone):
+def test_what_is_not_frozen_before_the_cut_is_trained_but_for_batch_normalization(maps, backbone):
     spec = TrialSpec("out2", "out0", learning_rate=0.01)
     frozen = small(maps).build_for(spec)
     assert trained_layers(frozen) == {"conv1", "conv2", "head_probabilities"}

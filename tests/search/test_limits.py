@@ -65,7 +65,7 @@ def test_a_trials_sizes_are_those_of_the_whole_model(backbone, spec):
     labels = np.zeros(1, int)
     features = {
         (spec.cut, "avg"): ArrayFeatures(np.zeros((1, 8), "float32"), labels),
-        (spec.freeze, None): ArrayFeatures(np.zeros((1, 8, 8, 8), "float32"), labels),
+        (spec.frozen_up_to, None): ArrayFeatures(np.zeros((1, 8, 8, 8), "float32"), labels),
     }
     data = TrialData(features, features, classes=3, model=backbone)
     space = SearchSpace([spec.cut], standardize=False)

@@ -16,6 +16,7 @@ from search.textures import textures
 
 from reusekit.errors import ConfigError, ReusekitError
 from reusekit.features import FeatureStore
+from reusekit.sealed_json import read_sealed, write_sealed
 from reusekit.search import (
     CutGridOracle,
     CutHyperModel,
@@ -26,7 +27,7 @@ from reusekit.search import (
 )
 
 CUTS = ["shallow", "middle", "deep"]
-SAME = ["trial", "status", "cut", "freeze", "learning_rate", "parameters", "trained"]
+SAME = ["trial", "status", "cut", "frozen_up_to", "learning_rate", "parameters", "trained"]
 
 
 def killed(folder, moment, when):
@@ -110,6 +111,20 @@ def test_another_search_is_refused_with_the_difference(uninterrupted, changed, m
     assert ";" not in str(raised.value)  # there is one difference
     assert "fresh" in str(raised.value)
     assert (folder / "search" / "state.json").read_bytes() == state
+
+
+def test_a_search_of_before_is_read(uninterrupted, tmp_path):
+    whole, folder = uninterrupted
+    before = shutil.copytree(folder, tmp_path / "before")
+    state = before / "search" / "state.json"
+    written = json.dumps(read_sealed(state)).replace('"frozen_up_to"', '"freeze"')
+    write_sealed(state, json.loads(written))
+    said = []
+    again = search(before)
+    run(again, said.append)
+    assert said == []
+    assert again.result.trials == whole.result.trials
+    assert again.tuner.get_best_hyperparameters()[0].values["frozen_up_to"]
 
 
 def test_two_at_once_are_refused(uninterrupted):

@@ -34,7 +34,7 @@ def test_the_defaults_are_the_first_of_each_list_and_the_mean_rate():
 def test_every_choice_reaches_the_trial():
     space = SearchSpace(
         CUTS,
-        freeze=["shallow"],
+        frozen_up_to=["shallow"],
         optimizers=("sgd", "adamw"),
         learning_rates=(0.5, 0.1),
         batch_sizes=(16, 32),
@@ -42,7 +42,7 @@ def test_every_choice_reaches_the_trial():
     declared, spec = values(
         space, cut="deep", optimizer="adamw", learning_rate=0.1, batch_size=32, units=64
     )
-    assert declared["freeze"] == ["shallow"]
+    assert declared["frozen_up_to"] == ["shallow"]
     assert declared["learning_rate"] == [0.5, 0.1]
     assert spec == TrialSpec("deep", "shallow", None, 64, 0.0, "adamw", 0.1, 32)
     assert spec.trains_backbone
@@ -98,7 +98,7 @@ def test_what_makes_no_space_is_refused(kwargs, message):
     st.builds(
         TrialSpec,
         cut=st.sampled_from(CUTS),
-        freeze=st.sampled_from(CUTS),
+        frozen_up_to=st.sampled_from(CUTS),
         head=st.none() | st.text(),
         units=st.integers(0, 100),
         dropout=st.floats(0, 0.9),
@@ -109,3 +109,13 @@ def test_what_makes_no_space_is_refused(kwargs, message):
 )
 def test_a_trial_comes_back_from_what_is_written_down(spec, more):
     assert TrialSpec.from_dict(spec.to_dict() | more) == spec
+    before = {"freeze" if k == "frozen_up_to" else k: v for k, v in spec.to_dict().items()}
+    assert TrialSpec.from_dict(before) == spec
+
+
+def test_hyperparameters_of_before_are_refused():
+    hp = keras_tuner.HyperParameters()
+    hp.Choice("freeze", CUTS)
+    with pytest.raises(ConfigError, match="'freeze', which is called 'frozen_up_to' now"):
+        SearchSpace(CUTS, frozen_up_to=CUTS).sample(hp)
+    assert SearchSpace(CUTS).sample(hp).frozen_up_to == "shallow"

@@ -104,12 +104,12 @@ def bert():
 
 
 def search(
-    bert, folder, cuts=BLOCKS, freeze=(BLOCKS[0], BLOCKS[2]), heads=None, **options
+    bert, folder, cuts=BLOCKS, frozen_up_to=(BLOCKS[0], BLOCKS[2]), heads=None, **options
 ) -> CutSearch:
     space = SearchSpace(
         cuts,
         heads=heads,
-        freeze=freeze,
+        frozen_up_to=frozen_up_to,
         units=[0],
         dropout=[0.0],
         learning_rates=[3e-3],
@@ -137,7 +137,7 @@ def searched(bert, tmp_path_factory):
 def test_every_block_is_searched_frozen_and_trained(searched):
     frame = searched.results()
     assert set(frame["status"]) == {"completed"}
-    assert list(zip(frame["cut"], frame["freeze"], strict=True)) == [
+    assert list(zip(frame["cut"], frame["frozen_up_to"], strict=True)) == [
         (BLOCKS[0], BLOCKS[0]),  # once, though the other choice comes to the same
         (BLOCKS[1], BLOCKS[0]),
         (BLOCKS[1], BLOCKS[1]),
@@ -201,8 +201,8 @@ def test_the_whole_model_reaches_what_its_trial_reached(searched):
 
 
 def test_the_plain_way_finds_the_same(bert, searched, tmp_path):
-    plain = search(bert, tmp_path, cuts=BLOCKS[:2], freeze=BLOCKS[:1], plain=True)
+    plain = search(bert, tmp_path, cuts=BLOCKS[:2], frozen_up_to=BLOCKS[:1], plain=True)
     plain.run()
     theirs, ours = plain.results(), searched.results()[:2]
-    assert theirs[["cut", "freeze"]].equals(ours[["cut", "freeze"]])
+    assert theirs[["cut", "frozen_up_to"]].equals(ours[["cut", "frozen_up_to"]])
     np.testing.assert_allclose(ours["val_accuracy"], theirs["val_accuracy"], atol=1.01 / 60)

@@ -19,7 +19,7 @@ def tune(module_tracking, backbone, splits, store, tmp_path_factory):
     """Train a head, then go on with the top unfrozen, as given settings say."""
 
     def tuned(folder=None, store=store, **second):
-        settings = FineTuneSettings(**{"unfreeze_from": OPEN_FROM, "epochs": 2} | second)
+        settings = FineTuneSettings(**{"frozen_up_to": OPEN_FROM, "epochs": 2} | second)
         head = HeadSettings(epochs=8, patience=8)
         folder = folder or tmp_path_factory.mktemp("tuned")
         begun = stages.train_head(backbone, CUT, head, splits, store, seed=0)
@@ -98,10 +98,10 @@ def test_the_parts_are_the_whole(usual, splits):
 
 def test_a_phase_that_does_not_help_is_undone(tune):
     ruined = tune(learning_rate=50.0, epochs=1)
-    head_only = tune(share=0.0, unfreeze_from=None)
+    head_only = tune(share=0.0, frozen_up_to=None)
     assert [phase.name for phase in head_only.phases] == ["head"]
     assert not ruined.phases[1].kept
-    assert ruined.unfrozen_from is None
+    assert ruined.frozen_up_to == ruined.cut
     assert rk.count_params(ruined.whole) == rk.count_params(head_only.whole)
     for one, other in zip(ruined.whole.weights, head_only.whole.weights, strict=True):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
@@ -117,8 +117,8 @@ def test_nothing_is_left_behind_but_the_history_and_a_drawing(usual):
 
 
 def test_what_lies_behind_the_cut_cannot_be_unfrozen(tune):
-    tuned = tune(unfreeze_from="block5_out")
-    assert tuned.unfrozen_from is None
+    tuned = tune(frozen_up_to="block5_out")
+    assert tuned.frozen_up_to == tuned.cut
     assert [phase.name for phase in tuned.phases] == ["head"]
 
 
@@ -156,7 +156,11 @@ def test_a_search_that_trains_inside_a_nested_model_is_fine_tuned(
     module_tracking, tutorial, store, tmp_path
 ):
     space = rk.SearchSpace(
-        ["base/out3", "pool"], freeze=["base/out2"], learning_rates=[0.01], units=[8], dropout=[0.0]
+        ["base/out3", "pool"],
+        frozen_up_to=["base/out2"],
+        learning_rates=[0.01],
+        units=[8],
+        dropout=[0.0],
     )
     train, validation = (
         rk.data.load("sklearn_digits", part) for part in ("train[:60]", "validation[:30]")
@@ -189,7 +193,7 @@ def test_a_search_that_trains_inside_a_nested_model_is_fine_tuned(
 
     begun = stages.best_trial(stages.Searched(search, result, 0, 0.0))
     assert draw_cut(begun.whole, begun.cut, "nested") is not None
-    settings = FineTuneSettings(unfreeze_from="base/out1", epochs=1)
+    settings = FineTuneSettings(frozen_up_to="base/out1", epochs=1)
     tuned = stages.finetune(begun, tutorial, settings, digits, store, tmp_path, seed=0)
     assert [phase.name for phase in tuned.phases] == ["search", "finetune"]
     assert tuned.parts.verify().parameters_conserved

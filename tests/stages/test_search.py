@@ -126,7 +126,7 @@ def test_tables_and_figures_are_written_and_logged(plan, carry_out, tracking, tm
 
 def test_the_top_of_the_backbone_may_be_trained_in_the_search(plan, carry_out, backbone):
     searched, _, _ = carry_out(
-        plan(cuts=("block4_out",), freeze=["block3_out"], max_trials=1, epochs=2)
+        plan(cuts=("block4_out",), frozen_up_to=["block3_out"], max_trials=1, epochs=2)
     )
     begun = stages.best_trial(searched)
     moved = {

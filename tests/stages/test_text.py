@@ -76,7 +76,7 @@ def test_text_goes_from_a_search_into_the_registry_and_back(
     with mlflow.start_run() as run:
         log_data(splits.train, "training")
         searched = stages.search_cut(search, tmp_path)
-        second = FineTuneSettings(epochs=1, unfreeze_from=CUTS[0])
+        second = FineTuneSettings(epochs=1, frozen_up_to=CUTS[0])
         begun = stages.best_trial(searched)
         tuned = stages.finetune(begun, bert, second, splits, store, tmp_path, seed=0)
         test = stages.evaluate(tuned.whole, splits.test)

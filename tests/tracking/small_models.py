@@ -43,10 +43,10 @@ def _measured(model: keras.Model, cut: str) -> tuple[Split, dict[str, Ledger]]:
 
 
 def written(
-    folder: Path, model: keras.Model, body: Backbone, name: str, cut: str = CUT, **options
+    folder: Path, model: keras.Model, body: Backbone, name: str, frozen_up_to: str = CUT, **options
 ) -> Path:
     """A folder that holds bottom, top and whole, and has not been sent."""
-    parts, ledgers = _measured(model, cut)
+    parts, ledgers = _measured(model, frozen_up_to)
     folder.mkdir(parents=True)
     said = Registration(
         **{"name": name, "data": "f00d", "alias": "champion", "metrics": {"test_accuracy": 0.5}}

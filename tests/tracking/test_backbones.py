@@ -41,7 +41,7 @@ def test_it_can_be_cut_again_and_what_is_made_from_it_names_it(
     found = rk.load_backbone("models:/ships@champion")
     assert "norm" in [point.at for point in rk.cut_points(found.model)]
     again = rk.attach(rk.extract(found.model, "norm"), rk.heads.Regression())
-    version = sent(tmp_path / "w", again, found, "deeper", "loading", cut="norm")
+    version = sent(tmp_path / "w", again, found, "deeper", "loading", frozen_up_to="norm")
     run = module_tracking.get_run(version.run_id)
     assert logged_model_id(registered) in {m.model_id for m in run.inputs.model_inputs}
     (bottom,) = module_tracking.search_model_versions("name = 'ships-bottom'")
@@ -54,7 +54,9 @@ def test_the_hidden_layers_of_an_old_head_are_no_default_cuts(
 ):
     # pipeline W3: the head's tag says where it begins, in the library as in the pipelines
     model = rk.attach(backbone().model, rk.heads.Classifier(3, units=16))
-    version = sent(tmp_path / "w", model, backbone(), "headed", "loading", cut="first", head=CUT)
+    version = sent(
+        tmp_path / "w", model, backbone(), "headed", "loading", frozen_up_to="first", cut=CUT
+    )
     found = rk.load_backbone("models:/headed@champion")
     assert found.head == CUT
     assert [p.at for p in stages.candidate_cuts(found)][-1] == CUT
@@ -65,6 +67,11 @@ def test_the_hidden_layers_of_an_old_head_are_no_default_cuts(
     examples = DataSplit("made", "all", data, 5, Task("classification", ("a", "b")), "f00d")
     search = rk.CutSearch(found, examples, examples, folder=tmp_path / "s")
     assert list(search.measure_latencies())[-1] == CUT
+    # Models of before have the tag `reusekit.head`, and in `reusekit.cut` where the bottom ends.
+    module_tracking.delete_logged_model_tag(found.parent, "reusekit.frozen_up_to")
+    before = {"reusekit.cut": "first", "reusekit.head": CUT}
+    module_tracking.set_logged_model_tags(found.parent, before)
+    assert rk.load_backbone("models:/headed@champion").head == CUT
     # A tag that names nothing is of no account.
     module_tracking.set_logged_model_tags(found.parent, {"reusekit.head": "no/such@3:7"})
     found = rk.load_backbone(f"models:/headed/{version.version}")

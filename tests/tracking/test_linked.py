@@ -178,7 +178,7 @@ def test_a_bottom_is_the_same_whatever_its_layers_are_called_unless_a_tie_needs_
     for prefix in ("a", "b"):
         model = named_alike(prefix, tied)
         body = rk.Backbone(model, None, "tests/language", None)
-        sent(tmp_path / prefix, model, body, prefix, "names", cut=f"{prefix}_hidden")
+        sent(tmp_path / prefix, model, body, prefix, "names", frozen_up_to=f"{prefix}_hidden")
         loaded = mlflow.keras.load_model(f"models:/{prefix}@champion")
         assert np.array_equal(loaded.predict(tokens, verbose=0), model.predict(tokens, verbose=0))
         assert rk.count_params(loaded) == rk.count_params(model)

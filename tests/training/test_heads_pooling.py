@@ -107,7 +107,7 @@ def test_masked_positions_do_not_count(pooling):
         ((4, 4, 6), "token", r"a sequence, \(length, channels\).*Received .*\(4, 4, 6\)"),
         ((4, None), "avg", r"a known number of channels\. Received .*\(4, None\)"),
         ((2, 2, 2, 2, 6), "avg", r"up to three axes before\. Received .*\(2, 2, 2, 2, 6\)"),
-        ((4, 6), "avarage", r"Received: 'avarage'\. Did you mean 'average' or 'avg'\?"),
+        ((4, 6), "average", r"Received: 'average'\. Did you mean 'avg'\?"),
     ],
 )
 def test_what_cannot_be_pooled_is_refused(shape, pooling, message):

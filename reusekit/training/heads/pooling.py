@@ -10,7 +10,7 @@ from reusekit.errors import HeadError
 from reusekit.graph import keras_internals
 from reusekit.surgery.extraction import masked_pool, masked_positions, zero_where_empty
 
-Pooling = Literal["avg", "average", "max", "concatenated", "attention", "flatten", "token"]
+Pooling = Literal["avg", "max", "token", "attention", "flatten", "concatenated"]
 
 _AVERAGE = {
     1: layers.GlobalAveragePooling1D,
@@ -41,7 +41,6 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
     Raises:
         HeadError: Another rank, or an axis of unknown length that would have to be known.
     """
-    pooling = "avg" if pooling == "average" else pooling  # as it was called
     spatial = len(features.shape) - 2
     if not 0 <= spatial <= 3:
         raise _refused("features of shape (channels,) with up to three axes before", features)
