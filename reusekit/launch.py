@@ -198,7 +198,7 @@ def _read_yaml(file: str) -> Any:
         return _loaded(written.decode("utf-8-sig"), file)
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"Expected {file} to be text in UTF-8. Received: a byte that is none, at place "
+            f"Expected {file} to be text in UTF-8. Received: a byte that is none, at position "
             f"{error.start}. Save it as UTF-8."
         ) from error
 

@@ -271,7 +271,7 @@ class BaselineSettings(Settings):
 
 
 class TrackingSettings(Settings):
-    """The place of the runs in MLflow, and the name of the registered model."""
+    """The MLflow server and experiment of the runs, and the name of the registered model."""
 
     uri: str | None = Field(
         None, description="Server or database; null for MLflow's default (sqlite:///mlflow.db)."

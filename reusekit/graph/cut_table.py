@@ -21,7 +21,7 @@ _BYTES = {"bool": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class CutPoint:
-    """One place to cut a model.
+    """One tensor to cut a model at, with what lies on either side.
 
     Attributes:
         at: The address of the tensor to cut at.
@@ -65,7 +65,7 @@ class CutPoint:
 
 @dataclass(frozen=True)
 class CutPoints(Sequence):
-    """The places where a model can be cut, shallow to deep; prints as a table.
+    """The cut points of a model, shallow to deep; prints as a table.
 
     Attributes:
         points: The cut points.
@@ -83,7 +83,7 @@ class CutPoints(Sequence):
     def __getitem__(self, index: slice) -> "CutPoints": ...
 
     def __getitem__(self, index):
-        """Return one cut point by place or address, or several by slice."""
+        """Return one cut point by number or address, or several by slice."""
         if isinstance(index, str):
             for point in self.points:
                 if point.at == index:
@@ -129,8 +129,8 @@ class CutPoints(Sequence):
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         lines = [
             "  ".join(
-                cell.ljust(width) if place < 3 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+                cell.ljust(width) if column < 3 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
             for row in (head, *rows)
         ]
@@ -215,30 +215,31 @@ class Costs:
                 last[key] = call.index
                 used.append(key)
             self._used.append(used)
-        self._begun = self._per_place(first)
-        self._ended = self._per_place(last)
+        self._begun = self._summed(first)
+        self._ended = self._summed(last)
         self.params = sum(self._sizes.values())
 
-    def _per_place(self, places: dict[int, int]) -> list[int]:
+    def _summed(self, calls: dict[int, int]) -> list[int]:
+        """Return for each call the sizes of the weights that are at it or at one before it."""
         sizes = [0] * len(self.graph.calls)
-        for key, place in places.items():
-            sizes[place] += self._sizes[key]
+        for key, call in calls.items():
+            sizes[call] += self._sizes[key]
         return list(accumulate(sizes))
 
-    def after(self, place: int, free_calls_before: bool) -> Sides:
-        """Return the sides of a cut whose top is every call after one place in the order.
+    def after(self, call: int, free_calls_before: bool) -> Sides:
+        """Return the sides of a cut whose top is every call after one in the order.
 
         Args:
-            place: The index of the call that makes the tensor cut at.
+            call: The index of the call that makes the tensor cut at.
             free_calls_before: Whether calls whose outputs are free all count to the bottom, also
                 those that come later in the order.
         """
-        before = self._learned[place] + self._free if free_calls_before else self._all[place]
+        before = self._learned[call] + self._free if free_calls_before else self._all[call]
         return Sides(
             flops_before=before,
             flops_after=self._all[-1] - before,
-            params_before=self._begun[place],
-            params_after=self.params - self._ended[place],
+            params_before=self._begun[call],
+            params_after=self.params - self._ended[call],
         )
 
     def of(self, cut: Cut) -> Sides:
@@ -258,13 +259,13 @@ def _clean_points(graph: Graph, costs: Costs) -> Iterator[CutPoint]:
     for tensor in clean(graph):
         if not _is_inside(graph, tensor):
             continue
-        place = graph.maker[tensor].index
+        call = graph.maker[tensor].index
         if tensor in everywhere:
-            sides = costs.after(place, free_calls_before=False)
+            sides = costs.after(call, free_calls_before=False)
             yield _point(tensor, (), (), sides, costs)
         elif tensor not in graph.free:
-            sides = costs.after(place, free_calls_before=True)
-            free = crossing.after(place)
+            sides = costs.after(call, free_calls_before=True)
+            free = crossing.after(call)
             yield _point(tensor, free, free, sides, costs)
         else:
             yield _searched(graph, costs, tensor)
@@ -303,17 +304,17 @@ class _FreeCrossing:
                 for tensor in call.reads:
                     if tensor in graph.free:
                         last[tensor] = max(last.get(tensor, -1), call.index)
-        self._place = {tensor: place for place, tensor in enumerate(graph.tensors)}
+        self._order = {tensor: number for number, tensor in enumerate(graph.tensors)}
         self._by_last = sorted(last.items(), key=lambda item: -item[1])
 
-    def after(self, place: int) -> tuple[Tensor, ...]:
-        """Return the free tensors that a call after this place reads, in topological order."""
+    def after(self, call: int) -> tuple[Tensor, ...]:
+        """Return the free tensors that a call after this one reads, in topological order."""
         found = []
         for tensor, last in self._by_last:
-            if last <= place:
+            if last <= call:
                 break
             found.append(tensor)
-        return tuple(sorted(found, key=self._place.__getitem__))
+        return tuple(sorted(found, key=self._order.__getitem__))
 
 
 def _point(

@@ -167,7 +167,7 @@ def _step(cell: Any) -> float:
 
 
 def convolutional_recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """Count the cell's kernels at each place of each step."""
+    """Count the cell's kernels at each position of each step."""
     frame = inputs[0][1:]
     spatial = frame[1:] if layer.data_format == "channels_first" else frame[:-1]
     kernels = sum(math.prod(w.shape) for w in layer.cell.weights if len(w.shape) > 2)

@@ -103,7 +103,7 @@ def clean(graph: Graph) -> list[Tensor]:
 
     A tensor is one if every path that carries something learned passes through it; free tensors may
     cross beside it. All are found in one sweep: with the calls in topological order, a tensor lies
-    on every path exactly if no edge jumps over its place. So time grows linearly with the graph and
+    on every path exactly if no edge jumps over it. So time grows linearly with the graph and
     not, as with one search for each tensor, with its square.
     """
     learned = _on_every_path(graph, lambda call: call.outputs[0] not in graph.free)
@@ -139,7 +139,7 @@ def _on_every_path(graph: Graph, counts: Callable[[Call], bool]) -> set[Tensor]:
         if not counts(call):
             continue
         outputs = [tensor for tensor in call.outputs if tensor in last_read]
-        # Nothing else spans this place, and the call itself puts out one tensor that is read.
+        # No tensor spans this call, and the call itself puts out one that is read.
         if reach <= call.index and len(outputs) == 1:
             found.add(outputs[0])
         for tensor in outputs:

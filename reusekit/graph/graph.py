@@ -75,7 +75,7 @@ class Call:
     """One call of a layer or operation.
 
     Attributes:
-        index: Its place in `Graph.calls`, a topological order.
+        index: Its position in `Graph.calls`, a topological order.
         address: The address of the call.
         operation: The layer or operation that is called.
         args: Positional arguments as recorded, with `Tensor` in the place of Keras tensors.

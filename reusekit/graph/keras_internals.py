@@ -255,7 +255,7 @@ def in_sharing_scope() -> bool:
 
 
 def serialized_as_shared(layer: keras.Layer) -> dict:
-    """Return a layer's configuration, marked so that all places of the layer are loaded as one.
+    """Return a layer's configuration, marked so that all uses of the layer are loaded as one.
 
     Keras marks a layer as shared when it meets it for the second time, in the configuration that it
     made the first time. Where that was in a nested model or in another layer, a copy of it has been
@@ -621,12 +621,12 @@ def with_scaled_rate(
     """Return an optimizer that changes each variable at a multiple of another one's learning rate.
 
     It has all its state in common with the other, which itself stays as it is, and does what the
-    other's class does. An optimizer meets its rate in two places: `update_step` is passed it, and
+    other's class does. An optimizer meets its rate twice: `update_step` is passed it, and
     weight decay asks for it.
 
     Args:
         optimizer: An optimizer.
-        multiplier: From a variable's place among those that the optimizer is built for to the
+        multiplier: From a variable's index among those that the optimizer is built for to the
             multiple, asked at each step that is traced.
     """
     kind: Any = type(optimizer)

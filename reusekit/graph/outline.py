@@ -64,8 +64,8 @@ def _named(records: list[Record]) -> dict[tuple[int, int], str]:
     names = {record.key: record.operation.name for record in records}
     for operation, found in numbers.items():
         if len(found) > 1:
-            for place, number in enumerate(sorted(found)):
-                names[operation, number] += f"@{place}"
+            for call, number in enumerate(sorted(found)):
+                names[operation, number] += f"@{call}"
     return names
 
 

@@ -347,7 +347,7 @@ class _NameTable:
             full = [address]
             self._names.setdefault(address, outputs[0])
         else:
-            full = [f"{address}:{place}" for place in range(len(outputs))]
+            full = [f"{address}:{number}" for number in range(len(outputs))]
             self._short.setdefault(address, []).extend(full)
             for name, tensor in zip(full, outputs, strict=True):
                 self._names.setdefault(name, tensor)

@@ -71,8 +71,8 @@ def _counterparts(
     at = {id(weight): (at, i) for at, those in backbone.items() for i, weight in enumerate(those)}
     for address, weights in trunk.items():
         for weight, old in zip(weights, trained[address], strict=True):
-            place, number = at[id(weight)]
-            yield old, whole[place][number]
+            found, number = at[id(weight)]
+            yield old, whole[found][number]
     heads = [
         [weight for address, those in every.items() if address not in part for weight in those]
         for every, part in ((trained, trunk), (whole, backbone))

@@ -44,7 +44,7 @@ class Equation(NamedTuple):
         while inputs[0] == outputs[0] and inputs[0] not in (".", *self.kernel):
             inputs, outputs = inputs[1:], outputs[1:]
         axes = dict.fromkeys((inputs + self.kernel + outputs).replace(".", ""))
-        letters = {ord(axis): chr(ord("a") + place) for place, axis in enumerate(axes)}
+        letters = {ord(axis): chr(ord("a") + number) for number, axis in enumerate(axes)}
         parts = (f"...{part.replace('.', '')}" for part in (inputs, outputs))
         return str(Equation(next(parts), self.kernel, next(parts))).translate(letters)
 

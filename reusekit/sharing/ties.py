@@ -68,14 +68,14 @@ def tied_weights(model: keras.Model) -> list[Tie]:
             f"Expected a model that is built, received {model!r}. Call it on data or give it an "
             "Input first."
         )
-    places: dict[int, list[tuple[keras.Layer, ...]]] = {}
+    paths: dict[int, list[tuple[keras.Layer, ...]]] = {}
     for path in _paths((model,)):
         for variable in keras_internals.own_variables(path[-1]):
-            places.setdefault(id(variable), []).append(path[1:])
+            paths.setdefault(id(variable), []).append(path[1:])
     users = _users(model)
     ties = []
     for variable in model.weights:
-        owners = _owners(places.get(id(variable), []), users.get(id(variable), ()))
+        owners = _owners(paths.get(id(variable), []), users.get(id(variable), ()))
         if len(owners) > 1:
             shape = tuple(variable.shape)
             ties.append(Tie(owners, variable.name, shape, math.prod(shape), variable))

@@ -324,7 +324,7 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
 def _class_order(
     version: ModelVersion, recorded: Sequence[tracking.RecordedSplit], split: DataSplit
 ) -> np.ndarray:
-    """Return the place among a split's classes of each class of a version, shape (classes,).
+    """Return the number among a split's classes of each class of a version, shape (classes,).
 
     A data set may list its classes in another order today than when the version was trained. Where
     the version's classes are not on record, they are taken to be those of the split.

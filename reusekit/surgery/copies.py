@@ -26,7 +26,7 @@ class Copier:
 
     A copy is made of the live object and not of its configuration: adapted statistics,
     vocabularies, states, LoRA, quantised weights and attributes that were set later come along.
-    Whatever holds a layer or a weight is copied, once for all of its places, so that ties hold
+    Whatever holds a layer or a weight is copied, once for all of its uses, so that ties hold
     among the copies. Anything else that has no value of its own to change, functions and classes
     above all, is the very object of the source.
 

@@ -44,7 +44,7 @@ def edit(model: keras.Model, *edits: Edit, weights: Weights = "share") -> Edited
 
     Args:
         model: A model with a functional graph.
-        *edits: `Insert`, `Replace` and `Remove`. Several insertions at one place come in order.
+        *edits: `Insert`, `Replace` and `Remove`. Several insertions at one tensor come in order.
         weights: "share" keeps the model's layers, so that training one model trains the other;
             "copy" makes the result of copies with equal weights.
 
@@ -117,7 +117,7 @@ def insert(
         The new model, a plain functional one. Use `edit` to learn where addresses went.
 
     Raises:
-        EditError: Neither `after` nor `before`, or the place has several inputs.
+        EditError: Neither `after` nor `before`, or the layer has several inputs.
         SurgeryError: As for `edit`.
 
     Example:
@@ -202,7 +202,7 @@ def _build(graph: Graph, rewired: Rewiring) -> Edited:
 def _moved(
     graph: Graph, rewired: Rewiring, engine: Rebuild, result: Graph
 ) -> dict[str, str | None]:
-    places = {id(source): tensor.address for tensor, source in result.surface.items()}
+    addresses = {id(source): tensor.address for tensor, source in result.surface.items()}
     moved: dict[str, str | None] = {}
     for address, tensor in graph.names.items():
         # What was put after a tensor does not take its place: the tensor itself is still there.
@@ -210,7 +210,7 @@ def _moved(
         value = here if here is not None else engine.values.get(rewired.now(tensor))
         # Inside a nested model that stayed whole, everything is where it was.
         inside = address if value is None and address in result.names else None
-        moved[address] = places.get(id(value), inside)
+        moved[address] = addresses.get(id(value), inside)
     return moved
 
 
@@ -234,7 +234,7 @@ def _check_names(rewired: Rewiring, wanted: Orders) -> None:
 
 
 def _by_address(graph: Graph, each: Edit) -> Edit:
-    """Return an edit that names its place by addresses, which hold in a clone as well."""
+    """Return an edit that names its tensors by addresses, which hold in a clone as well."""
 
     def address(at: Any) -> Any:
         if at is None or isinstance(at, str):

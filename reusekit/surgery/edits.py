@@ -113,7 +113,7 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
                 for step in _steps(graph, steps, edit.before):
                     found.before.setdefault(step, []).append(edit.layer)
             case Insert() if edit.before is not None:
-                (tensor, *others) = _insertion_places(graph, steps, edit.after)
+                (tensor, *others) = _insertion_tensors(graph, steps, edit.after)
                 for step in _steps(graph, steps, edit.before):
                     if others or tensor not in tensors_in((step.args, step.kwargs)):
                         raise EditError(
@@ -123,7 +123,7 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
                     found.before.setdefault(step, []).append(edit.layer)
                     found.edges[step, edit.layer] = tensor
             case Insert():
-                for tensor in _insertion_places(graph, steps, edit.after):
+                for tensor in _insertion_tensors(graph, steps, edit.after):
                     found.after.setdefault(tensor, []).append(edit.layer)
             case Replace():
                 for step in _steps(graph, steps, edit.at):
@@ -172,7 +172,7 @@ def _editable(steps: list[Step]) -> list[Step]:
     return steps
 
 
-def _insertion_places(graph: Graph, steps: dict[str, list[Step]], at: Any) -> list[Tensor]:
+def _insertion_tensors(graph: Graph, steps: dict[str, list[Step]], at: Any) -> list[Tensor]:
     """Return the tensors after which to insert, one for each call of a layer."""
     if isinstance(at, str) and len(steps.get(at, ())) > 1:
         at = [output for step in steps[at] for output in step.outputs]

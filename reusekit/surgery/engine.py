@@ -336,9 +336,9 @@ class Names:
         Calls of one layer that differ in nothing but their tensors get the same wrapper, since
         Keras cannot load a layer that is shared between two nested models.
         """
-        place = {tensor: number for number, tensor in enumerate(values)}
+        numbers = {tensor: number for number, tensor in enumerate(values)}
         shape = keras.tree.map_structure(
-            lambda leaf: ("tensor", place.get(leaf)) if isinstance(leaf, Tensor) else repr(leaf),
+            lambda leaf: ("tensor", numbers.get(leaf)) if isinstance(leaf, Tensor) else repr(leaf),
             (step.args, step.kwargs),
         )
         specs = [(tuple(value.shape), value.dtype) for value in values.values()]

@@ -98,11 +98,11 @@ def expand(model: keras.Model, at: At, x: Any = None) -> keras.Model:
 
 def _targets(graph: Graph, at: Any) -> list[list[Call]]:
     """Return all calls of each layer that is meant."""
-    places = at if isinstance(at, list | tuple) else [at]
-    if not places:
+    layers_at = at if isinstance(at, list | tuple) else [at]
+    if not layers_at:
         raise EditError("Expected the address of at least one layer, received none.")
     # A removal is told by the same addresses.
-    steps = orders(graph, [Remove(place) for place in places]).removed
+    steps = orders(graph, [Remove(one) for one in layers_at]).removed
     for step in steps:
         _check_composite(step.operation, step.address)
     layers = {id(step.operation) for step in steps}

@@ -1,4 +1,4 @@
-"""The parts of a model that is cut, at one place or at several."""
+"""The parts of a model that is cut once or several times."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,7 +165,7 @@ def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
 
 @checked(SurgeryError)
 def segment(model: keras.Model | Graph, at: At) -> list[keras.Model]:
-    """Cut a model at several places into a chain that gives its outputs.
+    """Cut a model several times into a chain that gives its outputs.
 
     What an early segment makes and a late one reads is handed through by those between. All share
     the model's weights and are plain functional models, as in `split`.
@@ -214,7 +214,7 @@ class _Stage:
 
 
 def _stages(graph: Graph, cuts: Sequence[Cut]) -> list[_Stage]:
-    """Return the stages of a graph that is cut at several places, shallow to deep.
+    """Return the stages of a graph that is cut several times, shallow to deep.
 
     A tensor that an early stage makes and a late one reads is passed on by all stages between.
 
@@ -237,17 +237,17 @@ def _stages(graph: Graph, cuts: Sequence[Cut]) -> list[_Stage]:
                 f"{[t.address for t in earlier.at]} before {[t.address for t in later.at]}."
             )
     # How many cuts a call depends on is the stage it belongs to.
-    places = [sum(tops) for tops in zip(*(one.top for one in cuts), strict=True)]
+    stage = [sum(tops) for tops in zip(*(one.top for one in cuts), strict=True)]
     last_read = dict.fromkeys(graph.outputs, len(cuts))
     for call in graph.calls:
         for tensor in call.reads:
-            last_read[tensor] = max(last_read.get(tensor, 0), places[call.index])
+            last_read[tensor] = max(last_read.get(tensor, 0), stage[call.index])
     borders = [graph.inputs]
     for number, one in enumerate(cuts, start=1):
         crossing = [
             tensor
             for call in graph.calls
-            if places[call.index] < number
+            if stage[call.index] < number
             for tensor in call.outputs
             if last_read.get(tensor, 0) >= number
         ]
@@ -256,7 +256,7 @@ def _stages(graph: Graph, cuts: Sequence[Cut]) -> list[_Stage]:
     return [
         _Stage(
             borders[number],
-            tuple(call for call in graph.calls if places[call.index] == number),
+            tuple(call for call in graph.calls if stage[call.index] == number),
             borders[number + 1],
         )
         for number in range(len(cuts) + 1)

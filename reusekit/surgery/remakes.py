@@ -157,9 +157,9 @@ def _shape(model: keras.Model) -> tuple[list, list]:
 
 
 def _check_ties(model: keras.Model, twin: keras.Model) -> None:
-    """Raise where a weight of the copy stands in other places than the model's."""
-    places = [_places(each) for each in (model, twin)]
-    if places[0] != places[1]:
+    """Raise where the layers and calls that use a weight are others in the copy."""
+    uses = [_uses(each) for each in (model, twin)]
+    if uses[0] != uses[1]:
         raise TieError(
             f"Expected the weights of {model.name!r} to be shared between layers in a way that "
             "copies of the layers keep, but some layers share a weight without one holding the "
@@ -168,7 +168,7 @@ def _check_ties(model: keras.Model, twin: keras.Model) -> None:
         )
 
 
-def _places(model: keras.Model) -> list[list[int]]:
+def _uses(model: keras.Model) -> list[list[int]]:
     numbers: dict[int, int] = {}
     held = [layer.variables for layer in keras_internals.all_layers(model)]
     given = [call.given for call in read(model).calls if call.given]

@@ -129,8 +129,8 @@ def _pieces(graph: Graph, points: Iterable[CutPoint]) -> list[Block]:
     state: State = next((known for known in states if known is not None), "frozen")
     pieces, call, parameters, flops = [], 0, 0, 0
     for point in points:
-        place = graph.maker[graph.names[point.at]].index + 1
-        state = _state(graph.calls[call:place], trainable) or state
+        end = graph.maker[graph.names[point.at]].index + 1
+        state = _state(graph.calls[call:end], trainable) or state
         pieces.append(
             Block(
                 point.at,
@@ -140,7 +140,7 @@ def _pieces(graph: Graph, points: Iterable[CutPoint]) -> list[Block]:
                 point.flops_before - flops,
             )
         )
-        call, parameters, flops = place, point.params_before, point.flops_before
+        call, parameters, flops = end, point.params_before, point.flops_before
     return pieces
 
 
@@ -183,12 +183,12 @@ def _chain(axes: Axes, drawn: Sequence[Block]) -> None:
     axes.spines[:].set_visible(False)
     axes.tick_params(bottom=False)
     axes.plot([-0.6, len(drawn) - 1], [0.5, 0.5], color="gray", zorder=0)
-    for place, block in enumerate(drawn):
+    for x, block in enumerate(drawn):
         axes.add_patch(
-            Rectangle((place - 0.36, 0), 0.72, 1, facecolor=_COLORS[block.state], edgecolor="gray")
+            Rectangle((x - 0.36, 0), 0.72, 1, facecolor=_COLORS[block.state], edgecolor="gray")
         )
         shape = "x".join("?" if size is None else str(size) for size in block.shape[1:])
-        axes.text(place, 0.5, shape, rotation=90, ha="center", va="center", fontsize=8)
+        axes.text(x, 0.5, shape, rotation=90, ha="center", va="center", fontsize=8)
     cut = drawn[-2].name
     axes.text(
         len(drawn) - 1.5, 1.3, f"cut: {cut} ", color="tab:red", ha="right", va="top", fontsize=9,

@@ -52,7 +52,7 @@ class SilencedRate:
 
     Attributes:
         address: The address of the call whose layer has it, or holds the layer that has it.
-        part: The place of that layer among the layers in it; 0 is the layer itself.
+        part: The number of that layer among the layers in it; 0 is the layer itself.
         attribute: The attribute, such as "rate".
         rate: What it was.
     """

@@ -129,9 +129,9 @@ def _depths(graph: Graph, blocks: Any) -> dict[int, tuple[str, int]]:
             "the addresses at which blocks end."
         )
     # What comes before the first block that counts belongs to it.
-    places = [max(1, bisect_right(counted, number)) for number in numbers]
-    last = max(places)
-    return {key: (call.address, last - places[call.index]) for key, call in owners.items()}
+    block = [max(1, bisect_right(counted, number)) for number in numbers]
+    last = max(block)
+    return {key: (call.address, last - block[call.index]) for key, call in owners.items()}
 
 
 def _numbers(graph: Graph, ends: Sequence[Tensor]) -> list[int]:

@@ -215,9 +215,9 @@ class _Ledger:
                 if share is None:
                     raise TrainingError(_without_a_rate(f"{variable.path!r} has none"))
 
-    def multiplier(self, place: int) -> float:
-        """Return the multiplier of a variable, by its place in the optimizer."""
-        share = self._built[place]
+    def multiplier(self, index: int) -> float:
+        """Return the multiplier of a variable, by its index in the optimizer."""
+        share = self._built[index]
         if share is None:
             saved, loaded = len(self._shares), len(self._built)
             raise TrainingError(

@@ -110,7 +110,7 @@ class Head(ABC):
         return [None if mask is None else made[id(mask)] for mask in carried]
 
     def _inputs(self, features: Any) -> Any:
-        """Return placeholders in the features' structure, each named by its place."""
+        """Return placeholders in the features' structure, each named by its path in it."""
         inputs = [
             keras.Input(batch_shape=like.shape, dtype=like.dtype, name=self._input_name(path))
             for path, like in keras.tree.flatten_with_path(features)
