@@ -41,11 +41,8 @@ class TiedDense(keras.layers.Layer):
         use_bias: Whether to add a bias of this layer's own.
         activation: What is applied at the end; None for nothing.
         scale: Whether to multiply with a learned scalar, 1 at first.
-        bias_initializer: How the bias begins.
-        bias_regularizer: What the bias adds to the loss; None for nothing.
-        bias_constraint: What the bias is held to; None for nothing.
-        **kwargs: What every Keras layer takes: `name`, `dtype`, `trainable`,
-            `activity_regularizer`.
+        **kwargs: `bias_initializer`, `bias_regularizer` and `bias_constraint`, as of a Dense; and
+            what every Keras layer takes: `name`, `dtype`, `trainable`, `activity_regularizer`.
 
     Raises:
         TieError: The source has no matrix to share, or its shape does not fit.
@@ -68,12 +65,12 @@ class TiedDense(keras.layers.Layer):
         use_bias: bool = True,
         activation: Any = None,
         scale: bool = False,
-        bias_initializer: Any = "zeros",
-        bias_regularizer: Any = None,
-        bias_constraint: Any = None,
         **kwargs: Any,
     ):
         tied_source.check_source(source)
+        initializer = kwargs.pop("bias_initializer", "zeros")
+        regularizer = kwargs.pop("bias_regularizer", None)
+        constraint = kwargs.pop("bias_constraint", None)
         super().__init__(**kwargs)
         self.source = source
         self.transpose = transpose
@@ -81,9 +78,9 @@ class TiedDense(keras.layers.Layer):
         self.use_bias = use_bias
         self.activation = _looked_up(keras.activations, "activation", activation)
         self.scale = scale
-        self.bias_initializer = _looked_up(keras.initializers, "bias_initializer", bias_initializer)
-        self.bias_regularizer = _looked_up(keras.regularizers, "bias_regularizer", bias_regularizer)
-        self.bias_constraint = _looked_up(keras.constraints, "bias_constraint", bias_constraint)
+        self.bias_initializer = _looked_up(keras.initializers, "bias_initializer", initializer)
+        self.bias_regularizer = _looked_up(keras.regularizers, "bias_regularizer", regularizer)
+        self.bias_constraint = _looked_up(keras.constraints, "bias_constraint", constraint)
         self.supports_masking = True
         self.bias = self.multiplier = None
 
