@@ -524,6 +524,8 @@ def main() -> None:
     options = parser.parse_args()
     # It takes the many models of one process for one that is traced again and again.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         folder = options.folder if options.child else Path(scratch)
         bench = Bench(options.quick, options.full, folder)
