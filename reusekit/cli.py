@@ -114,7 +114,7 @@ def cache(
     if not FeatureStore.exists(folder):
         raise CacheError(f"There is no feature store in {folder}. Name its folder with --path.")
     if budget is not None and action != "gc":
-        raise CacheError(f"A budget is for 'gc'. Received it for {action!r}.")
+        raise CacheError(f"Expected a budget with 'gc' alone. Received: {action!r} with one.")
     store = FeatureStore(folder, budget)
     if action == "list":
         _show(store.entries(), f"Features in {folder}")

@@ -103,8 +103,8 @@ def check_weights(source: str, weights: str | os.PathLike | None) -> None:
     """
     if weights not in ("default", None):
         raise BackboneError(
-            f"{source} holds its own weights: expected weights 'default' or None (random weights), "
-            f"received {str(weights)!r}."
+            f"{source} holds its own weights. Expected weights 'default' or None (random weights). "
+            f"Received: {str(weights)!r}."
         )
 
 

@@ -66,13 +66,13 @@ def resolve(graph: Graph, at: At) -> list[Tensor]:
         ['head']
         >>> resolve(read(model), "haed")
         Traceback (most recent call last):
-        reusekit.errors.UnknownAddressError: Expected an address in model 'm', received
+        reusekit.errors.UnknownAddressError: Expected an address in model 'm'. Received:
         'haed'. Did you mean 'head'?
     """
     leaves = keras.tree.flatten(at)
     if not leaves:
         raise AddressError(
-            f"Expected at least one address in model {graph.model.name!r}, received {at!r}."
+            f"Expected at least one address in model {graph.model.name!r}. Received: {at!r}."
         )
     return list(dict.fromkeys(resolve_one(graph, leaf) for leaf in leaves))
 
@@ -89,7 +89,7 @@ def resolve_one(graph: Graph, leaf: Any) -> Tensor:
     if isinstance(address, str):
         return _by_address(graph, address)
     raise AddressError(
-        "Expected an address, a CutPoint or a Keras tensor, received "
+        "Expected an address, a CutPoint or a Keras tensor. Received: "
         f"{type(leaf).__name__}: {leaf!r}"
     )
 
@@ -103,13 +103,13 @@ def _by_address(graph: Graph, address: str) -> Tensor:
     if candidates:
         listed = ", ".join(repr(candidate) for candidate in candidates)
         raise AmbiguousAddressError(
-            f"Expected the address of one tensor in model {graph.model.name!r}, received "
+            f"Expected the address of one tensor in model {graph.model.name!r}. Received: "
             f"{address!r}, which may mean {listed}."
         )
     if plain in graph.names:
         return graph.names[plain]
     raise UnknownAddressError(
-        f"Expected an address in model {graph.model.name!r}, received {address!r}. "
+        f"Expected an address in model {graph.model.name!r}. Received: {address!r}. "
         f"{nearest(address, graph.names)}"
     )
 
@@ -120,11 +120,11 @@ def _by_source(graph: Graph, source: keras.KerasTensor) -> Tensor:
         return found[0]
     if found:
         raise AmbiguousAddressError(
-            f"Expected a tensor that model {graph.model.name!r} makes once, received one it makes "
+            f"Expected a tensor that model {graph.model.name!r} makes once. Received: one it makes "
             f"{len(found)} times: {', '.join(repr(tensor.address) for tensor in found)}."
         )
     raise ForeignTensorError(
-        f"Expected a tensor of model {graph.model.name!r}, received a Keras tensor of shape "
+        f"Expected a tensor of model {graph.model.name!r}. Received: a Keras tensor of shape "
         f"{source.shape} ({source.name!r}) that is not part of it.{_same_layer(graph, source)}"
     )
 

@@ -89,7 +89,7 @@ class CutPoints(Sequence):
                 if point.at == index:
                     return point
             raise AddressError(
-                f"Expected the address of a cut point of {self.model!r}, received {index!r}. "
+                f"Expected the address of a cut point of {self.model!r}. Received: {index!r}. "
                 f"{nearest(index, (point.at for point in self.points))}"
             )
         if isinstance(index, slice):

@@ -51,9 +51,9 @@ def cut(graph: Graph, at: Iterable[Tensor]) -> Cut:
         if top[graph.maker[tensor].index]:
             above = next(t for t in at if t is not tensor and depends(graph, tensor, t))
             raise CutOrderError(
-                f"Expected tensors that do not depend on one another, received {tensor.address!r}, "
-                f"which is computed from {above.address!r}. Cut at one of them, or segment the "
-                "model at both."
+                "Expected tensors that do not depend on one another. Received: "
+                f"{tensor.address!r}, which is computed from {above.address!r}. Cut at one of "
+                "them, or segment the model at both."
             )
     crossing = {t for call in graph.calls if top[call.index] for t in call.reads}
     crossing.update(graph.outputs)

@@ -56,23 +56,23 @@ def read(model: keras.Model | Graph, keep_masks: bool = False) -> Graph:
 def _refusal(model: Any) -> str:
     if internals.functional(model) is not None:
         return (
-            f"Expected a model that does nothing but run its graph, received {model.name!r} of "
+            f"Expected a model that does nothing but run its graph. Received: {model.name!r} of "
             f"class {type(model).__name__}, which has a `call` of its own: put "
             "keras.Model(inputs, model(inputs)) in its place, in which it is one layer, or what "
             "its `call` does into layers of the graph."
         )
     if isinstance(model, keras.Sequential):
         return (
-            f"Expected a built model, received the Sequential {model.name!r}, which does not know "
+            f"Expected a built model. Received: the Sequential {model.name!r}, which does not know "
             "its input shape yet: call model.build(input_shape) or start it with keras.Input."
         )
     if isinstance(model, keras.Model):
         return (
-            f"Expected a model with a functional graph, received {model.name!r} of class "
+            f"Expected a model with a functional graph. Received: {model.name!r} of class "
             f"{type(model).__name__}, whose computation is the Python code of its `call`: make it "
             "with keras.Model(inputs, model.call(inputs)), or read one of its functional parts."
         )
-    return f"Expected a keras.Model, received {type(model).__name__}: {model!r}"
+    return f"Expected a keras.Model. Received: {type(model).__name__}: {model!r}"
 
 
 @dataclass(slots=True)

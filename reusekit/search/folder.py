@@ -138,7 +138,7 @@ class Checkpoints:
         self.folder = Path(folder)
         if self.folder.is_symlink():
             raise ConfigError(
-                f"Expected a folder for weights. Received a link: {folder}. Remove it."
+                f"Expected a folder for weights. Received: a link: {folder}. Remove it."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
 

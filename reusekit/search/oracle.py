@@ -133,8 +133,8 @@ class CutGridOracle(keras_tuner.Oracle):
         for hp in space:
             if not isinstance(hp, Fixed | Choice | Boolean):
                 raise ConfigError(
-                    f"Expected choices to try every combination of. Received {hp.name!r}, which is "
-                    "a range. Give a list, such as learning_rates=[1e-3, 1e-2]."
+                    f"Expected choices to try all combinations of. Received: {hp.name!r}, a range. "
+                    "Give a list, such as learning_rates=[1e-3, 1e-2]."
                 )
         return [(hp.name, list(hp.values)) for hp in space]
 

@@ -238,7 +238,7 @@ def rank_correlation(scores: Numbers, results: Numbers) -> RankCorrelation:
     """
     if len(scores) != len(results) or len(scores) < 2:
         raise DataError(
-            f"Expected as many scores as results, and at least 2 of each. Received {len(scores)} "
+            f"Expected as many scores as results, and at least 2 of each. Received: {len(scores)} "
             f"and {len(results)}."
         )
     if len(set(scores)) == 1 or len(set(results)) == 1:
@@ -259,16 +259,16 @@ def _checked(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     if features.ndim != 2 or not features.size or labels.shape != features.shape[:1]:
         raise DataError(
             "Expected features of shape (examples, channels) and a label for each example. "
-            f"Received shapes {features.shape} and {labels.shape}. Pool feature maps first."
+            f"Received: shapes {features.shape} and {labels.shape}. Pool feature maps first."
         )
     features = features.astype(np.float64)
     if not np.isfinite(features).all():
-        raise DataError("Expected finite features. Received infinite ones, or NaN.")
+        raise DataError("Expected finite features. Received: infinite ones, or NaN.")
     if labels.dtype.kind not in "iubUSO":
         raise DataError(
             "Expected classes as labels: integers or strings. Received: numbers of type "
             f"{labels.dtype.name}, as of a regression, for which cuts cannot be ranked."
         )
     if len(np.unique(labels)) < 2:
-        raise DataError(f"Expected at least two classes. Received one: {labels[0]!r}.")
+        raise DataError(f"Expected at least two classes. Received: one: {labels[0]!r}.")
     return features, labels

@@ -102,7 +102,7 @@ class CutTuner(base_tuner.BaseTuner):
         latencies: dict[str, float] | None = None,
     ) -> None:
         if hasattr(oracle.objective, "objectives"):
-            raise ConfigError("Expected one metric as the objective. Received several.")
+            raise ConfigError("Expected one metric as the objective. Received: several.")
         oracle.verbose = 0
         # A failed trial is recorded and the search goes on; only if all fail that is an error.
         oracle.max_consecutive_failed_trials = float("inf")

@@ -96,7 +96,7 @@ def _pairs(
         if lost:
             raise TieError(
                 f"Expected weights of layers that {bottom.name!r} and {top.name!r} both have, with "
-                f"equal configurations, received {', '.join(map(repr, lost))}. Layers of both: "
+                f"equal configurations. Received: {', '.join(map(repr, lost))}. Layers of both: "
                 f"{', '.join(repr(a.name) for a, _ in alike) or 'none'}."
             )
         chosen = [pair for pair in alike if any(pair in pairs for pairs in named.values())]
@@ -104,8 +104,8 @@ def _pairs(
     several = [name for name, count in counts.items() if count > 1]
     if several:
         raise TieError(
-            f"Expected one layer of each name in {bottom.name!r} and {top.name!r} to join, "
-            f"received several that are called {', '.join(map(repr, several))}."
+            f"Expected one layer of each name in {bottom.name!r} and {top.name!r} to join. "
+            f"Received: several that are called {', '.join(map(repr, several))}."
         )
     return chosen
 

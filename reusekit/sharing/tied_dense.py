@@ -135,15 +135,15 @@ class TiedDense(keras.layers.Layer):
             taken = tuple(sizes.get(axis) for axis in axes)
             raise TieError(
                 f"Expected {self.name!r} to be fed {('...', *taken)}, the shape that "
-                f"{self.source.name!r} {'gives' if self.transpose else 'takes'}, received "
+                f"{self.source.name!r} {'gives' if self.transpose else 'takes'}. Received: "
                 f"{tuple(input_shape)}. The shared weight is {shape}"
                 f"{' and transposed' if self.transpose else ''}."
             )
         width = sizes[equation.outputs[-1]]
         if self.units not in (None, width):
             raise TieError(
-                f"Expected {self.name!r} to have units={width}, as {self.source.name!r} has it, "
-                f"received units={self.units}."
+                f"Expected {self.name!r} to have units={width}, as {self.source.name!r} has it. "
+                f"Received: units={self.units}."
             )
         return sizes
 

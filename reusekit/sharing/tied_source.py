@@ -67,14 +67,14 @@ def check_source(source: Any) -> None:
         last = source.data_format == "channels_last"
         if set(source.kernel_size) != {1} or source.groups != 1 or not last:
             raise TieError(
-                "Expected a convolution over channels_last with kernels of size 1 and one group, "
-                f"received {source.name!r} with data_format={source.data_format!r}, kernel_size="
+                "Expected a convolution over channels_last with kernels of size 1 and one group. "
+                f"Received: {source.name!r} with data_format={source.data_format!r}, kernel_size="
                 f"{source.kernel_size}, groups={source.groups}."
             )
     elif not isinstance(source, (keras.layers.Dense, keras.layers.EinsumDense, *_EMBEDDINGS)):
         raise TieError(
             "Expected an Embedding, ReversibleEmbedding, Dense, EinsumDense or a convolution with "
-            f"kernels of size 1, received {type(source).__name__}: {source!r}"
+            f"kernels of size 1. Received: {type(source).__name__}: {source!r}"
         )
 
 
@@ -132,7 +132,7 @@ def kernel(source: keras.Layer, dtype: str) -> Any:
     if mode != "int8" or source.lora_enabled or isinstance(source, keras.layers.EinsumDense):
         raise TieError(
             f"Expected the tied layer {source.name!r} in floating point or float8, an Embedding, "
-            f"or a Dense in int8 without LoRA, received {type(source).__name__} quantised to "
+            f"or a Dense in int8 without LoRA. Received: {type(source).__name__} quantised to "
             f"{mode!r}{' with LoRA' if source.lora_enabled else ''}. Quantise with filters= that "
             "leave it out, or replace the layer that is tied to it first."
         )

@@ -65,7 +65,7 @@ def tied_weights(model: keras.Model) -> list[Tie]:
     """
     if not isinstance(model, keras.Layer) or not model.built:
         raise TieError(
-            f"Expected a model that is built, received {model!r}. Call it on data or give it an "
+            f"Expected a model that is built. Received: {model!r}. Call it on data or give it an "
             "Input first."
         )
     paths: dict[int, list[tuple[keras.Layer, ...]]] = {}
@@ -225,12 +225,12 @@ def tie(
 
 def _check(first: _Weight, second: _Weight, transform: str | None) -> None:
     if first.variable is second.variable:
-        raise TieError(f"Expected two weights, received one: {first.address!r} is tied already.")
+        raise TieError(f"Expected two weights. Received: one: {first.address!r} is tied already.")
     for weight in (first, second):
         layer = weight.layer
         if layer.quantization_mode or getattr(layer, "lora_enabled", False):
             raise TieError(
-                f"Expected layers in floating point and without LoRA, received {layer.name!r}. "
+                f"Expected layers in floating point and without LoRA. Received: {layer.name!r}. "
                 "Tie first, then quantise or enable LoRA."
             )
     one, other = first.shape, second.shape
@@ -238,8 +238,8 @@ def _check(first: _Weight, second: _Weight, transform: str | None) -> None:
         turned = one == (other if transform else other[::-1])
         hint = f" They would with transform={None if transform else 'transpose'!r}."
         raise TieError(
-            f"Expected weights whose shapes agree{' once transposed' if transform else ''}, "
-            f"received {first.address!r} {one} and {second.address!r} {other}."
+            f"Expected weights whose shapes agree{' once transposed' if transform else ''}. "
+            f"Received: {first.address!r} {one} and {second.address!r} {other}."
             f"{hint if turned else ''}"
         )
 
@@ -257,7 +257,7 @@ def _union(a: _Weight, b: _Weight, transform: str | None) -> _Union:
     raise TieError(
         "Expected a Dense, an EinsumDense or a convolution of size and stride 1 together with "
         "another layer that multiplies with a matrix over the same axes, or two layers of equal "
-        f"configuration with one weight each; received {a.address!r} of {type(a.layer).__name__} "
+        f"configuration with one weight each. Received: {a.address!r} of {type(a.layer).__name__} "
         f"and {b.address!r} of {type(b.layer).__name__}.{hint}"
     )
 
@@ -269,7 +269,7 @@ def _check_owners(model: keras.Model, replaced: _Weight) -> None:
             continue
         if replaced.layer in keras_internals.all_layers(layer)[1:]:
             raise TieError(
-                f"Expected to give up a weight that no other layer holds, received "
+                f"Expected to give up a weight that no other layer holds. Received: "
                 f"{replaced.address!r}, which {layer.name!r} of {type(layer).__name__} would keep. "
                 "Name it as a, so that its layer stays."
             )
@@ -346,7 +346,7 @@ def _find_weight(graph: Graph, at: Any) -> _Weight:
         for weight in found.values():
             if weight.variable is at:
                 return weight
-        raise TieError(f"Expected a weight of model {graph.model.name!r}, received {at!r}.")
+        raise TieError(f"Expected a weight of model {graph.model.name!r}. Received: {at!r}.")
     if at in found:
         return found[at]
     of_layer = [weight for name, weight in found.items() if name.rpartition("/")[0] == at]
@@ -355,7 +355,7 @@ def _find_weight(graph: Graph, at: Any) -> _Weight:
         return meant[0]
     choices = [weight.address for weight in meant] or found
     raise TieError(
-        f"Expected the address of a weight of model {graph.model.name!r}, received {at!r}. "
+        f"Expected the address of a weight of model {graph.model.name!r}. Received: {at!r}. "
         f"{nearest(str(at), choices)}"
     )
 

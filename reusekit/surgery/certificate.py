@@ -284,7 +284,7 @@ def _compare(
 ) -> tuple[float, float, bool]:
     if [a.shape for a in expected] != [a.shape for a in received]:
         raise CertificateError(
-            f"Expected outputs of shapes {[a.shape for a in expected]}, received "
+            f"Expected outputs of shapes {[a.shape for a in expected]}. Received: "
             f"{[a.shape for a in received]}."
         )
     errors, tolerance, exact = [0.0], 0.0, True

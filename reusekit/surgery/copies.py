@@ -102,7 +102,7 @@ class Copier:
             new = self._begin(value)
         except TypeError as error:
             raise CopyError(
-                f"Expected what layers hold to be objects that can be copied, received one of "
+                f"Expected what layers hold to be objects that can be copied. Received: one of "
                 f"class {type(value).__name__}, which holds a layer or a weight. Use "
                 "weights='share'."
             ) from error

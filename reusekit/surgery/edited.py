@@ -78,7 +78,7 @@ def edit(model: keras.Model, *edits: Edit, weights: Weights = "share") -> Edited
         (['x', 'a', 'drop', 'elu', 'b'], 'elu')
     """
     if not edits:
-        raise EditError("Expected at least one edit, received none.")
+        raise EditError("Expected at least one edit. Received: none.")
     graph = read(model)
     wanted = orders(graph, edits)
     check_ties(graph, wanted, copied=weights == "copy")
@@ -228,7 +228,7 @@ def _check_names(rewired: Rewiring, wanted: Orders) -> None:
         clash = other is not step.operation and (id(other) in new or id(step.operation) in new)
         if clash:
             raise EditError(
-                f"Expected a new layer with a name of its own, received {other.name!r}, which "
+                f"Expected a new layer with a name of its own. Received: {other.name!r}, which "
                 "another layer of the result has: pass name= when making it."
             )
 

@@ -134,7 +134,7 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
                 found.removed.update(_steps(graph, steps, edit.at))
             case _:
                 raise EditError(
-                    f"Expected Insert, Replace or Remove, received {type(edit).__name__}: {edit!r}"
+                    f"Expected Insert, Replace or Remove. Received: {type(edit).__name__}: {edit!r}"
                 )
     for step in found.removed:
         if step in found.replaced or step in found.before or found.after.keys() & {*step.outputs}:
@@ -157,7 +157,7 @@ def _steps(graph: Graph, steps: dict[str, list[Step]], at: Any) -> list[Step]:
         return _editable(steps[at])
     if isinstance(at, str) and at not in graph.names:
         raise UnknownAddressError(
-            f"Expected the address of a layer of model {graph.model.name!r}, received {at!r}. "
+            f"Expected the address of a layer of model {graph.model.name!r}. Received: {at!r}. "
             f"{nearest(at, steps)}"
         )
     return _editable([graph.maker[tensor] for tensor in resolve(graph, at)])
@@ -167,7 +167,7 @@ def _editable(steps: list[Step]) -> list[Step]:
     for step in steps:
         if not isinstance(step, Scope) and step.is_input:
             raise EditError(
-                f"Expected a layer, received the model input {step.address!r}: insert after it."
+                f"Expected a layer. Received: the model input {step.address!r}: insert after it."
             )
     return steps
 

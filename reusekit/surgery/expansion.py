@@ -100,7 +100,7 @@ def _targets(graph: Graph, at: Any) -> list[list[Call]]:
     """Return all calls of each layer that is meant."""
     layers_at = at if isinstance(at, list | tuple) else [at]
     if not layers_at:
-        raise EditError("Expected the address of at least one layer, received none.")
+        raise EditError("Expected the address of at least one layer. Received: none.")
     # A removal is told by the same addresses.
     steps = orders(graph, [Remove(one) for one in layers_at]).removed
     for step in steps:
@@ -113,7 +113,7 @@ def _targets(graph: Graph, at: Any) -> list[list[Call]]:
     for call in (call for calls in found.values() for call in calls):
         if call not in steps:
             raise EditError(
-                f"Expected all calls of a layer to be expanded together, received some without "
+                f"Expected all calls of a layer to be expanded together. Received: some without "
                 f"{call.address!r}: pass {call.operation.name!r}."
             )
     return list(found.values())
@@ -122,13 +122,13 @@ def _targets(graph: Graph, at: Any) -> list[list[Call]]:
 def _check_composite(operation: Any, address: str) -> None:
     if keras_internals.runs_its_graph(operation):
         raise EditError(
-            f"Expected a layer to expand, received {address!r}, which is a nested model: what is "
+            f"Expected a layer to expand. Received: {address!r}, which is a nested model: what is "
             f"in it has addresses already, such as '{address}/...'."
         )
     inner = isinstance(operation, keras.Layer) and keras_internals.direct_layers(operation)
     if not inner:
         raise EditError(
-            f"Expected a layer made of other layers, received {address!r} of class "
+            f"Expected a layer made of other layers. Received: {address!r} of class "
             f"{type(operation).__name__}, which holds none."
         )
 
@@ -187,8 +187,8 @@ def _check_sequentials(models: Sequence[keras.Model], nested: dict[int, Any]) ->
         for layer in model.layers if isinstance(model, keras.Sequential) else ():
             if isinstance(nested.get(id(layer)), _Regrouping):
                 raise EditError(
-                    f"Expected layers of the Sequential {model.name!r} that take one tensor, "
-                    f"received {layer.name!r}, which takes a mask as well: expand it in what "
+                    f"Expected layers of the Sequential {model.name!r} that take one tensor. "
+                    f"Received: {layer.name!r}, which takes a mask as well: expand it in what "
                     "flatten(model) gives."
                 )
 

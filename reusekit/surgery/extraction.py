@@ -74,12 +74,12 @@ def extract(
     """
     if pooling not in (None, *_POOLINGS):
         raise SurgeryError(
-            f"Expected pooling 'avg', 'max', 'token' or None, received {pooling!r}. "
+            f"Expected pooling 'avg', 'max', 'token' or None. Received: {pooling!r}. "
             f"{nearest(str(pooling), _POOLINGS)}"
         )
     graph = read(model, keep_masks=pooling is not None)
     if not keras.tree.flatten(at):
-        raise AddressError(f"Expected at least one address, received {at!r}.")
+        raise AddressError(f"Expected at least one address. Received: {at!r}.")
     wanted = keras.tree.map_structure(lambda leaf: resolve_one(graph, leaf), at)
     return taps(graph, wanted, pooling, {}, mask, prune_inputs=prune_inputs)
 

@@ -97,7 +97,7 @@ class Split:
                 raise
             raise SurgeryError(
                 f"Expected x, and expected, as {self.source.name!r} takes and gives them, of "
-                f"shapes {self.source.input_shape} and {self.source.output_shape}. Received what "
+                f"shapes {self.source.input_shape} and {self.source.output_shape}. Received: what "
                 f"cannot be compared: {reason(error)}"
             ) from error
 
@@ -193,7 +193,7 @@ def segment(model: keras.Model | Graph, at: At) -> list[keras.Model]:
     """
     graph = read(model)
     if isinstance(at, str) or not isinstance(at, Sequence) or not at:
-        raise AddressError(f"Expected a list of at least one cut, received {at!r}.")
+        raise AddressError(f"Expected a list of at least one cut. Received: {at!r}.")
     cuts = [cut(graph, resolve(graph, one)) for one in at]
     return _built(graph, cuts, map(str, range(len(cuts) + 1)))
 
@@ -233,7 +233,7 @@ def _stages(graph: Graph, cuts: Sequence[Cut]) -> list[_Stage]:
             set(later.at) & set(earlier.at)
         ):
             raise CutOrderError(
-                f"Expected cuts from shallow to deep, each depending on the one before, received "
+                f"Expected cuts from shallow to deep, each depending on the one before. Received: "
                 f"{[t.address for t in earlier.at]} before {[t.address for t in later.at]}."
             )
     # How many cuts a call depends on is the stage it belongs to.
@@ -316,7 +316,7 @@ def _too_wide(
         if address is not None
     ]
     return (
-        f"Expected a clean cut of model {graph.model.name!r}, received {asked}, where "
+        f"Expected a clean cut of model {graph.model.name!r}. Received: {asked}, where "
         f"{', '.join(map(repr, missing))} would cross as well. "
         f"Nearest clean cuts: {' and '.join(near) if near else 'none'}."
     )

@@ -145,7 +145,7 @@ def _call_layers(
     """Return an input like the model's own, and what the layers make of it."""
     if len(graph.inputs) != 1:
         raise ShapeError(
-            f"Expected a model with one input to put layers before, received {graph.model.name!r} "
+            f"Expected a model with one input to put layers before. Received: {graph.model.name!r} "
             f"with {len(graph.inputs)}: pass the preprocessing as a model with as many outputs."
         )
     first = graph.inputs[0]
@@ -173,7 +173,7 @@ def _layers(preprocessing: Any) -> list[keras.Layer]:
     layers = [preprocessing] if isinstance(preprocessing, keras.Layer) else preprocessing
     if not isinstance(layers, Sequence) or not all(isinstance(x, keras.Layer) for x in layers):
         raise NoGraphError(
-            "Expected preprocessing as a functional model, a layer or a list of layers, received "
+            "Expected preprocessing as a functional model, a layer or a list of layers. Received: "
             f"{type(preprocessing).__name__}: {preprocessing!r}"
         )
     return list(layers)
@@ -183,11 +183,11 @@ def _check_fit(graph: Graph, shapes: Sequence[tuple]) -> None:
     if len(shapes) != len(graph.inputs):
         raise ShapeError(
             f"Expected preprocessing with {len(graph.inputs)} output(s), one for each input of "
-            f"{graph.model.name!r}, received {len(shapes)}."
+            f"{graph.model.name!r}. Received: {len(shapes)}."
         )
     for tensor, shape in zip(graph.inputs, shapes, strict=True):
         if not may_agree(shape, tensor.shape):
             raise ShapeError(
                 f"Expected preprocessing that gives {tensor.shape} for the input "
-                f"{tensor.address!r} of {graph.model.name!r}, received one that gives {shape}."
+                f"{tensor.address!r} of {graph.model.name!r}. Received: one that gives {shape}."
             )

@@ -98,7 +98,7 @@ def _pairs(
     if len(layers[0]) != len(layers[1]):
         raise CopyError(
             f"Expected the configurations of the layers of {model.name!r} to give all "
-            f"{len(layers[0])} layers in it, received {len(layers[1])}. Use weights='copy' or "
+            f"{len(layers[0])} layers in it. Received: {len(layers[1])}. Use weights='copy' or "
             "'share'."
         )
     for old, new in zip(*layers, strict=True):

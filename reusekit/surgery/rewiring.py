@@ -158,7 +158,7 @@ class Rewiring:
         if len(specs) != len(step.outputs):
             raise EditError(
                 f"Expected a layer with {len(step.outputs)} output(s) in the place of "
-                f"{step.address!r}, received {layer.name!r} with {len(specs)}."
+                f"{step.address!r}. Received: {layer.name!r} with {len(specs)}."
             )
         new = self._call(layer, args, kwargs, specs)
         self._point(step.outputs, new.outputs)
@@ -169,7 +169,7 @@ class Rewiring:
         tensor = self._single_input(step, args, kwargs, "remove it")
         if len(step.outputs) != 1:
             raise EditError(
-                f"Expected a layer with one output to remove, received {step.address!r} with "
+                f"Expected a layer with one output to remove. Received: {step.address!r} with "
                 f"{len(step.outputs)}."
             )
         self.stands_in[step.outputs[0]] = tensor
@@ -190,7 +190,7 @@ class Rewiring:
         specs = self._specs(None, layer, args, {})
         if len(specs) != 1:
             raise EditError(
-                f"Expected a layer with one output to insert, received {layer.name!r} with "
+                f"Expected a layer with one output to insert. Received: {layer.name!r} with "
                 f"{len(specs)}."
             )
         return self._call(layer, args, {}, specs).outputs[0]
@@ -220,7 +220,7 @@ class Rewiring:
         if len(tensors) != 1:
             listed = ", ".join(repr(tensor.address) for tensor in tensors)
             raise EditError(
-                f"Expected a layer with one input to {why}, received {step.address!r} with "
+                f"Expected a layer with one input to {why}. Received: {step.address!r} with "
                 f"{len(tensors)}: {listed}. Insert after one of these, or replace the layer."
             )
         return tensors[0]

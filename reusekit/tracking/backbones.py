@@ -33,7 +33,7 @@ def find_registered(address: str) -> Stored:
     if parts is None:
         raise BackboneError(
             "Expected models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID or "
-            f"runs:/RUN_ID/NAME, received {address[:200]!r}."
+            f"runs:/RUN_ID/NAME. Received: {address[:200]!r}."
         )
     client = mlflow.MlflowClient()
     model_id = parts["id"] or (parts["run"] and _logged_by(parts["run"], parts["logged"]))

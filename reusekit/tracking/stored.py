@@ -200,7 +200,7 @@ class Stored:
         for digest in digests - {found}:
             raise TrackingError(
                 f"{self.named} is not what {self.purpose}: expected a file {name.as_posix()} with "
-                f"SHA-256 {digest}, received {found}."
+                f"SHA-256 {digest}. Received: {found}."
             )
 
     @contextmanager

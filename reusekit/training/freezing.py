@@ -324,7 +324,7 @@ class FrozenPart:
         for part in _parts(self.frozen.values()):
             if isinstance(part, keras.layers.SpectralNormalization):
                 raise TrainingError(
-                    f"Expected layers that stay as they are when frozen, received {part.name!r}: "
+                    f"Expected layers that stay as they are when frozen. Received: {part.name!r}: "
                     "SpectralNormalization changes its layer's kernel whenever it runs in training."
                     " Replace it by the layer inside it."
                 )

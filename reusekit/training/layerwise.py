@@ -81,7 +81,7 @@ def layerwise_optimizer(
     if loose:
         raise TrainingError(
             f"Expected every trainable weight of {graph.model.name!r} to belong to a layer of its "
-            f"graph, received {loose[0]!r}, which does not."
+            f"graph. Received: {loose[0]!r}, which does not."
         )
     variables = could_be_trained(graph)
     shares = [
@@ -100,7 +100,7 @@ def _optimizer(identifier: Any) -> keras.optimizers.Optimizer:
     if optimizer is None:
         kinds = [name for name, kind in vars(keras.optimizers).items() if isinstance(kind, type)]
         raise TrainingError(
-            f"Expected a Keras optimizer or the name of one, received {identifier!r}. "
+            f"Expected a Keras optimizer or the name of one. Received: {identifier!r}. "
             f"{nearest(str(identifier), kinds)}"
         )
     return optimizer
@@ -124,7 +124,7 @@ def _depths(graph: Graph, blocks: Any) -> dict[int, tuple[str, int]]:
     counted = sorted({numbers[call.index] for call in weighty})
     if len(counted) < 2 and len({id(call.operation) for call in weighty}) > 1:
         raise TrainingError(
-            f"Expected cuts that part the weights of {graph.model.name!r} into blocks, received "
+            f"Expected cuts that part the weights of {graph.model.name!r} into blocks. Received: "
             f"{'no clean cut that does' if blocks is None else repr(blocks)}. Pass blocks=[...], "
             "the addresses at which blocks end."
         )

@@ -243,15 +243,15 @@ def _without_a_rate(found: str) -> str:
 def _check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
     if type(optimizer).update_step is keras.optimizers.Optimizer.update_step:
         raise TrainingError(
-            "Expected an optimizer that updates variables itself, received "
+            "Expected an optimizer that updates variables itself. Received: "
             f"{type(optimizer).__name__}. Put a LossScaleOptimizer around the result instead."
         )
     if optimizer.built or optimizer in _inner_ones:
         raise TrainingError(
-            f"Expected an optimizer that has not been used, received {optimizer.name!r}, which is "
+            f"Expected an optimizer that has not been used. Received: {optimizer.name!r}, which is "
             "part of another or was built already."
         )
     if keras.backend.backend() == "torch":
         raise TrainingError(
-            "Expected a backend whose optimizers update one variable at a time, received torch."
+            "Expected a backend whose optimizers update one variable at a time. Received: torch."
         )

@@ -134,8 +134,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
         self._check_order(parts)
         if keras.backend.backend() == "jax":
             raise TrainingError(
-                "Expected a backend whose optimizers can train some of the weights they know, "
-                "received JAX. Call freeze, compile and fit for each stage."
+                "Expected a backend whose optimizers can train some of the weights they know. "
+                "Received: JAX. Call freeze, compile and fit for each stage."
             )
         *_, last = parts.values()
         if not model.optimizer.built:
@@ -165,7 +165,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
             if more:
                 name = parts[later].frozen[more.pop()].name
                 raise TrainingError(
-                    "Expected each stage to freeze less than the one before, received "
+                    "Expected each stage to freeze less than the one before. Received: "
                     f"{self.stages[earlier]!r} from epoch {earlier} and {self.stages[later]!r} "
                     f"from epoch {later}, which would freeze {name!r} again."
                 )
@@ -176,7 +176,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         missing = [variable.path for variable in to_train if id(variable) not in known]
         if missing:
             raise TrainingError(
-                f"Expected an optimizer that knows every weight that will be trained, received "
+                f"Expected an optimizer that knows every weight that will be trained. Received: "
                 f"{optimizer.name!r}, which was made for the weights that were trainable at the "
                 f"time and lacks {len(missing)}, such as {missing[0]!r}. Compile the model with a "
                 "new optimizer."

@@ -38,11 +38,11 @@ def test_keras_tensors_cut_points_and_tensors_are_addresses_too(graph):
 @pytest.mark.parametrize(
     ("at", "kind", "message"),
     [
-        ("heat", UnknownAddressError, "received 'heat'. Did you mean 'head'?"),
+        ("heat", UnknownAddressError, "Received: 'heat'. Did you mean 'head'?"),
         ("shared", AmbiguousAddressError, "may mean 'shared@0', 'shared@1'"),
         ("shared@7", UnknownAddressError, "Did you mean 'shared@"),
         ([], AddressError, "at least one address"),
-        (3, AddressError, "received int: 3"),
+        (3, AddressError, "Received: int: 3"),
         (keras.KerasTensor((2,)), ForeignTensorError, "not part of it"),
     ],
 )

@@ -117,5 +117,5 @@ def test_a_sequential_without_a_shape_is_refused():
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(NoGraphError, match="received str: 'ResNet50'"):
+    with pytest.raises(NoGraphError, match="Received: str: 'ResNet50'"):
         read("ResNet50")

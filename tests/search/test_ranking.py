@@ -118,7 +118,7 @@ def test_labels_may_be_words_and_a_class_may_have_one_example():
 def test_wrong_requests_are_refused():
     features, labels = problem(20, 3)
     for score in (logme, ridge_probe):
-        with pytest.raises(DataError, match=r"Received shapes \(20, 3, 1\).*Pool"):
+        with pytest.raises(DataError, match=r"Received: shapes \(20, 3, 1\).*Pool"):
             score(features[..., None], labels)
         with pytest.raises(DataError, match=r"\(20, 3\) and \(19,\)"):
             score(features, labels[1:])
@@ -144,7 +144,7 @@ def test_correlation_of_orders():
     assert one_pair.spearman == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert one_pair.kendall == pytest.approx(4 / 6)
     assert math.isnan(rank_correlation([1, 1], [1, 2]).kendall)
-    with pytest.raises(DataError, match="Received 2 and 3"):
+    with pytest.raises(DataError, match="Received: 2 and 3"):
         rank_correlation([1, 2], [1, 2, 3])
 
 

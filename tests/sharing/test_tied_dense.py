@@ -259,12 +259,12 @@ def test_a_quantised_model_is_saved_and_loaded_with_its_tie(tmp_path):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: TiedDense(layers.Dropout(0.1)), "received Dropout"),
+        (lambda: TiedDense(layers.Dropout(0.1)), "Received: Dropout"),
         (lambda: TiedDense("embedding"), "source to be a Keras layer"),
         (lambda: TiedDense(layers.Conv2D(4, 3)), r"kernel_size=\(3, 3\)"),
         (lambda: TiedDense(layers.Conv2D(4, 1, groups=2)), "groups=2"),
         (lambda: TiedDense(layers.Conv2D(4, 1, data_format="channels_first")), "channels_first"),
-        (lambda: TiedDense(layers.Embedding(8, 4))(array(2, 5)), r"received \(2, 5\)"),
+        (lambda: TiedDense(layers.Embedding(8, 4))(array(2, 5)), r"Received: \(2, 5\)"),
         (lambda: TiedDense(layers.Embedding(8, 4), units=9)(array(2, 4)), "units=8"),
     ],
 )

@@ -151,7 +151,7 @@ def test_edited_models_can_be_saved(tmp_path):
         (
             lambda i: [Insert(keras.layers.Identity(name="b"), after="a")],
             EditError,
-            "a name of its own, received 'b'",
+            "a name of its own. Received: 'b'",
         ),
         (lambda i: ["a"], EditError, "an Insert, a Replace or a Remove"),
     ],

@@ -298,7 +298,7 @@ class OwnMask(Holder):
         (
             lambda: layers.Dense(4, name="block"),
             EditError,
-            "made of other layers, received 'bl.*De",
+            "made of other layers. Received: 'bl.*De",
         ),
         (lambda: layers.LSTM(4, name="block"), EditError, "LSTM to do nothing but call the layers"),
         (
@@ -347,7 +347,7 @@ def test_a_sequential_whose_layer_takes_a_mask_is_to_be_flattened_first():
     [
         (
             "block@1",
-            "all calls of a layer to be expanded together, received some without 'block@0'",
+            "all calls of a layer to be expanded together. Received: some without 'block@0'",
         ),
         ("block", "but 'block@1' passes other arguments or other shapes"),
         ([], "at least one layer"),

@@ -72,7 +72,7 @@ def test_pooling_reduces_what_has_space_and_leaves_the_rest(pooling, reduce):
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(SurgeryError, match="'avg', 'max', 'token' or None, received 'average'"):
+    with pytest.raises(SurgeryError, match=r"'avg', 'max', 'token' or None\. Received: 'average'"):
         extract(ZOO["linear"](), "a", pooling="average")
     with pytest.raises(AddressError, match="at least one address"):
         extract(ZOO["linear"](), [])

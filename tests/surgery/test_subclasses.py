@@ -69,7 +69,7 @@ def test_a_class_without_a_graph_is_refused_in_one_sentence(name):
     with pytest.raises(NoGraphError) as caught:
         OPERATIONS[name](model)
     message = str(caught.value)
-    assert "received 'net' of class WithoutGraph" in message
+    assert "Received: 'net' of class WithoutGraph" in message
     assert "make it with keras.Model(inputs, model.call(inputs))" in message
     assert message.count(". ") == 0 and message.endswith(".")
 

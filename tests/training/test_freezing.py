@@ -494,7 +494,7 @@ def test_a_layer_that_training_changes_all_the_same_is_refused():
     x = keras.Input((4,), name="x")
     y = layers.SpectralNormalization(layers.Dense(3), name="normed")(layers.Dense(4, name="a")(x))
     model = keras.Model(x, layers.Dense(1, name="head")(y))
-    with pytest.raises(TrainingError, match="received 'normed': SpectralNormalization"):
+    with pytest.raises(TrainingError, match="Received: 'normed': SpectralNormalization"):
         freeze(model, "normed")
     assert model.get_layer("a").trainable
     freeze(model, "a")

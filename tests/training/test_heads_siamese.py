@@ -100,5 +100,5 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(rk.errors.HeadError, match=r"join='cosine' gives one number.*units=8"):
         heads.Siamese("cosine", units=8)
     below = rk.extract(bottom(), ["conv", "relu"])
-    with pytest.raises(rk.errors.HeadError, match=r"for a siamese head\. Received 2: rk\.extract"):
+    with pytest.raises(rk.errors.HeadError, match=r"for a siamese head\. Received: 2: rk\.extract"):
         rk.attach(below, heads.Siamese())

@@ -352,7 +352,7 @@ def test_blocks_may_be_given():
     assert found == {"down0": 2, "down1": 1, "middle": 0, "direct": 0}
     with pytest.raises(rk.errors.UnknownAddressError, match="Did you mean"):
         layerwise_optimizer(model, "sgd", blocks=["down7"])
-    with pytest.raises(TrainingError, match=r"received \['last'\]"):
+    with pytest.raises(TrainingError, match=r"Received: \['last'\]"):
         layerwise_optimizer(model, "sgd", blocks=["last"])
 
 
@@ -456,7 +456,7 @@ def test_optimizers_that_cannot_serve_are_refused():
         optimizers.LossScaleOptimizer(optimizers.SGD()),
         layerwise_optimizer(model, "sgd"),
     ):
-        with pytest.raises(TrainingError, match=f"received {type(wrapped).__name__}"):
+        with pytest.raises(TrainingError, match=f"Received: {type(wrapped).__name__}"):
             layerwise_optimizer(model, wrapped)
     used = optimizers.SGD()
     used.build(model.trainable_variables)
@@ -475,7 +475,7 @@ def test_optimizers_that_cannot_serve_are_refused():
 
 def test_a_backend_that_updates_all_variables_together_is_refused(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
-    with pytest.raises(TrainingError, match="received torch"):
+    with pytest.raises(TrainingError, match="Received: torch"):
         layerwise_optimizer(chain(), "sgd")
 
 
@@ -486,5 +486,5 @@ def test_a_weight_outside_the_graph_is_refused():
             super().__init__(x, layers.Dense(2, name="b")(layers.Dense(3, name="a")(x)), **kwargs)
             self.temperature = self.add_weight(name="temperature", shape=())
 
-    with pytest.raises(TrainingError, match=r"received '.*temperature', which does not"):
+    with pytest.raises(TrainingError, match=r"Received: '.*temperature', which does not"):
         layerwise_optimizer(Net(name="net"), "sgd")

@@ -254,7 +254,11 @@ def test_bad_stages():
 @pytest.mark.parametrize(
     ("stages", "error", "message"),
     [
-        ({0: "stem", 1: "out1"}, TrainingError, "received 'stem' from epoch 0 and 'out1' .* again"),
+        (
+            {0: "stem", 1: "out1"},
+            TrainingError,
+            "Received: 'stem' from epoch 0 and 'out1' .* again",
+        ),
         ({0: "outt1"}, rk.errors.UnknownAddressError, "Did you mean 'out1'"),
     ],
 )
@@ -273,7 +277,7 @@ def test_a_backend_that_cannot_train_some_of_the_weights_is_refused(monkeypatch)
     model, *_ = residual()
     model.compile("sgd", "mse")
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(TrainingError, match="received JAX"):
+    with pytest.raises(TrainingError, match="Received: JAX"):
         GradualUnfreezing(STAGES).set_model(model)
 
 

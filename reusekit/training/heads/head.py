@@ -203,7 +203,7 @@ def one_tensor(features: Any, head: str) -> Any:
     tensors = keras.tree.flatten(features)
     if len(tensors) != 1:
         raise HeadError(
-            f"Expected one tensor of features for a {head} head. Received {len(tensors)}: "
+            f"Expected one tensor of features for a {head} head. Received: {len(tensors)}: "
             "rk.extract(bottom, ADDRESS) gives one; a multitap head takes several."
         )
     return tensors[0]

@@ -140,6 +140,5 @@ def _compare(
 
 def _refused(expected: str, features: keras.KerasTensor) -> HeadError:
     return HeadError(
-        f"Expected {expected}. Received features of shape {tuple(features.shape[1:])}, without the "
-        "batch axis."
+        f"Expected {expected}. Received: shape {tuple(features.shape[1:])}, without the batch axis."
     )
