@@ -114,7 +114,7 @@ def clean(graph: Graph) -> list[Tensor]:
 def on_every_path(graph: Graph) -> set[Tensor]:
     """Return the tensors through which every path passes, free ones included.
 
-    What depends on such a tensor is exactly what comes after it in `graph.calls`.
+    Exactly the calls after such a tensor in `graph.calls` depend on it.
     """
     return _on_every_path(graph, lambda call: True)
 

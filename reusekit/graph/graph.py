@@ -215,7 +215,7 @@ class Graph:
 
     @cached_property
     def free(self) -> frozenset[Tensor]:
-        """Model inputs, and what is computed from inputs without any weight."""
+        """The model inputs, and tensors that are computed from inputs without any weight."""
         free: set[Tensor] = set()
         for call in self.calls:
             if all(tensor in free for tensor in call.reads) and not call.variables:
@@ -226,7 +226,7 @@ class Graph:
     def surface(self) -> Mapping[Tensor, keras.KerasTensor]:
         """From each tensor that the model itself sees to the Keras tensor by which it sees it.
 
-        What is made inside a nested model is not among them, unless it is an output of it.
+        Tensors inside a nested model are not among them, unless they are outputs of it.
         """
         found: dict[Tensor, keras.KerasTensor] = {}
         for call in self.calls:

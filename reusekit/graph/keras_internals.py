@@ -153,7 +153,7 @@ def scoped_objects() -> dict[str, Any]:
     return get_global_attribute("custom_objects_scope_dict", {})
 
 
-# What symbolic and eager calls leave behind on a layer.
+# Traces of symbolic and eager calls on a layer.
 _OF_CALLS = {
     "_inbound_nodes": list,
     "_outbound_nodes": list,
@@ -161,7 +161,7 @@ _OF_CALLS = {
     "_losses_override": list,
     "_loss_ids": set,
 }
-# What a model has from being compiled and trained, besides what a trainer begins with.
+# Attributes of a compiled and trained model, besides those that a trainer begins with.
 _COMPILED_STEPS = {"train_function", "test_function", "predict_function"}
 _OF_TRAINING = ("optimizer", "history", "loss", "_loss_tracker", "_compile")
 
@@ -338,7 +338,7 @@ def _hands_over(model: keras.Model) -> bool:
             made = keras.tree.flatten(model(given))
             calls = {producer_key(output): producer(output) for output in made}
         except Exception:
-            # Whatever code that expects values does with symbols.
+            # Code that expects values may raise anything on symbols.
             return False
     return all(
         call.operation is model

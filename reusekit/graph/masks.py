@@ -2,8 +2,8 @@
 
 Keras attaches a mask to a tensor, and a layer that is called on that tensor finds it there. Whether
 Keras also writes it into the recorded call depends on how the layer was called: an LSTM on one
-tensor records its mask, a MultiHeadAttention on two does not. Whoever cuts between the tensor and
-such a layer must carry the mask across as well.
+tensor records its mask, a MultiHeadAttention on two does not. A cut between the tensor and such a
+layer must carry the mask across as well.
 """
 
 import inspect
@@ -126,7 +126,7 @@ def made_masks(
     try:
         made = keras.tree.flatten(layer.compute_mask(inputs, masks))
     except Exception:
-        # Whatever a layer does that does not expect symbolic tensors.
+        # A layer that does not expect symbolic tensors may raise anything.
         return None
     known = all(mask is None or isinstance(mask, keras.KerasTensor) for mask in made)
     return made if known else None

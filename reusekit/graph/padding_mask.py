@@ -49,8 +49,9 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     `attention_mask` and their like: a tensor of shape (batch, length) that follows from the inputs
     without a weight, such as KerasHub's `padding_mask`. It is followed back through casts, changes
     of shape and logical "and". No name of an input counts. Several that contradict each other are
-    none. What a part of a model is not told its source is, if it is still there; of a part that
-    was saved and loaded, an input of that shape that is used for nothing else is a doubt.
+    none. A part of a model that is not told has the mask of its source, if that is still there; in
+    a part that was saved and loaded, an input of that shape that is used for nothing else is a
+    doubt.
 
     Args:
         graph: The model, read with `keep_masks`.

@@ -190,7 +190,7 @@ class _Reader:
         fed = [None if x is None else frame.bound[id(x)] for x in fed_to(record)]  # type: ignore[union-attr]
         masks = keras.tree.flatten(kwargs.get("mask"))
         if not any(isinstance(mask, Tensor) for mask in masks):
-            # What Keras did not record, it finds on the tensors when the model runs.
+            # Keras finds masks that it did not record on the tensors when the model runs.
             masks = [self.masks.carried(tensor, frame.add) for tensor in fed]
             if any(masks):
                 kwargs = {**kwargs, "mask": masks if len(masks) > 1 else masks[0]}
@@ -215,7 +215,7 @@ class _Reader:
                 cast = internals.cast(inner.dtype)
                 (tensor,) = nested.add(name, cast, (tensor,), {}, [spec])
             elif id(inner) in handed_on:
-                # What it hands on is an output of its own, not the tensor that it was fed.
+                # A handed-on input is an output of its own, not the tensor that was fed.
                 spec = keras.KerasTensor(tensor.shape, tensor.dtype)
                 (tensor,) = nested.add(name, HandedOn(inner.name), (tensor,), {}, [spec])
             nested.bound[id(inner)] = tensor

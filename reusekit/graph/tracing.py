@@ -56,7 +56,7 @@ def read_inside(call: Call, shapes: Mapping[Tensor, tuple[int, ...]]) -> Graph |
             outputs = trace(layer, call.args, call.kwargs, fed)
             return read(keras.Model(list(fed.values()), outputs, name=layer.name))
         except Exception:
-            # Whatever code that was not written for symbolic tensors does with them.
+            # Code that was not written for symbolic tensors may raise anything.
             return None
 
 

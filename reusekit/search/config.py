@@ -105,8 +105,8 @@ class SearchOptions(Settings):
 class SearchConfig(SearchOptions):
     """All settings of a search beside its space.
 
-    What a job says once for all of its stages, and what only Python can say, comes on top of the
-    options.
+    They are the options, the settings that a job has once for all of its stages, and those that
+    only Python can say.
 
     Example:
         >>> config = SearchConfig(max_trials=16, epochs=40, rank="logme")

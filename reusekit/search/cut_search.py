@@ -356,8 +356,8 @@ class CutSearch:
     def best_model(self, position: int = 0, folded: bool = True) -> keras.Model:
         """Return the whole model of a good trial: from the backbone's inputs to the head's outputs.
 
-        Its weights are its own. What the trial froze is frozen; it is compiled with the head's loss
-        and metrics.
+        Its weights are its own. The part that the trial froze is frozen; the model is compiled with
+        the head's loss and metrics.
 
         Args:
             position: 0 for the best trial, 1 for the next, and so on; `keep` says how many there

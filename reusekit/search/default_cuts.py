@@ -21,8 +21,8 @@ def feature_cuts(
     """Return the clean cuts at features, without those in the end of a classifier.
 
     Probabilities say what a model was trained to tell apart, and little else: a softmax or sigmoid
-    that no weight follows, what comes after it, and the scores that go into it are left out. What
-    comes just before is among the cuts. So are all where nothing else would be left.
+    that no weight follows, what comes after it, and the scores that go into it are left out. The
+    tensor just before is among the cuts. So are all where nothing else would be left.
 
     Args:
         model: A model, or one that was read already.

@@ -110,7 +110,7 @@ def run(
         progress: Called after each epoch with its number and how many trials go on.
 
     Yields:
-        What became of each, in their order.
+        The outcome of each, in their order.
 
     Raises:
         ConfigError: The objective is none of the metrics that the models report.

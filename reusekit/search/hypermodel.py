@@ -36,7 +36,7 @@ class SearchArgumentError(ConfigError, keras_tuner.errors.FatalError):
 class CutHyperModel(keras_tuner.HyperModel):
     """Builds and trains what a trial asks for: a head, perhaps with the top of the backbone.
 
-    What lies before is frozen and ran before the search, so building is cheap. Works unchanged with
+    The part before is frozen and ran before the search, so building is cheap. Works unchanged with
     `RandomSearch`, `GridSearch`, `BayesianOptimization` and `Hyperband` of keras-tuner; the
     objective, by which a trial is stopped, is the tuner's: `val_accuracy`, `val_loss` or another
     metric of the heads.
@@ -166,7 +166,7 @@ class CutHyperModel(keras_tuner.HyperModel):
             callbacks: Keras callbacks that watch.
             epochs: The epoch to end at, where a tuner sets it; else as configured.
             initial_epoch: The epoch to begin at, where a tuner goes on with a trial.
-            **options: What else Keras's `fit` takes, such as `class_weight`.
+            **options: Further arguments of Keras's `fit`, such as `class_weight`.
 
         Raises:
             ConfigError: The model reports no such objective.

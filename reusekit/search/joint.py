@@ -47,20 +47,20 @@ def fit_together(
     """Train models on the same batches in one pass over them each epoch.
 
     Each keeps its own weights, optimizer state, rate, metrics and callbacks, and does what its own
-    `train_step` says, so its numbers are those of `fit` on it alone. What is shared is the reading
-    of the data, the overhead of a step, and processor cores that the small operations of one model
-    leave idle. For TensorFlow only.
+    `train_step` says, so its numbers are those of `fit` on it alone. They share the reading of the
+    data, the overhead of a step, and processor cores that the small operations of one model leave
+    idle. For TensorFlow only.
 
     Args:
-        members: Compiled models. What one of them trains may belong to no other.
+        members: Compiled models. No weight that one of them trains may belong to another.
         train: Batches of (inputs by name, labels), freshly shuffled at each pass.
         validation: The same in a fixed order.
         initial_epoch: The number of the first epoch.
         progress: Called after each epoch with its number and with how many models go on.
 
     Returns:
-        What happened to each, or why it came to nothing. The models hold the weights that their
-        callbacks leave them with.
+        The fit of each, or the reason why it came to nothing. The models hold the weights that
+        their callbacks leave them with.
 
     Raises:
         ReusekitError: A model would train a weight that belongs to another as well.

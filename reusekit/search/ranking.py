@@ -24,8 +24,8 @@ from reusekit.errors import ConfigError, DataError
 # The strengths of regularisation that the probe chooses from; its features have variance 1.
 _STRENGTHS = np.logspace(-2, 6, 9)
 
-# How small and large alpha / beta may grow beside the features' largest square: beyond, nothing
-# would change but for the evidence of a target that the features contain, which has no maximum.
+# The bounds of alpha / beta beside the features' largest square: beyond, nothing would change but
+# the evidence of a target that the features contain, which has no maximum.
 _RATIOS = 1e-12, 1e12
 _ITERATIONS = 1000
 _TINY = np.finfo(float).tiny

@@ -62,7 +62,7 @@ class CutTuner(base_tuner.BaseTuner):
             says, for 1 trial if it learns, else for as many as go together; what is over the limits
             is not trained, and its trial has failed.
         oracle: Any oracle of keras-tuner; its objective is a metric that trials report.
-        folder: Where the search is kept. What lies there from the same search is gone on with.
+        folder: Where the search is kept. The same search goes on with what lies there.
         fresh: Whether to discard what lies there instead.
         together: How many may be trained at a time, by where they begin and batch size.
         latencies: Seconds by cut, for a limit of latency.

@@ -165,7 +165,7 @@ def _alike(a: keras.Layer, b: keras.Layer) -> bool:
 
 
 def _differences(a: keras.Layer, b: keras.Layer) -> list[str]:
-    # Which part is frozen is no matter of what its layers are.
+    # Layers may be the same though one of them is frozen.
     return differences(a, b, besides=("name", "trainable"))
 
 

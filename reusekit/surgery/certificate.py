@@ -105,8 +105,8 @@ def certify(
         before: The model as it was before it was taken apart.
         x: Inputs in the model's structure; None makes random ones.
         expected: What the model gives for `x`, where that is known; else the model is run.
-        training: Whether to run in training mode instead of in inference. What is random comes out
-            equal, since both runs start from the same seeds.
+        training: Whether to run in training mode instead of in inference. Random operations give
+            equal values, since both runs start from the same seeds.
         state: Values to run with in the place of some variables' own.
 
     Returns:
@@ -316,9 +316,9 @@ def random_inputs(graph: Graph, batch: int = 2, seed: int = 0) -> Any:
     """Make inputs for a model, always the same for the same seed.
 
     Floats are normal, bools even, integers below the size of every embedding that they may reach
-    (two where they reach none). What is looked up in a vocabulary is drawn from it; other strings
-    are short words. Open spatial axes get a size of 64, open sequences one of 8, or, where the
-    model cannot take that, the first of some others that it can.
+    (two where they reach none). Inputs of a vocabulary are drawn from it; other strings are short
+    words. Open spatial axes get a size of 64, open sequences one of 8, or, where the model cannot
+    take that, the first of some others that it can.
 
     Args:
         graph: A model that was read.
@@ -349,7 +349,7 @@ def random_inputs(graph: Graph, batch: int = 2, seed: int = 0) -> Any:
             with keras.StatelessScope():
                 graph.model(inputs, training=False)
         except Exception as raised:
-            # Whatever the model's layers and the backend say of a size that is none for them.
+            # Layers and backend may raise anything for a size that they cannot take.
             error = error or raised
         else:
             return inputs

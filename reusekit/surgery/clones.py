@@ -41,8 +41,8 @@ def clone(
     `training=False`, and the trainable flags of model, layers and weights. The compilation is not
     kept.
 
-    "fresh" makes layers again from their configurations. What was set on a layer after it was made
-    (a rate, a regularizer) comes along only if its `get_config` tells it.
+    "fresh" makes layers again from their configurations. Attributes set on a layer after it was
+    made (a rate, a regularizer) come along only if its `get_config` tells them.
 
     The clone is compared with the model on one batch in inference mode before it is returned: with
     "copy" as it is, with "fresh" with the model's weights in the place of its own. For an input

@@ -26,9 +26,9 @@ class Copier:
 
     A copy is made of the live object and not of its configuration: adapted statistics,
     vocabularies, states, LoRA, quantised weights and attributes that were set later come along.
-    Whatever holds a layer or a weight is copied, once for all of its uses, so that ties hold
-    among the copies. Anything else that has no value of its own to change, functions and classes
-    above all, is the very object of the source.
+    Every object that holds a layer or a weight is copied, once for all of its uses, so that ties
+    hold among the copies. Anything else that has no value of its own to change, functions and
+    classes above all, is the very object of the source.
 
     Args:
         dtype: The dtype policy of the copies; None keeps that of each layer.
@@ -276,7 +276,7 @@ class Builder:
         engine.add_inputs(graph.inputs, self._shapes)
         engine.run(graph, steps)
         if not self._shared:
-            # What else holds a tensor of the model, or one of its inputs, is to find it.
+            # Other objects that hold a tensor of the model, or one of its inputs, are to find it.
             self._graphs.append(graph)
             for tensor, value in engine.values.items():
                 self._copies.setdefault(id(tensor.source), value)

@@ -205,7 +205,7 @@ def _moved(
     addresses = {id(source): tensor.address for tensor, source in result.surface.items()}
     moved: dict[str, str | None] = {}
     for address, tensor in graph.names.items():
-        # What was put after a tensor does not take its place: the tensor itself is still there.
+        # A layer inserted after a tensor does not replace it: the tensor itself is still there.
         here = engine.values.get(tensor)
         value = here if here is not None else engine.values.get(rewired.now(tensor))
         # Inside a nested model that stayed whole, everything is where it was.

@@ -221,7 +221,7 @@ class Rebuild:
             return True
         tensors = tensors_in((step.args, step.kwargs))
         is_changed, is_fed_anew = step in self._changed, not self._remasked.isdisjoint(tensors)
-        # What comes out of a nested model was recorded there without masks from outside.
+        # Outputs of a nested model were recorded there without masks from outside.
         inlined = isinstance(step, Call) and bool(step.scopes) and bool(self._changed)
         if not is_changed and (is_fed_anew or not inlined):
             return is_fed_anew

@@ -28,8 +28,8 @@ def expand(model: keras.Model, at: At, x: Any = None) -> keras.Model:
     have addresses such as `encoder/block_1`, to cut at, extract and edit. To open a block in turn,
     expand the result at that address.
 
-    The weights are those of the model. What comes out is compared with it on random inputs before
-    it is returned: in inference, and in training with equal seeds and other weights.
+    The weights are those of the model. The result is compared with it on random inputs before it is
+    returned: in inference, and in training with equal seeds and other weights.
 
     `training` reaches the inner layers as in any nested model: they get what the model is called
     with, so that dropout drops in `fit` and not in `predict`. A layer whose Python code branches on

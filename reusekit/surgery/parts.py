@@ -167,8 +167,8 @@ def split(model: keras.Model | Graph, at: At, strict: bool = False) -> Split:
 def segment(model: keras.Model | Graph, at: At) -> list[keras.Model]:
     """Cut a model several times into a chain that gives its outputs.
 
-    What an early segment makes and a late one reads is handed through by those between. All share
-    the model's weights and are plain functional models, as in `split`.
+    Tensors that an early segment makes and a late one reads are handed through by those between.
+    All share the model's weights and are plain functional models, as in `split`.
 
     Args:
         model: A model with a functional graph, or one that was read already.
@@ -236,7 +236,7 @@ def _stages(graph: Graph, cuts: Sequence[Cut]) -> list[_Stage]:
                 f"Expected cuts from shallow to deep, each depending on the one before. Received: "
                 f"{[t.address for t in earlier.at]} before {[t.address for t in later.at]}."
             )
-    # How many cuts a call depends on is the stage it belongs to.
+    # A call belongs to the stage with the number of the cuts that it depends on.
     stage = [sum(tops) for tops in zip(*(one.top for one in cuts), strict=True)]
     last_read = dict.fromkeys(graph.outputs, len(cuts))
     for call in graph.calls:

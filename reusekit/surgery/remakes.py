@@ -77,7 +77,7 @@ def shapes_inside(graph: Graph, copies: dict[int, Any], shapes: Shapes) -> Shape
 def _variables(model: keras.Model, copies: dict[int, Any]) -> dict[int, keras.Variable]:
     """Map the id of each weight to its copy's, once the copies are built.
 
-    What takes a weight as its argument is called with the copy of that weight.
+    An operation that takes a weight as its argument is called with the copy of that weight.
     """
     found: dict[int, keras.Variable] = {}
     for old in leaves(model):
@@ -136,12 +136,12 @@ def _of_same_class(model: keras.Model) -> keras.Model | None:
     """Make a model of its class's configuration; None where that gives another model."""
     names = [layer.name for layer in keras_internals.all_layers(model)]
     try:
-        # What the class leaves to Keras to name is to have the same name, as everything else has.
+        # Layers that the class leaves to Keras to name are to have the same names as before.
         with keras_internals.naming_afresh(names, again=True):
             twin = type(model).from_config(model.get_config())
         same = _shape(twin) == _shape(model)
     except Exception:
-        # Whatever a class does with a configuration that is not meant for it.
+        # A class may raise anything for a configuration that is not meant for it.
         return None
     return twin if same else None
 

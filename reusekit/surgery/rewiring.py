@@ -135,7 +135,7 @@ class Rewiring:
                 pairs = tuple(pair for pair in pairs if pair[1] in self._edited_masks)
             same = same and pairs == step.masks
             changes |= {"masks": pairs, "inputs": tuple(dict.fromkeys(after))}
-        # What no edit reaches stays the source's own call, and need not be made again.
+        # A call that no edit reaches stays the source's own, and need not be made again.
         if same:
             self.steps.append(step)
             return

@@ -106,7 +106,7 @@ def _beginnings(
 ) -> dict[Scope, Scope]:
     """Map nested models that are cut inside to nested models that end there.
 
-    What comes before a cut stays nested, so that addresses inside it stay good.
+    Calls before a cut stay nested, so that addresses inside it stay good.
     """
     inside: dict[Scope, list[Call]] = {}
     for call in calls:
@@ -127,7 +127,7 @@ def _beginnings(
             or not made.isdisjoint(fed)
             or any(scope in graph.maker[t].scopes and t not in made for t in read_inside)
             or not available.issuperset(scope.reads)
-            # What masks do is known of the calls that were recorded.
+            # The masks of recorded calls alone are known.
             or tensors_in(scope.kwargs)
             or not made.isdisjoint(graph.masks)
         ):

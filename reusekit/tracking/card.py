@@ -75,8 +75,7 @@ class ModelCard:
 def model_card(card: ModelCard) -> str:
     """Write a model card in Markdown, of as many characters as a description in MLflow may have.
 
-    What a person needs first comes first, since a card that is too long loses its end, and then
-    says so.
+    The most needed facts come first, since a card that is too long loses its end, and then says so.
 
     Args:
         card: What it says.

@@ -231,7 +231,8 @@ class _Sending:
                 model_id=model.model_id,
             )
         )
-        # What MLflow's page of the model reads; a server sets it by itself, a database does not.
+        # MLflow's page of the model reads this tag; a server sets it by itself, a database does
+        # not.
         entry = {"name": version.name, "version": version.version}
         self.client.set_logged_model_tags(
             model.model_id, {MLFLOW_MODEL_VERSIONS: json.dumps([entry])}

@@ -125,7 +125,7 @@ class Operation:
             again: Whether it may have been written already, by a request whose answer was lost.
 
         Returns:
-            What the operation gives.
+            The result of the operation.
 
         Raises:
             ServerAwayError: The server is away. Whether it has taken the operation is not known.

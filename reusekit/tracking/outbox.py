@@ -89,7 +89,7 @@ class Outbox:
     def release(self) -> None:
         """Let other processes have it; where nothing is left, the folder goes.
 
-        What others have put there stays, and the folder with it.
+        Files that others have put there stay, and the folder with them.
         """
         if self._lock.is_locked:
             if not self.waits() and not self._refused.exists():

@@ -51,8 +51,8 @@ def pipeline_run(
 ) -> Iterator[None]:
     """Open the parent run of a pipeline, in which everything else is nested.
 
-    Where a run is active already, this one is nested in that. What `mlflow.autolog` would log is
-    left out, since everything is logged here.
+    Where a run is active already, this one is nested in that. `mlflow.autolog` is off in it, since
+    everything is logged here.
 
     It is MLflow's active run, too, so that MLflow's own functions can be called in it. These know
     of no outbox: while the server is away, they fail.

@@ -1,7 +1,7 @@
 """Models that MLflow holds, read from fixed names inside their folder and by hash.
 
-What describes a model, its file `MLmodel` among it, may have been written by anyone. So none of it
-says what is read, from where, or how: a model is `data/model.keras`, or the two that
+The description of a model, its file `MLmodel` included, may have been written by anyone. So it
+never says what is read, from where, or how: a model is `data/model.keras`, or the two that
 `data/reference.json` names by their ids, read by Keras in its safe mode.
 """
 

@@ -3,7 +3,7 @@
 JOB/job.lock         held as long as the job's process lives
 JOB/KEY.run.json     the run with that key is open; it goes when the run has ended
 
-Whoever does not know the folder finds them by a tag that names the process, if that ran here.
+Without the folder they are found by a tag that names the process, if that ran here.
 """
 
 import os

@@ -77,7 +77,7 @@ def fit_classifier(
         callbacks: Keras callbacks that watch the training.
 
     Returns:
-        What happened, epoch by epoch.
+        The history, epoch by epoch.
     """
     model.compile(
         optimizer=optimizer,

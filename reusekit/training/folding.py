@@ -8,11 +8,11 @@ from reusekit.surgery import Remove, edit
 
 
 def fold_standardization(model: keras.Model) -> keras.Model:
-    """Take each `Normalization` with a dense layer right behind it out, and into that layer.
+    """Fold each `Normalization` into the dense layer right behind it.
 
     The dense layer then computes from the features what the two computed, equal up to rounding
-    (about 6e-8 of a probability), and the model needs no layer that an export may not know. What
-    cannot be folded stays: before a Dropout, another layer, or a dense layer in half precision.
+    (about 6e-8 of a probability), and the model needs no layer that an export may not know. A
+    `Normalization` before a Dropout, another layer, or a dense layer in half precision stays.
 
     Args:
         model: A trained model; its dense layer is changed in place.

@@ -201,9 +201,9 @@ def freeze(
 ) -> Freezing:
     """Freeze everything that the tensors at a cut are computed from; the rest becomes trainable.
 
-    What is frozen is found in the graph: each layer, inside nested models as well, that one of the
-    tensors at `up_to` depends on. So those tensors stay what they are, whatever training does to
-    the model. At a clean cut that is exactly the bottom which `split` would give. At a wider one
+    The graph says what to freeze: each layer, inside nested models as well, that one of the tensors
+    at `up_to` depends on. So those tensors stay what they are, whatever training does to the model.
+    At a clean cut that is exactly the bottom which `split` would give. At a wider one
     other branches cross as well: they stay trainable unless their addresses are given too
     (`CutPoint.tensors` and `Split.frontier` list them all). A layer or weight that is used on both
     sides is frozen, and the result names it. `layers` freezes any others: a discriminator, the top.
@@ -220,9 +220,9 @@ def freeze(
     depth of Keras and KerasHub before the cut, also inside recurrent and attention layers, are set
     to 0. (An attention layer without dropout takes Keras's quicker way, equal up to rounding.) They
     come back where a later call thaws the layer, or with the result's `undo()`. As with
-    `trainable`, that goes for every model that shares the layer. What is random and has no such
-    rate, and what the caller's own layers do in training and not in inference, goes on: the result
-    names it. To find it, they are run on a few random numbers.
+    `trainable`, that goes for every model that shares the layer. Randomness without such a rate
+    goes on, and so does whatever the caller's own layers do in training alone: the result names the
+    layers. To find them, they are run on a few random numbers.
 
     `clone` keeps flags, and rates with what they were. A `.keras` file keeps the rates, as 0, and
     the flags of layers, but not those of single variables ("statistics") nor of layers inside
@@ -244,7 +244,7 @@ def freeze(
             models, which are frozen whole, or these themselves, or a list of them.
 
     Returns:
-        What is frozen now, variable by variable.
+        The state of each variable now.
 
     Raises:
         AddressError: `up_to` or `layers` names nothing of the model, or several things.
@@ -313,7 +313,7 @@ class FrozenPart:
         self._frozen_calls = [call for call in graph.calls if call in before]
         after = (call for call in graph.calls if call not in before)
         self._used_after = {id(variable) for call in after for variable in call.variables}
-        # What an operation takes as its argument, such as the kernel of a layer that comes later.
+        # Arguments of operations, such as the kernel of a layer that comes later.
         self._given = {id(v): v for call in self._frozen_calls for v in call.given}
         self._check()
         every = [*_containers(graph), *self._all_parts()]
@@ -332,8 +332,8 @@ class FrozenPart:
     def _frozen_by_lora(self) -> list[keras.Layer]:
         """Return the layers that stay frozen: `enable_lora` froze them, or the caller beside it.
 
-        In a model without LoRA there are none. What an earlier call of ours froze is not among
-        them, unless a backbone's `enable_lora` has said since what is trained.
+        In a model without LoRA there are none. Layers that an earlier call of ours froze are not
+        among them, unless a backbone's `enable_lora` has said since what is trained.
         """
         parts = self._all_parts()
         if not any(getattr(part, "lora_enabled", False) for part in parts):
@@ -367,7 +367,7 @@ class FrozenPart:
                 del _ours[part]  # LoRA has overruled it since
         for part in after:
             _ours.pop(part, None)
-        # What comes after the cut may hold what stands before it, so freezing has the last word.
+        # A layer after the cut may hold one before it, so freezing has the last word.
         _set_flags([*_containers(self._graph), *after], lambda part: id(part) not in kept)
         _set_flags(before, lambda part: False)
         if self._batch_norm != "frozen":

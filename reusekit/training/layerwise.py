@@ -128,7 +128,7 @@ def _depths(graph: Graph, blocks: Any) -> dict[int, tuple[str, int]]:
             f"{'no clean cut that does' if blocks is None else repr(blocks)}. Pass blocks=[...], "
             "the addresses at which blocks end."
         )
-    # What comes before the first block that counts belongs to it.
+    # Calls before the first block that counts belong to it.
     block = [max(1, bisect_right(counted, number)) for number in numbers]
     last = max(block)
     return {key: (call.address, last - block[call.index]) for key, call in owners.items()}

@@ -17,11 +17,11 @@ from reusekit.training.freezing import BatchNorm, Freezing, FrozenPart
 class GradualUnfreezing(keras.callbacks.Callback):
     """A callback that freezes less and less of a model as epochs go by.
 
-    What is frozen follows from the number of the epoch alone, so that training which
-    `BackupAndRestore` resumes goes on as it would have gone on. Only where another part becomes
-    trainable is the training function made anew. The model is not compiled again, and the optimizer
-    goes on with its momentum: it is built, before the first step, for all the weights that will be
-    trained in the end.
+    The number of the epoch alone decides what is frozen, so that training which `BackupAndRestore`
+    resumes goes on as it would have gone on. Only where another part becomes trainable is the
+    training function made anew. The model is not compiled again, and the optimizer goes on with its
+    momentum: it is built, before the first step, for all the weights that will be trained in the
+    end.
 
     The idea is that of ULMFiT (Howard and Ruder, 2018, https://arxiv.org/abs/1801.06146).
 
@@ -154,7 +154,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
         part = self._parts[begun]
         part.apply()
         state = part.report()
-        # Whatever an earlier fit left behind may have been made for other weights.
+        # The function of an earlier fit may have been made for other weights.
         if state != self.state:
             self.model.make_train_function(force=True)
         self.state = state

@@ -19,7 +19,7 @@ class Multitap(Head):
     """A linear classifier on the features of several cuts at once, as `rk.extract` gives them.
 
     Each cut's features are pooled, brought to mean 0 and variance 1 in each example, and put side
-    by side. What the last layer of a backbone has lost may still be there at an earlier one. After
+    by side. An earlier layer may still have what the last one of a backbone has lost. After
     Head2Toe (Evci et al., ICML 2022), without its selection of features.
 
     Args:
