@@ -1,4 +1,4 @@
-"""From what a user writes to the tensors it means, or one clear error."""
+"""Addresses, and the tensors that they mean in a graph."""
 
 import re
 from collections.abc import Sequence

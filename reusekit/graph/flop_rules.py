@@ -64,7 +64,7 @@ def _matmul(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
 
 
 def _einsum(operation: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """Twice the product of all the letters of the equation, the batch's left out."""
+    """Return twice the product of all the letters of the equation, the batch's left out."""
     terms = operation.subscripts.replace(" ", "").replace("...", "").split("->")[0].split(",")
     sizes = {}
     for term, shape in zip(terms, inputs, strict=False):
@@ -122,7 +122,7 @@ BY_NAME: dict[str, Rule] = {
 
 
 def attention_scores(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """Attention without weights: scores, softmax, and the weighted sum."""
+    """Count attention without weights: scores, softmax, and the weighted sum."""
     query, value = inputs[0], inputs[1] if len(inputs) > 1 else inputs[0]
     scores = query[-2] * value[-2]
     return 2 * scores * (query[-1] + value[-1]) + 5 * scores
@@ -175,7 +175,7 @@ def convolutional_recurrent(layer: Any, inputs: Shapes, outputs: Shapes) -> floa
 
 
 def reversible_embedding(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
-    """Looking up is free; multiplying back by the table is not."""
+    """Count the product with the table; looking up is free."""
     looks_up = len(inputs[0]) < len(outputs[0])
     return 0 if looks_up else 2 * inputs[0][-1] * size_of(outputs)
 

@@ -1,4 +1,4 @@
-"""Masks are hidden edges: which calls read or make one that is not among what Keras recorded.
+"""Masks as hidden edges: those that calls read or make beside what Keras recorded.
 
 Keras attaches a mask to a tensor, and a layer that is called on that tensor finds it there. Whether
 Keras also writes it into the recorded call depends on how the layer was called: an LSTM on one

@@ -1,4 +1,4 @@
-"""Reading a model: from the calls Keras recorded to a `Graph`."""
+"""The reader of models: from the calls that Keras recorded to a `Graph`."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace

@@ -248,7 +248,7 @@ class SearchResult:
 def ranked(
     trials: Iterable[TrialRecord], objective: str = "val_accuracy", maximize: bool = True
 ) -> list[TrialRecord]:
-    """Completed trials by an objective, best first; of equals, the lower loss first."""
+    """Rank completed trials by an objective; of equals, the lower loss comes first."""
     sign = -1 if maximize else 1
     return sorted(trials, key=lambda trial: (sign * trial.metrics[objective], trial.loss))
 

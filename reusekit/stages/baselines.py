@@ -108,7 +108,7 @@ def from_scratch(
 
 
 def linear_on_pixels(splits: Splits) -> Baseline:
-    """Logistic regression on the pixels, scaled to [0, 1]; its regularisation is tuned.
+    """Fit logistic regression on the pixels, scaled to [0, 1]; its regularisation is tuned.
 
     Args:
         splits: The data, which must fit into memory.

@@ -1,4 +1,4 @@
-"""Proof that the parts of a model do together what the model does."""
+"""The proof that parts or a copy of a model compute the same as the model."""
 
 import math
 import warnings

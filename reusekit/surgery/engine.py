@@ -375,7 +375,7 @@ def fill(step: Step, values: Mapping[Tensor, keras.KerasTensor]) -> tuple[tuple,
 
 
 def call_step(step: Step, operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
-    """Really calls an operation, and turns what Keras says against it into one clear error.
+    """Call an operation, and turn an objection of Keras's into one clear error.
 
     Args:
         step: The step of the source that the call stands for.

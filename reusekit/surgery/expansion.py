@@ -1,4 +1,4 @@
-"""Showing what a layer is made of: a composite layer as a nested model of its inner layers."""
+"""Composite layers opened into nested models of their inner layers."""
 
 import inspect
 from collections.abc import Sequence
@@ -261,7 +261,7 @@ def _check_weights(call: Call, model: keras.Model) -> None:
 
 
 def _other_weights(graph: Graph) -> list[tuple[keras.Variable, Any]]:
-    """Another value for each weight, to find what a trace took out of a weight for good."""
+    """Return another value for each weight, to find a value that a trace took for good."""
     weights = {id(v): v for call in graph.calls for v in call.variables if "float" in v.dtype}
     return [(v, keras.ops.cast(1.25 * v + 0.125, v.dtype)) for v in weights.values()]
 

@@ -1,4 +1,4 @@
-"""Putting layers in front of a model."""
+"""Preprocessing in front of a model."""
 
 from collections.abc import Sequence
 from dataclasses import replace

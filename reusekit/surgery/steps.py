@@ -74,7 +74,7 @@ def surface(graph: Graph) -> list[Step]:
 def _whole_scopes(
     graph: Graph, calls: list[Call], fed: set[Tensor], wanted: set[Tensor]
 ) -> set[Scope]:
-    """Nested models that may be called as they are."""
+    """Return the nested models that may be called as they are."""
     members: dict[Scope, int] = {}
     for call in graph.calls:
         for scope in call.scopes:

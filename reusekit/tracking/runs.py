@@ -250,7 +250,7 @@ def _current_experiment() -> str:
 
 
 def dotted(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one level with dotted names.
+    """Return nested settings as one level with dotted names.
 
     Example:
         >>> dotted({"data": {"name": "mnist"}, "seed": 1})

@@ -1,4 +1,4 @@
-"""Heads and fitting: what is trained on top of a bottom, and how."""
+"""Heads, freezing, layer-wise rates and fitting."""
 
 from reusekit.training import heads
 from reusekit.training.attachment import attach

@@ -1,4 +1,4 @@
-"""Put a head on a bottom."""
+"""A bottom and a head in one model."""
 
 from typing import Annotated, Any
 

@@ -145,7 +145,7 @@ def _pieces(graph: Graph, points: Iterable[CutPoint]) -> list[Block]:
 
 
 def _state(calls: Iterable[Call], trainable: set[int]) -> State | None:
-    """Frozen or trained; None where nothing tells.
+    """Return whether calls are frozen or trained; None where nothing tells.
 
     BatchNormalization does not: it stays frozen where its neighbours are trained.
     """

@@ -1,4 +1,4 @@
-"""Fit a classifier, stop when it no longer gets better, and keep its best epoch."""
+"""The training of a classifier, which stops early and keeps its best epoch."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Freezing a model up to a cut: what lies before it runs in inference mode and does not change."""
+"""The freezing of a model up to a cut: the part before runs in inference mode, unchanged."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -209,11 +209,11 @@ def freeze(
     sides is frozen, and the result names it. `layers` freezes any others: a discriminator, the top.
 
     Flags are changed in place, those of layers, not of whole nested models, and one call says all:
-    what an earlier call or the caller froze elsewhere is trainable afterwards, but for what
-    `enable_lora` froze. A compiled model trains accordingly from its next `fit` on. Compile it
-    again where its optimizer was built for less than is trainable now, which Keras refuses to train
-    (on JAX, for more as well), and compile any other compiled model that has the layers, as after
-    every change of `trainable`.
+    weights that an earlier call or the caller froze elsewhere are trainable afterwards, except
+    those that `enable_lora` froze. A compiled model trains accordingly from its next `fit` on.
+    Compile it again where its optimizer was built for less than is trainable now, which Keras
+    refuses to train (on JAX, for more as well), and compile any other compiled model that has the
+    layers, as after every change of `trainable`.
 
     Frozen means inference, whatever `fit` does: Keras runs a frozen BatchNormalization in inference
     mode by itself, but would go on dropping. So the rates of the dropout, noise and stochastic

@@ -1,4 +1,4 @@
-"""Heads: what is trained on top of a bottom, built of stock Keras layers.
+"""Heads: new layers on a bottom, built of stock Keras layers.
 
 A head is a specification. `rk.attach(bottom, head)` builds it on a bottom, `head.build(shape)` by
 itself; `model.compile("adam", **head.compile_args)` takes the loss and metrics that go with it.

@@ -1,4 +1,4 @@
-"""Do two inputs match? One bottom looks at both."""
+"""A head on two inputs of one bottom, which tells whether they match."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal

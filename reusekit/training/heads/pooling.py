@@ -1,4 +1,4 @@
-"""From features of any rank to one vector."""
+"""Pooling of features of any rank to one vector."""
 
 from collections.abc import Callable
 from typing import Any, Literal
