@@ -30,7 +30,7 @@ from reusekit.digests import file_digest
 from reusekit.errors import TrackingError
 from reusekit.tracking import names
 from reusekit.tracking.network import cause_of, is_away
-from reusekit.tracking.parts import PLAN
+from reusekit.tracking.parts import MODELS
 from reusekit.tracking.promotion import PREVIOUS
 from reusekit.tracking.registry import filter_of, logged_model_id, original_of
 from reusekit.tracking.saved import read_description
@@ -59,14 +59,14 @@ def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
     Raises:
         TrackingError: The registry refuses.
     """
-    plan, run = json.loads((folder / PLAN).read_text()), client.get_run(run_id)
+    content, run = json.loads((folder / MODELS).read_text()), client.get_run(run_id)
     try:
         with TemporaryDirectory() as scratch:
-            return _Sending(client, run, folder, Path(scratch), plan).all()
+            return _Sending(client, run, folder, Path(scratch), content).all()
     except MlflowException as error:
         if is_away(error):
             raise
-        name = plan["models"]["whole"]["registered"]
+        name = content["models"]["whole"]["registered"]
         raise TrackingError(f"The registry refuses {name!r}: {cause_of(error)}") from error
 
 
@@ -94,40 +94,40 @@ class _Sending:
     run: Run
     folder: Path
     added: Path
-    plan: dict[str, Any]
+    content: dict[str, Any]
 
     def all(self) -> ModelVersion:
         same = self._same()
         if same is not None:  # another run came to this very model
             self._link_input(same.model.model_id)
             return self._measured_with_alias(same)
-        parent = self.plan["parent"]
+        parent = self.content["parent"]
         if parent is not None:
             self._link_input(parent)
         bottom = self._bottom({names.PARENT: parent} if parent else {})
         below = {names.PARENT: bottom.model.model_id}
         top = self._part("top", below)
-        if not self.plan["standalone"]:
+        if not self.content["standalone"]:
             reference = Reference(
-                name=self.plan["whole"],
+                name=self.content["whole"],
                 bottom=bottom.as_part,
                 top=top.as_part,
-                shared=tuple(self.plan["shared"]),
+                shared=tuple(self.content["shared"]),
             )
             file = self.added / "whole" / FILE
             file.parent.mkdir(parents=True)
             file.write_text(reference.model_dump_json(indent=1))
             below[names.REFERENCE] = file_digest(file)
-        whole = self._part("whole", below, self.plan["card"])
+        whole = self._part("whole", below, self.content["card"])
         return self._measured_with_alias(whole)
 
     def _same(self) -> _Stored | None:
         """Return this very model, where another run has registered it under the same name."""
-        said = self.plan["models"]["whole"]
+        said = self.content["models"]["whole"]
         wanted = {names.DIGEST: said["tags"][names.DIGEST], names.ROLE: "whole"}
         for version in _with_tags(self.client, wanted):
             alone = names.FILE in version.tags
-            if version.name == said["registered"] and alone == self.plan["standalone"]:
+            if version.name == said["registered"] and alone == self.content["standalone"]:
                 model_id = logged_model_id(original_of(version, self.client))
                 if model_id and version.run_id != self.run.info.run_id:
                     with suppress(MlflowException):  # deleted
@@ -140,11 +140,11 @@ class _Sending:
         Where none was, a version that is the only one is the champion. The version says which one
         had the alias before, so that a rollback can undo this.
         """
-        self._log(self.client.get_run(self.run.info.run_id), self.plan["metrics"], whole.model)
+        self._log(self.client.get_run(self.run.info.run_id), self.content["metrics"], whole.model)
         name, number = whole.version.name, whole.version.version
-        alias = self.plan["alias"] or CHAMPION
+        alias = self.content["alias"] or CHAMPION
         before = self.client.get_registered_model(name).aliases.get(alias)
-        moves = self.plan["alias"] is not None or (
+        moves = self.content["alias"] is not None or (
             before is None and len(self.client.search_model_versions(filter_of(name))) == 1
         )
         if moves and str(before) != str(number):
@@ -156,7 +156,7 @@ class _Sending:
 
     def _bottom(self, tags: Mapping[str, str]) -> _Stored:
         """Return the bottom that is stored already, or else this one."""
-        wanted = self.plan["models"]["bottom"]["tags"]
+        wanted = self.content["models"]["bottom"]["tags"]
         stored: Any = find_bottom(self.client, wanted)
         if stored is None or stored.version.tags.get(names.KEY) == self._key("bottom"):
             made = self._part("bottom", tags)
@@ -170,7 +170,7 @@ class _Sending:
 
     def _part(self, role: str, tags: Mapping[str, str], card: str = "") -> _Stored:
         """Log one of the models and register it."""
-        said = self.plan["models"][role]
+        said = self.content["models"][role]
         tags = {**said["tags"], **tags, names.KEY: self._key(role)}
         model = self._logged(role, tags)
         self._measured(role, model)
@@ -178,10 +178,10 @@ class _Sending:
         return _Stored(model, self._registered(role, model, tags, card))
 
     def _key(self, role: str) -> str:
-        return f"{self.plan['key']}-{role}"
+        return f"{self.content['key']}-{role}"
 
     def _logged(self, role: str, tags: Mapping[str, str]) -> LoggedModel:
-        said, experiment = self.plan["models"][role], self.run.info.experiment_id
+        said, experiment = self.content["models"][role], self.run.info.experiment_id
         key, run_id = self._key(role), self.run.info.run_id
         found = self.client.search_logged_models([experiment], f"tags.`{names.KEY}` = '{key}'")
         model = (
@@ -211,7 +211,7 @@ class _Sending:
     def _registered(
         self, role: str, model: LoggedModel, tags: Mapping[str, str], card: str
     ) -> ModelVersion:
-        said = self.plan["models"][role]
+        said = self.content["models"][role]
         name, scheme = said["registered"], SCHEME if said["through_reusekit"] else "models"
         try:
             self.client.create_registered_model(name)
@@ -258,7 +258,7 @@ class _Sending:
                 experiment, run_name=f"ledger of the {role}", tags=names.context_tags() | own
             )
         )
-        self._log(run, self.plan["models"][role]["metrics"], model)
+        self._log(run, self.content["models"][role]["metrics"], model)
         self.client.set_terminated(run.info.run_id)
 
     def _log(self, run: Run, values: Mapping[str, float], model: LoggedModel) -> None:

@@ -35,8 +35,8 @@ _SECONDS_TO_STORE_A_FILE = 120
 
 
 @dataclass(frozen=True)
-class Address:
-    """The address of an experiment, for this process or a later one.
+class Destination:
+    """The server and the experiment of records, for this process or a later one.
 
     Attributes:
         uri: Of the server or database.
@@ -53,13 +53,13 @@ class Target:
     """An experiment on a tracking server.
 
     Attributes:
-        address: Which experiment where.
+        destination: Which experiment where.
         run_ids: The runs that this process has sent or found, by their keys.
     """
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
-        self.client = MlflowClient(tracking_uri=address.uri)
+    def __init__(self, destination: Destination) -> None:
+        self.destination = destination
+        self.client = MlflowClient(tracking_uri=destination.uri)
         self.run_ids: dict[str, str] = {}
 
     @cached_property
@@ -69,9 +69,9 @@ class Target:
         Raises:
             TrackingError: It has been deleted.
         """
-        if self.address.run_id is not None:
-            return self.client.get_run(self.address.run_id).info.experiment_id
-        name: Any = self.address.experiment
+        if self.destination.run_id is not None:
+            return self.client.get_run(self.destination.run_id).info.experiment_id
+        name: Any = self.destination.experiment
         found: Any = self.client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -131,7 +131,7 @@ class Operation:
             ServerAwayError: The server is away. Whether it has taken the operation is not known.
             TrackingError: The server refuses.
         """
-        with patience(), explained(target.address.uri):
+        with patience(), explained(target.destination.uri):
             return self.write(target, again)
 
 
@@ -232,7 +232,7 @@ class Carrying(Operation):
 
     def send(self, target: Target, again: bool = False) -> Any:
         """Write it; a server may take long to store a file, and one that is away says nothing."""
-        uri = target.address.uri
+        uri = target.destination.uri
         check_health(uri)
         try:
             with patience(_SECONDS_TO_STORE_A_FILE), explained(uri):

@@ -31,8 +31,8 @@ from reusekit.sealed_json import DamagedFileError, read_sealed, write_durably, w
 from reusekit.secrets import shown
 from reusekit.tracking.network import ServerAwayError, check_health
 from reusekit.tracking.operations import (
-    Address,
     Carrying,
+    Destination,
     EndRun,
     Operation,
     SendModels,
@@ -106,7 +106,7 @@ class Outbox:
             with suppress(OSError):  # a folder in its place
                 (self.folder / name).unlink(missing_ok=True)
 
-    def address(self, uri: str | None = None) -> Address:
+    def destination(self, uri: str | None = None) -> Destination:
         """Return the target of the operations, with `***` for a password.
 
         Raises:
@@ -117,41 +117,41 @@ class Outbox:
             if uri is None:
                 raise TrackingError(
                     f"{self.folder / 'address.json'}, which says where its records are meant for, "
-                    "is missing or damaged. Give the address of the tracking server with --uri."
+                    "is missing or damaged. Give the URI of the tracking server with --uri."
                 )
             told = next(filter(None, map(_sealed, self.records())), {})
         experiment, run_id = told.get("experiment"), told.get("run_id")
         if experiment is None and run_id is None:
             raise TrackingError(f"{self.folder} does not say which experiment it is meant for.")
-        return Address(told["uri"] if uri is None else uri, experiment, run_id)
+        return Destination(told["uri"] if uri is None else uri, experiment, run_id)
 
-    def put(self, operation: Operation, address: Address) -> None:
+    def put(self, operation: Operation, destination: Destination) -> None:
         """Append an operation, with a copy of what it carries.
 
         For the end of a run some room is kept, so that runs end on a full disk, too.
 
         Args:
             operation: What could not be sent.
-            address: Where it is meant for; the same for all.
+            destination: Where it is meant for; the same for all.
 
         Raises:
             TrackingError: It cannot be kept; the disk may be full.
         """
         try:
-            self._put(operation, address)
+            self._put(operation, destination)
         except OSError as error:
             if isinstance(operation, EndRun) and self._give_room():
-                self.put(operation, address)
+                self.put(operation, destination)
                 return
             raise TrackingError(
-                f"What the tracking server {shown(address.uri)} does not take cannot be kept in "
-                f"{self.folder} either: {error.strerror}."
+                f"{self.folder} cannot keep what the tracking server {shown(destination.uri)} does "
+                f"not take: {error.strerror}."
             ) from error
 
-    def _put(self, operation: Operation, address: Address) -> None:
+    def _put(self, operation: Operation, destination: Destination) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.hold()
-        kept = asdict(replace(address, uri=shown(address.uri)))
+        kept = asdict(replace(destination, uri=shown(destination.uri)))
         used = [int(file.stem) for file in (*self.records(), *self._refused.glob("[0-9]*.json"))]
         told = self._told()
         if told is None:
@@ -330,15 +330,15 @@ def send_outbox(outbox: Outbox, uri: str | None = None) -> Iterator[bool]:
     outbox.hold()
     before, job = mlflow.get_tracking_uri(), outbox.folder.parent
     try:
-        address, known_as = _address(outbox, uri)
-        check_health(address.uri)
+        destination, known_as = _destination(outbox, uri)
+        check_health(destination.uri)
         # Where a version is registered, MLflow asks the server in use for its model.
-        mlflow.set_tracking_uri(address.uri)
-        target = Target(address)
+        mlflow.set_tracking_uri(destination.uri)
+        target = Target(destination)
         yield from outbox.send(target)
         if not outbox.waits():
             with suppress(Timeout), living(job):  # else it lives, and sends by itself
-                if end_killed(job, address.uri, known_as):
+                if end_killed(job, destination.uri, known_as):
                     say(f"{job}: its job was killed. What it has left open is ended as KILLED.")
             end_orphans(target)
     finally:
@@ -346,21 +346,21 @@ def send_outbox(outbox: Outbox, uri: str | None = None) -> Iterator[bool]:
         outbox.release()
 
 
-def _address(outbox: Outbox, uri: str | None) -> tuple[Address, str]:
-    """Return the target of an outbox, and the address that its job knew."""
+def _destination(outbox: Outbox, uri: str | None) -> tuple[Destination, str]:
+    """Return the target of an outbox, and the URI that its job knew."""
     if uri is not None:
-        address = outbox.address(uri)
+        destination = outbox.destination(uri)
         with suppress(TrackingError):
-            return address, outbox.address().uri
-        return address, uri
-    kept = outbox.address()
+            return destination, outbox.destination().uri
+        return destination, uri
+    kept = outbox.destination()
     current = mlflow.get_tracking_uri()
     if shown(current) == kept.uri:
         return replace(kept, uri=current), kept.uri  # with the password, which is not kept
     if "***" in kept.uri:
         raise TrackingError(
             f"{outbox.folder} is meant for {kept.uri}, and the password is not kept. Give the "
-            "whole address with --uri, or in the environment's MLFLOW_TRACKING_URI."
+            "whole URI with --uri, or in the environment's MLFLOW_TRACKING_URI."
         )
     return kept, kept.uri
 

@@ -18,7 +18,7 @@ from reusekit.tracking.registry import check_name
 from reusekit.tracking.saved import WEIGHTS, needs_reusekit, save_model
 
 ROLES = ("bottom", "top", "whole")
-PLAN = "models.json"
+MODELS = "models.json"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def prepare(
     if parts.shared:  # which are named by the layers they are of, and so need these names
         layers = [layer.name for layer in parts.bottom.layers]
         said["bottom"]["tags"][names.LAYERS] = digest(layers)[:32]
-    plan = {
+    content = {
         "key": uuid.uuid4().hex,
         "models": said,
         "whole": parts.source.name,
@@ -120,4 +120,4 @@ def prepare(
         "card": registration.card,
         "standalone": registration.standalone,
     }
-    (folder / PLAN).write_text(json.dumps(plan, indent=1))
+    (folder / MODELS).write_text(json.dumps(content, indent=1))

@@ -13,7 +13,7 @@ import mlflow
 from reusekit.errors import TrackingError
 from reusekit.progress import say
 from reusekit.tracking.network import ServerAwayError, check_health
-from reusekit.tracking.operations import Address, EndRun, Operation, StartRun, Target
+from reusekit.tracking.operations import Destination, EndRun, Operation, StartRun, Target
 from reusekit.tracking.outbox import Outbox
 
 
@@ -26,7 +26,7 @@ class Recorder:
     """Sends operations while the server answers, and keeps them while it does not.
 
     Args:
-        address: Where they are meant for.
+        destination: Where they are meant for.
         outbox: Where they are kept; without one, a server that is away is an error.
 
     Attributes:
@@ -36,8 +36,8 @@ class Recorder:
         TrackingError: The outbox holds what an earlier job left.
     """
 
-    def __init__(self, address: Address, outbox: Outbox | None = None) -> None:
-        self.target = Target(address)
+    def __init__(self, destination: Destination, outbox: Outbox | None = None) -> None:
+        self.target = Target(destination)
         self._outbox = outbox
         self.open: set[str] = set()
         self._waiting = False
@@ -71,7 +71,7 @@ class Recorder:
             except ServerAwayError as away:
                 reason = str(away)
             self._wait(began)
-        self._outbox.put(operation, self.target.address)
+        self._outbox.put(operation, self.target.destination)
         if not self._waiting:
             self._waiting = True
             say(f"warning: {reason} The work goes on; its records wait in {self._outbox.folder}.")
@@ -81,7 +81,7 @@ class Recorder:
         """Keep an operation that was refused, and return how it is sent once that is put right."""
         if self._outbox is None:
             return ""
-        self._outbox.put(operation, self.target.address)
+        self._outbox.put(operation, self.target.destination)
         command = shlex.join(["reusekit", "sync", str(self._outbox.folder.parent)])
         return f"It is kept in {self._outbox.folder}. Once that is put right, send it: {command}"
 
@@ -108,7 +108,7 @@ class Recorder:
         except ServerAwayError as error:
             away = error
         try:
-            check_health(self.target.address.uri)
+            check_health(self.target.destination.uri)
         except ServerAwayError:
             raise away from None
         return operation.send(self.target, again=True)
@@ -120,7 +120,7 @@ class Recorder:
         if began < self._next_attempt:
             return False
         try:
-            check_health(self.target.address.uri)
+            check_health(self.target.destination.uri)
             for _ in self._outbox.send(self.target):
                 pass
         except ServerAwayError:
@@ -158,7 +158,7 @@ def current() -> Recording:
     recording = _current.get()
     if recording is None:
         run_id = (mlflow.active_run() or mlflow.start_run()).info.run_id
-        recorder = Recorder(Address(mlflow.get_tracking_uri(), run_id=run_id))
+        recorder = Recorder(Destination(mlflow.get_tracking_uri(), run_id=run_id))
         recorder.target.run_ids[run_id] = run_id
         recording = Recording(recorder, run_id)
     return recording

@@ -21,7 +21,7 @@ from reusekit.signals import deferred, interruptible
 from reusekit.tracking.log import log_history, log_params, now
 from reusekit.tracking.names import KIND, context_tags
 from reusekit.tracking.network import ServerAwayError, explained, is_away, patience
-from reusekit.tracking.operations import Address, EndRun, StartRun, Target
+from reusekit.tracking.operations import Destination, EndRun, StartRun, Target
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.recorder import Recorder, current, recording_to
 from reusekit.tracking.server import check_artifacts
@@ -78,8 +78,8 @@ def pipeline_run(
     if experiment is None and not (given or outer):
         experiment = _current_experiment()
     of = given or (outer if experiment is None else None)
-    address = Address(mlflow.get_tracking_uri(), experiment, of)
-    recorder = Recorder(address, None if outbox is None else Outbox(outbox))
+    destination = Destination(mlflow.get_tracking_uri(), experiment, of)
+    recorder = Recorder(destination, None if outbox is None else Outbox(outbox))
     key, step = uuid4().hex, Step()
     tags = ({} if given else context_tags()) | process_tags() | {KIND: "pipeline"}
     if outer:
@@ -91,10 +91,10 @@ def pipeline_run(
     start = StartRun(key, name, now(), tags, given=given)
     with ExitStack() as cleanup:
         if outbox is not None:
-            file = cleanup.enter_context(mark(outbox.parent, key, address))
+            file = cleanup.enter_context(mark(outbox.parent, key, destination))
             cleanup.callback(lambda: None if recorder.open else file.unlink(missing_ok=True))
         cleanup.callback(recorder.close)
-        cleanup.callback(lambda: _deactivate(address.uri, step.status, outer, before))
+        cleanup.callback(lambda: _deactivate(destination.uri, step.status, outer, before))
         cleanup.enter_context(disable_autologging())
         with _run(recorder, start, step):
             _activate(recorder.target.run_ids.get(key), recorder.target)
@@ -194,7 +194,7 @@ def _activate(run_id: str | None, target: Target) -> None:
     if run_id is None:
         return
     # Where the server goes away in this moment, the next operation says so.
-    with suppress(ServerAwayError), patience(), explained(target.address.uri):
+    with suppress(ServerAwayError), patience(), explained(target.destination.uri):
         mlflow.set_experiment(experiment_id=target.experiment_id)
         mlflow.start_run(run_id=run_id, nested=True)
 

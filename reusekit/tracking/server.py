@@ -45,7 +45,7 @@ def connect(uri: str | None, model: str) -> str:
             end.
 
     Returns:
-        The address in use.
+        The URI in use.
 
     Raises:
         TrackingError: It does not answer, cannot be used, or refuses the name.
@@ -82,10 +82,10 @@ def check_artifacts(target: Target) -> None:
         TrackingError: It takes none: a package or credentials are missing, or a folder cannot be
             written. A server that is away at this moment is no reason.
     """
-    with explained(target.address.uri), patience():
+    with explained(target.destination.uri), patience():
         location = target.client.get_experiment(target.experiment_id).artifact_location
         try:
-            folder = get_artifact_repository(location, target.address.uri)
+            folder = get_artifact_repository(location, target.destination.uri)
             with TemporaryDirectory() as scratch:
                 probe = Path(scratch, f"reusekit-{uuid4().hex}.txt")
                 probe.write_text("Written to see whether files can be stored here.\n")
@@ -158,7 +158,7 @@ def _check_answers(uri: str) -> None:
 
 
 def _sqlite_file(uri: str) -> Path | None:
-    """Return the file of a SQLite database; None for any other address."""
+    """Return the file of a SQLite database; None for any other URI."""
     try:
         url = make_url(uri)
     except (ArgumentError, ValueError):
@@ -169,7 +169,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def make_database(uri: str) -> None:
-    """Make the SQLite database of an address, where there is no such file.
+    """Make the SQLite database of a URI, where there is no such file.
 
     MLflow takes seconds to make its tables. Killed meanwhile, it leaves a file that it refuses for
     ever; so they are made elsewhere, and the file is then put in its place at once.

@@ -28,7 +28,7 @@ from reusekit.sealed_json import DamagedFileError, read_sealed, write_sealed
 from reusekit.secrets import shown
 from reusekit.tracking.names import KEY, PROCESS
 from reusekit.tracking.network import explained, patience
-from reusekit.tracking.operations import Address, Target
+from reusekit.tracking.operations import Destination, Target
 
 LOCK = "job.lock"
 _RUN = ".run.json"
@@ -54,7 +54,7 @@ def living(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def mark(folder: Path, key: str, address: Address) -> Iterator[Path]:
+def mark(folder: Path, key: str, destination: Destination) -> Iterator[Path]:
     """Keep in a job's folder that a run is open, while its process lives.
 
     Yields:
@@ -68,7 +68,7 @@ def mark(folder: Path, key: str, address: Address) -> Iterator[Path]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             alive.enter_context(living(folder))
-            told = asdict(replace(address, uri=_known_as(address.uri)))
+            told = asdict(replace(destination, uri=_known_as(destination.uri)))
             write_sealed(file, told, private=True)
         except Timeout as error:
             raise TrackingError(f"A job runs in {folder}. Choose another folder.") from error
@@ -97,7 +97,7 @@ def end_killed(folder: Path, uri: str, known_as: str | None = None) -> bool:
     Args:
         folder: Of the job.
         uri: Where the runs are.
-        known_as: The address that the job knew, where it is another.
+        known_as: The URI that the job knew, where it is another.
 
     Returns:
         Whether there were any.
@@ -115,7 +115,7 @@ def end_killed(folder: Path, uri: str, known_as: str | None = None) -> bool:
             key = file.name.removesuffix(_RUN)
             with patience(), explained(uri):
                 try:
-                    ended |= _end(MlflowClient(uri), key, Address(**told))
+                    ended |= _end(MlflowClient(uri), key, Destination(**told))
                 except MlflowException as error:  # it may have been deleted for good
                     if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                         raise
@@ -123,11 +123,11 @@ def end_killed(folder: Path, uri: str, known_as: str | None = None) -> bool:
     return ended
 
 
-def _end(client: MlflowClient, key: str, address: Address) -> bool:
-    if address.run_id is not None:
-        experiment_id = client.get_run(address.run_id).info.experiment_id
+def _end(client: MlflowClient, key: str, destination: Destination) -> bool:
+    if destination.run_id is not None:
+        experiment_id = client.get_run(destination.run_id).info.experiment_id
     else:
-        experiment = client.get_experiment_by_name(address.experiment)  # type: ignore[arg-type]
+        experiment = client.get_experiment_by_name(destination.experiment)  # type: ignore[arg-type]
         if experiment is None:
             return False
         experiment_id = experiment.experiment_id
@@ -158,7 +158,7 @@ def end_orphans(target: Target) -> None:
     Where the server is away, or refuses, it is left to the next job.
     """
     ours = f"attributes.status = 'RUNNING' AND tags.`{PROCESS}` LIKE '{_machine()} %'"
-    with suppress(TrackingError), patience(), explained(target.address.uri):
+    with suppress(TrackingError), patience(), explained(target.destination.uri):
         for run in target.client.search_runs([target.experiment_id], ours):
             if not _lives(run.data.tags[PROCESS]):
                 _end_with_children(target.client, [run])
@@ -206,7 +206,7 @@ def _lives(told: str) -> bool:
 
 
 def _known_as(uri: str) -> str:
-    """Return an address without its password, the same in every working folder."""
+    """Return a URI without its password, the same in every working folder."""
     scheme, _, path = uri.partition(":///")
     if scheme == "sqlite" and path and not path.startswith("/"):
         return f"sqlite:///{os.path.abspath(path)}"

@@ -13,7 +13,7 @@ from faults.outcome import Outcome
 from reusekit.errors import TrackingError
 from reusekit.progress import console
 from reusekit.sealed_json import checksum
-from reusekit.tracking.operations import Address, EndRun, LogArtifact, LogBatch, StartRun
+from reusekit.tracking.operations import Destination, EndRun, LogArtifact, LogBatch, StartRun
 from reusekit.tracking.outbox import Outbox, find_outboxes, send_outbox
 
 TRIES = 150
@@ -45,7 +45,7 @@ def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Ou
 
 def _fill(root: Path, client: mlflow.MlflowClient) -> None:
     outbox = Outbox(root / "job" / "outbox")
-    address = Address(client.tracking_uri, "weak")
+    destination = Destination(client.tracking_uri, "weak")
     for name, text in _FILES.items():
         (root / "files").mkdir(exist_ok=True)
         (root / "files" / name).write_text(text)
@@ -53,7 +53,7 @@ def _fill(root: Path, client: mlflow.MlflowClient) -> None:
     carrying = LogArtifact("key", str(root / "files"))
     start, end = StartRun("key", "job", 1, {}), EndRun("key", "FINISHED", 2)
     for operation in (start, *batches, carrying, end):
-        outbox.put(operation, address)
+        outbox.put(operation, destination)
     outbox.release()
 
 
@@ -105,7 +105,7 @@ def _judged(
 ) -> Outcome:
     complaints: list[str] = []
     try:
-        for uri in (None, client.tracking_uri):  # as the command says where an address is lost
+        for uri in (None, client.tracking_uri):  # as the command says where a destination is lost
             for outbox in find_outboxes(root / "job"):
                 try:
                     complaints += ["refused" for taken in send_outbox(outbox, uri) if not taken]

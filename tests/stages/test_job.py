@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from reusekit.settings import TrackingSettings
 from reusekit.stages.job import start_job
-from reusekit.tracking.operations import Address
+from reusekit.tracking.operations import Destination
 from reusekit.tracking.unfinished import LOCK, mark
 
 
@@ -24,15 +24,15 @@ def test_what_killed_jobs_left_is_ended_and_removed(tracking, capfd):  # faults 
     experiment = tracking.create_experiment("weak")
     open_run = tracking.create_run(experiment, tags={"reusekit.key": "key"}).info.run_id
     dead = folder("dead", LOCK, "plan.json")
-    with mark(dead, "key", Address(mlflow.get_tracking_uri(), "weak")):
+    with mark(dead, "key", Destination(mlflow.get_tracking_uri(), "weak")):
         pass
     (dead / LOCK).touch()
     purged = folder("purged", LOCK)
-    with mark(purged, "other", Address(mlflow.get_tracking_uri(), run_id="0" * 32)):
+    with mark(purged, "other", Destination(mlflow.get_tracking_uri(), run_id="0" * 32)):
         pass
     trained = folder("trained", LOCK, "models/whole.keras")
     elsewhere = folder("elsewhere", LOCK)
-    with mark(elsewhere, "key", Address("sqlite:///elsewhere.db", "weak")):
+    with mark(elsewhere, "key", Destination("sqlite:///elsewhere.db", "weak")):
         pass
     alive = folder("alive", LOCK, "plan.json")
     finished = folder("finished", "plan.json", "trials.csv")

@@ -12,7 +12,7 @@ import pytest
 from reusekit.cli import sync
 from reusekit.launch import launch_one_of
 from reusekit.sealed_json import checksum
-from reusekit.tracking.operations import Address, EndRun, LogArtifact, LogBatch, StartRun
+from reusekit.tracking.operations import Destination, EndRun, LogArtifact, LogBatch, StartRun
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.unfinished import end_killed, mark
 
@@ -40,16 +40,16 @@ def run_sync(capsys):
 def outbox(tracking, tmp_path):
     """Six records that wait for a database: a run, three parameters, a folder of files, its end."""
     outbox = Outbox(OUTBOX)
-    address = Address(mlflow.get_tracking_uri(), "weak")
+    destination = Destination(mlflow.get_tracking_uri(), "weak")
     files = tmp_path / "files"
     files.mkdir()
     for name in ("one.txt", "two.txt"):
         (files / name).write_text(name)
-    outbox.put(StartRun("key", "job", 1, {}), address)
+    outbox.put(StartRun("key", "job", 1, {}), destination)
     for name, value in PARAMETERS.items():
-        outbox.put(LogBatch("key", params={name: value}), address)
-    outbox.put(LogArtifact("key", str(files)), address)
-    outbox.put(EndRun("key", "FINISHED", 2), address)
+        outbox.put(LogBatch("key", params={name: value}), destination)
+    outbox.put(LogArtifact("key", str(files)), destination)
+    outbox.put(EndRun("key", "FINISHED", 2), destination)
     outbox.release()
     return outbox
 
@@ -285,7 +285,7 @@ def test_it_is_private_and_named_as_a_shell_takes_it(tracking, capsys):  # fault
     outbox = Outbox(Path("my runs", "job 1", "outbox"))
     before = os.umask(0)
     try:
-        outbox.put(EndRun("key", "FINISHED", 1), Address("http://me:secret@host", "weak"))
+        outbox.put(EndRun("key", "FINISHED", 1), Destination("http://me:secret@host", "weak"))
     finally:
         os.umask(before)
     assert stat.S_IMODE(outbox.folder.stat().st_mode) == 0o700
@@ -306,7 +306,7 @@ def test_what_a_full_disk_refused_leaves_the_outbox_as_it_was(outbox, tracking, 
     monkeypatch.setattr(os, "fsync", full)
     for operation in (EndRun("key", "FINISHED", 1), LogArtifact("key", str(record(1)))):
         with pytest.raises(ValueError, match=r"cannot be kept .* No space left"):
-            outbox.put(operation, outbox.address())
+            outbox.put(operation, outbox.destination())
     monkeypatch.setattr(os, "fsync", fsync)
     outbox.release()
     assert {path: path.read_bytes() for path in OUTBOX.rglob("*") if path.is_file()} == files
@@ -331,7 +331,7 @@ def test_only_what_is_open_is_ended(tracking, tmp_path):  # faults A2
         parent: "KILLED", phase: "KILLED", run("inner", parent=phase): "KILLED",
         run("trial", parent=parent, status="FAILED"): "FAILED", run("another"): "RUNNING",
     }  # fmt: skip
-    with mark(tmp_path / "job", "key", Address(uri, "weak")) as file:
+    with mark(tmp_path / "job", "key", Destination(uri, "weak")) as file:
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert not end_killed(tmp_path / "job", "sqlite:///elsewhere.db")
     assert not Path("elsewhere.db").exists()

@@ -155,7 +155,7 @@ def test_a_disk_that_takes_nothing_is_an_error_that_says_so(remote, experiment, 
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "outbox").write_text("no folder")
     with (
-        pytest.raises(rk.TrackingError, match=r"cannot be kept in .*job/outbox either: "),
+        pytest.raises(rk.TrackingError, match="job/outbox cannot keep what the tracking server"),
         pipeline_run("job", experiment, {}, tmp_path / "job" / "outbox"),
     ):
         remote.fault = "away"
