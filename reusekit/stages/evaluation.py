@@ -119,7 +119,7 @@ def _log_classes(
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
-    """Accuracy and cross-entropy of class probabilities, shape (examples, classes).
+    """Return accuracy and cross-entropy of class probabilities, shape (examples, classes).
 
     Example:
         >>> score(np.array([[0.5, 0.5], [0.1, 0.9]]), np.array([0, 0])).accuracy
