@@ -195,8 +195,8 @@ def prove_copy(
     except Exception as error:
         if x is not None:
             raise CopyError(
-                f"Expected x on which {source.name!r} runs, to compare its copy with it. Received "
-                f"one on which Keras says: {reason(error)}"
+                f"Expected x on which {source.name!r} runs, to compare its copy with it. "
+                f"Received: one on which Keras says: {reason(error)}"
             ) from error
         why = f"it does not run on random inputs ({reason(error)}); pass x to compare on your own"
         _warn_unproved(source, why)
