@@ -28,11 +28,11 @@ class CutPoint:
         tensors: The addresses of every tensor that crosses, `at` first.
         free: Those of them, beyond `at`, that are model inputs or computed from inputs without a
             weight.
-        width: How many tensors cross, free ones not counted; a clean cut has width 1.
+        width: The number of tensors that cross, free ones not counted; a clean cut has width 1.
         shape: Shape of the tensor cut at, batch dimension first.
         dtype: Its dtype.
-        stride: How many times coarser its first spatial axis is than the input's, rounded; None for
-            a tensor without one.
+        stride: The input's first spatial axis over the tensor's, rounded; None for a tensor without
+            one.
         depth: The share of the model's FLOPs that lies before the cut, 0 to 1.
         params_before: Unique parameters that the bottom uses; a weight that both sides use counts
             on both.

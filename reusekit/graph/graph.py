@@ -15,7 +15,7 @@ class Tensor:
     """One tensor of a model. Two are equal only if they are the same tensor.
 
     Attributes:
-        address: What names it: `layer`, `outer/inner`, `layer@2` (third call), `layer:1` (second
+        address: Its name: `layer`, `outer/inner`, `layer@2` (third call), `layer:1` (second
             output).
         source: The Keras tensor it was read from. A model that is called twice inside another
             gives two tensors here for one Keras tensor.

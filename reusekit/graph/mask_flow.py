@@ -36,7 +36,7 @@ class _Symbol(NamedTuple):
     Attributes:
         bound: From the ids of Keras tensors to the tensors of the graph they stand for.
         source: The mask.
-        address: What it is called where the graph has no name for it.
+        address: Its name where the graph has none for it.
     """
 
     bound: Bound

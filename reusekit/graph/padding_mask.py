@@ -55,7 +55,7 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
 
     Args:
         graph: The model, read with `keep_masks`.
-        tensor: What is pooled: (batch, length, ..., channels).
+        tensor: The tensor that is pooled: (batch, length, ..., channels).
         mask: "auto", None for no mask, or where the mask is: an address or a Keras tensor.
 
     Returns:

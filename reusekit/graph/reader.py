@@ -341,7 +341,7 @@ class _NameTable:
         Args:
             address: The address of the call, with `@` and a number where its layer is called
                 several times.
-            outputs: What the call returns. Several are told apart by `:` and a number.
+            outputs: Its outputs. Several are told apart by `:` and a number.
         """
         if len(outputs) == 1:
             full = [address]

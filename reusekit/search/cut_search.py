@@ -420,10 +420,10 @@ def _expected_trials(
     whether a trial begins there or not.
 
     Args:
-        space: What is searched.
+        space: The choices of the trials.
         data: Knows the backbone and where trials begin; needs no features.
         points: The cut points of the backbone by address.
-        config: How it is searched.
+        config: The settings of the search.
     """
     counter = SizeCounter(data)
     trained: dict[tuple[Features, int], list[Sizes]] = {}

@@ -31,7 +31,7 @@ class Task:
 
     Attributes:
         number: The trial's number, from 0.
-        spec: What it is.
+        spec: Its specification.
         epochs: The epoch to end at, at the latest.
         initial_epoch: The epoch to begin at.
         weights: A file of weights to go on from, where it begins later.
@@ -74,7 +74,7 @@ def groups(
     Args:
         tasks: Trials.
         hypermodel: Knows where they begin.
-        together: How many may be trained at a time, by features and batch size.
+        together: The number of trials that may be trained at a time, by features and batch size.
     """
     alike: dict[Any, list[Task]] = {}
     most: dict[Any, int] = {}

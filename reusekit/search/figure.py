@@ -21,7 +21,7 @@ def accuracy_over_depth(result: SearchResult, title: str, examples: int | None =
 
     Args:
         result: A finished search.
-        title: What was searched, such as `glyphnet on sklearn_digits`.
+        title: The search, such as `glyphnet on sklearn_digits`.
         examples: On how many examples trials were compared; None draws no intervals.
 
     Returns:
@@ -68,7 +68,7 @@ def accuracy_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
     Args:
         result: A finished search.
         cost: "parameters", "flops", "bytes" or "latency".
-        title: What was searched.
+        title: The search.
 
     Returns:
         A figure of its own. Every trial is a dot, the darker the deeper it cuts; those that no

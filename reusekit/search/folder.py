@@ -96,8 +96,8 @@ def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     """Refuse to go on with a search that is another one.
 
     Args:
-        before: What was searched, as it was written down.
-        now: What is to be searched.
+        before: The earlier search, as it was written down.
+        now: The search to begin.
         folder: Where the earlier search lies.
 
     Raises:

@@ -43,7 +43,7 @@ class CutHyperModel(keras_tuner.HyperModel):
 
     Args:
         data: Features where trials begin.
-        space: What trials may vary.
+        space: The choices of trials.
         config: The settings: `epochs`, `patience` and `seed` are heeded here, the others by a
             `CutTuner`.
 
@@ -161,7 +161,7 @@ class CutHyperModel(keras_tuner.HyperModel):
 
         Args:
             spec: The trial.
-            model: What `build` made for it.
+            model: Its model, as `build` makes it.
             objective: The metric by which it is stopped and its best epoch is kept.
             callbacks: Keras callbacks that watch.
             epochs: The epoch to end at, where a tuner sets it; else as configured.
@@ -198,7 +198,7 @@ class CutHyperModel(keras_tuner.HyperModel):
 
         Args:
             hp: The trial's choices.
-            model: What `build` made of them.
+            model: Their model, as `build` makes it.
             *args: Nothing: the examples are those of the hypermodel's data.
             **kwargs: `callbacks`, `epochs`, `initial_epoch`, `class_weight` and `verbose`, as
                 Keras's `fit` takes them.

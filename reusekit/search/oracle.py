@@ -36,7 +36,7 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
 
     Args:
         cuts: Addresses, shallow to deep.
-        max_trials: How many trials there are in all.
+        max_trials: The number of trials in all.
         **kwargs: Further arguments of `keras_tuner.oracles.BayesianOptimizationOracle`.
     """
 
@@ -89,8 +89,8 @@ class CutGridOracle(keras_tuner.Oracle):
     so that they can be trained together.
 
     Args:
-        meaning: What a combination comes to; of those that come to the same only the first is
-            tried. None takes all combinations for different.
+        meaning: The trial that a combination comes to; of those that come to the same only the
+            first is tried. None takes all combinations for different.
         **kwargs: Arguments of `keras_tuner.Oracle`; `max_trials` of None tries all of them.
     """
 

@@ -127,7 +127,7 @@ def ridge_probe(features: Any, labels: Any, folds: Annotated[int, Field(ge=2)] =
         features: Shape (examples, channels), of any floating dtype.
         labels: A class for each example: integers or strings. A class that has fewer examples than
             there are folds is missing from some; one with a single example is never recognised.
-        folds: How many parts the examples are divided into; each is predicted from the others.
+        folds: The number of parts of the examples; each is predicted from the others.
 
     Returns:
         The share of all examples that are predicted rightly.
@@ -227,7 +227,7 @@ def rank_correlation(scores: Numbers, results: Numbers) -> RankCorrelation:
 
     Args:
         scores: A score for each cut.
-        results: What each cut reached when it was trained, in the same order; higher is better.
+        results: The result of each cut when it was trained, in the same order; higher is better.
 
     Raises:
         DataError: The two differ in length, or there are fewer than two.

@@ -24,12 +24,12 @@ class TrialRecord:
 
     Attributes:
         number: Its number, from 0.
-        spec: What it was.
+        spec: Its specification.
         values: Its hyperparameters as keras-tuner has them.
         status: "completed", "failed", or "over the limit" where its model is larger than allowed.
         fit: Its training; None where it was not trained to the end.
         sizes: Of its whole model, from the backbone's inputs to the head's outputs.
-        trained: How many parameters it trained.
+        trained: The number of parameters that it trained.
         error: Why it failed; None where it did not.
         weights: SHA-256 of the file of what it trained; None where it failed.
     """

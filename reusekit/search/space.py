@@ -216,7 +216,7 @@ class SearchSpace(TrialChoices):
 
         Args:
             spec: The trial.
-            classes: How many classes there are, for a classifier.
+            classes: The number of classes, for a classifier.
             standardize: Features whose mean and variance a classifier removes.
         """
         if self.heads is not None:

@@ -105,12 +105,12 @@ class TrialData:
         train: Features of the training examples by name: (cut, pooling).
         validation: The same of the validation examples.
         classes: The number of classes.
-        pooling: How features are pooled for a head; None leaves that to the heads.
+        pooling: The pooling of features for a head; None leaves that to the heads.
         model: The backbone, where a part of it is trained.
         plain: Whether trials begin at the model's inputs and run all of the frozen bottom for each
             batch, as they do without reusekit; for comparison.
-        mask: Which positions pooling passes over, as for `rk.extract`.
-        identity: What tells these features from others, for a search that is resumed.
+        mask: The positions that pooling passes over, as for `rk.extract`.
+        identity: The facts that tell these features from others, for a search that is resumed.
     """
 
     train: Mapping[Features, FeatureSource]

@@ -64,7 +64,8 @@ class CutTuner(base_tuner.BaseTuner):
         oracle: Any oracle of keras-tuner; its objective is a metric that trials report.
         folder: Where the search is kept. The same search goes on with what lies there.
         fresh: Whether to discard what lies there instead.
-        together: How many may be trained at a time, by where they begin and batch size.
+        together: The number of trials that may be trained at a time, by where they begin and batch
+            size.
         latencies: Seconds by cut, for a limit of latency.
 
     Attributes:

@@ -24,8 +24,8 @@ def whole_model(
 
     Args:
         spec: The trial.
-        trained: What it trained.
-        hypermodel: What it was built by.
+        trained: Its trained model.
+        hypermodel: The hypermodel that built it.
         bare: The same backbone without features, from whose inputs on a model can be built.
     """
     data = hypermodel.data
@@ -64,7 +64,7 @@ def _counterparts(
 
     Args:
         trunk: The part of the backbone that it trained, before it was copied.
-        trained: What it trained: a copy of that part, and a head.
+        trained: Its trained model: a copy of that part, and a head.
         backbone: All of the backbone up to the cut, with the same weights as `trunk`.
         whole: A copy of that, and the same head.
     """

@@ -16,9 +16,9 @@ class ParameterCounts:
 
     Attributes:
         total: All of them, as `model.count_params()` has it.
-        trainable: What training changes now.
-        frozen: What training could change, and does not, since it is set not to.
-        state: What is never trained: moving statistics and the like.
+        trainable: Those that training changes now.
+        frozen: Those that training could change, and does not, since it is set not to.
+        state: Those that are never trained: moving statistics and the like.
         tied: Those of the total that are in weights with more than one owner (`rk.tied_weights`).
     """
 

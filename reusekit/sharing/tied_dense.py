@@ -39,7 +39,7 @@ class TiedDense(keras.layers.Layer):
             the source does.
         units: Width of the output, needed only where this layer is built before the source is.
         use_bias: Whether to add a bias of this layer's own.
-        activation: What is applied at the end; None for nothing.
+        activation: The activation at the end; None for none.
         scale: Whether to multiply with a learned scalar, 1 at first.
         **kwargs: `bias_initializer`, `bias_regularizer` and `bias_constraint`, as of a Dense; and
             what every Keras layer takes: `name`, `dtype`, `trainable`, `activity_regularizer`.

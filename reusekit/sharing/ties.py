@@ -26,7 +26,7 @@ class Tie:
         owners: The addresses of the layers, in the order of the model.
         name: The weight's own name, such as `embeddings`.
         shape: Its shape.
-        parameters: How many scalars it holds.
+        parameters: The number of its scalars.
         variable: The weight.
     """
 
@@ -175,7 +175,7 @@ def tie(
             `keras.Variable` of the model.
         b: The second, likewise.
         transform: "transpose" where one is the other transposed; None where they are the same.
-        keep: Which value the shared weight begins with: that of "a" or that of "b".
+        keep: The weight whose value the shared one begins with: "a" or "b".
 
     Returns:
         The new model.

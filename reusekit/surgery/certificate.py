@@ -25,8 +25,8 @@ class Certificate:
         max_abs_error: The largest difference between an output of the model and of its parts.
         tolerance: The largest difference that was allowed.
         exact: Whether all outputs are equal to the last bit.
-        outputs: How many output tensors were compared.
-        parameters: How many parameters the model's weights have, each weight counted once.
+        outputs: The number of output tensors that were compared.
+        parameters: The number of the model's parameters, each weight counted once.
         parameters_conserved: Whether the parts together have the same weights, no more and no less.
         source_untouched: Whether the model's weights and flags are those it had before.
     """
@@ -104,7 +104,7 @@ def certify(
         parts: Models in a chain.
         before: The model as it was before it was taken apart.
         x: Inputs in the model's structure; None makes random ones.
-        expected: What the model gives for `x`, where that is known; else the model is run.
+        expected: The model's outputs for `x`, where they are known; else the model is run.
         training: Whether to run in training mode instead of in inference. Random operations give
             equal values, since both runs start from the same seeds.
         state: Values to run with in the place of some variables' own.
@@ -177,7 +177,7 @@ def prove_copy(
 
     Args:
         source: The model.
-        copy: What was made of it, with weights of its own.
+        copy: Its copy, with weights of its own.
         x: Inputs in the model's structure; None makes random ones.
         state: Values to run the copy with in the place of some variables' own.
         source_state: Values to run the model with, likewise.

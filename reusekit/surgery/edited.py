@@ -139,7 +139,7 @@ def replace(
     Args:
         model: A model with a functional graph. It is not changed.
         at: Address of a layer or nested model: all its calls, or one of them (`layer@1`).
-        layer: What is called in its place, on the same tensors, with those of the recorded call
+        layer: The layer to call in its place, on the same tensors, with those of the recorded call
             arguments that it takes.
         weights: "share" or "copy", as for `edit`.
 

@@ -42,7 +42,7 @@ class Replace:
 
     Attributes:
         at: Address of the layer or nested model to replace: all its calls, or one (`layer@1`).
-        layer: What to call in its place, on the same tensors.
+        layer: The layer to call in its place, on the same tensors.
     """
 
     at: At

@@ -25,7 +25,7 @@ class Rebuild:
     """Makes a graph's calls on new tensors. One object for each model that is built.
 
     Args:
-        values: What is fed, to begin with.
+        values: The tensors that are fed, to begin with.
         copies: From the id of an operation or variable to the one to use in its place, for a model
             that is to have layers of its own. Copies of further variables are added to it.
         variables: Those of the whole model, where this is a nested one of it.
@@ -165,7 +165,8 @@ class Rebuild:
 
         Args:
             graph: The model.
-            steps: What will be called; nested models among it keep their outputs' names themselves.
+            steps: The steps that will be called; nested models among it keep their outputs' names
+                themselves.
         """
         self.opened = {graph.maker[t].scopes[0] for t in graph.outputs if graph.maker[t].scopes}
         self.opened.difference_update(steps)
@@ -379,7 +380,7 @@ def call_step(step: Step, operation: Any, args: tuple, kwargs: dict) -> list[ker
 
     Args:
         step: The step of the source that the call stands for.
-        operation: What to call: the step's operation, or something in its place.
+        operation: The operation to call: the step's, or another in its place.
         args: Positional arguments, with Keras tensors.
         kwargs: Keyword arguments, likewise.
 
@@ -416,7 +417,7 @@ def with_mask(
         tensor: The tensor.
         mask: Its mask, of dtype bool.
         names: The names taken in the model being built.
-        address: What the tensor is called in the source, to name the nested model by.
+        address: The address of the tensor in the source, to name the nested model by.
 
     Returns:
         A tensor equal to the first, with the mask attached.

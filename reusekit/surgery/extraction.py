@@ -47,10 +47,10 @@ def extract(
         pooling: "avg" or "max" pools each tensor of rank three to five over all axes between batch
             and channels; "token" takes the first position of each sequence, a tensor of rank three.
             All pass over what the mask leaves out. Others, and all with None, come as they are.
-        mask: Which positions are passed over: those that the tensor's Keras mask leaves out or,
-            where it has none, those that layers before it are told to pass over by an argument
-            such as `padding_mask`, if that is one mask of shape (batch, length). None passes over
-            nothing; an address or a Keras tensor is where the mask is.
+        mask: The positions to pass over: those that the tensor's Keras mask leaves out or, where it
+            has none, those that layers before it are told to pass over by an argument such as
+            `padding_mask`, if that is one mask of shape (batch, length). None passes over nothing;
+            an address or a Keras tensor is where the mask is.
         prune_inputs: Whether to leave out the inputs that none of the tensors depends on. With the
             `frontier` of a split as `at`, this is its bottom without the inputs it does not need.
 
@@ -102,7 +102,7 @@ def taps(
         instead: From a call to what is called on its arguments instead, giving the same shapes.
             Where there is any, nested models come out inlined.
         mask: As for `extract`.
-        fed: What the model takes instead of the model's inputs: tensors that all is computed from.
+        fed: The tensors that it takes instead of the model's inputs, from which all is computed.
         prune_inputs: As for `extract`.
     """
     tensors = list(dict.fromkeys(keras.tree.flatten(wanted)))

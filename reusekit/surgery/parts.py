@@ -72,7 +72,7 @@ class Split:
         Args:
             x: Inputs in the model's structure; None makes random ones of the right dtypes and
                 ranges, always the same.
-            expected: What the model gives for `x`, to save running it; None runs it.
+            expected: The model's outputs for `x`, to save running it; None runs it.
 
         Returns:
             The certificate.

@@ -43,8 +43,8 @@ def prepend(
         A plain functional model with the preprocessing's inputs and the model's outputs.
 
     Raises:
-        ShapeError: What comes out of the preprocessing does not fit the model's inputs by shape,
-            dtype or name.
+        ShapeError: The outputs of the preprocessing do not fit the model's inputs by shape, dtype
+            or name.
         NoGraphError: The model or the preprocessing has no functional graph.
 
     Example:

@@ -17,10 +17,10 @@ class CardScore:
     """A score of a model: one line of the card's table.
 
     Attributes:
-        model: What it is, such as `same network from scratch` or `runner-up: cut block6_out`.
+        model: Its name, such as `same network from scratch` or `runner-up: cut block6_out`.
         test: Accuracy on the test split; None where it was not tested.
         validation: Accuracy on the validation split; None where that is not known.
-        choice: What was chosen by it, in words.
+        choice: The choice made by it, in words.
     """
 
     model: str
@@ -36,22 +36,22 @@ class ModelCard:
     Attributes:
         name: The name in the registry.
         alias: The alias that it is loaded by.
-        task: What it is for, in a sentence, such as `Classifies images into 10 classes.`
+        task: Its purpose in a sentence, such as `Classifies images into 10 classes.`
         source: The backbone it was made from, such as `keras.applications/ResNet50`.
         cut: Where that was cut.
         frozen_up_to: The address up to which no weight was trained; the cut where the head alone
             was.
-        train: What it was trained on.
-        test: What it was tested on.
+        train: The split that it was trained on.
+        test: The split that it was tested on.
         costs: Parameters, FLOPs, bytes and latency.
         scores: This model first, then what it is to be compared with: the same network from
             scratch, a linear model on the pixels, the runner-up.
         input_shape: Of one example, without the batch axis; of several inputs, by name.
-        input_range: Which values it takes, such as `pixels from 0 to 255`.
+        input_range: The values that it takes, such as `pixels from 0 to 255`.
         bottom: The registered version or logged model that is its bottom.
         top: The same of its top.
-        requirements: What has to be installed where it is loaded.
-        parent: What the bottom was made from, where that is registered itself.
+        requirements: The packages that it needs where it is loaded.
+        parent: The model that the bottom was made from, where that is registered itself.
     """
 
     name: str
@@ -78,7 +78,7 @@ def model_card(card: ModelCard) -> str:
     The most needed facts come first, since a card that is too long loses its end, and then says so.
 
     Args:
-        card: What it says.
+        card: Its content.
 
     Example:
         >>> import reusekit as rk

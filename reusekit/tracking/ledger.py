@@ -22,7 +22,7 @@ class Ledger:
         flops: FLOPs of one example, two for each multiply-add.
         bytes: Bytes of its weights in memory.
         latency: Seconds for one example.
-        conditions: How and where the latency was measured.
+        conditions: The conditions under which the latency was measured.
     """
 
     parameters: ParameterCounts

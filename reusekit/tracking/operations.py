@@ -53,7 +53,7 @@ class Target:
     """An experiment on a tracking server.
 
     Attributes:
-        destination: Which experiment where.
+        destination: Its server and its name.
         run_ids: The runs that this process has sent or found, by their keys.
     """
 

@@ -131,7 +131,7 @@ class Outbox:
         For the end of a run some room is kept, so that runs end on a full disk, too.
 
         Args:
-            operation: What could not be sent.
+            operation: The operation that could not be sent.
             destination: Where it is meant for; the same for all.
 
         Raises:
@@ -316,7 +316,7 @@ def send_outbox(outbox: Outbox, uri: str | None = None) -> Iterator[bool]:
     """Send what waits in an outbox, in order. Killed at any moment, it can be called again.
 
     Args:
-        outbox: What to send.
+        outbox: The outbox to send.
         uri: Where to; None for where it is meant for.
 
     Yields:

@@ -30,9 +30,9 @@ class Registration:
             registered under the backbone's name with `-bottom` behind it.
         data: Fingerprint of the training data.
         cut: Where the backbone was cut and the head attached; None for where bottom and top meet.
-        alias: What is moved to the new version; None for `champion`, which the first version gets
-            and later ones do not.
-        metrics: What was measured on the whole model.
+        alias: The alias that is moved to the new version; None for `champion`, which the first
+            version gets and later ones do not.
+        metrics: The metrics of the whole model.
         card: Markdown that describes the version.
         standalone: Whether the whole is stored with weights of its own. Otherwise a reference to
             its bottom and top is stored, which are joined where it is loaded.
@@ -62,8 +62,8 @@ def prepare(
         folder: Where to; made if it is not there.
         parts: The fine-tuned model, cut in two.
         backbone: Where it comes from.
-        ledgers: What each of `bottom`, `top` and `whole` costs.
-        registration: What it is registered as.
+        ledgers: The costs of `bottom`, `top` and `whole`.
+        registration: Its name in the registry, and more to say of it.
 
     Raises:
         TrackingError: No address would find that name again.

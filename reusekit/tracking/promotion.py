@@ -35,7 +35,7 @@ def promote(name: str, alias: str, candidate: int, champion: int | None, why: st
 
     Args:
         name: The name in the registry.
-        alias: What is moved.
+        alias: The alias to move.
         candidate: Where to.
         champion: The version that the candidate was compared with; None where none had the alias.
         why: The reason.
@@ -64,7 +64,7 @@ def roll_back(name: str, alias: str, why: str) -> tuple[int, int]:
 
     Args:
         name: The name in the registry.
-        alias: What is moved.
+        alias: The alias to move.
         why: The reason, kept in the tag `reusekit.rolled_back` of the version that loses it.
 
     Returns:

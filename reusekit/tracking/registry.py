@@ -160,9 +160,9 @@ class RecordedSplit:
     """A split that a run has read.
 
     Attributes:
-        context: What for: `training`, `validation` or `test`.
+        context: The use: `training`, `validation` or `test`.
         name: Data set and version, such as `sklearn_digits:1.0.0`.
-        split: Which part of it.
+        split: The part of it.
         class_names: Its classes, in label order; empty where it has none.
         origin: What else its reader was told, as `DataSplit.origin` has it.
     """

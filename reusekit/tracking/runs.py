@@ -114,10 +114,10 @@ def step_run(
 
     Args:
         name: The run's name.
-        kind: What it is for.
+        kind: Its purpose.
         parameters: Logged as they are.
-        tags: What else is to be found by.
-        seconds: How long it has taken already, where it is logged once it is over.
+        tags: Further tags to find it by.
+        seconds: The time that it has taken already, where it is logged once it is over.
 
     Yields:
         The step, whose status can be set.

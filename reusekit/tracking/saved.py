@@ -34,7 +34,7 @@ def save_model(model: keras.Model, folder: Path, by_reference: bool = False) -> 
     """Write a model as MLflow does, with its signature and what it needs where it is loaded.
 
     Args:
-        model: What it is.
+        model: The model.
         folder: Where to; must not exist.
         by_reference: Leave out the file with its weights, which are stored with its parts.
     """

@@ -99,7 +99,7 @@ class Stored:
         location: Where the folder is.
         files: Every SHA-256 that its file with the weights is on record with; that many must agree.
         references: The same of its reference to its parts.
-        purpose: What it was when that was put on record.
+        purpose: The occasion on which that was put on record.
         model_id: The logged model; None where it is none.
         head: The address at which its head begins, where that is on record.
     """

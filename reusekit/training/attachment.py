@@ -30,12 +30,12 @@ def attach(bottom: keras.Model, head: AnyHead, mask: At = AUTO) -> keras.Model:
 
     Args:
         bottom: From input to features.
-        head: What `rk.heads` makes, which is then built with new weights for the bottom's features;
+        head: A head of `rk.heads`, which is then built with new weights for the bottom's features;
             or a model from features to predictions, such as a head that was built and trained.
-        mask: Which positions of the features the head's pooling passes over, as for `rk.extract`. A
-            part that ends before any layer is told has the mask of its source in this process; a
-            saved one does not know it, and where an input may be the mask a warning says so. A head
-            that is a model is called on the features as Keras would call it.
+        mask: The positions of the features that the head's pooling passes over, as for
+            `rk.extract`. A part that ends before any layer is told has the mask of its source in
+            this process; a saved one does not know it, and where an input may be the mask a warning
+            says so. A head that is a model is called on the features as Keras would call it.
 
     Returns:
         A model from the bottom's input to the head's output, to be compiled with the head's loss

@@ -82,7 +82,7 @@ def draw_cut(model: keras.Model, at: str, title: str) -> Figure:
     Args:
         model: From input to predictions; its flags say what is trained.
         at: The address of the clean cut behind which everything is new.
-        title: What to write above.
+        title: The text above.
 
     Returns:
         A figure of its own, which belongs to no window: a row of blocks, coloured by what is

@@ -22,7 +22,7 @@ class Fit:
     Attributes:
         history: Each metric's value by epoch.
         best_epoch: The epoch (from 0, in `history`) whose weights the model now holds.
-        seconds: How long it took.
+        seconds: The time that it took.
     """
 
     history: dict[str, list[float]]

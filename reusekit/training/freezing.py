@@ -33,7 +33,7 @@ class VariableState:
         address: The address of the layer that owns it (of the layer's first call).
         path: Keras's own path of the variable.
         shape: Its shape.
-        parameters: How many scalars it holds.
+        parameters: The number of its scalars.
         state: "trainable"; "frozen", if an optimizer could train it and does not; "statistics", if
             no optimizer trains it but the layer updates it in training, as the moving averages of a
             BatchNormalization that is not frozen; "state", if it is neither trained nor such.
@@ -54,7 +54,7 @@ class SilencedRate:
         address: The address of the call whose layer has it, or holds the layer that has it.
         part: The number of that layer among the layers in it; 0 is the layer itself.
         attribute: The attribute, such as "rate".
-        rate: What it was.
+        rate: The rate before.
     """
 
     address: str
@@ -78,7 +78,7 @@ class Freezing:
             and whatever a user's layer or function draws.
         otherwise: The addresses of frozen layers of the user's own that are not random, and give
             something else in training than in inference all the same.
-        rates: What the rates of the silenced layers were.
+        rates: The rates that the silenced layers had.
     """
 
     variables: tuple[VariableState, ...]
@@ -237,7 +237,7 @@ def freeze(
         model: A model with a functional graph.
         up_to: An address, a `CutPoint`, a Keras tensor, or a list of these; None freezes nothing,
             that is, thaws the model.
-        batch_norm: What becomes of frozen BatchNormalization. "frozen": inference mode, nothing
+        batch_norm: The state of frozen BatchNormalization. "frozen": inference mode, nothing
             changes. "statistics": it normalises by the batch and updates its moving averages, as in
             training, with gamma and beta frozen. "train": it is trained.
         layers: Layers to freeze as well, wherever they stand: addresses of layers or of nested

@@ -21,8 +21,8 @@ class VariableRate:
     Attributes:
         address: The address of the layer that owns it.
         path: Keras's own path of the variable, which need not be unique.
-        depth: How many blocks lie between it and the end of the model.
-        multiplier: What the optimizer's learning rate is multiplied by.
+        depth: The number of blocks between it and the end of the model.
+        multiplier: The factor of the optimizer's learning rate.
         rate: The product, at the present step.
     """
 

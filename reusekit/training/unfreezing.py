@@ -88,7 +88,7 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
         Args:
             model: The model that will be trained.
-            blocks: How many times to take in a block; after the last, nothing is frozen.
+            blocks: The number of times to take in a block; after the last, nothing is frozen.
             every: After how many epochs to take in the next.
             batch_norm: As for `freeze`.
             layers: Layers that stay frozen throughout, as for `freeze`.

@@ -23,10 +23,10 @@ class DenseHead(Head):
     """Pooling where needed, hidden layers if wanted, one dense layer.
 
     Args:
-        pooling: How features of several positions become one vector; a vector is taken as it is.
-            "avg", "max", "concatenated" (both), "attention" (an average with learned weights),
-            "flatten" or "token" (the first of a sequence). All pass over
-            the positions that the mask of the features leaves out; see `rk.attach`.
+        pooling: The way from features of several positions to one vector; a vector is taken as it
+            is. "avg", "max", "concatenated" (both), "attention" (an average with learned weights),
+            "flatten" or "token" (the first of a sequence). All pass over the positions that the
+            mask of the features leaves out; see `rk.attach`.
         units: Width of the hidden ReLU layer, or widths of several in their order; 0 for none.
         dropout: Share that is dropped, while training, of each hidden layer's output; of the
             features where there is no hidden layer.
@@ -113,7 +113,7 @@ class Classifier(DenseHead):
     """A classification head: pooling where needed, hidden layers if wanted, probabilities.
 
     Args:
-        classes: How many classes to tell apart. Labels are their numbers, from 0.
+        classes: The number of classes to tell apart. Labels are their numbers, from 0.
         logits: Whether to give logits rather than probabilities; the loss then takes them.
         pooling: As of any dense head: "avg", "max", "concatenated", "attention", "flatten" or
             "token".
@@ -159,7 +159,7 @@ class Multilabel(DenseHead):
     """A head that says for each label whether it applies, each by itself.
 
     Args:
-        labels: How many labels there are. Targets are 0 or 1, shape (batch, labels).
+        labels: The number of labels. Targets are 0 or 1, shape (batch, labels).
         logits: Whether to give logits rather than probabilities; loss and metrics then take them.
         pooling: As of `Classifier`, and so are those below.
         units: Width of the hidden ReLU layer, or widths of several; 0 for none.
@@ -211,7 +211,7 @@ class Regression(DenseHead):
     """A head that gives numbers.
 
     Args:
-        outputs: How many numbers. Targets have shape (batch, outputs), or (batch,) for one.
+        outputs: The number of outputs. Targets have shape (batch, outputs), or (batch,) for one.
         pooling: As of `Classifier`, and so are those below.
         units: Width of the hidden ReLU layer, or widths of several; 0 for none.
         dropout: Share that is dropped while training.

@@ -29,7 +29,7 @@ class Siamese(DenseHead):
     call of the bottom's layers has addresses such as `conv1@1`.
 
     Args:
-        join: What is made of the two feature vectors: "difference" (absolute), "product",
+        join: The function of the two feature vectors: "difference" (absolute), "product",
             "concatenated", "cosine" (one number) or "distance" (squared Euclidean, one number).
         logits: Whether to give a logit rather than the probability that the two match.
         pooling: As of `Classifier`, for each of the two, with one set of weights.

@@ -33,7 +33,7 @@ def pool(features: keras.KerasTensor, pooling: Pooling, name: str) -> keras.Kera
         pooling: "avg" or "max" over all positions; "concatenated": the two of them;
             "attention": an average whose weights are learned; "flatten": every position's channels
             side by side; "token": the first position of a sequence.
-        name: What the names of the layers begin with.
+        name: The beginning of the names of the layers.
 
     Returns:
         Shape (batch, channels), for "concatenated" twice and for "flatten" many times as wide.

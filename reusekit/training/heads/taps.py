@@ -23,7 +23,7 @@ class Multitap(Head):
     Head2Toe (Evci et al., ICML 2022), without its selection of features.
 
     Args:
-        classes: How many classes to tell apart. Labels are their numbers, from 0.
+        classes: The number of classes to tell apart. Labels are their numbers, from 0.
         logits: Whether to give logits rather than probabilities; the loss then takes them.
         pooling: As of `Classifier`, for each cut.
         name: The name of the head; its layers' names begin with it.
