@@ -234,8 +234,8 @@ def test_the_best_model_has_its_standardization_folded(search):  # pipeline W1
     one = search(space, keep=2)
     one.run()
     x = np.random.default_rng(0).uniform(0, 255, (6, *one.train.input_shape)).astype("float32")
-    for place in (0, 1):
-        folded, as_trained = one.best_model(place), one.best_model(place, folded=False)
+    for position in (0, 1):
+        folded, as_trained = one.best_model(position), one.best_model(position, folded=False)
         scaled = [isinstance(each, keras.layers.Normalization) for each in as_trained.layers]
         assert any(scaled)
         assert not any(isinstance(each, keras.layers.Normalization) for each in folded.layers)

@@ -82,13 +82,13 @@ def test_the_trials_are_those_of_the_plain_way(both, digits):
 def test_the_models_of_good_trials_are_whole(both, digits, way, tmp_path):
     search = both[way]
     images, labels = arrays(digits[1])
-    for place, record in enumerate(search.result.completed):
-        model = search.best_model(place)
+    for position, record in enumerate(search.result.completed):
+        model = search.best_model(position)
         loss, accuracy = model.evaluate(images, labels, verbose=0)
         assert accuracy == pytest.approx(record.accuracy)
         assert loss == pytest.approx(record.loss, rel=1e-3)
         assert sum(v.numpy().size for v in model.trainable_variables) == record.trained
-        as_trained = search.best_model(place, folded=False)
+        as_trained = search.best_model(position, folded=False)
         assert as_trained.count_params() == record.sizes.parameters
     model.save(tmp_path / "model.keras")
     with warnings.catch_warnings():  # about an optimizer that has made no step yet

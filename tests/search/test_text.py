@@ -161,8 +161,8 @@ def test_pooled_by_a_head_filling_changes_nothing(bert, tmp_path):
     frame = found.results()
     assert set(frame["status"]) == {"completed"}
     texts, labels = sentences(60, seed=1)
-    for place in range(len(frame)):
-        model, record = found.best_model(place), found.result.completed[place]
+    for position in range(len(frame)):
+        model, record = found.best_model(position), found.result.completed[position]
         predicted = []
         for length in (16, 24):
             padding = Padding(length, value=7)
@@ -176,9 +176,9 @@ def test_pooled_by_a_head_filling_changes_nothing(bert, tmp_path):
         assert accuracy == pytest.approx(record.accuracy, abs=1e-6)
 
 
-@pytest.mark.parametrize("place", range(3))
-def test_filling_never_changes_a_prediction(searched, place):
-    model = searched.best_model(place)
+@pytest.mark.parametrize("position", range(3))
+def test_filling_never_changes_a_prediction(searched, position):
+    model = searched.best_model(position)
     texts, _ = sentences(12, seed=5)
     for example in tokenized(texts):
         alone = {name: values[None] for name, values in example.items()}

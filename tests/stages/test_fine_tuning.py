@@ -178,8 +178,8 @@ def test_a_search_that_trains_inside_a_nested_model_is_fine_tuned(
     )
     result = search.run()
 
-    for place, trial in enumerate(result.completed):
-        whole = search.best_model(place)
+    for position, trial in enumerate(result.completed):
+        whole = search.best_model(position)
         reached = whole.evaluate(validation.batches(30), verbose=0)[0]
         assert reached == pytest.approx(trial.fit.metrics["val_loss"], rel=1e-4)
         addresses = [point.at for point in rk.cut_points(whole)]
