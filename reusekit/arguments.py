@@ -415,8 +415,8 @@ _REPR.maxlong = 60
 class Settings(BaseModel):
     """A group of settings: immutable, given by name, and checked as arguments are.
 
-    A subclass says each setting once, as an annotated field with a default and a description. What
-    takes settings from it (functions, configuration files, the command line, MLflow) follows.
+    A subclass says each setting once, as an annotated field with a default and a description.
+    Functions, configuration files, the command line and MLflow take the settings from it.
 
     Example:
         >>> from pydantic import PositiveInt

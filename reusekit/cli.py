@@ -101,7 +101,7 @@ def cache(
     Args:
         action: "list" shows what is stored. "verify" reads all of it and compares its checksums.
             "gc" removes what was left unfinished and, where there is a budget, what was used
-            longest ago. "clear" removes everything. What is in use always stays.
+            longest ago. "clear" removes everything. Features in use always stay.
         path: The store's folder; ~/.cache/reusekit/features where none is given.
         budget: How many bytes may stay; for gc.
         verbose: Show the traceback of an error.

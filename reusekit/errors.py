@@ -125,9 +125,9 @@ def nearest(received: str, valid: Iterable[str], most: int = 3) -> str:
     """Return a sentence that names the valid choices nearest to what was received.
 
     Args:
-        received: What the caller passed.
+        received: The value that the caller passed.
         valid: All the valid choices.
-        most: How many near matches to name at most.
+        most: The most near matches to name.
 
     Returns:
         `Did you mean 'x'?` where something is near, else the valid choices themselves (the first

@@ -31,7 +31,7 @@ def tracked(items: Iterable[T], description: str, total: int | None = None) -> I
 
     Args:
         items: What is worked through.
-        description: What is being done, such as `Extracting features`.
+        description: The work, such as `Extracting features`.
         total: How many items there are, where `len(items)` does not tell.
 
     Example:
@@ -62,7 +62,7 @@ class EpochProgress(keras.callbacks.Callback):
     """A Keras callback that is a progress bar over epochs; use it as a context manager.
 
     Args:
-        description: What is being trained.
+        description: The training.
         epochs: At most how many epochs there will be.
     """
 

@@ -19,7 +19,7 @@ class DamagedFileError(ValueError):
 def write_durably(path: Path, text: str, private: bool = False) -> None:
     """Write a small file so that it is there as a whole, after a power failure too, or not.
 
-    What lies there before is replaced, a link itself and never what it points at.
+    A file that lies there is replaced; a link itself, never its target.
 
     Args:
         path: Where to.

@@ -23,7 +23,7 @@ class Backbone:
         preprocessing: From raw input to what the weights were trained on; a model of stock layers
             that is already part of `model`. None where the backbone takes raw input as it is.
         source: Where it came from, such as `keras.applications/ResNet50`.
-        weights: Which weights it holds: a name such as `imagenet`, a path, or None for random.
+        weights: The weights that it holds: a name such as `imagenet`, a path, or None for random.
         parent: Id of the logged model that it is, where it comes from a registry; else None.
         head: The address behind which it is the head of an earlier task; None where none is known.
 

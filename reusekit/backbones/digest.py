@@ -40,7 +40,7 @@ def model_digest(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-# What a model was compiled or built with, and whether it is frozen, is not what it computes.
+# Compilation, build settings and flags are no part of what a model computes.
 _PASSED_OVER = {"keras_version", "compile_config", "build_config", "trainable"}
 
 

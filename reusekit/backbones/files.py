@@ -77,7 +77,7 @@ def as_backbone(
     """Return a saved model as a backbone.
 
     Args:
-        model: What was loaded.
+        model: The loaded model.
         source: Where from.
         weights: `default` for its own, None for random ones.
         input_shape: Shape of one example, where the model leaves it open; None for its own.

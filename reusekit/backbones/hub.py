@@ -37,7 +37,7 @@ def load_preset(
             `resnet_50_imagenet` or a handle such as `hf://user/model`. Or the path of a folder.
         weights: `default` for the preset's own, None for random ones.
         input_shape: Shape of one image, where the backbone leaves it open.
-        **options: What else the backbone takes, such as `dtype`.
+        **options: Further arguments of the backbone, such as `dtype`.
 
     Raises:
         BackboneError: KerasHub is not installed, the preset cannot be had, or a weights file is

@@ -145,7 +145,7 @@ def start_job(
 def _end_killed_jobs(own: Path, uri: str) -> None:
     """End the runs of jobs beside this one that were killed, and remove what is of no more use.
 
-    What could not be sent is left to `reusekit sync`.
+    Records that could not be sent are left to `reusekit sync`.
     """
     for folder in sorted(own.parent.iterdir()):
         if folder == own or not is_marked(folder) or Outbox(folder / "outbox").waits():
