@@ -102,11 +102,11 @@ def test_masked_positions_do_not_count(pooling):
 @pytest.mark.parametrize(
     ("shape", "pooling", "message"),
     [
-        ((4, None, 6), "flatten", r"known axes, to flatten them\. Received .*\(4, None, 6\)"),
-        ((6,), "token", r"a sequence, \(length, channels\).*Received .*\(6,\)"),
-        ((4, 4, 6), "token", r"a sequence, \(length, channels\).*Received .*\(4, 4, 6\)"),
-        ((4, None), "avg", r"a known number of channels\. Received .*\(4, None\)"),
-        ((2, 2, 2, 2, 6), "avg", r"up to three axes before\. Received .*\(2, 2, 2, 2, 6\)"),
+        ((4, None, 6), "flatten", r"known axes, to flatten them\. Received: .*\(4, None, 6\)"),
+        ((6,), "token", r"a sequence, \(length, channels\).*Received: .*\(6,\)"),
+        ((4, 4, 6), "token", r"a sequence, \(length, channels\).*Received: .*\(4, 4, 6\)"),
+        ((4, None), "avg", r"a known number of channels\. Received: .*\(4, None\)"),
+        ((2, 2, 2, 2, 6), "avg", r"up to three axes before\. Received: .*\(2, 2, 2, 2, 6\)"),
         ((4, 6), "average", r"Received: 'average'\. Did you mean 'avg'\?"),
     ],
 )
