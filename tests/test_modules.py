@@ -1,8 +1,11 @@
-"""The names of modules: none is hidden by a function or class that its package imports."""
+"""Modules and functions: no name hides a module, no function takes many parameters."""
 
 import ast
+from collections.abc import Iterator
 
 from repository import ROOT
+
+MOST = 7
 
 
 def hidden_modules():
@@ -17,3 +20,19 @@ def hidden_modules():
 
 def test_no_name_hides_the_module_of_its_name():
     assert not list(hidden_modules())
+
+
+def long_signatures() -> Iterator[str]:
+    """Yield the functions and methods with more parameters than a caller can keep in mind."""
+    for path in sorted(ROOT.glob("reusekit*/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                said = node.args
+                names = [one.arg for one in (*said.posonlyargs, *said.args, *said.kwonlyargs)]
+                count = len(names) - (names[:1] in (["self"], ["cls"]))
+                if count > MOST:
+                    yield f"{path.relative_to(ROOT)}: {node.name} takes {count}"
+
+
+def test_no_function_takes_more_than_seven_parameters():
+    assert list(long_signatures()) == []

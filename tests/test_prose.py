@@ -1,6 +1,7 @@
 """The first lines of docstrings: imperatives for functions, noun phrases for the rest."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -35,3 +36,15 @@ def test_docstrings_begin_with_an_imperative_or_a_noun(folder):
     found = list(first_lines(folder))
     assert found
     assert [line for line, is_function in found if is_wrong(line, is_function)] == []
+
+
+def test_messages_say_received_in_one_form():
+    said = re.compile(r"[,;] received\b|\. Received (?!:)")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in sorted((ROOT / "reusekit").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if said.search(node.value)
+    ]
+    assert found == []

@@ -90,8 +90,8 @@ class Treatment(Settings):
         if (self.image_size or self.channels) and all(part.shape.rank != 3 for part in parts):
             shapes = ", ".join(str(tuple(part.shape)) for part in parts)
             raise DataError(
-                "image_size and channels are for images of shape (height, width, channels). "
-                f"Received inputs of shape {shapes}."
+                "Expected images of shape (height, width, channels), for image_size and channels. "
+                f"Received: inputs of shape {shapes}."
             )
         treats = tf.nest.map_structure(self._of_one, spec)
         return lambda inputs: tf.nest.map_structure(lambda treat, x: treat(x), treats, inputs)

@@ -292,7 +292,7 @@ class Draft:
             if (shape, dtype) != (before.shape, before.dtype):
                 raise CacheError(
                     f"Expected {name!r} of shape {before.shape} and dtype {before.dtype} for each "
-                    f"example, as before. Received shape {shape}, {dtype} (from example {start} "
+                    f"example, as before. Received: shape {shape}, {dtype} (from example {start} "
                     "on). Give a Padding where examples differ in length."
                 )
             if keras.backend.is_float_dtype(dtype) and not np.isfinite(values).all():

@@ -128,7 +128,7 @@ def feature_keys(
         return []
     graph = frontiers[0].graph
     if any(one.graph is not graph for one in frontiers):
-        raise CacheError("Expected cuts of one model, read once. Received cuts of several.")
+        raise CacheError("Expected cuts of one model, read once. Received: cuts of several.")
     pooled = {one: one.mask for one in frontiers if one.pooling and one.mask is not None}
     stored = [tensor for one in frontiers for tensor in one.stored]
     digests = tensor_digests(graph, [*stored, *pooled.values()])
@@ -223,7 +223,7 @@ def _described(operation: Any, address: str) -> list:
         config = without_names(json.loads(json.dumps(config)))
     except (NotImplementedError, TypeError, ValueError) as error:
         raise CacheError(
-            f"Expected layers whose configuration can be saved, received {address!r} of class "
+            f"Expected layers whose configuration can be saved. Received: {address!r} of class "
             f"{kind.__name__}. Give it a `get_config`, as saving the model needs too."
         ) from error
     described = [f"{kind.__module__}.{kind.__qualname__}", config, _own_code(kind)]
@@ -265,7 +265,7 @@ def _written(value: Any, digests: Mapping[Tensor, str], address: str) -> Any:
             return json.loads(json.dumps(written))
         except (TypeError, ValueError) as error:
             raise CacheError(
-                f"Expected call arguments that can be saved, received {part!r} in the call "
+                f"Expected call arguments that can be saved. Received: {part!r} in the call "
                 f"{address!r}."
             ) from error
 

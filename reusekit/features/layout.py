@@ -90,7 +90,7 @@ class Layout:
                 folder = self.root / name
                 if folder.is_symlink():
                     raise CacheError(
-                        f"Expected the folders of a feature store. Received a link: {folder}. "
+                        f"Expected the folders of a feature store. Received: a link: {folder}. "
                         "Remove it, or choose another folder."
                     )
                 if not folder.is_dir():

@@ -102,7 +102,7 @@ def rehearse(
         examples.append(batch)
         times.append(perf_counter())
     if not examples:
-        raise DataError("Expected a data set with examples. Received an empty one.")
+        raise DataError("Expected a data set with examples. Received: an empty one.")
     inputs, labels = examples[0]
     for _ in range(2):
         start = perf_counter()

@@ -132,7 +132,7 @@ class SearchConfig(SearchOptions):
     preprocessing: Any = Field(
         None,
         description="Work on the examples that neither the model nor the data sets' fingerprints "
-        "say, as `reusekit.planning.Extraction` has it.",
+        "say, as `reusekit.features.Extraction` has it.",
     )
 
     @model_validator(mode="after")

@@ -296,7 +296,7 @@ def test_batches_that_do_not_fit_together_are_refused(store):
         return give
 
     for second, said in [
-        ({"x": np.zeros((5, 4), "float32")}, r"shape \(3,\).*Received shape \(4,\).*Padding"),
+        ({"x": np.zeros((5, 4), "float32")}, r"shape \(3,\).*Received: shape \(4,\).*Padding"),
         ({"x": np.zeros((5, 3), "float64")}, "float64"),
         ({"y": np.zeros((5, 3), "float32")}, "Expected the arrays x. Received: y"),
     ]:

@@ -243,7 +243,7 @@ def test_links_on_their_way_out_are_removed_and_not_followed(store, outside):  #
 def test_a_link_in_the_place_of_a_folder_is_refused(name, store, outside):  # faults B6
     shutil.rmtree(store.path / name)
     (store.path / name).symlink_to(outside)
-    with pytest.raises(CacheError, match="Received a link"):
+    with pytest.raises(CacheError, match="Received: a link"):
         FeatureStore(store.path)
     assert is_untouched(outside)
 

@@ -59,7 +59,7 @@ def test_a_rehearsal_sees_what_differs_from_run_to_run():
 
 
 def test_a_rehearsal_without_examples():
-    with pytest.raises(DataError, match="Received an empty one"):
+    with pytest.raises(DataError, match="Received: an empty one"):
         rehearse(bottoms(), batches(count=0))
 
 
