@@ -148,35 +148,23 @@ class Padding:
     def batch(self, examples: tf.data.Dataset, batch_size: PositiveInt) -> tf.data.Dataset:
         """Return batches of examples padded to one length; the last may be smaller."""
 
-        def fitting(*example: Any) -> Any:  # `map` spreads a tuple over several arguments
-            return tf.nest.map_structure(self._fit, example if len(example) > 1 else example[0])
-
-        def shape(spec: tf.TensorSpec) -> list[int]:
-            return [self.length if size is None else size for size in spec.shape]
+        def shape(part: Any) -> list[int]:
+            return [self.length if size is None else size for size in part.shape]
 
         def filling(spec: tf.TensorSpec) -> tf.Tensor:
             if spec.dtype.is_floating or spec.dtype.is_integer:
                 return tf.cast(self.value, spec.dtype)
             return tf.zeros((), spec.dtype)  # False, or an empty string
 
+        def shortened(*example: Any) -> Any:  # `map` spreads a tuple over several arguments
+            whole = example if len(example) > 1 else example[0]
+            return tf.nest.map_structure(lambda part: part[tuple(map(slice, shape(part)))], whole)
+
         spec = examples.element_spec
         shapes, values = (tf.nest.map_structure(of, spec) for of in (shape, filling))
-        return examples.map(fitting).padded_batch(batch_size, shapes, values)
-
-    def _fit(self, part: tf.Tensor) -> tf.Tensor:
         if self.longer == "truncate":
-            return part[tuple(slice(self.length if s is None else None) for s in part.shape)]
-        checks = [
-            tf.debugging.assert_less_equal(
-                tf.shape(part)[axis],
-                self.length,
-                f"An example is longer than Padding(length={self.length}) and is refused.",
-            )
-            for axis, size in enumerate(part.shape)
-            if size is None
-        ]
-        with tf.control_dependencies(checks):
-            return tf.identity(part)
+            examples = examples.map(shortened)
+        return examples.padded_batch(batch_size, shapes, values)  # which refuses longer ones
 
 
 def batched(examples: tf.data.Dataset, padding: Padding | None, batch_size: int) -> tf.data.Dataset:
@@ -193,8 +181,8 @@ def example_batches(
         examples = examples.take(stop - start)
     try:
         yield from batched(examples, padding, batch_size).prefetch(tf.data.AUTOTUNE)
-    except tf.errors.InvalidArgumentError as error:
-        if "is refused" in str(error):
+    except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        if "to pad to a smaller size" in str(error):
             raise DataError(
                 f"An example is longer than {padding}. Raise the length, or pass longer='truncate'."
             ) from error

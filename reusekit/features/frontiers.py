@@ -82,10 +82,8 @@ class Frontier:
         """The tensors that are made from inputs, with these and the model that does it."""
         made = [tensor for tensor in self.crossing if tensor not in self.stored]
         model = extract(self.graph, [tensor.address for tensor in made])
-        of, needed = (
-            dict(zip(self.graph.inputs, model.inputs, strict=True)),
-            _inputs_of(self.graph, made),
-        )
+        of = dict(zip(self.graph.inputs, model.inputs, strict=True))
+        needed = _inputs_of(self.graph, made)
         return needed, made, keras.Model([of[tensor] for tensor in needed], model.outputs)
 
 
