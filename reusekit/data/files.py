@@ -29,6 +29,10 @@ _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 _LUMINANCE = np.array([0.2989, 0.5870, 0.1140], "float32")  # as tf.image.rgb_to_grayscale has it
 _ORIENTATION = 0x0112
 _PNG = b"\x89PNG\r\n\x1a\n"
+_SCALES = (1, 2, 4, 8)
+"""By how much libjpeg makes a picture smaller while it decodes it, for less work."""
+_ROOM = 2
+"""Times the wanted size that a picture keeps at least, for the filter that follows."""
 _MOST_NAMED = 5
 _MEMORY_SHARE = 0.25
 """Share of the free memory that decoded examples may take."""
@@ -278,31 +282,39 @@ def _held(inputs: tf.data.Dataset, files: Sequence[ExampleFile]) -> tf.data.Data
 
 def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> tf.data.Dataset:
     channels = treatment.channels or (1 if all(file.grey for file in files) else 3)
-    shapes = {file.shape for file in files}
+    shapes = {file.shape for file in files} if treatment.image_size is None else set()
     height, width = shapes.pop() if len(shapes) == 1 else (None, None)
     finish = treatment.resizing()
 
-    def decode(path: tf.Tensor, fast: tf.Tensor, grey: tf.Tensor) -> tf.Tensor:
+    def decode(path: tf.Tensor, fast: tf.Tensor, grey: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
         data = tf.io.read_file(path)
 
-        def colour() -> tf.Tensor:
-            return tf.cast(tf.io.decode_jpeg(data, channels=3), tf.float32)
+        def jpeg(of: int, scale: int) -> tf.Tensor:
+            return tf.cast(tf.io.decode_jpeg(data, channels=of, ratio=scale), tf.float32)
+
+        def scaled(of: int) -> tf.Tensor:
+            return tf.switch_case(scale, [partial(jpeg, of, one) for one in _SCALES])
 
         def one_channel() -> tf.Tensor:
-            return tf.cond(
-                grey,
-                lambda: tf.cast(tf.io.decode_jpeg(data, channels=1), tf.float32),
-                lambda: tf.image.rgb_to_grayscale(colour()),
-            )
+            return tf.cond(grey, lambda: scaled(1), lambda: tf.image.rgb_to_grayscale(scaled(3)))
 
         image = tf.cond(
             fast,
-            colour if channels == 3 else one_channel,
+            (lambda: scaled(3)) if channels == 3 else one_channel,
             lambda: tf.numpy_function(partial(_pixels, channels), [data], tf.float32),
         )
         return finish(tf.ensure_shape(image, (height, width, channels)))
 
-    return _each(files, decode, "path", "fast", "grey")
+    scales = [_scale(file.shape, treatment.image_size) for file in files]
+    return _each(files, decode, "path", "fast", "grey", scale=scales)
+
+
+def _scale(shape: Sequence[int], wanted: Sequence[int] | None) -> int:
+    """Return the position of the scale at which a picture is decoded."""
+    if wanted is None:
+        return 0
+    room = min(size // (_ROOM * least) for size, least in zip(shape, wanted, strict=True))
+    return max(place for place, scale in enumerate(_SCALES) if scale <= max(room, 1))
 
 
 def _pixels(channels: int, data: bytes) -> np.ndarray:
@@ -371,9 +383,9 @@ def _no_pictures(treatment: Treatment, where: str) -> None:
 
 
 def _each(
-    files: Sequence[ExampleFile], decode: Callable[..., tf.Tensor], *names: str
+    files: Sequence[ExampleFile], decode: Callable[..., tf.Tensor], *names: str, **more: Sequence
 ) -> tf.data.Dataset:
-    parts = tuple([getattr(file, name) for file in files] for name in names)
+    parts = (*([getattr(file, name) for file in files] for name in names), *more.values())
     return tf.data.Dataset.from_tensor_slices(parts).map(decode, tf.data.AUTOTUNE)
 
 
