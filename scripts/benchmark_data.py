@@ -2,7 +2,7 @@
 
     python scripts/benchmark_data.py --pictures 10000
 
-Both bring pictures of 500x375 to 224x224 and hand them over in batches of 32. Keras reads them in
+Both bring pictures of 500x375 to one size and hand them over in batches of 32. Keras reads them in
 each pass; reusekit opens the folder (reads contents, draws parts, decodes all files once) and then
 passes over it. Prints the seconds of each as JSON.
 """
@@ -21,7 +21,7 @@ from PIL import Image
 
 import reusekit as rk
 
-SIZE, BATCH = (224, 224), 32
+BATCH = 32
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -50,9 +50,11 @@ def main() -> None:
     """Make the pictures, read them both ways in turn, and print what it took."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
-    treatment = rk.data.Treatment(image_size=SIZE, channels=3)
+    size = (options.size, options.size)
+    treatment = rk.data.Treatment(image_size=size, channels=3)
     every = rk.data.Shares(train=1, validation=0, test=0)
     seconds: dict[str, list[float]] = {"keras": [], "reusekit": [], "reusekit, next pass": []}
     with tempfile.TemporaryDirectory() as scratch:
@@ -61,7 +63,7 @@ def main() -> None:
 
         def by_keras() -> tf.data.Dataset:
             return keras.utils.image_dataset_from_directory(
-                folder, image_size=SIZE, batch_size=BATCH, shuffle=False, verbose=False
+                folder, image_size=size, batch_size=BATCH, shuffle=False, verbose=False
             )
 
         for _ in range(options.rounds):
@@ -78,7 +80,7 @@ def main() -> None:
             seconds["reusekit"].append(timed(by_reusekit))
             seconds["reusekit, next pass"].append(timed(lambda o=opened: o[0].batches(BATCH)))
     best = {name: round(min(each), 2) for name, each in seconds.items()}
-    print(json.dumps({"pictures": options.pictures, "seconds": best}))
+    print(json.dumps({"pictures": options.pictures, "size": options.size, "seconds": best}))
 
 
 if __name__ == "__main__":
