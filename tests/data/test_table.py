@@ -228,7 +228,7 @@ def numbers(**columns):
         (FRAME, {"label": "title"}, "Expected words that repeat as classes"),
         (FRAME, {"label": ["word", "red"]}, "Expected a word, a number or several numbers"),
         (FRAME, {"label": "word", "treatment": Treatment(task="regression")}, "Received: text"),
-        (FRAME, {"input": ["width"], "treatment": Treatment(channels=3)}, "are for images"),
+        (FRAME, {"input": ["width"], "treatment": Treatment(channels=3)}, "Expected images of"),
         (FRAME, {"weight": "price"}, "numbers of at least 0"),
         (numbers(x=[1.0, np.nan, np.inf]), {}, "in 2 rows, the first at position 1"),
         (numbers(y=["a", None, ""]), {}, "column 'y' of DataFrame. Received: none"),
