@@ -151,8 +151,9 @@ def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | 
         if padding is None and isinstance(part, tf.TensorSpec) and not _fits(part.shape, shape):
             raise DataError(
                 f"Expected examples of {name} of shape {tuple(shape)}, which the model takes as "
-                f"{one!r}. Received: {tuple(part.shape)}. Load images with image_size= and "
-                "channels=."
+                f"{one!r}. Received: {tuple(part.shape)}."
+                + " Load images with image_size= and channels=."
+                * (len(shape) == 3)
             )
 
 

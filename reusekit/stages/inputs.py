@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from reusekit.backbones import load_backbone as load_pretrained
 from reusekit.backbones.preprocessing import IMAGENET, RANGES, range_ratio
 from reusekit.data import DataSplit, Shares, Treatment, from_folder, from_table, load
 from reusekit.errors import ConfigError
+from reusekit.features.stored import check_examples
 from reusekit.graph import read
 from reusekit.progress import console, say
 from reusekit.settings import BackboneSettings, DataSettings
@@ -53,38 +55,27 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 
 
 def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
-    """Load the three splits with images of the size and channels that the backbone takes.
+    """Load the three splits as the backbone takes them.
 
-    Every example is decoded once, so that a broken file is found before any work. Of a saved model
-    it is said in which range pixels reach it, with a warning where that is not the range that it
-    was trained on.
+    Images come in its size and channels, series of open length in its length. Every example is read
+    once, so that a broken file is found before any work. Of a saved model of images it is said in
+    which range pixels reach it, with a warning where that is not the range that it was trained on.
 
     Raises:
-        ConfigError: The backbone takes no images or leaves their size open, or two splits share
-            examples.
-        DataError: The data cannot be read.
+        ConfigError: The backbone takes several inputs or text, or images of any size; or two splits
+            share examples.
+        DataError: The data cannot be read, or are of another shape than the backbone takes.
     """
-    inputs = backbone.model.inputs
-    if len(inputs) != 1 or len(inputs[0].shape) != 4:
-        taken = ", ".join(f"{tensor.name!r} of shape {tensor.shape}" for tensor in inputs)
-        raise ConfigError(
-            "Expected a backbone of images, with one input of shape (batch, height, width, "
-            "channels); text and other inputs go through rk.CutSearch. Received: "
-            f"{backbone.source}, which takes {taken}."
-        )
-    *size, channels = inputs[0].shape[1:]
-    if None in size:
-        raise ConfigError(
-            f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."
-        )
-
-    few = settings.treatment(image_size=size, channels=channels, seed=seed)
+    few = settings.treatment(**_treatment_for(backbone), seed=seed)
     every = few.changed(examples_per_class=None)
     splits = Splits(
         train=open_split(settings, settings.train, few),
         validation=open_split(settings, settings.validation, every),
         test=open_split(settings, settings.test, every),
     )
+    graph = read(backbone.model)
+    for name in ("train", "validation", "test"):
+        check_examples(graph, getattr(splits, name), f"data.{name}", None)
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     for one, other in pairs:
         if getattr(splits, one).overlaps(getattr(splits, other)):
@@ -99,8 +90,34 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
         )
     counts = {split: getattr(splits, split).check() for split in ("train", "validation", "test")}
     _check_counts(splits, settings, counts)
-    _say_range(backbone, splits.train)
+    if splits.train.treatment.image_size is not None:
+        _say_range(backbone, splits.train)
     return splits
+
+
+def _treatment_for(backbone: Backbone) -> dict[str, Any]:
+    """Return the settings of a treatment that a backbone decides.
+
+    Raises:
+        ConfigError: It takes several inputs or text, or images of any size.
+    """
+    inputs = backbone.model.inputs
+    if len(inputs) != 1 or inputs[0].dtype == "string":
+        taken = ", ".join(f"{tensor.name!r} of shape {tensor.shape}" for tensor in inputs)
+        raise ConfigError(
+            "Expected a backbone with one input of numbers, such as images of shape (batch, "
+            "height, width, channels); text and several inputs go through rk.CutSearch. Received: "
+            f"{backbone.source}, which takes {taken}."
+        )
+    shape = inputs[0].shape[1:]
+    if len(shape) != 3:
+        return {"length": shape[0]} if len(shape) in (1, 2) else {}
+    *size, channels = shape
+    if None in size:
+        raise ConfigError(
+            f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."
+        )
+    return {"image_size": size, "channels": channels}
 
 
 def open_split(settings: DataSettings, split: str, treatment: Treatment) -> DataSplit:
