@@ -9,6 +9,7 @@ import keras
 
 from reusekit.backbones.backbone import Backbone
 from reusekit.errors import BackboneError
+from reusekit.graph import keras_internals
 from reusekit.surgery import clone, prepend
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
@@ -139,8 +140,8 @@ def read_file(file: Path, named: str) -> keras.Model:
         named: What it is called in an error.
 
     Raises:
-        BackboneError: It asks for code to be run, holds no Keras model, or has a layer whose class
-            is not known here.
+        BackboneError: It asks for code to be run, holds no Keras model, lacks a vocabulary, or has
+            a layer whose class is not known here.
     """
     try:
         model = keras.saving.load_model(file, compile=False, safe_mode=True)
@@ -150,7 +151,27 @@ def read_file(file: Path, named: str) -> keras.Model:
         raise BackboneError(
             f"{named} holds a {type(model).__name__}. Expected a model that model.save wrote."
         )
+    if file.suffix != ".keras":
+        _check_vocabularies(model, named)
     return model
+
+
+_LOOKUPS = (
+    keras.layers.StringLookup,
+    keras.layers.IntegerLookup,
+    keras.layers.TextVectorization,
+)
+
+
+def _check_vocabularies(model: keras.Model, named: str) -> None:
+    """Refuse layers without a vocabulary: only a `.keras` file keeps one that was adapted."""
+    for layer in keras_internals.all_layers(model):
+        if isinstance(layer, _LOOKUPS) and not layer.get_vocabulary(include_special_tokens=False):
+            raise BackboneError(
+                f"{named} cannot be loaded: it lacks the vocabulary of {layer.name!r}, which "
+                "adapt found. Expected a .keras file, which holds vocabularies. Adapt the layer "
+                "again where the model was made, and save that with model.save('NAME.keras')."
+            )
 
 
 _UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown \w+:?) '(?:.*?>)?(\w+)'")

@@ -61,3 +61,15 @@ def test_what_it_does_not_take_is_refused(file):
         rk.load_backbone(file, weights="imagenet")
     with pytest.raises(rk.BackboneError, match="takes no options"):
         rk.load_backbone(file, alpha=1)
+
+
+def test_an_adapted_vocabulary_that_the_file_lacks_is_missed(tmp_path):  # an h5 file holds none
+    words = keras.Input((1,), dtype="string")
+    adapted = keras.layers.StringLookup(name="adapted")
+    adapted.adapt(np.array(["a", "b"]))
+    given = keras.layers.StringLookup(vocabulary=["a", "b"], name="given")
+    for name, layer in (("adapted", adapted), ("given", given)):
+        keras.Model(words, layer(words)).save(tmp_path / f"{name}.h5")
+    with pytest.raises(rk.BackboneError, match=r"the vocabulary of 'adapted'.* \.keras file"):
+        rk.load_backbone(tmp_path / "adapted.h5")
+    assert rk.load_backbone(tmp_path / "given.h5").model.get_layer("given").vocabulary_size() == 3
