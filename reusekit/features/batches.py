@@ -17,7 +17,7 @@ from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError, DataError
 
-# What the data sets that are still there call, by the graph that TensorFlow traced them into.
+# The functions that living data sets call, by the graph that TensorFlow traced them into.
 _called: WeakKeyDictionary[Any, list[Callable]] = WeakKeyDictionary()
 
 

@@ -72,9 +72,9 @@ def in_compute_dtype(model: keras.Model | Graph, compute_dtype: str | None) -> G
     """Return a copy of a model that computes in another precision, its weights kept in float32.
 
     Every layer whose policy is float32 gets Keras's mixed policy, but for augmentation: bfloat16
-    cannot tell the positions of neighbouring pixels apart. What the copy returns has the dtype that
-    it was computed in; the dtypes that Keras noted when the model was built stay as they were, and
-    so do addresses. None gives the model itself.
+    cannot tell the positions of neighbouring pixels apart. Its outputs have the dtype that they
+    were computed in; the dtypes that Keras noted when the model was built stay as they were, and so
+    do addresses. None gives the model itself.
     """
     if compute_dtype is None:
         return read(model)

@@ -41,7 +41,7 @@ _SURROUNDINGS = 8
 
 _CHUNK = 1 << 20
 
-# What was read once and has not been touched since need not be read again by this process.
+# Files that this process has read once, and that have not been touched since.
 _sound: set[tuple] = set()
 
 
@@ -249,7 +249,7 @@ class Draft:
     """An entry while it is being made, block by block.
 
     The whole blocks of one that was interrupted are taken over; an entry that was damaged is made
-    anew. Whoever has a draft holds the lock of its maker.
+    anew. The owner of a draft holds the lock of its maker.
     """
 
     def __init__(self, layout: Layout, key: FeatureKey, block_bytes: int) -> None:

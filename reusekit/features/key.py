@@ -227,7 +227,7 @@ def _described(operation: Any, address: str) -> list:
             f"{kind.__name__}. Give it a `get_config`, as saving the model needs too."
         ) from error
     described = [f"{kind.__module__}.{kind.__qualname__}", config, _own_code(kind)]
-    # What preprocessing layers learn by `adapt` is neither among their weights nor configured.
+    # The results of `adapt` are neither among the weights of a layer nor in its configuration.
     if hasattr(operation, "get_vocabulary"):
         described.append([str(word) for word in operation.get_vocabulary()])
     return described

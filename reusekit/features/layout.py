@@ -133,8 +133,8 @@ class Layout:
     def lease(self, digest: str) -> ExitStack:
         """Return a reader's share in an entry, which keeps it from being removed.
 
-        It ends with `close`, with the last reference to it, or with the process. Who may only read
-        a store has none: an entry that is removed meanwhile stays mapped.
+        It ends with `close`, with the last reference to it, or with the process. A store that one
+        may only read has none: an entry that is removed meanwhile stays mapped.
         """
         held = ExitStack()
 
@@ -151,7 +151,7 @@ class Layout:
     def if_unused(self, digest: str) -> Iterator[bool]:
         """Keep all others off an entry, if nobody makes or reads it; yields whether that is so.
 
-        What another user made and keeps to himself counts as used.
+        An entry that another user keeps to himself counts as used.
         """
         with ExitStack() as held:
 

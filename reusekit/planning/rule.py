@@ -83,8 +83,8 @@ def schedule(
     """Return the number of trials to train in one pass over the same batches.
 
     One pass for several trials reads or computes the features once for all of them, which takes
-    `reading` seconds, and starts each step once. What each trial computes itself, and its
-    optimizer's work, stays.
+    `reading` seconds, and starts each step once. The work of each trial itself, and of its
+    optimizer, stays.
 
     Args:
         trials: Trials of one cut, pooling and batch size.
