@@ -369,7 +369,7 @@ def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSett
         return False
     try:
         told = recorded.origin
-        drawn = Shares(**(told.get("shares") or {}))
+        drawn = Shares(**told["shares"]) if told.get("shares") else None
         if data.folder is not None:
             there = data.changed(shares=drawn)
         elif data.table is not None and told.get("part") is not None:

@@ -73,6 +73,8 @@ def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
         load("train")
     assert load("some").train.size == 4
     assert "warning" not in capsys.readouterr().err
+    load("some+owls[:1]")
+    assert "has one example of 1 classes: [owl]" in capsys.readouterr().err
     load("some", validation="test", test="owls")
     assert "has no example of 1 classes that the other splits have: [owl]" in (
         capsys.readouterr().err
