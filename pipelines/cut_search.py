@@ -93,10 +93,10 @@ def cut_search(
                 seed=options.seed,
             )
         with job.stage("Evaluate on the test split"):
-            test = stages.evaluate(model=tuned.whole, split=splits.test)
+            test = stages.evaluate(model=tuned.whole, split=splits.test, rules=tuned.rules)
         with job.stage("Train the baselines"):
             rivals = stages.run_baselines(
-                whole=tuned.whole,
+                tuned=tuned,
                 splits=splits,
                 settings=baselines,
                 folder=job.folder,

@@ -468,7 +468,7 @@ class Settings(BaseModel):
         return self
 
 
-_RENAMED = {"freeze": "frozen_up_to", "unfreeze_from": "frozen_up_to"}
+_RENAMED = {"freeze": "frozen_up_to", "unfreeze_from": "frozen_up_to", "pixels": "linear"}
 """Settings by the names that they had before, and may have in a file that was written then."""
 
 

@@ -113,6 +113,11 @@ class DataSettings(Settings):
         False, description=Treatment.model_fields["skip_unreadable"].description
     )
     resize: Resize = Field("stretch", description=Treatment.model_fields["resize"].description)
+    class_weights: Literal["balanced"] | None = Field(
+        None,
+        description="balanced: in training, and there alone, every class counts alike, however "
+        "many examples it has; null: every example does.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -161,8 +166,13 @@ class HeadSettings(Settings):
     units: NonNegativeInt = Field(0, description="Width of the hidden layer; 0 for none.")
     dropout: Rate = Field(0.0, description="Dropout rate before the last layer.")
     learning_rate: PositiveFloat = Field(1e-2, description="Adam's rate.")
+    objective: str = Field(
+        "val_loss",
+        description="Metric that decides which epoch is the best: val_ and what the head reports, "
+        "or any metric of Keras.",
+    )
     epochs: PositiveInt = Field(60, description="At most that many passes.")
-    patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
+    patience: PositiveInt = Field(10, description="Epochs to wait for a better objective.")
     batch_size: PositiveInt = Field(32, description="Examples a step.")
 
 
@@ -222,6 +232,36 @@ class FineTuneSettings(Settings):
         description="Share of the backbone's cuts before the chosen one to unfreeze.",
     )
     learning_rate: PositiveFloat = Field(1e-4, description="Adam's rate in the second phase.")
+    warmup: NonNegativeInt = Field(
+        0, description="Epochs in which the rate rises from 0 to what it is, step by step."
+    )
+    schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        description="The rate after that: constant, or falling along a cosine to 0 at the last "
+        "epoch.",
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="Weight decay as of AdamW, of all that is trained but biases and "
+        "normalisations.",
+    )
+    clip_norm: PositiveFloat | None = Field(
+        None, description="Norm to which all gradients together are clipped; null: none."
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Smoothing of the labels of classes, or of several labels."
+    )
+    precision: Literal["mixed_bfloat16", "mixed_float16"] | None = Field(
+        None,
+        description="What the unfrozen part computes in, its weights in float32; null for its own "
+        "precision.",
+    )
+    objective: str = Field(
+        "val_loss",
+        description="Metric that decides which epoch is the best and whether the phase is kept: "
+        "val_ and what the head reports, or any metric of Keras.",
+    )
     decay: float = Field(
         1.0,
         gt=0,
@@ -239,16 +279,17 @@ class FineTuneSettings(Settings):
         "weights, train trains it.",
     )
     epochs: PositiveInt = Field(30, description="At most that many passes.")
-    patience: PositiveInt = Field(5, description="Epochs to wait for a lower validation loss.")
+    patience: PositiveInt = Field(5, description="Epochs to wait for a better objective.")
     batch_size: PositiveInt = Field(32, description="Examples a step.")
 
     @model_validator(mode="after")
-    def _unfrozen_in_the_end(self) -> Self:
-        if self.unfreeze_every >= self.epochs:
-            raise ConfigError(
-                f"Expected unfreeze_every to be below epochs, {self.epochs}. Received: "
-                f"{self.unfreeze_every}."
-            )
+    def _in_time(self) -> Self:
+        for name in ("unfreeze_every", "warmup"):
+            if getattr(self, name) >= self.epochs:
+                raise ConfigError(
+                    f"Expected {name} to be below epochs, {self.epochs}. Received: "
+                    f"{getattr(self, name)}."
+                )
         return self
 
 
@@ -267,7 +308,14 @@ class BaselineSettings(Settings):
     )
     patience: PositiveInt = Field(10, description="Epochs to wait for a lower validation loss.")
     batch_size: PositiveInt = Field(32, description="Examples a step.")
-    pixels: bool = Field(False, description="Logistic regression on the raw pixels.")
+    linear: bool = Field(
+        False,
+        description="A linear model on the raw input: logistic regression, or ridge regression for "
+        "numbers.",
+    )
+    constant: bool = Field(
+        False, description="What looks at no input: the majority, the rates of labels, the mean."
+    )
 
 
 class TrackingSettings(Settings):
@@ -317,9 +365,8 @@ class PromoteSettings(Settings):
     )
     margin: float = Field(
         0.0,
-        gt=-1,
-        lt=1,
-        description="By how much its accuracy has to be higher; below 0, how much lower it may be.",
+        description="By how much it has to be better in the measure of the task, such as accuracy; "
+        "below 0, how much worse it may be.",
     )
     confidence: float = Field(
         0.95, gt=0, lt=1, description="How sure that has to be: of the interval of the difference."

@@ -1,8 +1,9 @@
 """A part of a data set, ready to train on and named by its content."""
 
+import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,40 @@ class DataSplit:
             for array, part in zip(arrays, tf.nest.flatten(example), strict=True):
                 array[row] = part
         return tf.nest.pack_sequence_as(spec, arrays)
+
+    @checked(DataError)
+    def balanced(self, counts: Any = None) -> "DataSplit":
+        """Return the examples with weights by which all classes count alike.
+
+        An example's weight is the number of examples over that of classes and over that of its
+        class, as scikit-learn's `balanced` has it, times the weight that it has already.
+
+        Args:
+            counts: How many examples each class has, as `check` returns them; None counts them.
+
+        Raises:
+            DataError: The task is no classification.
+        """
+        if self.task.kind != "classification":
+            raise DataError(
+                "Expected a task of one class an example for balanced class weights. Received: "
+                f"{self.task.kind}."
+            )
+        found = np.asarray(self.check() if counts is None else counts)
+        present = found > 0
+        each = np.where(present, self.size / (present.sum() * np.maximum(found, 1)), 1.0)
+        table = tf.constant(each, tf.float32)
+
+        def weighted(inputs: Any, label: tf.Tensor, *weight: tf.Tensor) -> tuple[Any, ...]:
+            own = table[label]
+            return inputs, label, own * tf.cast(weight[0], tf.float32) if weight else own
+
+        said = f"{self.fingerprint} balanced {each.tolist()}"
+        return replace(
+            self,
+            examples=self.examples.map(weighted, tf.data.AUTOTUNE),
+            fingerprint=hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
+        )
 
     def check(self) -> np.ndarray:
         """Read every example once, so that a broken one is found before any work.

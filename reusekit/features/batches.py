@@ -54,7 +54,11 @@ def rows_of(array: Any) -> tf.TensorSpec:
 
 @checked(DataError)
 def feed(
-    inputs: Any, labels: Any, batch_size: PositiveInt, seed: Seed | None = None
+    inputs: Any,
+    labels: Any,
+    batch_size: PositiveInt,
+    seed: Seed | None = None,
+    weights: Any = None,
 ) -> tf.data.Dataset:
     """Return batches of (inputs, labels), gathered from arrays in memory or mapped files.
 
@@ -68,6 +72,7 @@ def feed(
         batch_size: Examples a batch; the last one may be smaller.
         seed: Shuffle fully at each pass, each pass anew, the same passes for the same seed; None
             keeps the order.
+        weights: A weight for each example, the third part of batches; None for batches of two.
 
     Example:
         >>> batches = feed(np.arange(3.0), np.arange(3), batch_size=2)
@@ -75,7 +80,8 @@ def feed(
         [[0, 1], [2]]
     """
     inputs = keras.tree.lists_to_tuples(inputs)  # tf.data would stack what is in a list
-    arrays = [*keras.tree.flatten(inputs), labels]
+    told = (labels,) if weights is None else (labels, weights)
+    arrays = [*keras.tree.flatten(inputs), *told]
     shapes = [getattr(one, "shape", None) if hasattr(one, "dtype") else None for one in arrays]
     if not all(shape and shape[0] == (shapes[-1] or [None])[0] for shape in shapes):
         received = (
@@ -91,10 +97,11 @@ def feed(
     def order(_: int) -> np.ndarray:
         return np.random.default_rng((seed, next(passes))).permutation(size)  # type: ignore[arg-type]
 
-    def gather(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    def gather(rows: tf.Tensor) -> tuple[Any, ...]:
         specs = [rows_of(array) for array in arrays]
-        *taken, labels = call_python(lambda at: [array[at] for array in arrays], [rows], specs)
-        return keras.tree.pack_sequence_as(inputs, taken), labels
+        taken = call_python(lambda at: [array[at] for array in arrays], [rows], specs)
+        ends = len(taken) - len(told)
+        return keras.tree.pack_sequence_as(inputs, taken[:ends]), *taken[ends:]
 
     positions = tf.data.Dataset.range(size)
     if seed is not None:
@@ -174,7 +181,7 @@ def batched(examples: tf.data.Dataset, padding: Padding | None, batch_size: int)
 
 def example_batches(
     data: DataSplit, start: int, stop: int, padding: Padding | None, batch_size: int
-) -> Iterator[tuple[Any, tf.Tensor]]:
+) -> Iterator[tuple[Any, ...]]:
     """Yield batches of the examples of some numbers; to the end, of all there are."""
     examples = data.examples.skip(start)
     if stop < data.size:

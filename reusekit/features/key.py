@@ -20,8 +20,8 @@ from reusekit.features.frontiers import Frontier
 from reusekit.graph import Graph, Tensor, ancestors, read
 from reusekit.graph.padding_mask import AUTO
 
-LABELS = ":labels"
-"""The name of the labels among an entry's arrays; no address starts with a colon."""
+LABELS, WEIGHTS = ":labels", ":weights"
+"""The names of labels and weights among an entry's arrays; no address starts with a colon."""
 
 # Their code changes with their version only, so configurations say enough about their classes.
 _LIBRARIES = {"abc", "builtins", "keras", "keras_hub", "tensorflow", "torch"}
@@ -143,6 +143,7 @@ def feature_keys(
         common["compute_dtype"] = extraction.compute_dtype
     if view is not None:
         common["view"] = [view, extraction.seed, extraction.batch_size]
+    told = (LABELS, WEIGHTS)[: len(data.examples.element_spec) - 1]
     keys = []
     for one in frontiers:
         same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.stored]}
@@ -158,7 +159,7 @@ def feature_keys(
             "split": data.split,
             **({} if view is None else {"view": view}),
         }
-        keys.append(FeatureKey(digest(same), (*one.names, LABELS), data.size, about))
+        keys.append(FeatureKey(digest(same), (*one.names, *told), data.size, about))
     return keys
 
 

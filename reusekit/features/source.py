@@ -30,7 +30,7 @@ from reusekit.features.batches import (
 from reusekit.features.bottoms import computing
 from reusekit.features.entry import Entry
 from reusekit.features.frontiers import Frontier
-from reusekit.features.key import LABELS
+from reusekit.features.key import LABELS, WEIGHTS
 
 _ROWS = 256  # that are read at a time
 
@@ -45,9 +45,17 @@ class FeatureSource(ABC):
     def labels(self) -> np.ndarray:
         """The labels, in the data set's order."""
 
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The weights of the examples, in the same order; None where all count alike."""
+        return None
+
     @abstractmethod
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Return batches of (crossing tensors, labels), as the top takes them; see `feed`."""
+        """Return batches of (crossing tensors, labels), as the top takes them; see `feed`.
+
+        Where examples have weights, these are the third part.
+        """
 
     def arrays(self) -> np.ndarray | tuple[np.ndarray, ...] | None:
         """Return all features in memory, in order; None for whole maps and varying features."""
@@ -71,6 +79,11 @@ class StoredSource(FeatureSource):
         return np.asarray(self.entry[LABELS])
 
     @cached_property
+    def weights(self) -> np.ndarray | None:
+        """The weights of the examples, in the same order; None where all count alike."""
+        return np.asarray(self.entry[WEIGHTS]) if WEIGHTS in self.entry else None
+
+    @cached_property
     def _read(self) -> Mapping[str, Any]:
         if not self.in_memory:
             return self.stored
@@ -80,8 +93,8 @@ class StoredSource(FeatureSource):
     def batches(self, batch_size: PositiveInt, seed: Seed | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""
         restore = self.frontier.restore
-        batches = feed(self._read, self.labels, batch_size, seed)
-        return batches.map(lambda stored, labels: (restore(stored), labels))
+        batches = feed(self._read, self.labels, batch_size, seed, self.weights)
+        return batches.map(lambda stored, *told: (restore(stored), *told))
 
     def arrays(self) -> np.ndarray | tuple[np.ndarray, ...] | None:
         """See `FeatureSource`."""
@@ -105,20 +118,25 @@ class ViewsSource(FeatureSource):
         """The labels, in the data set's order."""
         return self._views[0].labels
 
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The weights of the examples, in the same order; None where all count alike."""
+        return self._views[0].weights
+
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""
         first = self._views[0]
         specs = {name: rows_of(array) for name, array in first.stored.items()}
-        order = feed(np.arange(self.size), self.labels, batch_size, seed)
+        order = feed(np.arange(self.size), self.labels, batch_size, seed, self.weights)
 
         def gather(number: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
             view = self._views[int(number) % len(self._views)].stored
             return [view[name][rows] for name in specs]
 
         def read(number: tf.Tensor) -> tf.data.Dataset:
-            def taken(rows: tf.Tensor, labels: tf.Tensor) -> tuple[Any, tf.Tensor]:
+            def taken(rows: tf.Tensor, *told: tf.Tensor) -> tuple[Any, ...]:
                 parts = call_python(gather, [number, rows], list(specs.values()))
-                return first.frontier.restore(dict(zip(specs, parts, strict=True))), labels
+                return first.frontier.restore(dict(zip(specs, parts, strict=True))), *told
 
             return order.map(taken)
 
@@ -140,8 +158,8 @@ class InputSource(FeatureSource):
         self.size = data.size
 
     @cached_property
-    def _held(self) -> tuple[Any, np.ndarray]:
-        """Inputs, in their structure, and labels of any dtype and shape."""
+    def _held(self) -> tuple[Any, ...]:
+        """Inputs, in their structure, labels of any dtype and shape, and weights."""
         held: Any = None
         position = 0
         for batch in example_batches(self._data, 0, self.size, self._padding, _ROWS):
@@ -165,16 +183,29 @@ class InputSource(FeatureSource):
         return held
 
     @cached_property
+    def _told(self) -> tuple[np.ndarray, ...]:
+        """Labels and, where there are some, weights."""
+        if self._window >= self.size:
+            return self._held[1:]
+        told = self._data.examples.map(lambda inputs, *told: told)
+        return tuple(map(np.array, zip(*told.as_numpy_iterator(), strict=True)))
+
+    @property
     def labels(self) -> np.ndarray:
         """The labels, in the data set's order."""
-        if self._window >= self.size:
-            return self._held[1]
-        return np.array([label for _, label in self._data.examples.as_numpy_iterator()])
+        return self._told[0]
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The weights of the examples, in the same order; None where all count alike."""
+        weighted = len(self._data.examples.element_spec) == 3
+        return self._told[1] if weighted else None
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Return batches of (inputs in their own structure, labels)."""
+        """Return batches of (inputs in their own structure, labels), and of weights."""
         if self._window >= self.size:
-            return feed(*self._held, batch_size, seed)
+            inputs, labels, *weights = self._held
+            return feed(inputs, labels, batch_size, seed, *weights)
         examples = self._data.examples
         if seed is not None:
             examples = examples.shuffle(max(1, self._window), seed, reshuffle_each_iteration=True)
@@ -204,18 +235,23 @@ class ComputedSource(FeatureSource):
         """The labels, in the data set's order."""
         return self._source.labels
 
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The weights of the examples, in the same order; None where all count alike."""
+        return self._source.weights
+
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""
         source = self._source.batches(batch_size, seed)
 
         def computed(number: tf.Tensor) -> tf.data.Dataset:
-            def compute(position: tf.Tensor, batch: tuple) -> tuple[Any, tf.Tensor]:
-                inputs, labels = batch
+            def compute(position: tf.Tensor, batch: tuple) -> tuple[Any, ...]:
+                inputs, *told = batch
                 # Outside of the graph of tf.data, which runs on the processor alone.
                 given = [number, position, *keras.tree.flatten(inputs)]
                 run = partial(self._compute, inputs)
                 parts = call_python(run, given, self._specs, eagerly=True)
-                return (parts[0] if len(parts) == 1 else tuple(parts)), labels
+                return (parts[0] if len(parts) == 1 else tuple(parts)), *told
 
             return source.enumerate().map(compute)
 

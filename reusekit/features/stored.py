@@ -16,7 +16,7 @@ from reusekit.errors import CacheError, DataError
 from reusekit.features.batches import Padding, example_batches
 from reusekit.features.bottoms import in_compute_dtype, tapped
 from reusekit.features.frontiers import Frontier, frontier
-from reusekit.features.key import LABELS, Extraction, FeatureKey, feature_keys
+from reusekit.features.key import LABELS, WEIGHTS, Extraction, FeatureKey, feature_keys
 from reusekit.features.randomness import random_before
 from reusekit.features.source import StoredSource
 from reusekit.features.store import Batch, FeatureStore
@@ -99,12 +99,12 @@ def stored_features(
         batches = example_batches(data, start, stop, extraction.padding, size)
         tracking = tracked(batches, said, total=math.ceil((stop - start) / size))
         # A pass that goes on starts at a whole batch.
-        for number, (inputs, labels) in enumerate(tracking, start // size):
+        for number, (inputs, *told) in enumerate(tracking, start // size):
             if view is not None:
                 reseed(view, extraction.seed, size, number)
             yield [
                 {name: _as_stored(values, extraction.dtype) for name, values in made.items()}
-                | {LABELS: np.asarray(labels)}
+                | dict(zip((LABELS, WEIGHTS), map(np.asarray, told), strict=False))
                 for made in run(inputs)
             ]
 
@@ -113,18 +113,22 @@ def stored_features(
 
 
 def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | None) -> None:
-    """Raise DataError for examples that are no pairs of what a model takes and a label."""
+    """Raise DataError for examples that are not what a model takes, a label, perhaps a weight."""
     spec = data.examples.element_spec
-    if not isinstance(spec, tuple) or len(spec) != 2:
+    if not isinstance(spec, tuple) or len(spec) not in (2, 3):
         received = f"{len(spec)} parts" if isinstance(spec, tuple) else type(spec).__name__
         raise DataError(
-            f"Expected {name} as a DataSplit of (input, label) pairs. Received: {received}."
-            + " Weights of examples are not supported; class_weight= is, by a tuner of keras-tuner "
-            "on `search.hypermodel`." * (received == "3 parts")
+            f"Expected {name} as a DataSplit of (input, label) or (input, label, weight). "
+            f"Received: {received}."
         )
     if not data.size:
         raise DataError(f"Expected {name} with examples. Received: none.")
-    given, labels = spec
+    given, labels, *weights = spec
+    for weight in weights:
+        if not isinstance(weight, tf.TensorSpec) or weight.shape.rank or weight.dtype == tf.string:
+            raise DataError(
+                f"Expected one number as the weight of each example of {name}. Received: {weight}."
+            )
     if not isinstance(labels, tf.TensorSpec):
         raise DataError(
             f"Expected one tensor of labels for each example of {name}. Received: a "

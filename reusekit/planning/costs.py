@@ -94,7 +94,7 @@ class Rehearsal:
 
 
 def rehearse(
-    run: Callable[[Any], Sequence[Mapping[str, Any]]], batches: Iterable[tuple[Any, Any]]
+    run: Callable[[Any], Sequence[Mapping[str, Any]]], batches: Iterable[tuple[Any, ...]]
 ) -> Rehearsal:
     """Run bottoms, which give their outputs by name, on the first batch of a data set."""
     examples, times, runs, ran = [], [perf_counter()], [], 0.0
@@ -103,7 +103,7 @@ def rehearse(
         times.append(perf_counter())
     if not examples:
         raise DataError("Expected a data set with examples. Received: an empty one.")
-    inputs, labels = examples[0]
+    inputs, labels, *_ = examples[0]
     for _ in range(2):
         start = perf_counter()
         made = [

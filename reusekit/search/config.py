@@ -32,10 +32,11 @@ class Limits(Settings):
 class SearchOptions(Settings):
     """The settings of a search that a configuration file can hold."""
 
-    objective: str = Field(
-        "val_accuracy",
-        description="Metric by which trials are compared and stopped: val_accuracy, val_loss, or "
-        "another of the heads.",
+    objective: str | None = Field(
+        None,
+        description="Metric by which trials are compared and stopped: val_ and what heads report "
+        "or any metric of Keras, such as val_f1; null for val_accuracy of classes, val_auc of "
+        "labels and val_loss of numbers.",
     )
     direction: Literal["max", "min"] | None = Field(
         None, description="Whether more or less of the objective is better; null where it is known."

@@ -1,5 +1,6 @@
 """The whole of a cut search: plan, features, ranking, trials, results, the best model."""
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,7 +36,8 @@ from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.sizes import SizeCounter, Sizes, exceeded, measure_latency
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.search.trial_data import ArrayFeatures, TrialData, check_classes, collected
+from reusekit.search.tasks import rules_of
+from reusekit.search.trial_data import ArrayFeatures, TrialData, collected
 from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
 from reusekit.surgery import extract
@@ -55,8 +57,8 @@ class CutSearch:
             left as it is.
         train: The examples to train on.
         validation: The examples by which trials are compared.
-        space: The choices of trials; None for classifiers on every clean cut at features: not in
-            the softmax that a classifier ends in, nor in the head of a registered `Backbone`.
+        space: The choices of trials; None for heads of the task on every clean cut at features: not
+            in the softmax that a classifier ends in, nor in the head of a registered `Backbone`.
         config: All other settings.
         folder: Where trials and their state are kept. The same search goes on there where it was
             stopped; another one is refused.
@@ -104,6 +106,12 @@ class CutSearch:
         self.graph = read(model, keep_masks=config.mask is not None)
         for name, split in (("train", train), ("validation", validation)):
             check_examples(self.graph, split, name, config.padding)
+        if train.task != validation.task:
+            raise ConfigError(
+                "Expected training and validation examples of one task, with the same names in the "
+                f"same order. Received: {reprlib.repr(train.task)} and "
+                f"{reprlib.repr(validation.task)}."
+            )
         self.train, self.validation, self.config = train, validation, config
         self.folder, self.store = expanded(folder, ConfigError), store
         self._points = {
@@ -116,8 +124,9 @@ class CutSearch:
             resolve(self.graph, at)  # refuses what is no address
         refuse_mixing(self.graph, list(space.cuts))
         self._all_cuts = space
-        self._objective = configured_objective(config, space, train.classes)
-        self._bare = TrialData({}, {}, train.classes, config.pooling, self.graph, mask=config.mask)
+        self._rules = rules_of(train.task)
+        self._objective = configured_objective(config, space, self._rules)
+        self._bare = TrialData({}, {}, train.task, config.pooling, self.graph, mask=config.mask)
         self._latencies: dict[str, float] = {}
 
     def measure_latencies(self) -> dict[str, float]:
@@ -203,7 +212,7 @@ class CutSearch:
             )
         if self._all_cuts.heads is None:
             for name, held in (("train", train), ("validation", validation)):
-                check_classes(next(iter(held.values())).labels, name, self.train.classes)
+                self._rules.targets(next(iter(held.values())).labels, name)
         return replace(
             self._bare,
             train=train,
@@ -238,6 +247,8 @@ class CutSearch:
         train, pooling = self.extract().train, _ranked_pooling(self.config)
         features = {at: collected(train[at, pooling]) for at in self._allowed.cuts}
         labels = next(iter(train.values())).labels
+        if self._all_cuts.heads is None:
+            labels = self._rules.targets(labels, "train")
         return rank_cuts(features, labels, self.config.rank)
 
     @cached_property
@@ -377,12 +388,12 @@ class CutSearch:
         spec = completed[position].spec
         whole = trained = self.tuner.trained(completed[position].number)
         if not self.config.plain:
-            bare = replace(self._bare, plain=True, _trunks={})
+            bare = replace(self._data, plain=True, _trunks={})
             whole = whole_model(spec, trained, self.hypermodel, bare)
         if folded:
             whole = fold_standardization(whole)
         if whole is not trained:
-            whole.compile(**self.space.head(spec, self.train.classes).compile_args)
+            whole.compile(**self.space.head(spec, self._rules).compile_args)
         return whole
 
 
@@ -405,7 +416,7 @@ def _held(name: Features, source: FeatureSource, in_memory: set[Features]) -> Fe
     arrays = source.arrays() if name in in_memory else None
     if arrays is None or isinstance(arrays, tuple):
         return source
-    return ArrayFeatures(arrays, source.labels)
+    return ArrayFeatures(arrays, source.labels, source.weights)
 
 
 def _expected_trials(
@@ -447,7 +458,7 @@ def _expected_trials(
             epochs=config.epochs,
             batch_size=batch_size,
             parameters=max(size.parameters for size in sizes)
-            + _channels(points, features) * data.classes,
+            + _channels(points, features) * data.task.size,
             flops=max(size.flops for size in sizes),
         )
         for (features, batch_size), sizes in trained.items()

@@ -201,12 +201,13 @@ def _name(features: Features) -> str:
 def _batches(
     sources: dict[Features, FeatureSource], batch_size: int, seed: int | None = None
 ) -> tf.data.Dataset:
-    """Return batches of (features by name, labels) of several cuts, on the same examples."""
+    """Return batches of (features by name, labels, ...) of several cuts, on the same examples."""
     if all(isinstance(source, ArrayFeatures) for source in sources.values()):
         in_memory = {_name(one): source.values for one, source in sources.items()}  # type: ignore[attr-defined]
-        return feed(in_memory, next(iter(sources.values())).labels, batch_size, seed)
+        one = next(iter(sources.values()))
+        return feed(in_memory, one.labels, batch_size, seed, one.weights)
     batches = {_name(one): source.batches(batch_size, seed) for one, source in sources.items()}
     first = next(iter(batches))
     return tf.data.Dataset.zip(batches).map(
-        lambda found: ({name: x for name, (x, _) in found.items()}, found[first][1])
+        lambda found: ({name: batch[0] for name, batch in found.items()}, *found[first][1:])
     )

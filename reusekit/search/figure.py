@@ -3,9 +3,9 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
-from scipy.stats import binomtest
 
 from reusekit.search.results import SearchResult, TrialRecord
+from reusekit.search.tasks.classes import accuracy_interval
 
 # Of each cost its axis: what it says, and how numbers are written there.
 _COSTS = {
@@ -16,7 +16,7 @@ _COSTS = {
 }
 
 
-def accuracy_over_depth(result: SearchResult, title: str, examples: int | None = None) -> Figure:
+def objective_over_depth(result: SearchResult, title: str, examples: int | None = None) -> Figure:
     """Draw the objective over cut depth: all trials, the best of each cut, and the spread.
 
     Args:
@@ -51,18 +51,7 @@ def accuracy_over_depth(result: SearchResult, title: str, examples: int | None =
     return figure
 
 
-def accuracy_interval(accuracy: float, examples: int) -> tuple[float, float]:
-    """Return where an accuracy lies, as sure as 95 %, for examples like these (Wilson's interval).
-
-    Example:
-        >>> "{:.2f} to {:.2f}".format(*accuracy_interval(0.75, 12))
-        '0.47 to 0.91'
-    """
-    found = binomtest(round(accuracy * examples), examples).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
-
-
-def accuracy_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
+def objective_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
     """Draw the objective over what a model costs, with the Pareto front.
 
     Args:

@@ -14,7 +14,7 @@ from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.features.source import FeatureSource
 from reusekit.search.config import SearchConfig
-from reusekit.search.objective import BY_LOSS, objective_of
+from reusekit.search.objective import BY_LOSS, objective_of, with_metric
 from reusekit.search.space import SearchSpace, TrialSpec
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.surgery import clone
@@ -38,19 +38,21 @@ class CutHyperModel(keras_tuner.HyperModel):
 
     The part before is frozen and ran before the search, so building is cheap. Works unchanged with
     `RandomSearch`, `GridSearch`, `BayesianOptimization` and `Hyperband` of keras-tuner; the
-    objective, by which a trial is stopped, is the tuner's: `val_accuracy`, `val_loss` or another
-    metric of the heads.
+    objective, by which a trial is stopped, is the tuner's: a metric of the heads, or the one that
+    the settings name as theirs.
 
     Args:
         data: Features where trials begin.
         space: The choices of trials.
-        config: The settings: `epochs`, `patience` and `seed` are heeded here, the others by a
-            `CutTuner`.
+        config: The settings: `epochs`, `patience`, `objective` and `seed` are heeded here, the
+            others by a `CutTuner`.
 
     Example:
         >>> features = {"shallow": np.zeros((8, 4)), "deep": np.ones((8, 6))}
         >>> labels = np.arange(8) % 2
-        >>> data = TrialData.of_arrays(features, labels, features, labels, classes=2)
+        >>> from reusekit.data.task import Task
+        >>> task = Task("classification", ("even", "odd"))
+        >>> data = TrialData.of_arrays(features, labels, features, labels, task)
         >>> hypermodel = CutHyperModel(data, SearchSpace(cuts=["shallow", "deep"]))
         >>> hp = keras_tuner.HyperParameters()
         >>> hypermodel.build(hp).input_shape
@@ -108,13 +110,16 @@ class CutHyperModel(keras_tuner.HyperModel):
             if spec.trains_backbone and self.space.batch_norm == "frozen":
                 for layer in batch_normalizations(model):
                     layer.trainable = False
-        model.compile(self._optimizer(spec), **head.compile_args)
+        rules = self.data.rules
+        objective = self.config.objective or rules.objective
+        args = with_metric(head, objective, rules)
+        model.compile(self._optimizer(spec), **args)
         return model
 
     def _head(self, spec: TrialSpec, trunk: keras.Model | None) -> Head:
         wanted = self.space.standardize and not spec.trains_backbone and self.space.heads is None
         return self.space.head(
-            spec, self.data.classes, self._to_standardize(spec, trunk) if wanted else None
+            spec, self.data.rules, self._to_standardize(spec, trunk) if wanted else None
         )
 
     def _to_standardize(self, spec: TrialSpec, trunk: keras.Model | None) -> np.ndarray | None:
@@ -125,7 +130,7 @@ class CutHyperModel(keras_tuner.HyperModel):
             features = collected(source)
         else:
             batches = source.batches(VALIDATION_BATCH)
-            features = np.concatenate([trunk.predict_on_batch(x) for x, _ in batches])
+            features = np.concatenate([trunk.predict_on_batch(x) for x, *_ in batches])
         return features if features.ndim == 2 else None
 
     def _optimizer(self, spec: TrialSpec) -> keras.optimizers.Optimizer:
@@ -214,6 +219,12 @@ class CutHyperModel(keras_tuner.HyperModel):
                 f"Expected search({', '.join(f'{name}=' for name in _FIT_OPTIONS)}) at most, since "
                 "trials are trained and compared on the examples that the search was made with. "
                 f"Received: {', '.join(refused)}."
+            )
+        source = self.data.train[self.data.begin(self.spec(hp))]
+        if source.weights is not None and kwargs.get("class_weight") is not None:
+            raise SearchArgumentError(
+                "Expected no class_weight for examples that have weights already. Received: "
+                f"{kwargs['class_weight']!r}."
             )
         options = {name: kwargs[name] for name in ("class_weight", "verbose") if name in kwargs}
         callbacks = kwargs.get("callbacks") or ()

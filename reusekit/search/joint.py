@@ -53,7 +53,8 @@ def fit_together(
 
     Args:
         members: Compiled models. No weight that one of them trains may belong to another.
-        train: Batches of (inputs by name, labels), freshly shuffled at each pass.
+        train: Batches of (inputs by name, labels), freshly shuffled at each pass; with weights as
+            a third part where examples have some.
         validation: The same in a fixed order.
         initial_epoch: The number of the first epoch.
         progress: Called after each epoch with its number and with how many models go on.
@@ -79,9 +80,9 @@ def fit_together(
     """
     _refuse_shared(members)
     began = perf_counter()
-    x, y = next(iter(validation))  # not of the training batches, whose passes are counted
+    batch = next(iter(validation))  # not of the training batches, whose passes are counted
     for member in members:
-        _build(member, x, y)
+        _build(member, *batch)
     histories = [keras.callbacks.History() for _ in members]
     callbacks = [
         keras.callbacks.CallbackList([history, *member.callbacks], model=member.model)
@@ -138,9 +139,9 @@ def _refuse_shared(members: Sequence[Member]) -> None:
                 )
 
 
-def _build(member: Member, x: Any, y: tf.Tensor) -> None:
+def _build(member: Member, x: Any, *told: tf.Tensor) -> None:
     """Make everything that has variables: they cannot be made inside of a compiled step."""
-    member.model.test_step((x[member.features], y))
+    member.model.test_step((x[member.features], *told))
     member.model.reset_metrics()
     member.model.optimizer.build(member.model.trainable_variables)
 
@@ -174,17 +175,17 @@ def _step(
 ) -> Callable:
     """Return one step of every member that is not switched off, compiled."""
 
-    def one(member: Member, x: Any, y: tf.Tensor) -> tf.Tensor:
-        getattr(member.model, name)((x[member.features], y))
+    def one(member: Member, x: Any, told: tuple[tf.Tensor, ...]) -> tf.Tensor:
+        getattr(member.model, name)((x[member.features], *told))
         return tf.constant(True)
 
-    def step(x: Any, y: tf.Tensor) -> None:
+    def step(x: Any, *told: tf.Tensor) -> None:
         with _Alone(tf.distribute.get_strategy(), 0):
             for member, on in zip(members, switches, strict=True):
                 if on is None or len(members) == 1:
-                    one(member, x, y)  # a condition would take longer to compile
+                    one(member, x, told)  # a condition would take longer to compile
                 else:
-                    tf.cond(on, lambda m=member: one(m, x, y), lambda: tf.constant(False))
+                    tf.cond(on, lambda m=member: one(m, x, told), lambda: tf.constant(False))
 
     # As in Keras, whose layers need no conversion of Python's own control flow. Made concrete here,
     # since TensorFlow warns of functions that are made again and again.
@@ -202,8 +203,8 @@ def _pass(
     """Make one pass over the data; returns the metrics of each member that goes on."""
     for number in going:
         members[number].model.reset_metrics()
-    for x, y in batches:
-        step(x, y)
+    for batch in batches:
+        step(*batch)
     return {
         number: {
             prefix + name: float(np.asarray(value))

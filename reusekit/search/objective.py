@@ -9,9 +9,12 @@ import keras_tuner
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.config import SearchConfig
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.training.fit import MONITORED
+from reusekit.search.tasks import TaskRules
+from reusekit.training.fit import MONITORED, Monitor
+from reusekit.training.heads import Head
 
 BY_LOSS = keras_tuner.Objective(MONITORED, "min")
+_VALIDATION = "val_"
 
 
 def objective_of(callbacks: Iterable[keras.callbacks.Callback]) -> keras_tuner.Objective:
@@ -21,31 +24,76 @@ def objective_of(callbacks: Iterable[keras.callbacks.Callback]) -> keras_tuner.O
 
 
 def configured_objective(
-    config: SearchConfig, space: SearchSpace, classes: int
+    config: SearchConfig, space: SearchSpace, rules: TaskRules
 ) -> keras_tuner.Objective:
     """Return the objective that a search is configured with, and its direction.
 
     Raises:
         ConfigError: It is no metric of the heads, or nobody knows whether more of it is better.
     """
-    name = config.objective
-    heads = space.heads.values() if space.heads else [space.head(TrialSpec("", ""), classes)]
-    for names in (_reported(head.compile_args) for head in heads):
-        valid = [f"val_{each}" for each in names or ()]
-        if names is not None and name not in valid:
-            raise ConfigError(
-                f"Expected the objective to be a validation metric of the heads, one of "
-                f"{', '.join(valid)}. Received: {name!r}. {nearest(name, valid)}"
-            )
+    name = config.objective or rules.objective
+    heads = space.heads.values() if space.heads else [space.head(TrialSpec("", ""), rules)]
+    for head in heads:
+        _check_reported(name, with_metric(head, name, rules))
     if config.direction is not None:
         return keras_tuner.Objective(name, config.direction)
     try:
         return keras_tuner.Oracle(objective=name).objective
-    except ValueError as error:
+    except ValueError:
+        return keras_tuner.Objective(name, _direction(name, rules))
+
+
+def monitor_of(name: str, head: Head, rules: TaskRules) -> Monitor:
+    """Return how a metric decides which epoch of a head is the best.
+
+    Raises:
+        ConfigError: It is no validation metric that the head reports, or nobody knows whether more
+            of it is better.
+    """
+    _check_reported(name, with_metric(head, name, rules))
+    return Monitor(name, name != MONITORED and _direction(name, rules) == "max")
+
+
+def with_metric(head: Head, objective: str, rules: TaskRules) -> dict[str, Any]:
+    """Return what a head is compiled with, and the metric of an objective that it does not report.
+
+    Args:
+        head: A head, of which no metric is made where it is of another kind than the task's.
+        objective: The name of a validation metric.
+        rules: Those of the task, which make it.
+    """
+    compile_args = head.compile_args
+    reported, name = _reported(compile_args), objective.removeprefix(_VALIDATION)
+    if reported is None or name in reported or name == objective:
+        return compile_args
+    if type(head) is not type(rules.head()) or getattr(head, "logits", False):
+        return compile_args
+    metric = rules.metric(name)
+    if metric is None:
+        return compile_args
+    return compile_args | {"metrics": [*(compile_args.get("metrics") or []), metric]}
+
+
+def _check_reported(name: str, compile_args: dict[str, Any]) -> None:
+    """Raise ConfigError where what a head is compiled with does not report an objective."""
+    reported = _reported(compile_args)
+    valid = [f"{_VALIDATION}{each}" for each in reported or ()]
+    if reported is not None and name not in valid:
+        raise ConfigError(
+            f"Expected the objective to be a validation metric of the heads, one of "
+            f"{', '.join(valid)}, or val_ and the name of a metric of Keras for the task. "
+            f"Received: {name!r}. {nearest(name, valid)}"
+        )
+
+
+def _direction(name: str, rules: TaskRules) -> str:
+    found = rules.direction(name.removeprefix(_VALIDATION))
+    if found is None:
         raise ConfigError(
             "Expected direction='max' or direction='min' with an objective of which it is not "
             f"known whether more is better. Received: {name!r}."
-        ) from error
+        )
+    return found
 
 
 def _reported(compile_args: dict[str, Any]) -> list[str] | None:

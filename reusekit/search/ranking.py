@@ -13,8 +13,9 @@ import scipy.linalg
 import scipy.stats
 from annotated_types import MinLen
 from pydantic import AfterValidator, Field
-from sklearn.linear_model import RidgeClassifierCV
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.linear_model import RidgeClassifierCV, RidgeCV
+from sklearn.metrics import r2_score
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -34,10 +35,10 @@ _TINY = np.finfo(float).tiny
 def logme(features: Any, labels: Any) -> float:
     """Return the log maximum evidence of the labels given the features, for one example.
 
-    Each class is regressed on the features by a Bayesian linear model whose two variances (of
-    noise and of weights) are those under which the labels are likeliest; the score is the
-    logarithm of that likelihood, averaged over examples and classes. Higher is better. Only scores
-    of features of the same examples compare.
+    Each class, label or number is regressed on the features by a Bayesian linear model whose two
+    variances (of noise and of weights) are those under which the labels are likeliest; the score is
+    the logarithm of that likelihood, averaged over examples and classes. Higher is better. Only
+    scores of features of the same examples compare.
 
     You, Liu, Wang, Long: LogME: Practical Assessment of Pre-trained Models for Transfer Learning,
     ICML 2021. The variances are found by its fixed-point iteration, on their ratio alone.
@@ -46,10 +47,11 @@ def logme(features: Any, labels: Any) -> float:
         features: Shape (examples, channels), of any floating dtype. Constant ones count for what a
             constant explains.
         labels: A class for each example: integers or strings. A class with one example counts as
-            any other.
+            any other. Floating numbers, and a vector for each example, are numbers to predict,
+            each brought to mean 0 and variance 1.
 
     Raises:
-        DataError: Shapes do not fit, a number is not finite, or there are fewer than two classes.
+        DataError: Shapes do not fit, a number is not finite, or all examples have the same label.
 
     Example:
         >>> numbers = np.random.default_rng(0)
@@ -60,7 +62,10 @@ def logme(features: Any, labels: Any) -> float:
         True
     """
     features, labels = _checked(features, labels)
-    targets = (labels[:, None] == np.unique(labels)).astype(float)
+    if _are_numbers(labels):
+        targets = (labels - labels.mean(axis=0)) / labels.std(axis=0)
+    else:
+        targets = (labels[:, None] == np.unique(labels)).astype(float)
     squares, projected = _in_singular_directions(features, targets)
     evidences = [_evidence(*each, squares) for each in zip(targets.T, projected.T, strict=True)]
     return float(np.mean(evidences)) / len(labels)
@@ -121,16 +126,18 @@ def ridge_probe(features: Any, labels: Any, folds: Annotated[int, Field(ge=2)] =
 
     The classifier is solved in closed form; features are scaled to variance 1, and the strength of
     regularisation is chosen within the examples it is fitted to. Folds are drawn by a fixed seed
-    and keep the shares of the classes.
+    and keep the shares of the classes. For numbers it is a ridge regression, and the share of their
+    variance that it explains.
 
     Args:
         features: Shape (examples, channels), of any floating dtype.
         labels: A class for each example: integers or strings. A class that has fewer examples than
             there are folds is missing from some; one with a single example is never recognised.
+            Or numbers, as for `logme`.
         folds: The number of parts of the examples; each is predicted from the others.
 
     Returns:
-        The share of all examples that are predicted rightly.
+        The share of all examples that are predicted rightly; of numbers R squared, all alike.
 
     Raises:
         DataError: As for `logme`, or no class has as many examples as there are folds, or a fold
@@ -142,17 +149,25 @@ def ridge_probe(features: Any, labels: Any, folds: Annotated[int, Field(ge=2)] =
         1.0
     """
     features, labels = _checked(features, labels)
+    if _are_numbers(labels):
+        if not 2 <= folds <= len(labels):
+            raise DataError(
+                f"Expected from 2 to {len(labels)} folds, as there are examples. Received: {folds}."
+            )
+        probe = make_pipeline(StandardScaler(), RidgeCV(_STRENGTHS))
+        parts = KFold(folds, shuffle=True, random_state=0)
+        return float(r2_score(labels, cross_val_predict(probe, features, labels, cv=parts)))
     sizes = np.sort(np.unique(labels, return_counts=True)[1])[::-1]
     if folds < 2 or sizes[0] < folds or sizes[1] < 2:
         raise DataError(
             f"Expected at least 2 folds, a class with at least as many examples, and a second one "
             f"with at least 2. Received: {folds} folds and classes of {', '.join(map(str, sizes))}."
         )
-    probe = make_pipeline(StandardScaler(), RidgeClassifierCV(_STRENGTHS))
-    parts = StratifiedKFold(folds, shuffle=True, random_state=0)
+    classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(_STRENGTHS))
+    shares = StratifiedKFold(folds, shuffle=True, random_state=0)
     with warnings.catch_warnings():  # of classes smaller than the folds, which is said above
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        predicted = cross_val_predict(probe, features, labels, cv=parts)
+        predicted = cross_val_predict(classifier, features, labels, cv=shares)
     return float(np.mean(predicted == labels))
 
 
@@ -169,7 +184,7 @@ def rank_cuts(
 
     Args:
         features: From each cut to its pooled features, of shape (examples, channels).
-        labels: A class for each example.
+        labels: A class for each example, or numbers, as for `logme`.
         method: "logme" or "ridge"; the former is quicker.
 
     Returns:
@@ -256,7 +271,7 @@ def _checked(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
             f"Expected features and labels as arrays. Received: {type(features).__name__} and "
             f"{type(labels).__name__}."
         ) from error
-    if features.ndim != 2 or not features.size or labels.shape != features.shape[:1]:
+    if features.ndim != 2 or not features.size or labels.shape[:1] != features.shape[:1]:
         raise DataError(
             "Expected features of shape (examples, channels) and a label for each example. "
             f"Received: shapes {features.shape} and {labels.shape}. Pool feature maps first."
@@ -264,11 +279,31 @@ def _checked(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     features = features.astype(np.float64)
     if not np.isfinite(features).all():
         raise DataError("Expected finite features. Received: infinite ones, or NaN.")
+    if _are_numbers(labels):
+        return features, _varying(labels)
     if labels.dtype.kind not in "iubUSO":
         raise DataError(
-            "Expected classes as labels: integers or strings. Received: numbers of type "
-            f"{labels.dtype.name}, as of a regression, for which cuts cannot be ranked."
+            "Expected classes as labels, integers or strings, or numbers. Received: "
+            f"{labels.dtype.name}."
         )
     if len(np.unique(labels)) < 2:
         raise DataError(f"Expected at least two classes. Received: one: {labels[0]!r}.")
     return features, labels
+
+
+def _are_numbers(labels: np.ndarray) -> bool:
+    """Return whether labels are numbers to predict, or 0 and 1 for several labels."""
+    return labels.dtype.kind == "f" or (labels.ndim == 2 and labels.dtype.kind in "iub")
+
+
+def _varying(labels: np.ndarray) -> np.ndarray:
+    """Return the numbers that are not the same for all examples, shape (examples, numbers)."""
+    numbers = labels.reshape(len(labels), -1).astype(float)
+    if not np.isfinite(numbers).all():
+        raise DataError("Expected finite numbers as labels. Received: infinite ones, or NaN.")
+    varying = numbers[:, np.ptp(numbers, axis=0) > 0]
+    if not varying.size:
+        raise DataError(
+            f"Expected labels that are not the same for all examples. Received: {labels[0]} alone."
+        )
+    return varying

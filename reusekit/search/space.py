@@ -11,7 +11,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from reusekit.arguments import Choices, Distinct, Rate, Settings, checked
 from reusekit.errors import ConfigError, nearest
-from reusekit.training.heads import Classifier, Head
+from reusekit.search.tasks import TaskRules
+from reusekit.training.heads import Head
 
 CUT, FROZEN_UP_TO = "cut", "frozen_up_to"
 BEFORE = {FROZEN_UP_TO: "freeze"}  # as what is kept on disk may call it
@@ -29,9 +30,9 @@ class TrialSpec:
         cut: The address at which the backbone is cut; the head goes on there.
         frozen_up_to: The cut before which nothing is trained: `cut`, or one before it, from where
             on the backbone is trained together with the head.
-        head: The name of the head in the search space; None for a classifier of `units` and
+        head: The name of the head in the search space; None for that of the task, of `units` and
             `dropout`.
-        units: Width of the classifier's hidden layer; 0 for none.
+        units: Width of the task's head's hidden layer; 0 for none.
         dropout: Its dropout rate.
         optimizer: The name of a Keras optimizer.
         learning_rate: Its rate.
@@ -104,10 +105,10 @@ class TrialChoices(Settings):
         "alone.",
     )
     units: Choices[NonNegativeInt] = Field(
-        [0, 64], description="Widths of a classifier's hidden layer, as [a,b]; 0 for none."
+        [0, 64], description="Widths of a head's hidden layer, as [a,b]; 0 for none."
     )
     dropout: Choices[Rate] = Field(
-        [0.0, 0.25, 0.5], description="Dropout rates of a classifier, as [a,b]."
+        [0.0, 0.25, 0.5], description="Dropout rates of a head, as [a,b]."
     )
     optimizers: Choices[str] = Field(
         ["adam"], description="Names of Keras optimizers to try, as [a,b]."
@@ -165,7 +166,8 @@ class SearchSpace(TrialChoices):
 
     cuts: Choices[str] = Field(description="Addresses to cut at, shallow to deep.")
     heads: Annotated[Mapping[str, Head], MinLen(1)] | None = Field(
-        None, description="Heads to try, by name; None for classifiers of `units` and `dropout`."
+        None,
+        description="Heads to try, by name; None for those of the task, of `units` and `dropout`.",
     )
 
     if not TYPE_CHECKING:  # which knows the names from the fields
@@ -211,14 +213,14 @@ class SearchSpace(TrialChoices):
         return hp.Float("learning_rate", low, high, sampling="log", default=(low * high) ** 0.5)
 
     @checked(ConfigError)
-    def head(self, spec: TrialSpec, classes: int, standardize: Any = None) -> Head:
+    def head(self, spec: TrialSpec, rules: TaskRules, standardize: Any = None) -> Head:
         """Return the head of a trial, not built yet.
 
         Args:
             spec: The trial.
-            classes: The number of classes, for a classifier.
-            standardize: Features whose mean and variance a classifier removes.
+            rules: Those of the task, which make its head where the space has none.
+            standardize: Features whose mean and variance such a head removes.
         """
         if self.heads is not None:
             return self.heads[spec.head]  # type: ignore[index]
-        return Classifier(classes, units=spec.units, dropout=spec.dropout, standardize=standardize)
+        return rules.head(spec.units, spec.dropout, standardize)

@@ -8,17 +8,18 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from pydantic import PositiveInt
 
 from reusekit.arguments import checked
+from reusekit.data.task import Task
 from reusekit.digests import array_digest, digest
-from reusekit.errors import ConfigError, DataError
+from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.features.frontiers import Features, frontier
 from reusekit.features.source import FeatureSource
 from reusekit.graph import Graph, Tensor, ancestors, read
 from reusekit.graph.padding_mask import AUTO
 from reusekit.search.space import TrialSpec
+from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.surgery import extract
 from reusekit.surgery.extraction import taps
 
@@ -28,20 +29,29 @@ class ArrayFeatures(FeatureSource):
 
     Args:
         values: Shape (examples, channels).
-        labels: Shape (examples,).
+        labels: Shape (examples, ...).
+        weights: Shape (examples,); None where all count alike.
     """
 
-    def __init__(self, values: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(
+        self, values: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
+    ) -> None:
         self.values, self._labels, self.size = values, np.asarray(labels), len(labels)
+        self._weights = weights
 
     @property
     def labels(self) -> np.ndarray:
         """The labels, in the data set's order."""
         return self._labels
 
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The weights, likewise."""
+        return self._weights
+
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
-        """Return batches of (features, labels); see `feed`."""
-        return feed(self.values, self.labels, batch_size, seed)
+        """Return batches of (features, labels), and weights; see `feed`."""
+        return feed(self.values, self.labels, batch_size, seed, self.weights)
 
     def arrays(self) -> np.ndarray:
         """Return the features."""
@@ -52,25 +62,8 @@ def collected(source: FeatureSource) -> np.ndarray:
     """Pooled features of all examples, in the data set's order; computed where none are held."""
     features: Any = source.arrays()
     if features is None:
-        features = np.concatenate([np.asarray(batch) for batch, _ in source.batches(256)])
+        features = np.concatenate([np.asarray(batch) for batch, *_ in source.batches(256)])
     return features
-
-
-def check_classes(labels: np.ndarray, name: str, classes: int) -> None:
-    """Raise DataError where labels are no classes, as classifiers take them."""
-    if labels.dtype.kind not in "biuf" or labels.size != len(labels):
-        raise DataError(
-            f"Expected one class for each example of {name}, as a number. Received: labels of "
-            f"shape {labels.shape[1:]} and type {labels.dtype}. Give a space with heads that take "
-            "them."
-        )
-    flat = labels.reshape(-1)
-    bad = np.flatnonzero((flat < 0) | (flat >= classes) | (flat % 1 != 0))
-    if len(bad):
-        raise DataError(
-            f"Expected classes from 0 to {classes - 1} as labels of {name}. Received: "
-            f"{flat[bad[0]]} at position {bad[0]}, and {len(bad):,} such labels in all."
-        )
 
 
 def _held(cut: str, features: Any, labels: Any) -> ArrayFeatures:
@@ -104,7 +97,7 @@ class TrialData:
     Attributes:
         train: Features of the training examples by name: (cut, pooling).
         validation: The same of the validation examples.
-        classes: The number of classes.
+        task: What is to be told about each example.
         pooling: The pooling of features for a head; None leaves that to the heads.
         model: The backbone, where a part of it is trained.
         plain: Whether trials begin at the model's inputs and run all of the frozen bottom for each
@@ -115,7 +108,7 @@ class TrialData:
 
     train: Mapping[Features, FeatureSource]
     validation: Mapping[Features, FeatureSource]
-    classes: PositiveInt
+    task: Task
     pooling: str | None = "avg"
     model: keras.Model | Graph | None = field(default=None, repr=False)
     plain: bool = False
@@ -131,14 +124,14 @@ class TrialData:
         labels: Any,
         validation: Mapping[str, Any],
         validation_labels: Any,
-        classes: PositiveInt,
+        task: Task,
     ) -> "TrialData":
         """Pooled features by cut, in memory, each of shape (examples, channels)."""
         held = (
             {(cut, "avg"): _held(cut, features, given) for cut, features in named.items()}
             for named, given in ((train, labels), (validation, validation_labels))
         )
-        return cls(*held, classes)  # type: ignore[call-arg, arg-type]
+        return cls(*held, task)  # type: ignore[call-arg, arg-type]
 
     def described(self) -> Mapping[str, Any]:
         """Return the identity of these features, or a digest of those in memory."""
@@ -150,6 +143,13 @@ class TrialData:
             for features, source in sources.items()
         ]
         return {"features": digest(held)}
+
+    @cached_property
+    def rules(self) -> TaskRules:
+        """The rules of the task, which heads begin with."""
+        rules = rules_of(self.task)
+        source = next(iter(self.train.values()), None)
+        return rules if source is None else rules.fitted(source.labels)
 
     @cached_property
     def graph(self) -> Graph:

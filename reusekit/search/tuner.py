@@ -77,10 +77,12 @@ class CutTuner(base_tuner.BaseTuner):
     Example:
         >>> import tempfile
         >>> import numpy as np
+        >>> from reusekit.data.task import Task
         >>> from reusekit.search import CutSweepOracle, SearchConfig, SearchSpace, TrialData
         >>> features = {"shallow": np.zeros((8, 4)), "deep": np.eye(8)}
         >>> labels = np.arange(8)
-        >>> data = TrialData.of_arrays(features, labels, features, labels, classes=8)
+        >>> task = Task("classification", tuple("abcdefgh"))
+        >>> data = TrialData.of_arrays(features, labels, features, labels, task)
         >>> space = SearchSpace(cuts=["shallow", "deep"])
         >>> hypermodel = CutHyperModel(data, space, SearchConfig(epochs=30))
         >>> oracle = CutSweepOracle(["shallow", "deep"], max_trials=2, objective="val_accuracy")

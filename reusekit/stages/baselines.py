@@ -1,23 +1,28 @@
-"""The rivals of transfer: the same network from scratch, and a linear pixel model."""
+"""The rivals of transfer: the same network from scratch, a linear model, and a constant."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import keras
 import numpy as np
-from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
+from reusekit.data import DataSplit
+from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.progress import EpochProgress
+from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.settings import BaselineSettings
-from reusekit.stages.evaluation import Evaluation, evaluate, record
+from reusekit.stages.evaluation import Evaluation, evaluate, record, validated
+from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.surgery import clone
 from reusekit.tracking import log_history, step_run
-from reusekit.training.fit import Fit, fit_classifier
+from reusekit.training import fit_model
 
-_STRENGTHS = np.logspace(-3, 3, 7)  # inverse regularisation strengths tried for the linear model
+_STRENGTHS = np.logspace(-3, 3, 7)  # tried for the regularisation of the linear model
 
 
 @dataclass(frozen=True)
@@ -27,23 +32,23 @@ class Baseline:
     Attributes:
         name: What it is.
         choice: What was chosen for it, in words.
-        validation_accuracy: By which it was chosen.
+        validation: The measure of the task by which it was chosen.
         test: How good it is.
     """
 
     name: str
     choice: str
-    validation_accuracy: float
+    validation: float
     test: Evaluation
 
 
 def run_baselines(
-    whole: keras.Model, splits: Splits, settings: BaselineSettings, folder: Path, seed: int
+    tuned: FineTuned, splits: Splits, settings: BaselineSettings, folder: Path, seed: int
 ) -> list[Baseline]:
     """Train and evaluate the baselines that the settings ask for.
 
     Args:
-        whole: The fine-tuned model, whose architecture is trained from scratch.
+        tuned: The fine-tuned model, whose architecture is trained from scratch.
         splits: The same data.
         settings: Which baselines, and how they are tuned.
         folder: Where decoded images are kept meanwhile.
@@ -54,92 +59,138 @@ def run_baselines(
     """
     baselines = []
     if settings.from_scratch:
-        baselines.append(from_scratch(whole, splits, settings, folder, seed))
-    if settings.pixels:
-        baselines.append(linear_on_pixels(splits))
+        baselines.append(from_scratch(tuned, splits, settings, folder, seed))
+    if settings.linear:
+        baselines.append(linear_on_inputs(splits))
+    if settings.constant:
+        baselines.append(constant(splits))
     return baselines
 
 
 def from_scratch(
-    whole: keras.Model, splits: Splits, settings: BaselineSettings, folder: Path, seed: int
+    tuned: FineTuned, splits: Splits, settings: BaselineSettings, folder: Path, seed: int
 ) -> Baseline:
     """Train the same network from random weights, all of it, at each rate; keep the best.
 
     Each rate gets a nested run of the active MLflow run. Arguments as for `run_baselines`.
 
     Returns:
-        The rate with the highest validation accuracy.
+        The rate with the best measure on the validation split.
     """
-    best: tuple[Fit, keras.Model, float] | None = None
+    plain, best = rules_of(splits.train.task), None
     with TemporaryDirectory(dir=folder) as scratch:
-        inputs, labels = splits.train.arrays(Path(scratch) / "train.npy")
-        train = feed(inputs, labels, settings.batch_size, seed).repeat(settings.passes)
-        held = splits.validation.arrays(Path(scratch) / "validation.npy")
-        validation = feed(held[0], held[1], INFERENCE_BATCH)
+        train = _fed(splits.train, Path(scratch) / "train.npy", settings.batch_size, seed)
+        train = train.repeat(settings.passes)
+        validation = _fed(splits.validation, Path(scratch) / "validation.npy", INFERENCE_BATCH)
         for rate in settings.learning_rates:
             keras.utils.set_random_seed(seed)
-            model = clone(whole, weights="fresh")
+            model = clone(tuned.whole, weights="fresh")
             for layer in model.layers:
                 layer.trainable = True
+            model.compile(keras.optimizers.Adam(rate), **tuned.head.compile_args)
             with (
                 step_run(f"from scratch {rate:g}", "phase", {"learning_rate": rate}),
                 EpochProgress(f"From scratch at rate {rate:g}", settings.epochs) as progress,
             ):
-                fit = fit_classifier(
+                fit = fit_model(
                     model,
                     train,
                     validation,
-                    optimizer=keras.optimizers.Adam(rate),
                     epochs=settings.epochs,
                     patience=settings.patience,
                     callbacks=[progress],
                 )
                 log_history(fit.history)
-            if best is None or fit.metrics["val_accuracy"] > best[0].metrics["val_accuracy"]:
-                best = fit, model, rate
+            rules, value = validated(model, fit, splits.validation, plain)
+            if best is None or rules.better(value, best[0]):
+                best = value, rules, model, f"learning rate {rate:g}, epoch {fit.best_epoch + 1}"
     assert best is not None  # at least one rate is tried
-    fit, model, rate = best
-    return Baseline(
-        name="same network from scratch",
-        choice=f"learning rate {rate:g}, epoch {fit.best_epoch + 1}",
-        validation_accuracy=fit.metrics["val_accuracy"],
-        test=evaluate(model, splits.test, "test from scratch", outside=False),
-    )
+    value, rules, model, choice = best
+    test = evaluate(model, splits.test, rules, "test from scratch", outside=False)
+    return Baseline("same network from scratch", choice, value, test)
 
 
-def linear_on_pixels(splits: Splits) -> Baseline:
-    """Fit logistic regression on the pixels, scaled to [0, 1]; its regularisation is tuned.
+def linear_on_inputs(splits: Splits) -> Baseline:
+    """Fit a linear model of the task on the raw input; its regularisation is tuned.
+
+    Pixels are scaled to [0, 1], other numbers to mean 0 and variance 1.
 
     Args:
         splits: The data, which must fit into memory.
 
     Returns:
-        The regularisation with the highest validation accuracy.
+        The regularisation with the best measure on the validation split.
+
+    Raises:
+        ConfigError: The inputs are neither pictures nor numbers.
     """
-    (x, y), (vx, vy), (tx, ty) = (
-        _flat(split.arrays()) for split in (splits.train, splits.validation, splits.test)
+    plain, best = rules_of(splits.train.task), None
+    (x, y, *weights), (vx, vy, *_), (tx, ty, *_) = (
+        _flat(split, plain) for split in (splits.train, splits.validation, splits.test)
     )
-    models = [LogisticRegression(C=strength, max_iter=1000).fit(x, y) for strength in _STRENGTHS]
-    accuracies = [model.score(vx, vy) for model in models]
-    chosen = int(np.argmax(accuracies))
-    probabilities = _over_all_classes(models[chosen], tx, splits.train.classes)
+    pictures = len(splits.train.input_shape) == 3
+    if not pictures:
+        scaler = StandardScaler().fit(x)
+        x, vx, tx = map(scaler.transform, (x, vx, tx))
+    for strength in _STRENGTHS:
+        outputs = plain.fit_linear(x, y, weights[0] if weights else None, strength)
+        guessed = outputs(vx)
+        rules = plain.tuned(guessed, vy)
+        value = rules.value(guessed, vy)
+        if best is None or rules.better(value, best[0]):
+            best = value, rules, outputs, strength
+    assert best is not None  # at least one strength is tried
+    value, rules, outputs, strength = best
+    chosen = {rules.strength: strength}
     return Baseline(
-        name="logistic regression on pixels",
-        choice=f"C = {_STRENGTHS[chosen]:.2g}",
-        validation_accuracy=accuracies[chosen],
-        test=record(
-            probabilities, ty, splits.test, "test logistic regression", {"C": _STRENGTHS[chosen]}
-        ),
+        name=f"{rules.linear} on {'pixels' if pictures else 'numbers'}",
+        choice=f"{rules.strength} = {strength:.2g}",
+        validation=value,
+        test=record(outputs(tx), ty, splits.test, f"test {rules.linear}", rules, chosen),
     )
 
 
-def _flat(arrays: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    inputs, labels = arrays
-    return inputs.reshape(len(inputs), -1) / 255.0, labels
+def constant(splits: Splits) -> Baseline:
+    """Give every example what fits the training examples best: no model that looks should be worse.
+
+    Args:
+        splits: The data, of which the inputs are not looked at.
+    """
+    plain = rules_of(splits.train.task)
+    (y, vy, ty) = (
+        plain.targets(_labels(split), split.split)
+        for split in (splits.train, splits.validation, splits.test)
+    )
+    row = plain.constant(y)
+    rules = plain.tuned(np.tile(row, (len(vy), 1)), vy)
+    return Baseline(
+        name="constant",
+        choice="the same for every example",
+        validation=rules.value(np.tile(row, (len(vy), 1)), vy),
+        test=record(np.tile(row, (len(ty), 1)), ty, splits.test, "test constant", rules),
+    )
 
 
-def _over_all_classes(model, inputs: np.ndarray, classes: int) -> np.ndarray:
-    """Return the model's probabilities with a column for each class, absent ones among them."""
-    probabilities = np.zeros((len(inputs), classes))
-    probabilities[:, model.classes_] = model.predict_proba(inputs)
-    return probabilities
+def _labels(split: DataSplit) -> np.ndarray:
+    labels = split.examples.map(lambda inputs, label, *weight: label)
+    return np.array(list(labels.as_numpy_iterator()))
+
+
+def _fed(split: DataSplit, file: Path, batch_size: int, seed: int | None = None) -> Any:
+    """Return batches of a split's examples, with their inputs decoded into a file."""
+    inputs, labels, *weights = split.arrays(file)
+    return feed(inputs, labels, batch_size, seed, *weights)
+
+
+def _flat(split: DataSplit, rules: TaskRules) -> tuple[np.ndarray, ...]:
+    """Return inputs of shape (examples, numbers), labels and, where there are some, weights."""
+    spec = split.examples.element_spec[0]
+    if isinstance(spec, dict) or not (spec.dtype.is_floating or spec.dtype.is_integer):
+        raise ConfigError(
+            "Expected pictures or numbers for a linear model on the raw input (baselines.linear). "
+            f"Received: {spec}."
+        )
+    inputs, labels, *weights = split.arrays()
+    flat = inputs.reshape(len(inputs), -1)
+    flat = flat / 255.0 if inputs.ndim == 4 else flat
+    return flat, rules.targets(labels, split.split), *weights

@@ -1,7 +1,7 @@
 """The evaluation stage: how good a model is on data that nothing was chosen by."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from reusekit.data import DataSplit
-from reusekit.search.figure import accuracy_interval
-from reusekit.stages.confusion import class_table, draw_confusion
+from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.stages.inputs import INFERENCE_BATCH
 from reusekit.tracking import log_artifact, log_data, log_metrics, log_table, step_run
+from reusekit.training import Fit
 
 
 @dataclass(frozen=True)
@@ -22,112 +22,124 @@ class Evaluation:
     """The quality of a model.
 
     Attributes:
-        accuracy: Share of the examples whose class is the most probable one.
-        loss: Mean cross-entropy, in nats.
+        scores: Scores by name: the measure of the task, the loss, and others.
+        measure: The name of the one by which models are compared, such as `accuracy`.
         examples: Of how many examples.
-        classes: A row for each class, as `class_table` has it; None where it was not asked for.
-
-    Example:
-        >>> "{:.2f} to {:.2f}".format(*Evaluation(0.75, 0.6, 12).interval)
-        '0.47 to 0.91'
+        interval: Where the measure lies, as sure as 95 %, for examples like these.
+        table: A row for each class, label or number, as `TaskRules.table` has it.
     """
 
-    accuracy: float
-    loss: float
-    examples: int = 0
-    classes: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    scores: Mapping[str, float]
+    measure: str
+    examples: int
+    interval: tuple[float, float]
+    table: pd.DataFrame = field(repr=False, compare=False)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy, for examples like these."""
-        if not self.examples:
-            return 0.0, 1.0
-        return accuracy_interval(self.accuracy, self.examples)
+    def value(self) -> float:
+        """The measure."""
+        return self.scores[self.measure]
 
 
 def evaluate(
-    model: keras.Model, split: DataSplit, name: str = "test", outside: bool = True
+    model: keras.Model,
+    split: DataSplit,
+    rules: TaskRules | None = None,
+    name: str = "test",
+    outside: bool = True,
 ) -> Evaluation:
-    """Measure a model of class probabilities, in a nested run of the active run.
+    """Measure a model, in a nested run of the active run.
 
     Args:
-        model: From inputs to class probabilities.
+        model: From inputs to the outputs of the split's task: probabilities of classes or labels,
+            or numbers.
         split: What to measure it on.
+        rules: The rules of the task, with what was chosen on the validation split; None for the
+            split's.
         name: The nested run's name.
-        outside: Whether the active run itself shows the classes, too, since people look there.
-
-    Returns:
-        Its accuracy and loss.
+        outside: Whether the active run itself shows the table, too, since people look there.
     """
-    probabilities, labels = predict(model, split)
-    evaluation = record(probabilities, labels, split, name)
+    outputs, labels = predict(model, split)
+    rules = rules or rules_of(split.task)
+    evaluation = record(outputs, labels, split, name, rules)
     if outside:
-        predicted = probabilities.argmax(axis=1)
-        _log_classes(evaluation.classes, labels, predicted, split, name)
+        _log_outputs(outputs, labels, split, name, rules)
     return evaluation
 
 
 def predict(model: keras.Model, split: DataSplit) -> tuple[np.ndarray, np.ndarray]:
-    """Predict a split: probabilities (examples, classes), and the true labels."""
+    """Predict a split: outputs (examples, `task.size`), and the true labels as scores take them."""
     batches = [
         (model.predict_on_batch(inputs), np.asarray(labels))
-        for inputs, labels in split.batches(INFERENCE_BATCH)
+        for inputs, labels, *_ in split.batches(INFERENCE_BATCH)
     ]
-    probabilities, labels = zip(*batches, strict=True)
-    return np.concatenate(probabilities), np.concatenate(labels)
+    outputs, labels = map(np.concatenate, zip(*batches, strict=True))
+    return outputs, rules_of(split.task).targets(labels, split.split)
+
+
+def validated(
+    model: keras.Model, fit: Fit, split: DataSplit, rules: TaskRules
+) -> tuple[TaskRules, float]:
+    """Return the rules with what is chosen on the validation split, and the measure there.
+
+    Args:
+        model: A trained model, at its best epoch.
+        fit: Its training, which may have reported the measure already.
+        split: The validation split.
+        rules: The rules of the task.
+    """
+    if rules.reported in fit.metrics:
+        return rules, fit.metrics[rules.reported]
+    outputs, labels = predict(model, split)
+    rules = rules.tuned(outputs, labels)
+    return rules, rules.value(outputs, labels)
 
 
 def record(
-    probabilities: np.ndarray,
+    outputs: np.ndarray,
     labels: np.ndarray,
     split: DataSplit,
     name: str,
+    rules: TaskRules,
     parameters: Mapping[str, Any] = {},
 ) -> Evaluation:
     """Score predictions and log them as a nested run of the active run.
 
-    The run has the data as its input, accuracy and loss, a table with precision and recall of each
-    class, and a picture of which class was taken for which.
+    The run has the data as its input, the scores, a table with a row for each class, label or
+    number, and a picture of the errors where the task has one.
 
     Args:
-        probabilities: Shape (examples, classes).
-        labels: True classes, shape (examples,).
-        split: What they were predicted of.
+        outputs: Shape (examples, `task.size`).
+        labels: The true ones, as `TaskRules.targets` returns them.
+        split: What was predicted.
         name: The nested run's name.
+        rules: The rules of the task.
         parameters: Of what predicted; logged as they are.
     """
-    evaluation = score(probabilities, labels)
-    predicted = probabilities.argmax(axis=1)
-    evaluation = replace(evaluation, classes=class_table(labels, predicted, split.class_names))
+    evaluation = Evaluation(
+        rules.scores(outputs, labels),
+        rules.measure,
+        len(labels),
+        rules.interval(outputs, labels),
+        rules.table(outputs, labels),
+    )
     with step_run(name, "evaluation", parameters):
         log_data(split, "test")
-        log_metrics({"accuracy": evaluation.accuracy, "loss": evaluation.loss})
-        _log_classes(evaluation.classes, labels, predicted, split, name)
+        log_metrics({n: value for n, value in evaluation.scores.items() if np.isfinite(value)})
+        _log_outputs(outputs, labels, split, name, rules)
     return evaluation
 
 
-def _log_classes(
-    classes: pd.DataFrame, labels: np.ndarray, predicted: np.ndarray, split: DataSplit, name: str
+def _log_outputs(
+    outputs: np.ndarray, labels: np.ndarray, split: DataSplit, name: str, rules: TaskRules
 ) -> None:
-    """Log how well each class was found, and which was taken for which."""
-    log_table(classes, "classes.json")
+    """Log how good each class, label or number is, and a picture of the errors."""
+    log_table(rules.table(outputs, labels), rules.artifact)
     title = f"{name}: {split.size} examples of {split.name}, {split.split}"
+    picture = rules.draw(outputs, labels, title)
+    if picture is None:
+        return
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "confusion.png"
-        draw_confusion(labels, predicted, split.class_names, title).savefig(file, dpi=120)
+        file = Path(folder) / rules.figure
+        picture.savefig(file, dpi=120)
         log_artifact(file)
-
-
-def score(probabilities: np.ndarray, labels: np.ndarray) -> Evaluation:
-    """Return accuracy and cross-entropy of class probabilities, shape (examples, classes).
-
-    Example:
-        >>> score(np.array([[0.5, 0.5], [0.1, 0.9]]), np.array([0, 0])).accuracy
-        0.5
-    """
-    of_label = probabilities[np.arange(len(labels)), labels]
-    return Evaluation(
-        accuracy=float(np.mean(probabilities.argmax(axis=1) == labels)),
-        loss=float(-np.mean(np.log(np.clip(of_label, 1e-7, 1.0)))),
-        examples=len(labels),
-    )

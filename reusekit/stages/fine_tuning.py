@@ -10,29 +10,34 @@ import numpy as np
 import pandas as pd
 
 from reusekit.backbones import Backbone
+from reusekit.digests import array_digest, digest
 from reusekit.features import FeatureSource, FeatureStore
 from reusekit.graph import cut_points, find_layers
 from reusekit.planning import Costs, Trials
 from reusekit.progress import EpochProgress, console
+from reusekit.search.objective import monitor_of, with_metric
+from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.settings import FineTuneSettings, HeadSettings
 from reusekit.sharing import count_params
 from reusekit.stages.cuts import candidate_cuts
+from reusekit.stages.evaluation import validated
 from reusekit.stages.features import frozen_features
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.search import Searched
 from reusekit.surgery import Split, clone, extract, split
-from reusekit.tracking import EpochMetrics, log_artifact, log_params, step_run
+from reusekit.tracking import EpochMetrics, log_artifact, log_metrics, log_params, step_run
 from reusekit.training import (
     Fit,
     GradualUnfreezing,
+    Resumption,
     attach,
-    fit_classifier,
+    fit_model,
     fold_standardization,
     freeze,
     layerwise_optimizer,
 )
 from reusekit.training.drawing import draw_cut
-from reusekit.training.heads import Classifier
+from reusekit.training.heads import Head
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,8 @@ class Phase:
     Attributes:
         name: `search` or `head`, and then `finetune`.
         fit: What happened in it.
-        kept: Whether its weights are those of the result; a phase that made the validation loss no
-            lower is undone.
+        kept: Whether its weights are those of the result; a phase that made its objective no
+            better is undone.
     """
 
     name: str
@@ -56,15 +61,17 @@ class Begun:
     """The start of fine-tuning: a whole model after its first phase.
 
     Attributes:
-        whole: From raw input to class probabilities; its weights are its own.
+        whole: From raw input to the outputs of the head; its weights are its own.
         cut: Where the backbone was cut.
         phase: How it was trained.
+        head: What was put on, whose loss and metrics train on.
         costs: The speeds of this machine, where they were measured for it.
     """
 
     whole: keras.Model
     cut: str
     phase: Phase
+    head: Head
     costs: Costs | None = None
 
 
@@ -73,12 +80,15 @@ class FineTuned:
     """A fine-tuned model.
 
     Attributes:
-        whole: From raw input to class probabilities.
+        whole: From raw input to the outputs of the head.
         parts: The same model in two; they share its weights. They meet where training began, so
             that the bottom is what the backbone has up to there, and others have it, too.
         cut: Where the backbone was cut and the head attached.
         frozen_up_to: The cut before which nothing was trained; `cut` where the head alone was.
         phases: What was trained, in order.
+        head: What was put on.
+        rules: The rules of the task, with what was chosen on the validation split.
+        validation: The measure of the task on that split.
     """
 
     whole: keras.Model
@@ -86,12 +96,9 @@ class FineTuned:
     cut: str
     frozen_up_to: str
     phases: tuple[Phase, ...]
-
-    @property
-    def validation_accuracy(self) -> float:
-        """The validation accuracy of the last phase that counts."""
-        kept = [phase for phase in self.phases if phase.kept]
-        return kept[-1].fit.metrics["val_accuracy"]
+    head: Head
+    rules: TaskRules
+    validation: float
 
     @property
     def choice(self) -> str:
@@ -111,7 +118,9 @@ def best_trial(searched: Searched) -> Begun:
     assert best.fit is not None  # the best trial was trained to the end
     # Not compiled: a part of it is trained on, and its optimizer would be stored for nothing.
     whole = keras.Model(found.input, found.output, name=found.name)
-    return Begun(whole, best.cut, Phase("search", best.fit), plan.costs if plan else None)
+    search = searched.search
+    head = search.space.head(best.spec, rules_of(search.train.task))
+    return Begun(whole, best.cut, Phase("search", best.fit), head, plan.costs if plan else None)
 
 
 def train_head(
@@ -140,27 +149,29 @@ def train_head(
     bottom = clone(extract(backbone.model, cut, pooling="avg"), weights="copy")
     for layer in bottom.layers:
         layer.trainable = False
+    rules = rules_of(splits.train.task).fitted(features.train.labels)
     keras.utils.set_random_seed(seed)
-    head = Classifier(
-        splits.train.classes,
-        units=settings.units,
-        dropout=settings.dropout,
-        standardize=_in_memory(features.train),
-    ).build(bottom.output_shape[1:])
+    head = rules.head(settings.units, settings.dropout, _in_memory(features.train))
+    monitor = monitor_of(settings.objective, head, rules)
+    top = head.build(bottom.output_shape[1:])
+    top.compile(
+        keras.optimizers.Adam(settings.learning_rate),
+        **with_metric(head, settings.objective, rules),
+    )
     with (
         step_run("phase head", "phase", settings.model_dump()),
         EpochProgress("Training the head", settings.epochs) as progress,
     ):
-        fit = fit_classifier(
-            head,
+        fit = fit_model(
+            top,
             features.train.batches(settings.batch_size, seed),
             features.validation.batches(INFERENCE_BATCH),
-            optimizer=keras.optimizers.Adam(settings.learning_rate),
             epochs=settings.epochs,
             patience=settings.patience,
+            monitor=monitor,
             callbacks=[EpochMetrics(), progress],
         )
-    return Begun(attach(bottom, head), cut, Phase("head", fit), features.costs)
+    return Begun(attach(bottom, top), cut, Phase("head", fit), head, features.costs)
 
 
 def _in_memory(source: FeatureSource) -> np.ndarray:
@@ -168,7 +179,7 @@ def _in_memory(source: FeatureSource) -> np.ndarray:
     stored: Any = source.arrays()
     if stored is not None:
         return stored
-    return np.concatenate([np.asarray(batch) for batch, _ in source.batches(INFERENCE_BATCH)])
+    return np.concatenate([np.asarray(batch) for batch, *_ in source.batches(INFERENCE_BATCH)])
 
 
 def finetune(
@@ -185,7 +196,9 @@ def finetune(
     The phase is a nested run of the active MLflow run, and its steps go on where those of the first
     phase end. The frozen part of the bottom runs once over the data and stays in inference mode;
     BatchNormalization stays so in the unfrozen part, too, unless the settings say otherwise. They
-    also say whether rates fall towards the input, and whether it is unfrozen block by block.
+    also say whether rates fall towards the input, and whether it is unfrozen block by block. The
+    phase is kept in a file after each epoch, beside the folder: killed, and asked for again with
+    the same data and settings, it goes on there.
 
     Args:
         begun: The model after its first phase. It is trained on.
@@ -198,12 +211,16 @@ def finetune(
 
     Returns:
         The model, its parts at the cut, and what each phase did.
+
+    Raises:
+        ConfigError: The objective is no metric of the task.
+        HeadError: Labels are to be smoothed that cannot be.
     """
     keras.utils.set_random_seed(seed)
     phases = [begun.phase]
     frozen_up_to = _frozen_up_to(backbone, begun.cut, settings)
     if frozen_up_to != begun.cut:
-        phases.append(_train_top(begun, frozen_up_to, settings, splits, store, seed))
+        phases.append(_train_top(begun, frozen_up_to, settings, splits, store, folder, seed))
     pd.concat(
         pd.DataFrame(phase.fit.history).assign(phase=phase.name, kept=phase.kept)
         for phase in phases
@@ -214,7 +231,19 @@ def finetune(
     log_artifact(folder / "model.png")
     if not phases[-1].kept:
         frozen_up_to = begun.cut
-    return FineTuned(whole, split(whole, frozen_up_to), begun.cut, frozen_up_to, tuple(phases))
+    last = [phase for phase in phases if phase.kept][-1]
+    rules = rules_of(splits.train.task)
+    rules, validation = validated(whole, last.fit, splits.validation, rules)
+    return FineTuned(
+        whole,
+        split(whole, frozen_up_to),
+        begun.cut,
+        frozen_up_to,
+        tuple(phases),
+        begun.head,
+        rules,
+        validation,
+    )
 
 
 def _frozen_up_to(backbone: Backbone, cut: str, settings: FineTuneSettings) -> str:
@@ -240,10 +269,15 @@ def _train_top(
     settings: FineTuneSettings,
     splits: Splits,
     store: FeatureStore,
+    folder: Path,
     seed: int,
 ) -> Phase:
     """Train what lies behind a cut; undo it where it does not help."""
-    first = begun.phase.fit
+    first, rules = begun.phase.fit, rules_of(splits.train.task)
+    monitor = monitor_of(settings.objective, begun.head, rules)
+    compile_args = with_metric(begun.head, settings.objective, rules)
+    if settings.label_smoothing:
+        compile_args |= {"loss": begun.head.smoothed_loss(settings.label_smoothing)}
     top = split(begun.whole, frozen_up_to).top
     weights = top.get_weights()
     normalizations = find_layers(top, keras.layers.BatchNormalization)
@@ -256,32 +290,84 @@ def _train_top(
         parameters=count_params(top).trainable,
     )
     features = frozen_features(begun.whole, training, splits, store, seed, begun.costs)
-    optimizer = keras.optimizers.Adam(settings.learning_rate)
-    if settings.decay < 1:
-        optimizer = layerwise_optimizer(top, optimizer, settings.decay)
+    model = top if settings.precision is None else clone(top, dtype=settings.precision)
+    steps = math.ceil(splits.train.size / settings.batch_size)
+    model.compile(phase_optimizer(model, settings, steps), **compile_args)
+    validation = features.validation.batches(INFERENCE_BATCH)
+    said = [frozen_up_to, settings.model_dump(mode="json"), seed]
+    said += [one.fingerprint for one in (splits.train, splits.validation)]
+    named = digest([*said, *map(array_digest, begun.whole.get_weights())])[:16]
     with (
         step_run(
             "phase finetune", "phase", settings.changed(frozen_up_to=frozen_up_to).model_dump()
         ),
         EpochProgress("Fine-tuning the top", settings.epochs) as progress,
     ):
-        callbacks = [EpochMetrics(first_step=len(first.history["loss"])), progress]
+        before = first.metrics.get(monitor.name)
+        if before is None or settings.label_smoothing:  # of another loss
+            measured = model.evaluate(validation, verbose=0, return_dict=True)
+            before = measured[monitor.name.removeprefix("val_")]
+        first_step = len(first.history["loss"])
+        resumption = Resumption(folder.parent / "phases" / f"{named}.npz")
+        callbacks = [EpochMetrics(first_step), progress, resumption]
         if settings.unfreeze_every:
             every = settings.unfreeze_every
-            blocks = min(len(cut_points(top)), (settings.epochs - 1) // every)
-            callbacks.append(GradualUnfreezing.evenly(top, blocks, every, layers=fixed))
-        fit = fit_classifier(
-            top,
+            blocks = min(len(cut_points(model)), (settings.epochs - 1) // every)
+            callbacks.append(GradualUnfreezing.evenly(model, blocks, every, layers=fixed))
+        fit = fit_model(
+            model,
             features.train.batches(settings.batch_size, seed),
-            features.validation.batches(INFERENCE_BATCH),
-            optimizer=optimizer,
+            validation,
             epochs=settings.epochs,
             patience=settings.patience,
+            monitor=monitor,
             callbacks=callbacks,
         )
-        kept = fit.metrics["val_loss"] < first.metrics["val_loss"]
+        for epoch in range(resumption.epochs):  # of an earlier process, whose run has been ended
+            told = {name: values[epoch] for name, values in fit.history.items()}
+            log_metrics(told, first_step + epoch)
+        reached = fit.metrics[monitor.name]
+        kept = reached > before if monitor.maximize else reached < before
         log_params({"kept": kept})
+    if kept and model is not top:
+        top.set_weights(model.get_weights())
     if not kept:
         top.set_weights(weights)
         frozen.undo(top)
     return Phase("finetune", fit, kept)
+
+
+def phase_optimizer(
+    model: keras.Model, settings: FineTuneSettings, steps: int
+) -> keras.optimizers.Optimizer:
+    """Return the optimizer of a phase of fine-tuning.
+
+    Args:
+        model: What it trains.
+        settings: The phase.
+        steps: Of an epoch.
+    """
+    rate: Any = settings.learning_rate
+    if settings.warmup or settings.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if settings.warmup else rate,
+            steps * (settings.epochs - settings.warmup),
+            alpha=0.0 if settings.schedule == "cosine" else 1.0,
+            warmup_target=rate if settings.warmup else None,
+            warmup_steps=steps * settings.warmup,
+        )
+    optimizer: keras.optimizers.Optimizer
+    if settings.weight_decay:
+        optimizer = keras.optimizers.AdamW(
+            rate, weight_decay=settings.weight_decay, global_clipnorm=settings.clip_norm
+        )
+        # Biases, and scales and offsets of normalisations.
+        vectors = [one for one in model.trainable_variables if len(one.shape) < 2]
+        optimizer.exclude_from_weight_decay(var_list=vectors)
+    else:
+        optimizer = keras.optimizers.Adam(rate, global_clipnorm=settings.clip_norm)
+    if settings.decay < 1:
+        optimizer = layerwise_optimizer(model, optimizer, settings.decay)
+    if settings.precision == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer

@@ -1,7 +1,7 @@
 """The first stages: a backbone, and data in the shape it takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -16,6 +16,7 @@ from reusekit.errors import ConfigError
 from reusekit.features.stored import check_examples
 from reusekit.graph import read
 from reusekit.progress import console, say
+from reusekit.search.tasks import rules_of
 from reusekit.settings import BackboneSettings, DataSettings
 
 INFERENCE_BATCH = 64
@@ -66,10 +67,10 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
             share examples.
         DataError: The data cannot be read, or are of another shape than the backbone takes.
     """
-    few = settings.treatment(**_treatment_for(backbone), seed=seed)
-    every = few.changed(examples_per_class=None)
+    chosen = settings.treatment(**_treatment_for(backbone), seed=seed)
+    every = chosen.changed(examples_per_class=None)
     splits = Splits(
-        train=open_split(settings, settings.train, few),
+        train=open_split(settings, settings.train, chosen),
         validation=open_split(settings, settings.validation, every),
         test=open_split(settings, settings.test, every),
     )
@@ -83,16 +84,15 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
                 f"data.{one}={getattr(settings, one)!r} and data.{other}="
                 f"{getattr(settings, other)!r} share examples; expected splits that do not."
             )
-    if splits.train.task.kind != "classification":
-        raise ConfigError(
-            "Expected labels of one class an example; pipelines tell nothing else yet. Received: "
-            f"labels of {splits.train.task.kind} in {splits.train.name}."
-        )
     counts = {split: getattr(splits, split).check() for split in ("train", "validation", "test")}
-    _check_counts(splits, settings, counts)
+    few = settings.examples_per_class == 1
+    for remark in rules_of(splits.train.task).remarks(counts, settings.train, few):
+        say(f"warning: {remark}")
     if splits.train.treatment.image_size is not None:
         _say_range(backbone, splits.train)
-    return splits
+    if settings.class_weights is None:
+        return splits
+    return replace(splits, train=splits.train.balanced(counts["train"]))
 
 
 def _treatment_for(backbone: Backbone) -> dict[str, Any]:
@@ -150,30 +150,6 @@ def open_split(settings: DataSettings, split: str, treatment: Treatment) -> Data
         download=settings.download,
         treatment=treatment,
     )
-
-
-def _check_counts(splits: Splits, settings: DataSettings, counts: Mapping[str, np.ndarray]) -> None:
-    """Refuse to tell one class apart, and name classes that training never shows."""
-    names, train = splits.train.class_names, counts["train"]
-    if np.count_nonzero(train) < 2:
-        raise ConfigError(
-            "Expected training examples of two classes at least. Received: "
-            f"data.train={settings.train!r}, {train.sum():,} of {names[train.argmax()]!r} alone. "
-            "Where a data set is sorted by class, choose another split."
-        )
-    alone = np.flatnonzero(train == 1)
-    if len(alone) and settings.examples_per_class != 1:
-        say(
-            f"warning: data.train={settings.train!r} has one example of {len(alone)} classes: "
-            f"{', '.join(names[position] for position in alone[:10])}."
-        )
-    asked = (counts["validation"] + counts["test"] > 0) & (train == 0)
-    if asked.any():
-        missing = ", ".join(names[position] for position in np.flatnonzero(asked)[:10])
-        say(
-            f"warning: data.train={settings.train!r} has no example of {asked.sum()} classes that "
-            f"the other splits have: {missing}."
-        )
 
 
 def _say_range(backbone: Backbone, split: DataSplit) -> None:

@@ -1,9 +1,10 @@
 """The stages of a promotion: a candidate beside the champion on data that neither has seen."""
 
+import json
 import reprlib
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from reusekit import tracking
 from reusekit.data import DataSplit, Shares
 from reusekit.errors import ConfigError, DataError
 from reusekit.progress import bars_wanted
+from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
 from reusekit.stages.evaluation import predict
 from reusekit.stages.inputs import open_split
-from reusekit.tracking.names import DATA
+from reusekit.tracking.names import DATA, THRESHOLDS
 from reusekit.tracking.network import shown
 
 _FEWEST = 30  # an interval that is resampled from fewer examples says nothing
@@ -50,27 +52,35 @@ class Tested:
     Attributes:
         version: The version.
         split: What it was tested on, of the size that it takes.
-        labels: The class of each example, int64.
-        predicted: The class that it finds most probable, int64; -1 where its output is not finite.
+        outputs: What it says of each example, in the order of the split's classes, labels or
+            numbers.
+        labels: What is true of each example, as `TaskRules.targets` returns it.
+        rules: The rules of the task, with the thresholds of the version.
         known: What it was trained and chosen on is on record, so that the split could be compared
             with it.
     """
 
     version: ModelVersion
     split: DataSplit
+    outputs: np.ndarray
     labels: np.ndarray
-    predicted: np.ndarray
+    rules: TaskRules
     known: bool
 
     @property
-    def right(self) -> np.ndarray:
-        """Return whether it is right about each example."""
-        return self.predicted == self.labels
+    def parts(self) -> np.ndarray:
+        """Return what each example adds to the measure."""
+        return self.rules.parts(self.outputs, self.labels)
 
     @property
-    def accuracy(self) -> float:
-        """The share of examples that it is right about."""
-        return float(self.right.mean())
+    def goodness(self) -> np.ndarray:
+        """Return how good it is about each example."""
+        return self.rules.goodness(self.outputs, self.labels)
+
+    @property
+    def value(self) -> float:
+        """The measure of the task."""
+        return self.rules.value(self.outputs, self.labels)
 
 
 @dataclass(frozen=True)
@@ -115,10 +125,10 @@ def find_contest(settings: PromoteSettings, registry: TrackingSettings) -> Conte
 
 
 def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
-    """Load a version and let it classify the held-out split.
+    """Load a version and let it predict the held-out split.
 
     Args:
-        version: A registered classifier with one input and one output.
+        version: A registered model with one input and one output.
         data: The data set, whose split `test` is held out. Images are resized to what the version
             takes.
 
@@ -133,10 +143,16 @@ def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
     recorded = tracking.recorded_splits(version)
     known = _refuse_known(version, recorded, split, data)
     order = _class_order(version, recorded, split)
-    outputs, labels = predict(model, split)
-    found = order[outputs.argmax(axis=1)]
-    predicted = np.where(np.isfinite(outputs).all(axis=1), found, -1)
-    return Tested(version, split, labels, predicted, known)
+    given, labels = predict(model, split)
+    outputs = np.empty_like(given)
+    outputs[:, order] = given
+    rules = rules_of(split.task)
+    thresholds = version.tags.get(THRESHOLDS)
+    if thresholds is not None:
+        chosen = np.empty(len(order))
+        chosen[order] = json.loads(thresholds)
+        rules = replace(rules, thresholds=tuple(chosen.tolist()))  # type: ignore[call-arg]
+    return Tested(version, split, outputs, labels, rules, known)
 
 
 def judge(
@@ -149,13 +165,22 @@ def judge(
         champion: The champion, tested on the same examples; None where there is none.
         settings: The margin, and how sure it has to be.
         seed: Decides the resamples.
+
+    Raises:
+        ConfigError: The margin is beyond any difference of the measure.
     """
+    rules = candidate.rules
+    if rules.maximize and not -1 < settings.margin < 1:
+        raise ConfigError(
+            f"Expected promote.margin, a difference of {rules.measure}, to be above -1 and below "
+            f"1. Received: {settings.margin:g}."
+        )
     on = f"{len(candidate.labels)} examples of {candidate.split.name}, {candidate.split.split}"
     if champion is None:
-        why = f"no version had it before; accuracy {candidate.accuracy:.4f} on {on}"
+        why = f"no version had it before; {rules.measure} {candidate.value:.4f} on {on}"
         return Verdict(candidate, None, None, True, why)
     comparison = paired_bootstrap(
-        candidate.right, champion.right, settings.confidence, settings.resamples, seed
+        candidate.parts, champion.parts, rules, settings.confidence, settings.resamples, seed
     )
     wins = comparison.low > settings.margin
     why = (
@@ -174,8 +199,8 @@ def carry_out(
 ) -> None:
     """Move the alias if the candidate has won, and record the decision either way.
 
-    A run of kind `evaluation` gets both accuracies, their difference, its interval, the reason and
-    what each version took every example for; the candidate gets a tag with the reason. Where the
+    A run of kind `evaluation` gets both measures, their difference, its interval, the reason and
+    what each version said of every example; the candidate gets a tag with the reason. Where the
     alias cannot be moved, the run is a failed one.
 
     Args:
@@ -243,11 +268,12 @@ def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) 
     """
     out = Console(highlight=False)
     tested = [one for one in (verdict.candidate, verdict.champion) if one is not None]
-    table = Table("version", "accuracy", "right alone", title="On the held-out split")
+    measure = tested[0].rules.measure.replace("_", " ")
+    table = Table("version", measure, "better alone", title="On the held-out split")
     for one in tested:
-        others = [other.right for other in tested if other is not one]
-        alone = str(np.count_nonzero(one.right & ~others[0])) if others else "-"
-        table.add_row(str(one.version.version), f"{one.accuracy:.4f}", alone)
+        others = [other.goodness for other in tested if other is not one]
+        alone = str(np.count_nonzero(one.goodness > others[0])) if others else "-"
+        table.add_row(str(one.version.version), f"{one.value:.4f}", alone)
     out.print(table)
     for one in tested:
         if not one.known:
@@ -271,10 +297,16 @@ def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) 
 
 
 def _write_predictions(verdict: Verdict, folder: Path) -> Path:
-    """Write what each version takes every example for."""
-    columns = {"label": verdict.candidate.labels, "candidate": verdict.candidate.predicted}
-    if verdict.champion is not None:
-        columns["champion"] = verdict.champion.predicted
+    """Write what each version says of every example, a column for each label or number."""
+    tested = {"candidate": verdict.candidate, "champion": verdict.champion}
+    said = {"label": verdict.candidate.labels}
+    said |= {who: one.rules.decided(one.outputs) for who, one in tested.items() if one is not None}
+    names = verdict.candidate.split.task.names
+    columns = {
+        who if values.ndim == 1 or values.shape[1] == 1 else f"{who} {name}": column
+        for who, values in said.items()
+        for name, column in zip(names, values.reshape(len(values), -1).T, strict=False)
+    }
     file = folder / "predictions.csv"
     pd.DataFrame(columns).to_csv(file, index_label="example")
     return file
@@ -290,7 +322,7 @@ def _load(version: ModelVersion) -> keras.Model:
     if ends != [1, 1]:
         raise ConfigError(
             f"{uri} has {ends[0]} inputs and {ends[1]} outputs. Expected one of each: an image, "
-            "and the probability of each class."
+            "and a number for each class, label or number to predict."
         )
     return model
 
@@ -309,8 +341,8 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
     if (takes, gives) != (split.input_shape, (split.classes,)):
         raise ConfigError(
             f"Version {version.version} of {version.name} does not fit {split.name}. Expected it "
-            f"to turn shape {split.input_shape} into {(split.classes,)}, a probability for each "
-            f"class. Received: {takes} into {gives}."
+            f"to turn shape {split.input_shape} into {(split.classes,)}, as the task, a "
+            f"{split.task.kind}, asks for. Received: {takes} into {gives}."
         )
     split.check()
     if split.size < _FEWEST:
@@ -386,10 +418,11 @@ def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSett
 
 def _metrics(verdict: Verdict) -> dict[str, float]:
     if verdict.comparison is None:
-        return {"candidate_accuracy": verdict.candidate.accuracy}
+        return {f"candidate_{verdict.candidate.rules.measure}": verdict.candidate.value}
+    measure = verdict.comparison.measure
     return {
-        "candidate_accuracy": verdict.comparison.candidate,
-        "champion_accuracy": verdict.comparison.champion,
+        f"candidate_{measure}": verdict.comparison.candidate,
+        f"champion_{measure}": verdict.comparison.champion,
         "difference": verdict.comparison.difference,
         "difference_low": verdict.comparison.low,
         "difference_high": verdict.comparison.high,

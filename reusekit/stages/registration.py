@@ -1,5 +1,6 @@
 """The last stage: log the parts, prove that they are the whole, register what is worth keeping."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.backbones import Backbone
 from reusekit.progress import say
+from reusekit.search.tasks import TaskRules
 from reusekit.settings import TrackingSettings
 from reusekit.stages.baselines import Baseline
 from reusekit.stages.evaluation import Evaluation
@@ -32,6 +34,7 @@ from reusekit.tracking import (
     send_models,
     take_ledgers,
 )
+from reusekit.tracking.names import THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -81,26 +84,27 @@ def register(
         TrackingError: The registry refuses. The models are then kept in the folder.
     """
     parts, test, baselines = tuned.parts, scores.test, scores.baselines
-    few, _ = next(iter(splits.test.batches(4)))
+    few, *_ = next(iter(splits.test.batches(4)))
     parts.verify(keras.tree.map_structure(np.asarray, few))
     models = (parts.bottom, parts.top, parts.source)
     ledgers = dict(zip(ROLES, take_ledgers(models), strict=True))
     chosen = {"cut": tuned.cut, "frozen_up_to": tuned.frozen_up_to}
     log_params(chosen | ledgers["whole"].params())
+    rules, measure = tuned.rules, tuned.rules.measure
     metrics = {
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "val_accuracy": tuned.validation_accuracy,
+        **{f"test_{name}": value for name, value in test.scores.items() if np.isfinite(value)},
+        f"val_{measure}": tuned.validation,
     }
-    compared = [("test accuracy", test), *((b.name, b.test) for b in baselines)]
+    said = f"test {measure.replace('_', ' ')}"
+    compared = [(said, test), *((b.name, b.test) for b in baselines)]
     describe(
         f"{backbone.source} on {splits.train.name}: {tuned.choice}.\n\n"
-        + "".join(f"- {name}: {measured.accuracy:.3f}\n" for name, measured in compared)
+        + "".join(f"- {name}: {one.value:{rules.numbers}}\n" for name, one in compared)
     )
     card_scores = [
-        CardScore("this model", test.accuracy, tuned.validation_accuracy, tuned.choice),
-        *(CardScore(b.name, b.test.accuracy, b.validation_accuracy, b.choice) for b in baselines),
-        *_runner_up(scores.searched),
+        CardScore("this model", test.value, tuned.validation, tuned.choice),
+        *(CardScore(b.name, b.test.value, b.validation, b.choice) for b in baselines),
+        *_runner_up(scores.searched, rules),
     ]
     card = _card(tuned, backbone, splits, ledgers["whole"], card_scores, settings, standalone)
     registration = Registration(
@@ -111,6 +115,7 @@ def register(
         metrics,
         card,
         standalone,
+        _tags(rules),
     )
     unsent = folder / "models"  # where they stay if nothing else can be done with them
     prepare(unsent, parts, backbone, ledgers, registration)
@@ -125,16 +130,26 @@ def register(
     return version
 
 
-def _runner_up(searched: Searched | None) -> list[CardScore]:
+def _tags(rules: TaskRules) -> dict[str, str]:
+    """Return what the rules of a task have chosen on the validation split."""
+    chosen = getattr(rules, "thresholds", None)
+    if chosen is None:
+        return {}
+    return {THRESHOLDS: json.dumps([round(one, 6) for one in chosen])}
+
+
+def _runner_up(searched: Searched | None, rules: TaskRules) -> list[CardScore]:
     """Return the best of the cuts that were not chosen, which nobody tested."""
     if searched is None:
         return []
-    best = searched.result.best.cut
-    others = [cut for cut in searched.result.cuts if cut.at != best]
+    result = searched.result
+    others = [trial for trial in result.completed if trial.cut != result.best.cut]
     if not others:
         return []
-    second = max(others, key=lambda cut: cut.best.accuracy)
-    return [CardScore(f"runner-up: cut {second.at}", None, second.best.accuracy)]
+    second = others[0]
+    return [
+        CardScore(f"runner-up: cut {second.cut}", None, second.metrics.get(rules.reported or ""))
+    ]
 
 
 def _card(
@@ -155,7 +170,9 @@ def _card(
         ModelCard(
             name=settings.model,
             alias=settings.promoted,
-            task=f"Classifies {kind} into {splits.train.classes} classes.",
+            task=tuned.rules.sentence(kind),
+            measure=tuned.rules.measure,
+            numbers=tuned.rules.numbers,
             source=backbone.source,
             cut=tuned.cut,
             frozen_up_to=tuned.frozen_up_to,

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reusekit.search import SearchResult
+from reusekit.search.tasks import TaskRules
 from reusekit.secrets import shown
 from reusekit.settings import TrackingSettings
 from reusekit.sharing import count_params
@@ -22,8 +23,8 @@ from reusekit.stages.registration import Scores
 from reusekit.stages.search import Searched
 from reusekit.tracking import ui_command
 
-_MOST_CLASSES = 12
-"""Classes that are shown; the evaluation's run has all of them."""
+_MOST_SHOWN = 12
+"""Classes, labels or numbers that are shown; the evaluation's run has all of them."""
 
 
 def report(
@@ -48,8 +49,7 @@ def report(
     if searched is not None:
         out.print(_cuts(searched.result))
     out.print(_comparison(tuned, test, scores.baselines))
-    if test.classes is not None:
-        out.print(_classes(test.classes))
+    out.print(_outputs(test.table, tuned.rules))
     out.print(job.clock.table())
     if searched is not None:
         out.print(_search(searched), soft_wrap=True)
@@ -63,7 +63,7 @@ def report(
         out.print("All of the bottom stayed frozen: there was nothing to unfreeze before the cut.")
     for phase in tuned.phases:
         if not phase.kept:
-            out.print(f"Phase {phase.name} made the validation loss no lower and was undone.")
+            out.print(f"Phase {phase.name} made its objective no better and was undone.")
     out.print(
         f"{_registered(version, tracking)}\n"
         f"Tables and figures: {escape(str(job.folder))}\n"
@@ -117,13 +117,14 @@ def _search(searched: Searched) -> str:
 def _cuts(result: SearchResult) -> Table:
     table = Table(title="Cuts, shallow to deep")
     table.add_column("cut", no_wrap=True)
-    for name in ("FLOPs before", "validation accuracy", "parameters", "trials", "training s"):
+    objective = result.objective.replace("val_", "validation ").replace("_", " ")
+    for name in ("FLOPs before", objective, "parameters", "trials", "training s"):
         table.add_column(name, justify="right")
     for cut in result.cuts:
         table.add_row(
             escape(cut.at),
             f"{cut.depth:.0%}",
-            f"{cut.best.accuracy:.3f}",
+            f"{cut.best.metrics[result.objective]:.3f}",
             f"{cut.best.sizes.parameters:,}",
             str(len(cut.trials)),
             f"{cut.seconds:.1f}",
@@ -133,19 +134,21 @@ def _cuts(result: SearchResult) -> Table:
 
 
 def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline]) -> Table:
-    table = Table(title=f"Accuracy on {test.examples:,} test examples")
+    measure = test.measure.replace("_", " ").capitalize()
+    table = Table(title=f"{measure} on {test.examples:,} test examples")
     table.add_column("model", no_wrap=True)
     table.add_column("test", justify="right")
     table.add_column("validation", justify="right")
     table.add_column("chosen on the validation split")
-    rows = [("transfer", test, tuned.validation_accuracy, tuned.choice)]
-    rows += [(b.name, b.test, b.validation_accuracy, b.choice) for b in baselines]
+    rows = [("transfer", test, tuned.validation, tuned.choice)]
+    rows += [(b.name, b.test, b.validation, b.choice) for b in baselines]
+    number = tuned.rules.numbers
     for name, measured, validation, chosen in rows:
         style = "bold green" if name == "transfer" else None
         table.add_row(
             escape(name),
-            f"{measured.accuracy:.3f} ({measured.interval[0]:.3f} to {measured.interval[1]:.3f})",
-            f"{validation:.3f}",
+            "{:{n}} ({:{n}} to {:{n}})".format(measured.value, *measured.interval, n=number),
+            f"{validation:{number}}",
             escape(chosen),
             style=style,
         )
@@ -153,21 +156,22 @@ def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline
     return table
 
 
-def _classes(classes: pd.DataFrame) -> Table:
-    """Return the classes that are found worst, and what each is taken for."""
-    worst = classes[classes["examples"] > 0].sort_values("recall", kind="stable")
-    title = "Classes" if len(worst) <= _MOST_CLASSES else f"The {_MOST_CLASSES} worst classes"
-    table = Table(title=f"{title} on the test examples, worst first")
-    table.add_column("class", no_wrap=True)
-    for name in ("examples", "recall", "precision"):
-        table.add_column(name, justify="right")
-    table.add_column("most often taken for")
-    for row in worst.head(_MOST_CLASSES).itertuples():
-        table.add_row(
-            escape(str(row[1])),
-            f"{row.examples:,}",
-            f"{row.recall:.0%}",
-            f"{row.precision:.0%}",
-            escape(str(row.most_taken_for)),
-        )
-    return table
+def _outputs(table: pd.DataFrame, rules: TaskRules) -> Table:
+    """Return the classes, labels or numbers that a model is worst at."""
+    column, rises = rules.worst
+    worst = table[table["examples"] > 0].sort_values(column, ascending=rises, kind="stable")
+    kind, *columns = (str(name).replace("_", " ") for name in worst.columns)
+    shown = f"The {_MOST_SHOWN} worst rows" if len(worst) > _MOST_SHOWN else "All"
+    found = Table(title=f"{shown} by {kind} on the test examples, worst first")
+    found.add_column(kind, no_wrap=True)
+    for name in columns:
+        found.add_column(name, justify="right")
+    for row in worst.head(_MOST_SHOWN).itertuples(index=False):
+        found.add_row(*map(_cell, row))
+    return found
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) >= 1000 else f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else escape(str(value))

@@ -15,8 +15,9 @@ from reusekit.features import FeatureStore
 from reusekit.graph import CutPoint
 from reusekit.progress import counted
 from reusekit.search import CutSearch, SearchResult, TrialData, TrialRecord
-from reusekit.search.figure import accuracy_over_cost, accuracy_over_depth
+from reusekit.search.figure import objective_over_cost, objective_over_depth
 from reusekit.search.space import BEFORE
+from reusekit.search.tasks import rules_of
 from reusekit.settings import SearchJobSettings, SearchSettings
 from reusekit.stages.inputs import Splits
 from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
@@ -117,6 +118,8 @@ def search_digest(
     defaults, said = (
         one.model_dump(mode="json", exclude=_NOT_SEARCHED) for one in (SearchSettings(), settings)
     )
+    # By its name, as when every task was a classification and it had one by default.
+    said["objective"] = settings.objective or rules_of(splits.train.task).objective
     searched = {
         "backbone": backbone.digest,
         "cuts": [point.at for point in cuts],
@@ -205,10 +208,13 @@ def _log_tables(search: CutSearch, result: SearchResult, folder: Path) -> None:
 
 def _log_figures(search: CutSearch, result: SearchResult, folder: Path) -> None:
     title = f"{search.graph.model.name} on {search.train.name}"
+    measure = result.objective.removeprefix("val_")
+    is_share = rules_of(search.validation.task).reported == result.objective
+    examples = search.validation.size if is_share else None
     figures = {
-        "accuracy_over_depth": accuracy_over_depth(result, title, search.validation.size),
-        "accuracy_over_parameters": accuracy_over_cost(result, "parameters", title),
-        "accuracy_over_latency": accuracy_over_cost(result, "latency", title),
+        f"{measure}_over_depth": objective_over_depth(result, title, examples),
+        f"{measure}_over_parameters": objective_over_cost(result, "parameters", title),
+        f"{measure}_over_latency": objective_over_cost(result, "latency", title),
     }
     for name, figure in figures.items():
         file = folder / f"{name}.png"

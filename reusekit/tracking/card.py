@@ -18,8 +18,8 @@ class CardScore:
 
     Attributes:
         model: Its name, such as `same network from scratch` or `runner-up: cut block6_out`.
-        test: Accuracy on the test split; None where it was not tested.
-        validation: Accuracy on the validation split; None where that is not known.
+        test: The measure of the task on the test split; None where it was not tested.
+        validation: The same on the validation split; None where that is not known.
         choice: The choice made by it, in words.
     """
 
@@ -52,6 +52,8 @@ class ModelCard:
         top: The same of its top.
         requirements: The packages that it needs where it is loaded.
         parent: The model that the bottom was made from, where that is registered itself.
+        measure: The measure of the task, such as `accuracy`.
+        numbers: The format of its values.
     """
 
     name: str
@@ -70,6 +72,8 @@ class ModelCard:
     top: str
     requirements: Sequence[str]
     parent: str | None = None
+    measure: str = "accuracy"
+    numbers: str = ".3f"
 
 
 def model_card(card: ModelCard) -> str:
@@ -122,8 +126,16 @@ def model_card(card: ModelCard) -> str:
             f"Needs {', '.join(card.requirements)}.",
         ],
         "Results": _table(
-            ("accuracy", "test", "validation", "chosen on the validation split"),
-            [(s.model, _share(s.test), _share(s.validation), s.choice) for s in card.scores],
+            (
+                card.measure.replace("_", " "),
+                "test",
+                "validation",
+                "chosen on the validation split",
+            ),
+            [
+                (s.model, _score(s.test, card), _score(s.validation, card), s.choice)
+                for s in card.scores
+            ],
         ),
         "Size": [*_table(tuple(sizes), [tuple(sizes.values())]), "", latency],
         "Limits": [
@@ -177,8 +189,8 @@ def _shape(shape: Sequence[int | None] | Mapping[str, Sequence[int | None]]) -> 
     return " x ".join("any" if size is None else str(size) for size in shape)
 
 
-def _share(accuracy: float | None) -> str:
-    return "-" if accuracy is None else f"{accuracy:.3f}"
+def _score(value: float | None, card: ModelCard) -> str:
+    return "-" if value is None else f"{value:{card.numbers}}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -20,6 +20,7 @@ REFERENCE = "reusekit.reference"  # SHA-256 of a whole's reference to its parts
 LAYERS = "reusekit.layers"  # of a bottom that shares weights with its top: digest of layer names
 PARENT = "reusekit.parent"  # the model that this one stands on, by its id
 DATA = "reusekit.data"  # fingerprint of the training data
+THRESHOLDS = "reusekit.thresholds"  # of several labels: from which probability on each applies
 
 
 @cache

@@ -36,6 +36,7 @@ class Registration:
         card: Markdown that describes the version.
         standalone: Whether the whole is stored with weights of its own. Otherwise a reference to
             its bottom and top is stored, which are joined where it is loaded.
+        tags: What else is said of top and whole.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Registration:
     metrics: Mapping[str, float] = field(default_factory=dict)
     card: str = ""
     standalone: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(
@@ -79,6 +81,7 @@ def prepare(
         names.CUT: registration.cut or end,
         names.FROZEN_UP_TO: end,
         names.DATA: registration.data,
+        **registration.tags,
     }
     registered = {
         # A file may be called what the registry does not take.

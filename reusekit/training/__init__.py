@@ -2,7 +2,7 @@
 
 from reusekit.training import heads
 from reusekit.training.attachment import attach
-from reusekit.training.fit import Fit, fit_classifier
+from reusekit.training.fit import Fit, Monitor, Resumption, fit_model
 from reusekit.training.folding import fold_standardization
 from reusekit.training.freezing import Freezing, VariableState, freeze
 from reusekit.training.layerwise import layerwise_optimizer
@@ -14,11 +14,13 @@ __all__ = [
     "Freezing",
     "GradualUnfreezing",
     "LayerwiseOptimizer",
+    "Monitor",
     "Rates",
+    "Resumption",
     "VariableRate",
     "VariableState",
     "attach",
-    "fit_classifier",
+    "fit_model",
     "fold_standardization",
     "freeze",
     "heads",

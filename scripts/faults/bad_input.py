@@ -25,6 +25,7 @@ import reusekit.planning
 import reusekit.search
 from faults.outcome import Outcome, tried
 from reusekit.arguments import Settings
+from reusekit.data.task import Task
 from reusekit.features import Extraction, FeatureKey, Padding
 from reusekit.planning import Plan, Resources, Trials
 from reusekit.search import (
@@ -219,7 +220,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     features, labels = {"a": np.eye(8), "b": np.eye(8)}, np.arange(8) % 2
     of_arrays = {
         "train": features, "labels": labels, "validation": features, "validation_labels": labels,
-        "classes": 2,
+        "task": Task("classification", ("even", "odd")),
     }  # fmt: skip
     data = TrialData.of_arrays(**of_arrays)
     space = rk.SearchSpace(["a", "b"], units=[0], learning_rates=[0.1])
@@ -328,11 +329,11 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         ),
         "Trials": (Trials, {"at": "hidden"}),
         "SearchSpace": (rk.SearchSpace, {"cuts": ["a", "b"]}),
-        "SearchSpace.head": (space.head, {"spec": spec, "classes": 2}),
+        "SearchSpace.head": (space.head, {"spec": spec, "rules": data.rules}),
         "SearchSpace.sample": (space.sample, {"hp": hp}),
         "TrialData": (
             TrialData,
-            {"train": data.train, "validation": data.validation, "classes": 2},
+            {"train": data.train, "validation": data.validation, "task": data.task},
         ),
         "TrialData.of_arrays": (TrialData.of_arrays, of_arrays),
         **{

@@ -38,7 +38,7 @@ _JOB = (
     "--search.store=store",
     "--finetune.epochs=2",
     "--baselines.from_scratch=false",
-    "--baselines.pixels=false",
+    "--baselines.linear=false",
     "--tracking.uri=sqlite:///runs.db",
 )
 

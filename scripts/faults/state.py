@@ -8,6 +8,7 @@ import numpy as np
 
 from faults.files import Outside, damage
 from faults.outcome import LONGEST, Outcome
+from reusekit.data.task import Task
 from reusekit.errors import ReusekitError
 from reusekit.search import (
     CutHyperModel,
@@ -28,7 +29,9 @@ def run(generator: np.random.Generator, tries: int, folder: Path) -> Iterator[Ou
     draw = np.random.default_rng(0)
     labels = np.arange(30) % 3
     features = {at: draw.normal(size=(30, 6)).astype("float32") for at in _CUTS}
-    data = TrialData.of_arrays(features, labels, features, labels, classes=3)
+    data = TrialData.of_arrays(
+        features, labels, features, labels, Task("classification", tuple("abc"))
+    )
     whole = _tuner(data, folder / "whole")
     whole.search()
     weights = [model.get_weights() for model in whole.get_best_models(2)]

@@ -34,7 +34,7 @@ QUICK = [
     "--baselines.learning_rates=[0.003]",
     "--baselines.epochs=2",
 ]
-NO_BASELINES = ["--baselines.from_scratch=false", "--baselines.pixels=false"]
+NO_BASELINES = ["--baselines.from_scratch=false", "--baselines.linear=false"]
 
 
 def killed_in_the_middle() -> None:

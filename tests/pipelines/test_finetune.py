@@ -41,7 +41,7 @@ def test_resnet50_on_the_pets(run_pipeline, tracking):
         "--backbone.input_shape=[32, 32, 3]",
         "--finetune.share=0",
         "--baselines.from_scratch=false",
-        "--baselines.pixels=false",
+        "--baselines.linear=false",
     ]
     with tfds.testing.mock_data(num_examples=12):
         run_pipeline("cut_search", *words)

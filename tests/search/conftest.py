@@ -6,6 +6,7 @@ import pytest
 from search.textures import small_backbone, textures
 
 from reusekit.data import DataSplit
+from reusekit.data.task import Task
 from reusekit.search import CutHyperModel, SearchConfig, SearchSpace, TrialData
 
 CUTS = ["shallow", "middle", "deep"]
@@ -27,7 +28,7 @@ def data() -> TrialData:
         labels,
         {cut: features(validation_labels, signal) for cut, signal in signals.items()},
         validation_labels,
-        classes=3,
+        Task("classification", ("a", "b", "c")),
     )
 
 

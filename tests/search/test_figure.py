@@ -5,7 +5,7 @@ import pytest
 
 import reusekit as rk
 from reusekit.search import SearchResult, Sizes, TrialRecord, TrialSpec
-from reusekit.search.figure import accuracy_over_cost, accuracy_over_depth
+from reusekit.search.figure import objective_over_cost, objective_over_depth
 from reusekit.training.fit import Fit
 
 DEPTHS = {"shallow": 0.1, "middle": 0.5, "deep": 1.0}
@@ -37,7 +37,7 @@ def line(axes) -> tuple[list[float], list[float]]:
 
 
 def test_accuracy_over_depth_shows_every_trial_the_best_and_the_spread(result):
-    figure = accuracy_over_depth(result, "three cuts")
+    figure = objective_over_depth(result, "three cuts")
     (axes,) = figure.axes
     assert line(axes) == ([0.1, 0.5, 1.0], [0.5, 0.9, 0.8])
     assert {(0.1, 0.5), (0.5, 0.9), (0.5, 0.7), (1.0, 0.8)} <= dots(axes)
@@ -50,12 +50,12 @@ def test_accuracy_over_depth_shows_every_trial_the_best_and_the_spread(result):
 
 
 def test_few_examples_show_wide_intervals(result):  # pipeline, Looks
-    (axes,) = accuracy_over_depth(result, "three cuts", examples=12).axes
+    (axes,) = objective_over_depth(result, "three cuts", examples=12).axes
     (bars,) = (one for one in axes.collections if "n = 12" in one.get_label())
     low, high = bars.get_segments()[1][:, 1]  # of 11 in 12 right
     assert (low, high) == pytest.approx((0.646, 0.985), abs=0.001)
     by_loss = SearchResult(result.trials, DEPTHS, objective="val_loss", maximize=False)
-    (axes,) = accuracy_over_depth(by_loss, "three cuts", examples=12).axes
+    (axes,) = objective_over_depth(by_loss, "three cuts", examples=12).axes
     assert not any("n = 12" in one.get_label() for one in axes.collections)
 
 
@@ -67,7 +67,7 @@ def test_few_examples_show_wide_intervals(result):  # pipeline, Looks
     ],
 )
 def test_accuracy_over_cost_shows_every_trial_and_the_front(result, cost, front):
-    axes, _ = accuracy_over_cost(result, cost, "three cuts").axes
+    axes, _ = objective_over_cost(result, cost, "three cuts").axes
     expected = list(front.values())
     assert line(axes) == ([x for x, _ in expected], [y for _, y in expected])
     assert [text.get_text() for text in axes.texts] == list(front)
@@ -77,19 +77,19 @@ def test_accuracy_over_cost_shows_every_trial_and_the_front(result, cost, front)
 
 def test_where_less_is_better_the_front_falls(result):
     by_loss = SearchResult(result.trials, DEPTHS, objective="val_loss", maximize=False)
-    axes, _ = accuracy_over_cost(by_loss, "parameters", "three cuts").axes
+    axes, _ = objective_over_cost(by_loss, "parameters", "three cuts").axes
     np.testing.assert_allclose(line(axes), ([100, 200], [0.5, 0.1]))
     assert axes.get_ylabel() == "validation loss"
 
 
 def test_an_unknown_cost_is_refused_and_one_that_was_not_measured(result):
     with pytest.raises(rk.ConfigError, match="'parameters'"):
-        accuracy_over_cost(result, "parameter", "")
+        objective_over_cost(result, "parameter", "")
     unmeasured = SearchResult(result.trials, DEPTHS)
     with pytest.raises(rk.ConfigError, match="not measured"):
-        accuracy_over_cost(unmeasured, "latency", "")
+        objective_over_cost(unmeasured, "latency", "")
 
 
 def test_a_figure_is_a_picture(result, tmp_path):
-    accuracy_over_cost(result, "latency", "three cuts").savefig(tmp_path / "figure.png")
+    objective_over_cost(result, "latency", "three cuts").savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")

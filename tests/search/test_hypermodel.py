@@ -26,7 +26,7 @@ def maps(backbone, train, validation, tmp_path_factory) -> TrialData:
         obtain(made, backbone, store, train, training=True),
         obtain(made, backbone, store, validation),
     )
-    return TrialData(*sources, classes=3, model=backbone)
+    return TrialData(*sources, train.task, model=backbone)
 
 
 def small(maps, epochs=2, **space) -> CutHyperModel:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from reusekit.data.task import Task
 from reusekit.errors import ConfigError
 from reusekit.graph import read
 from reusekit.graph.flops import count_flops
@@ -67,7 +68,7 @@ def test_a_trials_sizes_are_those_of_the_whole_model(backbone, spec):
         (spec.cut, "avg"): ArrayFeatures(np.zeros((1, 8), "float32"), labels),
         (spec.frozen_up_to, None): ArrayFeatures(np.zeros((1, 8, 8, 8), "float32"), labels),
     }
-    data = TrialData(features, features, classes=3, model=backbone)
+    data = TrialData(features, features, Task("classification", ("a", "b", "c")), model=backbone)
     space = SearchSpace([spec.cut], standardize=False)
     own = CutHyperModel(data, space).build_for(spec)
     found = SizeCounter(data).whole(spec, own)

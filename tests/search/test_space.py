@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reusekit as rk
+from reusekit.data.task import Task
 from reusekit.errors import ConfigError
 from reusekit.search import SearchSpace, TrialSpec
+from reusekit.search.tasks import rules_of
 
 CUTS = ["shallow", "middle", "deep"]
 
@@ -63,7 +65,7 @@ def test_heads_by_name_take_the_place_of_units_and_dropout():
     declared, spec = values(space, head="wide")
     assert declared["head"] == ["linear", "wide"]
     assert not {"units", "dropout"} & declared.keys()
-    assert space.head(spec, classes=3) is heads["wide"]
+    assert space.head(spec, rules_of(Task("classification", ("a", "b", "c")))) is heads["wide"]
 
 
 @pytest.mark.parametrize(

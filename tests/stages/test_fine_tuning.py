@@ -9,6 +9,8 @@ import reusekit as rk
 from reusekit import stages
 from reusekit.backbones import Backbone
 from reusekit.settings import FineTuneSettings, HeadSettings
+from reusekit.stages.fine_tuning import phase_optimizer
+from reusekit.tracking import EpochMetrics
 from reusekit.training.drawing import draw_cut
 
 CUT, OPEN_FROM = "block4_out", "block2_out"
@@ -83,6 +85,98 @@ def test_rates_fall_and_blocks_open_as_the_settings_say(tune, backbone):
         for layer in tuned.whole.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     )
+
+
+def test_the_rate_warms_up_and_falls_along_a_cosine():
+    said = {"warmup": 2, "schedule": "cosine", "epochs": 6, "learning_rate": 0.5}
+
+    def rates(**changed):
+        x = keras.Input((1,))
+        model = keras.Model(x, keras.layers.Dense(1)(x))
+        optimizer = phase_optimizer(model, FineTuneSettings(**said | changed), steps=10)
+        optimizer.build(model.trainable_variables)
+        found = []
+        for step in range(61):
+            optimizer.iterations.assign(step)
+            found.append(float(optimizer.learning_rate))
+        return found
+
+    both = rates()
+    assert both[0] == 0
+    assert both[10] == pytest.approx(0.25)
+    assert both[20] == pytest.approx(0.5) == max(both)
+    assert both[40] == pytest.approx(0.25)
+    assert both[60] == pytest.approx(0, abs=1e-6)
+    assert rates(schedule="constant")[20:] == pytest.approx([0.5] * 41)
+    assert rates(warmup=0)[0] == pytest.approx(0.5)
+    with pytest.raises(rk.ConfigError, match="warmup to be below epochs, 6"):
+        rates(warmup=6)
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_weights_decay_but_biases_and_gradients_are_clipped(decay):
+    x = keras.Input((2,))
+    model = keras.Model(x, keras.layers.Dense(2, bias_initializer="ones")(x))
+    kernel, bias = model.trainable_variables
+    before = kernel.numpy()
+    said = {"learning_rate": 0.1, "weight_decay": 0.5, "clip_norm": 1.0, "decay": decay}
+    optimizer = phase_optimizer(model, FineTuneSettings(**said), steps=1)
+    optimizer.build(model.trainable_variables)
+    rate = 0.1 if decay == 1 else optimizer.rates[0].rate
+    optimizer.apply([kernel * 0, bias * 0])
+    np.testing.assert_allclose(kernel, before * (1 - 0.5 * rate), rtol=1e-5)
+    np.testing.assert_array_equal(bias, [1, 1])
+
+    # Unclipped, the first gradient would outweigh the second.
+    model.set_weights([before, np.ones(2)])
+    optimizer = phase_optimizer(model, FineTuneSettings(**said), steps=1)
+    optimizer.build(model.trainable_variables)
+    optimizer.apply([kernel * 0, bias * 0 + 1e6])
+    once = bias.numpy()
+    optimizer.apply([kernel * 0, bias * 0 - 0.7])
+    assert (once < 1).all() and (bias.numpy() > once).all()
+
+
+def test_labels_are_smoothed_as_keras_does():
+    outputs = np.random.default_rng(0).dirichlet(np.ones(3), 8).astype("float32")
+    labels = np.arange(8) % 3
+    expected = keras.losses.CategoricalCrossentropy(label_smoothing=0.2)(np.eye(3)[labels], outputs)
+    found = rk.heads.Classifier(3).smoothed_loss(0.2)(labels, outputs)
+    assert float(np.mean(found)) == pytest.approx(float(expected))
+    logits = rk.heads.Classifier(3, logits=True).smoothed_loss(0.2)(labels, np.log(outputs))
+    assert float(np.mean(logits)) == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(rk.errors.HeadError, match="for label smoothing"):
+        rk.heads.Regression().smoothed_loss(0.2)
+
+
+def test_a_phase_in_mixed_precision_is_kept_by_its_own_objective(tune, usual):
+    said = {"precision": "mixed_bfloat16", "objective": "val_f1", "label_smoothing": 0.1}
+    tuned = tune(**said, weight_decay=0.01, clip_norm=1.0, warmup=1, schedule="cosine")
+    first, second = tuned.phases
+    assert "val_f1" in second.fit.history and "val_f1" not in first.fit.history
+    plain = usual[0].phases[1].fit.history["val_loss"]
+    assert second.fit.history["val_loss"][0] > plain[0]  # of smoothed labels
+    assert {layer.compute_dtype for layer in tuned.whole.layers} == {"float32"}
+    counts = [phase for phase in tuned.phases if phase.kept][-1]
+    assert tuned.validation == counts.fit.metrics["val_accuracy"]
+
+
+def test_a_phase_that_was_killed_goes_on(tune, usual, tmp_path, monkeypatch):
+    def killed(self, epoch, logs=None):
+        if self.first_step and epoch == 1:
+            raise KeyboardInterrupt
+
+    folders = tmp_path / "first", tmp_path / "second"
+    for folder in folders:
+        folder.mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochMetrics, "on_epoch_begin", killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(folders[0])
+    assert len(list((tmp_path / "phases").iterdir())) == 1
+    again = tune(folders[1]).phases[1].fit
+    assert again.history == usual[0].phases[1].fit.history
+    assert not (tmp_path / "phases").exists()
 
 
 def test_the_parts_are_the_whole(usual, splits):

@@ -84,7 +84,7 @@ def test_text_goes_from_a_search_into_the_registry_and_back(
         version = stages.register(
             tuned, bert, splits, stages.Scores(test, searched=searched), settings, tmp_path
         )
-    assert test.accuracy > 0.75
+    assert test.value > 0.75
     assert all(0 < seconds < math.inf for seconds in searched.result.to_frame()["latency"])
     assert all(0 < seconds < math.inf for seconds in searched.result.latencies.values())
     assert "any of padding_mask" in version.description

@@ -147,6 +147,16 @@ class Classifier(DenseHead):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=self.logits)
         return {"loss": loss, "metrics": ["accuracy"]}
 
+    def smoothed_loss(self, smoothing: float) -> Any:
+        """Return cross-entropy on class numbers with smoothed labels; see `Head.smoothed_loss`."""
+        loss = keras.losses.CategoricalCrossentropy(self.logits, smoothing)
+
+        def smoothed(labels: Any, outputs: Any) -> Any:
+            flat = keras.ops.reshape(keras.ops.cast(labels, "int32"), (-1,))
+            return loss.call(keras.ops.one_hot(flat, self.classes), outputs)
+
+        return smoothed
+
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
         if self.logits:
             return self._last(x, self.classes, "logits")
@@ -199,6 +209,10 @@ class Multilabel(DenseHead):
             ],
         }
 
+    def smoothed_loss(self, smoothing: float) -> Any:
+        """Return binary cross-entropy with smoothed labels; see `Head.smoothed_loss`."""
+        return keras.losses.BinaryCrossentropy(self.logits, smoothing)
+
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
         if self.logits:
             return self._last(x, self.labels, "logits")
@@ -217,6 +231,8 @@ class Regression(DenseHead):
         dropout: Share that is dropped while training.
         normalization: "batch", "layer" or None.
         standardize: Pooled features (examples, channels) whose mean and variance are removed.
+        targets: Numbers of training, (examples, outputs), whose mean and spread the outputs begin
+            with, so that one learning rate suits numbers of any scale. None begins at 0 and 1.
         name: The name of the head; its layers' names begin with it.
 
     Raises:
@@ -231,6 +247,8 @@ class Regression(DenseHead):
     """
 
     outputs: PositiveInt = 1
+    _: KW_ONLY
+    targets: Any = field(default=None, repr=False, compare=False)
 
     @property
     def compile_args(self) -> dict[str, Any]:
@@ -238,4 +256,19 @@ class Regression(DenseHead):
         return {"loss": "mean_squared_error", "metrics": ["mean_absolute_error"]}
 
     def _output(self, x: keras.KerasTensor) -> keras.KerasTensor:
-        return self._last(x, self.outputs, "values")
+        values = self._last(x, self.outputs, "values")
+        if self.targets is None:
+            return values
+        numbers = np.asarray(self.targets, "float64")
+        if numbers.ndim != 2 or len(numbers) < 1 or numbers.shape[1] != self.outputs:
+            raise HeadError(
+                f"Expected targets as numbers of shape (examples, {self.outputs}). Received: shape "
+                f"{numbers.shape}."
+            )
+        spread = numbers.std(axis=0)
+        return layers.Rescaling(
+            scale=np.where(spread > 0, spread, 1.0).tolist(),
+            offset=numbers.mean(axis=0).tolist(),
+            dtype="float32",
+            name=f"{self.name}_scaled",
+        )(values)

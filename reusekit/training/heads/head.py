@@ -50,6 +50,17 @@ class Head(ABC):
         `**head.compile_args | {"loss": "huber"}`.
         """
 
+    def smoothed_loss(self, smoothing: float) -> Any:
+        """Return the loss with smoothed labels, as Keras's `label_smoothing` has it.
+
+        Raises:
+            HeadError: The head's labels are nothing that can be smoothed.
+        """
+        raise HeadError(
+            "Expected a head of classes or of labels for label smoothing. Received: "
+            f"{type(self).__name__}."
+        )
+
     @abstractmethod
     def connect(self, features: Features) -> Any:
         """Call the head's layers, new ones each time, on symbolic features.

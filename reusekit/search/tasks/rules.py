@@ -1,0 +1,227 @@
+"""The rules of a task: its head, its metrics, how its models are measured, and their rivals."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import keras
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reusekit.data.task import Task
+from reusekit.training.heads import Head
+
+Made = Callable[[str], keras.metrics.Metric]
+"""Makes a Keras metric of a name."""
+
+_MOST_KINDS = 100
+"""Different examples, up to which the counts of each are drawn and not the examples."""
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class TaskRules(ABC):
+    """The rules of a task.
+
+    Outputs are those of a head of the task, shape (examples, `task.size`); labels are as `Task`
+    says, and as `targets` returns them.
+
+    Attributes:
+        task: The task.
+        objective: The metric by which trials are compared where nobody names another.
+        measure: The score by which finished models are compared, one of `scores`.
+        maximize: Whether more of the measure is better.
+        reported: The metric of a head that says the same of a validation split; None where that
+            takes outputs.
+        artifact: The name of the table of outputs, which `table` makes.
+        figure: The name of the picture, which `draw` makes.
+        linear: What the linear rival is called.
+        strength: The option of scikit-learn by which it is regularised.
+        numbers: How a value of the measure is written.
+        worst: The column of the table by which the worst come first, and whether it rises.
+    """
+
+    task: Task
+
+    objective: ClassVar[str]
+    measure: ClassVar[str]
+    maximize: ClassVar[bool] = True
+    reported: ClassVar[str | None] = None
+    artifact: ClassVar[str]
+    figure: ClassVar[str]
+    linear: ClassVar[str]
+    strength: ClassVar[str]
+    numbers: ClassVar[str] = ".3f"
+    worst: ClassVar[tuple[str, bool]] = ("f1", True)
+
+    # --- training ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def head(self, units: int = 0, dropout: float = 0.0, standardize: Any = None) -> Head:
+        """Return the head of the task, not built yet."""
+
+    def fitted(self, labels: np.ndarray) -> Self:
+        """Return the rules with what heads take from the labels of training."""
+        return self
+
+    @abstractmethod
+    def targets(self, labels: np.ndarray, name: str) -> np.ndarray:
+        """Check labels, and return them in the form that scores take.
+
+        Args:
+            labels: A label for each example.
+            name: What the examples are called in a message.
+
+        Raises:
+            DataError: They are no labels of the task.
+        """
+
+    def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:
+        """Return what is strange about the labels of the splits.
+
+        Args:
+            counts: How many examples each class or label has, by `train`, `validation` and `test`.
+            train: What the training split is called.
+            few: Whether one example of each class was asked for.
+
+        Raises:
+            ConfigError: Nothing can be learnt from them.
+        """
+        return []
+
+    @property
+    @abstractmethod
+    def _made(self) -> Mapping[type[keras.metrics.Metric], Made]:
+        """Makers of the metrics whose defaults do not fit the task."""
+
+    def _taking_labels(self, metric: keras.metrics.Metric) -> keras.metrics.Metric:
+        """Return a metric that takes labels as the task has them."""
+        return metric
+
+    def metric(self, name: str) -> keras.metrics.Metric | None:
+        """Return a Keras metric that is reported as `name`: f1, auc, mae ...; None for no metric.
+
+        Where it averages over outputs, all count alike.
+        """
+        try:
+            kind = type(keras.metrics.get("f1_score" if name == "f1" else name))
+        except (ValueError, TypeError):  # unknown, or one that must be told more
+            return None
+        if not issubclass(kind, keras.metrics.Metric):
+            return None
+        if "y_true" not in inspect.signature(kind.update_state).parameters:
+            return None  # Mean and Sum, of anything
+        make = self._made.get(kind)
+        return self._taking_labels(kind(name=name) if make is None else make(name))
+
+    @abstractmethod
+    def _extremes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return some labels, outputs that are right about all, and others about none."""
+
+    def direction(self, name: str) -> str | None:
+        """Return "max" or "min" for a metric, by what it says of right and of wrong outputs."""
+        labels, right, wrong = self._extremes()
+        values = []
+        for outputs in (right, wrong):
+            metric = self.metric(name)
+            if metric is None:
+                return None
+            metric.update_state(labels, outputs)
+            values.append(float(keras.ops.convert_to_numpy(metric.result())))
+        best, worst = values
+        return None if best == worst else "max" if best > worst else "min"
+
+    # --- measuring --------------------------------------------------------------------------------
+
+    def tuned(self, outputs: np.ndarray, labels: np.ndarray) -> Self:
+        """Return the rules with what is chosen by a model's outputs on the validation split."""
+        return self
+
+    @abstractmethod
+    def decided(self, outputs: np.ndarray) -> np.ndarray:
+        """Return what a model says: the class, the labels as 0 and 1, or the numbers."""
+
+    @abstractmethod
+    def scores(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Return scores by name: the measure, the loss, and others."""
+
+    @abstractmethod
+    def parts(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return what each example adds to the sums that the measure follows from."""
+
+    def measured(self, sums: np.ndarray, examples: int) -> np.ndarray:
+        """Return the measure of sums of parts, which are in the last axis."""
+        return sums[..., 0] / examples
+
+    def value(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Return the measure."""
+        return float(self.measured(self.parts(outputs, labels).sum(axis=0), len(labels)))
+
+    def interval(self, outputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """Return where the measure lies, as sure as 95 %, for examples like these."""
+        sums = resampled_sums(self.parts(outputs, labels), _RESAMPLES)
+        low, high = np.quantile(self.measured(sums, len(labels)), [0.025, 0.975])
+        return float(low), float(high)
+
+    @abstractmethod
+    def goodness(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return how good a model is about each example; more is better."""
+
+    @abstractmethod
+    def table(self, outputs: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+        """Return how good each output is, one row each; the first column names it."""
+
+    def draw(self, outputs: np.ndarray, labels: np.ndarray, title: str) -> Figure | None:
+        """Draw where a model errs; None for a task without such a picture."""
+        return None
+
+    # --- rivals and words -------------------------------------------------------------------------
+
+    @abstractmethod
+    def constant(self, labels: np.ndarray) -> np.ndarray:
+        """Return the outputs, shape (task.size,), of a model that looks at no input."""
+
+    @abstractmethod
+    def fit_linear(
+        self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, strength: float
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Fit a linear model, and return what gives its outputs for inputs."""
+
+    @abstractmethod
+    def sentence(self, inputs: str) -> str:
+        """Say what a model does with its inputs, such as images."""
+
+    def better(self, one: float, other: float) -> bool:
+        """Return whether one value of the measure is better than another."""
+        return one > other if self.maximize else one < other
+
+
+def resampled_sums(parts: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """Draw as many examples as there are, with replacement, and sum what they add.
+
+    Where few kinds of example differ, resampling decides nothing but how often each kind is drawn,
+    and these counts have a multinomial distribution. So that is what is drawn: the same sums,
+    whatever the number of examples costs.
+
+    Args:
+        parts: Shape (examples, numbers).
+        resamples: How many times.
+        seed: Decides which.
+
+    Returns:
+        Shape (resamples, numbers).
+    """
+    examples, generator = len(parts), np.random.default_rng(seed)
+    kinds, counts = np.unique(parts, axis=0, return_counts=True)
+    if len(kinds) <= _MOST_KINDS:
+        order = np.lexsort((-kinds[:, 0], -np.abs(kinds[:, 0])))
+        drawn = generator.multinomial(examples, counts[order] / examples, size=resamples)
+        return drawn @ kinds[order]
+    sums = np.empty((resamples, parts.shape[1]))
+    for number in range(resamples):
+        rows = generator.integers(examples, size=examples)
+        sums[number] = np.bincount(rows, minlength=examples) @ parts
+    return sums

@@ -1,0 +1,105 @@
+"""Numbers and several labels, each from a configuration to a registered model and beyond."""
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from data_builders import F, prepare
+
+from reusekit.tracking.registry import recorded_splits
+
+QUICK = ["--search.max_cuts=1", "--search.max_trials=1", "--search.epochs=8", "--finetune.epochs=1"]
+
+
+def champion(client, name):
+    version = client.get_model_version_by_alias(name, "champion")
+    children = client.search_runs(
+        [client.get_run(version.run_id).info.experiment_id],
+        f"tags.`mlflow.parentRunId` = '{version.run_id}'",
+    )
+    return version, client.get_run(version.run_id), {one.info.run_name: one for one in children}
+
+
+def test_numbers_are_predicted_from_a_configuration_on(run_pipeline, tracking, capsys):
+    run_pipeline(
+        "finetune",
+        "--cut=block6_out",
+        "--data.name=sklearn_digits",
+        "--data.task=regression",
+        "--data.train=train[:120]",
+        "--head.epochs=12",
+        "--finetune.epochs=1",
+        "--baselines.linear=true",
+        "--baselines.constant=true",
+        "--tracking.model=value",
+    )
+    assert "Mean absolute error on" in capsys.readouterr().out
+    version, run, children = champion(tracking, "value")
+    measured = run.data.metrics
+    assert measured.keys() >= {"test_mean_absolute_error", "test_r2", "val_mean_absolute_error"}
+    assert measured["test_mean_absolute_error"] < 2.2  # the mean of all is off by 2.5
+    rivals = {name: one.data.metrics for name, one in children.items() if name.startswith("test ")}
+    assert rivals["test constant"]["r2"] < 0.05 < rivals["test ridge regression"]["r2"]
+    assert version.description.startswith("Predicts label of images.")
+    assert "| mean absolute error |" in version.description
+    files = {one.path for one in tracking.list_artifacts(version.run_id)}
+    assert files >= {"numbers.json", "residuals.png"} and "confusion.png" not in files
+    assert mlflow.keras.load_model("models:/value@champion").output_shape == (None, 1)
+
+
+def pictures(count: int, seed: int):
+    """Pictures with a bright bar across, one upright, both or none."""
+    numbers = np.random.default_rng(seed)
+    for _ in range(count):
+        across, upright = numbers.random(2) < (0.5, 0.3)
+        image = numbers.integers(0, 90, (32, 32, 1))
+        place = numbers.integers(4, 28)
+        image[place : place + 3] += 150 * int(across)
+        image[:, place : place + 3] += 150 * int(upright)
+        image = image.clip(0, 255).astype("uint8")
+        yield {"image": image, "across": bool(across), "upright": bool(upright)}
+
+
+def test_several_labels_are_told_from_a_configuration_on(run_pipeline, tracking, tmp_path, capsys):
+    name = prepare(
+        tmp_path,
+        "bars",
+        {"image": F.Image(shape=(32, 32, 1)), "across": np.bool_, "upright": np.bool_},
+        {part: pictures(*one) for part, one in
+         {"train": (80, 0), "validation": (60, 1), "test": (80, 2)}.items()},
+        supervised=None,
+    )  # fmt: skip
+    data = [f"--data.name={name}", f"--data.data_dir={tmp_path}", "--data.input=image"]
+    data.append("--data.label=[across,upright]")
+    tracked = ["--tracking.model=bars"]
+    run_pipeline("cut_search", *data, *QUICK, *tracked, "--baselines.linear=true")
+    assert "F1 on 80 test examples" in capsys.readouterr().out
+    version, run, children = champion(tracking, "bars")
+    assert run.data.metrics.keys() >= {"test_f1", "test_auc", "test_loss", "val_f1"}
+    assert run.data.metrics["test_auc"] > 0.7
+    assert {"val_auc", "val_accuracy"} <= next(
+        one.data.metrics for one in children.values() if one.data.tags["reusekit.kind"] == "trial"
+    ).keys()
+    files = {one.path for one in tracking.list_artifacts(version.run_id)}
+    assert files >= {"labels.json", "auc_over_depth.png"}
+    file = tracking.download_artifacts(version.run_id, "labels.json", str(tmp_path))
+    told = [row[1] for row in json.loads(Path(file).read_text())["data"]]
+    assert told == pytest.approx(json.loads(version.tags["reusekit.thresholds"]), abs=1e-5)
+    assert version.description.startswith("Says of images which of 2 labels apply.")
+    assert recorded_splits(version)[0].class_names == ("across", "upright")
+
+    run_pipeline("finetune", *data, *tracked, "--cut=stem_out", "--head.epochs=1",
+                 "--finetune.share=0")  # fmt: skip
+    run_pipeline("promote", *data, *tracked)
+    assert "does not become bars@champion: f1 0." in capsys.readouterr().out
+    experiment = tracking.get_experiment_by_name("reusekit")
+    decided = tracking.search_runs(
+        [experiment.experiment_id], "tags.`reusekit.decision` = 'refuse'"
+    )[0]
+    measured = decided.data.metrics
+    assert measured["champion_f1"] == pytest.approx(run.data.metrics["test_f1"], abs=1e-6)
+    file = tracking.download_artifacts(decided.info.run_id, "predictions.csv", str(tmp_path))
+    assert {"label across", "candidate across", "champion upright"} <= {*pd.read_csv(file)}
