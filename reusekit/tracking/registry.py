@@ -151,10 +151,6 @@ def asking(what: str) -> Iterator[None]:
         raise TrackingError(f"The registry cannot {what}: {cause_of(error)}") from error
 
 
-_SPLITS = ("tfds", "folder", "table", "memory")
-"""Types of sources, as `reusekit_mlflow.datasets` names them."""
-
-
 @dataclass(frozen=True)
 class RecordedSplit:
     """A split that a run has read.
@@ -191,16 +187,17 @@ def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
             return []
     found = []
     for read in inputs.dataset_inputs if inputs else ():
-        if read.dataset.source_type in _SPLITS:
-            contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
-            try:
-                source = json.loads(read.dataset.source)
-                name, split = str(source["name"]), str(source["split"])
-                classes = tuple(json.loads(read.dataset.profile or "{}").get("class_names", ()))
-                origin = dict(source.get("origin") or {})
-            except (ValueError, TypeError, KeyError, AttributeError):  # nothing of reusekit's
-                continue
-            found += [RecordedSplit(use, name, split, classes, origin) for use in contexts]
+        try:
+            source = json.loads(read.dataset.source)
+            if not source.keys() >= {"name", "split", "treatment", "fingerprint"}:
+                continue  # what else people log as an input
+            name, split = str(source["name"]), str(source["split"])
+            classes = tuple(json.loads(read.dataset.profile or "{}").get("class_names", ()))
+            origin = dict(source.get("origin") or {})
+        except (ValueError, TypeError, AttributeError):  # nothing of reusekit's
+            continue
+        contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
+        found += [RecordedSplit(use, name, split, classes, origin) for use in contexts]
     return found
 
 
