@@ -39,6 +39,7 @@ from .surgery import remove as remove
 from .surgery import replace as replace
 from .surgery import segment as segment
 from .surgery import split as split
+from .tracking import predict as predict
 from .training import GradualUnfreezing as GradualUnfreezing
 from .training import attach as attach
 from .training import freeze as freeze

@@ -26,6 +26,7 @@ from reusekit.tracking import (
     Ledger,
     ModelCard,
     Registration,
+    Usage,
     describe,
     log_params,
     model_card,
@@ -116,6 +117,7 @@ def register(
         card,
         standalone,
         _tags(rules),
+        Usage.of(splits.train, getattr(rules, "thresholds", None)),
     )
     unsent = folder / "models"  # where they stay if nothing else can be done with them
     prepare(unsent, parts, backbone, ledgers, registration)

@@ -16,6 +16,7 @@ from reusekit.tracking.log import (
     send_models,
 )
 from reusekit.tracking.parts import ROLES, Registration, prepare
+from reusekit.tracking.prediction import predict
 from reusekit.tracking.promotion import promote, refuse, roll_back
 from reusekit.tracking.registry import (
     RecordedSplit,
@@ -28,6 +29,7 @@ from reusekit.tracking.runs import log_trial, pipeline_run, step_run
 from reusekit.tracking.saved import requirements
 from reusekit.tracking.server import connect, ui_command
 from reusekit.tracking.stored import load_version
+from reusekit.tracking.usage import Usage
 
 __all__ = [
     "ROLES",
@@ -37,6 +39,7 @@ __all__ = [
     "ModelCard",
     "RecordedSplit",
     "Registration",
+    "Usage",
     "champion",
     "connect",
     "describe",
@@ -52,6 +55,7 @@ __all__ = [
     "log_trial",
     "model_card",
     "pipeline_run",
+    "predict",
     "prepare",
     "promote",
     "recorded_splits",

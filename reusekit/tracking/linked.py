@@ -124,7 +124,8 @@ class _Sending:
     def _same(self) -> _Stored | None:
         """Return this very model, where another run has registered it under the same name."""
         said = self.content["models"]["whole"]
-        wanted = {names.DIGEST: said["tags"][names.DIGEST], names.ROLE: "whole"}
+        same = (names.DIGEST, names.ROLE, names.USAGE)
+        wanted = {name: said["tags"][name] for name in same if name in said["tags"]}
         for version in _with_tags(self.client, wanted):
             alone = names.FILE in version.tags
             if version.name == said["registered"] and alone == self.content["standalone"]:

@@ -17,6 +17,7 @@ BACKBONE = "reusekit.backbone"  # its digest
 DIGEST = "reusekit.digest"  # of the model's configuration and weights
 FILE = "reusekit.file"  # SHA-256 of the file that the model is stored in
 REFERENCE = "reusekit.reference"  # SHA-256 of a whole's reference to its parts
+USAGE = "reusekit.usage"  # SHA-256 of the file that names a whole's outputs
 LAYERS = "reusekit.layers"  # of a bottom that shares weights with its top: digest of layer names
 PARENT = "reusekit.parent"  # the model that this one stands on, by its id
 DATA = "reusekit.data"  # fingerprint of the training data

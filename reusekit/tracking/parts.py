@@ -16,6 +16,7 @@ from reusekit.tracking import names
 from reusekit.tracking.ledger import Ledger
 from reusekit.tracking.registry import check_name
 from reusekit.tracking.saved import WEIGHTS, needs_reusekit, save_model
+from reusekit.tracking.usage import USAGE, Usage
 
 ROLES = ("bottom", "top", "whole")
 MODELS = "models.json"
@@ -37,6 +38,7 @@ class Registration:
         standalone: Whether the whole is stored with weights of its own. Otherwise a reference to
             its bottom and top is stored, which are joined where it is loaded.
         tags: What else is said of top and whole.
+        usage: How the whole's inputs are treated, and the names of its outputs.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Registration:
     card: str = ""
     standalone: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    usage: Usage | None = None
 
 
 def prepare(
@@ -92,7 +95,8 @@ def prepare(
     said: dict[str, Any] = {}
     for role, model in models.items():
         by_reference = role == "whole" and not registration.standalone
-        save_model(model, folder / role, by_reference)
+        usage = registration.usage if role == "whole" else None
+        save_model(model, folder / role, by_reference, usage)
         said[role] = {
             "name": re.sub(r"[/.:%\"']", "-", registered[role]),  # what MLflow takes for a model
             "registered": registered[role],
@@ -103,6 +107,7 @@ def prepare(
                 names.ROLE: role,
                 names.DIGEST: model_digest(model),
                 **({} if by_reference else {names.FILE: file_digest(folder / role / WEIGHTS)}),
+                **({names.USAGE: file_digest(folder / role / USAGE)} if usage else {}),
             },
             "params": ledgers[role].params(),
             "metrics": ledgers[role].numbers(),

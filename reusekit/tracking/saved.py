@@ -1,6 +1,7 @@
 """A Keras model as a folder that MLflow can load, written without running the model."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,27 @@ from typing import Any
 import keras
 import mlflow.keras
 import numpy as np
+import pandas as pd
 import yaml
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.types.schema import Array
 
+from reusekit.errors import DataError
 from reusekit.graph import read
 from reusekit.graph.keras_internals import all_layers
+from reusekit.tracking.usage import USAGE, Usage
 
 WEIGHTS = Path("data", "model.keras")
 """Where MLflow's Keras flavour keeps the model, inside a model's folder."""
 
 LOADER = "reusekit.tracking.saved"
-"""What MLflow imports to serve a model with layers of reusekit's own."""
+"""What MLflow imports to serve a model with layers of reusekit's own, or to answer with names."""
+
+_SERVED = "__pyfunc_model_path__"
+"""The environment variable by which MLflow tells a scoring server what it serves."""
 
 
 class _Elsewhere:
@@ -30,14 +39,20 @@ class _Elsewhere:
         """Leave the file out; a reference takes its place."""
 
 
-def save_model(model: keras.Model, folder: Path, by_reference: bool = False) -> None:
+def save_model(
+    model: keras.Model, folder: Path, by_reference: bool = False, usage: Usage | None = None
+) -> None:
     """Write a model as MLflow does, with its signature and what it needs where it is loaded.
 
     Args:
         model: The model.
         folder: Where to; must not exist.
         by_reference: Leave out the file with its weights, which are stored with its parts.
+        usage: How its inputs are treated, and the names of its outputs, which are stored with it.
+            `mlflow.pyfunc` then answers with them, unless it is to load the model where reusekit
+            is not.
     """
+    with_reusekit = by_reference or needs_reusekit(model)
     mlflow.keras.save_model(
         _Elsewhere() if by_reference else model,
         str(folder),
@@ -45,10 +60,16 @@ def save_model(model: keras.Model, folder: Path, by_reference: bool = False) -> 
         # Named here, since MLflow takes 6 to 14 seconds to infer them.
         pip_requirements=requirements(model, by_reference),
     )
-    if needs_reusekit(model):
-        written = read_description(folder)
-        written.flavors["python_function"]["loader_module"] = LOADER
-        written.save(folder / MLMODEL_FILE_NAME)
+    if usage is not None:
+        (folder / USAGE).parent.mkdir(exist_ok=True)
+        (folder / USAGE).write_text(usage.model_dump_json(indent=1, exclude_defaults=True))
+    if not with_reusekit or (usage is None and not needs_reusekit(model)):
+        return
+    written = read_description(folder)
+    written.flavors["python_function"]["loader_module"] = LOADER
+    if usage is not None:  # MLflow itself saves no model without a signature of its inputs
+        written.signature = signature(model, usage)
+    written.save(folder / MLMODEL_FILE_NAME)
 
 
 def read_description(folder: Path) -> Model:
@@ -61,19 +82,68 @@ def _load_pyfunc(path: str) -> Any:
 
     Importing this module has imported reusekit, and so registered them with Keras.
     """
-    return mlflow.keras._load_pyfunc(path)
+    served = mlflow.keras._load_pyfunc(path)
+    file = Path(path, USAGE)
+    if not file.is_file():  # as of models of before
+        return served
+    return _Answering(served.get_raw_model(), Usage.read(file, "The model"))
 
 
-def signature(model: keras.Model) -> ModelSignature:
+class _Answering:
+    """A model that answers raw inputs with names, as `mlflow.pyfunc` calls it."""
+
+    def __init__(self, model: keras.Model, usage: Usage) -> None:
+        self._model, self._usage = model, usage
+
+    def get_raw_model(self) -> keras.Model:
+        """Return the Keras model, as `unwrap_python_model` and the like expect it."""
+        return self._model
+
+    def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Predict raw inputs; see `Usage.predict`."""
+        served = _SERVED in os.environ  # paths would be a stranger's then
+        probabilities = bool((params or {}).get("probabilities"))
+        try:
+            return self._usage.predict(self._model, data, probabilities, files=not served)
+        except DataError as error:
+            if not served:
+                raise
+            # The server tells its callers of no other error than MLflow's own.
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+
+def signature(model: keras.Model, usage: Usage | None = None) -> ModelSignature:
     """Return a model's signature, read off its tensors.
+
+    Args:
+        model: The model.
+        usage: The names that it answers with. It then takes raw inputs of several kinds, which no
+            signature of MLflow's can say, and so none is given for them.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> signature(model).outputs
         [Tensor('float32', (-1, 3))]
     """
+    if usage is not None:
+        asked = ParamSchema([ParamSpec("probabilities", DataType.boolean, False)])
+        return ModelSignature(outputs=_answers(usage), params=asked)
     graph = read(model)
     return ModelSignature(_schema(graph.input_structure), _schema(graph.output_structure))
+
+
+def _answers(usage: Usage) -> Schema:
+    """Return the columns of what a model answers."""
+    if usage.kind == "regression":
+        return Schema([ColSpec(DataType.float, name) for name in usage.names])
+    if usage.kind == "classification":
+        return Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.float, "probability")])
+    return Schema(
+        [
+            ColSpec(Array(DataType.string), "labels"),
+            ColSpec(Array(DataType.double), "probability"),
+        ]
+    )
 
 
 def _schema(structure: Any) -> Schema:

@@ -35,6 +35,7 @@ from reusekit.tracking import names
 from reusekit.tracking.network import cause_of
 from reusekit.tracking.registry import MODEL_ID, asking, logged_model_id, original_of
 from reusekit.tracking.saved import LOADER, WEIGHTS, read_description
+from reusekit.tracking.usage import USAGE, Usage
 
 FILE = Path("data", "reference.json")
 """Where a reference lies in a model's folder, in place of the weights."""
@@ -99,6 +100,7 @@ class Stored:
         location: Where the folder is.
         files: Every SHA-256 that its file with the weights is on record with; that many must agree.
         references: The same of its reference to its parts.
+        usages: The same of what says its use.
         purpose: The occasion on which that was put on record.
         model_id: The logged model; None where it is none.
         head: The address at which its head begins, where that is on record.
@@ -108,6 +110,7 @@ class Stored:
     location: str
     files: frozenset[str] = frozenset()
     references: frozenset[str] = frozenset()
+    usages: frozenset[str] = frozenset()
     purpose: str = "was logged"
     model_id: str | None = None
     head: str | None = None
@@ -146,8 +149,13 @@ class Stored:
             found = cls(named, original.source, *_on_record(original))  # type: ignore[arg-type]
         else:
             found = cls.of_logged(model_id, client, named)
-        files, references = _on_record(version)
-        return replace(found, files=found.files | files, references=found.references | references)
+        files, references, usages = _on_record(version)
+        return replace(
+            found,
+            files=found.files | files,
+            references=found.references | references,
+            usages=found.usages | usages,
+        )
 
     def load(self, client: MlflowClient) -> keras.Model:
         """Read the model, from its parts where it is a reference to them.
@@ -161,6 +169,17 @@ class Stored:
                 file = self._fetch(client, FILE, Path(scratch))
                 return _joined(Reference.read(file, self.named), client)
             return read_file(self._fetch(client, WEIGHTS, Path(scratch)), self.named)
+
+    def usage(self, client: MlflowClient) -> Usage | None:
+        """Read how the model is used; None where nothing says it, as of models of before.
+
+        Raises:
+            TrackingError: It is gone, altered or damaged.
+        """
+        if not self.usages and not self._has(client, USAGE):
+            return None
+        with TemporaryDirectory() as scratch:
+            return Usage.read(self._fetch(client, USAGE, Path(scratch)), self.named)
 
     def _folder(self, client: MlflowClient) -> ArtifactRepository:
         """Return the folder as an artifact store; its address may not stand for another."""
@@ -190,7 +209,8 @@ class Stored:
             refuse_links(Path(folder.artifact_dir), self.named, name.parent, name)
         with self._reading():
             file = Path(folder.download_artifacts(name.as_posix(), str(scratch)))
-        self._check(file, name, self.references if name == FILE else self.files)
+        known = {FILE: self.references, USAGE: self.usages}
+        self._check(file, name, known.get(name, self.files))
         return file
 
     def _check(self, file: Path, name: Path, digests: frozenset[str]) -> None:
@@ -260,6 +280,9 @@ def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
         _joined(reference, client).save(folder / WEIGHTS)
     elif (folder / WEIGHTS).is_file():
         stored._check(folder / WEIGHTS, WEIGHTS, stored.files)
+    if stored.usages or (folder / USAGE).is_file():
+        stored._check(folder / USAGE, USAGE, stored.usages)
+        Usage.read(folder / USAGE, stored.named)
 
 
 def _check_description(folder: Path, named: str) -> None:
@@ -305,8 +328,10 @@ def _joined(reference: Reference, client: MlflowClient) -> keras.Model:
         raise TrackingError(f"{reference.name!r} cannot be joined: {error}") from error
 
 
-def _on_record(of: LoggedModel | ModelVersion) -> tuple[frozenset[str], frozenset[str]]:
-    return tuple(  # type: ignore[return-value]  # of two, one for each tag
+def _on_record(
+    of: LoggedModel | ModelVersion,
+) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+    return tuple(  # type: ignore[return-value]  # of three, one for each tag
         frozenset({of.tags[name]} if of.tags and name in of.tags else ())
-        for name in (names.FILE, names.REFERENCE)
+        for name in (names.FILE, names.REFERENCE, names.USAGE)
     )

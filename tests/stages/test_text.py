@@ -98,10 +98,8 @@ def test_text_goes_from_a_search_into_the_registry_and_back(
     assert columns == {"token_ids", "segment_ids", "padding_mask", "label"}
 
     uri = "models:/topics@champion"
-    taken = mlflow.models.get_model_info(uri).signature.inputs
-    assert {(spec.name, spec.type.name, spec.shape) for spec in taken} == {
-        (name, "int32", (-1, -1)) for name in ("token_ids", "segment_ids", "padding_mask")
-    }
+    answers = mlflow.models.get_model_info(uri).signature.outputs
+    assert answers.input_names() == ["label", "probability"]
     needed = Path(mlflow.pyfunc.get_model_dependencies(uri)).read_text().split()
     assert f"keras-hub=={installed('keras-hub')}" in needed
 
@@ -110,9 +108,13 @@ def test_text_goes_from_a_search_into_the_registry_and_back(
     for found in (
         rk.load_backbone(uri).model.predict(inputs, verbose=0),
         mlflow.keras.load_model(uri).predict(inputs, verbose=0),
-        mlflow.pyfunc.load_model(uri).predict(inputs),
     ):
         np.testing.assert_allclose(found, expected, atol=1e-6)
+    found = mlflow.pyfunc.load_model(uri).predict(inputs)
+    np.testing.assert_allclose(found["probability"], expected.max(axis=1), atol=1e-6)
+    assert found["label"].tolist() == [
+        splits.test.class_names[at] for at in expected.argmax(axis=1)
+    ]
 
 
 def test_whose_classes_a_model_has_is_among_what_it_needs():  # pipeline W10

@@ -1,0 +1,69 @@
+"""Predictions of a model, whether it is at hand or in the registry."""
+
+from typing import Any
+
+import keras
+import mlflow
+import pandas as pd
+
+from reusekit.arguments import checked
+from reusekit.data import DataSplit
+from reusekit.errors import DataError
+from reusekit.tracking.backbones import find_registered
+from reusekit.tracking.usage import Usage
+
+
+@checked(DataError)
+def predict(
+    model: keras.Model | str,
+    inputs: Any,
+    *,
+    data: DataSplit | None = None,
+    probabilities: bool = False,
+) -> pd.DataFrame:
+    """Predict raw inputs: labels and their probabilities, or numbers.
+
+    Args:
+        model: A model, or the address of a registered one, such as `models:/digits@champion`.
+        inputs: Several inputs: a list or an array of them; a DataFrame, whose columns are found by
+            name; or a dictionary by the names of the model's inputs. An input is text, an array, or
+            a picture: the path of its file, or the bytes of that.
+        data: The split that the model was trained on, whose names and treatment are used; None for
+            those that were registered with it. Where there are none, outputs are numbers.
+        probabilities: Give those of all classes or labels, too.
+
+    Returns:
+        A row for each input: `label` and `probability`; of several labels lists of those that
+        apply, `labels` and `probability`; of numbers a column for each. `probabilities` is a
+        dictionary by name.
+
+    Raises:
+        DataError: The inputs are not what the model takes.
+        BackboneError: It is no such address, or no Keras model, or asks for code to be run.
+        TrackingError: There is no such model, or a part of it is gone or altered.
+
+    Example:
+        >>> import numpy as np
+        >>> import reusekit as rk
+        >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Softmax()])
+        >>> x = np.array([[0.0, 3.0], [2.0, 0.0]])
+        >>> data = rk.data.from_arrays(x, ["cat", "dog"], split="train", shares=None)
+        >>> predict(model, x, data=data)["label"].tolist()
+        ['dog', 'cat']
+    """
+    usage = None if data is None else Usage.of(data)
+    if isinstance(model, str):
+        stored, client = find_registered(model), mlflow.MlflowClient()
+        usage = usage or stored.usage(client)
+        model = stored.load(client)
+    return (usage or _unnamed(model)).predict(model, inputs, probabilities)
+
+
+def _unnamed(model: keras.Model) -> Usage:
+    """Return the use of a model of which nobody knows more than its shapes."""
+    shape = model.output_shape
+    if not isinstance(shape, tuple) or len(shape) != 2 or shape[1] is None:
+        raise DataError(
+            f"Expected a model with one output of shape (n, names). Received: outputs of {shape}."
+        )
+    return Usage(kind="regression", names=tuple(map(str, range(shape[1]))))

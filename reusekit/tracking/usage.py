@@ -1,0 +1,412 @@
+"""The use of a registered model: how its inputs are treated, and the names of its outputs."""
+
+import base64
+import binascii
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, NamedTuple
+
+import keras
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from annotated_types import MinLen
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reusekit.data import DataSplit, Treatment
+from reusekit.data.files import look_at, open_files, stamp
+from reusekit.data.task import Kind
+from reusekit.errors import DataError, TrackingError, nearest
+from reusekit.graph import read
+
+USAGE = Path("data", "usage.json")
+"""Where the usage lies in a model's folder, beside the model."""
+
+_CHUNK = 1024  # inputs that are made ready at a time
+_BATCH = 64
+_BASE64 = "b64"
+"""What TensorFlow Serving calls the only entry of an input that is bytes in base64."""
+
+Columns = tuple[str, ...] | Mapping[str, tuple[str, ...]]
+
+
+class Usage(BaseModel):
+    """The use of a model, as plain data.
+
+    Attributes:
+        kind: The kind of its task.
+        names: The names of its outputs: classes, labels, or numbers to predict.
+        thresholds: The probability from which on each of several labels applies; None for a half.
+        treatment: How pictures become what the model takes.
+        columns: The columns of a table that it was trained on, or those of each of its inputs;
+            None where it was trained on no table.
+
+    Example:
+        >>> import reusekit as rk
+        >>> digits = rk.data.load("sklearn_digits", "test[:4]")
+        >>> Usage.of(digits).names
+        ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    names: Annotated[tuple[str, ...], MinLen(1)]
+    thresholds: tuple[float, ...] | None = None
+    treatment: Treatment = Treatment()
+    columns: Columns | None = None
+
+    @classmethod
+    def of(cls, split: DataSplit, thresholds: Sequence[float] | None = None) -> "Usage":
+        """Return the use of a model that is trained on a split.
+
+        Args:
+            split: The training split, as the model takes it.
+            thresholds: See the attribute.
+        """
+        told, shape = split.treatment, split.input_shape
+        size, channels = told.image_size, told.channels
+        if (size or channels) and isinstance(shape, tuple) and len(shape) == 3:
+            # What was left to the files is decided now.
+            channels = shape[2]
+            size = None if None in shape[:2] else shape[:2]
+        columns = split.origin.get("input") if split.origin.get("reader") == "from_table" else None
+        if isinstance(columns, Mapping):
+            columns = {name: _several(one) for name, one in columns.items()}
+        return cls(
+            kind=split.task.kind,
+            names=split.task.names,
+            thresholds=None if thresholds is None else tuple(map(float, thresholds)),
+            treatment=Treatment(image_size=size, channels=channels, resize=told.resize),
+            columns=_several(columns) if isinstance(columns, str | list | tuple) else columns,
+        )
+
+    @classmethod
+    def read(cls, file: Path, named: str) -> "Usage":
+        """Read the usage of a model that errors name.
+
+        Raises:
+            TrackingError: It is damaged.
+        """
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise TrackingError(
+                f"{named} cannot be used: its {USAGE.as_posix()} is damaged"
+                f"{f' at {where[:80]}' if where else ''}: {first['msg'][:200]}."
+            ) from error
+
+    def predict(
+        self, model: keras.Model, inputs: Any, probabilities: bool = False, files: bool = True
+    ) -> pd.DataFrame:
+        """Predict raw inputs.
+
+        Args:
+            model: The model.
+            inputs: Several inputs: a list or an array of them; a DataFrame, whose columns are found
+                by name; or a dictionary by the names of the model's inputs. An input is text, an
+                array, or a picture: the path of its file, or the bytes of that.
+            probabilities: Give those of all classes or labels, too.
+            files: Whether text may be the path of a picture.
+
+        Returns:
+            A row for each input: `label` and `probability`; of several labels lists of those that
+            apply, `labels` and `probability`; of numbers a column for each. `probabilities` is a
+            dictionary by name.
+
+        Raises:
+            DataError: The inputs are not what the model takes.
+        """
+        if probabilities and self.kind == "regression":
+            raise DataError(
+                "Expected probabilities=False: the model predicts numbers. Received: True."
+            )
+        structure = read(model).input_structure
+        columns = self._by_input(structure, inputs)
+        counts = {len(one.values) for one in columns}
+        if len(counts) != 1 or 0 in counts:
+            raise DataError(
+                "Expected one input at least, and as many of each kind. Received: "
+                f"{', '.join(map(str, sorted(counts)))}."
+            )
+        outputs: list[np.ndarray] = []
+        for start in range(0, max(counts), _CHUNK):
+            arrays = [self._ready(one.part(start), files) for one in columns]
+            for at in range(0, len(arrays[0]), _BATCH):
+                batch = [array[at : at + _BATCH] for array in arrays]
+                fed = keras.tree.pack_sequence_as(structure, batch)
+                outputs.append(np.asarray(model.predict_on_batch(fed), "float32"))
+        answers = self._named(np.concatenate(outputs), probabilities)
+        if isinstance(inputs, pd.DataFrame | pd.Series):
+            answers.index = inputs.index
+        return answers
+
+    def _by_input(self, structure: Any, inputs: Any) -> "list[_Column]":
+        """Return the values of each of a model's inputs, in their order."""
+        tensors = keras.tree.flatten(structure)
+        if isinstance(structure, dict):
+            names = keras.tree.flatten({key: key for key in structure})
+        else:
+            names = [tensor.address for tensor in tensors]
+        if isinstance(inputs, Mapping):
+            given = list(inputs)
+            if len(tensors) == 1 and (given == [names[0]] or self._is_base64(given)):
+                inputs = _decoded(inputs[given[0]]) if self._is_base64(given) else inputs[given[0]]
+            elif self.columns is not None and set(_flat(self.columns)) <= set(given):
+                inputs = pd.DataFrame({name: list(inputs[name]) for name in given})
+        if isinstance(inputs, pd.DataFrame):
+            found = self._of_frame(inputs, names)
+        elif isinstance(inputs, Mapping):
+            missing = next((name for name in names if name not in inputs), None)
+            if missing is not None or len(inputs) != len(names):
+                raise DataError(
+                    f"Expected inputs by the names {', '.join(map(repr, names))}. Received: "
+                    f"{', '.join(map(repr, inputs))[:200]}."
+                )
+            found = [inputs[name] for name in names]
+        elif len(tensors) > 1:
+            raise DataError(
+                f"Expected a dictionary with {', '.join(map(repr, names))}, or a DataFrame. "
+                f"Received: {type(inputs).__name__}."
+            )
+        else:
+            found = [inputs]
+        return [
+            _Column(name, tuple(tensor.shape[1:]), tensor.dtype, _listed(values))
+            for name, tensor, values in zip(names, tensors, found, strict=True)
+        ]
+
+    def _of_frame(self, frame: pd.DataFrame, names: Sequence[str]) -> list[Any]:
+        """Return what a DataFrame has for each input."""
+        if self._is_base64(list(frame.columns)):
+            return [_decoded(frame[_BASE64])]
+        wanted: Any = self.columns
+        if wanted is None and len(names) == 1:  # whatever it is called
+            wanted = tuple(frame.columns)
+        if not isinstance(wanted, Mapping):
+            # Several columns of text are an input each.
+            wanted = {names[0]: wanted} if len(names) == 1 else {name: (name,) for name in names}
+        if set(wanted) != set(names):
+            wanted = dict(zip(names, wanted.values(), strict=False))
+        for column in _flat(wanted):
+            if column not in frame.columns:
+                raise DataError(
+                    f"Expected a column {column!r}. {nearest(str(column), map(str, frame.columns))}"
+                )
+        return [
+            frame[wanted[name][0]] if len(wanted[name]) == 1 else _numbers(frame[[*wanted[name]]])
+            for name in names
+        ]
+
+    def _is_base64(self, given: Sequence[Any]) -> bool:
+        return self._of_pictures and list(given) == [_BASE64]
+
+    @property
+    def _of_pictures(self) -> bool:
+        return bool(self.treatment.image_size or self.treatment.channels)
+
+    def _ready(self, column: "_Column", files: bool) -> Any:
+        """Return some values as the model takes them."""
+        values = column.values
+        if column.dtype == "string":
+            return _texts(column)
+        raw = [isinstance(value, str | bytes | os.PathLike) for value in values]
+        if any(raw):
+            if not self._of_pictures or not all(raw):
+                raise column.refused("text, bytes or paths")
+            if not files and not all(isinstance(value, bytes) for value in values):
+                raise DataError(
+                    f"Expected pictures as {{{_BASE64!r}: ...}}, in base64. Received: text; paths "
+                    "would be those of the server's own files."
+                )
+            return column.checked(_opened(values, self.treatment, "picture"))
+        if isinstance(values, list) and all(isinstance(value, np.ndarray) for value in values):
+            values = [self._treated(value[None], column)[0] for value in values]
+        try:
+            array = np.asarray(values)
+        except ValueError as error:  # of different shapes
+            raise column.refused("some of different shapes") from error
+        if not np.can_cast(array.dtype, column.dtype, "same_kind") or array.dtype.kind == "O":
+            raise column.refused(f"values of {array.dtype}")
+        return column.checked(self._treated(array, column)).astype(column.dtype)
+
+    def _treated(self, array: np.ndarray, column: "_Column") -> np.ndarray:
+        """Treat pictures of 8 or 16 bits as those of the training data were."""
+        if array.dtype not in (np.uint8, np.uint16) or array.ndim != 4 or len(column.shape) != 3:
+            return array
+        treat = self.treatment.of(tf.TensorSpec(array.shape[1:], array.dtype))
+        return np.stack([np.asarray(treat(tf.constant(one))) for one in array])
+
+    def _named(self, outputs: np.ndarray, probabilities: bool) -> pd.DataFrame:
+        names = np.array(self.names, object)
+        broken = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1))
+        if len(broken):
+            raise DataError(
+                "Expected inputs of which the model makes finite numbers. Received: others in "
+                f"{len(broken):,} of {len(outputs):,}, the first of them the one at {broken[0]}."
+            )
+        if outputs.shape[1:] != (len(names),):
+            raise DataError(
+                f"Expected a model with {len(names)} outputs. Received: outputs of shape "
+                f"{outputs.shape[1:]}."
+            )
+        if self.kind == "regression":
+            return pd.DataFrame(outputs, columns=list(names))
+        if self.kind == "classification":
+            best = outputs.argmax(axis=1)
+            told = {"label": names[best], "probability": outputs[np.arange(len(best)), best]}
+        else:
+            applies = outputs >= np.array(self.thresholds or 0.5)
+            told = {
+                "labels": [names[row].tolist() for row in applies],
+                "probability": [
+                    one[row].tolist() for one, row in zip(outputs, applies, strict=True)
+                ],
+            }
+        if probabilities:
+            told["probabilities"] = [
+                dict(zip(self.names, row, strict=True)) for row in outputs.tolist()
+            ]
+        return pd.DataFrame(told)
+
+
+class _Column(NamedTuple):
+    """The values of one of a model's inputs.
+
+    Attributes:
+        name: The input's.
+        shape: Of one value, as the model takes it.
+        dtype: Of what the model takes.
+        values: The values.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+    values: Any
+
+    def part(self, start: int) -> "_Column":
+        """Return the values from a position on that are made ready together."""
+        return self._replace(values=self.values[start : start + _CHUNK])
+
+    def checked(self, array: np.ndarray) -> np.ndarray:
+        """Return an array where its shape is what the model takes."""
+        if array.ndim == 1 and self.shape == (1,):
+            array = array[:, None]
+        fits = array.ndim - 1 == len(self.shape) and all(
+            size in (None, found) for size, found in zip(self.shape, array.shape[1:], strict=True)
+        )
+        if not fits:
+            raise self.refused(f"an array of shape {array.shape}")
+        return array
+
+    def refused(self, received: str) -> DataError:
+        """Return the error for values that are of another kind."""
+        shape = ", ".join(["n", *("any" if size is None else str(size) for size in self.shape)])
+        return DataError(
+            f"Expected {self.dtype} of shape ({shape}) for the input {self.name!r}. Received: "
+            f"{received}."
+        )
+
+
+def _several(columns: str | Sequence[str]) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else tuple(columns)
+
+
+def _flat(columns: Columns) -> list[str]:
+    if isinstance(columns, Mapping):
+        return [column for some in columns.values() for column in some]
+    return list(columns)
+
+
+def _listed(values: Any) -> Any:
+    """Return values as an array of numbers or a list; one text, path or file is a list of one."""
+    if isinstance(values, str | bytes | os.PathLike):
+        return [values]
+    if isinstance(values, np.ndarray) and values.dtype.kind == "S":
+        raise DataError(
+            "Expected bytes in a list: an array of them has lost zeros at their ends. Received: an "
+            f"array of {values.dtype}."
+        )
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
+        if not values.ndim:
+            raise DataError(f"Expected several inputs. Received: {values}.")
+        return values
+    if isinstance(values, pd.Series):
+        return values.tolist()
+    if isinstance(values, Sequence | np.ndarray | tf.Tensor):
+        return list(values) if not isinstance(values, tf.Tensor) else _listed(values.numpy())
+    raise DataError(
+        "Expected a list or an array of inputs, a DataFrame, or a dictionary. Received: "
+        f"{type(values).__name__}."
+    )
+
+
+def _numbers(frame: pd.DataFrame) -> np.ndarray:
+    """Return columns of numbers as one array."""
+    for column in frame.columns:
+        if not pd.api.types.is_numeric_dtype(frame[column]):
+            raise DataError(
+                f"Expected numbers in the column {column!r}. Received: {frame[column].dtype}."
+            )
+    return frame.to_numpy("float32")
+
+
+def _decoded(values: Any) -> list[bytes]:
+    """Return bytes that are given in base64."""
+    try:
+        return [base64.b64decode(value, validate=True) for value in _listed(values)]
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise DataError(f"Expected pictures in base64. Received: {str(error)[:200]}.") from error
+
+
+def _texts(column: _Column) -> Any:
+    """Return texts as a tensor; those of files are read."""
+    values = list(column.values)
+    if column.shape == (1,):
+        values = [
+            one[0] if isinstance(one, list | np.ndarray) and len(one) else one for one in values
+        ]
+    paths = [place for place, value in enumerate(values) if isinstance(value, os.PathLike)]
+    if paths:
+        found = _opened([values[place] for place in paths], Treatment(), "text")
+        for place, text in zip(paths, found, strict=True):
+            values[place] = text.decode()
+    for value in values:
+        if not isinstance(value, str):
+            raise DataError(
+                f"Expected texts for the input {column.name!r}. Received: {str(value)[:80]!r}, of "
+                f"type {type(value).__name__}."
+            )
+    texts = tf.constant(values)
+    return texts[:, None] if column.shape == (1,) else texts
+
+
+def _opened(values: Sequence[Any], treatment: Treatment, kind: str) -> np.ndarray:
+    """Return the content of files of one kind, given by their paths or as bytes."""
+    with TemporaryDirectory() as scratch:
+        paths = []
+        for place, value in enumerate(values):
+            paths.append(value)
+            if isinstance(value, bytes):
+                paths[-1] = Path(scratch, f"input {place}")
+                paths[-1].write_bytes(value)
+            elif not os.path.isfile(value):
+                raise DataError(f"Expected the path of a {kind}. Received: {str(value)[:200]!r}.")
+        try:
+            found = look_at(tuple(stamp(path) for path in paths))
+            for file in found:
+                if file.kind != kind:
+                    why = file.trouble or f"a {file.kind}"
+                    raise DataError(f"Expected a {kind}. Received: {file.path} ({why}).")
+            inputs = open_files(found, treatment, "the input").inputs
+            try:
+                return np.stack(list(inputs.as_numpy_iterator()))
+            except ValueError as error:
+                raise DataError("Expected pictures of one size. Received: several.") from error
+        except DataError as error:
+            raise DataError(str(error).replace(f"{scratch}{os.sep}", "")) from error

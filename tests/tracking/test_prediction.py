@@ -1,0 +1,264 @@
+"""Raw inputs go in, and names come out, whichever way a model is asked."""
+
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+from mlflow.pyfunc import scoring_server
+from PIL import Image
+from tracking.small_models import CUT, X, backbone, sent, with_head
+
+import reusekit as rk
+from reusekit.backbones import Backbone
+from reusekit.data import Treatment
+from reusekit.tracking import Usage
+from reusekit.tracking.registry import logged_model_id
+from reusekit.tracking.usage import USAGE
+
+KINDS = ("cat", "dog", "b64")
+SMALL = Treatment(image_size=(8, 8), channels=3)
+
+
+def image_model(size=8):
+    """Its classes are the red, green and blue that a picture has most of."""
+    inputs = keras.Input((size, size, 3), name="pixels")
+    x = layers.GlobalAveragePooling2D(name=CUT)(layers.Rescaling(1 / 255)(inputs))
+    x = layers.Dense(3, name="same", kernel_initializer="identity")(x)
+    return keras.Model(inputs, layers.Softmax(name="probabilities")(x), name="colours")
+
+
+def text_model():
+    """Its classes are the words that a text has most of."""
+    inputs = keras.Input((), dtype="string", name="text")
+    words = layers.TextVectorization(vocabulary=["good", "bad"], output_mode="count", name="words")
+    x = layers.Dense(
+        2, name=CUT, kernel_initializer=keras.initializers.Constant([[0, 0], [1, 0], [0, 1]])
+    )(words(inputs))
+    return keras.Model(inputs, layers.Softmax(name="probabilities")(x), name="tone")
+
+
+def picture(colour, size=(20, 10), form="PNG"):
+    file = BytesIO()
+    Image.new("RGB", size, colour).save(file, form)
+    return file.getvalue()
+
+
+PICTURES = [picture((0, 200, 0)), picture((250, 10, 0), form="JPEG")]
+
+
+@pytest.fixture(scope="module")
+def registered(module_tracking, tmp_path_factory):
+    """A model of each kind in the registry, all with names."""
+    folder = tmp_path_factory.mktemp("written")
+    body = backbone()
+    wanted = {
+        "colours": (
+            image_model(),
+            Usage(
+                kind="classification",
+                names=KINDS,
+                treatment=Treatment(image_size=(8, 8), channels=3),
+            ),
+        ),
+        "tone": (text_model(), Usage(kind="classification", names=("good", "bad"))),
+        "labels": (
+            with_head(body, 0),
+            Usage(kind="multilabel", names=KINDS, thresholds=(0.0, 0.3, 1.0)),
+        ),
+        "numbers": (
+            with_head(body, 1, classes=2),
+            Usage(kind="regression", names=("height", "width"), columns=tuple("abcdef")),
+        ),
+    }
+    for name, (model, usage) in wanted.items():
+        source = Backbone(model, None, f"tests/{name}", None)
+        sent(folder / name, model, source, name, "prediction", usage=usage)
+    return {name: model for name, (model, _) in wanted.items()}
+
+
+@pytest.fixture(scope="module")
+def served(registered):
+    """MLflow's own models, each loaded once."""
+    return {name: mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in registered}
+
+
+def test_pictures_are_known_by_their_files_and_by_their_bytes(served, tmp_path):
+    paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
+    for path, data in zip(paths, PICTURES, strict=True):
+        path.write_bytes(data)
+    colours = served["colours"]
+    texts = [str(path) for path in paths]
+    coded = [base64.b64encode(data).decode() for data in PICTURES]
+    for inputs in (
+        paths,
+        texts,
+        np.array(texts),
+        PICTURES,
+        pd.DataFrame({"file": texts}),
+        {"b64": coded},
+        [np.asarray(Image.open(path)) for path in paths],
+    ):
+        found = colours.predict(inputs)
+        assert list(found.columns) == ["label", "probability"]
+        assert found["label"].tolist() == ["dog", "cat"]
+        assert found["probability"].between(1 / 3, 1).all()
+    assert colours.predict(texts[0])["label"].tolist() == ["dog"]
+
+
+def test_a_picture_is_brought_to_size_as_in_training(registered, tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (31, 17, 3), np.uint8)
+    path = tmp_path / "train" / "cat" / "noise.png"
+    Image.fromarray(noise).save(path)
+    (tmp_path / "train" / "dog").mkdir()
+    (tmp_path / "train" / "dog" / "dog.png").write_bytes(PICTURES[0])
+    data = rk.data.from_folder(
+        tmp_path, "train", treatment=Treatment(image_size=(8, 8), resize="crop")
+    )
+    (x, _), *_ = data.examples.as_numpy_iterator()
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2)])
+    expected = model.predict(x[None], verbose=0).max()
+    for way in ([path], [path.read_bytes()], [noise]):
+        found = rk.predict(model, way, data=data)
+        assert found["probability"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_probabilities_of_all_are_given_where_they_are_asked_for(registered, served):
+    x = np.random.default_rng(0).uniform(0, 255, (5, 8, 8, 3)).astype("float32")
+    expected = registered["colours"].predict(x, verbose=0)
+    by_mlflow = served["colours"].predict(x, params={"probabilities": True})
+    by_us = rk.predict("models:/colours@champion", x, probabilities=True)
+    for found in (by_mlflow, by_us):
+        np.testing.assert_allclose([list(row.values()) for row in found["probabilities"]], expected)
+        assert found["probabilities"][0].keys() == set(KINDS)
+        assert found["label"].tolist() == [KINDS[best] for best in expected.argmax(axis=1)]
+        np.testing.assert_allclose(found["probability"], expected.max(axis=1))
+
+
+def test_texts_are_known_by_their_words(served, tmp_path):
+    said = ["good", "bad bad good", "Good!"]
+    for inputs in (
+        said,
+        np.array(said),
+        pd.Series(said),
+        pd.DataFrame({"said": said}),
+        {"text": said},
+    ):
+        assert served["tone"].predict(inputs)["label"].tolist() == ["good", "bad", "good"]
+    assert served["tone"].predict("bad")["label"].tolist() == ["bad"]
+    (tmp_path / "one.txt").write_text("bad")
+    assert rk.predict("models:/tone/1", [tmp_path / "one.txt"])["label"].tolist() == ["bad"]
+
+
+def test_several_labels_are_those_above_their_thresholds(registered, served):
+    expected = registered["labels"].predict(X, verbose=0)
+    found = served["labels"].predict(X)
+    for row, outputs in zip(found.itertuples(), expected, strict=True):
+        assert row.labels == ["cat"] + ["dog"] * bool(outputs[1] >= 0.3)
+        np.testing.assert_allclose(row.probability, outputs[: len(row.labels)])
+
+
+def test_numbers_are_columns_and_tables_are_read_by_their_columns(registered, served):
+    expected = registered["numbers"].predict(X, verbose=0)
+    table = pd.DataFrame(X, columns=list("abcdef"), index=list("vwxyz"))
+    for inputs in (
+        X,
+        X.tolist(),
+        table[list("fedcba")],
+        {n: table[n].to_numpy() for n in "abcdef"},
+    ):
+        found = served["numbers"].predict(inputs)
+        assert list(found.columns) == ["height", "width"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert list(served["numbers"].predict(table).index) == list("vwxyz")
+
+
+def test_keras_and_models_without_names_answer_with_numbers(registered):
+    expected = registered["labels"].predict(X, verbose=0)
+    loaded = mlflow.keras.load_model("models:/labels/1")
+    assert np.array_equal(loaded.predict(X, verbose=0), expected)
+    np.testing.assert_allclose(rk.predict(loaded, X), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "message"),
+    [
+        ("colours", ["nowhere.png"], "Expected the path of a picture. Received: 'nowhere.png'"),
+        ("colours", [b"no picture"], r"Expected a picture. Received: input 0 \(a text\)"),
+        ("colours", [PICTURES[1][:300]], "input 0"),
+        (
+            "colours",
+            np.zeros((2, 9, 8, 3)),
+            r"shape \(n, 8, 8, 3\) .* \(2, 9, 8, 3\)",
+        ),
+        ("colours", {"b64": ["?"]}, "Expected pictures in base64"),
+        ("colours", np.array([b"abc"]), "Expected bytes in a list"),
+        ("colours", [], "Expected one input at least"),
+        ("tone", [1.5], "Expected texts for the input 'text'. Received: '1.5', of type float"),
+        ("tone", [None], "Expected texts"),
+        ("numbers", ["words"], r"Expected float32 of shape \(n, 6\) .* text, bytes or paths"),
+        ("numbers", [[1, 2], [3]], "some of different shapes"),
+        ("numbers", np.full((2, 6), np.nan), "finite"),
+        ("numbers", pd.DataFrame(X, columns=list("abcdeg")), "Expected a column 'f'"),
+        ("numbers", 7, "Expected a list or an array of inputs"),
+        ("labels", {"other": X}, "Expected inputs by the names 'features'. Received: 'other'"),
+    ],
+)
+def test_what_is_no_such_input_is_refused(served, name, inputs, message):
+    with pytest.raises(rk.DataError, match=message):
+        served[name].predict(inputs)
+
+
+def test_a_served_model_answers_with_names_and_opens_no_file_of_its_server(
+    served, tmp_path, monkeypatch
+):
+    (tmp_path / "one.png").write_bytes(PICTURES[0])
+    coded = {"b64": base64.b64encode(PICTURES[0]).decode()}
+    monkeypatch.setenv("__pyfunc_model_path__", "as a scoring server has it")
+
+    def answered(name, **request):
+        said = scoring_server.invocations(
+            json.dumps(request), "application/json", served[name], None
+        )
+        return said.status, json.loads(said.response)
+
+    status, found = answered("colours", instances=[coded, coded], params={"probabilities": True})
+    assert status == 200
+    assert [one["label"] for one in found["predictions"]] == ["dog", "dog"]
+    assert found["predictions"][0]["probabilities"].keys() == set(KINDS)
+    assert answered("tone", inputs=["bad"])[1]["predictions"][0]["label"] == "bad"
+    assert (
+        answered("tone", dataframe_split={"columns": ["said"], "data": [["bad"]]})[1][
+            "predictions"
+        ][0]["label"]
+        == "bad"
+    )
+    (one,) = answered("numbers", instances=[X[0].tolist()])[1]["predictions"]
+    assert one.keys() == {"height", "width"}
+    (one,) = answered("labels", inputs=X[:1].tolist())[1]["predictions"]
+    assert "cat" in one["labels"]
+    with pytest.raises(mlflow.MlflowException, match="server's own files"):
+        answered("colours", inputs=[str(tmp_path / "one.png")])
+
+
+def test_names_are_those_that_were_registered(registered):
+    client = mlflow.MlflowClient()
+    model = client.get_logged_model(logged_model_id(client.get_model_version("labels", "1")))
+    file = Path(model.artifact_location, USAGE)
+    before = file.read_text()
+    for text in (before.replace("cat", "cow"), None):
+        file.unlink() if text is None else file.write_text(text)
+        for load in (
+            lambda: mlflow.pyfunc.load_model("models:/labels/1"),
+            lambda: rk.predict("models:/labels/1", X),
+        ):
+            with pytest.raises(rk.TrackingError, match=r"usage\.json"):
+                load()
+    file.write_text(before)
