@@ -9,7 +9,7 @@ import keras_tuner
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.config import SearchConfig
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.search.tasks import TaskRules
+from reusekit.search.tasks import TaskRules, example_rules
 from reusekit.training.fit import MONITORED, Monitor
 from reusekit.training.heads import Head
 
@@ -35,12 +35,7 @@ def configured_objective(
     heads = space.heads.values() if space.heads else [space.head(TrialSpec("", ""), rules)]
     for head in heads:
         _check_reported(name, with_metric(head, name, rules))
-    if config.direction is not None:
-        return keras_tuner.Objective(name, config.direction)
-    try:
-        return keras_tuner.Oracle(objective=name).objective
-    except ValueError:
-        return keras_tuner.Objective(name, _direction(name, rules))
+    return keras_tuner.Objective(name, config.direction or _direction(name, rules))
 
 
 def monitor_of(name: str, head: Head, rules: TaskRules) -> Monitor:
@@ -51,7 +46,7 @@ def monitor_of(name: str, head: Head, rules: TaskRules) -> Monitor:
             of it is better.
     """
     _check_reported(name, with_metric(head, name, rules))
-    return Monitor(name, name != MONITORED and _direction(name, rules) == "max")
+    return Monitor(name, _direction(name, rules) == "max")
 
 
 def with_metric(head: Head, objective: str, rules: TaskRules) -> dict[str, Any]:
@@ -68,10 +63,9 @@ def with_metric(head: Head, objective: str, rules: TaskRules) -> dict[str, Any]:
         return compile_args
     if type(head) is not type(rules.head()) or getattr(head, "logits", False):
         return compile_args
-    metric = rules.metric(name)
-    if metric is None:
+    if rules.direction(name) is None:
         return compile_args
-    return compile_args | {"metrics": [*(compile_args.get("metrics") or []), metric]}
+    return compile_args | {"metrics": [*(compile_args.get("metrics") or []), rules.metric(name)]}
 
 
 def _check_reported(name: str, compile_args: dict[str, Any]) -> None:
@@ -87,8 +81,17 @@ def _check_reported(name: str, compile_args: dict[str, Any]) -> None:
 
 
 def _direction(name: str, rules: TaskRules) -> str:
-    found = rules.direction(name.removeprefix(_VALIDATION))
+    if name == MONITORED:
+        return "min"
+    # What a head of one's own reports may be a metric of another task. keras-tuner comes last: it
+    # takes F1, R squared and others for losses.
+    metric = name.removeprefix(_VALIDATION)
+    found = next(filter(None, (each.direction(metric) for each in [rules, *example_rules()])), None)
     if found is None:
+        try:
+            return keras_tuner.Oracle(objective=name).objective.direction
+        except ValueError:
+            pass
         raise ConfigError(
             "Expected direction='max' or direction='min' with an objective of which it is not "
             f"known whether more is better. Received: {name!r}."

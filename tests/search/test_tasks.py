@@ -3,17 +3,25 @@
 import keras
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, mean_absolute_error, roc_auc_score
+from sklearn.metrics import (
+    f1_score,
+    mean_absolute_error,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
 
 from reusekit.data.task import Task
-from reusekit.errors import DataError
-from reusekit.search import logme, ridge_probe
+from reusekit.errors import ConfigError, DataError
+from reusekit.search import SearchConfig, SearchSpace, logme, ridge_probe
+from reusekit.search.objective import configured_objective, monitor_of
 from reusekit.search.tasks import rules_of
 from reusekit.training import heads
 
 CLASSES = rules_of(Task("classification", ("cat", "dog", "owl")))
 LABELS = rules_of(Task("multilabel", ("red", "round")))
 NUMBERS = rules_of(Task("regression", ("age", "height")))
+NUMBER = rules_of(Task("regression", ("age",)))
+TEN = rules_of(Task("classification", tuple("abcdefghij")))
 
 
 def test_each_task_has_a_head_of_its_size():
@@ -28,6 +36,7 @@ def test_each_task_has_a_head_of_its_size():
         (CLASSES, "f1", "max"),
         (CLASSES, "auc", "max"),
         (CLASSES, "sparse_top_k_categorical_accuracy", None),  # of three classes all are in the top
+        (TEN, "sparse_top_k_categorical_accuracy", "max"),
         (CLASSES, "categorical_crossentropy", "min"),
         (LABELS, "precision", "max"),
         (LABELS, "f1", "max"),
@@ -35,12 +44,43 @@ def test_each_task_has_a_head_of_its_size():
         (NUMBERS, "r2_score", "max"),
         (NUMBERS, "f11", None),
         (NUMBERS, "mean", None),
+        (NUMBERS, "accuracy", None),
+        (NUMBERS, "auc", None),
+        (NUMBERS, "f1_score", None),
+        (NUMBER, "pearson_correlation", None),  # over the numbers of an example
+        (LABELS, "sparse_categorical_accuracy", None),
     ],
 )
 def test_metrics_of_keras_fit_the_task_and_say_what_is_better(rules, name, direction):
     assert rules.direction(name) == direction
     metric = rules.metric(name)
     assert metric is None or metric.name == name
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "direction"),
+    [
+        # keras-tuner takes these for losses.
+        (CLASSES, "val_f1_score", "max"),
+        (NUMBERS, "val_r2_score", "max"),
+        (LABELS, "val_binary_io_u", "max"),
+        (NUMBERS, "val_mse", "min"),
+        (NUMBERS, "val_loss", "min"),
+    ],
+)
+def test_an_objective_is_sought_where_its_metric_is_better(rules, name, direction):
+    found = configured_objective(SearchConfig(objective=name), SearchSpace(["a"]), rules)
+    assert (found.name, found.direction) == (name, direction)
+    assert monitor_of(name, rules.head(), rules).maximize == (direction == "max")
+
+
+def test_metrics_of_another_task_are_refused_as_objectives():
+    for name in ("val_accuracy", "val_auc", "val_precision", "val_f1"):
+        with pytest.raises(ConfigError, match=f"metric of the heads, .* Received: '{name}'"):
+            configured_objective(SearchConfig(objective=name), SearchSpace(["a"]), NUMBER)
+    # The metric of a head of one's own goes in the direction that it has elsewhere.
+    own = SearchSpace(["a"], heads={"own": heads.Multilabel(2)})
+    assert configured_objective(SearchConfig(objective="val_auc"), own, NUMBER).direction == "max"
 
 
 def test_f1_of_classes_is_that_of_scikit_learn_and_counts_weights():
@@ -74,7 +114,12 @@ def test_thresholds_are_those_of_the_highest_f1():
             assert f1_score(labels[:, number], said[:, number]) <= best + 1e-9
     scores = tuned.scores(outputs, labels)
     assert scores["auc"] == pytest.approx(roc_auc_score(labels, outputs))
-    assert list(tuned.table(outputs, labels)["threshold"]) == list(tuned.thresholds)
+    table = tuned.table(outputs, labels)
+    assert list(table["threshold"]) == list(tuned.thresholds)
+    expected = precision_recall_fscore_support(labels, tuned.decided(outputs))
+    np.testing.assert_allclose(table[["precision", "recall", "f1", "examples"]].T, expected)
+    alone = rules_of(Task("multilabel", ("red",))).table(outputs[:, :1], labels[:, :1] * 0)
+    assert alone[["precision", "recall", "f1", "examples"]].values.tolist() == [[0, 0, 0, 0]]
     assert LABELS.tuned(outputs, labels * 0).thresholds == (0.5, 0.5)  # of nothing to choose by
 
 

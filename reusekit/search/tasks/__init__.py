@@ -9,7 +9,15 @@ from reusekit.search.tasks.labels import LabelRules
 from reusekit.search.tasks.numbers import NumberRules
 from reusekit.search.tasks.rules import TaskRules, resampled_sums
 
-__all__ = ["ClassRules", "LabelRules", "NumberRules", "TaskRules", "resampled_sums", "rules_of"]
+__all__ = [
+    "ClassRules",
+    "LabelRules",
+    "NumberRules",
+    "TaskRules",
+    "example_rules",
+    "resampled_sums",
+    "rules_of",
+]
 
 _RULES: dict[str, type[TaskRules]] = {
     "classification": ClassRules,
@@ -26,3 +34,8 @@ def rules_of(task: Task) -> TaskRules:
         'val_loss'
     """
     return _RULES[task.kind](task)
+
+
+def example_rules() -> list[TaskRules]:
+    """Return the rules of a task of each kind, with three outputs."""
+    return [rules(Task(kind, ("a", "b", "c"))) for kind, rules in _RULES.items()]  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
 """The rules of a task with several labels an example."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -8,11 +8,7 @@ import keras
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import (
-    precision_recall_curve,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
+from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from reusekit.errors import ConfigError, DataError
 from reusekit.search.tasks.rules import Made, TaskRules
@@ -77,9 +73,9 @@ class LabelRules(TaskRules):
             ),
         }
 
-    def _extremes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _examples(self) -> tuple[np.ndarray, Sequence[np.ndarray]]:
         right = np.tile(np.array([[0.0], [1.0]], "float32"), (1, self.task.size))
-        return right, right, 1 - right
+        return right, (right, 1 - right)
 
     def tuned(self, outputs: np.ndarray, labels: np.ndarray) -> Self:
         """Return the rules with the threshold of each label at which its F1 is highest."""
@@ -118,16 +114,15 @@ class LabelRules(TaskRules):
 
     def table(self, outputs: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
         """Return threshold, precision, recall and F1 of each label, and its examples."""
-        precision, recall, f1, examples = precision_recall_fscore_support(
-            labels, self.decided(outputs), average=None, zero_division=0
-        )
+        decided = self.decided(outputs)
+        found, said, examples = ((decided * labels).sum(0), decided.sum(0), labels.sum(0))
         return pd.DataFrame(
             {
                 "label": self.task.names,
                 "threshold": np.broadcast_to(self.thresholds or 0.5, self.task.size),
-                "precision": precision,
-                "recall": recall,
-                "f1": f1,
+                "precision": found / np.maximum(said, 1),
+                "recall": found / np.maximum(examples, 1),
+                "f1": 2 * found / np.maximum(said + examples, 1),
                 "examples": examples,
             }
         )

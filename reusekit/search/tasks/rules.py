@@ -2,8 +2,9 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import keras
@@ -118,21 +119,15 @@ class TaskRules(ABC):
         return self._taking_labels(kind(name=name) if make is None else make(name))
 
     @abstractmethod
-    def _extremes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return some labels, outputs that are right about all, and others about none."""
+    def _examples(self) -> tuple[np.ndarray, Sequence[np.ndarray]]:
+        """Return some labels, and outputs for them: right ones first, then worse and worse ones."""
 
     def direction(self, name: str) -> str | None:
-        """Return "max" or "min" for a metric, by what it says of right and of wrong outputs."""
-        labels, right, wrong = self._extremes()
-        values = []
-        for outputs in (right, wrong):
-            metric = self.metric(name)
-            if metric is None:
-                return None
-            metric.update_state(labels, outputs)
-            values.append(float(keras.ops.convert_to_numpy(metric.result())))
-        best, worst = values
-        return None if best == worst else "max" if best > worst else "min"
+        """Return "max" or "min" for a metric, by its values for right and for wrong outputs.
+
+        None for no metric, and for one that cannot tell the two apart, such as AUC of numbers.
+        """
+        return _direction(type(self)(self.task), name)  # without what was learnt from data
 
     # --- measuring --------------------------------------------------------------------------------
 
@@ -197,6 +192,23 @@ class TaskRules(ABC):
     def better(self, one: float, other: float) -> bool:
         """Return whether one value of the measure is better than another."""
         return one > other if self.maximize else one < other
+
+
+@cache
+def _direction(rules: TaskRules, name: str) -> str | None:
+    labels, worse = rules._examples()
+    values = []
+    for outputs in worse:
+        metric = rules.metric(name)
+        if metric is None:
+            return None
+        try:
+            metric.update_state(labels, outputs)
+            values.append(float(keras.ops.convert_to_numpy(metric.result())))
+        except Exception:  # whatever it raises at labels of another kind, or several results
+            return None
+    steps = np.diff(values)
+    return "max" if (steps < 0).all() else "min" if (steps > 0).all() else None
 
 
 def resampled_sums(parts: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
