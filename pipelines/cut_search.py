@@ -60,6 +60,7 @@ def cut_search(
             store = FeatureStore(search.store, search.disk)
         with job.stage("Load the data"):
             splits = stages.load_data(settings=data, backbone=pretrained, seed=options.seed)
+            stages.check_phases(splits, finetune)
         with job.stage("Plan the search"):
             planned = stages.plan_search(
                 backbone=pretrained,

@@ -53,6 +53,7 @@ def fine_tune(
             store = FeatureStore(options.store)
         with job.stage("Load the data"):
             splits = stages.load_data(settings=data, backbone=pretrained, seed=options.seed)
+            stages.check_phases(splits, head, finetune)
         job.record(
             splits,
             cut=cut,

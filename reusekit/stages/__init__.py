@@ -4,7 +4,15 @@ from reusekit.stages.baselines import Baseline, run_baselines
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluation import Evaluation, evaluate
 from reusekit.stages.features import FrozenFeatures, frozen_features
-from reusekit.stages.fine_tuning import Begun, FineTuned, Phase, best_trial, finetune, train_head
+from reusekit.stages.fine_tuning import (
+    Begun,
+    FineTuned,
+    Phase,
+    best_trial,
+    check_phases,
+    finetune,
+    train_head,
+)
 from reusekit.stages.inputs import Splits, load_backbone, load_data
 from reusekit.stages.job import Job, start_job
 from reusekit.stages.promote import (
@@ -33,6 +41,7 @@ __all__ = [
     "best_trial",
     "candidate_cuts",
     "carry_out",
+    "check_phases",
     "clean_cut",
     "evaluate",
     "evaluate_version",

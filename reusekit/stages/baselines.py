@@ -101,7 +101,7 @@ def from_scratch(
                     callbacks=[progress],
                 )
                 log_history(fit.history)
-            rules, value = validated(model, fit, splits.validation, plain)
+            rules, value = validated(model, fit.metrics, splits.validation, plain)
             if best is None or rules.better(value, best[0]):
                 best = value, rules, model, f"learning rate {rate:g}, epoch {fit.best_epoch + 1}"
     assert best is not None  # at least one rate is tried

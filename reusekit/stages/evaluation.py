@@ -14,7 +14,6 @@ from reusekit.data import DataSplit
 from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.stages.inputs import INFERENCE_BATCH
 from reusekit.tracking import log_artifact, log_data, log_metrics, log_table, step_run
-from reusekit.training import Fit
 
 
 @dataclass(frozen=True)
@@ -78,18 +77,18 @@ def predict(model: keras.Model, split: DataSplit) -> tuple[np.ndarray, np.ndarra
 
 
 def validated(
-    model: keras.Model, fit: Fit, split: DataSplit, rules: TaskRules
+    model: keras.Model, known: Mapping[str, float], split: DataSplit, rules: TaskRules
 ) -> tuple[TaskRules, float]:
     """Return the rules with what is chosen on the validation split, and the measure there.
 
     Args:
         model: A trained model, at its best epoch.
-        fit: Its training, which may have reported the measure already.
+        known: Its metrics there, of which the measure may be one.
         split: The validation split.
         rules: The rules of the task.
     """
-    if rules.reported in fit.metrics:
-        return rules, fit.metrics[rules.reported]
+    if rules.reported is not None and rules.reported in known:
+        return rules, known[rules.reported]
     outputs, labels = predict(model, split)
     rules = rules.tuned(outputs, labels)
     return rules, rules.value(outputs, labels)

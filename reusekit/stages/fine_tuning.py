@@ -12,7 +12,7 @@ import pandas as pd
 from reusekit.backbones import Backbone
 from reusekit.digests import array_digest, digest
 from reusekit.features import FeatureSource, FeatureStore
-from reusekit.graph import cut_points, find_layers
+from reusekit.graph import cut_points, find_layers, keras_internals
 from reusekit.planning import Costs, Trials
 from reusekit.progress import EpochProgress, console
 from reusekit.search.objective import monitor_of, with_metric
@@ -38,6 +38,13 @@ from reusekit.training import (
 )
 from reusekit.training.drawing import draw_cut
 from reusekit.training.heads import Head
+
+_NORMALIZATIONS = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    keras.layers.RMSNormalization,
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,24 @@ def best_trial(searched: Searched) -> Begun:
     return Begun(whole, best.cut, Phase("search", best.fit), head, plan.costs if plan else None)
 
 
+def check_phases(splits: Splits, *phases: HeadSettings | FineTuneSettings) -> None:
+    """Refuse settings of phases that the task has not, before any work.
+
+    Args:
+        splits: The data.
+        *phases: The phases of training.
+
+    Raises:
+        ConfigError: An objective is no metric of the task.
+        HeadError: Labels are to be smoothed that cannot be.
+    """
+    rules = rules_of(splits.train.task)
+    for phase in phases:
+        monitor_of(phase.objective, rules.head(), rules)
+        if isinstance(phase, FineTuneSettings) and phase.label_smoothing:
+            rules.head().smoothed_loss(phase.label_smoothing)
+
+
 def train_head(
     backbone: Backbone,
     cut: str,
@@ -143,7 +168,9 @@ def train_head(
 
     Raises:
         CacheError: The features are not finite, or cannot be stored.
+        ConfigError: The objective is no metric of the task.
     """
+    check_phases(splits, settings)
     training = Trials(cut, "avg", epochs=settings.epochs, batch_size=settings.batch_size)
     features = frozen_features(backbone.model, training, splits, store, seed)
     bottom = clone(extract(backbone.model, cut, pooling="avg"), weights="copy")
@@ -233,7 +260,10 @@ def finetune(
         frozen_up_to = begun.cut
     last = [phase for phase in phases if phase.kept][-1]
     rules = rules_of(splits.train.task)
-    rules, validation = validated(whole, last.fit, splits.validation, rules)
+    # Of a phase in another precision, the whole in its own says something else.
+    exact = last is begun.phase or settings.precision is None
+    known = last.fit.metrics if exact else {}
+    rules, validation = validated(whole, known, splits.validation, rules)
     return FineTuned(
         whole,
         split(whole, frozen_up_to),
@@ -290,7 +320,7 @@ def _train_top(
         parameters=count_params(top).trainable,
     )
     features = frozen_features(begun.whole, training, splits, store, seed, begun.costs)
-    model = top if settings.precision is None else clone(top, dtype=settings.precision)
+    model = top if settings.precision is None else _in_precision(top, begun, settings.precision)
     steps = math.ceil(splits.train.size / settings.batch_size)
     model.compile(phase_optimizer(model, settings, steps), **compile_args)
     validation = features.validation.batches(INFERENCE_BATCH)
@@ -337,6 +367,29 @@ def _train_top(
     return Phase("finetune", fit, kept)
 
 
+def _in_precision(top: keras.Model, begun: Begun, precision: str) -> keras.Model:
+    """Return a copy of the unfrozen part that computes in a precision, but for its head.
+
+    The head costs little, and numbers, or probabilities of many classes, would be rounded.
+    """
+    model = clone(top, dtype=precision)
+    head = {layer.name for layer in split(begun.whole, begun.cut).top.layers}
+    for own, copied in zip(top.layers, model.layers, strict=True):
+        if own.name in head:
+            copied.dtype_policy = own.dtype_policy
+    return model
+
+
+def _not_decayed(model: keras.Model) -> list[keras.Variable]:
+    """Return biases, and scales and offsets of normalizations, of any shape."""
+    layers = keras_internals.all_layers(model)
+    kept = {id(getattr(layer, "bias", None)) for layer in layers}
+    kept |= {
+        id(one) for layer in layers if isinstance(layer, _NORMALIZATIONS) for one in layer.weights
+    }
+    return [one for one in model.trainable_variables if one.ndim < 2 or id(one) in kept]
+
+
 def phase_optimizer(
     model: keras.Model, settings: FineTuneSettings, steps: int
 ) -> keras.optimizers.Optimizer:
@@ -361,9 +414,7 @@ def phase_optimizer(
         optimizer = keras.optimizers.AdamW(
             rate, weight_decay=settings.weight_decay, global_clipnorm=settings.clip_norm
         )
-        # Biases, and scales and offsets of normalisations.
-        vectors = [one for one in model.trainable_variables if len(one.shape) < 2]
-        optimizer.exclude_from_weight_decay(var_list=vectors)
+        optimizer.exclude_from_weight_decay(var_list=_not_decayed(model))
     else:
         optimizer = keras.optimizers.Adam(rate, global_clipnorm=settings.clip_norm)
     if settings.decay < 1:

@@ -1,5 +1,7 @@
 """Fine-tuning: what is frozen stays bit-equal, what is open moves, what does not help is undone."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pandas as pd
@@ -8,9 +10,13 @@ import pytest
 import reusekit as rk
 from reusekit import stages
 from reusekit.backbones import Backbone
+from reusekit.data import Task
 from reusekit.settings import FineTuneSettings, HeadSettings
+from reusekit.stages import fine_tuning
+from reusekit.stages.evaluation import predict
 from reusekit.stages.fine_tuning import phase_optimizer
 from reusekit.tracking import EpochMetrics
+from reusekit.training import fit_model
 from reusekit.training.drawing import draw_cut
 
 CUT, OPEN_FROM = "block4_out", "block2_out"
@@ -137,6 +143,31 @@ def test_weights_decay_but_biases_and_gradients_are_clipped(decay):
     assert (once < 1).all() and (bias.numpy() > once).all()
 
 
+def test_no_bias_and_no_normalization_decays_whatever_its_shape():
+    x = keras.Input((6, 8))
+    y = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    y = keras.layers.LayerNormalization(axis=[1, 2])(y)
+    model = keras.Model(x, keras.layers.GRU(3)(y))
+    optimizer = phase_optimizer(model, FineTuneSettings(learning_rate=0.5, weight_decay=1.0), 1)
+    optimizer.build(model.trainable_variables)
+    for one in model.trainable_variables:
+        one.assign(keras.ops.ones_like(one))
+    optimizer.apply([one * 0 for one in model.trainable_variables])
+    kept = {one.name for one in model.trainable_variables if (one.numpy() == 1).all()}
+    assert kept == {"bias", "gamma", "beta"}
+
+
+def test_settings_that_the_task_has_not_are_refused_before_any_work(splits):
+    task = Task("regression", ("stripes",))
+    numbers = stages.Splits(*(replace(one, task=task) for one in vars(splits).values()))
+    for settings in (HeadSettings, FineTuneSettings):
+        with pytest.raises(rk.ConfigError, match=r"the objective .* Received: 'val_f1'"):
+            stages.check_phases(numbers, settings(objective="val_f1"))
+        stages.check_phases(splits, settings(objective="val_f1"))
+    with pytest.raises(rk.errors.HeadError, match="for label smoothing"):
+        stages.check_phases(numbers, FineTuneSettings(label_smoothing=0.1))
+
+
 def test_labels_are_smoothed_as_keras_does():
     outputs = np.random.default_rng(0).dirichlet(np.ones(3), 8).astype("float32")
     labels = np.arange(8) % 3
@@ -149,7 +180,14 @@ def test_labels_are_smoothed_as_keras_does():
         rk.heads.Regression().smoothed_loss(0.2)
 
 
-def test_a_phase_in_mixed_precision_is_kept_by_its_own_objective(tune, usual):
+def test_a_phase_in_mixed_precision_is_kept_by_its_own_objective(tune, usual, splits, monkeypatch):
+    trained = []
+
+    def fitted(model, *args, **options):
+        trained.append(model)
+        return fit_model(model, *args, **options)
+
+    monkeypatch.setattr(fine_tuning, "fit_model", fitted)
     said = {"precision": "mixed_bfloat16", "objective": "val_f1", "label_smoothing": 0.1}
     tuned = tune(**said, weight_decay=0.01, clip_norm=1.0, warmup=1, schedule="cosine")
     first, second = tuned.phases
@@ -157,8 +195,15 @@ def test_a_phase_in_mixed_precision_is_kept_by_its_own_objective(tune, usual):
     plain = usual[0].phases[1].fit.history["val_loss"]
     assert second.fit.history["val_loss"][0] > plain[0]  # of smoothed labels
     assert {layer.compute_dtype for layer in tuned.whole.layers} == {"float32"}
-    counts = [phase for phase in tuned.phases if phase.kept][-1]
-    assert tuned.validation == counts.fit.metrics["val_accuracy"]
+    computed = {layer.name: layer.compute_dtype for layer in trained[-1].layers}
+    assert computed["head_probabilities"] == "float32"
+    assert (
+        trained[-1].predict_on_batch(np.ones((1, *trained[-1].input_shape[1:]))).dtype == "float32"
+    )
+    assert {computed[layer] for layer in computed if layer.startswith("block3")} == {"bfloat16"}
+    labels = np.concatenate([labels for _, labels in splits.validation.batches(64)])
+    right = predict(tuned.whole, splits.validation)[0].argmax(axis=1) == labels
+    assert tuned.validation == pytest.approx(right.mean())
 
 
 def test_a_phase_that_was_killed_goes_on(tune, usual, tmp_path, monkeypatch):
