@@ -1,8 +1,11 @@
 """The command `reusekit`."""
 
+import json
+import os
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +26,8 @@ _ENVIRONMENT = "python_env.yaml"
 
 # The rooms are imported by the commands that need them: Keras takes seconds.
 if TYPE_CHECKING:
+    import pandas as pd
+
     from reusekit.features import EntryInfo
 
 
@@ -175,6 +180,73 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
         raise TrackingError(f"Not all could be sent. {problems[0]}")
 
 
+def predict(
+    model: str,
+    files: list[str] | None = None,
+    table: str | None = None,
+    column: str | None = None,
+    output: str | None = None,
+    probabilities: bool = False,
+    verbose: bool = False,
+) -> None:
+    """Predict files, or the rows of a table, with a registered model.
+
+    Args:
+        model: models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID or runs:/RUN_ID/NAME, on
+            the server or database that MLFLOW_TRACKING_URI names.
+        files: Pictures or texts.
+        table: A file of CSV, TSV, Parquet or JSON lines, in place of files.
+        column: The column of the table that the model is fed; null for those that it was trained
+            on, or all.
+        output: A file for the answers, as CSV; null writes them to standard output.
+        probabilities: Write those of all classes or labels, too.
+        verbose: Show the traceback of an error.
+    """
+    if bool(files) == bool(table) or (column and not table):
+        raise ConfigError(
+            "Expected files, or --table FILE with perhaps a --column. Received: "
+            + ("both." if files else "neither.")
+        )
+    target = None if output is None else expanded(output, ConfigError)
+    if target is not None and (target.is_dir() or not os.access(target.parent, os.W_OK)):
+        raise ConfigError(
+            f"Expected --output as a file in a folder that can be written. Received: {output!r}."
+        )
+    start_keras()
+    import pandas as pd
+
+    from reusekit.tracking import predict, predict_table
+
+    if table:
+        answered = predict_table(model, table, column, probabilities)
+    else:
+        paths = [expanded(file, ConfigError) for file in files or ()]
+        found = predict(model, paths, probabilities=probabilities)
+        answered = iter([(pd.DataFrame({"file": files}), found)])
+    with TemporaryDirectory(dir=target and target.parent) as draft:
+        written = Path(draft, "answers.csv")  # whole or not at all
+        with written.open("w", newline="") if target else nullcontext(sys.stdout) as file:
+            for number, (fed, answers) in enumerate(answered):
+                rows = pd.concat([fed, _flat(answers)], axis=1)
+                rows.to_csv(file, index=False, header=not number, lineterminator="\n")
+        if target:
+            written.replace(target)
+
+
+def _flat(answers: "pd.DataFrame") -> "pd.DataFrame":
+    """Return answers with a column for each probability, and lists as JSON."""
+    import pandas as pd
+
+    flat: dict[str, pd.Series] = {}
+    for name, values in answers.items():
+        first = values.iloc[0]
+        if isinstance(first, dict):
+            flat |= {f"probability of {one}": values.str.get(one) for one in first}
+        else:
+            flat[str(name)] = values.map(json.dumps) if isinstance(first, list) else values
+    return pd.DataFrame(flat)
+
+
 def _show(entries: "list[EntryInfo]", title: str, damaged: dict[str, int] | None = None) -> None:
     table = Table("key", "state", "model", "cut", "data", "examples", "bytes", "used", title=title)
     for column in table.columns[5:7]:
@@ -212,4 +284,4 @@ def _carried() -> dict[str, Path]:
 
 def main() -> None:
     """Run the command line."""
-    launch_one_of({"cuts": cuts, "init": init, "cache": cache, "sync": sync})
+    launch_one_of({"cuts": cuts, "init": init, "cache": cache, "sync": sync, "predict": predict})

@@ -1,6 +1,7 @@
 """Run a typed function as a command: configuration in, one line out where something is wrong."""
 
 import importlib
+import json
 import os
 import re
 import sys
@@ -49,7 +50,7 @@ def launch(
     arguments = sys.argv[1:] if arguments is None else arguments
     arguments = _with_values(arguments, function)
     if positional:
-        arguments = _with_name(arguments, function)
+        arguments = _with_list(_with_name(arguments, function), function)
     verbose = "--verbose=true" in arguments
     try:
         _check_order(arguments)
@@ -267,6 +268,35 @@ def _with_name(arguments: Sequence[str], function: Callable[..., Any]) -> list[s
     if first.default is first.empty or not arguments or arguments[0].startswith("-"):
         return list(arguments)
     return [f"--{name}={arguments[0]}", *arguments[1:]]
+
+
+def _with_list(arguments: Sequence[str], function: Callable[..., Any]) -> list[str]:
+    """Return the command line with all further words that stand by themselves as a list.
+
+    Such as files, where the function has a parameter `list[str] | None`.
+
+    Example:
+        >>> def bake(oven: str, cakes: list[str] | None = None, minutes: int = 1) -> None: ...
+        >>> _with_list(["hot", "--minutes", "2", "tart", "bun"], bake)
+        ['hot', '--minutes', '2', '--cakes=["tart", "bun"]']
+    """
+    hints = _annotations(function)
+    taking = next((name for name, hint in hints.items() if hint == list[str] | None), None)
+    if taking is None:
+        return list(arguments)
+    needed = sum(p.default is p.empty for p in signature(function).parameters.values())
+    kept: list[str] = []
+    words: list[str] = []
+    for behind, word in zip(["", *arguments], arguments, strict=False):
+        a_value = behind.startswith("--") and "=" not in behind
+        if needed and not a_value and not word.startswith("-"):
+            needed -= 1
+            kept.append(word)
+        elif a_value or word.startswith("-"):
+            kept.append(word)
+        else:
+            words.append(word)
+    return [*kept, f"--{taking}={json.dumps(words)}"] if words else kept
 
 
 def _import(modules: str | Sequence[str]) -> None:

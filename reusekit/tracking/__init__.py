@@ -16,7 +16,7 @@ from reusekit.tracking.log import (
     send_models,
 )
 from reusekit.tracking.parts import ROLES, Registration, prepare
-from reusekit.tracking.prediction import predict
+from reusekit.tracking.prediction import predict, predict_table
 from reusekit.tracking.promotion import promote, refuse, roll_back
 from reusekit.tracking.registry import (
     RecordedSplit,
@@ -56,6 +56,7 @@ __all__ = [
     "model_card",
     "pipeline_run",
     "predict",
+    "predict_table",
     "prepare",
     "promote",
     "recorded_splits",

@@ -1,13 +1,16 @@
 """Predictions of a model, whether it is at hand or in the registry."""
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import mlflow
 import pandas as pd
 
-from reusekit.arguments import checked
+from reusekit.arguments import AnyPath, checked
 from reusekit.data import DataSplit
+from reusekit.data.table_blocks import open_table
 from reusekit.errors import DataError
 from reusekit.tracking.backbones import find_registered
 from reusekit.tracking.usage import Usage
@@ -53,10 +56,50 @@ def predict(
     """
     usage = None if data is None else Usage.of(data)
     if isinstance(model, str):
-        stored, client = find_registered(model), mlflow.MlflowClient()
-        usage = usage or stored.usage(client)
-        model = stored.load(client)
+        model, known = _loaded(model)
+        usage = usage or known
     return (usage or _unnamed(model)).predict(model, inputs, probabilities)
+
+
+def predict_table(
+    model: str, table: AnyPath, column: str | None = None, probabilities: bool = False
+) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Predict the rows of a table, block by block.
+
+    Args:
+        model: The address of a registered model.
+        table: A file of CSV, TSV, Parquet or JSON lines. Paths in it are relative to it.
+        column: The column that the model is fed; None for those that it was trained on, or all.
+        probabilities: Give those of all classes or labels, too.
+
+    Yields:
+        The columns that the model was fed, and its answers, as `predict` returns them.
+
+    Raises:
+        DataError: The rows are not what the model takes.
+        BackboneError: It is no such address, or no Keras model, or asks for code to be run.
+        TrackingError: There is no such model, or a part of it is gone or altered.
+    """
+    opened = open_table(table)
+    loaded, usage = _loaded(model)
+    usage = usage or _unnamed(loaded)
+    if column is not None:
+        usage = usage.model_copy(update={"columns": (column,)})
+    columns = usage.of_table() or list(opened.columns)
+    opened.check(columns)
+    worded = usage.of_pictures or any(one.dtype == "string" for one in loaded.inputs)
+    for _, block in opened.read(columns, columns if worded else ()):
+        fed = block
+        if usage.of_pictures and worded:
+            fed = block.map(lambda path: os.fspath(opened.folder / str(path)))
+        yield block, usage.predict(loaded, fed, probabilities)
+
+
+def _loaded(address: str) -> tuple[keras.Model, Usage | None]:
+    """Load a registered model with its use, where that was registered."""
+    stored, client = find_registered(address), mlflow.MlflowClient()
+    usage = stored.usage(client)  # before the weights, which take longer
+    return stored.load(client), usage
 
 
 def _unnamed(model: keras.Model) -> Usage:

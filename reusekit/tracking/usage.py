@@ -145,6 +145,15 @@ class Usage(BaseModel):
             answers.index = inputs.index
         return answers
 
+    @property
+    def of_pictures(self) -> bool:
+        """True for inputs that are pictures, by the treatment of the training data."""
+        return bool(self.treatment.image_size or self.treatment.channels)
+
+    def of_table(self) -> list[str]:
+        """Return the columns of the table that the model was trained on; none without one."""
+        return [] if self.columns is None else _flat(self.columns)
+
     def _by_input(self, structure: Any, inputs: Any) -> "list[_Column]":
         """Return the values of each of a model's inputs, in their order."""
         tensors = keras.tree.flatten(structure)
@@ -156,7 +165,7 @@ class Usage(BaseModel):
             given = list(inputs)
             if len(tensors) == 1 and (given == [names[0]] or self._is_base64(given)):
                 inputs = _decoded(inputs[given[0]]) if self._is_base64(given) else inputs[given[0]]
-            elif self.columns is not None and set(_flat(self.columns)) <= set(given):
+            elif self.columns is not None and set(self.of_table()) <= set(given):
                 inputs = pd.DataFrame({name: list(inputs[name]) for name in given})
         if isinstance(inputs, pd.DataFrame):
             found = self._of_frame(inputs, names)
@@ -203,11 +212,7 @@ class Usage(BaseModel):
         ]
 
     def _is_base64(self, given: Sequence[Any]) -> bool:
-        return self._of_pictures and list(given) == [_BASE64]
-
-    @property
-    def _of_pictures(self) -> bool:
-        return bool(self.treatment.image_size or self.treatment.channels)
+        return self.of_pictures and list(given) == [_BASE64]
 
     def _ready(self, column: "_Column", files: bool) -> Any:
         """Return some values as the model takes them."""
@@ -216,7 +221,7 @@ class Usage(BaseModel):
             return _texts(column)
         raw = [isinstance(value, str | bytes | os.PathLike) for value in values]
         if any(raw):
-            if not self._of_pictures or not all(raw):
+            if not self.of_pictures or not all(raw):
                 raise column.refused("text, bytes or paths")
             if not files and not all(isinstance(value, bytes) for value in values):
                 raise DataError(

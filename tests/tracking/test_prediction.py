@@ -2,7 +2,8 @@
 
 import base64
 import json
-from io import BytesIO
+import re
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import keras
@@ -13,16 +14,20 @@ import pytest
 from keras import layers
 from mlflow.pyfunc import scoring_server
 from PIL import Image
-from tracking.small_models import CUT, X, backbone, sent, with_head
+from tracking.small_models import CUT, X, backbone, with_head
 
 import reusekit as rk
 from reusekit.backbones import Backbone
+from reusekit.cli import predict
 from reusekit.data import Treatment
-from reusekit.tracking import Usage
+from reusekit.launch import launch_one_of
+from reusekit.sharing import count_params
+from reusekit.tracking import ROLES, Ledger, Registration, Usage, prepare, send
 from reusekit.tracking.registry import logged_model_id
 from reusekit.tracking.usage import USAGE
 
 KINDS = ("cat", "dog", "b64")
+COSTS = Ledger(count_params(backbone().model), 1, 1, 0.001, "not measured here, which takes long")
 SMALL = Treatment(image_size=(8, 8), channels=3)
 
 
@@ -79,7 +84,10 @@ def registered(module_tracking, tmp_path_factory):
     }
     for name, (model, usage) in wanted.items():
         source = Backbone(model, None, f"tests/{name}", None)
-        sent(folder / name, model, source, name, "prediction", usage=usage)
+        said = Registration(name, "f00d", usage=usage)
+        prepare(folder / name, rk.split(model, CUT), source, dict.fromkeys(ROLES, COSTS), said)
+        with mlflow.start_run() as run:
+            send(folder / name, mlflow.MlflowClient(), run.info.run_id)
     return {name: model for name, (model, _) in wanted.items()}
 
 
@@ -262,3 +270,49 @@ def test_names_are_those_that_were_registered(registered):
             with pytest.raises(rk.TrackingError, match=r"usage\.json"):
                 load()
     file.write_text(before)
+
+
+def test_the_command_writes_a_table(registered, tmp_path, capsys):
+    def told(*arguments):
+        launch_one_of({"predict": predict}, ["predict", *arguments])
+        return pd.read_csv(StringIO(capsys.readouterr().out))
+
+    for name, data in zip(("one.png", "two.jpg"), PICTURES, strict=True):
+        (tmp_path / name).write_bytes(data)
+    paths = [str(tmp_path / "one.png"), str(tmp_path / "two.jpg")]
+    found = told("models:/colours@champion", *paths, "--probabilities")
+    assert found["file"].tolist() == paths
+    assert found["label"].tolist() == ["dog", "cat"]
+    every = found[[f"probability of {name}" for name in KINDS]]
+    np.testing.assert_allclose(every.max(axis=1), found["probability"])
+
+    table = tmp_path / "table.csv"
+    pd.DataFrame({"path": ["two.jpg", "one.png"], "label": "unknown"}).to_csv(table, index=False)
+    found = told("models:/colours@champion", "--table", str(table), "--column=path")
+    assert found.columns.tolist() == ["path", "label", "probability"]
+    assert found["label"].tolist() == ["cat", "dog"]
+
+    pd.DataFrame(X, columns=list("abcdef")).assign(g="more").to_csv(table, index=False)
+    output = tmp_path / "answers.csv"
+    launch_one_of(
+        {"predict": predict},
+        ["predict", "models:/numbers/1", "--table", str(table), "--output", str(output)],
+    )
+    found = pd.read_csv(output)[["height", "width"]]
+    expected = registered["numbers"].predict(X, verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected files, or --table FILE .* Received: neither"),
+        (["a.png", "--table", "b.csv"], "Received: both"),
+        (["a.png", "--output", "nowhere/b.csv"], "--output as a file in a folder"),
+        (["nowhere.png"], "Expected the path of a picture. Received: '.*nowhere.png'"),
+    ],
+)
+def test_the_command_says_what_it_expects(registered, arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        launch_one_of({"predict": predict}, ["predict", "models:/colours/1", *arguments])
+    assert re.search(message, capsys.readouterr().err)
