@@ -129,7 +129,7 @@ def test_the_cache_is_reduced_and_cleared(store, capsys):
 
 
 def test_mistaken_cache_commands_are_refused_and_touch_nothing(store, tmp_path, capsys):
-    assert "budget is for 'gc'" in run_cache(capsys, store, "list", "--budget=1").err
+    assert "a budget with 'gc' alone" in run_cache(capsys, store, "list", "--budget=1").err
     assert "at least 1" in run_cache(capsys, store, "gc", "--budget=0").err
     assert "'list'" in run_cache(capsys, store, "lits").err
     with pytest.raises(SystemExit):
