@@ -168,7 +168,9 @@ def _balanced(
     of_all = [0.0] * len(shares)
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
-    rows = np.argsort(place[unit_of], kind="stable").astype(np.int32)
+    # Within a unit by class: sums of floats follow the order.
+    of_one = codes[None] if codes.ndim == 1 else np.packbits(codes, axis=1).T
+    rows = np.lexsort((*of_one, place[unit_of])).astype(np.int32)
     del place
     sides = np.empty(len(order), np.int8)
     for unit, members in groupby(_members(rows, unit_of, codes), itemgetter(0)):
