@@ -127,7 +127,8 @@ def _picture(found: ExampleFile, data: bytes) -> ExampleFile | None:
         with Image.open(BytesIO(data), formats=_FORMATS) as image:
             # Pillow decodes a whole PNG to find that it has none.
             exif = {} if image.format == "PNG" and b"eXIf" not in data else image.getexif()
-            turned = exif.get(_ORIENTATION, 1)
+            # Pillow turns a TIFF by itself, and says the size of what it turned.
+            turned = 1 if image.format == "TIFF" else exif.get(_ORIENTATION, 1)
             width, height = image.size
             return replace(
                 found,
@@ -177,7 +178,12 @@ class Opened(NamedTuple):
     kept: np.ndarray
 
 
-def open_files(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> Opened:
+def open_files(
+    files: Sequence[ExampleFile],
+    treatment: Treatment,
+    where: str,
+    among: Sequence[ExampleFile] | None = None,
+) -> Opened:
     """Decode each file once, and return what a model is fed.
 
     What was decoded stays in memory where it takes no more than a quarter of what is free;
@@ -188,13 +194,19 @@ def open_files(files: Sequence[ExampleFile], treatment: Treatment, where: str) -
         treatment: How pictures are resized and converted, and whether files that cannot be read
             are left out.
         where: What they are called in a message.
+        among: All files of the source, which decide the kind, and whether pictures are grey, so
+            that each split is treated alike; None for `files`.
 
     Raises:
         DataError: Files cannot be read, or are of another kind than the most of them; each is
             named.
     """
-    kind = Counter(file.kind for file in files if file.kind)
+    among = files if among is None else among
+    kind = Counter(file.kind for file in among if file.kind)
     of_all = kind.most_common(1)[0][0] if kind else ""
+    if of_all == "picture" and treatment.channels is None:
+        grey = all(file.grey for file in among if file.kind == of_all)
+        treatment = treatment.model_copy(update={"channels": 1 if grey else 3})
     bad = {
         place: file.trouble or f"{_A[file.kind]}, and no {of_all}"
         for place, file in enumerate(files)
@@ -281,7 +293,7 @@ def _held(inputs: tf.data.Dataset, files: Sequence[ExampleFile]) -> tf.data.Data
 
 
 def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> tf.data.Dataset:
-    channels = treatment.channels or (1 if all(file.grey for file in files) else 3)
+    channels = treatment.channels or 3
     shapes = {file.shape for file in files} if treatment.image_size is None else set()
     height, width = shapes.pop() if len(shapes) == 1 else (None, None)
     finish = treatment.resizing()
@@ -319,10 +331,9 @@ def _scale(shape: Sequence[int], wanted: Sequence[int] | None) -> int:
 
 def _pixels(channels: int, data: bytes) -> np.ndarray:
     """Decode a picture with Pillow: the first frame, upright, on white, float32 in [0, 255]."""
-    if data[:8] == _PNG and data[24] == 16:  # which Pillow brings to 8 bits
-        pixels = tf.io.decode_png(data, dtype=tf.uint16).numpy().astype("float32") * (255 / 65535)
-        return _on_white(pixels, channels)
     with Image.open(BytesIO(data), formats=_FORMATS) as opened:
+        if data[:8] == _PNG and data[24] == 16:  # which Pillow brings to 8 bits
+            return _on_white(_of_16_bits(data, opened), channels)
         image: Any = ImageOps.exif_transpose(opened)
         if image.mode in ("I", "F"):
             raise DataError(f"pixels of 32 bits ({image.mode}), whose range is not known")
@@ -332,6 +343,23 @@ def _pixels(channels: int, data: bytes) -> np.ndarray:
         mode = ("LA" if clear else "L") if image.mode in _GREY else ("RGBA" if clear else "RGB")
         pixels = np.asarray(image.convert(mode), "float32")
     return _on_white(pixels[..., None] if pixels.ndim == 2 else pixels, channels)
+
+
+def _of_16_bits(data: bytes, opened: Image.Image) -> np.ndarray:
+    """Decode a PNG of 16 bits with TensorFlow: upright, float32 in [0, 255]."""
+    pixels = tf.io.decode_png(data, dtype=tf.uint16).numpy()
+    clear = opened.info.get("transparency")
+    if clear is not None and pixels.shape[-1] in (1, 3):
+        alpha = np.where((pixels == clear).all(axis=-1, keepdims=True), 0, 65535)
+        pixels = np.concatenate([pixels, alpha], axis=-1)
+    turned = opened.getexif().get(_ORIENTATION, 1) if b"eXIf" in data else 1
+    if turned in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if turned in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if turned in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels.astype("float32") * np.float32(255 / 65535)
 
 
 def _on_white(pixels: np.ndarray, channels: int) -> np.ndarray:
@@ -359,6 +387,8 @@ def _sounds(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> t
     _no_pictures(treatment, where)
     lengths = {file.shape[0] for file in files}
     shape = lengths.pop() if len(lengths) == 1 else None, files[0].shape[1]
+    if treatment.length:  # fits them, also where all of this split have one length
+        shape = None, shape[1]
     fit = treatment.fitting(tf.TensorSpec(shape))
 
     def decode(path: tf.Tensor) -> tf.Tensor:
@@ -379,13 +409,18 @@ def _texts(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> tf
 
 def _no_pictures(treatment: Treatment, where: str) -> None:
     if treatment.image_size or treatment.channels:
-        raise DataError(f"image_size and channels are for pictures. Received: those for {where}.")
+        raise DataError(
+            "Expected no image_size and no channels, which are for pictures. Received: those for "
+            f"{where.rstrip(',')}."
+        )
 
 
 def _each(
     files: Sequence[ExampleFile], decode: Callable[..., tf.Tensor], *names: str, **more: Sequence
 ) -> tf.data.Dataset:
-    parts = (*([getattr(file, name) for file in files] for name in names), *more.values())
+    found = {name: [getattr(file, name) for file in files] for name in names}
+    found["path"] = [os.fsencode(path) for path in found["path"]]  # names that are no UTF-8, too
+    parts = (*found.values(), *more.values())
     return tf.data.Dataset.from_tensor_slices(parts).map(decode, tf.data.AUTOTUNE)
 
 

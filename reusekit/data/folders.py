@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -109,12 +110,13 @@ def from_folder(
         )
         for place in places
     ]
+    among = [file for files in parts.values() for file, _ in files]
     _say_duplicates(chosen, task, where)
     while True:
         labels = np.array([label for _, label in chosen], np.int64)
         kept = [chosen[place] for place in few_per_class(labels, task, treatment)]
         files = [file for file, _ in kept]
-        opened = open_files(files, treatment, where)
+        opened = open_files(files, treatment, where, among)
         if len(opened.kept) == len(kept) or not treatment.examples_per_class:
             break
         bad = set(files) - {files[place] for place in opened.kept}
@@ -128,7 +130,7 @@ def from_folder(
         examples=tf.data.Dataset.zip(opened.inputs, told),
         size=len(kept),
         task=task,
-        fingerprint=_fingerprint(kept, task, treatment),
+        fingerprint=_fingerprint(kept, task, treatment, opened.inputs.element_spec),
         treatment=treatment,
         origin={
             "reader": "from_folder",
@@ -158,6 +160,14 @@ def _listed(folder: Path, split: str, shares: Shares | None) -> _Listed:
         parts = {name: _files_by_class(folder / name, classes) for name, classes in nested.items()}
         classes = {label for files in parts.values() for _, label in files}
         return _Listed(tuple(sorted(classes)), parts, ())
+    flat = next((name for name, classes in nested.items() if not classes), None)
+    deep = next((name for name, classes in nested.items() if classes), None)
+    if shares is None and flat and deep:
+        raise DataError(
+            f"Expected either class folders or parts with class folders in {str(folder)!r}. "
+            f"Received: {deep!r} with folders, {flat!r} without. Where all are classes, shares "
+            "(--data.shares) draw the parts."
+        )
     files = _files_by_class(folder, inside)
     return _Listed(tuple(sorted(inside)), {}, files)
 
@@ -183,8 +193,10 @@ def _files_by_class(folder: Path, classes: Sequence[str]) -> list[tuple[Stamp, s
     found: list[tuple[Stamp, str]] = []
     for name in classes:
         before = len(found)
-        for root, folders, files in os.walk(folder / name):
-            folders[:] = sorted(one for one in folders if not one.startswith("."))
+        for root, folders, files in os.walk(folder / name, followlinks=True):
+            folders[:] = sorted(
+                one for one in folders if not one.startswith(".") and not _is_above(root, one)
+            )
             found += [
                 (stamp(os.path.join(root, file)), name)
                 for file in sorted(files)
@@ -196,6 +208,12 @@ def _files_by_class(folder: Path, classes: Sequence[str]) -> list[tuple[Stamp, s
                 "Put examples in it, or remove it."
             )
     return found
+
+
+def _is_above(root: str, name: str) -> bool:
+    """Return whether a link leads back to a folder that it lies in."""
+    path = Path(root, name)
+    return path.is_symlink() and Path(root).resolve().is_relative_to(path.resolve())
 
 
 def _task(listed: _Listed, treatment: Treatment, folder: Path) -> Task:
@@ -230,10 +248,13 @@ def _say_duplicates(files: Sequence[tuple[ExampleFile, int]], task: Task, where:
         say(f"warning: {where} has {twice:,} files whose content another one has.{contrary}")
 
 
-def _fingerprint(files: Sequence[tuple[ExampleFile, int]], task: Task, treatment: Treatment) -> str:
+def _fingerprint(
+    files: Sequence[tuple[ExampleFile, int]], task: Task, treatment: Treatment, spec: Any
+) -> str:
     """Return a digest of what the examples are; names of files and folders do not count."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(json.dumps([task.kind, task.names, treatment.decisive()]).encode())
+    told = [task.kind, task.names, treatment.decisive(), str(spec)]
+    digest.update(json.dumps(told).encode())
     for file, label in files:
         digest.update(file.digest + label.to_bytes(4))
     return digest.hexdigest()

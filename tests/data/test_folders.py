@@ -1,6 +1,8 @@
 """Folders of pictures, sounds and texts by class, as people have them."""
 
+import os
 import wave
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +236,79 @@ def test_a_folder_that_will_not_do_gets_one_clear_error(make, split, says, tmp_p
     assert "\n" not in str(caught.value)
     with pytest.raises(rk.DataError, match="which is no folder"):
         from_folder(tmp_path / "nowhere", split)
+
+
+def png_of_16_bits(image: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG with more chunks behind its header."""
+    data = tf.io.encode_png(image.astype("uint16") * 257).numpy()
+    more = b""
+    for name, body in chunks:
+        crc = zlib.crc32(name + body).to_bytes(4)
+        more += len(body).to_bytes(4) + name + body + crc
+    return data[:33] + more + data[33:]
+
+
+def test_turned_pictures_of_rare_formats_are_upright_and_clear_on_white(tmp_path):
+    image = pixels(4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    folder = tmp_path / "pictures" / "a"
+    save(folder / "1.tiff", image, exif=exif)
+    chunk = b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")
+    clear = b"tRNS", b"".join((int(one) * 257).to_bytes(2) for one in image[0, 0])
+    (folder / "2.png").write_bytes(png_of_16_bits(image, chunk))
+    (folder / "3.png").write_bytes(png_of_16_bits(image, clear, chunk))
+    found = from_folder(
+        tmp_path / "pictures", "train", shares=Shares(train=1, validation=0, test=0)
+    )
+    upright = np.rot90(image, -1).astype("float32")
+    white = upright.copy()
+    white[(upright == image[0, 0]).all(axis=-1)] = 255
+    images = sorted(found.arrays()[0], key=lambda one: one.sum())
+    np.testing.assert_allclose(images, [upright, upright, white], atol=1e-3)
+
+
+def test_each_drawn_part_has_the_channels_of_all(tmp_path):
+    for number in range(20):
+        save(tmp_path / "pets" / "ab"[number % 2] / f"{number}.png", pixels(6, 6))
+    grey = from_folder(tmp_path / "pets", "test", shares=HALF)
+    assert grey.input_shape == (6, 6, 1)
+    save(tmp_path / "pets" / "a" / "colour.png")
+    parts = [from_folder(tmp_path / "pets", part, shares=HALF) for part in ("train", "test")]
+    assert {part.input_shape for part in parts} == {(6, 6, 3)}
+
+
+def test_sounds_of_one_length_are_brought_to_the_length_that_is_asked_for(tmp_path):
+    for number, size in enumerate((9, 9, 9, 7)):
+        path = (
+            tmp_path / "sounds" / ("test" if number < 2 else "train") / "ab"[number % 2] / "1.wav"
+        )
+        path.parent.mkdir(parents=True)
+        with wave.open(str(path), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8_000)
+            file.writeframes(bytes([number]) * 2 * size)
+    for part in ("train", "test"):
+        found = from_folder(tmp_path / "sounds", part, treatment=Treatment(length=8))
+        assert found.input_shape == (8, 1)
+
+
+def test_folders_in_some_classes_only_are_no_parts(pets):
+    (pets / "cat" / "young").mkdir()
+    save(pets / "cat" / "young" / "1.png")
+    with pytest.raises(rk.DataError, match=r"Received: 'cat' with folders, 'dog' without"):
+        from_folder(pets, "train")
+    assert from_folder(pets, "train+validation+test", shares=HALF).size == 21
+
+
+def test_links_are_followed_and_never_round_in_circles(pets, tmp_path):
+    save(tmp_path / "elsewhere" / "1.png")
+    (pets / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    (pets / "cat" / "again").symlink_to(pets / "cat")
+    assert from_folder(pets, "train+validation+test", shares=HALF).size == 21
+
+
+def test_names_that_are_no_text(pets):
+    (pets / "cat" / os.fsdecode(b"\xff.png")).write_bytes((pets / "cat" / "0.png").read_bytes())
+    assert from_folder(pets, "train+validation+test", shares=HALF).size == 21
