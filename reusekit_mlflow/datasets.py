@@ -101,6 +101,8 @@ class SplitSource(DatasetSource):
     def _resolve(cls, raw_source: "DataSplit") -> "SplitSource":
         told = {key: value for key, value in raw_source.origin.items() if key != "reader"}
         treatment = raw_source.treatment.decisive()
+        if raw_source.treatment.skip_unreadable:  # decides no number, but whether it can be read
+            treatment["skip_unreadable"] = True
         return cls(raw_source.name, raw_source.split, treatment, raw_source.fingerprint, told)
 
     def to_dict(self) -> dict[str, Any]:

@@ -105,7 +105,9 @@ def from_arrays(
 
 def _array(values: Any, what: str) -> np.ndarray:
     try:
-        return np.asanyarray(values)
+        found = np.asanyarray(values)
+        listed = isinstance(values, list | tuple) and found.dtype.kind in "SU"
+        return np.array(values, object) if listed else found  # else a missing word becomes "nan"
     except ValueError as error:
         raise DataError(
             f"Expected {what} as an array, each example of one shape. Received: {cause_of(error)}"
@@ -149,7 +151,7 @@ def from_dataset(
         dataset: Gives (input, label) or (input, label, weight), single ones or batches, the same in
             each pass: without `shuffle`, since a split shuffles by itself.
         split: What the split is called; with shares, the part to take.
-        names: See `from_arrays`.
+        names: See `from_arrays`; None takes those that Keras's readers of folders leave.
         batched: Whether it gives batches; None finds out by shapes.
         shares: Draw the split from this data set, stratified; None takes all of it.
         treatment: Which examples are kept, and how pictures are treated.
@@ -172,6 +174,7 @@ def from_dataset(
             "Received: other ones at the second. Leave out shuffle (shuffle=False in Keras's "
             "readers) and random augmentation: a split shuffles by itself."
         )
+    names = names or getattr(dataset, "class_names", None)  # as Keras's readers of folders say
     task, found = labels_from(labels, "the data set", names, treatment.task)
     inputs = batches.map(lambda *example: example[0]).unbatch()
     inputs = inputs.apply(tf.data.experimental.assert_cardinality(len(keys)))

@@ -1,5 +1,6 @@
 """Labels from values in memory: columns of a table, arrays, all that a data set gave."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ def labels_from(
         values: Shape (size,) or (size, outputs). A missing word is None or NaN.
         where: The data, as a message calls them.
         names: Of the classes, the labels or the numbers, in the order of outputs; None counts the
-            classes and numbers the rest. With names, whole numbers are positions among them.
+            classes and numbers the rest. With names, whole numbers are positions among them, unless
+            all names are whole numbers or true and false themselves.
         kind: The task; None for the one that the values look like.
 
     Returns:
@@ -44,12 +46,17 @@ def labels_from(
     """
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
+    if values.dtype.kind in "SO" and values.ndim == 1:
+        values = _plain(values, where)
     numeric = values.dtype.kind in "biuf"
-    if values.ndim not in (1, 2) or not len(values) or (values.ndim == 2 and not numeric):
+    words = values.ndim == 1 and values.dtype.kind in "OU"
+    if values.ndim not in (1, 2) or not len(values) or not (numeric or words):
         raise DataError(
-            f"Expected a word, a number or several numbers as label of each example of {where}. "
-            f"Received: {values.dtype} of shape {values.shape}."
+            f"Expected a word, a number or several numbers as label of each example of "
+            f"{where.rstrip(',')}. Received: {values.dtype} of shape {values.shape}."
         )
+    if kind is None and words:
+        _refuse_commas(values, where)
     kind = kind or _stated(values)
     if kind == "classification":
         found, labels = _classes(values, where, names)
@@ -60,11 +67,45 @@ def labels_from(
         if kind == "multilabel":
             labels = labels.reshape(len(labels), -1)
         found = list(map(str, range(1 if labels.ndim == 1 else labels.shape[1])))
-    if names is not None and kind != "classification" and len(names) != len(found):
+    if names is not None and found and len(names) != len(found):
         raise DataError(
             f"Expected a name for each of {len(found)} outputs of {where}. Received: {len(names)}."
         )
     return Task(kind, tuple(found if names is None else names)), labels
+
+
+def _plain(values: np.ndarray, where: str) -> np.ndarray:
+    """Return objects as words, or as numbers or truth values where they are these."""
+    try:
+        found = [one.decode() if isinstance(one, bytes) else one for one in values.tolist()]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"Expected words as labels of {where} in UTF-8. Received: {error.object!r}."
+        ) from error
+    words = np.empty(len(found), object)
+    words[:] = found
+    kind = pd.api.types.infer_dtype(words, skipna=True)
+    missing = pd.isna(words)
+    if kind in ("integer", "boolean") and not missing.any():
+        return words.astype(np.int64 if kind == "integer" else bool)
+    if kind in ("floating", "mixed-integer-float", "decimal"):
+        return pd.to_numeric(pd.Series(words)).to_numpy(np.float64)
+    if kind not in ("string", "integer", "boolean", "empty"):
+        raise DataError(
+            f"Expected labels of {where} to be all words, or all numbers. Received: {kind}, such "
+            f"as {words[~missing][0]!r}."
+        )
+    return words
+
+
+def _refuse_commas(values: np.ndarray, where: str) -> None:
+    """Refuse numbers with commas, which would be taken for words."""
+    words = [str(word) for word in pd.unique(values) if not pd.isna(word)]
+    if words and all(re.fullmatch(r"[-+]?[\d.]*\d,\d[\d,.]*", word) for word in words):
+        raise DataError(
+            f"Expected numbers of {where} without commas, or task to be 'classification' where "
+            f"they are words. Received: {words[0]!r}."
+        )
 
 
 def _stated(values: np.ndarray) -> Kind:
@@ -99,8 +140,12 @@ def _classes(
                 f"Expected classes as words or whole numbers in {where}. Received: {broken[0]}."
             )
         values = values.astype(np.int64)
+    if names is not None and all(map(_is_number, names)):
+        values = values if values.dtype.kind == "b" else values.astype(str).astype(object)
     if values.dtype.kind == "b":
-        return ["False", "True"], values.astype(np.int64)
+        if names is None or set(names) != {"False", "True"}:
+            return ["False", "True"], values.astype(np.int64)
+        values = values.astype(str).astype(object)
     if names is not None and values.dtype.kind in "iu":
         return [], values.astype(np.int64)
     positions, found = pd.factorize(values, sort=True)
@@ -109,7 +154,7 @@ def _classes(
             f"Expected at most {MOST_CLASSES} different whole numbers as classes in {where}; "
             f"numbers are predicted where the task is 'regression'. Received: {len(found):,}."
         )
-    words = [one.decode() if isinstance(one, bytes) else str(one) for one in found]
+    words = [str(one) for one in found]
     if not words:
         raise DataError(f"Expected labels in {where}. Received: none.")
     if names is None and len(words) > max(_FEW_WORDS, len(values) / 2):
@@ -127,3 +172,7 @@ def _classes(
         )
     places: Any = np.array([*map(list(names).index, words), -1], np.int64)
     return [], places[positions]
+
+
+def _is_number(name: str) -> bool:
+    return re.fullmatch(r"-?\d+", name) is not None

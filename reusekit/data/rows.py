@@ -41,13 +41,17 @@ def row_keys(inputs: Any) -> np.ndarray:
         texts = inputs.reshape(len(inputs), -1).tolist()
         rows = (b"\0".join(map(_encoded, part)) for part in texts)
     else:
+        inputs = inputs + 0 if inputs.dtype.kind == "f" else inputs  # -0.0 is 0.0
         rows = np.ascontiguousarray(inputs).reshape(len(inputs), -1).view(np.uint8)
     digests = (hashlib.blake2b(row, digest_size=8).digest() for row in rows)
     return np.fromiter((int.from_bytes(one) for one in digests), np.uint64, len(inputs))
 
 
 def _encoded(text: str | bytes) -> bytes:
-    return text if isinstance(text, bytes) else text.encode()
+    try:
+        return text if isinstance(text, bytes) else text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"Expected text that UTF-8 can hold. Received: {text[:60]!r}.") from error
 
 
 def check_values(missing: np.ndarray, what: str, at: np.ndarray) -> None:
@@ -95,11 +99,12 @@ def weights_from(values: Any, what: str) -> np.ndarray:
         DataError: They are something else.
     """
     found = np.asarray(values)
-    if found.ndim != 1 or found.dtype.kind not in "biuf" or not (found >= 0).all():
+    numeric = found.dtype.kind in "biuf"
+    if found.ndim != 1 or not numeric or not (found >= 0).all():
         raise DataError(
             f"Expected {what} to be numbers of at least 0, one for each example. Received: "
             f"{found.dtype} of shape {found.shape}"
-            + (f" with {found[~(found >= 0)][0]}." if found.dtype.kind in "biuf" else ".")
+            + (f" with {found[~(found >= 0)][0]}." if numeric and found.ndim == 1 else ".")
         )
     check_values(~np.isfinite(found), what, np.arange(len(found)))
     return found.astype(np.float32)

@@ -2,8 +2,10 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
+from PIL import Image
 from sklearn.datasets import load_diabetes, load_wine
 
 import reusekit as rk
@@ -51,6 +53,10 @@ def test_real_sets_of_scikit_learn():
         (SEVERAL, None, "multilabel", ("0", "1", "2"), SEVERAL),
         (X[:, 0], ["depth"], "regression", ("depth",), X[:, 0]),
         (X[:, :2], None, "regression", ("0", "1"), X[:, :2]),
+        (Y + 1, ["1", "2", "3", "4"], "classification", ("1", "2", "3", "4"), Y),
+        (Y % 2, ["1", "0"], "classification", ("1", "0"), 1 - Y % 2),
+        (Y == 0, ["True", "False"], "classification", ("True", "False"), Y != 0),
+        (Y == 0, ["no", "yes"], "classification", ("no", "yes"), Y == 0),
     ],
 )
 def test_labels_state_their_task(labels, names, kind, found, expected):
@@ -62,6 +68,47 @@ def test_labels_state_their_task(labels, names, kind, found, expected):
         np.testing.assert_array_equal(split.arrays()[1], expected)
         np.testing.assert_array_equal(split.arrays()[0], X)
         split.check()
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "names"),
+    [
+        (np.array([0.5, 1.5] * 20, object), "regression", ("0",)),
+        (pd.Series([0.5, 1.5] * 20, dtype="Float64"), "regression", ("0",)),
+        (np.array([10, 2] * 20, object), "classification", ("2", "10")),
+        (np.array(["cat", b"dog", "dog", b"cat"] * 10, object), "classification", ("cat", "dog")),
+        (["1,5", "2,5"] * 20, None, "without commas"),
+        (["cat", float("nan")] * 20, None, "20 of 40, the first at position 1"),
+        (["cat", 1] * 20, None, "to be all words, or all numbers"),
+        (np.array([b"\xe4", b"b"] * 20), None, "in UTF-8"),
+        (np.array([1j, 2] * 20), None, "Received: complex128"),
+    ],
+)
+def test_objects_are_the_words_or_numbers_that_they_hold(labels, kind, names):
+    if kind is None:
+        with pytest.raises(rk.DataError, match=names):
+            from_arrays(X, labels)
+    else:
+        task = from_arrays(X, labels).task
+        assert (task.kind, task.names) == (kind, names)
+
+
+def test_a_missing_text_is_no_text():
+    with pytest.raises(rk.DataError, match="Received: object"):
+        from_arrays(["good", float("nan")], ["a", "b"])
+    with pytest.raises(rk.DataError, match="UTF-8 can hold"):
+        from_arrays(["good", "\ud800"], ["a", "b"])
+
+
+def test_class_names_of_keras_readers(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4), len(tmp_path.name)).save(tmp_path / name / "1.png")
+    for mode in ("int", "categorical", "binary"):
+        read = keras.utils.image_dataset_from_directory(
+            tmp_path, label_mode=mode, image_size=(4, 4), shuffle=False, verbose=False
+        )
+        assert from_dataset(read).task == rk.data.Task("classification", ("cat", "dog"))
 
 
 def test_a_task_that_is_asked_for_counts():
@@ -102,6 +149,7 @@ def test_the_fingerprint_follows_content_and_not_the_way_it_came():
         found(shares=Shares()),
         found(shares=Shares(seed=1)),
     ]
+    assert found() == found(treatment=Treatment(resize="crop", skip_unreadable=True, seed=3))
     assert len(set(different)) == len(different)
 
 
@@ -146,6 +194,8 @@ RAGGED = tf.RaggedTensor.from_row_splits(np.arange(60), [*range(SIZE), 60])
     [
         (lambda: from_arrays(X, Y[:-1]), "Received: 40 of inputs, 39 of labels"),
         (lambda: from_arrays(X, Y, weights=[1]), "1 of weights"),
+        (lambda: from_arrays(X, Y, weights=X), "float32 of shape (40, 5)."),
+        (lambda: from_arrays(X, Y, treatment=Treatment(length=9)), "whose length differs"),
         (lambda: from_arrays(X, Y, weights=Y - 1.0), "weights to be numbers of at least 0"),
         (lambda: from_arrays(X[:0], Y[:0]), "0 of inputs"),
         (lambda: from_arrays([[1], [1, 2]], [0, 1]), "each example of one shape"),
@@ -154,6 +204,8 @@ RAGGED = tf.RaggedTensor.from_row_splits(np.arange(60), [*range(SIZE), 60])
         (lambda: from_arrays(X, Y - 1, names=["a", "b"]), "Expected labels from 0 to 1"),
         (lambda: from_arrays(X, np.array(["a", "b", "x"])[Y], names=["a", "b"]), "Received: 'x'"),
         (lambda: from_arrays(X, X, names=["a"]), "a name for each of 5 outputs"),
+        (lambda: from_arrays(X, HOT, names=["a", "b"]), "a name for each of 3 outputs"),
+        (lambda: from_arrays(X, Y == 0, names=["a", "b", "c"]), "a name for each of 2 outputs"),
         (lambda: from_arrays(X, X[:, :, None]), "Expected a word, a number or several numbers"),
         (lambda: from_arrays(X, np.arange(SIZE) * 7 % 41, shares=Shares(group="g")), "from_table"),
         (lambda: from_arrays(X, Y, "tset", shares=Shares()), "Did you mean 'test'?"),
