@@ -27,6 +27,7 @@ from reusekit.data.table_blocks import Table, open_table
 from reusekit.data.task import Kind, Task
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError, nearest
+from reusekit.progress import say
 
 _AS_THEY_ARE = Treatment()
 _SHARES = Shares()
@@ -87,6 +88,11 @@ def from_table(
         raise DataError(
             f"Expected rows of {split!r} in {opened.name}. Received: none. "
             f"{nearest(split, known)}".strip()
+        )
+    if reading.apart:
+        say(
+            f"warning: {opened.name} has {reading.apart:,} rows without a value in column "
+            f"{named.part!r}, which are in no part."
         )
     task, labels = reading.labels(treatment.task)
     keys, inputs = reading.source()
@@ -174,7 +180,7 @@ def _kind(column: pd.Series) -> str:
     if pd.api.types.is_bool_dtype(column.dtype):
         return "bool"
     if pd.api.types.is_numeric_dtype(column.dtype):
-        return "number"
+        return "complex" if pd.api.types.is_complex_dtype(column.dtype) else "number"
     kind = pd.api.types.infer_dtype(column, skipna=True)
     if kind == "mixed" and all(isinstance(one, list | np.ndarray) for one in column.dropna()):
         return "list"
@@ -242,9 +248,21 @@ def _read(table: Table, named: _Named, split: str) -> "_Reading":
             for start, block in table.read(named.columns, text):
                 reading.add(block, np.arange(start, start + len(block)))
             reading.finish()
-            return reading
         except _Retype as found:
             text.add(str(found))
+            continue
+        padded = _padded(table, reading.guessed)
+        if not padded:
+            return reading
+        text |= padded
+
+
+def _padded(table: Table, columns: Sequence[str]) -> set[str]:
+    """Return the columns with numbers such as 007, which are words."""
+    found: set[str] = set()
+    for _, block in table.read(columns, columns) if columns else ():
+        found |= {one for one in columns if block[one].str.match(r"[-+]?0\d").any()}
+    return found
 
 
 class _Reading:
@@ -264,7 +282,7 @@ class _Reading:
         self._stamp = table.stamp()
         self.parts: set[str] = set()
         self._kinds: dict[str, str] = {}
-        self._whole: dict[str | None, bool] = {}
+        self._whole: dict[str, bool] = {}
         self._words: dict[Any, Any] = {}
         self._told: dict[str, list[np.ndarray]] = {column: [] for column in named.labels}
         self._present: list[np.ndarray] = []
@@ -273,6 +291,7 @@ class _Reading:
         self._weights: list[np.ndarray] = []
         self._groups: list[np.ndarray] = []
         self._paths: list[str] = []
+        self.apart = 0
 
     def add(self, block: pd.DataFrame, at: np.ndarray) -> None:
         """Take in a block of rows at some positions."""
@@ -281,6 +300,7 @@ class _Reading:
         wanted = np.ones(len(block), bool)
         if self._named.part is not None:
             said = block[self._named.part].astype("string")
+            self.apart += int(said.isna().sum())
             self.parts |= set(said.dropna().unique())
             wanted = (said == self._split).to_numpy(bool, na_value=False)
         self._add_labels(block, wanted, at)
@@ -310,6 +330,13 @@ class _Reading:
                 f"Expected numbers, text, or true and false in column {column!r} of "
                 f"{self._table.name}. Received: {received}."
             )
+        if column == self._named.weight and kind not in ("number", "bool"):
+            raise DataError(
+                f"Expected numbers in column {column!r} of {self._table.name} as weights. "
+                f"Received: {kind}."
+            )
+        if kind == "number":
+            self._whole[column] = self._whole.get(column, True) and _is_whole(values)
 
     def _add_labels(self, block: pd.DataFrame, wanted: np.ndarray, at: np.ndarray) -> None:
         missing = {column: _missing(block[column]) for column in self._named.labels}
@@ -326,8 +353,6 @@ class _Reading:
         values = {}
         for name, part in self._inputs().items():
             values[name] = part.of(block, at)
-            whole = part.kind == "number" and all(_is_whole(block[one]) for one in part.columns)
-            self._whole[name] = self._whole.get(name, True) and whole
         self._keys.append(row_keys(values))
         if len(values) == 1 and self._named.files and part.kind == "text":
             self._paths += values[name].tolist()
@@ -371,6 +396,12 @@ class _Reading:
         return found
 
     @property
+    def guessed(self) -> list[str]:
+        """Columns of classes or parts that were taken for whole numbers."""
+        told = [*self._named.labels, *filter(None, [self._named.part])]
+        return [] if self._table.typed else [one for one in told if self._whole.get(one)]
+
+    @property
     def count(self) -> int:
         """The number of the part's rows."""
         return sum(map(len, self._positions))
@@ -407,7 +438,11 @@ class _Reading:
         """Return the part's inputs, read from the table or from the files that it names."""
         if self._named.files and any(part.kind == "text" for part in self._inputs().values()):
             return self._of_files()
-        inputs, whole, table, text = self._inputs(), self._whole, self._table, self._text
+        inputs, table, text = self._inputs(), self._table, self._text
+        whole = {
+            name: part.kind == "number" and all(self._whole.get(one) for one in part.columns)
+            for name, part in inputs.items()
+        }
         columns = list(dict.fromkeys(c for part in inputs.values() for c in part.columns))
         where, stamped = self._positions[0], self._stamp
 
@@ -455,7 +490,9 @@ class _Reading:
         files = look_at(stamps)
 
         def read(positions: np.ndarray, treatment: Treatment) -> tuple[tf.data.Dataset, np.ndarray]:
-            found = open_files([files[one] for one in positions], treatment, self._table.name)
+            found = open_files(
+                [files[one] for one in positions], treatment, self._table.name, files
+            )
             return found.inputs, positions[found.kept]
 
         return _Source(np.array([file.key for file in files], np.uint64), read)

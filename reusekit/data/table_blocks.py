@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,8 @@ from reusekit.errors import DataError, ReusekitError, nearest
 
 _NO_NUMBER = ["", "NA", "N/A", "n/a", "NaN", "nan", "null", "NULL", "None", "<NA>"]
 """Text that stands for a missing number."""
+_BROKEN = (ValueError, OSError, EOFError, zlib.error)
+"""Errors of a file that cannot be read; pandas' and pyarrow's own are of these."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Table:
                 start += len(block)
         except ReusekitError:
             raise
-        except (ValueError, OSError) as error:  # pandas' and pyarrow's own are of these
+        except _BROKEN as error:
             raise DataError(f"{self.name} cannot be read: {cause_of(error)}") from error
 
 
@@ -91,6 +94,7 @@ def open_table(table: Any) -> Table:
     """
     if isinstance(table, pd.DataFrame):
         frame = table.copy(deep=False)
+        frame.columns = [*map(str, table.columns)]
 
         def rows(columns: Sequence[str], _: Any) -> Iterator[pd.DataFrame]:
             for start in range(0, len(frame), ROWS):
@@ -108,14 +112,14 @@ def open_table(table: Any) -> Table:
             packed = file.read(2) == b"\x1f\x8b"
         with (gzip.open if packed else open)(path, "rb") as opened:
             head = opened.read(65_536)
-    except OSError as error:
+    except _BROKEN as error:
         raise DataError(f"{path.name} cannot be read: {cause_of(error)}") from error
     packing = "gzip" if packed else None
     if head.startswith(b"PAR1"):
         return _parquet(path)
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{"):
         return _json_lines(path, packing)
-    first = head.removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].rstrip(b"\r")
+    first = next(iter(head.removeprefix(b"\xef\xbb\xbf").splitlines()), b"")
     if b"\0" in head or head.startswith((b"PK\x03\x04", b"[")) or not first.strip():
         received = "an empty file" if not head.strip() else "something else"
         raise DataError(
@@ -136,7 +140,7 @@ def _parquet(path: Path) -> Table:
     def blocks(columns: Sequence[str], _: Any) -> Iterator[pd.DataFrame]:
         with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             for batch in file.iter_batches(ROWS, columns=list(columns), use_threads=False):
-                yield batch.to_pandas(types_mapper=_nullable)
+                yield batch.to_pandas(types_mapper=_nullable, ignore_metadata=True)
 
     try:
         columns = pq.read_schema(path).names
@@ -168,7 +172,7 @@ def _json_lines(path: Path, packing: str | None) -> Table:
 
     try:
         first = next(rows())
-    except (ValueError, OSError) as error:
+    except _BROKEN as error:
         raise DataError(f"{path.name} cannot be read: {cause_of(error)}") from error
     columns = list(dict.fromkeys(name for row in first for name in row))
     return Table(path.name, columns, blocks, path=path)
@@ -187,8 +191,26 @@ def _csv(path: Path, packing: str | None, first: str) -> Table:
             keep_default_na=False,
             dtype_backend="numpy_nullable",
             chunksize=ROWS,
+            low_memory=False,  # else numbers and words mix in one block
             compression=packing,
         ) as reader:
-            yield from reader
+            for block in reader:
+                if mark == "\t":
+                    _refuse_rows_in_quotes(block, path.name)
+                yield block
 
     return Table(path.name, headers[mark], blocks, typed=False, path=path)
+
+
+def _refuse_rows_in_quotes(block: pd.DataFrame, name: str) -> None:
+    """Refuse text with tabs and line ends: rows that a stray quotation mark swallowed."""
+    for column in block.select_dtypes("string"):
+        texts = block[column].dropna()
+        texts = texts[texts.str.contains("\t", regex=False)]
+        swallowed = texts[texts.str.contains("\n", regex=False)]
+        if len(swallowed):
+            raise DataError(
+                f"Expected quotation marks of {name} in pairs around a text. Received: text with "
+                f"tabs and line ends in column {column!r}: {swallowed.iloc[0][:60]!r}. Write it as "
+                "Parquet or CSV, where its quotation marks are doubled."
+            )

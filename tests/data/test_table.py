@@ -1,5 +1,6 @@
 """Splits of tables: every format, kinds of columns, parts, and what is said of bad ones."""
 
+import gzip
 import json
 import tracemalloc
 
@@ -236,6 +237,9 @@ def numbers(**columns):
         (numbers(x=[1.5, "a", None]), {}, "Received: mixed"),
         (numbers(x=pd.to_datetime(["2020"] * 3)), {}, "Received: datetime64"),
         (numbers(y=[0.5, np.nan, 1]), {}, "column 'y' of DataFrame. Received: none"),
+        (numbers(x=[1j, 2, 3]), {}, "Received: complex"),
+        (numbers(w=["1", "p", "2"]), {"weight": "w"}, "as weights. Received: text"),
+        (numbers(y=["1,5", "2,5", "1,5"]), {}, "without commas"),
         (numbers(), {"parts": Shares()}, "too few for test=0.15"),
         (pd.concat([FRAME, FRAME[["text"]]], axis=1), {}, "one column 'text'"),
         (FRAME.iloc[:0], {}, "Received: none."),
@@ -268,6 +272,9 @@ def test_bad_tables_get_one_clear_sentence(table, options, says):
         (b"x,y\n1,\xe4\n", "table cannot be read"),
         (b"x,y\n1,a\nNA,b\n", "the first at position 1"),
         (b"y,z\n1,a\n", "table has no column 'x'"),
+        (b"y,z\r1,a\r", "table has no column 'x'"),
+        (gzip.compress(b"x,y\n1,a\n")[:-9], "table cannot be read"),
+        (b'x\ty\tz\n1\ta\t"so\n2\tb\tso"\n', "quotation marks of table in pairs"),
     ],
 )
 def test_bad_files_get_one_clear_sentence(tmp_path, content, says):
@@ -293,6 +300,49 @@ def test_numbers_and_then_words_in_csv_are_words(tmp_path):
     [(found, _)] = split.batches(len(rows))
     assert [text.decode() for text in found.numpy()] == list(map(str, rows))
     assert json.loads(json.dumps(dict(split.origin))) == dict(split.origin)
+
+
+def test_padded_numbers_in_csv_are_words(tmp_path):
+    (tmp_path / "table").write_text("x,y,z\n1,007,1\n2,7,2\n3,007,1\n4,01,2\n")
+    split = from_table(tmp_path / "table", "all", input="x", label="y", parts=None)
+    assert split.class_names == ("007", "01", "7")
+    np.testing.assert_array_equal(split.arrays()[1], [0, 2, 0, 1])
+    part = from_table(tmp_path / "table", "01", input="x", label="z", parts="y")
+    np.testing.assert_array_equal(part.arrays()[0], [[4]])
+
+
+def test_numbers_are_alike_in_each_part(tmp_path):
+    # all of train are whole, in a block of their own
+    frame = pd.DataFrame({"x": ["1"] * 8_192 + ["0.5"] * 2, "y": ["a", "b"] * 4_097})
+    frame["part"] = ["train"] * 8_192 + ["test"] * 2
+    path = written(tmp_path, "csv", frame)
+    specs = {
+        from_table(path, part, input="x", label="y", parts="part").examples.element_spec
+        for part in ("train", "test")
+    }
+    assert len(specs) == 1
+
+
+def test_words_between_numbers_of_a_wide_csv(tmp_path):
+    # pandas reads wide tables in pieces, and guesses types for each
+    frame = pd.DataFrame({f"c{number}": ["1"] * 1_200 for number in range(1_000)})
+    frame.loc[1_100, "c0"] = "x7"
+    split = from_table(written(tmp_path, "csv", frame), "all", input="c0", label="c1", parts=None)
+    assert split.examples.element_spec[0].dtype == tf.string
+
+
+def test_rows_without_a_part_are_reported(capsys):
+    frame = FRAME.assign(part=["train", None, "test"] * (SIZE // 3))
+    assert from_table(frame, "train", input="text", label="word", parts="part").size == SIZE // 3
+    assert "20 rows without a value in column 'part'" in capsys.readouterr().err
+
+
+def test_columns_wherever_a_frame_has_them(tmp_path):
+    FRAME.set_index("word").to_parquet(tmp_path / "table")
+    split = from_table(tmp_path / "table", "all", input="text", label="word", parts=None)
+    assert split.class_names == ("NA", "cat", "dog")
+    plain = pd.DataFrame([[1, "a"], [2, "b"]])
+    assert from_table(plain, "all", input="0", label="1", parts=None).class_names == ("a", "b")
 
 
 def test_memory_does_not_follow_the_number_of_rows(tmp_path):
