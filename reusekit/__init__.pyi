@@ -1,6 +1,5 @@
 from . import data as data
 from . import errors as errors
-from .backbones import Backbone as Backbone
 from .backbones import load_backbone as load_backbone
 from .errors import BackboneError as BackboneError
 from .errors import ConfigError as ConfigError
@@ -12,7 +11,6 @@ from .features import FeatureStore as FeatureStore
 from .features import stored_features as stored_features
 from .graph import CutPoint as CutPoint
 from .graph import cut_points as cut_points
-from .graph import find_layers as find_layers
 from .planning import plan as plan
 from .search import CutHyperModel as CutHyperModel
 from .search import CutSearch as CutSearch

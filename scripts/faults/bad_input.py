@@ -292,7 +292,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "tied_weights": (rk.tied_weights, on),
         "count_params": (rk.count_params, on),
         "cut_points": (rk.cut_points, on),
-        "find_layers": (rk.find_layers, {**on, "kind": keras.layers.Dense}),
+        "find_layers": (rk.graph.find_layers, {**on, "kind": keras.layers.Dense}),
         "freeze": (rk.freeze, lambda: {"model": _model(), "up_to": "hidden"}),
         "Freezing.undo": (freezing.undo, on),
         "attach": (rk.attach, {"bottom": bottom, "head": head}),
@@ -317,7 +317,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "MaskedLanguageModel": (heads.MaskedLanguageModel, {}),
         **dict(calls_of_heads()),
         "Backbone": (
-            rk.Backbone,
+            rk.backbones.Backbone,
             {"model": model, "preprocessing": None, "source": "m", "weights": None},
         ),
         "Limits": (Limits, {}),

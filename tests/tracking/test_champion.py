@@ -82,7 +82,7 @@ def test_a_name_that_no_address_finds_again_is_refused_before(tracking, models, 
 @pytest.mark.parametrize("name", ["me@home;x", "bob's 50% net", "2024-05-01T10:30", 'a "b" c'])
 def test_odd_names_are_registered_or_refused_before(tracking, models, tmp_path, name):
     # pipeline D: a backbone's file is called what the registry does not take
-    body = rk.Backbone(backbone().model, None, f"{name}.keras", None)
+    body = rk.backbones.Backbone(backbone().model, None, f"{name}.keras", None)
     registered = name.replace(":", ".")
     version = sent(tmp_path / "w", models[0], body, registered, "odd")
     assert version.name == registered

@@ -31,7 +31,7 @@ def expected(module_tracking, server, tmp_path_factory):
     mlflow.set_tracking_uri(server.uri)
     body, language, folder = backbone(7), language_model(), tmp_path_factory.mktemp("written")
     plain = with_head(body, 5)
-    tied = rk.Backbone(language, None, "tests/language", None)
+    tied = rk.backbones.Backbone(language, None, "tests/language", None)
     for name, model, source in (("plain", plain, body), ("tied", language, tied)):
         for way in ("joined", "alone"):
             sent(

@@ -177,7 +177,7 @@ def test_a_bottom_is_the_same_whatever_its_layers_are_called_unless_a_tie_needs_
     tokens = np.arange(14).reshape(2, 7).astype("int32")
     for prefix in ("a", "b"):
         model = named_alike(prefix, tied)
-        body = rk.Backbone(model, None, "tests/language", None)
+        body = rk.backbones.Backbone(model, None, "tests/language", None)
         sent(tmp_path / prefix, model, body, prefix, "names", frozen_up_to=f"{prefix}_hidden")
         loaded = mlflow.keras.load_model(f"models:/{prefix}@champion")
         assert np.array_equal(loaded.predict(tokens, verbose=0), model.predict(tokens, verbose=0))
@@ -220,7 +220,7 @@ def test_a_part_that_asks_for_code_to_be_run_is_refused(tracking, tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
     for name, standalone in (("by-reference", False), ("alone", True)):
         sent(tmp_path / name, model, body, name, "code", standalone=standalone)
-        with pytest.raises(rk.BackboneError, match=r"cannot be loaded.*lambda"):
+        with pytest.raises(rk.backbones.BackboneError, match=r"cannot be loaded.*lambda"):
             rk.load_backbone(f"models:/{name}@champion")
 
 
