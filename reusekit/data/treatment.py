@@ -79,8 +79,8 @@ class Treatment(Settings):
             8 or 16 bits are stored; inputs that are no pictures come out as they are.
 
         Raises:
-            DataError: Resizing or converting where there is no picture, a length where there is no
-                series, or a picture whose range or channels are unknown.
+            DataError: Resizing or converting where there is no picture, or a picture whose range or
+                channels are unknown.
         """
         parts = tf.nest.flatten(spec)
         if (self.image_size or self.channels) and all(part.shape.rank != 3 for part in parts):
@@ -88,13 +88,6 @@ class Treatment(Settings):
             raise DataError(
                 "Expected images of shape (height, width, channels), for image_size and channels. "
                 f"Received: inputs of shape {shapes}."
-            )
-        open_ends = [one.shape[0] for one in parts if one.shape.rank in (1, 2)]
-        if self.length and None not in open_ends and self.length not in open_ends:
-            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-            raise DataError(
-                "Expected series or sounds whose length differs, for length. Received: inputs of "
-                f"shape {shapes}."
             )
         treats = tf.nest.map_structure(self._of_one, spec)
         return lambda inputs: tf.nest.map_structure(lambda treat, x: treat(x), treats, inputs)

@@ -195,7 +195,6 @@ RAGGED = tf.RaggedTensor.from_row_splits(np.arange(60), [*range(SIZE), 60])
         (lambda: from_arrays(X, Y[:-1]), "Received: 40 of inputs, 39 of labels"),
         (lambda: from_arrays(X, Y, weights=[1]), "1 of weights"),
         (lambda: from_arrays(X, Y, weights=X), "float32 of shape (40, 5)."),
-        (lambda: from_arrays(X, Y, treatment=Treatment(length=9)), "whose length differs"),
         (lambda: from_arrays(X, Y, weights=Y - 1.0), "weights to be numbers of at least 0"),
         (lambda: from_arrays(X[:0], Y[:0]), "0 of inputs"),
         (lambda: from_arrays([[1], [1, 2]], [0, 1]), "each example of one shape"),
