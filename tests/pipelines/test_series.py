@@ -8,6 +8,8 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_diabetes, load_wine
 
 import reusekit as rk
+from reusekit import stages
+from reusekit.settings import BackboneSettings, DataSettings
 
 QUICK = [
     "--search.max_trials=1",
@@ -25,7 +27,7 @@ def saved(path, inputs, *layers):
     keras.Model(inputs, x).save(path)
 
 
-def test_sounds_of_the_catalogue_through_a_pipeline(run_pipeline, tracking, tmp_path):
+def test_sounds_of_the_catalogue_in_the_length_of_a_backbone(tmp_path):
     saved(
         tmp_path / "sounds.keras",
         keras.Input((64, 1)),
@@ -33,22 +35,27 @@ def test_sounds_of_the_catalogue_through_a_pipeline(run_pipeline, tracking, tmp_
         keras.layers.Conv1D(4, 5, strides=2, activation="relu", name="low"),
         keras.layers.Conv1D(8, 5, strides=2, activation="relu", name="high"),
     )
+    backbone = stages.load_backbone(BackboneSettings(source=str(tmp_path / "sounds.keras")))
+    parts = dict.fromkeys(("train", "validation", "test"), "train")
     with tfds.testing.mock_data(num_examples=24):
-        run_pipeline(
-            "cut_search",
-            "--data.name=spoken_digit",
-            "--data.train=train",
-            "--data.validation=train",
-            "--data.test=train",
-            "--backbone.source=sounds.keras",
-            "--search.cuts=[high]",
-            "--tracking.model=spoken",
-            *QUICK,
-            "--search.epochs=1",
+        splits = stages.load_data(DataSettings(name="spoken_digit", **parts), backbone, seed=0)
+        for split in (splits.train, splits.validation, splits.test):
+            sounds, labels = split.arrays()
+            assert sounds.shape == (24, 64)
+            assert backbone.model.predict(sounds, verbose=0).shape == (24, 13, 8)
+            assert (split.classes, labels.shape) == (10, (24,))
+        space = rk.SearchSpace(["high"])
+        search = rk.CutSearch(
+            backbone.model,
+            splits.train,
+            splits.validation,
+            space,
+            rk.SearchConfig(epochs=1, max_trials=1, plain=True),
+            folder=tmp_path / "search",
         )
-    model = mlflow.keras.load_model("models:/spoken@champion")
-    assert model.input_shape == (None, 64, 1)
-    assert model.output_shape == (None, 10)
+        search.run()
+        best = search.best_model()
+    assert (best.input_shape, best.output_shape) == ((None, 64, 1), (None, 10))
 
 
 @pytest.fixture
