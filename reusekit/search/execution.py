@@ -26,7 +26,7 @@ MOST_TOGETHER = 64
 
 
 @dataclass(frozen=True)
-class Task:
+class QueuedTrial:
     """A trial to be run.
 
     Attributes:
@@ -49,43 +49,43 @@ class Outcome:
     """The outcome of a trial.
 
     Attributes:
-        task: The trial.
+        trial: The trial.
         model: Its own trained model; None where it failed.
         fit: Its training; None where it failed.
         error: Why it failed.
     """
 
-    task: Task
+    trial: QueuedTrial
     model: keras.Model | None = None
     fit: Fit | None = None
     error: Exception | None = None
 
 
 def groups(
-    tasks: Sequence[Task],
+    trials: Sequence[QueuedTrial],
     hypermodel: CutHyperModel,
     together: Callable[[Features, int], int] = lambda features, batch_size: MOST_TOGETHER,
-) -> list[list[Task]]:
+) -> list[list[QueuedTrial]]:
     """Put together what can be trained together: what sees the same examples in each step.
 
     Heads on features in memory go together across cuts. Others do where they begin
     with the same ones, so that these are read, or computed, once for all of them.
 
     Args:
-        tasks: Trials.
+        trials: Those to be run.
         hypermodel: Knows where they begin.
         together: The number of trials that may be trained at a time, by features and batch size.
     """
-    alike: dict[Any, list[Task]] = {}
+    alike: dict[Any, list[QueuedTrial]] = {}
     most: dict[Any, int] = {}
-    for task in tasks:
-        features = hypermodel.data.begin(task.spec)
+    for trial in trials:
+        features = hypermodel.data.begin(trial.spec)
         in_memory = isinstance(hypermodel.data.train[features], ArrayFeatures)
-        key = (task.spec.batch_size, task.initial_epoch, None if in_memory else features)
-        alike.setdefault(key, []).append(task)
+        key = (trial.spec.batch_size, trial.initial_epoch, None if in_memory else features)
+        alike.setdefault(key, []).append(trial)
         most[key] = 1
         if hypermodel.joint:
-            most[key] = MOST_TOGETHER if in_memory else together(features, task.spec.batch_size)
+            most[key] = MOST_TOGETHER if in_memory else together(features, trial.spec.batch_size)
     return [
         group[first : first + most[key]]
         for key, group in alike.items()
@@ -94,7 +94,7 @@ def groups(
 
 
 def run(
-    group: Sequence[Task],
+    group: Sequence[QueuedTrial],
     hypermodel: CutHyperModel,
     objective: keras_tuner.Objective,
     progress: Callable[[int, int], None] = lambda epoch, active: None,
@@ -127,61 +127,61 @@ def run(
             yield from outcomes
             return
         gc.collect()  # only now that the error is gone, which held the models
-    for task in group:
+    for trial in group:
         try:
             with interruptible():
-                (outcome,) = _run_together([task], hypermodel, objective, progress)
+                (outcome,) = _run_together([trial], hypermodel, objective, progress)
         except ConfigError:
             raise
         except Exception as error:  # whatever a layer, a head or the memory raises
-            outcome = Outcome(task, error=error.with_traceback(None))  # which holds the model
+            outcome = Outcome(trial, error=error.with_traceback(None))  # which holds the model
         yield outcome
 
 
 def _run_together(
-    group: Sequence[Task],
+    group: Sequence[QueuedTrial],
     hypermodel: CutHyperModel,
     objective: keras_tuner.Objective,
     progress: Callable[[int, int], None],
 ) -> Iterator[Outcome]:
     models = []
-    for task in group:
-        model = hypermodel.build_for(task.spec)
-        if task.weights is not None:
-            load(model, task.weights)
+    for trial in group:
+        model = hypermodel.build_for(trial.spec)
+        if trial.weights is not None:
+            load(model, trial.weights)
         models.append(model)
     if hypermodel.joint:
         fits = _fit_together(group, models, hypermodel, objective, progress)
     else:
-        (task,), (model,) = group, models
-        epochs = task.epochs, task.initial_epoch
-        fits = [hypermodel.train(task.spec, model, objective, (), *epochs)]
-    for task, model, fit in zip(group, models, fits, strict=True):
+        (trial,), (model,) = group, models
+        epochs = trial.epochs, trial.initial_epoch
+        fits = [hypermodel.train(trial.spec, model, objective, (), *epochs)]
+    for trial, model, fit in zip(group, models, fits, strict=True):
         if isinstance(fit, Fit):
-            yield Outcome(task, model, fit)
+            yield Outcome(trial, model, fit)
         else:
-            yield Outcome(task, error=fit)
+            yield Outcome(trial, error=fit)
 
 
 def _fit_together(
-    group: Sequence[Task],
+    group: Sequence[QueuedTrial],
     models: Sequence[keras.Model],
     hypermodel: CutHyperModel,
     objective: keras_tuner.Objective,
     progress: Callable[[int, int], None],
 ) -> list:
     data = hypermodel.data
-    begun = [data.begin(task.spec) for task in group]
+    begun = [data.begin(trial.spec) for trial in group]
     members = [
         Member(
             model,
             _name(features),
-            task.epochs,
+            trial.epochs,
             hypermodel.stopping(objective),
             objective.name,
             objective.direction == "max",
         )
-        for task, model, features in zip(group, models, begun, strict=True)
+        for trial, model, features in zip(group, models, begun, strict=True)
     ]
     batch_size = group[0].spec.batch_size
     return fit_together(

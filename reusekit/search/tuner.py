@@ -20,7 +20,7 @@ from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.features.frontiers import Features
 from reusekit.search.config import Limits
-from reusekit.search.execution import MOST_TOGETHER, Outcome, Task, groups, run
+from reusekit.search.execution import MOST_TOGETHER, Outcome, QueuedTrial, groups, run
 from reusekit.search.folder import (
     Checkpoints,
     load,
@@ -169,9 +169,9 @@ class CutTuner(base_tuner.BaseTuner):
         """
         self._report, self._progress = report, progress
         try:
-            while tasks := self._next_tasks():
-                for group in groups(list(tasks.values()), self.hypermodel, self._together):
-                    self._run(group, tasks)
+            while trials := self._next_trials():
+                for group in groups(list(trials.values()), self.hypermodel, self._together):
+                    self._run(group, trials)
         finally:
             self._report = self._progress = _say_nothing
             for held in (oracle_module.LOCKS, oracle_module.THREADS):
@@ -182,16 +182,16 @@ class CutTuner(base_tuner.BaseTuner):
                 f"Each of {len(failed)} trials failed. The first cause: {failed[0].error}"
             )
 
-    def _next_tasks(self) -> dict[str, Task]:
+    def _next_trials(self) -> dict[str, QueuedTrial]:
         """Return the next trials of the oracle, by number."""
-        found: dict[str, Task] = {}
+        found: dict[str, QueuedTrial] = {}
         for worker in range(self._how_many()):
             trial = self.oracle.create_trial(f"worker{worker}")
             if trial.status != trial_module.TrialStatus.RUNNING:
                 break
             values = trial.hyperparameters.values
             before = values.get("tuner/trial_id")  # Hyperband goes on with an earlier trial
-            found[trial.trial_id] = Task(
+            found[trial.trial_id] = QueuedTrial(
                 number=int(trial.trial_id),
                 spec=self.hypermodel.spec(trial.hyperparameters),
                 epochs=values.get("tuner/epochs", self.hypermodel.config.epochs),
@@ -200,58 +200,58 @@ class CutTuner(base_tuner.BaseTuner):
             )
         return found
 
-    def _run(self, group: Sequence[Task], tasks: dict[str, Task]) -> None:
-        trials = {task.number: trial_id for trial_id, task in tasks.items()}
+    def _run(self, group: Sequence[QueuedTrial], trials: dict[str, QueuedTrial]) -> None:
+        ids = {trial.number: trial_id for trial_id, trial in trials.items()}
         allowed = []
-        for task in group:
-            over = self._over_the_limit(task, trials[task.number])
+        for trial in group:
+            over = self._over_the_limit(trial, ids[trial.number])
             if over is None:
-                allowed.append(task)
+                allowed.append(trial)
             else:
-                self._end(trials[task.number], over)
+                self._end(ids[trial.number], over)
 
         def tell(epoch: int, active: int) -> None:
             self._progress(f"epoch {epoch + 1}, {active} of {len(allowed)} trials go on")
 
         for outcome in run(allowed, self.hypermodel, self.oracle.objective, tell):
-            record = self._record(outcome, trials[outcome.task.number])
+            record = self._record(outcome, ids[outcome.trial.number])
             if outcome.model is not None:
                 digest = self._checkpoints.save(record.number, outcome.model)
                 record = replace(record, weights=digest)
-            self._end(trials[record.number], record)
+            self._end(ids[record.number], record)
         self._save()
         self._checkpoints.keep([record.number for record in self._best()])
 
-    def _over_the_limit(self, task: Task, trial_id: str) -> TrialRecord | None:
+    def _over_the_limit(self, trial: QueuedTrial, trial_id: str) -> TrialRecord | None:
         limits = self.hypermodel.config.limits
         if limits == Limits():
             return None
         try:
-            model = self.hypermodel.build_for(task.spec)
+            model = self.hypermodel.build_for(trial.spec)
         except Exception:  # it will fail again, and be recorded, where it is run
             return None
-        sizes = self._sizes.whole(task.spec, model)
-        over = exceeded(limits, sizes, self._latencies.get(task.spec.cut))
+        sizes = self._sizes.whole(trial.spec, model)
+        over = exceeded(limits, sizes, self._latencies.get(trial.spec.cut))
         if over is None:
             return None
         values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
         return TrialRecord(
-            task.number, task.spec, values, "over the limit", sizes=sizes, error=over
+            trial.number, trial.spec, values, "over the limit", sizes=sizes, error=over
         )
 
     def _record(self, outcome: Outcome, trial_id: str) -> TrialRecord:
-        task = outcome.task
+        trial = outcome.trial
         values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
         if outcome.error is not None:
             error = f"{type(outcome.error).__name__}: {outcome.error}"
-            return TrialRecord(task.number, task.spec, values, "failed", error=error)
+            return TrialRecord(trial.number, trial.spec, values, "failed", error=error)
         return TrialRecord(
-            task.number,
-            task.spec,
+            trial.number,
+            trial.spec,
             values,
             "completed",
             outcome.fit,
-            self._sizes.whole(task.spec, outcome.model),
+            self._sizes.whole(trial.spec, outcome.model),
             sum(int(keras.ops.size(v)) for v in outcome.model.trainable_variables),  # type: ignore[union-attr, misc]
         )
 
