@@ -11,7 +11,7 @@ from data_builders import F, prepare
 
 from reusekit.tracking.registry import recorded_splits
 
-QUICK = ["--search.max_cuts=1", "--search.max_trials=1", "--search.epochs=8", "--finetune.epochs=1"]
+QUICK = ["--search.max_cuts=1", "--search.max_trials=1", "--search.epochs=8", "--finetune.share=0"]
 
 
 def champion(client, name):
@@ -26,12 +26,15 @@ def champion(client, name):
 def test_numbers_are_predicted_from_a_configuration_on(run_pipeline, tracking, capsys):
     run_pipeline(
         "finetune",
-        "--cut=block6_out",
+        "--cut=block4_out",
         "--data.name=sklearn_digits",
         "--data.task=regression",
         "--data.train=train[:120]",
-        "--head.epochs=12",
+        "--data.validation=validation[:100]",
+        "--data.test=test[:100]",
+        "--head.epochs=10",
         "--finetune.epochs=1",
+        "--finetune.share=0.3",
         "--baselines.linear=true",
         "--baselines.constant=true",
         "--tracking.model=value",

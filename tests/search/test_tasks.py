@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.linear_model import Ridge
 from sklearn.metrics import (
     f1_score,
     mean_absolute_error,
@@ -149,6 +150,17 @@ def test_a_head_of_numbers_begins_at_their_scale():
 def test_labels_of_another_task_are_refused(rules, labels, says):
     with pytest.raises(DataError, match=says):
         rules.targets(labels, "train")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_linear_rival_of_numbers_is_fitted_exactly():
+    generator = np.random.default_rng(0)
+    inputs = generator.random((60, 200)).astype("float32")
+    inputs[:, 1:] = inputs[:, :1] + 1e-3 * inputs[:, 1:]
+    labels = generator.normal(size=(60, 1)).astype("float32")
+    found = NUMBER.fit_linear(inputs, labels, None, 1e-3)(inputs)
+    expected = Ridge(1e-3, solver="svd").fit(inputs.astype(float), labels).predict(inputs)
+    np.testing.assert_allclose(found[:, 0], expected.reshape(-1), rtol=1e-4)
 
 
 @pytest.mark.parametrize("score", [logme, ridge_probe])

@@ -15,7 +15,7 @@ from reusekit.features import FeatureStore, feed
 from reusekit.search import CutSearch, SearchConfig, SearchSpace
 from reusekit.search.hypermodel import VALIDATION_BATCH
 
-SPACE = SearchSpace(["out1", "out2"], frozen_up_to=["out1"], units=[0], dropout=[0.0],
+SPACE = SearchSpace(["out2"], frozen_up_to=["out1"], units=[0], dropout=[0.0],
                     learning_rates=[0.03], standardize=False)  # fmt: skip
 
 

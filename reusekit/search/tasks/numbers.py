@@ -144,7 +144,8 @@ class NumberRules(TaskRules):
         self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, strength: float
     ) -> Callable[[np.ndarray], np.ndarray]:
         """Fit a ridge regression; see `TaskRules.fit_linear`."""
-        model = Ridge(alpha=strength).fit(inputs, labels, weights)
+        # In float32 the equations of weak regularisation are too badly conditioned.
+        model = Ridge(alpha=strength).fit(inputs.astype(float), labels, weights)
         return lambda inputs: model.predict(inputs).reshape(len(inputs), self.task.size)
 
     def sentence(self, inputs: str) -> str:
