@@ -44,10 +44,11 @@ def from_arrays(
         labels: Shape (examples,) or (examples, outputs). Words, true and false, and whole numbers
             are classes, and so are rows with a single 1; other rows of 0 and 1 are several labels,
             other numbers are predicted. `treatment.task` says otherwise.
-        split: What the split is called; with shares, the part to take.
+        split: Name of the split; with shares, the part to take.
         names: Of the classes, labels or numbers, in the order of outputs; None takes words and
             whole numbers for the names of their classes. With names, whole numbers are positions
-            among them: say them where not every split has every class.
+            among them, unless all names are whole numbers: say them where not every split has
+            every class.
         weights: The weight of each example; None for no weights.
         shares: Draw the split from these arrays, stratified; None takes all of them.
         treatment: Which examples are kept, and how pictures are treated.
@@ -150,7 +151,7 @@ def from_dataset(
     Args:
         dataset: Gives (input, label) or (input, label, weight), single ones or batches, the same in
             each pass: without `shuffle`, since a split shuffles by itself.
-        split: What the split is called; with shares, the part to take.
+        split: Name of the split; with shares, the part to take.
         names: See `from_arrays`; None takes those that Keras's readers of folders leave.
         batched: Whether it gives batches; None finds out by shapes.
         shares: Draw the split from this data set, stratified; None takes all of it.

@@ -96,7 +96,7 @@ def look_at(stamps: tuple[Stamp, ...]) -> tuple[ExampleFile, ...]:
     """Read files once, and tell what they are; nothing is decoded.
 
     Args:
-        stamps: The files. While they stay as they are, what was found is remembered.
+        stamps: The files. While they stay as they are, the answer is remembered.
     """
     with ThreadPoolExecutor() as pool:
         return tuple(pool.map(_look, stamps))
@@ -186,14 +186,14 @@ def open_files(
 ) -> Opened:
     """Decode each file once, and return what a model is fed.
 
-    What was decoded stays in memory where it takes no more than a quarter of what is free;
+    Decoded examples stay in memory where they take no more than a quarter of the free one;
     otherwise each pass decodes anew.
 
     Args:
         files: Files of one kind.
         treatment: How pictures are resized and converted, and whether files that cannot be read
             are left out.
-        where: What they are called in a message.
+        where: Their name in a message.
         among: All files of the source, which decide the kind, and whether pictures are grey, so
             that each split is treated alike; None for `files`.
 
@@ -281,7 +281,7 @@ def _said(error: Exception) -> str:
 
 
 def _held(inputs: tf.data.Dataset, files: Sequence[ExampleFile]) -> tf.data.Dataset:
-    """Keep what is decoded in memory, where there is room for it."""
+    """Keep decoded examples in memory, where there is room for it."""
     spec = inputs.element_spec
     if spec.dtype == tf.string:
         needed = sum(os.path.getsize(file.path) for file in files)
@@ -363,7 +363,7 @@ def _of_16_bits(data: bytes, opened: Image.Image) -> np.ndarray:
 
 
 def _on_white(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Lay what is transparent on white, and convert between grey and colour."""
+    """Lay transparent pixels on white, and convert between grey and colour."""
     if pixels.shape[-1] in (2, 4):
         alpha = pixels[..., -1:] / np.float32(255)
         pixels = pixels[..., :-1] * alpha + 255 * (1 - alpha)

@@ -24,7 +24,7 @@ class Labels:
     """The labels of a data set.
 
     Attributes:
-        task: What is to be told.
+        task: Task that they state.
         of: From what is stored of an example to its label.
     """
 
@@ -202,7 +202,7 @@ def check_labels(labels: Any, task: Task, where: str) -> None:
 
     Args:
         labels: Of each example, shape (size,) or (size, outputs).
-        task: What they are.
+        task: Their task.
         where: Data set and split, as a message calls them.
 
     Raises:

@@ -133,11 +133,11 @@ class Rows:
     """All labelled rows of a source.
 
     Attributes:
-        name: What the source is called.
+        name: Name of the source.
         inputs: From positions of rows, ascending, and a treatment to a data set of their inputs,
             and the positions of those that could be read.
         keys: A number for each row that follows from its input; see `row_keys`.
-        task: What is to be told of each.
+        task: Task that the labels state.
         labels: The label of each.
         weights: The weight of each; None for no weights.
         groups: The group of each; None for no groups.
@@ -172,10 +172,10 @@ class Rows:
         """Return the split of some rows.
 
         Args:
-            split: What it is called.
+            split: Its name.
             positions: Its rows, ascending.
             treatment: Which of them are kept, and how pictures are treated.
-            origin: What reads it again.
+            origin: Plain data to read it again.
 
         Raises:
             DataError: A row has no label, or a class too few rows.

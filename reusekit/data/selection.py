@@ -16,7 +16,7 @@ def few_per_class(labels: np.ndarray, task: Task, treatment: Treatment) -> np.nd
 
     Args:
         labels: Shape (size,).
-        task: What they are.
+        task: Their task.
         treatment: How many of each, and the seed that decides which.
 
     Returns:
@@ -68,7 +68,7 @@ def positions_of(split: str, sizes: Mapping[str, int], where: str) -> list[tuple
     Args:
         split: As TFDS has it, such as `train[:80%]+test`.
         sizes: The number of examples of each part that there is.
-        where: What the data set is called in a message.
+        where: Name of the data set in a message.
 
     Raises:
         DataError: There is no such part, or no example in it.

@@ -30,16 +30,16 @@ class DataSplit:
 
     Attributes:
         name: Data set and version, as TFDS takes them: `sklearn_digits:1.0.0`.
-        split: What was asked for, such as `train[:80%]`.
+        split: Part that was asked for, such as `train[:80%]`.
         examples: Single examples in a fixed order: (input, label) or (input, label, weight). An
             input is a tensor, or a dictionary of them by the names of a model's inputs; images are
             float32 in [0, 255]. Labels are as `task` says.
         size: The number of examples.
-        task: What is to be told about each example.
+        task: Task that the labels state.
         fingerprint: Differs where content, split, selection or treatment differ.
         treatment: How the examples were selected and treated.
-        origin: What reads it again, as plain data: a function of `rk.data` as `reader`, and what it
-            is to be told beside name, split and treatment. Empty for what only a program has.
+        origin: Plain data to read it again: a function of `rk.data` as `reader`, and its arguments
+            beside name, split and treatment. Empty where only a program has the data.
         rows: Which rows of which files it consists of, before `examples_per_class`; empty where
             the data set has no files, as under `tfds.testing.mock_data`.
         keys: A number for each example that follows from its content, ascending or not; None where

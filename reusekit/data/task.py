@@ -1,4 +1,4 @@
-"""The task of a data set: what is to be told about each example."""
+"""The task of a data set: the kind of its labels, and the names of the outputs."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -30,11 +30,9 @@ class Treatment(Settings):
     channels: Literal[1, 3] | None = Field(
         None,
         description="1 or 3, converting between grey and colour; null leaves grey and colour as "
-        "they are. What is transparent is laid on white.",
+        "they are. Transparent pictures are laid on white.",
     )
-    resize: Resize = Field(
-        "stretch", description="What to do with pictures of another aspect ratio."
-    )
+    resize: Resize = Field("stretch", description="Treatment of pictures of another aspect ratio.")
     length: PositiveInt | None = Field(
         None,
         description="Steps of series, or samples of sounds, whose length differs: shorter ones are "
@@ -45,7 +43,7 @@ class Treatment(Settings):
     )
     seed: Seed = Field(0, description="Decides which examples are kept.")
     task: Kind | None = Field(
-        None, description="What the labels are taken for; null for what they look like."
+        None, description="Task that the labels are taken for; null infers it from them."
     )
     skip_unreadable: bool = Field(
         False, description="Leave out files that cannot be read, which are named; else refuse them."
