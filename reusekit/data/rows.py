@@ -182,8 +182,13 @@ class Rows:
         """
         where = f"{self.name}, split {split!r},"
         check_labels(self.labels[positions], self.task, where)
-        few = few_per_class(self.labels[positions], self.task, treatment)
-        inputs, positions = self.inputs(positions[few], treatment)
+        while True:
+            few = positions[few_per_class(self.labels[positions], self.task, treatment)]
+            inputs, readable = self.inputs(few, treatment)
+            if len(readable) == len(few) or not treatment.examples_per_class:
+                break
+            positions = np.setdiff1d(positions, np.setdiff1d(few, readable))
+        positions = readable
         labels, keys = self.labels[positions], self.keys[positions]
         told = [labels] if self.weights is None else [labels, self.weights[positions]]
         examples = tf.data.Dataset.zip(

@@ -198,6 +198,13 @@ def test_paths_of_pictures_lie_beside_the_table(tmp_path):
     assert split.input_shape == (8, 8, 3)
     reds = values(split)[0][:, 0, 0, 0]
     assert len(reds) == 2 * len(np.unique(reds)) == 6
+    (tmp_path / "pictures" / "1.png").write_bytes(b"\0")
+    few = small.changed(examples_per_class=5, skip_unreadable=True)
+    split = from_table(path, "all", input="path", label="kind", parts=None, treatment=few)
+    np.testing.assert_array_equal(np.bincount(values(split)[1]), [5, 5])
+    few = few.changed(examples_per_class=6)
+    with pytest.raises(rk.DataError, match="more than class 'a' has: 5"):
+        from_table(path, "all", input="path", label="kind", parts=None, treatment=few)
     (tmp_path / "pictures" / "3.png").unlink()
     with pytest.raises(rk.DataError, match=r"3.png.*text in column 'path' of table is the path"):
         from_table(path, "train", input="path", label="kind", treatment=small)
