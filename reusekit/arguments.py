@@ -501,6 +501,8 @@ class _Setting:
         except ValidationError as failed:
             own = _raised(failed)
             raise own or _refusal(ConfigError, name, self.annotation, value) from None
+        except TypeError:  # Python's, of a dictionary whose keys are no names of settings
+            raise _refusal(ConfigError, name, self.annotation, value) from None
 
 
 @functools.cache

@@ -134,7 +134,7 @@ class DataSplit:
         return tf.nest.pack_sequence_as(spec, arrays)
 
     @checked(DataError)
-    def balanced(self, counts: Any = None) -> "DataSplit":
+    def balanced(self, counts: np.ndarray | None = None) -> "DataSplit":
         """Return the examples with weights by which all classes count alike.
 
         An example's weight is the number of examples over that of classes and over that of its
@@ -144,14 +144,19 @@ class DataSplit:
             counts: How many examples each class has, as `check` returns them; None counts them.
 
         Raises:
-            DataError: The task is no classification.
+            DataError: The task is no classification, or the counts are none of its classes.
         """
         if self.task.kind != "classification":
             raise DataError(
                 "Expected a task of one class an example for balanced class weights. Received: "
                 f"{self.task.kind}."
             )
-        found = np.asarray(self.check() if counts is None else counts)
+        found = self.check() if counts is None else counts
+        if found.shape != (self.task.size,) or found.dtype.kind not in "iu":
+            raise DataError(
+                f"Expected counts of {self.task.size} classes as whole numbers. Received: "
+                f"{found.dtype} of shape {found.shape}."
+            )
         present = found > 0
         each = np.where(present, self.size / (present.sum() * np.maximum(found, 1)), 1.0)
         table = tf.constant(each, tf.float32)

@@ -1,13 +1,13 @@
 """The selection of examples, and their treatment on the way into a model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 from pydantic import Field, PositiveInt
 
-from reusekit.arguments import Seed, Settings
+from reusekit.arguments import Seed, Settings, checked
 from reusekit.data.task import Kind
 from reusekit.errors import DataError
 
@@ -65,7 +65,8 @@ class Treatment(Settings):
             **{name: value for name, value in later.items() if value},
         }
 
-    def of(self, spec: Any) -> Callable[[Any], Any]:
+    @checked(DataError)
+    def of(self, spec: tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> Callable[[Any], Any]:
         """Return the function that turns stored inputs into what a model is fed.
 
         Args:
@@ -103,6 +104,7 @@ class Treatment(Settings):
             dtype="float32",  # whatever precision models use
         )
 
+    @checked(DataError)
     def fitting(self, spec: tf.TensorSpec) -> Callable[[tf.Tensor], tf.Tensor]:
         """Return the function that brings a series to the length, where its own is open.
 

@@ -137,7 +137,7 @@ def _tags(rules: TaskRules) -> dict[str, str]:
     chosen = getattr(rules, "thresholds", None)
     if chosen is None:
         return {}
-    return {THRESHOLDS: json.dumps([round(one, 6) for one in chosen])}
+    return {THRESHOLDS: json.dumps([float(f"{one:.6g}") for one in chosen])}
 
 
 def _runner_up(searched: Searched | None, rules: TaskRules) -> list[CardScore]:

@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import keras
 import keras_tuner
 import numpy as np
+import pandas as pd
+import tensorflow as tf
 
 import reusekit as rk
 import reusekit.data
@@ -25,7 +27,15 @@ import reusekit.planning
 import reusekit.search
 from faults.outcome import Outcome, tried
 from reusekit.arguments import Settings
-from reusekit.data.task import Task
+from reusekit.data import (
+    Shares,
+    Task,
+    Treatment,
+    from_arrays,
+    from_dataset,
+    from_folder,
+    from_table,
+)
 from reusekit.features import Extraction, FeatureKey, Padding
 from reusekit.planning import Plan, Resources, Trials
 from reusekit.search import (
@@ -213,6 +223,12 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     model, layer = _model(), keras.layers.Dense(6, name="new")
     split = rk.split(_model(), "hidden")
     bottom, top = split
+    texts = folder / "texts"
+    for number in range(40):
+        text = texts / ("even", "odd")[number % 2] / f"{number}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text(str(number))
+    table = pd.DataFrame({"n": range(40), "kind": ["even", "odd"] * 20})
     small = rk.data.Treatment(image_size=(32, 32))
     digits = rk.data.load("sklearn_digits", "test[:20]", treatment=small)
     glyphnet = rk.load_backbone("reusekit/glyphnet", weights=None).model
@@ -262,7 +278,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
                 arguments = {
                     "build": {"input_shape": (6,)}, "build_like": {"features": flat},
                     "connect": {"features": flat}, "attach_to": {"bottom": bottom},
-                    "bound_to": {"bottom": bottom},
+                    "bound_to": {"bottom": bottom}, "smoothed_loss": {"smoothing": 0.1},
                     "select": {"features": np.eye(8), "labels": labels, "fraction": 0.5},
                 }[method.__name__]  # fmt: skip
                 of = next((h for h in made if type(h) is one), head)
@@ -358,7 +374,24 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             {"keys": [key], "compute": lambda keys, a, b: [[{"x": np.zeros((b - a, 2))}]]},
         ),
         "FeatureKey": (FeatureKey, {"digest": "a1", "arrays": ("x",), "size": 3}),
-        "data.load": (rk.data.load, {"name": "sklearn_digits", "split": "test[:20]"}),
+        "load": (rk.data.load, {"name": "sklearn_digits", "split": "test[:20]"}),
+        "Task": (Task, {"kind": "classification", "names": ("a", "b")}),
+        "Treatment": (Treatment, {}),
+        "Treatment.of": (Treatment().of, {"spec": digits.examples.element_spec[0]}),
+        "Treatment.fitting": (Treatment(length=4).fitting, {"spec": tf.TensorSpec((None, 2))}),
+        "Shares": (Shares, {}),
+        "from_arrays": (from_arrays, {"inputs": np.eye(8), "labels": labels}),
+        "from_dataset": (
+            from_dataset,
+            {"dataset": tf.data.Dataset.from_tensor_slices((np.eye(8), labels)), "batched": False},
+        ),
+        "from_folder": (from_folder, {"path": texts, "split": "train"}),
+        "from_table": (
+            from_table,
+            {"table": table, "split": "train", "input": "n", "label": "kind"},
+        ),
+        "predict": (rk.predict, {"model": glyphnet, "inputs": np.zeros((1, 32, 32, 1))}),
+        "DataSplit.balanced": (digits.balanced, {}),
         "DataSplit.batches": (digits.batches, {"batch_size": 4}),
         "DataSplit.arrays": (digits.arrays, {}),
         "DataSplit.overlaps": (digits.overlaps, {"other": digits}),

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 import reusekit as rk
+from reusekit.data import Task
 from reusekit.errors import ConfigError
 from reusekit.search import Limits, SearchConfig
 from reusekit.search.config import SearchOptions
@@ -57,7 +58,8 @@ def test_settings_are_given_by_name_but_cuts():
 
 def digest(seed=0, plain=False, **settings):
     splits = SimpleNamespace(
-        train=SimpleNamespace(fingerprint="a"), validation=SimpleNamespace(fingerprint="b")
+        train=SimpleNamespace(fingerprint="a", task=Task("classification", ("a", "b"))),
+        validation=SimpleNamespace(fingerprint="b"),
     )
     return search_digest(
         SimpleNamespace(digest="d"),

@@ -89,8 +89,6 @@ def text_split(name: str, count: int, seed: int) -> DataSplit:
         count,
         Task("classification", ("water", "food")),
         f"{name}{count}{seed}",
-        {},
-        (),
     )
 
 

@@ -305,7 +305,7 @@ def test_what_a_full_disk_refused_leaves_the_outbox_as_it_was(outbox, tracking, 
     files = {path: path.read_bytes() for path in OUTBOX.rglob("*") if path.is_file()}
     monkeypatch.setattr(os, "fsync", full)
     for operation in (EndRun("key", "FINISHED", 1), LogArtifact("key", str(record(1)))):
-        with pytest.raises(ValueError, match=r"cannot be kept .* No space left"):
+        with pytest.raises(ValueError, match=r"cannot keep .* No space left"):
             outbox.put(operation, outbox.destination())
     monkeypatch.setattr(os, "fsync", fsync)
     outbox.release()

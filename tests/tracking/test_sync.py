@@ -248,7 +248,7 @@ def test_what_is_refused_is_set_aside_and_keeps_up_nothing(
     assert (run["status"], run["params"]) == ("FINISHED", {"a": "1"})
     assert find_outboxes(Path("runs")) == []
     outbox = Outbox(JOB / "outbox")
-    outbox.put(EndRun("a run", "FINISHED", 0), outbox.address())
+    outbox.put(EndRun("a run", "FINISHED", 0), outbox.destination())
     assert [record.name for record in outbox.records()] == ["00000004.json"]
     outbox.release()
 

@@ -147,7 +147,8 @@ class Classifier(DenseHead):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=self.logits)
         return {"loss": loss, "metrics": ["accuracy"]}
 
-    def smoothed_loss(self, smoothing: float) -> Any:
+    @checked(HeadError)
+    def smoothed_loss(self, smoothing: Rate) -> Any:
         """Return cross-entropy on class numbers with smoothed labels; see `Head.smoothed_loss`."""
         loss = keras.losses.CategoricalCrossentropy(self.logits, smoothing)
 
@@ -209,7 +210,8 @@ class Multilabel(DenseHead):
             ],
         }
 
-    def smoothed_loss(self, smoothing: float) -> Any:
+    @checked(HeadError)
+    def smoothed_loss(self, smoothing: Rate) -> Any:
         """Return binary cross-entropy with smoothed labels; see `Head.smoothed_loss`."""
         return keras.losses.BinaryCrossentropy(self.logits, smoothing)
 

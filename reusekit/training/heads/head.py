@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import keras
 from pydantic import AfterValidator, Field
 
-from reusekit.arguments import Name, checked
+from reusekit.arguments import Name, Rate, checked
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals, read
 from reusekit.graph.padding_mask import AUTO, padding_mask, remember_source
@@ -50,7 +50,8 @@ class Head(ABC):
         `**head.compile_args | {"loss": "huber"}`.
         """
 
-    def smoothed_loss(self, smoothing: float) -> Any:
+    @checked(HeadError)
+    def smoothed_loss(self, smoothing: Rate) -> Any:
         """Return the loss with smoothed labels, as Keras's `label_smoothing` has it.
 
         Raises:
