@@ -220,7 +220,7 @@ def test_a_part_that_asks_for_code_to_be_run_is_refused(tracking, tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
     for name, standalone in (("by-reference", False), ("alone", True)):
         sent(tmp_path / name, model, body, name, "code", standalone=standalone)
-        with pytest.raises(rk.backbones.BackboneError, match=r"cannot be loaded.*lambda"):
+        with pytest.raises(rk.BackboneError, match=r"cannot be loaded.*lambda"):
             rk.load_backbone(f"models:/{name}@champion")
 
 
