@@ -455,8 +455,7 @@ def memory_child(bench: Bench, examples: int) -> dict[str, Any]:
         str(examples),
     )
     bench.train = data
-    space = replace(
-        bench.ftu_space(),
+    space = bench.ftu_space().changed(
         frozen_up_to=["conv4_block6_out"],
         learning_rates=[5e-5],
         batch_sizes=[32],
