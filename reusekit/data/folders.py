@@ -1,19 +1,17 @@
 """Folders of pictures, sounds or texts, with a folder for each class."""
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.data.files import ExampleFile, Stamp, look_at, open_files, stamp
-from reusekit.data.selection import few_per_class, positions_of
+from reusekit.data.rows import Rows
+from reusekit.data.selection import positions_of
 from reusekit.data.shares import Shares, draw_parts
 from reusekit.data.split import DataSplit
 from reusekit.data.task import Task
@@ -112,33 +110,25 @@ def from_folder(
     ]
     among = [file for files in parts.values() for file, _ in files]
     _say_duplicates(chosen, task, where)
-    while True:
-        labels = np.array([label for _, label in chosen], np.int64)
-        kept = [chosen[place] for place in few_per_class(labels, task, treatment)]
-        files = [file for file, _ in kept]
-        opened = open_files(files, treatment, where, among)
-        if len(opened.kept) == len(kept) or not treatment.examples_per_class:
-            break
-        bad = set(files) - {files[place] for place in opened.kept}
-        chosen = [one for one in chosen if one[0] not in bad]
-    kept = [kept[place] for place in opened.kept]
-    labels = np.array([label for _, label in kept], np.int64)
-    told = tf.data.Dataset.from_tensor_slices(labels)
-    return DataSplit(
-        name=folder.resolve().name,
-        split=split,
-        examples=tf.data.Dataset.zip(opened.inputs, told),
-        size=len(kept),
-        task=task,
-        fingerprint=_fingerprint(kept, task, treatment, opened.inputs.element_spec),
-        treatment=treatment,
-        origin={
-            "reader": "from_folder",
-            "path": str(folder.resolve()),
-            "shares": shares and shares.model_dump(),
-        },
-        keys=np.array([file.key for file, _ in kept], np.uint64),
+    files = [file for file, _ in chosen]
+
+    def opened(positions: np.ndarray, treatment: Treatment) -> tuple[tf.data.Dataset, np.ndarray]:
+        found = open_files([files[one] for one in positions], treatment, where, among)
+        return found.inputs, positions[found.kept]
+
+    rows = Rows(
+        folder.resolve().name,
+        opened,
+        np.array([file.key for file in files], np.uint64),
+        task,
+        np.array([label for _, label in chosen], np.int64),
     )
+    origin = {
+        "reader": "from_folder",
+        "path": str(folder.resolve()),
+        "shares": shares and shares.model_dump(),
+    }
+    return rows.split(split, np.arange(len(files)), treatment, origin)
 
 
 def _names(split: str) -> set[str]:
@@ -246,15 +236,3 @@ def _say_duplicates(files: Sequence[tuple[ExampleFile, int]], task: Task, where:
             contrary = f" Of two classes, too: {earlier.path} and {file.path}."
     if twice:
         say(f"warning: {where} has {twice:,} files whose content another one has.{contrary}")
-
-
-def _fingerprint(
-    files: Sequence[tuple[ExampleFile, int]], task: Task, treatment: Treatment, spec: Any
-) -> str:
-    """Return a digest of what the examples are; names of files and folders do not count."""
-    digest = hashlib.blake2b(digest_size=16)
-    told = [task.kind, task.names, treatment.decisive(), str(spec)]
-    digest.update(json.dumps(told).encode())
-    for file, label in files:
-        digest.update(file.digest + label.to_bytes(4))
-    return digest.hexdigest()
