@@ -291,6 +291,13 @@ def _raised(failed: ValidationError) -> ReusekitError | None:
     return next((cause for cause in causes if isinstance(cause, ReusekitError)), None)
 
 
+def first_fault(failed: ValidationError) -> str:
+    """Return the end of a sentence on a damaged file: where its first fault is, and which."""
+    first = failed.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{f' at {where[:80]}' if where else ''}: {first['msg'][:200]}"
+
+
 def _innermost(name: str, annotation: Any, value: Any) -> tuple[str, Any, Any]:
     """Follow lists and dictionaries of the right kind down to the first part that does not fit."""
     for member in _members(annotation):

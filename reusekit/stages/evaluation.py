@@ -62,7 +62,7 @@ def evaluate(
     rules = rules or rules_of(split.task)
     evaluation = record(outputs, labels, split, name, rules)
     if outside:
-        _log_outputs(outputs, labels, split, name, rules)
+        _log_outputs(evaluation.table, outputs, labels, split, name, rules)
     return evaluation
 
 
@@ -125,15 +125,20 @@ def record(
     with step_run(name, "evaluation", parameters):
         log_data(split, "test")
         log_metrics({n: value for n, value in evaluation.scores.items() if np.isfinite(value)})
-        _log_outputs(outputs, labels, split, name, rules)
+        _log_outputs(evaluation.table, outputs, labels, split, name, rules)
     return evaluation
 
 
 def _log_outputs(
-    outputs: np.ndarray, labels: np.ndarray, split: DataSplit, name: str, rules: TaskRules
+    table: pd.DataFrame,
+    outputs: np.ndarray,
+    labels: np.ndarray,
+    split: DataSplit,
+    name: str,
+    rules: TaskRules,
 ) -> None:
     """Log how good each class, label or number is, and a picture of the errors."""
-    log_table(rules.table(outputs, labels), rules.artifact)
+    log_table(table, rules.artifact)
     title = f"{name}: {split.size} examples of {split.name}, {split.split}"
     picture = rules.draw(outputs, labels, title)
     if picture is None:

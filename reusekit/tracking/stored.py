@@ -26,6 +26,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
+from reusekit.arguments import first_fault
 from reusekit.backbones.files import read_file
 from reusekit.digests import file_digest
 from reusekit.errors import ReusekitError, TrackingError
@@ -83,11 +84,8 @@ class Reference(_Checked):
         try:
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
             raise TrackingError(
-                f"{named} cannot be loaded: its {FILE.as_posix()} is damaged"
-                f"{f' at {where[:80]}' if where else ''}: {first['msg'][:200]}."
+                f"{named} cannot be loaded: its {FILE.as_posix()} is damaged{first_fault(error)}."
             ) from error
 
 

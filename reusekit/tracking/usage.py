@@ -15,6 +15,7 @@ import tensorflow as tf
 from annotated_types import MinLen
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from reusekit.arguments import first_fault
 from reusekit.data import DataSplit, Treatment
 from reusekit.data.files import look_at, open_files, stamp
 from reusekit.data.task import Kind
@@ -93,11 +94,8 @@ class Usage(BaseModel):
         try:
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(map(str, first["loc"]))
             raise TrackingError(
-                f"{named} cannot be used: its {USAGE.as_posix()} is damaged"
-                f"{f' at {where[:80]}' if where else ''}: {first['msg'][:200]}."
+                f"{named} cannot be used: its {USAGE.as_posix()} is damaged{first_fault(error)}."
             ) from error
 
     def predict(
@@ -107,16 +105,12 @@ class Usage(BaseModel):
 
         Args:
             model: The model.
-            inputs: Several inputs: a list or an array of them; a DataFrame, whose columns are found
-                by name; or a dictionary by the names of the model's inputs. An input is text, an
-                array, or a picture: the path of its file, or the bytes of that.
+            inputs: Several inputs, as `reusekit.predict` takes them.
             probabilities: Give those of all classes or labels, too.
             files: Whether text may be the path of a picture.
 
         Returns:
-            A row for each input: `label` and `probability`; of several labels lists of those that
-            apply, `labels` and `probability`; of numbers a column for each. `probabilities` is a
-            dictionary by name.
+            A row for each input, as `reusekit.predict` returns them.
 
         Raises:
             DataError: The inputs are not what the model takes.

@@ -21,7 +21,7 @@ def few():
 
 
 def logged(client, dataset):
-    """What the server has of a data set after it was logged as an input of a run."""
+    """Log a data set as an input of a run; return it as the server has it."""
     with mlflow.start_run() as run:
         mlflow.log_input(dataset, context="training")
     (found,) = client.get_run(run.info.run_id).inputs.dataset_inputs

@@ -1,4 +1,4 @@
-"""What is searched in these tests: features in memory, and a small backbone on small images."""
+"""Features in memory, and a small backbone on small images, to be searched."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Which classes are taken for which, in a table and in a picture."""
+"""Confusions of classes, in a table and in a picture."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What may be varied is declared to keras-tuner, and what makes no sense is refused."""
+"""Spaces of trials: choices are declared to keras-tuner, and what makes no sense is refused."""
 
 import keras_tuner
 import pytest

@@ -1,4 +1,4 @@
-"""What follows from a task: its head, metrics, thresholds, tables, and the ranking of cuts."""
+"""The rules of each task: its head, metrics, thresholds, tables, and the ranking of cuts."""
 
 import keras
 import numpy as np

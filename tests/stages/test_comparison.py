@@ -15,7 +15,7 @@ LABELS = rules_of(Task("multilabel", ("a", "b", "c")))
 
 
 def answers(both: int, candidate_alone: int, champion_alone: int, neither: int):
-    """Which of the examples each of the two is right about."""
+    """Return of each of two models whether it is right about each example."""
     counts = [both, candidate_alone, champion_alone, neither]
     return (
         np.repeat([[1.0], [1.0], [0.0], [0.0]], counts, axis=0),

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: numbers, a table of the outputs, a picture, and the data it is of."""
+"""The run of an evaluation: numbers, a table of the outputs, a picture, and the data it is of."""
 
 from dataclasses import replace
 

@@ -55,7 +55,7 @@ def around(*composites, shape=(4,)):
 
 
 def records(model):
-    """How many calls each layer has recorded, and how often it was read."""
+    """Count the calls that each layer has recorded, and how often it was read."""
     found = keras_internals.all_layers(model)
     return [(len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in found]
 

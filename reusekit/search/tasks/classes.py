@@ -15,6 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from reusekit.errors import ConfigError, DataError
 from reusekit.search.tasks.rules import Made, TaskRules
 from reusekit.training.heads import Classifier, Head
+from reusekit.training.heads.dense import one_hot
 
 _OF_NUMBERS = (
     keras.metrics.SparseCategoricalAccuracy,
@@ -170,7 +171,7 @@ class OfClasses(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Take in a batch."""
-        self.metric.update_state(_one_hot(y_true, self._classes), y_pred, sample_weight)
+        self.metric.update_state(one_hot(y_true, self._classes), y_pred, sample_weight)
 
     def result(self) -> Any:
         """Return what the metric says."""
@@ -179,11 +180,6 @@ class OfClasses(keras.metrics.Metric):
     def reset_state(self) -> None:
         """Begin anew."""
         self.metric.reset_state()
-
-
-def _one_hot(labels: Any, classes: int) -> Any:
-    flat = keras.ops.reshape(keras.ops.cast(labels, "int32"), (-1,))
-    return keras.ops.one_hot(flat, classes)
 
 
 def accuracy_interval(accuracy: float, examples: int) -> tuple[float, float]:

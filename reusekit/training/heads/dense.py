@@ -107,6 +107,12 @@ class DenseHead(Head):
         return layers.Dropout(self.dropout, name=f"{self.name}_dropout{suffix}")(x)
 
 
+def one_hot(labels: Any, classes: int) -> Any:
+    """Return vectors of 0 and 1 of class numbers, shape (batch,) or (batch, 1)."""
+    flat = keras.ops.reshape(keras.ops.cast(labels, "int32"), (-1,))
+    return keras.ops.one_hot(flat, classes)
+
+
 @checked(HeadError)
 @dataclass(frozen=True)
 class Classifier(DenseHead):
@@ -153,8 +159,7 @@ class Classifier(DenseHead):
         loss = keras.losses.CategoricalCrossentropy(self.logits, smoothing)
 
         def smoothed(labels: Any, outputs: Any) -> Any:
-            flat = keras.ops.reshape(keras.ops.cast(labels, "int32"), (-1,))
-            return loss.call(keras.ops.one_hot(flat, self.classes), outputs)
+            return loss.call(one_hot(labels, int(self.classes)), outputs)
 
         return smoothed
 
