@@ -108,17 +108,17 @@ def augmented(
     in_mode = {c: _InMode(copy, c.address in found.augmenting) for c, copy in copies.items()}
     digests = tensor_digests(graph, [call.outputs[0] for call in calls])
     met: Counter[str] = Counter()  # two calls may do the same to the same tensor
-    sources = []  # each generator with numbers that identify it in every process
+    generators = []  # each generator with numbers that identify it in every process
     for call, copy in copies.items():
         digest = digests[call.outputs[0]]
         for number, generator in enumerate(keras_internals.generators(copy)):
-            sources.append(((int(digest, 16), met[digest], number), generator))
+            generators.append(((int(digest, 16), met[digest], number), generator))
         met[digest] += 1
-    return taps(graph, wanted, pooling, in_mode, mask), partial(_reseed, sources)
+    return taps(graph, wanted, pooling, in_mode, mask), partial(_reseed, generators)
 
 
-def _reseed(sources: Sequence[tuple[tuple[int, ...], Any]], *entropy: int) -> None:
-    for numbers, generator in sources:
+def _reseed(generators: Sequence[tuple[tuple[int, ...], Any]], *entropy: int) -> None:
+    for numbers, generator in generators:
         state = np.random.SeedSequence([*entropy, *numbers]).generate_state(2)
         # Some backends keep the state as int32.
         generator.state.assign((state % 2**31).astype("int32"))

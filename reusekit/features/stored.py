@@ -137,9 +137,11 @@ def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | 
         )
     if labels.dtype == tf.string:
         raise DataError(f"Expected numbers as labels of {name}. Received: text.")
-    wanted = {tensor.source.name: tensor.shape[1:] for tensor in graph.inputs}
+    wanted = {tensor.keras_tensor.name: tensor.shape[1:] for tensor in graph.inputs}
     if isinstance(given, dict) and not isinstance(graph.input_structure, dict):
-        optional = [t.source.name for t in graph.inputs if keras_internals.is_optional(t.source)]
+        optional = [
+            t.keras_tensor.name for t in graph.inputs if keras_internals.is_optional(t.keras_tensor)
+        ]
         missing = [one for one in wanted if one not in given and one not in optional]
         pairs = [(one, given.get(one), shape) for one, shape in wanted.items()]
     else:

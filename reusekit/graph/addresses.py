@@ -82,7 +82,7 @@ def resolve_one(graph: Graph, leaf: Any) -> Tensor:
     if isinstance(leaf, str):
         return _by_address(graph, leaf)
     if isinstance(leaf, keras.KerasTensor):
-        return _by_source(graph, leaf)
+        return _by_keras_tensor(graph, leaf)
     if isinstance(leaf, Tensor):
         return leaf if leaf in graph.maker else _by_address(graph, leaf.address)
     address = getattr(leaf, "at", None)
@@ -114,8 +114,8 @@ def _by_address(graph: Graph, address: str) -> Tensor:
     )
 
 
-def _by_source(graph: Graph, source: keras.KerasTensor) -> Tensor:
-    found = graph.by_source.get(id(source), ())
+def _by_keras_tensor(graph: Graph, given: keras.KerasTensor) -> Tensor:
+    found = graph.by_keras_tensor.get(id(given), ())
     if len(found) == 1:
         return found[0]
     if found:
@@ -125,15 +125,15 @@ def _by_source(graph: Graph, source: keras.KerasTensor) -> Tensor:
         )
     raise ForeignTensorError(
         f"Expected a tensor of model {graph.model.name!r}. Received: a Keras tensor of shape "
-        f"{source.shape} ({source.name!r}) that is not part of it.{_same_layer(graph, source)}"
+        f"{given.shape} ({given.name!r}) that is not part of it.{_same_layer(graph, given)}"
     )
 
 
-def _same_layer(graph: Graph, source: keras.KerasTensor) -> str:
+def _same_layer(graph: Graph, given: keras.KerasTensor) -> str:
     """Return a hint where the tensor is of a layer that the model calls too, on other tensors."""
-    if not keras_internals.has_history(source):
+    if not keras_internals.has_history(given):
         return ""
-    layer = keras_internals.producer_key(source)[0]
+    layer = keras_internals.producer_key(given)[0]
     calls = [call.address for call in graph.calls if id(call.operation) == layer]
     return f" The model calls its layer at {', '.join(map(repr, calls))}." if calls else ""
 

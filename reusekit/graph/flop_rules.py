@@ -300,11 +300,11 @@ def _decoder_block(layer: Any, inputs: Shapes, outputs: Shapes) -> float:
     sequence = inputs[0]
     flops: float = size_of([sequence])
     wide = [sequence]
-    sources = [sequence, *inputs[1:2]]
+    attended = [sequence, *inputs[1:2]]
     for part in keras_internals.direct_layers(layer):
         if isinstance(part, layers.MultiHeadAttention):
             # The first attention looks at the sequence itself, a second one at the encoder's.
-            flops += multi_head_attention(part, [sequence, sources.pop(0)], [sequence])
+            flops += multi_head_attention(part, [sequence, attended.pop(0)], [sequence])
             flops += size_of([sequence])
         elif isinstance(part, layers.Dense):
             read, wide = wide, [(*sequence[:-1], part.units)]

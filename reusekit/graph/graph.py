@@ -17,7 +17,7 @@ class Tensor:
     Attributes:
         address: Its name: `layer`, `outer/inner`, `layer@2` (third call), `layer:1` (second
             output).
-        source: The Keras tensor it was read from. A model that is called twice inside another
+        keras_tensor: The Keras tensor it was read from. A model that is called twice inside another
             gives two tensors here for one Keras tensor.
         shape: Its shape with the batch dimension first; None where a dimension is not known. In a
             nested model it is the shape in this call, which may be known better than that of the
@@ -25,18 +25,18 @@ class Tensor:
     """
 
     address: str
-    source: keras.KerasTensor = field(repr=False)
+    keras_tensor: keras.KerasTensor = field(repr=False)
     # `__post_init__` fills it in.
     shape: tuple[int | None, ...] = field(default=None, repr=False)  # type: ignore[arg-type]
 
     def __post_init__(self):
         if self.shape is None:
-            object.__setattr__(self, "shape", self.source.shape)
+            object.__setattr__(self, "shape", self.keras_tensor.shape)
 
     @property
     def dtype(self) -> str:
         """Its dtype's name."""
-        return keras_internals.dtype_when_run(self.source)
+        return keras_internals.dtype_when_run(self.keras_tensor)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -49,7 +49,7 @@ class Scope:
         args: Positional arguments as recorded, with `Tensor` in the place of Keras tensors.
         kwargs: Keyword arguments, likewise.
         outputs: The nested model's outputs, flat, as tensors of the graph.
-        sources: The Keras tensors that the call returned, in the same order.
+        keras_tensors: The Keras tensors that the call returned, in the same order.
     """
 
     address: str
@@ -57,12 +57,14 @@ class Scope:
     args: tuple
     kwargs: dict[str, Any]
     outputs: tuple[Tensor, ...] = ()
-    sources: tuple[keras.KerasTensor, ...] = field(default=(), repr=False)
+    keras_tensors: tuple[keras.KerasTensor, ...] = field(default=(), repr=False)
 
-    def close(self, outputs: tuple[Tensor, ...], sources: tuple[keras.KerasTensor, ...]) -> None:
+    def close(
+        self, outputs: tuple[Tensor, ...], keras_tensors: tuple[keras.KerasTensor, ...]
+    ) -> None:
         """Record, once, what the call returned: its own calls refer to it before that is read."""
         object.__setattr__(self, "outputs", outputs)
-        object.__setattr__(self, "sources", sources)
+        object.__setattr__(self, "keras_tensors", keras_tensors)
 
     @property
     def reads(self) -> tuple[Tensor, ...]:
@@ -126,7 +128,7 @@ class Call:
         It does not record how a nested model converts what it is fed, nor every mask that is
         computed on the way.
         """
-        return keras_internals.has_history(self.outputs[0].source)
+        return keras_internals.has_history(self.outputs[0].keras_tensor)
 
     @property
     def variables(self) -> list[keras.Variable]:
@@ -232,11 +234,11 @@ class Graph:
         for call in self.calls:
             if call.scopes:
                 outermost = call.scopes[0]
-                for tensor, source in zip(outermost.outputs, outermost.sources, strict=True):
-                    found.setdefault(tensor, source)
+                for tensor, seen in zip(outermost.outputs, outermost.keras_tensors, strict=True):
+                    found.setdefault(tensor, seen)
             else:
                 for tensor in call.outputs:
-                    found[tensor] = tensor.source
+                    found[tensor] = tensor.keras_tensor
         return found
 
     @cached_property
@@ -260,18 +262,18 @@ class Graph:
         )
 
     @cached_property
-    def by_source(self) -> Mapping[int, tuple[Tensor, ...]]:
+    def by_keras_tensor(self) -> Mapping[int, tuple[Tensor, ...]]:
         """From the id of a Keras tensor to the tensors it stands for.
 
         A nested model's output is known by the tensor inside it and by the one its call returned.
         """
         found: dict[int, dict[Tensor, None]] = {}
         for tensor in self.tensors:
-            found.setdefault(id(tensor.source), {})[tensor] = None
+            found.setdefault(id(tensor.keras_tensor), {})[tensor] = None
         for scope in dict.fromkeys(scope for call in self.calls for scope in call.scopes):
-            for tensor, source in zip(scope.outputs, scope.sources, strict=True):
+            for tensor, seen in zip(scope.outputs, scope.keras_tensors, strict=True):
                 if tensor in self.maker:
-                    found.setdefault(id(source), {})[tensor] = None
+                    found.setdefault(id(seen), {})[tensor] = None
         return {key: tuple(tensors) for key, tensors in found.items()}
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ from reusekit.graph.keras_internals import Record
 from reusekit.graph.masks import (
     HiddenMask,
     hidden_mask_ranks,
-    implicit_mask_sources,
+    implicit_mask_carriers,
     made_masks,
     masks_token_zero,
     may_set_masks,
@@ -35,12 +35,12 @@ class _Symbol(NamedTuple):
 
     Attributes:
         bound: From the ids of Keras tensors to the tensors of the graph they stand for.
-        source: The mask.
+        keras_tensor: The mask.
         address: Its name where the graph has none for it.
     """
 
     bound: Bound
-    source: keras.KerasTensor
+    keras_tensor: keras.KerasTensor
     address: str
 
 
@@ -84,8 +84,8 @@ class MaskFlow:
         """Return the masks that a call reads off its tensors, paired with these."""
         if not self._carrying:
             return ()
-        sources = implicit_mask_sources(record.operation, record.args, record.kwargs)
-        tensors: list[Any] = [bound.get(id(source)) for source in sources]
+        carriers = implicit_mask_carriers(record.operation, record.args, record.kwargs)
+        tensors: list[Any] = [bound.get(id(carrier)) for carrier in carriers]
         pairs = [(tensor, self.carried(tensor, add)) for tensor in tensors]
         return tuple((tensor, mask) for tensor, mask in pairs if mask is not None)
 
@@ -95,7 +95,7 @@ class MaskFlow:
         if not isinstance(layer, keras.Layer):
             return
         kind: type = type(layer)
-        built = [internals.mask_of(tensor.source) for tensor in outputs]
+        built = [internals.mask_of(tensor.keras_tensor) for tensor in outputs]
         is_built_masked = built.count(None) < len(built)
         unrecorded = not is_built_masked and starts_masks(layer)
         masked = self._carrying or is_built_masked or unrecorded
@@ -134,7 +134,7 @@ class MaskFlow:
         self._to_keep = [each for each in self._to_keep if each[0] is not bound]
 
     def _is_as_built(self, record: Record, bound: Bound) -> bool:
-        """Return whether the sources of a layer's masks are those of building time."""
+        """Return whether the carriers of a layer's masks are those of building time."""
         if any(_is_keras_tensor(leaf) for leaf in keras.tree.flatten(record.kwargs.get("mask"))):
             return True
         for leaf in keras.tree.flatten(_first_argument(record)):
@@ -143,7 +143,7 @@ class MaskFlow:
                 now = self._masks[tensor] if tensor in self._carrying else None
                 if built is None and now is None:
                     continue
-                same = isinstance(now, _Symbol) and now.source is built and now.bound is bound
+                same = isinstance(now, _Symbol) and now.keras_tensor is built and now.bound is bound
                 if not same:
                     return False
         return True
@@ -178,7 +178,7 @@ class MaskFlow:
     def among(self, tensors: set[Tensor]) -> dict[Tensor, Tensor]:
         """Map each of some tensors to its mask, where that is among them, too."""
         pairs = (
-            (t, mask.bound.get(id(mask.source)) if isinstance(mask, _Symbol) else mask)
+            (t, mask.bound.get(id(mask.keras_tensor)) if isinstance(mask, _Symbol) else mask)
             for t, mask in self._masks.items()
         )
         return {t: mask for t, mask in pairs if t in tensors and mask in tensors}
@@ -199,13 +199,13 @@ def _follows_from_inputs(mask: _Symbol) -> bool:
     A model that starts at an inner tensor of another may have tensors with masks that follow from
     the inputs of the other alone.
     """
-    waiting, seen = [mask.source], set()
+    waiting, seen = [mask.keras_tensor], set()
     while waiting:
-        source = waiting.pop()
-        if id(source) in seen or id(source) in mask.bound:
+        made = waiting.pop()
+        if id(made) in seen or id(made) in mask.bound:
             continue
-        seen.add(id(source))
-        record = internals.producer(source)
+        seen.add(id(made))
+        record = internals.producer(made)
         if record.is_input:
             return False
         waiting.extend(record.inputs)
@@ -215,7 +215,7 @@ def _follows_from_inputs(mask: _Symbol) -> bool:
 def _computed(mask: _Symbol, add: Add) -> Tensor:
     """Return a mask as a tensor of the graph, adding its computation where needed."""
     bound = mask.bound
-    waiting = [mask.source]
+    waiting = [mask.keras_tensor]
     added = 0
     while waiting:
         top = waiting[-1]
@@ -227,14 +227,16 @@ def _computed(mask: _Symbol, add: Add) -> Tensor:
         if missing:
             waiting.extend(missing)
             continue
-        address = mask.address if top is mask.source else f"{mask.address}/{(added := added + 1)}"
+        address = (
+            mask.address if top is mask.keras_tensor else f"{mask.address}/{(added := added + 1)}"
+        )
         args, kwargs = keras.tree.map_structure(
             lambda leaf: bound[id(leaf)] if _is_keras_tensor(leaf) else leaf,
             (record.args, record.kwargs),
         )
         made = add(address, record.operation, args, kwargs, record.outputs)
         bound.update((id(x), tensor) for x, tensor in zip(record.outputs, made, strict=True))
-    return bound[id(mask.source)]
+    return bound[id(mask.keras_tensor)]
 
 
 def _set_when_run(

@@ -19,7 +19,7 @@ _MERGES = (keras.layers.Multiply, keras.layers.Maximum, keras.layers.Minimum)
 _SETTERS = {"_keras_mask", "set_keras_mask"}
 
 
-def implicit_mask_sources(
+def implicit_mask_carriers(
     operation: Any, args: tuple, kwargs: dict[str, Any]
 ) -> Iterator[keras.KerasTensor]:
     """Yield tensors whose masks a call reads when run, beyond the recorded arguments.

@@ -8,7 +8,7 @@ import keras
 from reusekit.graph import keras_internals as internals
 from reusekit.graph.graph import Tensor
 from reusekit.graph.keras_internals import Record
-from reusekit.graph.masks import implicit_mask_sources
+from reusekit.graph.masks import implicit_mask_carriers
 
 Shape = tuple[int | None, ...]
 
@@ -52,8 +52,8 @@ def _needs(record: Record) -> list[keras.KerasTensor]:
     """Return the tensors a call depends on, masks that it reads off them included."""
     if [internals.mask_of(tensor) for tensor in record.inputs].count(None) == len(record.inputs):
         return record.inputs
-    sources = implicit_mask_sources(record.operation, record.args, record.kwargs)
-    masks = (internals.mask_of(source) for source in sources)
+    carriers = implicit_mask_carriers(record.operation, record.args, record.kwargs)
+    masks = (internals.mask_of(carrier) for carrier in carriers)
     return [*record.inputs, *(m for m in masks if m is not None and internals.has_history(m))]
 
 

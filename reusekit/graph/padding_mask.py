@@ -28,17 +28,17 @@ _OTHER = (
 )
 
 # From parts of models to what they were taken from, which is told of masks that they are not.
-_sources_of_parts: WeakKeyDictionary[keras.Model, Graph] = WeakKeyDictionary()
+_wholes: WeakKeyDictionary[keras.Model, Graph] = WeakKeyDictionary()
 
 
-def remember_source(part: keras.Model, source: Graph) -> None:
+def remember_whole(part: keras.Model, whole: Graph) -> None:
     """Keep, for as long as a part lives, what it was taken from, if that is told of a mask.
 
     A part that ends before the first layer that is told which positions are filling says nothing
-    of them itself. It has the tensors of its source, or else their addresses.
+    of them itself. It has the tensors of the whole, or else their addresses.
     """
-    if source.model in _sources_of_parts or _all_told(source, source.calls):
-        _sources_of_parts[part] = source
+    if whole.model in _wholes or _all_told(whole, whole.calls):
+        _wholes[part] = whole
 
 
 def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor | None, str]:
@@ -49,7 +49,7 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     `attention_mask` and their like: a tensor of shape (batch, length) that follows from the inputs
     without a weight, such as KerasHub's `padding_mask`. It is followed back through casts, changes
     of shape and logical "and". No name of an input counts. Several that contradict each other are
-    none. A part of a model that is not told has the mask of its source, if that is still there; in
+    none. A part of a model that is not told has the mask of the whole, if that is still there; in
     a part that was saved and loaded, an input of that shape that is used for nothing else is a
     doubt.
 
@@ -73,10 +73,10 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     if known is not None:
         return (known, "") if _fits(known, tensor) else (None, "")
     told = _all_told(graph, ancestors(graph, [tensor]))
-    source = _sources_of_parts.get(graph.model)
-    original = None if source is None else _original(tensor, source)
-    if not told and source is not None and original is not None:
-        return _known_to_source(graph, tensor, source, original)
+    whole = _wholes.get(graph.model)
+    original = None if whole is None else _original(tensor, whole)
+    if not told and whole is not None and original is not None:
+        return _known_to_whole(graph, tensor, whole, original)
     # Embeddings are told of no mask; what is said after them of the same positions counts then.
     told = told or _first_told(graph, tensor) or _all_told(graph, graph.calls)
     if not told:
@@ -99,25 +99,25 @@ def padding_mask(graph: Graph, tensor: Tensor, mask: Any = AUTO) -> tuple[Tensor
     return next(iter(found), None), ""
 
 
-def _original(tensor: Tensor, source: Graph) -> Tensor | None:
-    """Return the tensor of a source that one of its parts has, where calls are counted anew."""
-    same = source.by_source.get(id(tensor.source), ())
+def _original(tensor: Tensor, whole: Graph) -> Tensor | None:
+    """Return the tensor of the whole that a part of it has, where calls are counted anew."""
+    same = whole.by_keras_tensor.get(id(tensor.keras_tensor), ())
     if len(same) == 1:
         return same[0]
-    return None if "@" in tensor.address else source.names.get(tensor.address)
+    return None if "@" in tensor.address else whole.names.get(tensor.address)
 
 
-def _known_to_source(
-    graph: Graph, tensor: Tensor, source: Graph, original: Tensor
+def _known_to_whole(
+    graph: Graph, tensor: Tensor, whole: Graph, original: Tensor
 ) -> tuple[Tensor | None, str]:
-    """Return the mask of a tensor of a part, as its source has it."""
-    found, doubt = padding_mask(source, original)
+    """Return the mask of a tensor of a part, as the whole has it."""
+    found, doubt = padding_mask(whole, original)
     here = graph.names.get(found.address) if found is not None else None
     if found is None or (here is not None and _fits(here, tensor)):
         return here, doubt
     return None, (
         f"{tensor.address!r} is pooled over all its positions, since {found.address!r} of "
-        f"{source.model.name!r}, which says which of them are filling, is not in "
+        f"{whole.model.name!r}, which says which of them are filling, is not in "
         f"{graph.model.name!r}: pool with rk.extract, from the model that has both."
     )
 
@@ -185,10 +185,10 @@ def _told(graph: Graph, call: Call, names: tuple[str, ...]) -> Iterator[Tensor]:
     given = dict(zip(taken, call.args, strict=False)) | call.kwargs
     for name in names:
         for mask in tensors_in(given.get(name)):
-            yield from _sources(graph, mask)
+            yield from _origins(graph, mask)
 
 
-def _sources(graph: Graph, mask: Tensor) -> Iterator[Tensor]:
+def _origins(graph: Graph, mask: Tensor) -> Iterator[Tensor]:
     """Yield the tensors of shape (batch, length) that a mask of attention is made from."""
     call = graph.maker[mask]
     if mask not in graph.free or len(mask.shape) < 2:
@@ -199,4 +199,4 @@ def _sources(graph: Graph, mask: Tensor) -> Iterator[Tensor]:
         yield mask
     elif passed:
         for tensor in inputs:
-            yield from _sources(graph, tensor)
+            yield from _origins(graph, tensor)

@@ -136,7 +136,7 @@ class _Reader:
             inputs = tuple(dict.fromkeys(inputs))
         outputs = _outputs(address, record.outputs, shapes_now(record, bound))
         for tensor in outputs:
-            bound[id(tensor.source)] = tensor
+            bound[id(tensor.keras_tensor)] = tensor
         self.names.enter(address, outputs)
         masks = self.masks.reads(record, bound, frame.add)
         self.masks.made(record, bound, outputs, frame.add)
@@ -234,8 +234,8 @@ class _Reader:
         specs: Sequence[keras.KerasTensor],
     ) -> tuple[Tensor, ...]:
         """Add a call that happens when the model runs, though Keras recorded none."""
-        sources = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
-        outputs = _outputs(address, sources)
+        keras_tensors = [keras.KerasTensor(spec.shape, spec.dtype) for spec in specs]
+        outputs = _outputs(address, keras_tensors)
         inputs = dict.fromkeys(tensors_in((args, kwargs)))
         self.names.enter(address, outputs)
         self.calls.append(
@@ -318,13 +318,13 @@ class _Reader:
 
 
 def _outputs(
-    address: str, sources: Sequence[keras.KerasTensor], shapes: Any = None
+    address: str, keras_tensors: Sequence[keras.KerasTensor], shapes: Any = None
 ) -> tuple[Tensor, ...]:
     """Return a call's outputs under its address, numbered where there are several."""
-    shapes = shapes or [source.shape for source in sources]
-    if len(sources) == 1:
-        return (Tensor(address, sources[0], shapes[0]),)
-    pairs = zip(sources, shapes, strict=True)
+    shapes = shapes or [one.shape for one in keras_tensors]
+    if len(keras_tensors) == 1:
+        return (Tensor(address, keras_tensors[0], shapes[0]),)
+    pairs = zip(keras_tensors, shapes, strict=True)
     return tuple([Tensor(f"{address}:{n}", one, shape) for n, (one, shape) in enumerate(pairs)])
 
 

@@ -219,7 +219,7 @@ def tie(
     target = source.weights[_place(union.source)]
     target.assign(value if kept is union.source else turned)
     both = [(kept.variable, value), (other.variable, turned)]
-    prove_copy(model, tied, source_state=both)
+    prove_copy(model, tied, original_state=both)
     return tied
 
 

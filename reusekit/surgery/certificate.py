@@ -115,12 +115,12 @@ def certify(
     Raises:
         CertificateError: Something does not agree; the message says what.
     """
-    source = graph.model
+    original = graph.model
     if x is None:
         x = random_inputs(graph)
     if expected is None:
         with keras.StatelessScope(state):
-            expected = source(x, training=training)
+            expected = original(x, training=training)
     expected = _arrays(expected)
     with keras.StatelessScope(state):
         received = x
@@ -132,8 +132,8 @@ def certify(
     kept = {id(v) for part in parts for v in part.weights}
     kept |= {id(v) for part in parts for call in read(part).calls for v in call.given}
     # A nested model that stays whole brings weights along that no output of the model depends on.
-    own = {id(v) for v in source.weights} | set(used)
-    changes = before.changes(source)
+    own = {id(v) for v in original.weights} | set(used)
+    changes = before.changes(original)
     certificate = Certificate(
         max_abs_error=error,
         tolerance=tolerance,
@@ -145,29 +145,29 @@ def certify(
     )
     if not error <= tolerance:
         raise CertificateError(
-            f"Expected the parts of {source.name!r} to give its outputs within {tolerance:.1e}"
+            f"Expected the parts of {original.name!r} to give its outputs within {tolerance:.1e}"
             f"{' in training' if training else ''}{' with other weights' if state else ''}, "
             f"but they differ by {error:.1e}."
         )
     if not certificate.parameters_conserved:
         lost = [v.path for key, v in used.items() if key not in kept]
         raise CertificateError(
-            f"Expected the parts of {source.name!r} to have its {len(used)} weights, but "
+            f"Expected the parts of {original.name!r} to have its {len(used)} weights, but "
             f"{lost or 'weights of another model'} {'are missing' if lost else 'were added'}."
         )
     if changes:
         raise CertificateError(
-            f"Expected {source.name!r} to be as it was, but {' and '.join(changes)} changed."
+            f"Expected {original.name!r} to be as it was, but {' and '.join(changes)} changed."
         )
     return certificate
 
 
 def prove_copy(
-    source: keras.Model,
+    original: keras.Model,
     copy: keras.Model,
     x: Any = None,
     state: Sequence[tuple[keras.Variable, Any]] = (),
-    source_state: Sequence[tuple[keras.Variable, Any]] = (),
+    original_state: Sequence[tuple[keras.Variable, Any]] = (),
     tolerance: float | None = None,
 ) -> None:
     """Run a model and its copy on one small batch in inference mode, and compare.
@@ -176,33 +176,33 @@ def prove_copy(
     input can be made up that the model takes or since its outputs are random, a warning says so.
 
     Args:
-        source: The model.
+        original: The model.
         copy: Its copy, with weights of its own.
         x: Inputs in the model's structure; None makes random ones.
         state: Values to run the copy with in the place of some variables' own.
-        source_state: Values to run the model with, likewise.
+        original_state: Values to run the model with, likewise.
         tolerance: The largest difference, relative to the largest output; None allows what
             rounding in the outputs' dtype explains.
 
     Raises:
-        CopyError: The outputs differ, the copy does not run, or it reads a weight of its source.
+        CopyError: The outputs differ, the copy does not run, or it reads a weight of its original.
     """
-    watched = _Watched(source_state)
+    watched = _Watched(original_state)
     try:
-        given = random_inputs(read(source), batch=1) if x is None else x
+        given = random_inputs(read(original), batch=1) if x is None else x
         with watched:
-            expected = _arrays(source(given, training=False))
+            expected = _arrays(original(given, training=False))
     except Exception as error:
         if x is not None:
             raise CopyError(
-                f"Expected x on which {source.name!r} runs, to compare its copy with it. "
+                f"Expected x on which {original.name!r} runs, to compare its copy with it. "
                 f"Received: one on which Keras says: {reason(error)}"
             ) from error
         why = f"it does not run on random inputs ({reason(error)}); pass x to compare on your own"
-        _warn_unproved(source, why)
+        _warn_unproved(original, why)
         return
     # A function may read a variable that no layer holds; only Keras's own generator is anyone's.
-    own = watched.read | {id(variable): variable for variable in source.variables}
+    own = watched.read | {id(variable): variable for variable in original.variables}
     own.pop(id(keras_internals.global_state()), None)
     scope = _Watched(state)
     try:
@@ -210,22 +210,22 @@ def prove_copy(
             received = _arrays(copy(given, training=False))
     except Exception as error:
         raise CopyError(
-            f"Expected the copy of {source.name!r} to run as it does. Keras says: {reason(error)}"
+            f"Expected the copy of {original.name!r} to run as it does. Keras says: {reason(error)}"
         ) from error
     read_ones = [own[each].path for each in own if each in scope.read]
     if read_ones:
         raise CopyError(
-            f"Expected the copy of {source.name!r} to have weights of its own, but it still reads "
-            f"{', '.join(map(repr, read_ones[:3]))} of its source: a function or an object that "
-            "no layer holds refers to it. Use weights='share'."
+            f"Expected the copy of {original.name!r} to have weights of its own, but it still "
+            f"reads {', '.join(map(repr, read_ones[:3]))} of its original: a function or an object "
+            "that no layer holds refers to it. Use weights='share'."
         )
     difference = _difference(expected, received, tolerance)
-    if difference and _difference(expected, outputs_on(source, given, source_state), tolerance):
-        _warn_unproved(source, "its outputs are random and follow from no seed")
+    if difference and _difference(expected, outputs_on(original, given, original_state), tolerance):
+        _warn_unproved(original, "its outputs are random and follow from no seed")
     elif difference:
         raise CopyError(
-            f"Expected the copy of {source.name!r} to give its outputs, but {difference}: a layer "
-            "keeps something where no copy can find it. Use weights='share'."
+            f"Expected the copy of {original.name!r} to give its outputs, but {difference}: a "
+            "layer keeps something where no copy can find it. Use weights='share'."
         )
 
 
@@ -269,9 +269,9 @@ def _difference(
     return "" if error <= allowed else f"they differ by {error:.1e}, more than {allowed:.1e}"
 
 
-def _warn_unproved(source: keras.Model, why: str) -> None:
+def _warn_unproved(original: keras.Model, why: str) -> None:
     warnings.warn(
-        f"The copy of {source.name!r} could not be compared with it: {why}.", stacklevel=4
+        f"The copy of {original.name!r} could not be compared with it: {why}.", stacklevel=4
     )
 
 

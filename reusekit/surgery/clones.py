@@ -168,7 +168,7 @@ def _shapes(graph: Graph, input_shape: Any, batch_size: int | None) -> Shapes:
                 f"batch. Received: {shape!r}."
             )
     return {
-        id(tensor.source): (batch_size, *given.get(name, tensor.shape[1:]))
+        id(tensor.keras_tensor): (batch_size, *given.get(name, tensor.shape[1:]))
         for name, tensor in inputs.items()
     }
 

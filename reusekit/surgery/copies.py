@@ -28,7 +28,7 @@ class Copier:
     vocabularies, states, LoRA, quantised weights and attributes that were set later come along.
     Every object that holds a layer or a weight is copied, once for all of its uses, so that ties
     hold among the copies. Anything else that has no value of its own to change, functions and
-    classes above all, is the very object of the source.
+    classes above all, is the very object of the original.
 
     Args:
         dtype: The dtype policy of the copies; None keeps that of each layer.
@@ -37,7 +37,7 @@ class Copier:
     def __init__(self, dtype: keras.DTypePolicy | None = None):
         self._dtype = dtype
         self._copies: dict[int, Any] = {}
-        self._sources: list[Any] = []  # kept, so that no other object gets the id of one
+        self._originals: list[Any] = []  # kept, so that no other object gets the id of one
         self._reach: dict[int, bool] = {}
         self._builder = Builder(self._copies)
 
@@ -48,7 +48,7 @@ class Copier:
             CopyError: An object that holds a layer or a weight cannot be copied.
         """
         if id(value) not in self._copies:
-            self._sources.append(value)
+            self._originals.append(value)
             self._copies.setdefault(id(value), self._copied(value))
         return self._copies[id(value)]
 
@@ -92,7 +92,7 @@ class Copier:
 
     def _built(self, model: keras.Model) -> keras.Model:
         model = keras_internals.only_graph(model)
-        self._sources.append(model)
+        self._originals.append(model)
         for leaf in leaves(model):
             self.copy(leaf)
         return self._builder.build(model)
@@ -169,7 +169,7 @@ class Copier:
     def _reaches(self, value: Any) -> bool:
         """Return whether an object has hold of a layer or a weight, however far off."""
         if id(value) not in self._reach:
-            self._sources.append(value)
+            self._originals.append(value)
             self._reach[id(value)] = any(map(is_own, reachable(value)))
         return self._reach[id(value)]
 
@@ -259,7 +259,7 @@ class Builder:
         self._shared = shared
         self._shapes = shapes or {}
         self._variables: Variables | None = None
-        self._graphs: list[Graph] = []  # kept, as copies are known by the ids of their sources
+        self._graphs: list[Graph] = []  # kept, as copies are known by the ids of their originals
 
     def build(self, model: keras.Model) -> keras.Model:
         """Return the model again, a Sequential for a Sequential."""
@@ -279,13 +279,13 @@ class Builder:
             # Other objects that hold a tensor of the model, or one of its inputs, are to find it.
             self._graphs.append(graph)
             for tensor, value in engine.values.items():
-                self._copies.setdefault(id(tensor.source), value)
+                self._copies.setdefault(id(tensor.keras_tensor), value)
             for tensor in graph.inputs:
                 self._note_input(tensor, engine.values[tensor])
         return assembled(graph, engine)
 
     def _note_input(self, tensor: Tensor, value: keras.KerasTensor) -> None:
-        old, new = (keras_internals.producer(each) for each in (tensor.source, value))
+        old, new = (keras_internals.producer(each) for each in (tensor.keras_tensor, value))
         self._copies.setdefault(id(old.operation), new.operation)
         new.operation.trainable = old.operation.trainable
 

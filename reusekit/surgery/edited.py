@@ -188,7 +188,9 @@ def remove(model: keras.Model, at: At, *, weights: Weights = "share") -> keras.M
 
 def _build(graph: Graph, rewired: Rewiring) -> Edited:
     edited = dataclasses.replace(graph, masks=rewired.masks())
-    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs}, changed=rewired.changed)
+    engine = Rebuild(
+        {tensor: tensor.keras_tensor for tensor in graph.inputs}, changed=rewired.changed
+    )
     engine.reserve(graph, rewired.whole)
     for tensor in graph.inputs:
         engine.names.claim(graph.maker[tensor].operation)
@@ -202,7 +204,7 @@ def _build(graph: Graph, rewired: Rewiring) -> Edited:
 def _moved(
     graph: Graph, rewired: Rewiring, engine: Rebuild, result: Graph
 ) -> dict[str, str | None]:
-    addresses = {id(source): tensor.address for tensor, source in result.surface.items()}
+    addresses = {id(seen): tensor.address for tensor, seen in result.surface.items()}
     moved: dict[str, str | None] = {}
     for address, tensor in graph.names.items():
         # A layer inserted after a tensor does not replace it: the tensor itself is still there.

@@ -1,9 +1,9 @@
 """The one engine: calls of a graph made again, on other tensors.
 
 Every operation of this room has `steps` choose what to call, which refuses before anything is
-touched, and `Rebuild.run` call it. Where a call's tensors are the source's own, the source's result
-serves and nothing is called. Where they have the same shapes, the call is recorded without running
-the layer. Only where shapes differ is the layer really called.
+touched, and `Rebuild.run` call it. Where a call's tensors are the original's own, the original's
+result serves and nothing is called. Where they have the same shapes, the call is recorded without
+running the layer. Only where shapes differ is the layer really called.
 """
 
 import sys
@@ -29,12 +29,12 @@ class Rebuild:
         copies: From the id of an operation or variable to the one to use in its place, for a model
             that is to have layers of its own. Copies of further variables are added to it.
         variables: Those of the whole model, where this is a nested one of it.
-        changed: Steps of an edited graph that are fed other tensors than in the source. Where masks
-            are involved, they and what comes after them are really called, so that the masks are
-            where Keras would have put them.
+        changed: Steps of an edited graph that are fed other tensors than in the original. Where
+            masks are involved, they and what comes after them are really called, so that the masks
+            are where Keras would have put them.
 
     Attributes:
-        values: From each tensor of the source to what stands for it in the new model.
+        values: From each tensor of the original to what stands for it in the new model.
         names: The names taken in the new model.
         opened: The nested models whose outputs are to keep their names though they are not called
             whole.
@@ -70,11 +70,11 @@ class Rebuild:
         """
         made = {
             tensor: keras.Input(
-                batch_shape=(shapes or {}).get(id(tensor.source), tensor.shape),
+                batch_shape=(shapes or {}).get(id(tensor.keras_tensor), tensor.shape),
                 dtype=tensor.dtype,
-                sparse=tensor.source.sparse,
-                ragged=tensor.source.ragged,
-                optional=keras_internals.is_optional(tensor.source),
+                sparse=tensor.keras_tensor.sparse,
+                ragged=tensor.keras_tensor.ragged,
+                optional=keras_internals.is_optional(tensor.keras_tensor),
                 name=self.names.unique(tensor.address),
             )
             for tensor in tensors
@@ -108,7 +108,11 @@ class Rebuild:
                 self._note_masks(graph, step)
 
     def _outputs(self, graph: Graph, step: Step, remasked: bool) -> list[keras.KerasTensor]:
-        sources = step.sources if isinstance(step, Scope) else [t.source for t in step.outputs]
+        given = (
+            step.keras_tensors
+            if isinstance(step, Scope)
+            else [t.keras_tensor for t in step.outputs]
+        )
         tensors = [tensor for tensor in step.reads if tensor in self.values]
         if self._copies is not None:
             if isinstance(step.operation, HandedOn):
@@ -116,8 +120,8 @@ class Rebuild:
             operation = self._copies[id(step.operation)]
             arguments = keras.tree.map_structure(self._copied, fill(step, self.values))
             return call_step(step, operation, *arguments)
-        if self._is_source(graph, step):
-            return list(sources)
+        if self._is_original(graph, step):
+            return list(given)
         if isinstance(step.operation, HandedOn):
             return [self.values[tensors[0]]]
         if not self.names.claim(step.operation):
@@ -125,8 +129,8 @@ class Rebuild:
         args, kwargs = fill(step, self.values)
         built = getattr(step.operation, "built", True)
         if built and not remasked and all(alike(t, self.values[t]) for t in tensors):
-            pairs = zip(step.outputs, sources, strict=True)
-            outputs = [fresh(source, tensor.shape) for tensor, source in pairs]
+            pairs = zip(step.outputs, given, strict=True)
+            outputs = [fresh(one, tensor.shape) for tensor, one in pairs]
             keras_internals.record(step.operation, args, kwargs, outputs)
             return outputs
         if remasked:
@@ -144,7 +148,7 @@ class Rebuild:
             self._copies[id(leaf)] = keras_internals.copy_variable(leaf)
         return self._copies[id(leaf)]
 
-    def _is_source(self, graph: Graph, step: Step) -> bool:
+    def _is_original(self, graph: Graph, step: Step) -> bool:
         """Return whether a step is one of the model's own, on the model's own tensors."""
         # A mask that it reads off one of these is there whenever the tensor is.
         tensors = step.inputs if isinstance(step, Call) else step.reads
@@ -209,7 +213,7 @@ class Rebuild:
     # --- masks ----------------------------------------------------------------------------------
 
     def feed_masked(self, values: Mapping[Tensor, keras.KerasTensor]) -> None:
-        """Feed tensors that may carry masks which those of the source do not."""
+        """Feed tensors that may carry masks which those of the original do not."""
         self.values.update(values)
         masked = (t for t, value in values.items() if keras_internals.mask_of(value) is not None)
         self._remasked.update(masked)
@@ -228,12 +232,13 @@ class Rebuild:
             return is_fed_anew
         values = [self.values.get(tensor) for tensor in tensors]
         if is_changed:
-            values += [tensor.source for tensor in step.outputs]  # a layer that makes the mask
+            # A layer that makes the mask.
+            values += [tensor.keras_tensor for tensor in step.outputs]
         return any(keras_internals.mask_of(v) is not None for v in values if v is not None)
 
     def _had_mask(self, graph: Graph, tensor: Tensor) -> bool:
         """Return whether a tensor has a mask, or had one where it comes from."""
-        masks = (keras_internals.mask_of(x) for x in (self.values[tensor], tensor.source))
+        masks = (keras_internals.mask_of(x) for x in (self.values[tensor], tensor.keras_tensor))
         return tensor in graph.masks or any(mask is not None for mask in masks)
 
     def _attach_masks(self, graph: Graph, step: Step, remasked: bool) -> None:
@@ -282,10 +287,10 @@ def alike(one: Tensor, other: Any) -> bool:
     return one.shape == tuple(other.shape) and one.dtype == other.dtype
 
 
-def fresh(source: keras.KerasTensor, shape: tuple) -> keras.KerasTensor:
+def fresh(like: keras.KerasTensor, shape: tuple) -> keras.KerasTensor:
     """Return a Keras tensor like another one that no call has made yet."""
     return keras.KerasTensor(
-        shape, source.dtype, sparse=source.sparse, ragged=source.ragged, name=source.name
+        shape, like.dtype, sparse=like.sparse, ragged=like.ragged, name=like.name
     )
 
 
@@ -379,7 +384,7 @@ def call_step(step: Step, operation: Any, args: tuple, kwargs: dict) -> list[ker
     """Call an operation, and turn an objection of Keras's into one clear error.
 
     Args:
-        step: The step of the source that the call stands for.
+        step: The step of the original that the call stands for.
         operation: The operation to call: the step's, or another in its place.
         args: Positional arguments, with Keras tensors.
         kwargs: Keyword arguments, likewise.
@@ -417,7 +422,7 @@ def with_mask(
         tensor: The tensor.
         mask: Its mask, of dtype bool.
         names: The names taken in the model being built.
-        address: The address of the tensor in the source, to name the nested model by.
+        address: The address of the tensor in the original, to name the nested model by.
 
     Returns:
         A tensor equal to the first, with the mask attached.

@@ -13,7 +13,7 @@ from reusekit.arguments import checked
 from reusekit.errors import AddressError, SurgeryError, nearest
 from reusekit.graph import Graph, Tensor, ancestors, keras_internals, read, resolve_one
 from reusekit.graph.addresses import At
-from reusekit.graph.padding_mask import AUTO, padding_mask, remember_source
+from reusekit.graph.padding_mask import AUTO, padding_mask, remember_whole
 from reusekit.surgery.engine import Rebuild, assemble, singleton, without_mask
 from reusekit.surgery.steps import steps_between
 
@@ -113,7 +113,7 @@ def taps(
     steps = steps_between(graph, calls, given, needed, inline=bool(instead))
     steps = [replace(s, operation=instead[s]) if s in instead else s for s in steps]
     if fed is None:
-        engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+        engine = Rebuild({tensor: tensor.keras_tensor for tensor in graph.inputs})
         structure = graph.input_structure
     else:
         engine = Rebuild()
@@ -138,7 +138,7 @@ def taps(
     inputs = keras.tree.map_structure(placed.get, structure)
     outputs = keras.tree.map_structure(pooled.get, wanted)
     part = assemble(inputs, outputs, f"{graph.model.name}_features", len(calls))
-    remember_source(part, graph)
+    remember_whole(part, graph)
     return part
 
 
@@ -157,7 +157,7 @@ def _pruned(structure: Any, needed: set[Tensor]) -> Any:
 
 def without_masks(graph: Graph) -> keras.Model:
     """Return a model whose outputs carry no mask when it runs."""
-    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+    engine = Rebuild({tensor: tensor.keras_tensor for tensor in graph.inputs})
     engine.run(
         graph, steps_between(graph, ancestors(graph, graph.outputs), graph.inputs, graph.outputs)
     )

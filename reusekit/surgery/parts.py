@@ -19,7 +19,7 @@ from reusekit.errors import (
 )
 from reusekit.graph import Call, Cut, Graph, Tensor, cut, cut_points, read, resolve
 from reusekit.graph.addresses import At
-from reusekit.graph.padding_mask import remember_source
+from reusekit.graph.padding_mask import remember_whole
 from reusekit.surgery.certificate import Certificate, Snapshot, certify
 from reusekit.surgery.engine import Rebuild, assemble, singleton
 from reusekit.surgery.steps import steps_between
@@ -279,7 +279,7 @@ def _built(graph: Graph, cuts: Sequence[Cut], suffixes: Iterable[str]) -> list[k
             engine.run(graph, own)
         else:
             inputs = keras.tree.map_structure(graph.surface.get, graph.input_structure)
-            engine.values.update((tensor, tensor.source) for tensor in graph.inputs)
+            engine.values.update((tensor, tensor.keras_tensor) for tensor in graph.inputs)
             if not graph.masks and graph.own_steps.issuperset(own):
                 # The model's own calls on its own tensors: all of it is there already.
                 values = graph.surface
@@ -290,7 +290,7 @@ def _built(graph: Graph, cuts: Sequence[Cut], suffixes: Iterable[str]) -> list[k
         else:
             outputs = singleton([values[tensor] for tensor in stage.passed])
         models.append(assemble(inputs, outputs, f"{graph.model.name}_{suffix}", len(graph.calls)))
-        remember_source(models[-1], graph)
+        remember_whole(models[-1], graph)
     return models
 
 

@@ -272,7 +272,7 @@ def _own_objects(operation: Any) -> Mapping[str, Any]:
 
 
 def _keep_functions(old: Any, new: Any) -> None:
-    """Give a layer made again the functions of its source, whose surroundings no text tells."""
+    """Give a layer made again the functions of its original, whose surroundings no text tells."""
     for one, other in zip(_layers(old), _layers(new), strict=False):
         for name, value in keras_internals.attributes(one).items():
             both = isinstance(value, types.FunctionType) and isinstance(
@@ -289,7 +289,7 @@ def _layers(operation: Any) -> list[Any]:
 
 
 def hand_on_state(old: keras.Layer, new: keras.Layer) -> None:
-    """Give a layer made again what its source was adapted to: statistics or a vocabulary."""
+    """Give a layer made again what its original was adapted to: statistics or a vocabulary."""
     store: dict[str, Any] = {}
     old.save_own_variables(store)
     new.load_own_variables(store)

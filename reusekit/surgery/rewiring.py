@@ -86,15 +86,15 @@ class Rewiring:
         carried = {
             id(mask)
             for t in tensors
-            for source in (t.source, self.graph.surface.get(t))
-            if source is not None and (mask := keras_internals.mask_of(source)) is not None
+            for seen in (t.keras_tensor, self.graph.surface.get(t))
+            if seen is not None and (mask := keras_internals.mask_of(seen)) is not None
         }
 
         def is_found(leaf: Any) -> bool:
             if not isinstance(leaf, Tensor):
                 return leaf is None
-            sources = {id(leaf.source), id(self.graph.surface.get(leaf))}
-            recorded = not carried.isdisjoint(sources) or leaf in map(self.graph.masks.get, tensors)
+            seen = {id(leaf.keras_tensor), id(self.graph.surface.get(leaf))}
+            recorded = not carried.isdisjoint(seen) or leaf in map(self.graph.masks.get, tensors)
             return recorded and self.now(leaf) not in self._edited_masks
 
         return {
@@ -135,7 +135,7 @@ class Rewiring:
                 pairs = tuple(pair for pair in pairs if pair[1] in self._edited_masks)
             same = same and pairs == step.masks
             changes |= {"masks": pairs, "inputs": tuple(dict.fromkeys(after))}
-        # A call that no edit reaches stays the source's own, and need not be made again.
+        # A call that no edit reaches stays the original's own, and need not be made again.
         if same:
             self.steps.append(step)
             return
@@ -269,7 +269,7 @@ class Rewiring:
             if (
                 mask is not None
                 and fresh
-                and passes_mask(step.operation, inputs[0].source, mask.shape)
+                and passes_mask(step.operation, inputs[0].keras_tensor, mask.shape)
             ):
                 masks.update(dict.fromkeys(fresh, mask))
         return masks

@@ -147,7 +147,7 @@ def _beginning(scope: Scope, ends: list[Tensor]) -> Scope | None:
     inner = [graph.names[name] for name in names if name in graph.names]
     if not inner or len(inner) < len(ends) or not all(graph.maker[t].is_recorded for t in inner):
         return None
-    engine = Rebuild({tensor: tensor.source for tensor in graph.inputs})
+    engine = Rebuild({tensor: tensor.keras_tensor for tensor in graph.inputs})
     engine.run(graph, steps_between(graph, ancestors(graph, inner), graph.inputs, inner))
     model = assemble(
         keras.tree.map_structure(engine.values.get, graph.input_structure),
@@ -157,8 +157,8 @@ def _beginning(scope: Scope, ends: list[Tensor]) -> Scope | None:
         scope.operation.trainable,
     )
     model.supports_masking = scope.operation.supports_masking
-    sources = tuple(fresh(tensor.source, tensor.shape) for tensor in ends)
-    return replace(scope, operation=model, outputs=tuple(ends), sources=sources)
+    keras_tensors = tuple(fresh(tensor.keras_tensor, tensor.shape) for tensor in ends)
+    return replace(scope, operation=model, outputs=tuple(ends), keras_tensors=keras_tensors)
 
 
 def _without_shared_layers(calls: list[Call], whole: set[Scope]) -> set[Scope]:

@@ -32,7 +32,7 @@ def test_structures_are_flattened_and_each_tensor_comes_once(graph):
 def test_keras_tensors_cut_points_and_tensors_are_addresses_too(graph):
     tensor = graph.names["scale0"]
     point = cut_points(graph)["scale0"]
-    assert resolve(graph, [tensor.source, point, tensor]) == [tensor]
+    assert resolve(graph, [tensor.keras_tensor, point, tensor]) == [tensor]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_non_trainable_state_is_copied():
 
 def test_optional_inputs_stay_optional():
     twin = clone(ZOO["optional_input"]())
-    optional = [keras_internals.is_optional(tensor.source) for tensor in read(twin).inputs]
+    optional = [keras_internals.is_optional(tensor.keras_tensor) for tensor in read(twin).inputs]
     assert optional == [False, True]
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from reusekit.arguments import Name, Rate, checked
 from reusekit.errors import HeadError
 from reusekit.graph import keras_internals, read
-from reusekit.graph.padding_mask import AUTO, padding_mask, remember_source
+from reusekit.graph.padding_mask import AUTO, padding_mask, remember_whole
 from reusekit.surgery import prepend
 from reusekit.surgery.extraction import taps, without_masks
 
@@ -141,7 +141,7 @@ class Head(ABC):
         masked, features = with_masks(bottom, mask)
         head = self.bound_to(bottom).build_like(features)
         whole = prepend(head, masked, name=f"{bottom.name}_{self.name}")
-        remember_source(whole, read(bottom))
+        remember_whole(whole, read(bottom))
         return whole
 
     @checked(HeadError)
