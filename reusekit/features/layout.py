@@ -61,7 +61,7 @@ class Layout:
     def create(self) -> None:
         """Make the folders where there is no store; raise CacheError where there is another."""
         mark = self.root / _MARK
-        with os_errors_explained(self.root):
+        with store_errors_explained(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             # Looked for before the mark: another process that makes this store begins with it.
             others = [path for path in self.root.iterdir() if not path.name.startswith(_MARK)]
@@ -213,7 +213,7 @@ def _delete(path: Path) -> None:
 
 
 @contextmanager
-def os_errors_explained(root: Path) -> Iterator[None]:
+def store_errors_explained(root: Path) -> Iterator[None]:
     """Turn what the operating system refuses into one sentence."""
     try:
         yield

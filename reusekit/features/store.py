@@ -16,7 +16,7 @@ from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import CacheError, DataError
 from reusekit.features.entry import BLOCK_BYTES, Draft, Entry, Manifest
 from reusekit.features.key import FeatureKey
-from reusekit.features.layout import Layout, os_errors_explained
+from reusekit.features.layout import Layout, store_errors_explained
 from reusekit.signals import interruptible, raise_if_interrupted
 
 Batch = Mapping[str, np.ndarray]
@@ -114,7 +114,7 @@ class FeatureStore:
     @checked(CacheError)
     def get(self, key: FeatureKey) -> Entry | None:
         """Return the entry of a key; None where there is none, or where it is damaged."""
-        with os_errors_explained(self.path):
+        with store_errors_explained(self.path):
             lease, folder = self._layout.lease(key.digest), self._layout.entry(key.digest)
             manifest, values = Manifest.read(folder, key), []
             if manifest is not None and manifest.done == manifest.size:
@@ -167,7 +167,7 @@ class FeatureStore:
         with ExitStack() as held:
             # In one order, so that two processes that want the same never wait for each other.
             for digest, key in sorted(missing.items()):
-                with os_errors_explained(self.path):
+                with store_errors_explained(self.path):
                     cut = str(key.about.get("cut", digest[:12]))
                     held.enter_context(self._layout.alone(digest, cut))
             # Another process may have made some of them while this one waited.
@@ -183,13 +183,13 @@ class FeatureStore:
     @interruptible()
     def _make(self, keys: Sequence[FeatureKey], compute: Callable) -> None:
         """Compute what these entries lack, in one pass. The caller holds their locks."""
-        with os_errors_explained(self.path):
+        with store_errors_explained(self.path):
             drafts = [Draft(self._layout, key, self.block_bytes) for key in keys]
         begun = False
         try:
             size, position = keys[0].size, min(draft.done for draft in drafts)
             for batches in compute(keys, position, size) if position < size else ():
-                with os_errors_explained(self.path):
+                with store_errors_explained(self.path):
                     stop = position + len(next(iter(batches[0].values())))
                     if stop > size:
                         raise DataError(_changed(size, f"{stop} or more"))
@@ -204,7 +204,7 @@ class FeatureStore:
                     position = stop
             if position != size:
                 raise DataError(_changed(size, f"{position}, and no more"))
-            with os_errors_explained(self.path):
+            with store_errors_explained(self.path):
                 for draft in drafts:
                     draft.finish()
         except (CacheError, DataError):
@@ -249,7 +249,7 @@ class FeatureStore:
     def entries(self) -> list[EntryInfo]:
         """Return all entries, unfinished ones among them, the one that was used last at the end."""
         found = []
-        with os_errors_explained(self.path):
+        with store_errors_explained(self.path):
             for kind in ("entries", "drafts"):
                 for folder in self._layout.folders(kind):
                     # Another process may remove or finish it meanwhile.
@@ -260,7 +260,7 @@ class FeatureStore:
     def verify(self) -> dict[str, int]:
         """Return how many blocks of each whole entry are damaged; 1 where its manifest is."""
         damaged = {}
-        with os_errors_explained(self.path):
+        with store_errors_explained(self.path):
             for entry in self.entries():
                 if entry.whole:
                     lease, manifest = self._layout.lease(entry.digest), Manifest.read(entry.folder)
@@ -280,7 +280,7 @@ class FeatureStore:
         Args:
             budget: How many bytes may stay; the store's own where None.
         """
-        with os_errors_explained(self.path):
+        with store_errors_explained(self.path):
             self._layout.sweep()
             removed = [entry for entry in self.entries() if not entry.whole and self._remove(entry)]
             budget = self.budget if budget is None else budget
@@ -288,7 +288,7 @@ class FeatureStore:
 
     def clear(self) -> list[EntryInfo]:
         """Remove everything that is not in use; returns what was removed."""
-        with os_errors_explained(self.path):
+        with store_errors_explained(self.path):
             self._layout.sweep()
             return [entry for entry in self.entries() if self._remove(entry)]
 

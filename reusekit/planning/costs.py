@@ -20,7 +20,7 @@ from reusekit.arguments import checked
 from reusekit.errors import CacheError, DataError
 from reusekit.features.batches import feed
 from reusekit.features.entry import ArraySpec
-from reusekit.features.layout import os_errors_explained
+from reusekit.features.layout import store_errors_explained
 from reusekit.features.store import FeatureStore
 
 REHEARSED_BATCHES = 4
@@ -150,7 +150,7 @@ def measure(
     Raises:
         CacheError: The store's folder cannot be written, or its disk is full.
     """
-    with os_errors_explained(store.path):
+    with store_errors_explained(store.path):
         write, read, gather = _disk(store.path)
     overhead = _step_seconds(*_SMALL)
     ran = rehearsal.bottom_seconds if rehearsal else None

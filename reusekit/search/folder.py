@@ -31,7 +31,7 @@ def alone(folder: Path) -> Iterator[None]:
         ) from error
     # One for each folder in a process, so that who has it may ask for it again.
     lock = FileLock(folder.absolute() / "running.lock", blocking=False, is_singleton=True)
-    with os_errors_explained(folder):
+    with folder_errors_explained(folder):
         try:
             lock.acquire()
         except Timeout as error:
@@ -45,7 +45,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def os_errors_explained(folder: Path) -> Iterator[None]:
+def folder_errors_explained(folder: Path) -> Iterator[None]:
     """Turn what the operating system refuses in a search's folder into one sentence.
 
     Raises:

@@ -23,8 +23,8 @@ from reusekit.search.config import Limits
 from reusekit.search.execution import MOST_TOGETHER, Outcome, QueuedTrial, groups, run
 from reusekit.search.folder import (
     Checkpoints,
+    folder_errors_explained,
     load,
-    os_errors_explained,
     read_state,
     refuse_other,
     write_state,
@@ -117,7 +117,7 @@ class CutTuner(base_tuner.BaseTuner):
         described = description(hypermodel, oracle)
         if state is not None:
             refuse_other(state["search"], described, self.folder)
-        with os_errors_explained(self.folder):
+        with folder_errors_explained(self.folder):
             if fresh:
                 self._file.unlink(missing_ok=True)
             self.folder.mkdir(parents=True, exist_ok=True)
