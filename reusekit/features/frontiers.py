@@ -70,15 +70,10 @@ class Frontier:
                 f"Expected a batch of each of {', '.join(self.names)}. "
                 f"Received: {', '.join(map(str, stored)) or 'none'}."
             )
-        found = {t: keras.ops.cast(stored[t.address], t.dtype) for t in self.stored}
-        if not found.keys() >= set(self.crossing):
-            needed, made, model = self._remade
-            found.update(zip(made, model([found[t] for t in needed], training=False), strict=True))
-        tensors = tuple(found[tensor] for tensor in self.crossing)
-        return tensors[0] if len(tensors) == 1 else tensors
+        return restored(self, stored)
 
     @cached_property
-    def _remade(self) -> tuple[list[Tensor], list[Tensor], keras.Model]:
+    def remade(self) -> tuple[list[Tensor], list[Tensor], keras.Model]:
         """The tensors that are made from inputs, with these and the model that does it."""
         made = [tensor for tensor in self.crossing if tensor not in self.stored]
         model = extract(self.graph, [tensor.address for tensor in made])
@@ -134,6 +129,16 @@ def frontier(
     if free and _bytes(graph, inputs) < _bytes(graph, free):
         free = [tensor for tensor in inputs if tensor not in kept]
     return Frontier(graph, found.at, crossing, (*kept, *free), pooling, *about)
+
+
+def restored(frontier: Frontier, stored: Mapping[str, Any]) -> Any:
+    """Return what `Frontier.restore` does; unchecked, for TensorFlow to trace."""
+    found = {t: keras.ops.cast(stored[t.address], t.dtype) for t in frontier.stored}
+    if not found.keys() >= set(frontier.crossing):
+        needed, made, model = frontier.remade
+        found.update(zip(made, model([found[t] for t in needed], training=False), strict=True))
+    tensors = tuple(found[tensor] for tensor in frontier.crossing)
+    return tensors[0] if len(tensors) == 1 else tensors
 
 
 def _inputs_of(graph: Graph, tensors: Sequence[Tensor]) -> list[Tensor]:

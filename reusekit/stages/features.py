@@ -46,13 +46,15 @@ def frozen_features(
     Raises:
         CacheError: The features are not finite, or cannot be stored.
     """
+    # Whole maps are for a top, which takes what crosses; their mask would be for a head.
+    extraction = Extraction(seed=seed) if training.pooling else Extraction(seed=seed, mask=None)
     made = plan(
         model,
         [training],
         splits.train,
         splits.validation,
         store,
-        Extraction(seed=seed),
+        extraction,
         Resources(costs=costs and replace(costs, bottom_seconds=None)),
     )
     name = training.at, training.pooling

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -15,8 +16,11 @@ import reusekit as rk
 from reusekit import stages
 from reusekit.backbones import Backbone
 from reusekit.data import DataSplit, Task
+from reusekit.features import StoredSource
+from reusekit.planning import Trials
 from reusekit.search import CutSearch, SearchConfig, SearchSpace
 from reusekit.settings import FineTuneSettings, TrackingSettings
+from reusekit.stages.features import frozen_features
 from reusekit.tracking import log_data, requirements
 
 keras_hub = pytest.importorskip("keras_hub")
@@ -115,6 +119,33 @@ def test_text_goes_from_a_search_into_the_registry_and_back(
     assert found["label"].tolist() == [
         splits.test.class_names[at] for at in expected.argmax(axis=1)
     ]
+
+
+@pytest.mark.parametrize("budget", [None, 1])
+def test_a_top_is_fed_what_crosses_and_no_mask_of_a_head(splits, budget, tmp_path):
+    tokens = keras.Input((None,), dtype="int32", name="token_ids")
+    x = keras.layers.Embedding(24, 8, mask_zero=True, name="words")(tokens)
+    y = keras.layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = keras.layers.Add(name="inside")([x, y])
+    y = keras.layers.Dense(8, activation="gelu", name="dense")(x)
+    model = keras.Model(tokens, keras.layers.Add(name="out")([x, y]))
+    whole = rk.attach(rk.extract(model, "out", pooling="avg"), rk.heads.Classifier(2))
+    top = rk.split(whole, "inside").top
+    alone = stages.Splits(
+        *(
+            replace(part, examples=part.examples.map(lambda x, y: (x["token_ids"], y)))
+            for part in (splits.train, splits.validation, splits.test)
+        )
+    )
+    store = rk.FeatureStore(tmp_path, budget)  # one byte has no room for any: all are computed
+    made = frozen_features(whole, Trials("inside", batch_size=16), alone, store, seed=0)
+    for features, part in ((made.train, alone.train), (made.validation, alone.validation)):
+        assert isinstance(features, StoredSource) == (budget is None)
+        np.testing.assert_allclose(
+            top.predict(features.batches(32), verbose=0),
+            whole.predict(part.batches(32), verbose=0),
+            atol=1e-6,
+        )
 
 
 def test_whose_classes_a_model_has_is_among_what_it_needs():  # pipeline W10
