@@ -17,14 +17,18 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
 endef
 
-.PHONY: help demo test test-jax test-next lint lock clean
+.PHONY: help demo demo-text test test-jax test-next lint lock clean
 
 help:
-	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if (text) printf "make %-8s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
+	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if (text) printf "make %-9s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
 
 ## Search how deep to cut glyphnet for handwritten digits, and register the result.
 demo: $(INSTALLED)
 	$(BIN)/python pipelines/cut_search.py --config configs/digits.yaml
+
+## The same on text: prosenet, which has read documentation, sorts texts by topic.
+demo-text: $(INSTALLED)
+	$(BIN)/python pipelines/cut_search.py --config configs/text.yaml
 
 ## Run every test, the examples in the docstrings among them.
 test: $(INSTALLED)

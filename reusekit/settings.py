@@ -118,6 +118,9 @@ class DataSettings(Settings):
         description="balanced: in training, and there alone, every class counts alike, however "
         "many examples it has; null: every example does.",
     )
+    sequence_length: PositiveInt = Field(
+        64, description="Tokens of a text, or of a pair; what is longer loses its end."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -1,6 +1,7 @@
 """A pretrained model together with everything that makes its numbers what they are."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,9 @@ import keras
 from reusekit.arguments import checked
 from reusekit.backbones.digest import model_digest
 from reusekit.errors import BackboneError
+
+Tokenizer = Callable[[int, Sequence[str]], keras.Model]
+"""Makes the model from texts to tokens, given how many of these and the names of the texts."""
 
 
 @checked(BackboneError)
@@ -26,6 +30,8 @@ class Backbone:
         weights: The weights that it holds: a name such as `imagenet`, a path, or None for random.
         parent: Id of the logged model that it is, where it comes from a registry; else None.
         head: The address behind which it is the head of an earlier task; None where none is known.
+        tokenizer: Makes the model from texts to what `model` takes; None where that takes no
+            tokens, or nobody knows which.
 
     Example:
         >>> import reusekit as rk
@@ -43,6 +49,7 @@ class Backbone:
     weights: str | None
     parent: str | None = None
     head: str | None = None
+    tokenizer: Tokenizer | None = field(default=None, repr=False)
 
     @cached_property
     def digest(self) -> str:

@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import keras
 
 from reusekit.backbones.backbone import Backbone
-from reusekit.errors import BackboneError
+from reusekit.errors import BackboneError, nearest
 from reusekit.graph import keras_internals
 from reusekit.surgery import clone, prepend
 
@@ -107,6 +108,44 @@ def check_weights(source: str, weights: str | os.PathLike | None) -> None:
             f"{source} holds its own weights. Expected weights 'default' or None (random weights). "
             f"Received: {str(weights)!r}."
         )
+
+
+def own_weights(weights: str | os.PathLike, shipped: Mapping[str, Path]) -> Path:
+    """Return the file of the weights of a network that this package carries.
+
+    Args:
+        weights: A name of shipped weights, or a path.
+        shipped: The files that ship with the package, by name.
+
+    Raises:
+        BackboneError: They are neither.
+    """
+    path = shipped.get(str(weights), Path(weights))
+    if path.is_file():
+        return path
+    known = " or ".join(map(repr, shipped))
+    raise BackboneError(
+        f"`weights` must be {known}, None, or the path of a file that is there. "
+        f"{nearest(str(weights), list(shipped))} Received: weights={str(weights)!r}"
+    )
+
+
+def load_own_weights(model: keras.Model, path: Path) -> None:
+    """Read the weights of a network that this package carries.
+
+    Raises:
+        BackboneError: The file holds those of another network, or not all of them.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Keras only warns where a file lacks some of the weights, and leaves those random.
+            warnings.filterwarnings("error", message=".*freshly-initialized.*")
+            model.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        reason = str(error).splitlines()[0]
+        raise BackboneError(
+            f"{path} does not hold the weights of {model.name}: {reason}"
+        ) from error
 
 
 def _of_shape(model: keras.Model, source: str, input_shape: tuple[int | None, ...]) -> keras.Model:

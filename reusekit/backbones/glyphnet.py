@@ -6,7 +6,6 @@ cleanly, so that there is a real choice of how deep to cut.
 """
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +14,9 @@ import keras
 from keras import layers
 
 from reusekit.backbones.backbone import Backbone
+from reusekit.backbones.files import load_own_weights, own_weights
 from reusekit.backbones.preprocessing import channels_last
-from reusekit.errors import BackboneError, nearest
+from reusekit.errors import BackboneError
 from reusekit.surgery import prepend
 
 SOURCE = "reusekit/glyphnet"
@@ -122,7 +122,7 @@ def build(weights: str | os.PathLike | None = "letters") -> keras.Model:
         (None, 8, 8, 48)
     """
     # Read what the caller asked for before anything is built.
-    path = None if weights is None else _weights_path(weights)
+    path = None if weights is None else own_weights(weights, {"letters": WEIGHTS})
     inputs = keras.Input(INPUT_SHAPE, name="pixels")
     x = _conv_norm(inputs, STEM_WIDTH, kernel=3, stride=1, name="stem")
     x = layers.ReLU(name="stem_out")(x)
@@ -130,7 +130,7 @@ def build(weights: str | os.PathLike | None = "letters") -> keras.Model:
         x = _residual(x, block, name=f"block{number}")
     model = keras.Model(inputs, x, name="glyphnet")
     if path is not None:
-        _load(model, path)
+        load_own_weights(model, path)
     return model
 
 
@@ -155,27 +155,3 @@ def _conv_norm(x, width: int, kernel: int, stride: int, name: str, gamma: str = 
     )(x)
     # Keras's default momentum of 0.99 needs hundreds of steps to settle; few-shot runs have fewer.
     return layers.BatchNormalization(momentum=0.95, gamma_initializer=gamma, name=f"{name}_norm")(x)
-
-
-def _weights_path(weights: str | os.PathLike) -> Path:
-    if weights == "letters":
-        return WEIGHTS
-    path = Path(weights)
-    if path.is_file():
-        return path
-    hint = nearest(str(weights), ["letters"])
-    raise BackboneError(
-        "`weights` must be 'letters', None, or the path of a file that is there. "
-        f"{hint} Received: weights={str(weights)!r}"
-    )
-
-
-def _load(model: keras.Model, path: Path) -> None:
-    try:
-        with warnings.catch_warnings():
-            # Keras only warns where a file lacks some of the weights, and leaves those random.
-            warnings.filterwarnings("error", message=".*freshly-initialized.*")
-            model.load_weights(path)
-    except (ValueError, OSError, KeyError, UserWarning) as error:
-        reason = str(error).splitlines()[0]
-        raise BackboneError(f"{path} does not hold the weights of glyphnet: {reason}") from error

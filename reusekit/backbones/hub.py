@@ -1,14 +1,14 @@
 """Backbones from KerasHub presets: a folder, or a name that KerasHub downloads."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from reusekit.backbones.backbone import Backbone
+from reusekit.backbones.backbone import Backbone, Tokenizer
 from reusekit.backbones.files import check_weights
 from reusekit.backbones.preprocessing import as_layers
 from reusekit.errors import BackboneError
@@ -67,7 +67,74 @@ def load_preset(
     preprocessing = _scaling(keras_hub, preset, model)
     if preprocessing is not None:
         model = prepend(model, preprocessing)
-    return Backbone(model, preprocessing, source, weights)  # type: ignore[arg-type]
+    return Backbone(
+        model,
+        preprocessing,
+        source,
+        weights,  # type: ignore[arg-type]
+        tokenizer=_tokenizer(keras_hub, preset, model),
+    )
+
+
+@keras.saving.register_keras_serializable("reusekit")
+class PresetTokens(keras.layers.Layer):
+    """Texts as the tokens of a preset of KerasHub.
+
+    Args:
+        preprocessor: KerasHub's own, from texts to inputs of a backbone.
+        kinds: The inputs, and the dtype of each.
+        **settings: As of any layer.
+    """
+
+    def __init__(self, preprocessor: Any, kinds: Mapping[str, str], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.preprocessor, self.kinds = preprocessor, dict(kinds)
+
+    def build(self, input_shape: Any) -> None:
+        """Leave it to the preprocessor, which waits until its vocabulary is there."""
+
+    def call(self, texts: Any) -> dict[str, Any]:
+        """Return tokens of texts, or of texts that belong together in a list."""
+        given = tuple(texts) if isinstance(texts, list | tuple) else texts
+        made = self.preprocessor(given, y=None)  # else it takes the second text for labels
+        return {name: keras.ops.cast(made[name], kind) for name, kind in self.kinds.items()}
+
+    def compute_output_spec(self, texts: Any) -> dict[str, keras.KerasTensor]:
+        """Return what comes out, without any text."""
+        shape = (keras.tree.flatten(texts)[0].shape[0], self.preprocessor.sequence_length)
+        return {name: keras.KerasTensor(shape, kind) for name, kind in self.kinds.items()}
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes the layer again; the vocabulary is an asset of the saved model."""
+        preprocessor = keras.saving.serialize_keras_object(self.preprocessor)
+        return super().get_config() | {"preprocessor": preprocessor, "kinds": self.kinds}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "PresetTokens":
+        """Make the layer again."""
+        preprocessor = keras.saving.deserialize_keras_object(config.pop("preprocessor"))
+        return cls(preprocessor, **config)
+
+
+def _tokenizer(keras_hub: Any, preset: str, model: keras.Model) -> Tokenizer | None:
+    """Return what makes a preset's tokenizer; None for pictures, and where it has none."""
+    kinds = {tensor.name: tensor.dtype for tensor in model.inputs}
+    if "token_ids" not in kinds:
+        return None
+    kind = keras_hub.models.TextClassifierPreprocessor
+    try:
+        kind.from_preset(preset)
+    except (ValueError, OSError, ImportError):  # it has no tokenizer, or one of another kind
+        return None
+
+    def make(length: int, names: Sequence[str] = ("text",)) -> keras.Model:
+        texts = {name: keras.Input((), dtype="string", name=name) for name in names}
+        given = list(texts.values()) if len(texts) > 1 else texts[names[0]]
+        preprocessor = kind.from_preset(preset, sequence_length=length)
+        tokens = PresetTokens(preprocessor, kinds, name="tokens")(given)
+        return keras.Model(texts if len(texts) > 1 else given, tokens, name="tokenizer")
+
+    return make
 
 
 def _scaling(keras_hub: Any, preset: str, model: keras.Model) -> keras.Model | None:

@@ -1,7 +1,7 @@
 """One door to every source of pretrained models."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
-from reusekit.backbones import applications, files, glyphnet, hub
+from reusekit.backbones import applications, files, glyphnet, hub, prosenet
 from reusekit.backbones.backbone import Backbone
 from reusekit.backbones.preprocessing import channels_last, scaling
 from reusekit.errors import BackboneError, nearest
@@ -19,6 +19,10 @@ from reusekit.surgery import prepend
 PLUGINS = "reusekit.backbones"
 """Group of entry points: a scheme, and what loads `SCHEME:...`, called as `files.load_file` is."""
 
+_CARRIED: Mapping[str, Callable[..., Backbone]] = {
+    glyphnet.SOURCE: glyphnet.load_glyphnet,
+    prosenet.SOURCE: prosenet.load_prosenet,
+}
 _LONGEST = 1000  # characters of a source
 
 
@@ -27,9 +31,9 @@ def sources() -> list[str]:
 
     Example:
         >>> sources()[:2]
-        ['reusekit/glyphnet', 'keras.applications/ConvNeXtBase']
+        ['reusekit/glyphnet', 'reusekit/prosenet']
     """
-    return [glyphnet.SOURCE, *(applications.PREFIX + name for name in applications.builders())]
+    return [*_CARRIED, *(applications.PREFIX + name for name in applications.builders())]
 
 
 @checked(BackboneError)
@@ -46,14 +50,16 @@ def load_backbone(
 
     Args:
         source: `keras.applications/NAME` for any builder there; `reusekit/glyphnet`, the small
-            network that this package carries; the path of a `.keras`, `.h5` or `.hdf5` file;
+            network of pictures that this package carries, and `reusekit/prosenet`, the one of
+            texts; the path of a `.keras`, `.h5` or `.hdf5` file;
             `keras_hub/PRESET` or the path of a folder with a KerasHub preset; `models:/NAME@ALIAS`,
             `models:/NAME/VERSION`, `models:/MODEL_ID` or `runs:/RUN_ID/NAME` for what MLflow holds.
             Packages may add schemes of their own by an entry point in the group
             `reusekit.backbones`.
         weights: The source's pretrained weights where `default` (`imagenet` for
-            `keras.applications`, `letters` for glyphnet), the path of a weights file, or None for
-            random weights. Sources that hold their own weights take `default` and None.
+            `keras.applications`, `letters` for glyphnet, `documentation` for prosenet), the path of
+            a weights file, or None for random weights. Sources that hold their own weights take
+            `default` and None.
         input_shape: Shape of one example, (height, width, channels). None for the source's own.
         scale: For a saved model that was trained on scaled pixels and does not scale them itself:
             the range that pixels are brought to in front of it, `0..1`, `-1..1` or `0..255`; the
@@ -101,9 +107,9 @@ def _load(
     input_shape: Sequence[int | None] | None,
     options: dict[str, Any],
 ) -> Backbone:
-    if source == glyphnet.SOURCE:
+    if source in _CARRIED:
         _refuse_options(source, options)
-        return glyphnet.load_glyphnet(weights, input_shape)
+        return _CARRIED[source](weights, input_shape)
     if source.startswith(applications.PREFIX):
         name = source.removeprefix(applications.PREFIX)
         weights = "imagenet" if weights == "default" else weights

@@ -26,7 +26,7 @@ from reusekit.errors import DataError, nearest
 from reusekit.progress import bars_wanted
 
 # Data sets whose builders this package carries; they are prepared on first use, without a network.
-_EMBEDDED = {"sklearn_digits": "reusekit.data.builders.sklearn_digits"}
+_EMBEDDED = {name: f"reusekit.data.builders.{name}" for name in ("python_topics", "sklearn_digits")}
 _AS_THEY_ARE = Treatment()
 
 Names = Annotated[Distinct[str], MinLen(1)]

@@ -44,6 +44,7 @@ class DataSplit:
             the data set has no files, as under `tfds.testing.mock_data`.
         keys: A number for each example that follows from its content, ascending or not; None where
             `rows` tells examples apart.
+        raw: The split that it was before its texts became tokens; None where it is as it was read.
     """
 
     name: str
@@ -56,6 +57,7 @@ class DataSplit:
     origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
     rows: tuple[tuple[str, range], ...] = field(default=(), repr=False)
     keys: np.ndarray | None = field(default=None, repr=False, compare=False)
+    raw: "DataSplit | None" = field(default=None, repr=False)
 
     @property
     def class_names(self) -> tuple[str, ...]:

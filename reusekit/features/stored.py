@@ -137,24 +137,32 @@ def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | 
         )
     if labels.dtype == tf.string:
         raise DataError(f"Expected numbers as labels of {name}. Received: text.")
-    wanted = {tensor.keras_tensor.name: tensor.shape[1:] for tensor in graph.inputs}
+    wanted = {tensor.keras_tensor.name: tensor for tensor in graph.inputs}
     if isinstance(given, dict) and not isinstance(graph.input_structure, dict):
         optional = [
             t.keras_tensor.name for t in graph.inputs if keras_internals.is_optional(t.keras_tensor)
         ]
         missing = [one for one in wanted if one not in given and one not in optional]
-        pairs = [(one, given.get(one), shape) for one, shape in wanted.items()]
+        pairs = [(one, given.get(one), tensor) for one, tensor in wanted.items()]
     else:
         parts = tf.nest.flatten(given)
         missing = [] if isinstance(given, dict) else list(wanted)[len(parts) :]
-        pairs = [(one, parts[0], shape) for one, shape in wanted.items() if len(wanted) == 1]
+        pairs = [(one, parts[0], tensor) for one, tensor in wanted.items() if len(wanted) == 1]
     if missing:
         raise DataError(
             f"Expected examples of {name} with the model's inputs {', '.join(wanted)}. Received: "
             f"none for {', '.join(missing)}."
         )
-    for one, part, shape in pairs:
-        if padding is None and isinstance(part, tf.TensorSpec) and not _fits(part.shape, shape):
+    for one, part, tensor in pairs:
+        if not isinstance(part, tf.TensorSpec):
+            continue
+        shape, kind = tensor.shape[1:], "text" if tensor.dtype == "string" else "numbers"
+        if (part.dtype == tf.string) != (kind == "text"):
+            raise DataError(
+                f"Expected examples of {name} of {kind}, which the model takes as {one!r}. "
+                f"Received: {part.dtype.name}."
+            )
+        if padding is None and not _fits(part.shape, shape):
             raise DataError(
                 f"Expected examples of {name} of shape {tuple(shape)}, which the model takes as "
                 f"{one!r}. Received: {tuple(part.shape)}."

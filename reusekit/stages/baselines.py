@@ -1,5 +1,6 @@
 """The rivals of transfer: the same network from scratch, a linear model, and a constant."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,13 +8,14 @@ from typing import Any
 
 import keras
 import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler
 
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.progress import EpochProgress
-from reusekit.search.tasks import TaskRules, rules_of
+from reusekit.search.tasks import rules_of
 from reusekit.settings import BaselineSettings
 from reusekit.stages.evaluation import Evaluation, evaluate, record, validated
 from reusekit.stages.fine_tuning import FineTuned
@@ -113,7 +115,8 @@ def from_scratch(
 def linear_on_inputs(splits: Splits) -> Baseline:
     """Fit a linear model of the task on the raw input; its regularisation is tuned.
 
-    Pixels are scaled to [0, 1], other numbers to mean 0 and variance 1.
+    Pixels are scaled to [0, 1], other numbers to mean 0 and variance 1. Texts become the weights
+    (TF-IDF) of their words, or of parts of words where that suits the validation split better.
 
     Args:
         splits: The data, which must fit into memory.
@@ -122,31 +125,31 @@ def linear_on_inputs(splits: Splits) -> Baseline:
         The regularisation with the best measure on the validation split.
 
     Raises:
-        ConfigError: The inputs are neither pictures nor numbers.
+        ConfigError: The inputs are neither pictures, numbers nor texts.
     """
     plain, best = rules_of(splits.train.task), None
-    (x, y, *weights), (vx, vy, *_), (tx, ty, *_) = (
-        _flat(split, plain) for split in (splits.train, splits.validation, splits.test)
-    )
-    pictures = len(splits.train.input_shape) == 3
-    if not pictures:
-        scaler = StandardScaler().fit(x)
-        x, vx, tx = map(scaler.transform, (x, vx, tx))
-    for strength in _STRENGTHS:
-        outputs = plain.fit_linear(x, y, weights[0] if weights else None, strength)
-        guessed = outputs(vx)
-        rules = plain.tuned(guessed, vy)
-        value = rules.value(guessed, vy)
-        if best is None or rules.better(value, best[0]):
-            best = value, rules, outputs, strength
+    inputs, told = [], []
+    for part in (splits.train, splits.validation, splits.test):
+        given, labels, *weights = part.arrays()
+        inputs.append(part.raw.arrays()[0] if part.raw else given)
+        told.append((plain.targets(labels, part.split), *weights))
+    (y, *weights), (vy, *_), (ty, *_) = told
+    for name, (x, vx, tx) in _linear_features(inputs).items():
+        for strength in _STRENGTHS:
+            outputs = plain.fit_linear(x, y, weights[0] if weights else None, strength)
+            guessed = outputs(vx)
+            rules = plain.tuned(guessed, vy)
+            value = rules.value(guessed, vy)
+            if best is None or rules.better(value, best[0]):
+                best = value, rules, outputs(tx), name, strength
     assert best is not None  # at least one strength is tried
-    value, rules, outputs, strength = best
+    value, rules, guessed, name, strength = best
     chosen = {rules.strength: strength}
     return Baseline(
-        name=f"{rules.linear} on {'pixels' if pictures else 'numbers'}",
+        name=f"{rules.linear} on {name}",
         choice=f"{rules.strength} = {strength:.2g}",
         validation=value,
-        test=record(outputs(tx), ty, splits.test, f"test {rules.linear}", rules, chosen),
+        test=record(guessed, ty, splits.test, f"test {rules.linear}", rules, chosen),
     )
 
 
@@ -182,15 +185,29 @@ def _fed(split: DataSplit, file: Path, batch_size: int, seed: int | None = None)
     return feed(inputs, labels, batch_size, seed, *weights)
 
 
-def _flat(split: DataSplit, rules: TaskRules) -> tuple[np.ndarray, ...]:
-    """Return inputs of shape (examples, numbers), labels and, where there are some, weights."""
-    spec = split.examples.element_spec[0]
-    if isinstance(spec, dict) or not (spec.dtype.is_floating or spec.dtype.is_integer):
+def _linear_features(parts: Sequence[Any]) -> dict[str, list[Any]]:
+    """Return features for a linear model, by their kind, of the inputs of each part."""
+    inputs = [keras.tree.flatten(part) for part in parts]
+    if all(one.dtype == object for one in inputs[0]):
+        train, *others = ([b" ".join(row) for row in zip(*part, strict=True)] for part in inputs)
+        kinds = {
+            "words": TfidfVectorizer(sublinear_tf=True),
+            "parts of words": TfidfVectorizer(
+                sublinear_tf=True, analyzer="char_wb", ngram_range=(2, 5)
+            ),
+        }
+        return {
+            name: [kind.fit_transform(train), *map(kind.transform, others)]
+            for name, kind in kinds.items()
+        }
+    if len(inputs[0]) != 1 or inputs[0][0].dtype.kind not in "fiu":
+        received = ", ".join(f"{one.dtype} of shape {one.shape[1:]}" for one in inputs[0])
         raise ConfigError(
-            "Expected pictures or numbers for a linear model on the raw input (baselines.linear). "
-            f"Received: {spec}."
+            "Expected pictures, numbers or texts for a linear model on the raw input "
+            f"(baselines.linear). Received: {received}."
         )
-    inputs, labels, *weights = split.arrays()
-    flat = inputs.reshape(len(inputs), -1)
-    flat = flat / 255.0 if inputs.ndim == 4 else flat
-    return flat, rules.targets(labels, split.split), *weights
+    flat = [part.reshape(len(part), -1) for (part,) in inputs]
+    if inputs[0][0].ndim == 4:
+        return {"pixels": [part / 255.0 for part in flat]}
+    scaler = StandardScaler().fit(flat[0])
+    return {"numbers": [scaler.transform(part) for part in flat]}

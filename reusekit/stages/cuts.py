@@ -22,9 +22,10 @@ def candidate_cuts(
     """Return the clean cuts of a backbone that are real choices.
 
     Of neighbouring cuts that lie within one hundredth of the backbone's FLOPs of each other, the
-    deepest stands for all. Cuts in the first hundredth reuse next to nothing and are left out, and
-    so is the end of a classifier that the backbone brings along; the features before it are not. Of
-    a registered model, all of the head is left out that its tags name.
+    deepest stands for all. Cuts in the first hundredth of FLOPs and of parameters reuse next to
+    nothing and are left out, and so is the end of a classifier that the backbone brings along; the
+    features before it are not. Of a registered model, all of the head is left out that its tags
+    name.
 
     Args:
         backbone: Where to cut.
@@ -95,12 +96,17 @@ def _known(clean: dict[str, CutPoint], at: str, backbone: Backbone) -> CutPoint:
     return clean[at]
 
 
+def _reused(point: CutPoint) -> float:
+    """Return the share of parameters before a cut: most of a text model's are its embedding's."""
+    return point.params_before / max(point.params_before + point.params_after, 1)
+
+
 def _apart(points: Sequence[CutPoint]) -> list[str]:
     """Return the deepest of each group of cuts that lie close together."""
     chosen: list[str] = []
     group_begins = -1.0
     for point in points:
-        if point.depth < _APART:
+        if max(point.depth, _reused(point)) < _APART:
             continue
         if chosen and point.depth - group_begins < _APART:
             chosen[-1] = point.at

@@ -10,8 +10,10 @@ from rich.markup import escape
 
 from reusekit.backbones import Backbone, hub, sources
 from reusekit.backbones import load_backbone as load_pretrained
+from reusekit.backbones.backbone import Tokenizer
 from reusekit.backbones.preprocessing import IMAGENET, RANGES, range_ratio
 from reusekit.data import DataSplit, Shares, Treatment, from_folder, from_table, load
+from reusekit.data.texts import names_of_texts, tokenized
 from reusekit.errors import ConfigError
 from reusekit.features.stored import check_examples
 from reusekit.graph import read
@@ -21,17 +23,32 @@ from reusekit.settings import BackboneSettings, DataSettings
 
 INFERENCE_BATCH = 64
 """Examples a batch where nothing is trained: it decides speed and memory, never numbers."""
+_LOOKED_AT = 1000  # texts, to see how many are cut short
+_MANY = 0.05  # share of these
 _UNLIKELY = 10.0
 """Times as much variation as in training, beyond what other pictures would explain."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three parts of a data set."""
+    """The three parts of a data set.
+
+    Attributes:
+        train: To train on.
+        validation: To choose by.
+        test: To look at once.
+        tokenizer: From texts to the tokens that the parts hold; None where they hold none.
+    """
 
     train: DataSplit
     validation: DataSplit
     test: DataSplit
+    tokenizer: keras.Model | None = None
+
+    @property
+    def raw(self) -> "Splits":
+        """The same parts before their texts became tokens."""
+        return Splits(*(part.raw or part for part in (self.train, self.validation, self.test)))
 
 
 def load_backbone(settings: BackboneSettings) -> Backbone:
@@ -58,13 +75,14 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
 def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     """Load the three splits as the backbone takes them.
 
-    Images come in its size and channels, series of open length in its length. Every example is read
-    once, so that a broken file is found before any work. Of a saved model of images it is said in
-    which range pixels reach it, with a warning where that is not the range that it was trained on.
+    Images come in its size and channels, series of open length in its length, texts as the tokens
+    of its tokenizer. Every example is read once, so that a broken file is found before any work. Of
+    a saved model of images it is said in which range pixels reach it, with a warning where that is
+    not the range that it was trained on.
 
     Raises:
-        ConfigError: The backbone takes several inputs or text, or images of any size; or two splits
-            share examples.
+        ConfigError: The backbone takes several inputs of numbers, or images of any size; the data
+            are no texts where it takes texts; or two splits share examples.
         DataError: The data cannot be read, or are of another shape than the backbone takes.
     """
     chosen = settings.treatment(**_treatment_for(backbone), seed=seed)
@@ -74,8 +92,10 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
         validation=open_split(settings, settings.validation, every),
         test=open_split(settings, settings.test, every),
     )
+    if backbone.tokenizer is not None:
+        _check_texts(backbone, splits.train)
     graph = read(backbone.model)
-    for name in ("train", "validation", "test"):
+    for name in () if backbone.tokenizer else ("train", "validation", "test"):
         check_examples(graph, getattr(splits, name), f"data.{name}", None)
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     for one, other in pairs:
@@ -90,23 +110,27 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
         say(f"warning: {remark}")
     if splits.train.treatment.image_size is not None:
         _say_range(backbone, splits.train)
-    if settings.class_weights is None:
+    if settings.class_weights is not None:
+        splits = replace(splits, train=splits.train.balanced(counts["train"]))
+    if backbone.tokenizer is None:
         return splits
-    return replace(splits, train=splits.train.balanced(counts["train"]))
+    return _as_tokens(splits, backbone.tokenizer, settings.sequence_length)
 
 
 def _treatment_for(backbone: Backbone) -> dict[str, Any]:
     """Return the settings of a treatment that a backbone decides.
 
     Raises:
-        ConfigError: It takes several inputs or text, or images of any size.
+        ConfigError: It takes several inputs of numbers, or images of any size.
     """
     inputs = backbone.model.inputs
-    if len(inputs) != 1 or inputs[0].dtype == "string":
+    if backbone.tokenizer is not None or all(tensor.dtype == "string" for tensor in inputs):
+        return {}
+    if len(inputs) != 1:
         taken = ", ".join(f"{tensor.name!r} of shape {tensor.shape}" for tensor in inputs)
         raise ConfigError(
-            "Expected a backbone with one input of numbers, such as images of shape (batch, "
-            "height, width, channels); text and several inputs go through rk.CutSearch. Received: "
+            "Expected a backbone with one input, such as images of shape (batch, height, width, "
+            "channels), or of texts; several inputs go through rk.CutSearch. Received: "
             f"{backbone.source}, which takes {taken}."
         )
     shape = inputs[0].shape[1:]
@@ -118,6 +142,43 @@ def _treatment_for(backbone: Backbone) -> dict[str, Any]:
             f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."
         )
     return {"image_size": size, "channels": channels}
+
+
+def _check_texts(backbone: Backbone, split: DataSplit) -> None:
+    """Refuse examples that are no texts.
+
+    Raises:
+        ConfigError: Some input is none.
+    """
+    if not names_of_texts(split):
+        raise ConfigError(
+            f"Expected data.input to name a text, or several that belong together, since "
+            f"{backbone.source} takes texts. Received: {split.name}, whose input is "
+            f"{split.examples.element_spec[0]}."
+        )
+
+
+def _as_tokens(splits: Splits, tokenizer: Tokenizer, length: int) -> Splits:
+    """Return the parts with their texts as tokens; say where many texts are cut short."""
+    names = names_of_texts(splits.train)
+    own, longer = (tokenizer(tokens, names) for tokens in (length, 2 * length))
+    texts = next(iter(splits.train.examples.batch(_LOOKED_AT)))[0]
+    short = float(np.mean(_told(own(texts)) < _told(longer(texts))))
+    if short > _MANY:
+        say(
+            f"warning: {short:.0%} of the training texts have more than {length} tokens, and lose "
+            "their end. --data.sequence_length allows more."
+        )
+    parts = (splits.train, splits.validation, splits.test)
+    train, validation, test = (tokenized(part, own) for part in parts)
+    return Splits(train, validation, test, own)
+
+
+def _told(tokens: Any) -> np.ndarray:
+    """Return how many tokens of each text are no filling."""
+    if isinstance(tokens, dict):
+        tokens = tokens.get("padding_mask", tokens["token_ids"])
+    return np.count_nonzero(tokens, axis=1)
 
 
 def open_split(settings: DataSettings, split: str, treatment: Treatment) -> DataSplit:

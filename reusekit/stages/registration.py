@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -20,6 +20,7 @@ from reusekit.stages.evaluation import Evaluation
 from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.inputs import Splits
 from reusekit.stages.search import Searched
+from reusekit.surgery import prepend, split
 from reusekit.tracking import (
     ROLES,
     CardScore,
@@ -84,6 +85,7 @@ def register(
         SurgeryError: Bottom and top do not compute what the whole computes.
         TrackingError: The registry refuses. The models are then kept in the folder.
     """
+    tuned, splits = _from_raw(tuned, splits)
     parts, test, baselines = tuned.parts, scores.test, scores.baselines
     few, *_ = next(iter(splits.test.batches(4)))
     parts.verify(keras.tree.map_structure(np.asarray, few))
@@ -132,6 +134,14 @@ def register(
     return version
 
 
+def _from_raw(tuned: FineTuned, splits: Splits) -> tuple[FineTuned, Splits]:
+    """Return the model and the data as they were before texts became tokens, where they did."""
+    if splits.tokenizer is None:
+        return tuned, splits
+    whole = prepend(tuned.whole, splits.tokenizer)
+    return replace(tuned, whole=whole, parts=split(whole, tuned.frozen_up_to)), splits.raw
+
+
 def _tags(rules: TaskRules) -> dict[str, str]:
     """Return what the rules of a task have chosen on the validation split."""
     chosen = getattr(rules, "thresholds", None)
@@ -167,7 +177,9 @@ def _card(
     shapes = {tensor.name: tuple(tensor.shape[1:]) for tensor in whole.inputs}
     alone = next(iter(shapes.values())) if len(shapes) == 1 else None
     images = alone is not None and len(alone) == 3
-    kind = "images" if images else "examples"
+    texts = all(tensor.dtype == "string" for tensor in whole.inputs)
+    kind = "images" if images else "texts" if texts else "examples"
+    ranges = {"images": "pixels from 0 to 255", "texts": "strings"}
     return model_card(
         ModelCard(
             name=settings.model,
@@ -183,7 +195,7 @@ def _card(
             costs=ledger,
             scores=scores,
             input_shape=shapes if alone is None else alone,
-            input_range="pixels from 0 to 255" if images else "what it was trained on",
+            input_range=ranges.get(kind, "what it was trained on"),
             bottom=f"{backbone.name}-bottom",
             top=f"{settings.model}-top",
             parent=backbone.parent and f"{backbone.source} ({backbone.parent})",

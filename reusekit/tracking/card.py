@@ -186,7 +186,7 @@ def _trained(card: ModelCard) -> str:
 def _shape(shape: Sequence[int | None] | Mapping[str, Sequence[int | None]]) -> str:
     if isinstance(shape, Mapping):
         return ", ".join(f"{_shape(one)} of {name}" for name, one in shape.items())
-    return " x ".join("any" if size is None else str(size) for size in shape)
+    return " x ".join("any" if size is None else str(size) for size in shape) or "()"
 
 
 def _score(value: float | None, card: ModelCard) -> str:

@@ -111,8 +111,11 @@ def log_input(dataset: Dataset, context: str) -> None:
 
 
 def log_data(split: DataSplit, context: str) -> None:
-    """Log a split as an input, named by its content, for `training`, `validation` or `test`."""
-    log_input(mlflow.data.from_tfds(split), context)  # type: ignore[attr-defined]  # a plugin's
+    """Log a split as an input, named by its content, for `training`, `validation` or `test`.
+
+    Of texts that became tokens it is the texts that are logged.
+    """
+    log_input(mlflow.data.from_tfds(split.raw or split), context)  # type: ignore[attr-defined]  # a plugin's
 
 
 def log_artifact(local_path: str | Path, artifact_path: str | None = None) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import reusekit as rk
+from reusekit.surgery import prepend
 
 keras_hub = pytest.importorskip("keras_hub")
 
@@ -66,6 +67,44 @@ def test_a_text_backbone(tmp_path):
     }
     ours, theirs = (m.predict(x, verbose=0) for m in (found.model, network))
     assert np.array_equal(ours["sequence_output"], theirs["sequence_output"])
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """A small BERT with its tokenizer, as a preset folder."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "read", "the", "file", "##s", "close"]
+    folder = tmp_path_factory.mktemp("presets") / "bert"
+    keras.utils.set_random_seed(0)
+    keras_hub.models.BertBackbone(
+        vocabulary_size=len(words), num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16,
+        max_sequence_length=12,
+    ).save_to_preset(folder)  # fmt: skip
+    keras_hub.tokenizers.BertTokenizer(vocabulary=words, lowercase=True).save_to_preset(folder)
+    return folder
+
+
+def test_a_text_backbone_brings_its_tokenizer(bert, tmp_path):
+    found = rk.load_backbone(bert)
+    texts = keras.ops.convert_to_tensor(["Read the files", "Close the unknown file, read"])
+    tokens = found.tokenizer(6, ("text",))(texts)
+    assert np.array_equal(tokens["token_ids"], [[2, 5, 6, 7, 8, 3], [2, 9, 6, 1, 7, 3]])
+    assert np.array_equal(tokens["padding_mask"], np.ones((2, 6)))
+    whole = rk.attach(rk.extract(found.model, "transformer_layer_1"), rk.heads.Classifier(3))
+    strings = prepend(whole, found.tokenizer(6, ("text",)))
+    strings.save(tmp_path / "whole.keras")
+    loaded = keras.saving.load_model(tmp_path / "whole.keras")
+    for model in (strings, loaded):
+        np.testing.assert_allclose(
+            model.predict(texts, verbose=0), whole.predict(tokens, verbose=0), atol=1e-6
+        )
+
+
+def test_pairs_of_texts_are_told_apart(bert):
+    make = rk.load_backbone(bert).tokenizer
+    pair = {"one": ["read"], "other": ["the file"]}
+    tokens = make(8, ("one", "other"))({name: keras.ops.array(text) for name, text in pair.items()})
+    assert np.array_equal(tokens["token_ids"], [[2, 5, 3, 6, 7, 3, 0, 0]])
+    assert np.array_equal(tokens["segment_ids"], [[0, 0, 0, 1, 1, 1, 0, 0]])
 
 
 def test_what_cannot_be_had_is_said(images, tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
 """Splits that share examples are refused before anything is trained on them."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from data_builders import F, prepare
 
 import reusekit as rk
@@ -43,6 +46,26 @@ def test_a_backbone_of_text_is_refused_before_any_data_is_read():
     backbone = Backbone(keras.Model([ids, mask], embedded), None, "made/text", None)
     with pytest.raises(rk.ConfigError, match="Received: made/text, which takes 'ids'"):
         stages.load_data(DataSettings(name="no_such_data"), backbone, seed=0)
+
+
+def test_texts_of_a_folder_and_of_the_catalogue_become_tokens(tmp_path):
+    backbone = stages.load_backbone(BackboneSettings(source="reusekit/prosenet"))
+    for number in range(40):
+        file = tmp_path / ("ham", "spam")[number % 2] / f"{number}.txt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"Return the number {number}, or None.")
+    folder = DataSettings(folder=str(tmp_path), sequence_length=8)
+    few = stages.load_data(folder, backbone, seed=0)
+    assert (few.train.input_shape, few.train.raw.input_shape) == ((8,), ())
+    assert few.raw.test.size == few.test.size == 6
+    reviews = DataSettings(name="imdb_reviews", validation="test[:4]", test="test[4:]")
+    with tfds.testing.mock_data(num_examples=8):
+        few = stages.load_data(reviews, backbone, seed=0)
+        assert few.train.arrays()[0].shape == (8, 64)
+    with pytest.raises(rk.DataError, match=r"data\.train of numbers"):
+        stages.load_data(folder, replace(backbone, tokenizer=None), seed=0)
+    with pytest.raises(rk.ConfigError, match=r"takes texts\. Received: sklearn_digits"):
+        stages.load_data(DataSettings(name=DIGITS), backbone, seed=0)
 
 
 def test_a_setting_of_its_own_is_no_option():

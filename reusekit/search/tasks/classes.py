@@ -146,7 +146,7 @@ class ClassRules(TaskRules):
         model = LogisticRegression(C=strength, max_iter=1000).fit(inputs, labels, weights)
 
         def outputs(inputs: np.ndarray) -> np.ndarray:
-            found = np.zeros((len(inputs), self.task.size))  # absent classes among them
+            found = np.zeros((inputs.shape[0], self.task.size))  # absent classes among them
             found[:, model.classes_] = model.predict_proba(inputs)
             return found
 

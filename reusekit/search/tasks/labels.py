@@ -141,7 +141,7 @@ class LabelRules(TaskRules):
             models[number] = model.fit(inputs, labels[:, number], weights)
 
         def outputs(inputs: np.ndarray) -> np.ndarray:
-            found = np.tile(rates, (len(inputs), 1))  # of labels that never or always apply
+            found = np.tile(rates, (inputs.shape[0], 1))  # of labels that never or always apply
             for number, model in models.items():
                 found[:, number] = model.predict_proba(inputs)[:, 1]
             return found

@@ -146,7 +146,7 @@ class NumberRules(TaskRules):
         """Fit a ridge regression; see `TaskRules.fit_linear`."""
         # In float32 the equations of weak regularisation are too badly conditioned.
         model = Ridge(alpha=strength).fit(inputs.astype(float), labels, weights)
-        return lambda inputs: model.predict(inputs).reshape(len(inputs), self.task.size)
+        return lambda inputs: model.predict(inputs).reshape(inputs.shape[0], self.task.size)
 
     def sentence(self, inputs: str) -> str:
         """Say which numbers are predicted of inputs."""

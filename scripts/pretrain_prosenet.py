@@ -1,0 +1,327 @@
+r"""Pretrain prosenet to guess words that were left out, and write what ships inside the package.
+
+    python scripts/pretrain_prosenet.py    # about six minutes on two cores
+
+To see how it works in a minute, with few texts and a place of its own for the result:
+
+    python scripts/pretrain_prosenet.py --packages keras rich --steps 20 \
+        --out build/tiny.weights.h5
+
+The texts are the docstrings of what this package requires, which every installation has; they are
+read, not imported. What the modules of the data set `python_topics` say, too, is left out, so that
+its texts and labels are new to the network. A word is one of those that occur most often. The
+embedding starts from counts of which words stand near which, the rest from random weights, and all
+of it learns to guess words that were left out or replaced, by the head `MaskedLanguageModel`, whose
+last layer is the embedding itself. Beside the weights lie the words, and a JSON file with the
+share of words that are guessed in texts held out, and the digest of the texts.
+"""
+
+import reusekit  # isort: skip  # noqa: F401  (first: it starts Keras quietly)
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import platform
+import re
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from importlib.metadata import distribution, version
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+from scipy.sparse import csr_array
+from sklearn.utils.extmath import randomized_svd
+
+import reusekit as rk
+from reusekit.backbones import prosenet
+from reusekit.data.builders.python_topics import (
+    OTHERS,
+    SEEN,
+    docstrings,
+    python_files,
+)
+
+PACKAGES = (
+    *("filelock", "jsonargparse", "keras", "keras-tuner", "matplotlib", "mlflow", "numpy"),
+    *("pandas", "psutil", "pydantic", "requests", "rich", "scikit-learn", "scipy", "tensorboard"),
+    *("tensorflow", "tensorflow-datasets"),
+)
+"""Distributions that pyproject.toml requires, and that have much to say."""
+
+BATCH = 64
+PEAK_RATE = 2e-3
+WARMUP = 0.06  # share of the steps
+LEFT_OUT = 0.2  # share of the words to guess
+HELD_OUT = 50  # one text in so many
+EVALUATED = 64  # batches of held out texts, at most
+SHORTEST = 8  # words of a text
+COMMON = 1e-3  # share of all words from which on a word is common
+NEAR = 5  # words before and after a word that count as near it
+
+# What the layer TextVectorization does to a text, for characters of ASCII.
+_AS_WORDS = {ord(mark): None for mark in "!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"}
+_AS_WORDS |= {ord(letter): letter.lower() for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"}
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, as the tokenizer has them."""
+    return text.translate(_AS_WORDS).split()
+
+
+def prose(docstring: str) -> str:
+    """Return the paragraphs of a docstring that are no code and no tables, ASCII alone."""
+    paragraphs = re.split(r"\n\s*\n", docstring.encode("ascii", "ignore").decode())
+    kept = [
+        paragraph
+        for paragraph in paragraphs
+        if ">>>" not in paragraph
+        and "```" not in paragraph
+        and sum(c.isalpha() or c.isspace() for c in paragraph) > 0.8 * len(paragraph)
+    ]
+    return " ".join(" ".join(kept).split())
+
+
+def corpus(packages: list[str]) -> list[str]:
+    """Return what packages say in their docstrings, no text twice, none of `python_topics`."""
+    modules = [module for topics in (SEEN, OTHERS) for topic in topics.values() for module in topic]
+    known = {text for name in modules for file in python_files(name) for text in _readable(file)}
+    found: dict[str, None] = {}
+    for package in packages:
+        for path in sorted(distribution(package).files or (), key=str):
+            parts = set(path.parts)
+            if path.suffix == ".py" and not parts & {"test", "tests", "testing"}:
+                found.update(dict.fromkeys(_readable(Path(str(path.locate())))))
+    return [text for text in found if text not in known and len(text.split()) >= SHORTEST]
+
+
+def _readable(file: Path) -> Iterator[str]:
+    """Yield the prose of each docstring of a file; none where it is not written for this Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what Python thinks of their escapes
+        try:
+            yield from map(prose, docstrings(file.read_bytes()))
+        except (SyntaxError, ValueError, OSError):
+            return
+
+
+def numbered(texts: list[list[str]], vocabulary: list[str]) -> list[np.ndarray]:
+    """Return texts as numbers of words, in pieces of the length that the network is trained on."""
+    numbers = {word: number for number, word in enumerate(vocabulary, start=prosenet.MASK)}
+    pieces = []
+    for words in texts:
+        ids = np.array([numbers.get(word, prosenet.UNKNOWN) for word in words], "int32")
+        for start in range(0, len(ids), prosenet.LENGTH):
+            piece = ids[start : start + prosenet.LENGTH]
+            if len(piece) >= SHORTEST:
+                pieces.append(piece)
+    return pieces
+
+
+def embedding_of(pieces: list[np.ndarray], seed: int) -> np.ndarray:
+    """Return a vector for each word, by the words it stands near more often than by chance.
+
+    Args:
+        pieces: Texts as numbers of words.
+        seed: Of the factorisation, which is randomised.
+
+    Returns:
+        Shape (words, width). Vectors of rare words are of length 1, others shorter.
+    """
+    # A text is parted from the next by filling, which counts as no word.
+    joined = np.concatenate([np.pad(piece, (0, NEAR)) for piece in pieces])
+    shape = prosenet.WORDS, prosenet.WORDS
+    near = csr_array(shape, dtype="float32")
+    for distance in range(1, NEAR + 1):
+        one, other = joined[:-distance], joined[distance:]
+        both = (one > prosenet.MASK) & (other > prosenet.MASK)
+        weight = np.full(both.sum(), 1 / distance, "float32")
+        near += csr_array((weight, (one[both], other[both])), shape)
+    near = (near + near.T).tocoo()
+    often = near.sum(axis=1)
+    usual = often**0.75 / (often**0.75).sum()  # rare words are near anything by chance
+    row, column = near.coords
+    gained = np.log(near.data / (often[row] * usual[column]))
+    more = gained > 0
+    chances = csr_array((gained[more], (row[more], column[more])), shape)
+    left, sizes, _ = randomized_svd(chances, prosenet.WIDTH, n_iter=3, random_state=seed)
+    vectors = left * np.sqrt(sizes)
+    unseen = ~vectors.any(axis=1)
+    vectors[unseen] = np.random.default_rng(seed).normal(size=(unseen.sum(), prosenet.WIDTH))
+    share = np.bincount(joined, minlength=prosenet.WORDS) / np.count_nonzero(joined)
+    long = COMMON / (COMMON + share)  # what every text has tells little of it
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * long[:, None]
+
+
+class Gaps(keras.utils.PyDataset):
+    """Batches of texts with words to guess, others in each epoch.
+
+    Of the words to guess, four in five are left out, one in ten is another word, and one in ten
+    stays. Each batch has its own seed.
+
+    Args:
+        pieces: Texts as numbers of words.
+        steps: Batches, in one epoch.
+        seed: The same seed gives the same batches.
+    """
+
+    def __init__(self, pieces: list[np.ndarray], steps: int, seed: int) -> None:
+        super().__init__(workers=1)
+        self._pieces, self._steps, self._seed = pieces, steps, seed
+        passes = -(-steps * BATCH // len(pieces))
+        generator = np.random.default_rng(seed)
+        rows = np.concatenate([generator.permutation(len(pieces)) for _ in range(passes)])
+        self._rows = rows[: steps * BATCH].reshape(steps, BATCH)
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Return tokens and the places of the gaps, the words to guess, and which of them count."""
+        generator = np.random.default_rng((self._seed, step))
+        pieces = [self._pieces[row] for row in self._rows[step]]
+        tokens = np.zeros((BATCH, prosenet.LENGTH), "int32")
+        for row, piece in enumerate(pieces):
+            tokens[row, : len(piece)] = piece
+        count = round(LEFT_OUT * prosenet.LENGTH)
+        # Known words in a random order, and whatever else there is after them.
+        lots = generator.random(tokens.shape) + 2.0 * (tokens <= prosenet.MASK)
+        places = np.argsort(lots, axis=1)[:, :count].astype("int32")
+        wanted = np.take_along_axis(tokens, places, 1)
+        lengths = np.maximum(1, np.round(LEFT_OUT * (tokens > 0).sum(axis=1, keepdims=True)))
+        counts = (wanted > prosenet.MASK) & (np.arange(count) < lengths)
+        chance = generator.random(wanted.shape)
+        other = generator.integers(prosenet.MASK + 1, prosenet.WORDS, wanted.shape)
+        shown = np.where(chance < 0.8, prosenet.MASK, np.where(chance < 0.9, other, wanted))
+        np.put_along_axis(tokens, places, np.where(counts, shown, wanted).astype("int32"), 1)
+        return {"token_ids": tokens, "gaps": places}, wanted, counts.astype("float32")
+
+
+def language_model(backbone: keras.Model) -> keras.Model:
+    """Return the backbone with the tied head on the places of the gaps."""
+    gaps = keras.Input((None,), dtype="int32", name="gaps")
+    features = ops.take_along_axis(backbone.output, ops.expand_dims(gaps, -1), axis=1)
+    guessing = keras.Model({"token_ids": backbone.input, "gaps": gaps}, features, name="guessing")
+    return rk.attach(guessing, rk.heads.MaskedLanguageModel(embedding="words"), mask=None)
+
+
+def compile_for(model: keras.Model, steps: int) -> None:
+    """Adam with a rate that warms up, then falls to nothing over the given number of steps."""
+    warmup = max(1, round(WARMUP * steps))
+    rate = keras.optimizers.schedules.CosineDecay(
+        PEAK_RATE / 20, max(1, steps - warmup), warmup_target=PEAK_RATE, warmup_steps=warmup
+    )
+    head = rk.heads.MaskedLanguageModel()
+    model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), **head.compile_args)
+
+
+def write(backbone: keras.Model, vocabulary: list[str], report: dict, out: Path) -> None:
+    """Write weights, words and report beside their places, then move them there whole."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stem = out.name.removesuffix(".weights.h5")
+    drafts = {
+        name: out.with_name(f".{os.getpid()}.{name}")
+        for name in (out.name, f"{stem}.txt", f"{stem}.json")
+    }
+    try:
+        backbone.save_weights(drafts[out.name])
+        drafts[f"{stem}.txt"].write_text("\n".join(vocabulary) + "\n", "utf-8")
+        drafts[f"{stem}.json"].write_text(json.dumps(report, indent=2) + "\n")
+        for name, draft in drafts.items():
+            os.replace(draft, out.with_name(name))
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+
+
+def halved(backbone: keras.Model) -> keras.Model:
+    """Round the weights to half precision, and return a model of the same that holds them so."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float16")
+    try:
+        half = prosenet.build(weights=None)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    half.set_weights(backbone.get_weights())
+    backbone.set_weights(half.get_weights())
+    return half
+
+
+def pretrain(args: argparse.Namespace) -> dict:
+    """Train, measure and write; returns the report that was written."""
+    start = time.perf_counter()
+    keras.utils.set_random_seed(args.seed)
+    texts = corpus(args.packages)
+    split = [words_of(text) for text in texts]
+    counts = Counter(word for words in split for word in words)
+    common = sorted(counts, key=lambda word: (-counts[word], word))
+    vocabulary = [prosenet.LEFT_OUT, *common[: prosenet.WORDS - prosenet.MASK - 1]]
+    seen = numbered([words for row, words in enumerate(split) if row % HELD_OUT], vocabulary)
+    unseen = numbered(split[::HELD_OUT], vocabulary)
+    if args.verbose:
+        print(
+            f"{len(texts):,} texts of {sum(counts.values()):,} words; {args.steps:,} steps of "
+            f"{BATCH} pieces, {time.perf_counter() - start:.0f} s so far.",
+            flush=True,
+        )
+
+    backbone = prosenet.build(weights=None)
+    backbone.get_layer("words").set_weights([embedding_of(seen, args.seed)])
+    model = language_model(backbone)
+    shares = np.bincount(np.concatenate(seen), minlength=prosenet.WORDS) / sum(map(len, seen))
+    # From how often each word is, so that no step goes into learning that.
+    model.get_layer("head_logits").bias.assign(np.log(shares + 1e-6))
+    compile_for(model, args.steps)
+    model.fit(Gaps(seen, args.steps, args.seed), verbose=args.verbose)
+    half = halved(backbone)
+
+    few = max(1, min(EVALUATED, len(unseen) // BATCH))
+    measured = model.evaluate(Gaps(unseen, few, args.seed + 1), verbose=0, return_dict=True)
+    report = {
+        "network": prosenet.SOURCE,
+        "accuracy_on_new_texts": round(float(measured["accuracy"]), 4),
+        "perplexity_on_new_texts": round(math.exp(measured["loss"]), 1),
+        "share_of_the_commonest_word": round(counts[common[0]] / sum(counts.values()), 4),
+        "share_of_known_words": round(
+            sum(counts[word] for word in vocabulary[1:]) / sum(counts.values()), 4
+        ),
+        "texts": len(texts),
+        "words": sum(counts.values()),
+        "sha256_of_texts": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+        "steps": args.steps,
+        "batch": BATCH,
+        "seed": args.seed,
+        "seconds": round(time.perf_counter() - start),
+        "parameters": backbone.count_params(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in args.packages},
+    }
+    write(half, vocabulary, report, args.out)
+    return report
+
+
+def arguments() -> argparse.Namespace:
+    """Return the command line, checked before anything is trained."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--packages", nargs="+", default=list(PACKAGES), choices=PACKAGES)
+    parser.add_argument("--out", type=Path, default=prosenet.WEIGHTS, help="a .weights.h5 file")
+    parser.add_argument("--verbose", type=int, choices=(0, 1, 2), default=1)
+    args = parser.parse_args()
+    if not args.out.name.endswith(".weights.h5"):
+        parser.error(f"--out must end in .weights.h5; received {str(args.out)!r}")
+    if args.steps < 1 or args.seed < 0:
+        parser.error("--steps must be at least 1, --seed at least 0")
+    return args
+
+
+if __name__ == "__main__":
+    report = pretrain(options := arguments())
+    if options.verbose:
+        print(json.dumps(report, indent=2))
