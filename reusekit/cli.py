@@ -213,6 +213,8 @@ def predict(
             f"Expected --output as a file in a folder that can be written. Received: {output!r}."
         )
     start_keras()
+    # A bar for each small file would hide the answers.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import pandas as pd
 
     from reusekit.tracking import predict, predict_table

@@ -49,10 +49,10 @@ def save_model(
         folder: Where to; must not exist.
         by_reference: Leave out the file with its weights, which are stored with its parts.
         usage: How its inputs are treated, and the names of its outputs, which are stored with it.
-            `mlflow.pyfunc` then answers with them, unless it is to load the model where reusekit
-            is not.
+            `mlflow.pyfunc` answers with them. Of a model that loads where reusekit is not, the
+            stored description names no reusekit; `name_answers` then does it where it is fetched.
     """
-    with_reusekit = by_reference or needs_reusekit(model)
+    tied = needs_reusekit(model)
     mlflow.keras.save_model(
         _Elsewhere() if by_reference else model,
         str(folder),
@@ -63,12 +63,35 @@ def save_model(
     if usage is not None:
         (folder / USAGE).parent.mkdir(exist_ok=True)
         (folder / USAGE).write_text(usage.model_dump_json(indent=1, exclude_defaults=True))
-    if not with_reusekit or (usage is None and not needs_reusekit(model)):
+    if tied or (by_reference and usage is not None):
+        _load_with_reusekit(folder, usage)
+
+
+def name_answers(folder: Path, usage: Usage) -> None:
+    """Have `mlflow.pyfunc` answer with names from a fetched model, which then needs reusekit.
+
+    Args:
+        folder: A saved model that was stored so as to load where reusekit is not, or one that
+            answers with names already.
+        usage: The names.
+    """
+    if read_description(folder).flavors["python_function"]["loader_module"] == LOADER:
         return
+    _load_with_reusekit(folder, usage)
+    needed = f"reusekit=={version('reusekit')}"  # of environments that MLflow makes for the model
+    with (folder / "requirements.txt").open("a") as file:
+        file.write(f"\n{needed}\n")
+    conda = yaml.safe_load((folder / "conda.yaml").read_text("utf-8"))
+    next(one for one in conda["dependencies"] if isinstance(one, dict))["pip"].append(needed)
+    (folder / "conda.yaml").write_text(yaml.safe_dump(conda, sort_keys=False), "utf-8")
+
+
+def _load_with_reusekit(folder: Path, usage: Usage | None) -> None:
+    """Have `mlflow.pyfunc` import reusekit, for its layers and for the names of answers."""
     written = read_description(folder)
     written.flavors["python_function"]["loader_module"] = LOADER
     if usage is not None:  # MLflow itself saves no model without a signature of its inputs
-        written.signature = signature(model, usage)
+        written.signature = named_signature(usage)
     written.save(folder / MLMODEL_FILE_NAME)
 
 
@@ -112,24 +135,26 @@ class _Answering:
             raise MlflowException.invalid_parameter_value(str(error)) from error
 
 
-def signature(model: keras.Model, usage: Usage | None = None) -> ModelSignature:
+def signature(model: keras.Model) -> ModelSignature:
     """Return a model's signature, read off its tensors.
-
-    Args:
-        model: The model.
-        usage: The names that it answers with. It then takes raw inputs of several kinds, which no
-            signature of MLflow's can say, and so none is given for them.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
         >>> signature(model).outputs
         [Tensor('float32', (-1, 3))]
     """
-    if usage is not None:
-        asked = ParamSchema([ParamSpec("probabilities", DataType.boolean, False)])
-        return ModelSignature(outputs=_answers(usage), params=asked)
     graph = read(model)
     return ModelSignature(_schema(graph.input_structure), _schema(graph.output_structure))
+
+
+def named_signature(usage: Usage) -> ModelSignature:
+    """Return the signature of a model that answers with names.
+
+    It takes raw inputs of several kinds, which no signature of MLflow's can say, and so none is
+    given for them.
+    """
+    asked = ParamSchema([ParamSpec("probabilities", DataType.boolean, False)])
+    return ModelSignature(outputs=_answers(usage), params=asked)
 
 
 def _answers(usage: Usage) -> Schema:

@@ -35,7 +35,7 @@ from reusekit.sharing import join
 from reusekit.tracking import names
 from reusekit.tracking.network import cause_of
 from reusekit.tracking.registry import MODEL_ID, asking, logged_model_id, original_of
-from reusekit.tracking.saved import LOADER, WEIGHTS, read_description
+from reusekit.tracking.saved import LOADER, WEIGHTS, name_answers, read_description
 from reusekit.tracking.usage import USAGE, Usage
 
 FILE = Path("data", "reference.json")
@@ -262,7 +262,8 @@ def refuse_links(root: Path, named: str, *inside: Path) -> None:
 def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
     """Make a logged model that was fetched one that MLflow itself can load, and safely.
 
-    Where it is a reference to parts, these are joined into the folder.
+    Where it is a reference to parts, these are joined into the folder. `mlflow.pyfunc` answers with
+    its names from then on, where it has some.
 
     Raises:
         TrackingError: It or a part of it is gone or altered, or asks MLflow for more than to read
@@ -280,7 +281,7 @@ def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
         stored._check(folder / WEIGHTS, WEIGHTS, stored.files)
     if stored.usages or (folder / USAGE).is_file():
         stored._check(folder / USAGE, USAGE, stored.usages)
-        Usage.read(folder / USAGE, stored.named)
+        name_answers(folder, Usage.read(folder / USAGE, stored.named))
 
 
 def _check_description(folder: Path, named: str) -> None:

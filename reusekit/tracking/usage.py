@@ -3,7 +3,7 @@
 import base64
 import binascii
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
@@ -121,14 +121,8 @@ class Usage(BaseModel):
             )
         structure = read(model).input_structure
         columns = self._by_input(structure, inputs)
-        counts = {len(one.values) for one in columns}
-        if len(counts) != 1 or 0 in counts:
-            raise DataError(
-                "Expected one input at least, and as many of each kind. Received: "
-                f"{', '.join(map(str, sorted(counts)))}."
-            )
         outputs: list[np.ndarray] = []
-        for start in range(0, max(counts), _CHUNK):
+        for start in range(0, _count(len(one.values) for one in columns), _CHUNK):
             arrays = [self._ready(one.part(start), files) for one in columns]
             for at in range(0, len(arrays[0]), _BATCH):
                 batch = [array[at : at + _BATCH] for array in arrays]
@@ -160,7 +154,9 @@ class Usage(BaseModel):
             if len(tensors) == 1 and (given == [names[0]] or self._is_base64(given)):
                 inputs = _decoded(inputs[given[0]]) if self._is_base64(given) else inputs[given[0]]
             elif self.columns is not None and set(self.of_table()) <= set(given):
-                inputs = pd.DataFrame({name: list(inputs[name]) for name in given})
+                parts = {name: _listed(inputs[name]) for name in given}
+                _count(map(len, parts.values()))
+                inputs = pd.DataFrame({name: list(part) for name, part in parts.items()})
         if isinstance(inputs, pd.DataFrame):
             found = self._of_frame(inputs, names)
         elif isinstance(inputs, Mapping):
@@ -190,6 +186,11 @@ class Usage(BaseModel):
         wanted: Any = self.columns
         if wanted is None and len(names) == 1:  # whatever it is called
             wanted = tuple(frame.columns)
+            if len(wanted) > 1 and not any(map(pd.api.types.is_numeric_dtype, frame.dtypes)):
+                raise DataError(
+                    f"Expected one column for the input {names[0]!r} (--column). Received: "
+                    f"{len(wanted)}, {', '.join(map(repr, wanted))[:200]}."
+                )
         if not isinstance(wanted, Mapping):
             # Several columns of text are an input each.
             wanted = {names[0]: wanted} if len(names) == 1 else {name: (name,) for name in names}
@@ -310,6 +311,17 @@ class _Column(NamedTuple):
             f"Expected {self.dtype} of shape ({shape}) for the input {self.name!r}. Received: "
             f"{received}."
         )
+
+
+def _count(lengths: Iterable[int]) -> int:
+    """Return how many inputs there are, by how many there are of each kind."""
+    counts = set(lengths)
+    if len(counts) != 1 or 0 in counts:
+        raise DataError(
+            "Expected one input at least, and as many of each kind. Received: "
+            f"{', '.join(map(str, sorted(counts)))}."
+        )
+    return counts.pop()
 
 
 def _several(columns: str | Sequence[str]) -> tuple[str, ...]:

@@ -10,8 +10,10 @@ from processes import run_python
 from small_models import CUT, X, backbone, sent, with_head
 
 import reusekit as rk
+from reusekit.tracking import Usage
 from reusekit.tracking.registry import logged_model_id
 
+NAMES = Usage(kind="classification", names=("red", "white", "green"))
 TOKENS = np.arange(14).reshape(2, 7).astype("int32")
 
 
@@ -34,9 +36,11 @@ def expected(module_tracking, server, tmp_path_factory):
     tied = rk.backbones.Backbone(language, None, "tests/language", None)
     for name, model, source in (("plain", plain, body), ("tied", language, tied)):
         for way in ("joined", "alone"):
+            alone = way == "alone"
+            usage = NAMES if alone and name == "plain" else None
             sent(
                 folder / f"{name}-{way}", model, source, f"{name}-{way}", "elsewhere",
-                standalone=way == "alone",
+                standalone=alone, usage=usage,
             )  # fmt: skip
     np.save("x.npy", X)
     np.save("tokens.npy", TOKENS)
@@ -91,11 +95,16 @@ def test_plain_mlflow_joins_and_serves_what_is_stored_by_reference_and_keeps_tie
 def test_a_self_contained_version_needs_no_reusekit(expected):
     outside(
         "model = mlflow.keras.load_model('models:/plain-alone@champion')\n"
-        "np.save('alone.npy', model.predict(np.load('x.npy'), verbose=0))\n",
+        "served = mlflow.pyfunc.load_model('models:/plain-alone@champion')\n"
+        "x = np.load('x.npy')\n"
+        "np.save('alone.npy', [model.predict(x, verbose=0), served.predict(x)])\n",
         # Importing them is an ImportError.
         before="import sys; sys.modules['reusekit'] = sys.modules['reusekit_mlflow'] = None",
     )
-    assert np.array_equal(np.load("alone.npy"), expected["plain"])
+    for found in np.load("alone.npy"):
+        assert np.array_equal(found, expected["plain"])
+    here = mlflow.pyfunc.load_model("models:/plain-alone@champion").predict(X)
+    assert here["label"].tolist() == [NAMES.names[one] for one in expected["plain"].argmax(axis=1)]
     needed = {
         name: Path(
             mlflow.artifacts.download_artifacts(f"models:/{name}/1/requirements.txt")

@@ -2,7 +2,13 @@
 
 import base64
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
 
@@ -11,6 +17,7 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 from keras import layers
 from mlflow.pyfunc import scoring_server
 from PIL import Image
@@ -66,12 +73,9 @@ def registered(module_tracking, tmp_path_factory):
     wanted = {
         "colours": (
             image_model(),
-            Usage(
-                kind="classification",
-                names=KINDS,
-                treatment=Treatment(image_size=(8, 8), channels=3),
-            ),
+            Usage(kind="classification", names=KINDS, treatment=SMALL),
         ),
+        "alone": (image_model(), Usage(kind="classification", names=KINDS, treatment=SMALL)),
         "tone": (text_model(), Usage(kind="classification", names=("good", "bad"))),
         "labels": (
             with_head(body, 0),
@@ -84,7 +88,7 @@ def registered(module_tracking, tmp_path_factory):
     }
     for name, (model, usage) in wanted.items():
         source = Backbone(model, None, f"tests/{name}", None)
-        said = Registration(name, "f00d", usage=usage)
+        said = Registration(name, "f00d", usage=usage, standalone=name == "alone")
         prepare(folder / name, rk.split(model, CUT), source, dict.fromkeys(ROLES, COSTS), said)
         with mlflow.start_run() as run:
             send(folder / name, mlflow.MlflowClient(), run.info.run_id)
@@ -97,11 +101,12 @@ def served(registered):
     return {name: mlflow.pyfunc.load_model(f"models:/{name}@champion") for name in registered}
 
 
-def test_pictures_are_known_by_their_files_and_by_their_bytes(served, tmp_path):
+@pytest.mark.parametrize("name", ["colours", "alone"])
+def test_pictures_are_known_by_their_files_and_by_their_bytes(served, tmp_path, name):
     paths = [tmp_path / "one.png", tmp_path / "two.jpg"]
     for path, data in zip(paths, PICTURES, strict=True):
         path.write_bytes(data)
-    colours = served["colours"]
+    colours = served[name]
     texts = [str(path) for path in paths]
     coded = [base64.b64encode(data).decode() for data in PICTURES]
     for inputs in (
@@ -216,6 +221,13 @@ def test_keras_and_models_without_names_answer_with_numbers(registered):
         ("numbers", np.full((2, 6), np.nan), "finite"),
         ("numbers", pd.DataFrame(X, columns=list("abcdeg")), "Expected a column 'f'"),
         ("numbers", 7, "Expected a list or an array of inputs"),
+        ("numbers", dict.fromkeys("abcdef", 7), "Expected a list or an array of inputs"),
+        ("numbers", {"f": [7, 8]} | {one: [7] for one in "abcde"}, "of each kind. Received: 1, 2"),
+        (
+            "tone",
+            pd.DataFrame({"a": ["good"], "b": ["bad"]}),
+            "--column.* Received: 2, 'a', 'b'",
+        ),
         ("labels", {"other": X}, "Expected inputs by the names 'features'. Received: 'other'"),
     ],
 )
@@ -254,6 +266,65 @@ def test_a_served_model_answers_with_names_and_opens_no_file_of_its_server(
     assert "cat" in one["labels"]
     with pytest.raises(mlflow.MlflowException, match="server's own files"):
         answered("colours", inputs=[str(tmp_path / "one.png")])
+
+
+@contextmanager
+def served_over_http(*names):
+    """`mlflow models serve`, as a user calls it, for each name; gives addresses that answer."""
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "UVICORN_PORT": "0",  # the system chooses one; MLflow hands on all others
+    }
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager=local", "--port=0"]
+    processes = [
+        subprocess.Popen(
+            [*command, "-m", f"models:/{name}@champion"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=environment,
+        )
+        for name in names
+    ]
+    try:
+        yield [_address(process.stderr) for process in processes]
+    finally:
+        for process in processes:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in processes:
+            process.communicate()  # until all of its group have ended
+
+
+def _address(said):
+    """Wait until a server says where it answers."""
+    lines = []
+    for line in said:
+        lines.append(line)
+        if found := re.search(r"running on (http://\S+)", line):
+            return found[1]
+    return pytest.fail("".join(lines))
+
+
+def test_mlflow_serves_names_over_http(registered):
+    pictures = [{"b64": base64.b64encode(one).decode()} for one in PICTURES]
+    with served_over_http("alone", "tone") as addresses:
+        for address, body, expected in zip(
+            addresses,
+            ({"instances": pictures}, {"inputs": ["bad", "good good bad"]}),
+            (["dog", "cat"], ["bad", "good"]),
+            strict=True,
+        ):
+            assert requests.get(f"{address}/health", timeout=60).ok
+            ask = partial(requests.post, f"{address}/invocations", timeout=60)
+            assert [one["label"] for one in ask(json=body).json()["predictions"]] == expected
+            refused = ask(json={"inputs": [3]})
+            assert refused.status_code == 400
+            assert "Expected" in refused.text
+    for address in addresses:
+        with pytest.raises(requests.ConnectionError):
+            requests.get(f"{address}/health", timeout=60)
 
 
 def test_names_are_those_that_were_registered(registered):
