@@ -2,7 +2,7 @@
 
 python scripts/benchmark_search.py --workload all     # everything: most of an hour on two cores
 python scripts/benchmark_search.py --workload frozen  # or ftu, again, disk, feed, memory
-python scripts/benchmark_search.py --workload all --quick   # small, to see that it works
+python scripts/benchmark_search.py --workload all --quick   # a small network: does it work?
 
 The plain side runs a sample of the trials, which is stated, and is scaled to all of them; --full
 runs every one. Prints a table, then one JSON line a workload.
@@ -38,7 +38,6 @@ from reusekit.search import CutHyperModel, SearchSpace, TrialData, TrialSpec
 from reusekit.search.trial_data import ArrayFeatures
 from reusekit.training import Fit
 
-SIZE = (64, 64)
 BLOCKS = [
     f"conv{stage}_block{block}_out"
     for stage, count in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True)
@@ -83,7 +82,7 @@ class Bench:
     """The settings that all workloads share.
 
     Attributes:
-        quick: Whether to do little, to see that everything works.
+        quick: Whether to do little on a small network, to see that everything works.
         full: Whether the plain side runs every trial.
         folder: A scratch folder.
     """
@@ -94,19 +93,31 @@ class Bench:
 
     def __post_init__(self) -> None:
         keras.utils.set_random_seed(0)
-        self.model = rk.load_backbone(
-            "keras.applications/ResNet50", weights=None, input_shape=(*SIZE, 3)
-        ).model
-        few = (96, 48) if self.quick else (540, 60)
-        train = "train[:96]" if self.quick else f"train+test[:{few[0]}]"
-        validation = "validation[:48]" if self.quick else f"validation+test[-{few[1]}:]"
-        self.train, self.validation = digits(train), digits(validation)
+        if self.quick:
+            self.blocks, self.ftu_cuts = ["early", "middle", "late"], ["middle", "early"]
+            x = y = keras.Input((8, 8, 1))
+            for name in self.blocks:
+                y = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name=name)(y)
+            self.model = keras.Model(x, y)
+            train, validation, size, channels = "train[:96]", "validation[:48]", (8, 8), 1
+        else:
+            size, channels = (64, 64), 3
+            self.model = rk.load_backbone(
+                "keras.applications/ResNet50", weights=None, input_shape=(*size, channels)
+            ).model
+            self.blocks, self.ftu_cuts = BLOCKS, FTU_CUTS
+            train, validation = "train+test[:540]", "validation+test[-60:]"
+        treatment = rk.data.Treatment(image_size=size, channels=channels)
+        self.train, self.validation = (
+            rk.data.load("sklearn_digits", split, treatment=treatment)
+            for split in (train, validation)
+        )
         self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 2 if self.quick else 5}
 
     def frozen_space(self) -> SearchSpace:
         """Return the space of 16 cuts, each with 3 heads."""
         return SearchSpace(
-            BLOCKS[::5] if self.quick else BLOCKS,
+            self.blocks,
             heads={
                 "linear": rk.heads.Classifier(10),
                 "hidden": rk.heads.Classifier(10, units=64),
@@ -118,12 +129,12 @@ class Bench:
     def ftu_space(self) -> SearchSpace:
         """Return Nautilus's FTU space: 4 depths of freezing, 2 batch sizes, 3 rates."""
         return SearchSpace(
-            [BLOCKS[-1]],
-            frozen_up_to=FTU_CUTS[:2] if self.quick else FTU_CUTS,
+            [self.blocks[-1]],
+            frozen_up_to=self.ftu_cuts,
             units=[0],
             dropout=[0.0],
-            learning_rates=[5e-5, 3e-5, 2e-5],
-            batch_sizes=[16, 32],
+            learning_rates=[5e-5] if self.quick else [5e-5, 3e-5, 2e-5],
+            batch_sizes=[32] if self.quick else [16, 32],
             standardize=False,
             batch_norm="train",
         )
@@ -141,13 +152,6 @@ class Bench:
             folder=self.folder / name / "trials",
             store=FeatureStore(self.folder / name / "features"),
         )
-
-
-def digits(split: str) -> DataSplit:
-    """Some of scikit-learn's digits, resized to RGB."""
-    return rk.data.load(
-        "sklearn_digits", split, treatment=rk.data.Treatment(image_size=SIZE, channels=3)
-    )
 
 
 class Recorded(CutHyperModel):
@@ -387,7 +391,7 @@ def again_child(bench: Bench) -> dict[str, Any]:
 
 def feeding(bench: Bench) -> Report:
     """Shuffled epochs over stored maps, beside gathering from one file that is mapped."""
-    cut = "conv5_block3_out" if bench.quick else "conv2_block3_out"
+    cut = bench.blocks[-1 if bench.quick else 2]
     store = FeatureStore(bench.folder / "feed")
     (features,) = stored_features(store, bench.model, [cut], bench.train)
     file = bench.folder / "whole.npy"
@@ -437,13 +441,13 @@ def memory_child(bench: Bench, examples: int) -> dict[str, Any]:
     What is counted is memory of the process's own: pages of mapped files count to a process as long
     as nobody else wants the memory, and are given back then.
     """
+    spec = bench.train.examples.element_spec
 
     def made() -> Any:
         for number in range(examples):
-            image = np.random.default_rng(number).uniform(0, 255, (*SIZE, 3))
+            image = np.random.default_rng(number).uniform(0, 255, spec[0].shape)
             yield image.astype("float32"), number % 10
 
-    spec = bench.train.examples.element_spec
     data = DataSplit(
         "made:1.0.0",
         "train",
@@ -456,7 +460,7 @@ def memory_child(bench: Bench, examples: int) -> dict[str, Any]:
     )
     bench.train = data
     space = bench.ftu_space().changed(
-        frozen_up_to=["conv4_block6_out"],
+        frozen_up_to=[bench.ftu_cuts[-2]],
         learning_rates=[5e-5],
         batch_sizes=[32],
     )
