@@ -174,6 +174,14 @@ class Padding:
         return examples.padded_batch(batch_size, shapes, values)  # which refuses longer ones
 
 
+def changed_since(expected: int, received: str) -> DataError:
+    """Return the error for a data set that has lost or got examples since it was loaded."""
+    return DataError(
+        f"Expected {expected} examples. Received: {received}. The data set is not what it was when "
+        "it was loaded; load it again."
+    )
+
+
 def batched(examples: tf.data.Dataset, padding: Padding | None, batch_size: int) -> tf.data.Dataset:
     """Return batches of examples, padded where there is a padding."""
     return padding.batch(examples, batch_size) if padding else examples.batch(batch_size)

@@ -17,11 +17,12 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
-from reusekit.errors import CacheError, DataError
+from reusekit.errors import CacheError
 from reusekit.features.batches import (
     Padding,
     batched,
     call_python,
+    changed_since,
     each_pass,
     example_batches,
     feed,
@@ -42,13 +43,18 @@ class FeatureSource(ABC):
 
     @property
     @abstractmethod
+    def _told(self) -> tuple[np.ndarray, ...]:
+        """Labels and, where there are some, weights."""
+
+    @property
     def labels(self) -> np.ndarray:
         """The labels, in the data set's order."""
+        return self._told[0]
 
     @property
     def weights(self) -> np.ndarray | None:
         """The weights of the examples, in the same order; None where all count alike."""
-        return None
+        return self._told[1] if len(self._told) > 1 else None
 
     @abstractmethod
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
@@ -74,14 +80,8 @@ class StoredSource(FeatureSource):
         self.in_memory = False
 
     @cached_property
-    def labels(self) -> np.ndarray:
-        """The labels, in the data set's order."""
-        return np.asarray(self.entry[LABELS])
-
-    @cached_property
-    def weights(self) -> np.ndarray | None:
-        """The weights of the examples, in the same order; None where all count alike."""
-        return np.asarray(self.entry[WEIGHTS]) if WEIGHTS in self.entry else None
+    def _told(self) -> tuple[np.ndarray, ...]:
+        return tuple(np.asarray(self.entry[n]) for n in (LABELS, WEIGHTS) if n in self.entry)
 
     @cached_property
     def _read(self) -> Mapping[str, Any]:
@@ -113,14 +113,8 @@ class ViewsSource(FeatureSource):
         self._views, self.size = views, views[0].size
 
     @property
-    def labels(self) -> np.ndarray:
-        """The labels, in the data set's order."""
-        return self._views[0].labels
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """The weights of the examples, in the same order; None where all count alike."""
-        return self._views[0].weights
+    def _told(self) -> tuple[np.ndarray, ...]:
+        return self._views[0]._told
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""
@@ -174,37 +168,20 @@ class InputSource(FeatureSource):
             for into, part in zip(*map(keras.tree.flatten, (held, batch)), strict=True):
                 into[rows] = part
         if position != self.size:
-            raise DataError(
-                f"Expected {self.size} examples. Received: {position}"
-                f"{' or more' if position > self.size else ''}. The data set is not what it was "
-                "when it was loaded; load it again."
-            )
+            raise changed_since(self.size, f"{position}" + " or more" * (position > self.size))
         return held
 
     @cached_property
     def _told(self) -> tuple[np.ndarray, ...]:
-        """Labels and, where there are some, weights."""
         if self._window >= self.size:
             return self._held[1:]
         told = self._data.examples.map(lambda inputs, *told: told)
         return tuple(map(np.array, zip(*told.as_numpy_iterator(), strict=True)))
 
-    @property
-    def labels(self) -> np.ndarray:
-        """The labels, in the data set's order."""
-        return self._told[0]
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """The weights of the examples, in the same order; None where all count alike."""
-        weighted = len(self._data.examples.element_spec) == 3
-        return self._told[1] if weighted else None
-
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """Return batches of (inputs in their own structure, labels), and of weights."""
         if self._window >= self.size:
-            inputs, labels, *weights = self._held
-            return feed(inputs, labels, batch_size, seed, *weights)
+            return feed(self._held[0], self.labels, batch_size, seed, self.weights)
         examples = self._data.examples
         if seed is not None:
             examples = examples.shuffle(max(1, self._window), seed, reshuffle_each_iteration=True)
@@ -230,14 +207,8 @@ class ComputedSource(FeatureSource):
         self._one_at_a_time = Lock()
 
     @property
-    def labels(self) -> np.ndarray:
-        """The labels, in the data set's order."""
-        return self._source.labels
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """The weights of the examples, in the same order; None where all count alike."""
-        return self._source.weights
+    def _told(self) -> tuple[np.ndarray, ...]:
+        return self._source._told
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""

@@ -14,6 +14,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import CacheError, DataError
+from reusekit.features.batches import changed_since
 from reusekit.features.entry import BLOCK_BYTES, Draft, Entry, Manifest
 from reusekit.features.key import FeatureKey
 from reusekit.features.layout import Layout, store_errors_explained
@@ -192,7 +193,7 @@ class FeatureStore:
                 with store_errors_explained(self.path):
                     stop = position + len(next(iter(batches[0].values())))
                     if stop > size:
-                        raise DataError(_changed(size, f"{stop} or more"))
+                        raise changed_since(size, f"{stop} or more")
                     for draft, batch in zip(drafts, batches, strict=True):
                         draft.check(batch, position)
                     if not begun:
@@ -203,7 +204,7 @@ class FeatureStore:
                         draft.write(batch, position)
                     position = stop
             if position != size:
-                raise DataError(_changed(size, f"{position}, and no more"))
+                raise changed_since(size, f"{position}, and no more")
             with store_errors_explained(self.path):
                 for draft in drafts:
                     draft.finish()
@@ -314,13 +315,6 @@ class FeatureStore:
                 removed.append(entry)
                 left -= entry.bytes
         return removed, left
-
-
-def _changed(expected: int, received: str) -> str:
-    return (
-        f"Expected {expected} examples. Received: {received}. The data set is not what it was when "
-        "it was loaded; load it again."
-    )
 
 
 def _info(folder: Path, whole: bool) -> EntryInfo:

@@ -36,18 +36,12 @@ class ArrayFeatures(FeatureSource):
     def __init__(
         self, values: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
     ) -> None:
-        self.values, self._labels, self.size = values, np.asarray(labels), len(labels)
-        self._weights = weights
+        self.values, self.size = values, len(labels)
+        self._given = (np.asarray(labels),) if weights is None else (np.asarray(labels), weights)
 
     @property
-    def labels(self) -> np.ndarray:
-        """The labels, in the data set's order."""
-        return self._labels
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """The weights, likewise."""
-        return self._weights
+    def _told(self) -> tuple[np.ndarray, ...]:
+        return self._given
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """Return batches of (features, labels), and weights; see `feed`."""
@@ -59,7 +53,7 @@ class ArrayFeatures(FeatureSource):
 
 
 def collected(source: FeatureSource) -> np.ndarray:
-    """Pooled features of all examples, in the data set's order; computed where none are held."""
+    """Return pooled features of all examples in order, computed where none are held."""
     features: Any = source.arrays()
     if features is None:
         features = np.concatenate([np.asarray(batch) for batch, *_ in source.batches(256)])
@@ -67,7 +61,7 @@ def collected(source: FeatureSource) -> np.ndarray:
 
 
 def _held(cut: str, features: Any, labels: Any) -> ArrayFeatures:
-    """Pooled features and their labels, as arrays.
+    """Return pooled features and their labels as arrays.
 
     Raises:
         ConfigError: They are none, or not of the same examples.
