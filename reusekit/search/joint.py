@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.errors import ReusekitError, TrainingError
-from reusekit.training.fit import MONITORED, Fit, Stopping, best_epoch
+from reusekit.training.fit import MONITORED, Fit, Stopping, best_epoch, make_variables
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def fit_together(
     began = perf_counter()
     batch = next(iter(validation))  # not of the training batches, whose passes are counted
     for member in members:
-        _build(member, *batch)
+        make_variables(member.model, (batch[0][member.features], *batch[1:]))
     histories = [keras.callbacks.History() for _ in members]
     callbacks = [
         keras.callbacks.CallbackList([history, *member.callbacks], model=member.model)
@@ -137,13 +137,6 @@ def _refuse_shared(members: Sequence[Member]) -> None:
                     f"Expected models that train weights of their own. {variable.path!r} belongs "
                     "to two of them."
                 )
-
-
-def _build(member: Member, x: Any, *told: tf.Tensor) -> None:
-    """Make everything that has variables: they cannot be made inside of a compiled step."""
-    member.model.test_step((x[member.features], *told))
-    member.model.reset_metrics()
-    member.model.optimizer.build(member.model.trainable_variables)
 
 
 def _goes_to_the_end(member: Member, initial_epoch: int, longest: int) -> bool:

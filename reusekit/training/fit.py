@@ -155,6 +155,20 @@ class Resumption(keras.callbacks.Callback):
         return [*self.model.variables, *self.model.optimizer.variables]
 
 
+def make_variables(model: keras.Model, batch: tuple[Any, ...]) -> None:
+    """Make the variables of a compiled model's metrics and optimizer, given (inputs, labels).
+
+    Made while a step is compiled, as Keras does, they have it traced twice on TensorFlow.
+    """
+    inputs, labels, weights = (*batch, None)[:3]
+    told = {"x": inputs, "y": labels, "y_pred": model(inputs, training=False)}
+    model.compute_loss(**told, sample_weight=weights, training=False)
+    model.compute_metrics(**told, sample_weight=weights)
+    model.reset_metrics()
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
 @checked(TrainingError)
 def fit_model(
     model: keras.Model,
@@ -189,13 +203,17 @@ def fit_model(
     for _ in range(begun):
         next(iter(train))  # so that each epoch has the pass that it would have had
     start = perf_counter()
+    # Last of all: another callback may build the optimizer for more than is trainable now.
+    making = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda _: make_variables(model, next(iter(validation)))
+    )
     history = model.fit(
         train,
         validation_data=validation,
         epochs=epochs,
         initial_epoch=epochs if resumption is not None and resumption.ended else begun,
         shuffle=False,  # the batches come shuffled
-        callbacks=[stopping, *callbacks],
+        callbacks=[stopping, *callbacks, making],
         verbose=0,
     ).history
     if resumption is not None:
