@@ -1,9 +1,5 @@
 """Loading backbones by name: whole, from files, and what is said where it cannot be done."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -63,14 +59,15 @@ def test_digest_is_the_same_in_another_process():
 
 def test_a_failed_download_says_what_to_do_and_never_gives_random_weights(tmp_path):
     code = (
+        "import sys\n"
+        "from keras.src.backend import config\n"
+        "config._KERAS_DIR = sys.argv[1]\n"  # read from KERAS_HOME when Keras was imported
         "import reusekit as rk\n"
         "try: rk.load_backbone('keras.applications/ResNet50', input_shape=(32, 32, 3))\n"
         "except rk.BackboneError as error: print(error)\n"
     )
     nowhere = {"https_proxy": "http://127.0.0.1:9", "KERAS_HOME": str(tmp_path)}
-    done = subprocess.run(  # Keras reads KERAS_HOME when it is imported
-        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | nowhere
-    )
+    done = run_python(code, tmp_path, environment=nowhere)
     assert "could not be downloaded" in done.stdout, done.stderr
     assert "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5" in done.stdout
     assert str(tmp_path / "models") in done.stdout
