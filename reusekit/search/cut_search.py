@@ -222,7 +222,7 @@ class CutSearch:
         )
 
     def _identity(self) -> dict[str, Any]:
-        """Return what a resumed search must share with the one before, beside its choices."""
+        """Return the facts that a resumed search shares with the one before, beside its choices."""
         digests, config = tensor_digests(self.graph, self.graph.outputs), self.config
         stored = ("dtype", "padding", "preprocessing", "compute_dtype")
         said = {name: getattr(config, name) for name in stored}
@@ -478,7 +478,7 @@ def _told(
     report: Callable[[TrialRecord], None] | None,
     progress: Callable[[str], None] | None,
 ) -> Iterator[Sequence[Callable[[Any], None]]]:
-    """Yield who is told how far a search is: a bar where nobody else is."""
+    """Yield the listener to the progress of a search: a bar where there is no other."""
     if report is not None or progress is not None:
         yield [one or (lambda told: None) for one in (report, progress)]
         return

@@ -66,7 +66,7 @@ def groups(
     hypermodel: CutHyperModel,
     together: Callable[[Features, int], int] = lambda features, batch_size: MOST_TOGETHER,
 ) -> list[list[QueuedTrial]]:
-    """Put together what can be trained together: what sees the same examples in each step.
+    """Group the trials that can be trained together: those that see the same batches.
 
     Heads on features in memory go together across cuts. Others do where they begin
     with the same ones, so that these are read, or computed, once for all of them.

@@ -1,4 +1,4 @@
-"""Pictures of a search: how good each cut is, over how deep it lies and over what it costs."""
+"""Pictures of a search: the objective of each cut over its depth and over its costs."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure

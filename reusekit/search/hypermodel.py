@@ -1,4 +1,4 @@
-"""The hypermodel of a cut search: what a trial's own model is, and how it is trained."""
+"""The hypermodel of a cut search, which builds and trains the model of each trial."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -139,7 +139,7 @@ class CutHyperModel(keras_tuner.HyperModel):
 
     @checked(ConfigError)
     def stopping(self, objective: keras_tuner.Objective) -> list[keras.callbacks.Callback]:
-        """Return what ends a trial that gains nothing and brings its best epoch's weights back."""
+        """Return the callback that ends a trial without gains and restores its best epoch."""
         return [Stopping(objective.name, self.config.patience, objective.direction)]
 
     @checked(ConfigError)
@@ -221,7 +221,7 @@ class CutHyperModel(keras_tuner.HyperModel):
                 f"Received: {', '.join(refused)}."
             )
         source = self.data.train[self.data.begin(self.spec(hp))]
-        if source.weights is not None and kwargs.get("class_weight") is not None:
+        if kwargs.get("class_weight") is not None and source.weights is not None:
             raise SearchArgumentError(
                 "Expected no class_weight for examples that have weights already. Received: "
                 f"{kwargs['class_weight']!r}."

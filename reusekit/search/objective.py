@@ -50,7 +50,7 @@ def monitor_of(name: str, head: Head, rules: TaskRules) -> Monitor:
 
 
 def with_metric(head: Head, objective: str, rules: TaskRules) -> dict[str, Any]:
-    """Return what a head is compiled with, and the metric of an objective that it does not report.
+    """Return the arguments to compile a head with, the metric of its objective among them.
 
     Args:
         head: A head, of which no metric is made where it is of another kind than the task's.

@@ -238,7 +238,7 @@ class RankCorrelation:
 
 @checked(DataError)
 def rank_correlation(scores: Numbers, results: Numbers) -> RankCorrelation:
-    """Return how well scores before training foretold the order of the results.
+    """Return the agreement of scores before training with the order of the results.
 
     Args:
         scores: A score for each cut.

@@ -1,4 +1,4 @@
-"""The whole model of a trial: what it trained, behind a copy of what it froze."""
+"""The whole model of a trial: its trained part behind a copy of the frozen one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -20,7 +20,7 @@ Weights = Mapping[str, Sequence[keras.Variable]]
 def whole_model(
     spec: TrialSpec, trained: keras.Model, hypermodel: CutHyperModel, bare: TrialData
 ) -> keras.Model:
-    """Return a trial's trained part behind a copy of what it froze.
+    """Return a trial's trained part behind a copy of the frozen one.
 
     Args:
         spec: The trial.

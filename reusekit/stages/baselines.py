@@ -154,7 +154,7 @@ def linear_on_inputs(splits: Splits) -> Baseline:
 
 
 def constant(splits: Splits) -> Baseline:
-    """Give every example what fits the training examples best: no model that looks should be worse.
+    """Give every example the outputs that fit training best: a floor for models that look.
 
     Args:
         splits: The data, of which the inputs are not looked at.

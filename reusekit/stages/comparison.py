@@ -1,4 +1,4 @@
-"""Two models on the same examples: how much better one is, and how sure that is."""
+"""Two models on the same examples: their difference, and its interval."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The evaluation stage: how good a model is on data that nothing was chosen by."""
+"""The evaluation stage: the quality of a model on data by which nothing was chosen."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -79,7 +79,7 @@ def predict(model: keras.Model, split: DataSplit) -> tuple[np.ndarray, np.ndarra
 def validated(
     model: keras.Model, known: Mapping[str, float], split: DataSplit, rules: TaskRules
 ) -> tuple[TaskRules, float]:
-    """Return the rules with what is chosen on the validation split, and the measure there.
+    """Return the rules with their choices on the validation split, and the measure there.
 
     Args:
         model: A trained model, at its best epoch.

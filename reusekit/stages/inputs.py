@@ -214,7 +214,7 @@ def open_split(settings: DataSettings, split: str, treatment: Treatment) -> Data
 
 
 def _say_range(backbone: Backbone, split: DataSplit) -> None:
-    """Say in which range pixels reach a saved model, of which nobody knows what it was trained on.
+    """Print the range in which pixels reach a saved model, whose own range is not on record.
 
     Warns where its first normalisation shows that it was another one.
     """

@@ -1,4 +1,4 @@
-"""The frame of a pipeline: its output folder, its tracker, its seed, and what took how long."""
+"""The frame of a pipeline: its output folder, its tracker, its seed and its clock."""
 
 import logging
 import os
@@ -42,7 +42,7 @@ class Job:
         tracking_uri: The tracking server or database in use.
         experiment: The experiment that its run belongs to; None for MLflow's own choice.
         seed: What all randomness starts from.
-        clock: What took how long.
+        clock: The seconds of each stage.
     """
 
     name: str

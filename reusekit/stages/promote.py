@@ -380,7 +380,7 @@ def _refuse_known(
     split: DataSplit,
     data: DataSettings,
 ) -> bool:
-    """Refuse a split that a version was trained or chosen on; whether that is on record at all."""
+    """Refuse a split that a version was trained or chosen on; return whether that is on record."""
     fingerprint = version.tags.get(DATA)
     shared = "training" if fingerprint == split.fingerprint else None
     for one in recorded:

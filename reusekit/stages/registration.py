@@ -1,4 +1,4 @@
-"""The last stage: log the parts, prove that they are the whole, register what is worth keeping."""
+"""The last stage: the parts logged, proved to be the whole, and registered."""
 
 import json
 import shutil
@@ -143,7 +143,7 @@ def _from_raw(tuned: FineTuned, splits: Splits) -> tuple[FineTuned, Splits]:
 
 
 def _tags(rules: TaskRules) -> dict[str, str]:
-    """Return what the rules of a task have chosen on the validation split."""
+    """Return the choices of a task's rules on the validation split, as tags."""
     chosen = getattr(rules, "thresholds", None)
     if chosen is None:
         return {}

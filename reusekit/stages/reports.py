@@ -34,7 +34,7 @@ def report(
     version: ModelVersion | None,
     tracking: TrackingSettings,
 ) -> None:
-    """Print the cuts, the winner beside its baselines, its classes, where the time went, what next.
+    """Print the cuts, the winner and its baselines, its classes, the time spent, the next steps.
 
     Args:
         job: The finished job.

@@ -73,7 +73,7 @@ def plan_search(
     store: FeatureStore,
     job: SearchJobSettings,
 ) -> CutSearch:
-    """Set a search up and print what it is going to do; nothing is computed but to measure.
+    """Set a search up and print its plan; nothing is computed but to measure.
 
     The search is kept in a folder that is named by what is searched: backbone, data, settings and
     seed. Where the same search was begun there, it is gone on with; where it was finished, its
@@ -114,7 +114,7 @@ def search_digest(
     settings: SearchSettings,
     job: SearchJobSettings,
 ) -> str:
-    """Return a name for what is searched, alike in every process."""
+    """Return the name of a search, the same in every process."""
     defaults, said = (
         one.model_dump(mode="json", exclude=_NOT_SEARCHED) for one in (SearchSettings(), settings)
     )
@@ -138,7 +138,7 @@ def search_digest(
 
 
 def extract_features(search: CutSearch, folder: Path) -> TrialData:
-    """Log the plan to the active MLflow run, and compute once what it says is computed once.
+    """Log the plan to the active MLflow run, and compute the features that it stores.
 
     Args:
         search: A planned search.

@@ -44,7 +44,7 @@ SCHEME = "reusekit"
 
 
 def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
-    """Log what `prepare` has written and register it.
+    """Log and register the models that `prepare` has written.
 
     A bottom that is stored already, by whatever run of whatever experiment, is not stored again.
 
@@ -136,7 +136,7 @@ class _Sending:
         return None
 
     def _measured_with_alias(self, whole: _Stored) -> ModelVersion:
-        """Log what was measured on the whole, and move the alias that was asked for.
+        """Log the measures of the whole, and move the alias that was asked for.
 
         Where none was, a version that is the only one is the champion. The version says which one
         had the alias before, so that a rollback can undo this.

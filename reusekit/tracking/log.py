@@ -101,12 +101,12 @@ def log_params(params: Mapping[str, Any]) -> None:
 
 
 def describe(text: str) -> None:
-    """Say in Markdown what came of a run, where its page shows it; replaces what was said."""
+    """Describe the outcome of a run in Markdown on its page, in place of what stood there."""
     current().write(LogBatch, tags={MLFLOW_RUN_NOTE: text})
 
 
 def log_input(dataset: Dataset, context: str) -> None:
-    """Log a data set of MLflow's as an input, with what it is for, such as `training`."""
+    """Log a data set of MLflow's as an input, with its use, such as `training`."""
     current().write(LogInput, dataset=dataset.to_dict(), context=context)
 
 

@@ -198,7 +198,7 @@ class Outbox:
         return True
 
     def send(self, target: Target) -> Iterator[bool]:
-        """Send what waits, in order; what has been acknowledged is removed.
+        """Send the operations in order; those that are acknowledged are removed.
 
         Args:
             target: Where to.
@@ -296,7 +296,7 @@ class Outbox:
         return self._refused / f"{number:08d}.txt"
 
     def _set_aside(self, record: Path, reason: str) -> None:
-        """Note why a record was not sent, and keep what there is of it beside the note."""
+        """Write the reason why a record was not sent, and keep its remains beside that."""
         self._refused.mkdir(mode=0o700, exist_ok=True)
         write_durably(self._note(int(record.stem)), f"{reason}\n", private=True)
         say(f"warning: one record could not be sent: {reason} It is kept in {self._refused}.")

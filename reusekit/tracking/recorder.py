@@ -18,7 +18,7 @@ from reusekit.tracking.outbox import Outbox
 
 
 def pause_after(seconds: float) -> float:
-    """Return the pause after seconds of asking in vain: nine tenths of the time pass unasked."""
+    """Return the pause after some seconds of asking in vain: nine times as many, at least ten."""
     return max(10.0, 9 * seconds)
 
 

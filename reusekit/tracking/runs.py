@@ -200,7 +200,7 @@ def _activate(run_id: str | None, target: Target) -> None:
 
 
 def _deactivate(uri: str, status: str, outer: str | None, experiment: str | None) -> None:
-    """End what is active in MLflow: the parent run, and what was left open in it.
+    """End the active runs of MLflow: the parent, and those left open in it.
 
     MLflow forgets a run before it asks the server, so that this works without one, too. The run and
     the experiment that were active before are so again.

@@ -96,7 +96,7 @@ def _load_with_reusekit(folder: Path, usage: Usage | None) -> None:
 
 
 def read_description(folder: Path) -> Model:
-    """Read what describes a saved model; MLflow's own reader decodes percent signs in its path."""
+    """Read the description of a saved model; MLflow's reader decodes percent signs in its path."""
     return Model.from_dict(yaml.safe_load((folder / MLMODEL_FILE_NAME).read_text("utf-8")))
 
 

@@ -1,4 +1,4 @@
-"""Find the tracking server, and find out whether it answers before any work is done."""
+"""The tracking server, asked whether it answers before any work is done."""
 
 import os
 import shlex

@@ -79,12 +79,12 @@ def mark(folder: Path, key: str, destination: Destination) -> Iterator[Path]:
 
 
 def is_marked(folder: Path) -> bool:
-    """Look for what a job shows while it lives, and leaves when it is killed."""
+    """Look for the marks that a job shows while it lives, and leaves when it is killed."""
     return (folder / LOCK).is_file() or has_open_runs(folder)
 
 
 def has_open_runs(folder: Path) -> bool:
-    """Look for runs that are open, in whatever tracking server."""
+    """Look for runs that are open, of any tracking server."""
     return any(folder.glob(f"*{_RUN}"))
 
 
