@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import getdoc, isclass, signature
@@ -55,7 +56,8 @@ def launch(
     try:
         _check_order(arguments)
         _check_sections(arguments, _options(parser))
-        options = parser.instantiate(parser.parse_args(arguments))
+        with _looking_up_quietly():
+            options = parser.instantiate(parser.parse_args(arguments))
         options.pop("config")
         _check_texts(options)
         _import(options.pop("import"))
@@ -73,6 +75,15 @@ def launch(
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)  # as shells have it
 
 
+@contextmanager
+def _looking_up_quietly() -> Iterator[None]:
+    """Let jsonargparse look for a class in all modules above its own, though it has moved."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"rk\.\w+ is ", DeprecationWarning)
+        yield
+
+
+@_looking_up_quietly()
 def make_parser(
     function: Callable[..., Any], positional: bool = False, prog: str | None = None
 ) -> ArgumentParser:

@@ -21,3 +21,11 @@ def test_its_settings_are_accepted(name, words, run_pipeline, monkeypatch, capfd
     with pytest.raises(SystemExit) as stopped:
         run_pipeline(name, *shlex.split(words), "--print_config")
     assert stopped.value.code == 0, capfd.readouterr().err
+
+
+@pytest.mark.filterwarnings("error:rk:DeprecationWarning")
+def test_help_is_shown_without_a_warning(run_pipeline, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_pipeline("cut_search", "--help")
+    assert stopped.value.code == 0
+    assert "--search.limits" in capsys.readouterr().out
