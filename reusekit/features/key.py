@@ -235,7 +235,7 @@ def _described(operation: Any, address: str) -> list:
 
 
 def _own_code(kind: type) -> list[str]:
-    """Return the source of a user's own layer, whose configuration does not tell its `call`."""
+    """Return the code of a user's own layer, whose configuration does not tell its `call`."""
     classes = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in _LIBRARIES]
     try:
         return [inspect.getsource(c) for c in classes]

@@ -33,7 +33,7 @@ def attach(bottom: keras.Model, head: AnyHead, mask: At = AUTO) -> keras.Model:
         head: A head of `rk.heads`, which is then built with new weights for the bottom's features;
             or a model from features to predictions, such as a head that was built and trained.
         mask: The positions of the features that the head's pooling passes over, as for
-            `rk.extract`. A part that ends before any layer is told has the mask of its source in
+            `rk.extract`. A part that ends before any layer is told has the mask of its whole in
             this process; a saved one does not know it, and where an input may be the mask a warning
             says so. A head that is a model is called on the features as Keras would call it.
 
