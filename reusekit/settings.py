@@ -93,12 +93,15 @@ class DataSettings(Settings):
         description="Feature or column that a model is fed, such as image, or several as [a,b]; of "
         "a table also the columns of each of a model's inputs; null for the data set's own.",
     )
-    label: Sequence[str] | str | None = Field(
+    label: Mapping[str, Sequence[str] | str] | Sequence[str] | str | None = Field(
         None,
         description="Feature or column to tell, such as attributes/Smiling, or several as [a,b]; "
-        "null for the data set's own.",
+        "of several tasks at once those of each, as {breed: label, age: age}; null for the data "
+        "set's own.",
     )
-    task: Kind | None = Field(None, description=Treatment.model_fields["task"].description)
+    task: Kind | Mapping[str, Kind] | None = Field(
+        None, description=Treatment.model_fields["task"].description
+    )
     train: str = Field("train", description="Split to train on, such as train[:80%].")
     validation: str = Field("validation", description="Split by which everything is chosen.")
     test: str = Field("test", description="Split that is looked at once, at the end.")

@@ -210,12 +210,15 @@ class SplitDataset(Dataset):
     @property
     def profile(self) -> dict[str, Any]:
         """Return the numbers of examples, the part of the data set, and the classes."""
+        task = self._split.task
+        several = {"tasks": {n: list(one.names) for n, one in task.by_name.items()}}
         return {
             "split": self._split.split,
             "examples": self._split.size,
-            "task": self._split.task.kind,
-            "classes": self._split.task.size,
-            "class_names": list(self._split.task.names),
+            "task": task.kind,
+            "classes": task.size,
+            "class_names": list(task.names),
+            **(several if task.parts else {}),
         }
 
     def to_dict(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from reusekit.data.rows import ROWS, Rows, numbers, row_keys, streamed, treated,
 from reusekit.data.selection import only
 from reusekit.data.shares import Shares
 from reusekit.data.split import DataSplit, cause_of
+from reusekit.data.task import by_task, joined
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
 
@@ -23,6 +24,8 @@ _LOOK = 512
 
 Names = Annotated[Distinct[str], MinLen(1)]
 """Names of outputs."""
+AnyNames = Names | Mapping[str, Names]
+"""The same, of several tasks by the tasks' names."""
 
 
 @checked(DataError)
@@ -31,7 +34,7 @@ def from_arrays(
     labels: Any,
     split: str = "train",
     *,
-    names: Names | None = None,
+    names: AnyNames | None = None,
     weights: Any = None,
     shares: Shares | None = None,
     treatment: Treatment = _AS_THEY_ARE,
@@ -43,12 +46,13 @@ def from_arrays(
             arrays by the names of a model's inputs. It is not copied, so leave it as it is.
         labels: Shape (examples,) or (examples, outputs). Words, true and false, and whole numbers
             are classes, and so are rows with a single 1; other rows of 0 and 1 are several labels,
-            other numbers are predicted. `treatment.task` says otherwise.
+            other numbers are predicted. `treatment.task` says otherwise. A dictionary of such
+            arrays is several tasks at once, by name.
         split: Name of the split; with shares, the part to take.
         names: Of the classes, labels or numbers, in the order of outputs; None takes words and
             whole numbers for the names of their classes. With names, whole numbers are positions
             among them, unless all names are whole numbers: say them where not every split has
-            every class.
+            every class. Of several tasks a dictionary.
         weights: The weight of each example; None for no weights.
         shares: Draw the split from these arrays, stratified; None takes all of them.
         treatment: Which examples are kept, and how pictures are treated.
@@ -65,12 +69,12 @@ def from_arrays(
         (124, (13,), ('class_0', 'class_1', 'class_2'))
     """
     held = _by_name(inputs)
-    told = _array(labels, "labels")
+    told = _labels(labels)
     sizes = {name or "inputs": len(part) for name, part in held.items()}
     weighed = None if weights is None else weights_from(weights, "weights")
-    sizes |= {"labels": len(told) if told.ndim else 0}
+    sizes |= {name: len(part) if part.ndim else 0 for name, part in _parts(told).items()}
     sizes |= {} if weighed is None else {"weights": len(weighed)}
-    if len(set(sizes.values())) > 1 or not len(told):
+    if len(set(sizes.values())) > 1 or not all(sizes.values()):
         listed = ", ".join(f"{count:,} of {name}" for name, count in sizes.items())
         raise DataError(f"Expected one label for each example, and some. Received: {listed}.")
     if shares is not None and shares.group is not None:
@@ -95,13 +99,27 @@ def from_arrays(
         read = streamed(blocks, block(positions[:1]), len(positions))
         return treated(read, treatment), positions
 
-    size = len(told)
+    size = len(found)
     step = max(1, min(ROWS, 2**24 * size // max(1, sum(part.nbytes for part in held.values()))))
     starts = range(0, size, step)
     keys = np.concatenate([row_keys(block(np.arange(s, min(s + step, size)))) for s in starts])
     rows = Rows("arrays", taken, keys, task, found, weighed)
     positions = np.arange(size) if shares is None else rows.drawn(split, shares)
     return rows.split(split, positions, treatment, {})
+
+
+def _labels(labels: Any) -> Any:
+    """Return labels as an array, or as a dictionary of arrays by task."""
+    if not isinstance(labels, Mapping):
+        return _array(labels, "labels")
+    return {str(name): _array(part, f"labels {name}") for name, part in labels.items()}
+
+
+def _parts(labels: Any) -> dict[str, np.ndarray]:
+    """Return arrays of labels by what messages call them."""
+    if not isinstance(labels, Mapping):
+        return {"labels": labels}
+    return {f"labels {name}": part for name, part in labels.items()}
 
 
 def _array(values: Any, what: str) -> np.ndarray:
@@ -139,7 +157,7 @@ def from_dataset(
     dataset: tf.data.Dataset | keras.utils.PyDataset,
     split: str = "train",
     *,
-    names: Names | None = None,
+    names: AnyNames | None = None,
     batched: bool | None = None,
     shares: Shares | None = None,
     treatment: Treatment = _AS_THEY_ARE,
@@ -150,7 +168,8 @@ def from_dataset(
 
     Args:
         dataset: Gives (input, label) or (input, label, weight), single ones or batches, the same in
-            each pass: without `shuffle`, since a split shuffles by itself.
+            each pass: without `shuffle`, since a split shuffles by itself. A dictionary of labels
+            is several tasks at once.
         split: Name of the split; with shares, the part to take.
         names: See `from_arrays`; None takes those that Keras's readers of folders leave.
         batched: Whether it gives batches; None finds out by shapes.
@@ -176,7 +195,7 @@ def from_dataset(
             "readers) and random augmentation: a split shuffles by itself."
         )
     names = names or getattr(dataset, "class_names", None)  # as Keras's readers of folders say
-    task, found = labels_from(labels, "the data set", names, treatment.task)
+    task, found = labels_from(by_task(labels), "the data set", names, treatment.task)
     inputs = batches.map(lambda *example: example[0]).unbatch()
     inputs = inputs.apply(tf.data.experimental.assert_cardinality(len(keys)))
 
@@ -205,9 +224,11 @@ def _batches(
         )
     if not all(isinstance(part, tf.TensorSpec) for part in tf.nest.flatten(spec)):
         raise DataError("Expected dense tensors in the data set. Received: ragged or sparse ones.")
-    if not isinstance(spec[1], tf.TensorSpec):
+    tasks = spec[1].values() if isinstance(spec[1], dict) else [spec[1]]
+    if not tasks or not all(isinstance(one, tf.TensorSpec) for one in tasks):
         raise DataError(
-            f"Expected one tensor of labels. Received: a {type(spec[1]).__name__} of them."
+            "Expected one tensor of labels, or a dictionary of them by task. Received: a "
+            f"{type(spec[1]).__name__} of them."
         )
     if batched is None:
         batched = _looks_batched(spec)
@@ -267,7 +288,7 @@ def _read(batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray 
                 if part.dtype.kind in "biuf":
                     numbers(part, "inputs", np.arange(start, start + len(part)))
             keys.append(row_keys(arrays))
-            labels.append(told.numpy())
+            labels.append(joined(told))
             weights += [one.numpy() for one in weight]
             start += len(keys[-1])
     except tf.errors.OpError as error:

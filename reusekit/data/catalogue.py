@@ -5,7 +5,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +18,10 @@ from filelock import FileLock
 from reusekit.arguments import AnyPath, Distinct, checked, expanded
 from reusekit.data.examples import Feature, is_prepared, named_features, read_examples
 from reusekit.data.fingerprint import fingerprint
-from reusekit.data.labels import check_labels, counted_labels, stated_labels
+from reusekit.data.labels import check_labels, counted_labels, joint_labels, stated_labels
 from reusekit.data.selection import few_per_class, only, rows_of
 from reusekit.data.split import DataSplit, cause_of
+from reusekit.data.task import joined, kinds_of, plain
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError, nearest
 from reusekit.progress import bars_wanted
@@ -39,7 +40,7 @@ def load(
     split: str,
     *,
     input: str | Names | None = None,
-    label: str | Names | None = None,
+    label: str | Names | Mapping[str, str | Names] | None = None,
     data_dir: AnyPath | None = None,
     download: bool = False,
     treatment: Treatment = _AS_THEY_ARE,
@@ -54,7 +55,8 @@ def load(
         label: The feature to tell, such as `attributes/Smiling`, or a list of several; None for
             the data set's own. Classes, true and false and whole numbers of few values are classes;
             several classes an example, or several features of true and false, are labels of which
-            any may hold; other numbers are predicted. `treatment.task` says otherwise.
+            any may hold; other numbers are predicted. `treatment.task` says otherwise. A dictionary
+            names the features of several tasks at once: `{"breed": "label", "age": "age"}`.
         data_dir: TFDS's folder, where its data sets lie; its own default (`~/tensorflow_datasets`)
             where None. Refused for a data set that this package carries, and for a download where
             other files lie in it.
@@ -80,11 +82,18 @@ def load(
     data_dir = None if data_dir is None else expanded(data_dir, DataError)
     split = "".join(split.split())  # as people write it: train + test
     builder = _builder(name, data_dir)
-    inputs, targets = _features(builder, "input", input), _features(builder, "label", label)
-    paths = [feature.path for feature in inputs], [feature.path for feature in targets]
-    stated = stated_labels(
-        builder, [t.name for t in targets], [t.connector for t in targets], treatment.task
-    )
+    inputs = _features(builder, "input", input)
+    tasks: Any = label if isinstance(label, Mapping) else {None: label}
+    kinds = kinds_of(treatment.task, list(label) if isinstance(label, Mapping) else None)
+    targets = {name: _features(builder, "label", one) for name, one in tasks.items()}
+    told_by = [feature.path for features in targets.values() for feature in features]
+    paths = [feature.path for feature in inputs], told_by
+    stated = {
+        name: stated_labels(
+            builder, [t.name for t in features], [t.connector for t in features], kinds[name]
+        )
+        for name, features in targets.items()
+    }
     _prepare(builder, download, data_dir)
     try:
         _check_rows(builder, split)
@@ -93,10 +102,15 @@ def load(
         raise
     except (AssertionError, ValueError, KeyError) as error:
         raise _explained(error, builder, split) from error
-    found = stated or counted_labels(builder, targets[0].name, paths[1][0])
+    by_name: Any = {
+        name: stated[name] or counted_labels(builder, features[0].name, features[0].path)
+        for name, features in targets.items()
+    }
+    sizes: Any = {name: len(features) for name, features in targets.items()}
+    found = joint_labels(by_name, sizes) if isinstance(label, Mapping) else by_name[None]
     try:
         told = stored.map(lambda *parts: found.of(parts)).batch(4096)
-        labels = np.concatenate(list(told.as_numpy_iterator()))
+        labels = np.concatenate(list(map(joined, told.as_numpy_iterator())))
     except tf.errors.OpError as error:
         raise _explained(error, builder, split) from error
     check_labels(labels, found.task, f"{_full_name(builder)}, split {split!r},")
@@ -110,7 +124,7 @@ def load(
 
     treat = treatment.of(arranged(examples.element_spec))
     named = {k: v for k, v in (("input", input), ("label", label)) if v is not None}
-    named = {k: v if isinstance(v, str) else list(v) for k, v in named.items()}
+    named = {key: plain(value) for key, value in named.items()}
     return DataSplit(
         name=_full_name(builder),
         split=split,

@@ -1,22 +1,28 @@
 """Labels from values in memory: columns of a table, arrays, all that a data set gave."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reusekit.data.labels import MOST_CLASSES
-from reusekit.data.task import Kind, Task
+from reusekit.data.task import Kind, Task, joined, kinds_of
 from reusekit.errors import DataError, nearest
 
 _FEW_WORDS = 20
 """Different words that are classes even where most occur once."""
 
 
+Names = Sequence[str] | None
+
+
 def labels_from(
-    values: np.ndarray, where: str, names: Sequence[str] | None = None, kind: Kind | None = None
+    values: np.ndarray | Mapping[str, np.ndarray],
+    where: str,
+    names: Names | Mapping[str, Names] = None,
+    kind: Kind | Mapping[str, Kind] | None = None,
 ) -> tuple[Task, np.ndarray]:
     """Turn values into labels, and find the task that they state.
 
@@ -25,25 +31,37 @@ def labels_from(
     rows of 0 and 1 are several labels, and all else are numbers to predict.
 
     Args:
-        values: Shape (size,) or (size, outputs). A missing word is None or NaN.
+        values: Shape (size,) or (size, outputs); a dictionary of such is several tasks. A missing
+            word is None or NaN.
         where: The data, as a message calls them.
         names: Of the classes, the labels or the numbers, in the order of outputs; None counts the
             classes and numbers the rest. With names, whole numbers are positions among them, unless
-            all names are whole numbers or true and false themselves.
-        kind: The task; None for the one that the values look like.
+            all names are whole numbers or true and false themselves. Of several tasks they go by
+            the tasks' names.
+        kind: The task; None for the one that the values look like. Of several tasks likewise.
 
     Returns:
-        The task, and the label of each example; a missing word is -1, which `check_labels` finds.
+        The task, and the label of each example, of several tasks `joined`; a missing word is -1,
+        which `check_labels` finds.
 
     Raises:
         DataError: The values are no labels, or none of that task.
 
     Example:
         >>> labels_from(np.array(["dog", "cat", "dog"], object), "Pets")
-        (Task(kind='classification', names=('cat', 'dog')), array([1, 0, 1]))
+        (Task(kind='classification', names=('cat', 'dog'), parts=()), array([1, 0, 1]))
         >>> labels_from(np.array([0.5, 1.5]), "Sizes")[0].kind
         'regression'
     """
+    kinds = kinds_of(kind, list(values) if isinstance(values, Mapping) else None)
+    if isinstance(values, Mapping):
+        return _of_several(values, where, names, kinds)
+    kind = kinds[None]
+    if isinstance(names, Mapping):
+        raise DataError(
+            f"Expected names of one task, since {where.rstrip(',')} has one label. Received: "
+            f"those of {', '.join(map(repr, names))}."
+        )
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.dtype.kind in "SO" and values.ndim == 1:
@@ -72,6 +90,23 @@ def labels_from(
             f"Expected a name for each of {len(found)} outputs of {where}. Received: {len(names)}."
         )
     return Task(kind, tuple(found if names is None else names)), labels
+
+
+def _of_several(
+    values: Mapping[str, np.ndarray], where: str, names: Any, kinds: Mapping[Any, Kind | None]
+) -> tuple[Task, np.ndarray]:
+    """Return several tasks, and their labels joined."""
+    if names is not None and not (isinstance(names, Mapping) and names.keys() <= values.keys()):
+        raise DataError(
+            f"Expected names by task, some of {', '.join(map(repr, values))}, since {where} has "
+            f"several labels. Received: {names!r}."
+        )
+    found = {
+        name: labels_from(part, f"{where}, task {name!r}", (names or {}).get(name), kinds[name])
+        for name, part in values.items()
+    }
+    task = Task.joint({name: task for name, (task, _) in found.items()})
+    return task, joined({name: labels for name, (_, labels) in found.items()})
 
 
 def _plain(values: np.ndarray, where: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Labels of a TFDS data set: the task they state, and the label of each example."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,11 @@ class Labels:
 
     Attributes:
         task: Task that they state.
-        of: From what is stored of an example to its label.
+        of: From what is stored of an example to its label, or to a dictionary by task.
     """
 
     task: Task
-    of: Callable[[Stored], tf.Tensor]
+    of: Callable[[Stored], Any]
 
 
 @dataclass(frozen=True)
@@ -197,17 +197,39 @@ def counted_labels(builder: tfds.core.DatasetBuilder, name: str, path: FeaturePa
     return Labels(Task("classification", tuple(map(str, values))), of)
 
 
+def joint_labels(found: Mapping[str, Labels], counts: Mapping[str, int]) -> Labels:
+    """Return the labels of several tasks of the same examples.
+
+    Args:
+        found: The labels of each task, by its name.
+        counts: How many features each of them is made of; they are stored in that order.
+    """
+    ends = dict(zip(counts, np.cumsum(list(counts.values())).tolist(), strict=True))
+
+    def of(stored: Stored) -> dict[str, tf.Tensor]:
+        return {
+            name: labels.of(stored[ends[name] - counts[name] : ends[name]])
+            for name, labels in found.items()
+        }
+
+    return Labels(Task.joint({name: labels.task for name, labels in found.items()}), of)
+
+
 def check_labels(labels: Any, task: Task, where: str) -> None:
     """Check that each example of a split has a label of its task.
 
     Args:
-        labels: Of each example, shape (size,) or (size, outputs).
+        labels: Of each example, shape (size,) or (size, outputs); of several tasks, `joined`.
         task: Their task.
         where: Data set and split, as a message calls them.
 
     Raises:
         DataError: An example has none, as in a test split whose labels are kept secret.
     """
+    for name, part in task.by_name.items():
+        check_labels(labels[name], part, f"{where} task {name!r},")
+    if task.parts:
+        return
     if task.kind == "classification":
         bad, kind = (labels < 0) | (labels >= task.size), f"labels from 0 to {task.size - 1}"
     elif task.kind == "multilabel":

@@ -13,7 +13,7 @@ from reusekit.data.labels import check_labels
 from reusekit.data.selection import few_per_class
 from reusekit.data.shares import Shares, draw_parts
 from reusekit.data.split import DataSplit
-from reusekit.data.task import Task
+from reusekit.data.task import Task, by_task
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
 from reusekit.progress import say
@@ -138,7 +138,7 @@ class Rows:
             and the positions of those that could be read.
         keys: A number for each row that follows from its input; see `row_keys`.
         task: Task that the labels state.
-        labels: The label of each.
+        labels: The label of each; of several tasks, `joined`.
         weights: The weight of each; None for no weights.
         groups: The group of each; None for no groups.
     """
@@ -153,8 +153,7 @@ class Rows:
 
     def drawn(self, split: str, shares: Shares) -> np.ndarray:
         """Return the positions of the rows that shares draw for a split."""
-        classes = None if self.task.kind == "regression" else self.labels
-        parts = draw_parts(self.keys, shares, classes, self.groups)
+        parts = draw_parts(self.keys, shares, strata(self.task, self.labels), self.groups)
         if parts.duplicates:
             say(
                 f"warning: {self.name} has {parts.duplicates:,} of {len(self.keys):,} examples "
@@ -192,10 +191,10 @@ class Rows:
         labels, keys = self.labels[positions], self.keys[positions]
         told = [labels] if self.weights is None else [labels, self.weights[positions]]
         examples = tf.data.Dataset.zip(
-            inputs, *(tf.data.Dataset.from_tensor_slices(part) for part in told)
+            inputs, *(tf.data.Dataset.from_tensor_slices(by_task(part)) for part in told)
         )
         digest = hashlib.blake2b(digest_size=16)
-        named = [self.task.kind, self.task.names, treatment.decisive(), str(inputs.element_spec)]
+        named = [*self.task.stated(), treatment.decisive(), str(inputs.element_spec)]
         digest.update(json.dumps(named, sort_keys=True).encode())
         for part in (keys, *told):
             digest.update(np.ascontiguousarray(part).data)
@@ -210,6 +209,22 @@ class Rows:
             origin=origin,
             keys=keys,
         )
+
+
+def strata(task: Task, labels: np.ndarray) -> np.ndarray | None:
+    """Return the classes and labels of examples that all parts are to have in proportion.
+
+    They are numbers, or rows of 0 and 1; None where all that is told are numbers.
+    """
+    if task.kind == "regression":
+        return None
+    if not task.parts:
+        return labels
+    found = [strata(part, labels[name]) for name, part in task.by_name.items()]
+    rows = [
+        one if one.ndim == 2 else one[:, None] == np.unique(one) for one in found if one is not None
+    ]
+    return np.concatenate(rows, axis=1) if rows else None
 
 
 def treated(inputs: tf.data.Dataset, treatment: Treatment) -> tf.data.Dataset:

@@ -148,7 +148,7 @@ class DataSplit:
         Raises:
             DataError: The task is no classification, or the counts are none of its classes.
         """
-        if self.task.kind != "classification":
+        if self.task.kind != "classification":  # the weight of an example counts in all tasks
             raise DataError(
                 "Expected a task of one class an example for balanced class weights. Received: "
                 f"{self.task.kind}."
@@ -179,7 +179,7 @@ class DataSplit:
 
         Returns:
             How many examples each class or label has; of each number to predict, how many are
-            finite, which are all.
+            finite, which are all. Those of several tasks follow one another.
 
         Raises:
             DataError: Some cannot be read, or have no label; the message says how many, and where
@@ -189,12 +189,12 @@ class DataSplit:
         def count(state: tuple, numbered: tuple) -> tuple:
             counts, missing, first = state
             position, example = numbered
-            found, good = self._told(example[1])
+            found, good = _told(self.task, example[1])
             first = tf.where(good | (first >= 0), first, position)
             return counts + found, missing + tf.cast(~good, tf.int64), first
 
         label = self.examples.element_spec[1]
-        if not isinstance(label, tf.TensorSpec) or not self._may_be_told(label):
+        if not _may_be_told(self.task, label):
             raise DataError(
                 f"Expected labels of {self.task.kind} with {self.task.size} outputs in "
                 f"{self.name}, split {self.split!r}. Received: {label}."
@@ -212,24 +212,6 @@ class DataSplit:
                 f"{int(first)}."
             )
         return counts.numpy()
-
-    def _may_be_told(self, label: tf.TensorSpec) -> bool:
-        """Return whether a label's shape and dtype are those of the task."""
-        if self.task.kind == "classification":
-            return label.dtype.is_integer and label.shape.rank in (0, None)
-        return label.shape.num_elements() in (self.task.size, None)
-
-    def _told(self, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return which outputs a label speaks of, as 0 and 1, and whether it is of the task."""
-        if self.task.kind == "classification":
-            told = tf.one_hot(label, self.task.size, dtype=tf.int64)
-            return told, tf.reduce_any(told > 0)
-        values = tf.reshape(label, (self.task.size,))
-        if self.task.kind == "multilabel":
-            told = values == 1
-            return tf.cast(told, tf.int64), tf.reduce_all(told | (values == 0))
-        told = tf.math.is_finite(values)
-        return tf.cast(told, tf.int64), tf.reduce_all(told)
 
     def _unreadable(self, cause: Exception) -> DataError:
         """Find the examples that cannot be read, one by one."""
@@ -263,3 +245,32 @@ class DataSplit:
             for file, rows in self.rows
             for other_file, other_rows in other.rows
         )
+
+
+def _may_be_told(task: Task, label: Any) -> bool:
+    """Return whether a label's shape and dtype are those of a task."""
+    if task.parts:
+        named = isinstance(label, dict) and label.keys() == task.by_name.keys()
+        return named and all(_may_be_told(one, label[name]) for name, one in task.by_name.items())
+    if not isinstance(label, tf.TensorSpec):
+        return False
+    if task.kind == "classification":
+        return label.dtype.is_integer and label.shape.rank in (0, None)
+    return label.shape.num_elements() in (task.size, None)
+
+
+def _told(task: Task, label: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return which outputs a label speaks of, as 0 and 1, and whether it is of the task."""
+    if task.parts:
+        pairs = [_told(part, label[name]) for name, part in task.by_name.items()]
+        told, good = zip(*pairs, strict=True)
+        return tf.concat(told, axis=0), tf.reduce_all(tf.stack(good))
+    if task.kind == "classification":
+        told = tf.one_hot(label, task.size, dtype=tf.int64)
+        return told, tf.reduce_any(told > 0)
+    values = tf.reshape(label, (task.size,))
+    if task.kind == "multilabel":
+        told = values == 1
+        return tf.cast(told, tf.int64), tf.reduce_all(told | (values == 0))
+    told = tf.math.is_finite(values)
+    return tf.cast(told, tf.int64), tf.reduce_all(told)

@@ -24,7 +24,7 @@ from reusekit.data.rows import (
 from reusekit.data.shares import Shares
 from reusekit.data.split import DataSplit, cause_of
 from reusekit.data.table_blocks import Table, open_table
-from reusekit.data.task import Kind, Task
+from reusekit.data.task import Kind, Task, joined, kinds_of, plain
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError, nearest
 from reusekit.progress import say
@@ -42,7 +42,7 @@ def from_table(
     split: str,
     *,
     input: str | Columns | Mapping[str, str | Columns],
-    label: str | Columns,
+    label: str | Columns | Mapping[str, str | Columns],
     weight: str | None = None,
     parts: Shares | str | None = _SHARES,
     treatment: Treatment = _AS_THEY_ARE,
@@ -57,7 +57,8 @@ def from_table(
             columns of each of a model's inputs.
         label: The column to tell: words, true and false, and whole numbers of few different values
             are classes, other numbers are predicted. Of several columns those of 0 and 1 are
-            several labels, and other numbers are predicted. `treatment.task` says otherwise.
+            several labels, and other numbers are predicted. `treatment.task` says otherwise. A
+            dictionary says the columns of several tasks at once.
         weight: The column with the weight of each example; None for no weights.
         parts: Shares to draw, stratified by class; or the column that says the part of each row; or
             None, for all of the table.
@@ -113,7 +114,13 @@ class _Named:
             name: [columns] if isinstance(columns, str) else list(columns)
             for name, columns in by_name.items()
         }
-        self.labels = [label] if isinstance(label, str) else list(label)
+        told = label if isinstance(label, Mapping) else {None: label}
+        self.tasks = {
+            name: [columns] if isinstance(columns, str) else list(columns)
+            for name, columns in told.items()
+        }
+        every = (column for columns in self.tasks.values() for column in columns)
+        self.labels = list(dict.fromkeys(every))
         self.group = parts.group if isinstance(parts, Shares) else None
         self.part = parts if isinstance(parts, str) else None
         fed = [column for columns in self.inputs.values() for column in columns]
@@ -132,14 +139,7 @@ class _Named:
         """Options that read a split again, beside the table itself."""
         drawn = self._parts.model_dump() if isinstance(self._parts, Shares) else None
         said = {"input": self._input, "label": self._label, "weight": self.weight}
-        return {"reader": "from_table", "shares": drawn, "part": self.part, **_plain(said)}
-
-
-def _plain(value: Any) -> Any:
-    """Return nested mappings and lists as dictionaries and lists."""
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+        return {"reader": "from_table", "shares": drawn, "part": self.part, **plain(said)}
 
 
 def _columns(columns: Sequence[str]) -> str:
@@ -416,14 +416,25 @@ class _Reading:
         """The groups of the part's rows."""
         return self._groups[0] if self._groups else None
 
-    def labels(self, kind: Kind | None) -> tuple[Task, np.ndarray]:
+    def labels(self, asked: Kind | Mapping[str, Kind] | None) -> tuple[Task, np.ndarray]:
         """Return the task, which all rows of the table state, and the labels of the part's.
 
         Raises:
             DataError: They fit no task, or not the one asked for.
         """
-        named = self._named.labels
-        columns = [self._told.pop(column)[0] for column in named]
+        tasks: Any = self._named.tasks
+        several = None not in tasks
+        kinds = kinds_of(asked, list(tasks) if several else None)
+        found = {name: self._labels(columns, kinds[name]) for name, columns in tasks.items()}
+        self._told = {}
+        if not several:
+            return found[None]
+        task = Task.joint({name: task for name, (task, _) in found.items()})
+        return task, joined({name: labels for name, (_, labels) in found.items()})
+
+    def _labels(self, named: Sequence[str], kind: Kind | None) -> tuple[Task, np.ndarray]:
+        """Return the task that some columns state, and its labels."""
+        columns = [self._told[column][0] for column in named]
         told = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
         where = f"{self._table.name}, {_columns(named)},"
         if told.ndim == 2 and kind is None and told.dtype.kind in "biuf":

@@ -42,8 +42,10 @@ class Treatment(Settings):
         None, description="Keep that many examples of each class, drawn by the seed; null: all."
     )
     seed: Seed = Field(0, description="Decides which examples are kept.")
-    task: Kind | None = Field(
-        None, description="Task that the labels are taken for; null infers it from them."
+    task: Kind | Mapping[str, Kind] | None = Field(
+        None,
+        description="Task that the labels are taken for, of several tasks by their names; null "
+        "infers it from them.",
     )
     skip_unreadable: bool = Field(
         False, description="Leave out files that cannot be read, which are named; else refuse them."
@@ -55,7 +57,8 @@ class Treatment(Settings):
         Of later settings only those that were chosen, so that features and versions of before keep
         their fingerprints.
         """
-        later = {"task": self.task, "length": self.length}
+        task = dict(self.task) if isinstance(self.task, Mapping) else self.task
+        later = {"task": task, "length": self.length}
         return {
             "image_size": self.image_size and list(self.image_size),
             "channels": self.channels,

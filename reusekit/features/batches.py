@@ -2,7 +2,7 @@
 
 import itertools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
+from reusekit.data.task import by_task
 from reusekit.errors import CacheError, DataError
 
 # The functions that living data sets call, by the graph that TensorFlow traced them into.
@@ -68,7 +69,8 @@ def feed(
     Args:
         inputs: An array of shape (examples, ...), which may be a memory-mapped file or an array of
             a `FeatureStore`, or a tuple, list (which comes as a tuple) or dictionary of such.
-        labels: An array of as many rows.
+        labels: An array of as many rows; of several tasks a dictionary of them, or one array with a
+            field of each, which comes as a dictionary.
         batch_size: Examples a batch; the last one may be smaller.
         seed: Shuffle fully at each pass, each pass anew, the same passes for the same seed; None
             keeps the order.
@@ -80,8 +82,10 @@ def feed(
         [[0, 1], [2]]
     """
     inputs = keras.tree.lists_to_tuples(inputs)  # tf.data would stack what is in a list
+    labels = by_task(labels)
     told = (labels,) if weights is None else (labels, weights)
-    arrays = [*keras.tree.flatten(inputs), *told]
+    by_name = keras.tree.flatten(labels) if isinstance(labels, Mapping) else [labels]
+    arrays = [*keras.tree.flatten(inputs), *by_name, *told[1:]]
     shapes = [getattr(one, "shape", None) if hasattr(one, "dtype") else None for one in arrays]
     if not all(shape and shape[0] == (shapes[-1] or [None])[0] for shape in shapes):
         received = (
@@ -92,7 +96,7 @@ def feed(
             "Expected arrays of the same examples: one label for each, and as many rows in each "
             f"input. Received: {', '.join(received)}."
         )
-    passes, size = itertools.count(), len(labels)
+    passes, size = itertools.count(), len(arrays[-1])
 
     def order(_: int) -> np.ndarray:
         return np.random.default_rng((seed, next(passes))).permutation(size)  # type: ignore[arg-type]
@@ -100,8 +104,7 @@ def feed(
     def gather(rows: tf.Tensor) -> tuple[Any, ...]:
         specs = [rows_of(array) for array in arrays]
         taken = call_python(lambda at: [array[at] for array in arrays], [rows], specs)
-        ends = len(taken) - len(told)
-        return keras.tree.pack_sequence_as(inputs, taken[:ends]), *taken[ends:]
+        return keras.tree.pack_sequence_as((inputs, *told), taken)
 
     positions = tf.data.Dataset.range(size)
     if seed is not None:

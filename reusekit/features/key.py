@@ -143,7 +143,9 @@ def feature_keys(
         common["compute_dtype"] = extraction.compute_dtype
     if view is not None:
         common["view"] = [view, extraction.seed, extraction.batch_size]
-    told = (LABELS, WEIGHTS)[: len(data.examples.element_spec) - 1]
+    labels, *weights = data.examples.element_spec[1:]
+    told = [label_array(name) for name in labels] if isinstance(labels, dict) else [LABELS]
+    told += [WEIGHTS] * len(weights)
     keys = []
     for one in frontiers:
         same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.stored]}
@@ -161,6 +163,11 @@ def feature_keys(
         }
         keys.append(FeatureKey(digest(same), (*one.names, *told), data.size, about))
     return keys
+
+
+def label_array(task: str) -> str:
+    """Return the name of the array of one task's labels, where there are several."""
+    return f"{LABELS}/{task}"
 
 
 def described(preprocessing: Any) -> Any:

@@ -17,6 +17,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
+from reusekit.data.task import joined
 from reusekit.errors import CacheError
 from reusekit.features.batches import (
     Padding,
@@ -31,7 +32,7 @@ from reusekit.features.batches import (
 from reusekit.features.bottoms import computing
 from reusekit.features.entry import Entry
 from reusekit.features.frontiers import Frontier, restored
-from reusekit.features.key import LABELS, WEIGHTS
+from reusekit.features.key import LABELS, WEIGHTS, label_array
 
 _ROWS = 256  # that are read at a time
 
@@ -48,7 +49,7 @@ class FeatureSource(ABC):
 
     @property
     def labels(self) -> np.ndarray:
-        """The labels, in the data set's order."""
+        """The labels, in the data set's order; of several tasks one array with a field of each."""
         return self._told[0]
 
     @property
@@ -75,13 +76,18 @@ class StoredSource(FeatureSource):
     """
 
     def __init__(self, frontier: Frontier, entry: Entry) -> None:
-        self.frontier, self.entry, self.size = frontier, entry, len(entry[LABELS])
+        self.frontier, self.entry = frontier, entry
+        start = label_array("")
+        self._tasks = [name.removeprefix(start) for name in entry if name.startswith(start)]
+        self.size = len(entry[label_array(self._tasks[0]) if self._tasks else LABELS])
         self.stored = {name: entry[name] for name in frontier.names}
         self.in_memory = False
 
     @cached_property
     def _told(self) -> tuple[np.ndarray, ...]:
-        return tuple(np.asarray(self.entry[n]) for n in (LABELS, WEIGHTS) if n in self.entry)
+        arrays = {task: self.entry[label_array(task)] for task in self._tasks}
+        labels = joined(arrays or self.entry[LABELS])
+        return labels, *(np.asarray(self.entry[name]) for name in (WEIGHTS,) if name in self.entry)
 
     @cached_property
     def _read(self) -> Mapping[str, Any]:
@@ -161,7 +167,7 @@ class InputSource(FeatureSource):
                     lambda part: np.empty((self.size, *part.shape[1:]), part.dtype.as_numpy_dtype),
                     batch,
                 )
-            rows = slice(position, position + len(batch[1]))
+            rows = slice(position, position + len(keras.tree.flatten(batch[1])[0]))
             position = rows.stop
             if position > self.size:
                 break
@@ -174,9 +180,10 @@ class InputSource(FeatureSource):
     @cached_property
     def _told(self) -> tuple[np.ndarray, ...]:
         if self._window >= self.size:
-            return self._held[1:]
-        told = self._data.examples.map(lambda inputs, *told: told)
-        return tuple(map(np.array, zip(*told.as_numpy_iterator(), strict=True)))
+            return tuple(map(joined, self._held[1:]))
+        told = self._data.examples.map(lambda inputs, *told: told).batch(_ROWS)
+        parts = zip(*(map(joined, batch) for batch in told.as_numpy_iterator()), strict=True)
+        return tuple(map(np.concatenate, parts))
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """Return batches of (inputs in their own structure, labels), and of weights."""

@@ -16,7 +16,14 @@ from reusekit.errors import CacheError, DataError
 from reusekit.features.batches import Padding, example_batches
 from reusekit.features.bottoms import in_compute_dtype, tapped
 from reusekit.features.frontiers import Frontier, frontier
-from reusekit.features.key import LABELS, WEIGHTS, Extraction, FeatureKey, feature_keys
+from reusekit.features.key import (
+    LABELS,
+    WEIGHTS,
+    Extraction,
+    FeatureKey,
+    feature_keys,
+    label_array,
+)
 from reusekit.features.randomness import random_before
 from reusekit.features.source import StoredSource
 from reusekit.features.store import Batch, FeatureStore
@@ -104,7 +111,7 @@ def stored_features(
                 reseed(view, extraction.seed, size, number)
             yield [
                 {name: _as_stored(values, extraction.dtype) for name, values in made.items()}
-                | dict(zip((LABELS, WEIGHTS), map(np.asarray, told), strict=False))
+                | _named(*told)
                 for made in run(inputs)
             ]
 
@@ -129,13 +136,18 @@ def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | 
             raise DataError(
                 f"Expected one number as the weight of each example of {name}. Received: {weight}."
             )
-    if not isinstance(labels, tf.TensorSpec):
+    tasks = data.task.by_name
+    several = bool(tasks) and isinstance(labels, dict) and labels.keys() == tasks.keys()
+    told = list(labels.values()) if several else [labels]
+    if bool(tasks) != several or not all(isinstance(one, tf.TensorSpec) for one in told):
+        kind = f"a dictionary of {', '.join(tasks)}" if tasks else "one tensor"
         raise DataError(
-            f"Expected one tensor of labels for each example of {name}. Received: a "
+            f"Expected {kind} as labels for each example of {name}. Received: a "
             f"{type(labels).__name__} of {len(tf.nest.flatten(labels))}. Keep one of them, or "
-            "stack them in one tensor, with data.examples.map."
+            "stack them in one tensor, with data.examples.map; several tasks at once have a "
+            "reusekit.data.task.Task.joint."
         )
-    if labels.dtype == tf.string:
+    if any(one.dtype == tf.string for one in told):
         raise DataError(f"Expected numbers as labels of {name}. Received: text.")
     wanted = {tensor.keras_tensor.name: tensor for tensor in graph.inputs}
     if isinstance(given, dict) and not isinstance(graph.input_structure, dict):
@@ -203,6 +215,14 @@ def _check_randomness(one: Frontier, view: int | None) -> None:
             f"Expected a cut after layers that vary the data in training. There are none before "
             f"{cut!r}, so that every view is the same: leave out view={view}."
         )
+
+
+def _named(labels: Any, *weights: Any) -> dict[str, np.ndarray]:
+    """Return labels and weights as arrays, by the names that the store knows them by."""
+    by_task = labels if isinstance(labels, dict) else None
+    named = {LABELS: labels} if by_task is None else {label_array(n): by_task[n] for n in by_task}
+    named |= dict(zip([WEIGHTS], weights, strict=False))
+    return {name: np.asarray(part) for name, part in named.items()}
 
 
 def _as_stored(values: Any, dtype: str | None) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import NonNegativeFloat
 
 from reusekit.arguments import checked
+from reusekit.data.task import joined
 from reusekit.errors import CacheError, DataError
 from reusekit.features.batches import feed
 from reusekit.features.entry import ArraySpec
@@ -103,7 +104,8 @@ def rehearse(
         times.append(perf_counter())
     if not examples:
         raise DataError("Expected a data set with examples. Received: an empty one.")
-    inputs, labels, *_ = examples[0]
+    inputs, told, *_ = examples[0]
+    labels = joined(told)
     for _ in range(2):
         start = perf_counter()
         made = [
@@ -116,7 +118,7 @@ def rehearse(
         bottom_seconds=ran / len(labels),
         input_seconds=float(np.diff(times)[-(len(examples) - 1) :].mean()) / len(labels),
         input_bytes=sum(part.numpy().nbytes for part in keras.tree.flatten(inputs)) // len(labels),
-        label_bytes=labels.numpy().nbytes // len(labels),
+        label_bytes=labels.nbytes // len(labels),
         outputs=[
             {n: ArraySpec(n, v.dtype.name, v.shape[1:]) for n, v in one.items()} for one in made
         ],

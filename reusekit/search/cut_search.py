@@ -112,6 +112,11 @@ class CutSearch:
                 f"same order. Received: {reprlib.repr(train.task)} and "
                 f"{reprlib.repr(validation.task)}."
             )
+        if config.rank and train.task.parts:
+            raise ConfigError(
+                "Expected rank=None for several tasks at once, of which each would rank the cuts "
+                f"in another order. Received: {config.rank!r}."
+            )
         self.train, self.validation, self.config = train, validation, config
         self.folder, self.store = expanded(folder, ConfigError), store
         self._points = {
@@ -393,7 +398,7 @@ class CutSearch:
         if folded:
             whole = fold_standardization(whole)
         if whole is not trained:
-            whole.compile(**self.space.head(spec, self._rules).compile_args)
+            whole.compile(**self.space.head(spec, self._data.rules).compile_args)
         return whole
 
 

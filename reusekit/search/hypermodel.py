@@ -226,6 +226,11 @@ class CutHyperModel(keras_tuner.HyperModel):
                 "Expected no class_weight for examples that have weights already. Received: "
                 f"{kwargs['class_weight']!r}."
             )
+        if self.data.task.parts and kwargs.get("class_weight") is not None:
+            raise SearchArgumentError(
+                "Expected no class_weight for several tasks at once. Received: "
+                f"{kwargs['class_weight']!r}."
+            )
         options = {name: kwargs[name] for name in ("class_weight", "verbose") if name in kwargs}
         callbacks = kwargs.get("callbacks") or ()
         fit = self.train(

@@ -61,11 +61,7 @@ def with_metric(head: Head, objective: str, rules: TaskRules) -> dict[str, Any]:
     reported, name = _reported(compile_args), objective.removeprefix(_VALIDATION)
     if reported is None or name in reported or name == objective:
         return compile_args
-    if type(head) is not type(rules.head()) or getattr(head, "logits", False):
-        return compile_args
-    if rules.direction(name) is None:
-        return compile_args
-    return compile_args | {"metrics": [*(compile_args.get("metrics") or []), rules.metric(name)]}
+    return rules.reporting(head, name)
 
 
 def _check_reported(name: str, compile_args: dict[str, Any]) -> None:
@@ -100,9 +96,19 @@ def _direction(name: str, rules: TaskRules) -> str:
 
 
 def _reported(compile_args: dict[str, Any]) -> list[str] | None:
-    """Return the names of what a head reports; None where they follow from several outputs."""
+    """Return the names of what a head reports, as Keras names it; None where nobody knows."""
     metrics = [compile_args.get(key) or [] for key in ("metrics", "weighted_metrics")]
-    if not all(isinstance(each, list) for each in metrics):
-        return None
-    named = (each if isinstance(each, str) else each.name for part in metrics for each in part)
-    return ["loss", *named]
+    losses = compile_args.get("loss")
+    if isinstance(losses, dict) and len(losses) > 1:  # a single output has no name of its own
+        outputs = {f"{name}_": name for name in losses}
+        metrics = [part if isinstance(part, dict) else {} for part in metrics]
+    else:
+        outputs, losses = {"": None}, {}
+        if not all(isinstance(part, list) for part in metrics):
+            return None
+    found = ["loss", *(f"{name}_loss" for name in losses)]
+    for prefix, name in outputs.items():
+        for part in metrics:
+            told: Any = part.get(name) or [] if isinstance(part, dict) else part
+            found += [prefix + (one if isinstance(one, str) else one.name) for one in told]
+    return found

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.arguments import checked
-from reusekit.data.task import Task
+from reusekit.data.task import Task, joined
 from reusekit.digests import array_digest, digest
 from reusekit.errors import ConfigError
 from reusekit.features import feed
@@ -29,15 +29,16 @@ class ArrayFeatures(FeatureSource):
 
     Args:
         values: Shape (examples, channels).
-        labels: Shape (examples, ...).
+        labels: Shape (examples, ...); of several tasks a dictionary of such, or one array with a
+            field of each.
         weights: Shape (examples,); None where all count alike.
     """
 
     def __init__(
         self, values: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
     ) -> None:
-        self.values, self.size = values, len(labels)
-        self._given = (np.asarray(labels),) if weights is None else (np.asarray(labels), weights)
+        self.values, self.size = values, len(values)
+        self._given = (joined(labels),) if weights is None else (joined(labels), weights)
 
     @property
     def _told(self) -> tuple[np.ndarray, ...]:
@@ -67,7 +68,7 @@ def _held(cut: str, features: Any, labels: Any) -> ArrayFeatures:
         ConfigError: They are none, or not of the same examples.
     """
     try:
-        features, labels = np.asarray(features), np.asarray(labels)
+        features, labels = np.asarray(features), joined(labels)
         sound = features.ndim == 2 and labels.ndim > 0 and len(features) == len(labels) > 0
         received = f"shapes {features.shape} and {labels.shape}"
     except (TypeError, ValueError):

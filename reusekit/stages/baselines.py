@@ -12,10 +12,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import StandardScaler
 
 from reusekit.data import DataSplit
+from reusekit.data.task import joined
 from reusekit.errors import ConfigError
 from reusekit.features import feed
 from reusekit.progress import EpochProgress
-from reusekit.search.tasks import rules_of
+from reusekit.search.tasks import repeated, rules_of
 from reusekit.settings import BaselineSettings
 from reusekit.stages.evaluation import Evaluation, evaluate, record, validated
 from reusekit.stages.fine_tuning import FineTuned
@@ -23,8 +24,6 @@ from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.surgery import clone
 from reusekit.tracking import log_history, step_run
 from reusekit.training import fit_model
-
-_STRENGTHS = np.logspace(-3, 3, 7)  # tried for the regularisation of the linear model
 
 
 @dataclass(frozen=True)
@@ -132,22 +131,20 @@ def linear_on_inputs(splits: Splits) -> Baseline:
     for part in (splits.train, splits.validation, splits.test):
         given, labels, *weights = part.arrays()
         inputs.append(part.raw.arrays()[0] if part.raw else given)
-        told.append((plain.targets(labels, part.split), *weights))
+        told.append((plain.targets(joined(labels), part.split), *weights))
     (y, *weights), (vy, *_), (ty, *_) = told
     for name, (x, vx, tx) in _linear_features(inputs).items():
-        for strength in _STRENGTHS:
-            outputs = plain.fit_linear(x, y, weights[0] if weights else None, strength)
-            guessed = outputs(vx)
-            rules = plain.tuned(guessed, vy)
-            value = rules.value(guessed, vy)
-            if best is None or rules.better(value, best[0]):
-                best = value, rules, outputs(tx), name, strength
-    assert best is not None  # at least one strength is tried
-    value, rules, guessed, name, strength = best
-    chosen = {rules.strength: strength}
+        outputs, chosen = plain.best_linear((x, y, weights[0] if weights else None), (vx, vy))
+        guessed = outputs(vx)
+        rules = plain.tuned(guessed, vy)
+        value = rules.value(guessed, vy)
+        if best is None or rules.better(value, best[0]):
+            best = value, rules, outputs(tx), name, chosen
+    assert best is not None  # at least one kind of features is tried
+    value, rules, guessed, name, chosen = best
     return Baseline(
         name=f"{rules.linear} on {name}",
-        choice=f"{rules.strength} = {strength:.2g}",
+        choice=", ".join(f"{option} = {strength:.2g}" for option, strength in chosen.items()),
         validation=value,
         test=record(guessed, ty, splits.test, f"test {rules.linear}", rules, chosen),
     )
@@ -165,18 +162,18 @@ def constant(splits: Splits) -> Baseline:
         for split in (splits.train, splits.validation, splits.test)
     )
     row = plain.constant(y)
-    rules = plain.tuned(np.tile(row, (len(vy), 1)), vy)
+    rules = plain.tuned(repeated(row, len(vy)), vy)
     return Baseline(
         name="constant",
         choice="the same for every example",
-        validation=rules.value(np.tile(row, (len(vy), 1)), vy),
-        test=record(np.tile(row, (len(ty), 1)), ty, splits.test, "test constant", rules),
+        validation=rules.value(repeated(row, len(vy)), vy),
+        test=record(repeated(row, len(ty)), ty, splits.test, "test constant", rules),
     )
 
 
 def _labels(split: DataSplit) -> np.ndarray:
-    labels = split.examples.map(lambda inputs, label, *weight: label)
-    return np.array(list(labels.as_numpy_iterator()))
+    labels = split.examples.map(lambda inputs, label, *weight: label).batch(4096)
+    return np.concatenate(list(map(joined, labels.as_numpy_iterator())))
 
 
 def _fed(split: DataSplit, file: Path, batch_size: int, seed: int | None = None) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from reusekit.data import DataSplit
+from reusekit.data.task import joined
 from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.stages.inputs import INFERENCE_BATCH
 from reusekit.tracking import log_artifact, log_data, log_metrics, log_table, step_run
@@ -25,14 +26,15 @@ class Evaluation:
         measure: The name of the one by which models are compared, such as `accuracy`.
         examples: Of how many examples.
         interval: Where the measure lies, as sure as 95 %, for examples like these.
-        table: A row for each class, label or number, as `TaskRules.table` has it.
+        tables: A row for each class, label or number, as `TaskRules.table` has it; by what
+            `TaskRules.each` puts before the names of a task.
     """
 
     scores: Mapping[str, float]
     measure: str
     examples: int
     interval: tuple[float, float]
-    table: pd.DataFrame = field(repr=False, compare=False)
+    tables: Mapping[str, pd.DataFrame] = field(repr=False, compare=False)
 
     @property
     def value(self) -> float:
@@ -62,14 +64,17 @@ def evaluate(
     rules = rules or rules_of(split.task)
     evaluation = record(outputs, labels, split, name, rules)
     if outside:
-        _log_outputs(evaluation.table, outputs, labels, split, name, rules)
+        _log_outputs(evaluation.tables, outputs, labels, split, name, rules)
     return evaluation
 
 
 def predict(model: keras.Model, split: DataSplit) -> tuple[np.ndarray, np.ndarray]:
-    """Predict a split: outputs (examples, `task.size`), and the true labels as scores take them."""
+    """Predict a split: outputs (examples, `task.size`), and the true labels as scores take them.
+
+    Those of several tasks are `joined`.
+    """
     batches = [
-        (model.predict_on_batch(inputs), np.asarray(labels))
+        (joined(model.predict_on_batch(inputs)), joined(labels))
         for inputs, labels, *_ in split.batches(INFERENCE_BATCH)
     ]
     outputs, labels = map(np.concatenate, zip(*batches, strict=True))
@@ -120,17 +125,17 @@ def record(
         rules.measure,
         len(labels),
         rules.interval(outputs, labels),
-        rules.table(outputs, labels),
+        {before: one.table(*told) for before, one, *told in rules.each(outputs, labels)},
     )
     with step_run(name, "evaluation", parameters):
         log_data(split, "test")
         log_metrics({n: value for n, value in evaluation.scores.items() if np.isfinite(value)})
-        _log_outputs(evaluation.table, outputs, labels, split, name, rules)
+        _log_outputs(evaluation.tables, outputs, labels, split, name, rules)
     return evaluation
 
 
 def _log_outputs(
-    table: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     outputs: np.ndarray,
     labels: np.ndarray,
     split: DataSplit,
@@ -138,12 +143,13 @@ def _log_outputs(
     rules: TaskRules,
 ) -> None:
     """Log how good each class, label or number is, and a picture of the errors."""
-    log_table(table, rules.artifact)
     title = f"{name}: {split.size} examples of {split.name}, {split.split}"
-    picture = rules.draw(outputs, labels, title)
-    if picture is None:
-        return
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / rules.figure
-        picture.savefig(file, dpi=120)
-        log_artifact(file)
+    for before, one, given, told in rules.each(outputs, labels):
+        log_table(tables[before], before + one.artifact)
+        picture = one.draw(given, told, title)
+        if picture is None:
+            continue
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / (before + one.figure)
+            picture.savefig(file, dpi=120)
+            log_artifact(file)

@@ -126,7 +126,7 @@ def best_trial(searched: Searched) -> Begun:
     # Not compiled: a part of it is trained on, and its optimizer would be stored for nothing.
     whole = keras.Model(found.input, found.output, name=found.name)
     search = searched.search
-    head = search.space.head(best.spec, rules_of(search.train.task))
+    head = search.space.head(best.spec, search.hypermodel.data.rules)
     return Begun(whole, best.cut, Phase("search", best.fit), head, plan.costs if plan else None)
 
 

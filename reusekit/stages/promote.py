@@ -322,7 +322,8 @@ def _load(version: ModelVersion) -> keras.Model:
     if ends != [1, 1]:
         raise ConfigError(
             f"{uri} has {ends[0]} inputs and {ends[1]} outputs. Expected one of each: an image, "
-            "and a number for each class, label or number to predict."
+            "and a number for each class, label or number to predict. Of several tasks at once "
+            "compare the test metrics of the versions' runs, and move the alias in MLflow."
         )
     return model
 

@@ -147,7 +147,8 @@ def _tags(rules: TaskRules) -> dict[str, str]:
     chosen = getattr(rules, "thresholds", None)
     if chosen is None:
         return {}
-    return {THRESHOLDS: json.dumps([float(f"{one:.6g}") for one in chosen])}
+    rounded = keras.tree.map_structure(lambda one: float(f"{one:.6g}"), chosen)
+    return {THRESHOLDS: json.dumps(rounded)}
 
 
 def _runner_up(searched: Searched | None, rules: TaskRules) -> list[CardScore]:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from reusekit.search import SearchResult
-from reusekit.search.tasks import TaskRules
+from reusekit.search.tasks import SingleRules
 from reusekit.secrets import shown
 from reusekit.settings import TrackingSettings
 from reusekit.sharing import count_params
@@ -49,7 +49,8 @@ def report(
     if searched is not None:
         out.print(_cuts(searched.result))
     out.print(_comparison(tuned, test, scores.baselines))
-    out.print(_outputs(test.table, tuned.rules))
+    for before, rules in tuned.rules.each():
+        out.print(_outputs(test.tables[before], rules, before))
     out.print(job.clock.table())
     if searched is not None:
         out.print(_search(searched), soft_wrap=True)
@@ -156,13 +157,14 @@ def _comparison(tuned: FineTuned, test: Evaluation, baselines: Sequence[Baseline
     return table
 
 
-def _outputs(table: pd.DataFrame, rules: TaskRules) -> Table:
-    """Return the classes, labels or numbers that a model is worst at."""
+def _outputs(table: pd.DataFrame, rules: SingleRules, before: str = "") -> Table:
+    """Return the classes, labels or numbers that a model is worst at, of one task."""
     column, rises = rules.worst
     worst = table[table["examples"] > 0].sort_values(column, ascending=rises, kind="stable")
     kind, *columns = (str(name).replace("_", " ") for name in worst.columns)
     shown = f"The {_MOST_SHOWN} worst rows" if len(worst) > _MOST_SHOWN else "All"
-    found = Table(title=f"{shown} by {kind} on the test examples, worst first")
+    title = f"{shown} by {escape(before.replace('_', ' '))}{kind} on the test examples, worst first"
+    found = Table(title=title)
     found.add_column(kind, no_wrap=True)
     for name in columns:
         found.add_column(name, justify="right")

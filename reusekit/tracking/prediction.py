@@ -38,7 +38,8 @@ def predict(
     Returns:
         A row for each input: `label` and `probability`; of several labels lists of those that
         apply, `labels` and `probability`; of numbers a column for each. `probabilities` is a
-        dictionary by name.
+        dictionary by name. Of several tasks at once each has its columns: `breed`,
+        `breed_probability`, `age`.
 
     Raises:
         DataError: The inputs are not what the model takes.

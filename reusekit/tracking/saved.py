@@ -159,16 +159,13 @@ def named_signature(usage: Usage) -> ModelSignature:
 
 def _answers(usage: Usage) -> Schema:
     """Return the columns of what a model answers."""
-    if usage.kind == "regression":
-        return Schema([ColSpec(DataType.float, name) for name in usage.names])
-    if usage.kind == "classification":
-        return Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.float, "probability")])
-    return Schema(
-        [
-            ColSpec(Array(DataType.string), "labels"),
-            ColSpec(Array(DataType.double), "probability"),
-        ]
-    )
+    kinds: dict[str, Any] = {
+        "number": DataType.float,
+        "word": DataType.string,
+        "words": Array(DataType.string),
+        "numbers": Array(DataType.double),
+    }
+    return Schema([ColSpec(kinds[kind], name) for name, kind in usage.answers().items()])
 
 
 def _schema(structure: Any) -> Schema:

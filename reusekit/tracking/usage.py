@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from reusekit.arguments import first_fault
 from reusekit.data import DataSplit, Treatment
 from reusekit.data.files import look_at, open_files, stamp
-from reusekit.data.task import Kind
+from reusekit.data.task import AnyKind, Task
 from reusekit.errors import DataError, TrackingError, nearest
 from reusekit.graph import read
 
@@ -33,13 +33,82 @@ _BASE64 = "b64"
 Columns = tuple[str, ...] | Mapping[str, tuple[str, ...]]
 
 
-class Usage(BaseModel):
+class Answers(BaseModel):
+    """The meaning of a model's outputs in one task, as plain data.
+
+    Attributes:
+        kind: The kind of the task.
+        names: The names of the outputs: classes, labels, or numbers to predict.
+        thresholds: The probability from which on each of several labels applies; None for a half.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: AnyKind
+    names: Annotated[tuple[str, ...], MinLen(1)]
+    thresholds: tuple[float, ...] | None = None
+
+    def columns_of(self, task: str = "") -> dict[str, str]:
+        """Return the kind of values in each column of answers, those of one of several tasks.
+
+        They are `number`, `word`, `words` and `numbers`.
+        """
+        if self.kind == "regression":
+            one = bool(task) and len(self.names) == 1
+            names = [task] if one else [f"{task}_{name}" if task else name for name in self.names]
+            return dict.fromkeys(names, "number")
+        before = f"{task}_" if task else ""
+        if self.kind == "classification":
+            return {task or "label": "word", f"{before}probability": "number"}
+        return {task or "labels": "words", f"{before}probability": "numbers"}
+
+    def named(self, outputs: np.ndarray, probabilities: bool, task: str = "") -> pd.DataFrame:
+        """Return the answers that outputs mean, by the columns of `columns_of`.
+
+        Raises:
+            DataError: They are not finite, or not as many as there are names.
+        """
+        names = np.array(self.names, object)
+        broken = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1))
+        if len(broken):
+            raise DataError(
+                "Expected inputs of which the model makes finite numbers. Received: others in "
+                f"{len(broken):,} of {len(outputs):,}, the first of them the one at {broken[0]}."
+            )
+        if outputs.shape[1:] != (len(names),):
+            raise DataError(
+                f"Expected a model with {len(names)} outputs. Received: outputs of shape "
+                f"{outputs.shape[1:]}."
+            )
+        columns = list(self.columns_of(task))
+        if self.kind == "regression":
+            return pd.DataFrame(outputs, columns=columns)
+        if self.kind == "classification":
+            best = outputs.argmax(axis=1)
+            said: list[Any] = [names[best], outputs[np.arange(len(best)), best]]
+        else:
+            applies = outputs >= np.array(self.thresholds or 0.5)
+            said = [
+                [names[row].tolist() for row in applies],
+                [one[row].tolist() for one, row in zip(outputs, applies, strict=True)],
+            ]
+        told = dict(zip(columns, said, strict=True))
+        if probabilities:
+            told[f"{task}_probabilities" if task else "probabilities"] = [
+                dict(zip(self.names, row, strict=True)) for row in outputs.tolist()
+            ]
+        return pd.DataFrame(told)
+
+
+class Usage(Answers):
     """The use of a model, as plain data.
 
     Attributes:
         kind: The kind of its task.
-        names: The names of its outputs: classes, labels, or numbers to predict.
+        names: The names of its outputs: classes, labels, or numbers to predict; of several tasks
+            those of the tasks.
         thresholds: The probability from which on each of several labels applies; None for a half.
+        tasks: The meaning of the outputs of several tasks, by name; none for a single one.
         treatment: How pictures become what the model takes.
         columns: The columns of a table that it was trained on, or those of each of its inputs;
             None where it was trained on no table.
@@ -51,21 +120,17 @@ class Usage(BaseModel):
         ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Kind
-    names: Annotated[tuple[str, ...], MinLen(1)]
-    thresholds: tuple[float, ...] | None = None
+    tasks: Mapping[str, Answers] = {}
     treatment: Treatment = Treatment()
     columns: Columns | None = None
 
     @classmethod
-    def of(cls, split: DataSplit, thresholds: Sequence[float] | None = None) -> "Usage":
+    def of(cls, split: DataSplit, thresholds: Any = None) -> "Usage":
         """Return the use of a model that is trained on a split.
 
         Args:
             split: The training split, as the model takes it.
-            thresholds: See the attribute.
+            thresholds: See the attribute; of several tasks those by name.
         """
         told, shape = split.treatment, split.input_shape
         size, channels = told.image_size, told.channels
@@ -76,10 +141,11 @@ class Usage(BaseModel):
         columns = split.origin.get("input") if split.origin.get("reader") == "from_table" else None
         if isinstance(columns, Mapping):
             columns = {name: _several(one) for name, one in columns.items()}
+        by_name = split.task.by_name
+        several = (thresholds or {}) if by_name else {}
         return cls(
-            kind=split.task.kind,
-            names=split.task.names,
-            thresholds=None if thresholds is None else tuple(map(float, thresholds)),
+            **_meaning(split.task, None if by_name else thresholds),
+            tasks={n: Answers(**_meaning(one, several.get(n))) for n, one in by_name.items()},
             treatment=Treatment(image_size=size, channels=channels, resize=told.resize),
             columns=_several(columns) if isinstance(columns, str | list | tuple) else columns,
         )
@@ -115,23 +181,53 @@ class Usage(BaseModel):
         Raises:
             DataError: The inputs are not what the model takes.
         """
-        if probabilities and self.kind == "regression":
+        if probabilities and all(one.kind == "regression" for one in self._by_task.values()):
             raise DataError(
                 "Expected probabilities=False: the model predicts numbers. Received: True."
             )
         structure = read(model).input_structure
         columns = self._by_input(structure, inputs)
-        outputs: list[np.ndarray] = []
+        outputs: list[Mapping[str, np.ndarray]] = []
         for start in range(0, _count(len(one.values) for one in columns), _CHUNK):
             arrays = [self._ready(one.part(start), files) for one in columns]
             for at in range(0, len(arrays[0]), _BATCH):
                 batch = [array[at : at + _BATCH] for array in arrays]
                 fed = keras.tree.pack_sequence_as(structure, batch)
-                outputs.append(np.asarray(model.predict_on_batch(fed), "float32"))
-        answers = self._named(np.concatenate(outputs), probabilities)
+                outputs.append(self._outputs(model.predict_on_batch(fed)))
+        answers = pd.concat(
+            [
+                one.named(np.concatenate([batch[task] for batch in outputs]), probabilities, task)
+                for task, one in self._by_task.items()
+            ],
+            axis=1,
+        )
         if isinstance(inputs, pd.DataFrame | pd.Series):
             answers.index = inputs.index
         return answers
+
+    @property
+    def _by_task(self) -> Mapping[str, Answers]:
+        """The meaning of each task's outputs, by its name; a single task has none."""
+        return self.tasks or {"": self}
+
+    def answers(self) -> dict[str, str]:
+        """Return the kind of values in each column of predictions; see `Answers.columns_of`."""
+        by_task = self._by_task.items()
+        return {name: kind for task, one in by_task for name, kind in one.columns_of(task).items()}
+
+    def _outputs(self, made: Any) -> dict[str, np.ndarray]:
+        """Return a batch of outputs by task.
+
+        Raises:
+            DataError: They are those of other tasks.
+        """
+        by_task = made if isinstance(made, Mapping) else {"": made}
+        if by_task.keys() != self._by_task.keys():
+            raise DataError(
+                f"Expected a model with outputs {', '.join(self.tasks) or 'of one task'}. "
+                f"Received: {', '.join(by_task) or 'one of a single task'}."
+            )
+        return {task: np.asarray(part, "float32") for task, part in by_task.items()}
 
     @property
     def of_pictures(self) -> bool:
@@ -241,38 +337,6 @@ class Usage(BaseModel):
         treat = self.treatment.of(tf.TensorSpec(array.shape[1:], array.dtype))
         return np.stack([np.asarray(treat(tf.constant(one))) for one in array])
 
-    def _named(self, outputs: np.ndarray, probabilities: bool) -> pd.DataFrame:
-        names = np.array(self.names, object)
-        broken = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1))
-        if len(broken):
-            raise DataError(
-                "Expected inputs of which the model makes finite numbers. Received: others in "
-                f"{len(broken):,} of {len(outputs):,}, the first of them the one at {broken[0]}."
-            )
-        if outputs.shape[1:] != (len(names),):
-            raise DataError(
-                f"Expected a model with {len(names)} outputs. Received: outputs of shape "
-                f"{outputs.shape[1:]}."
-            )
-        if self.kind == "regression":
-            return pd.DataFrame(outputs, columns=list(names))
-        if self.kind == "classification":
-            best = outputs.argmax(axis=1)
-            told = {"label": names[best], "probability": outputs[np.arange(len(best)), best]}
-        else:
-            applies = outputs >= np.array(self.thresholds or 0.5)
-            told = {
-                "labels": [names[row].tolist() for row in applies],
-                "probability": [
-                    one[row].tolist() for one, row in zip(outputs, applies, strict=True)
-                ],
-            }
-        if probabilities:
-            told["probabilities"] = [
-                dict(zip(self.names, row, strict=True)) for row in outputs.tolist()
-            ]
-        return pd.DataFrame(told)
-
 
 class _Column(NamedTuple):
     """The values of one of a model's inputs.
@@ -322,6 +386,12 @@ def _count(lengths: Iterable[int]) -> int:
             f"{', '.join(map(str, sorted(counts)))}."
         )
     return counts.pop()
+
+
+def _meaning(task: Task, thresholds: Sequence[float] | None) -> dict[str, Any]:
+    """Return the values of `Answers` for a task."""
+    chosen = None if thresholds is None else tuple(map(float, thresholds))
+    return {"kind": task.kind, "names": task.names, "thresholds": chosen}
 
 
 def _several(columns: str | Sequence[str]) -> tuple[str, ...]:

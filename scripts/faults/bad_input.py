@@ -268,7 +268,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
 
     def calls_of_heads() -> Iterator[tuple[str, tuple[Callable[..., Any], Arguments]]]:
         flat = keras.KerasTensor((None, 6))
-        several = {"a": heads.Regression()}
+        several = {"a": heads.Multilabel(2)}
         made = (
             head, heads.Multilabel(3), heads.Regression(), heads.Multitask(several),
             heads.Multitap(3), heads.Siamese(), heads.MaskedLanguageModel(),
@@ -376,6 +376,10 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "FeatureKey": (FeatureKey, {"digest": "a1", "arrays": ("x",), "size": 3}),
         "load": (rk.data.load, {"name": "sklearn_digits", "split": "test[:20]"}),
         "Task": (Task, {"kind": "classification", "names": ("a", "b")}),
+        "Task.joint": (
+            Task.joint,
+            {"parts": {name: Task("regression", (name,)) for name in ("a", "b")}},
+        ),
         "Treatment": (Treatment, {}),
         "Treatment.of": (Treatment().of, {"spec": digits.examples.element_spec[0]}),
         "Treatment.fitting": (Treatment(length=4).fitting, {"spec": tf.TensorSpec((None, 2))}),

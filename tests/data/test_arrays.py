@@ -216,7 +216,7 @@ RAGGED = tf.RaggedTensor.from_row_splits(np.arange(60), [*range(SIZE), 60])
         (lambda: from_dataset(SLICES((X, Y)).shuffle(SIZE)), "Received: other ones at the second"),
         (lambda: from_dataset(SLICES(X)), "Expected a data set of (input, label)"),
         (lambda: from_dataset(SLICES((X, Y)).take(0)), "with examples. Received: none"),
-        (lambda: from_dataset(SLICES((X, {"a": Y}))), "Expected one tensor of labels"),
+        (lambda: from_dataset(SLICES((X, (Y, Y)))), "Expected one tensor of labels"),
         (lambda: from_dataset(SLICES((X, HOT)).batch(8, drop_remainder=True)), "batched=True or"),
         (lambda: from_dataset(SLICES((RAGGED, Y))), "Received: ragged or sparse"),
     ],

@@ -106,3 +106,49 @@ def test_several_labels_are_told_from_a_configuration_on(run_pipeline, tracking,
     assert measured["champion_f1"] == pytest.approx(run.data.metrics["test_f1"], abs=1e-6)
     file = tracking.download_artifacts(decided.info.run_id, "predictions.csv", str(tmp_path))
     assert {"label across", "candidate across", "champion upright"} <= {*pd.read_csv(file)}
+
+
+def test_several_tasks_at_once_from_a_configuration_on(run_pipeline, tracking, tmp_path, capsys):
+    rows = {
+        part: [one | {"ink": float(one["image"].mean())} for one in pictures(*drawn)]
+        for part, drawn in {"train": (60, 0), "validation": (40, 1), "test": (40, 2)}.items()
+    }
+    features = {"image": F.Image(shape=(32, 32, 1)), "across": np.bool_, "upright": np.bool_}
+    features["ink"] = np.float32
+    name = prepare(tmp_path, "inked_bars", features, rows, supervised=None)
+    data = [f"--data.name={name}", f"--data.data_dir={tmp_path}", "--data.input=image"]
+    data.append("--data.label={bar: across, both: [across, upright], ink: ink}")
+    tracked = ["--tracking.model=inked"]
+    quick = [*QUICK[:3], "--finetune.epochs=1", "--finetune.share=0.3"]
+    rivals = ["--baselines.linear=true", "--baselines.constant=true"]
+    run_pipeline("cut_search", *data, *quick, *rivals, *tracked)
+    said = capsys.readouterr().out
+    assert "Relative loss on 40 test examples" in said and "All by both label on the test" in said
+    version, run, children = champion(tracking, "inked")
+    measured = run.data.metrics
+    assert measured.keys() >= {"test_bar_accuracy", "test_both_f1", "test_ink_r2"}
+    constant = children["test constant"].data.metrics
+    assert constant["relative_loss"] == pytest.approx(1, abs=0.2) and constant["ink_r2"] < 0.05
+    files = {one.path for one in tracking.list_artifacts(version.run_id)}
+    assert files >= {
+        "bar_classes.json",
+        "bar_confusion.png",
+        "both_labels.json",
+        "ink_numbers.json",
+    }
+    assert version.description.startswith("Classifies images into 2 classes (bar). Says of images")
+    assert json.loads(version.tags["reusekit.thresholds"]).keys() == {"both"}
+
+    images = np.stack([row["image"] for row in rows["test"][:3]])
+    answers = mlflow.pyfunc.load_model("models:/inked@champion")
+    assert answers.metadata.signature.outputs.input_names() == [
+        "bar", "bar_probability", "both", "both_probability", "ink"
+    ]  # fmt: skip
+    told = answers.predict(images)
+    assert list(told) == ["bar", "bar_probability", "both", "both_probability", "ink"]
+    assert set(told["bar"]) <= {"False", "True"}
+    whole = mlflow.keras.load_model("models:/inked@champion")
+    assert set(whole.predict(images, verbose=0)) == {"bar", "both", "ink"}
+    with pytest.raises(SystemExit):
+        run_pipeline("promote", "--promote.candidate=1", "--tracking.alias=other", *data, *tracked)
+    assert "Of several tasks at once compare" in capsys.readouterr().err

@@ -142,6 +142,13 @@ CASES = {
         "head_digit_hidden",
         {"digit": digits()[1], "ink": ink()},
     ),
+    "multitask of a shared layer": lambda: on_images(
+        heads.Multitask(
+            {"digit": heads.Classifier(10), "ink": heads.Regression()}, units=8, dropout=0.1
+        ),
+        "head_hidden",
+        {"digit": digits()[1], "ink": ink()},
+    ),
     "multitap": multitap,
     "multitap of logits": lambda: multitap(logits=True),
     "siamese by difference": lambda: siamese("difference", units=8, pooling="attention"),

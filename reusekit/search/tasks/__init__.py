@@ -5,21 +5,25 @@ The rules of a task are the one place where its kind decides anything; `rules_of
 
 from reusekit.data.task import Task
 from reusekit.search.tasks.classes import ClassRules
+from reusekit.search.tasks.joint import JointRules, repeated
 from reusekit.search.tasks.labels import LabelRules
 from reusekit.search.tasks.numbers import NumberRules
-from reusekit.search.tasks.rules import TaskRules, resampled_sums
+from reusekit.search.tasks.rules import SingleRules, TaskRules, resampled_sums
 
 __all__ = [
     "ClassRules",
+    "JointRules",
     "LabelRules",
     "NumberRules",
+    "SingleRules",
     "TaskRules",
     "example_rules",
+    "repeated",
     "resampled_sums",
     "rules_of",
 ]
 
-_RULES: dict[str, type[TaskRules]] = {
+_RULES: dict[str, type[SingleRules]] = {
     "classification": ClassRules,
     "multilabel": LabelRules,
     "regression": NumberRules,
@@ -33,9 +37,11 @@ def rules_of(task: Task) -> TaskRules:
         >>> rules_of(Task("regression", ("price",))).objective
         'val_loss'
     """
+    if task.parts:
+        return JointRules(task, tuple(_RULES[part.kind](part) for part in task.parts))
     return _RULES[task.kind](task)
 
 
-def example_rules() -> list[TaskRules]:
-    """Return the rules of a task of each kind, with three outputs."""
+def example_rules() -> list[SingleRules]:
+    """Return the rules of a single task of each kind, with three outputs."""
     return [rules(Task(kind, ("a", "b", "c"))) for kind, rules in _RULES.items()]  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from reusekit.errors import ConfigError, DataError
-from reusekit.search.tasks.rules import Made, TaskRules
+from reusekit.search.tasks.rules import Made, SingleRules
 from reusekit.training.heads import Classifier, Head
 from reusekit.training.heads.dense import one_hot
 
@@ -29,7 +29,7 @@ _MOST_NAMED = 60  # classes, beyond which their names cannot be read
 
 
 @dataclass(frozen=True)
-class ClassRules(TaskRules):
+class ClassRules(SingleRules):
     """The rules of a task with one class an example."""
 
     objective: ClassVar[str] = "val_accuracy"
@@ -109,11 +109,15 @@ class ClassRules(TaskRules):
 
     def scores(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return the accuracy, and the mean cross-entropy in nats."""
-        of_label = outputs[np.arange(len(labels)), labels]
         return {
             "accuracy": self.value(outputs, labels),
-            "loss": float(-np.mean(np.log(np.clip(of_label, 1e-7, 1.0)))),
+            "loss": float(self.losses(outputs, labels).mean()),
         }
+
+    def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the cross-entropy of each example in nats."""
+        of_label = outputs[np.arange(len(labels)), labels]
+        return -np.log(np.clip(of_label, 1e-7, 1.0))
 
     def parts(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return whether each example is classified rightly."""

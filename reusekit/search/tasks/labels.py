@@ -11,12 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from reusekit.errors import ConfigError, DataError
-from reusekit.search.tasks.rules import Made, TaskRules
+from reusekit.search.tasks.rules import Made, SingleRules
 from reusekit.training.heads import Head, Multilabel
 
 
 @dataclass(frozen=True)
-class LabelRules(TaskRules):
+class LabelRules(SingleRules):
     """The rules of a task where any of several labels may apply, each by itself.
 
     Attributes:
@@ -88,15 +88,19 @@ class LabelRules(TaskRules):
 
     def scores(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return F1 and the area under the ROC curve, all labels alike, accuracy, and the loss."""
-        likely = np.clip(outputs.astype(float), 1e-7, 1 - 1e-7)
         varied = (labels != labels[:1]).any(axis=0)
         auc = roc_auc_score(labels[:, varied], outputs[:, varied]) if varied.any() else np.nan
         return {
             "f1": self.value(outputs, labels),
             "auc": float(auc),
             "accuracy": float(self.goodness(outputs, labels).mean()),
-            "loss": float(-np.mean(np.log(np.where(labels, likely, 1 - likely)))),
+            "loss": float(self.losses(outputs, labels).mean()),
         }
+
+    def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the mean binary cross-entropy of each example."""
+        likely = np.clip(outputs.astype(float), 1e-7, 1 - 1e-7)
+        return -np.mean(np.log(np.where(labels, likely, 1 - likely)), axis=1)
 
     def parts(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return for each label whether it is found, and how often it applies or is said to."""

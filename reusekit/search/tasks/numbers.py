@@ -12,15 +12,14 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from reusekit.errors import DataError
-from reusekit.search.tasks.rules import Made, TaskRules
+from reusekit.search.tasks.rules import WORST, Made, SingleRules
 from reusekit.training.heads import Head, Regression
 
-_WORST = 1e30  # the error of an output that is no number, of which means can be taken
 _MOST_DRAWN = 4  # numbers, of which each has axes of its own
 
 
 @dataclass(frozen=True)
-class NumberRules(TaskRules):
+class NumberRules(SingleRules):
     """The rules of a task that predicts one number or more.
 
     Attributes:
@@ -95,6 +94,10 @@ class NumberRules(TaskRules):
             "loss": squared,
         }
 
+    def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the mean squared error of each example."""
+        return np.mean((outputs - labels) ** 2, axis=1)
+
     def parts(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the mean absolute error of each example."""
         return -self.goodness(outputs, labels)[:, None]
@@ -102,7 +105,7 @@ class NumberRules(TaskRules):
     def goodness(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return the negative mean absolute error of each example; nothing finite is the worst."""
         errors = np.abs(outputs - labels).mean(axis=1)
-        return -np.where(np.isfinite(errors), errors, _WORST)
+        return -np.where(np.isfinite(errors), errors, WORST)
 
     def table(self, outputs: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
         """Return the errors of each number, and the share of its variance that is explained."""

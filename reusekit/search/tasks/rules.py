@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
@@ -18,6 +18,10 @@ from reusekit.training.heads import Head
 Made = Callable[[str], keras.metrics.Metric]
 """Makes a Keras metric of a name."""
 
+WORST = 1e30
+"""The error of an output that is no number, of which means can be taken."""
+
+_STRENGTHS = np.logspace(-3, 3, 7)  # tried for the regularisation of the linear model
 _MOST_KINDS = 100
 """Different examples, up to which the counts of each are drawn and not the examples."""
 _RESAMPLES = 2000
@@ -28,7 +32,7 @@ class TaskRules(ABC):
     """The rules of a task.
 
     Outputs are those of a head of the task, shape (examples, `task.size`); labels are as `Task`
-    says, and as `targets` returns them.
+    says, and as `targets` returns them. Those of several tasks at once are `joined`.
 
     Attributes:
         task: The task.
@@ -37,12 +41,8 @@ class TaskRules(ABC):
         maximize: Whether more of the measure is better.
         reported: The metric of a head that says the same of a validation split; None where that
             takes outputs.
-        artifact: The name of the table of outputs, which `table` makes.
-        figure: The name of the picture, which `draw` makes.
         linear: What the linear rival is called.
-        strength: The option of scikit-learn by which it is regularised.
         numbers: How a value of the measure is written.
-        worst: The column of the table by which the worst come first, and whether it rises.
     """
 
     task: Task
@@ -51,12 +51,20 @@ class TaskRules(ABC):
     measure: ClassVar[str]
     maximize: ClassVar[bool] = True
     reported: ClassVar[str | None] = None
-    artifact: ClassVar[str]
-    figure: ClassVar[str]
     linear: ClassVar[str]
-    strength: ClassVar[str]
     numbers: ClassVar[str] = ".3f"
-    worst: ClassVar[tuple[str, bool]] = ("f1", True)
+
+    @abstractmethod
+    def each(self, *arrays: Any) -> "Iterator[tuple[str, SingleRules, *tuple[Any, ...]]]":
+        """Yield each of the tasks, of which most rules have one.
+
+        Args:
+            *arrays: Outputs or labels.
+
+        Yields:
+            The beginning of the names of what is said of it, empty for a single task; its rules;
+            and its part of each array.
+        """
 
     # --- training ---------------------------------------------------------------------------------
 
@@ -93,6 +101,113 @@ class TaskRules(ABC):
         """
         return []
 
+    @abstractmethod
+    def reporting(self, head: Head, name: str) -> dict[str, Any]:
+        """Return what a head is compiled with, and a metric that it does not report.
+
+        Args:
+            head: A head, of which no metric is made where it is of another kind than the task's.
+            name: The metric, as Keras names it.
+        """
+
+    @abstractmethod
+    def direction(self, name: str) -> str | None:
+        """Return "max" or "min" for a metric, by its values for right and for wrong outputs.
+
+        None for no metric, and for one that cannot tell the two apart, such as AUC of numbers.
+        """
+
+    # --- measuring --------------------------------------------------------------------------------
+
+    def tuned(self, outputs: np.ndarray, labels: np.ndarray) -> Self:
+        """Return the rules with what is chosen by a model's outputs on the validation split."""
+        return self
+
+    @abstractmethod
+    def decided(self, outputs: np.ndarray) -> np.ndarray:
+        """Return what a model says: the class, the labels as 0 and 1, or the numbers."""
+
+    @abstractmethod
+    def scores(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Return scores by name: the measure, the loss, and others."""
+
+    @abstractmethod
+    def losses(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the loss of each example, whose mean is that of the task's head."""
+
+    @abstractmethod
+    def parts(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return what each example adds to the sums that the measure follows from."""
+
+    def measured(self, sums: np.ndarray, examples: int) -> np.ndarray:
+        """Return the measure of sums of parts, which are in the last axis."""
+        return sums[..., 0] / examples
+
+    def value(self, outputs: np.ndarray, labels: np.ndarray) -> float:
+        """Return the measure."""
+        return float(self.measured(self.parts(outputs, labels).sum(axis=0), len(labels)))
+
+    def interval(self, outputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """Return where the measure lies, as sure as 95 %, for examples like these."""
+        sums = resampled_sums(self.parts(outputs, labels), _RESAMPLES)
+        low, high = np.quantile(self.measured(sums, len(labels)), [0.025, 0.975])
+        return float(low), float(high)
+
+    @abstractmethod
+    def goodness(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return how good a model is about each example; more is better."""
+
+    # --- rivals and words -------------------------------------------------------------------------
+
+    @abstractmethod
+    def constant(self, labels: np.ndarray) -> np.ndarray:
+        """Return the outputs, shape (task.size,), of a model that looks at no input."""
+
+    @abstractmethod
+    def best_linear(
+        self,
+        train: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+        validation: tuple[np.ndarray, np.ndarray],
+    ) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
+        """Fit linear models; return the outputs of the one that is best on validation examples.
+
+        Args:
+            train: Inputs, labels, and weights or None.
+            validation: Inputs and labels.
+
+        Returns:
+            What gives its outputs for inputs, and how strongly it is regularised, by name.
+        """
+
+    @abstractmethod
+    def sentence(self, inputs: str) -> str:
+        """Say what a model does with its inputs, such as images."""
+
+    def better(self, one: float, other: float) -> bool:
+        """Return whether one value of the measure is better than another."""
+        return one > other if self.maximize else one < other
+
+
+@dataclass(frozen=True)
+class SingleRules(TaskRules):
+    """The rules of a single task.
+
+    Attributes:
+        artifact: The name of the table of outputs, which `table` makes.
+        figure: The name of the picture, which `draw` makes.
+        strength: The option of scikit-learn by which the linear rival is regularised.
+        worst: The column of the table by which the worst come first, and whether it rises.
+    """
+
+    artifact: ClassVar[str]
+    figure: ClassVar[str]
+    strength: ClassVar[str]
+    worst: ClassVar[tuple[str, bool]] = ("f1", True)
+
+    def each(self, *arrays: Any) -> "Iterator[tuple[str, SingleRules, *tuple[Any, ...]]]":
+        """Yield the task itself; see `TaskRules.each`."""
+        yield "", self, *arrays
+
     @property
     @abstractmethod
     def _made(self) -> Mapping[type[keras.metrics.Metric], Made]:
@@ -118,52 +233,22 @@ class TaskRules(ABC):
         make = self._made.get(kind)
         return self._taking_labels(kind(name=name) if make is None else make(name))
 
+    def reporting(self, head: Head, name: str) -> dict[str, Any]:
+        """Return what a head is compiled with, and a metric more; see `TaskRules.reporting`."""
+        args = head.compile_args
+        if type(head) is not type(self.head()) or getattr(head, "logits", False):
+            return args
+        if self.direction(name) is None or name in map(_metric_name, args.get("metrics") or ()):
+            return args
+        return args | {"metrics": [*(args.get("metrics") or []), self.metric(name)]}
+
     @abstractmethod
     def _examples(self) -> tuple[np.ndarray, Sequence[np.ndarray]]:
         """Return some labels, and outputs for them: right ones first, then worse and worse ones."""
 
     def direction(self, name: str) -> str | None:
-        """Return "max" or "min" for a metric, by its values for right and for wrong outputs.
-
-        None for no metric, and for one that cannot tell the two apart, such as AUC of numbers.
-        """
+        """Return "max" or "min" for a metric; see `TaskRules.direction`."""
         return _direction(type(self)(self.task), name)  # without what was learnt from data
-
-    # --- measuring --------------------------------------------------------------------------------
-
-    def tuned(self, outputs: np.ndarray, labels: np.ndarray) -> Self:
-        """Return the rules with what is chosen by a model's outputs on the validation split."""
-        return self
-
-    @abstractmethod
-    def decided(self, outputs: np.ndarray) -> np.ndarray:
-        """Return what a model says: the class, the labels as 0 and 1, or the numbers."""
-
-    @abstractmethod
-    def scores(self, outputs: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Return scores by name: the measure, the loss, and others."""
-
-    @abstractmethod
-    def parts(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return what each example adds to the sums that the measure follows from."""
-
-    def measured(self, sums: np.ndarray, examples: int) -> np.ndarray:
-        """Return the measure of sums of parts, which are in the last axis."""
-        return sums[..., 0] / examples
-
-    def value(self, outputs: np.ndarray, labels: np.ndarray) -> float:
-        """Return the measure."""
-        return float(self.measured(self.parts(outputs, labels).sum(axis=0), len(labels)))
-
-    def interval(self, outputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Return where the measure lies, as sure as 95 %, for examples like these."""
-        sums = resampled_sums(self.parts(outputs, labels), _RESAMPLES)
-        low, high = np.quantile(self.measured(sums, len(labels)), [0.025, 0.975])
-        return float(low), float(high)
-
-    @abstractmethod
-    def goodness(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return how good a model is about each example; more is better."""
 
     @abstractmethod
     def table(self, outputs: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
@@ -173,29 +258,35 @@ class TaskRules(ABC):
         """Draw where a model errs; None for a task without such a picture."""
         return None
 
-    # --- rivals and words -------------------------------------------------------------------------
-
-    @abstractmethod
-    def constant(self, labels: np.ndarray) -> np.ndarray:
-        """Return the outputs, shape (task.size,), of a model that looks at no input."""
-
     @abstractmethod
     def fit_linear(
         self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray | None, strength: float
     ) -> Callable[[np.ndarray], np.ndarray]:
         """Fit a linear model, and return what gives its outputs for inputs."""
 
-    @abstractmethod
-    def sentence(self, inputs: str) -> str:
-        """Say what a model does with its inputs, such as images."""
+    def best_linear(
+        self,
+        train: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+        validation: tuple[np.ndarray, np.ndarray],
+    ) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, float]]:
+        """Fit a linear model at several strengths; see `TaskRules.best_linear`."""
+        inputs, labels = validation
+        best: Any = None
+        for strength in _STRENGTHS:
+            outputs = self.fit_linear(*train, strength)
+            guessed = outputs(inputs)
+            value = self.tuned(guessed, labels).value(guessed, labels)
+            if best is None or self.better(value, best[0]):
+                best = value, outputs, strength
+        return best[1], {self.strength: best[2]}
 
-    def better(self, one: float, other: float) -> bool:
-        """Return whether one value of the measure is better than another."""
-        return one > other if self.maximize else one < other
+
+def _metric_name(metric: Any) -> str:
+    return metric if isinstance(metric, str) else metric.name
 
 
 @cache
-def _direction(rules: TaskRules, name: str) -> str | None:
+def _direction(rules: SingleRules, name: str) -> str | None:
     labels, worse = rules._examples()
     values = []
     for outputs in worse:
