@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -171,6 +172,9 @@ class HeadSettings(Settings):
 
     units: NonNegativeInt = Field(0, description="Width of the hidden layer; 0 for none.")
     dropout: Rate = Field(0.0, description="Dropout rate before the last layer.")
+    loss_weights: Mapping[str, NonNegativeFloat] | None = Field(
+        None, description=TrialChoices.model_fields["loss_weights"].description
+    )
     learning_rate: PositiveFloat = Field(1e-2, description="Adam's rate.")
     objective: str = Field(
         "val_loss",

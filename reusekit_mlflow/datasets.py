@@ -211,14 +211,13 @@ class SplitDataset(Dataset):
     def profile(self) -> dict[str, Any]:
         """Return the numbers of examples, the part of the data set, and the classes."""
         task = self._split.task
-        several = {"tasks": {n: list(one.names) for n, one in task.by_name.items()}}
+        several = {name: list(one.names) for name, one in task.by_name.items()}
         return {
             "split": self._split.split,
             "examples": self._split.size,
             "task": task.kind,
             "classes": task.size,
-            "class_names": list(task.names),
-            **(several if task.parts else {}),
+            "class_names": several or list(task.names),
         }
 
     def to_dict(self) -> dict[str, str]:

@@ -125,13 +125,19 @@ def joined(values: Any) -> np.ndarray:
     So labels and outputs of several tasks are taken, cut and joined by rows as those of one are.
     Whatever else there is becomes an array.
 
+    Raises:
+        DataError: They differ in length.
+
     Example:
         >>> joined({"kind": np.array([0, 1]), "age": np.array([3.0, 4.0])})["age"]
         array([3., 4.])
     """
-    if not isinstance(values, Mapping):
+    if not isinstance(values, Mapping) or not values:
         return np.asarray(values)
     arrays = {name: np.asarray(part) for name, part in values.items()}
+    if len({part.shape[:1] for part in arrays.values()}) > 1:
+        counts = ", ".join(f"shape {part.shape} of {name}" for name, part in arrays.items())
+        raise DataError(f"Expected as many rows for each task. Received: {counts}.")
     fields: Any = [(name, part.dtype, part.shape[1:]) for name, part in arrays.items()]
     found = np.empty(len(next(iter(arrays.values()))), fields)
     for name, part in arrays.items():

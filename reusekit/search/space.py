@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import keras
 import keras_tuner
 from annotated_types import MinLen
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from reusekit.arguments import Choices, Distinct, Rate, Settings, checked
 from reusekit.errors import ConfigError, nearest
@@ -128,6 +135,11 @@ class TrialChoices(Settings):
         description="Heads remove the features' mean and variance first, so that one learning rate "
         "suits cuts of any scale; not where a part of the backbone is trained.",
     )
+    loss_weights: Mapping[str, NonNegativeFloat] | None = Field(
+        None,
+        description="What the loss of each of several tasks counts, by name, once all losses are "
+        "brought to one scale; null, and where a task has none: 1.",
+    )
     batch_norm: Literal["frozen", "train"] = Field(
         "frozen",
         description="BatchNormalization in a part of the backbone that is trained: frozen keeps "
@@ -223,4 +235,4 @@ class SearchSpace(TrialChoices):
         """
         if self.heads is not None:
             return self.heads[spec.head]  # type: ignore[index]
-        return rules.head(spec.units, spec.dropout, standardize)
+        return rules.weighted(self.loss_weights).head(spec.units, spec.dropout, standardize)

@@ -144,6 +144,8 @@ def check_phases(splits: Splits, *phases: HeadSettings | FineTuneSettings) -> No
     rules = rules_of(splits.train.task)
     for phase in phases:
         monitor_of(phase.objective, rules.head(), rules)
+        if isinstance(phase, HeadSettings):
+            rules.weighted(phase.loss_weights)
         if isinstance(phase, FineTuneSettings) and phase.label_smoothing:
             rules.head().smoothed_loss(phase.label_smoothing)
 
@@ -177,6 +179,7 @@ def train_head(
     for layer in bottom.layers:
         layer.trainable = False
     rules = rules_of(splits.train.task).fitted(features.train.labels)
+    rules = rules.weighted(settings.loss_weights)
     keras.utils.set_random_seed(seed)
     head = rules.head(settings.units, settings.dropout, _in_memory(features.train))
     monitor = monitor_of(settings.objective, head, rules)

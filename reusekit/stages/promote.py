@@ -3,7 +3,7 @@
 import json
 import reprlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from reusekit import tracking
-from reusekit.data import DataSplit, Shares
+from reusekit.data import DataSplit, Shares, Task
 from reusekit.errors import ConfigError, DataError
 from reusekit.progress import bars_wanted
-from reusekit.search.tasks import TaskRules, rules_of
+from reusekit.search.tasks import SingleRules, TaskRules, rules_of
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
 from reusekit.stages.evaluation import predict
@@ -142,17 +142,38 @@ def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
     split = _held_out(version, model, data)
     recorded = tracking.recorded_splits(version)
     known = _refuse_known(version, recorded, split, data)
-    order = _class_order(version, recorded, split)
+    rules = rules_of(split.task)
+    names = next((one.class_names for one in recorded if one.context == "training"), ())
+    orders = [
+        _class_order(version, _of_task(names, before), one.task, split)
+        for before, one in rules.each()
+    ]
     given, labels = predict(model, split)
+    thresholds = json.loads(version.tags.get(THRESHOLDS, "null"))
+    parts = [
+        _in_order(order, one, part, _of_task(thresholds, before))
+        for order, (before, one, part) in zip(orders, rules.each(given), strict=True)
+    ]
+    rules, outputs = rules.gathered(parts)
+    return Tested(version, split, outputs, labels, rules, known)
+
+
+def _of_task(values: Any, before: str) -> Any:
+    """Return what is on record of a task, of values that go by name where there are several."""
+    return values.get(before.removesuffix("_")) if isinstance(values, Mapping) else values
+
+
+def _in_order(
+    order: np.ndarray, rules: SingleRules, given: np.ndarray, thresholds: Sequence[float] | None
+) -> tuple[SingleRules, np.ndarray]:
+    """Return the rules of a task with a version's thresholds, and its outputs, as the split is."""
     outputs = np.empty_like(given)
     outputs[:, order] = given
-    rules = rules_of(split.task)
-    thresholds = version.tags.get(THRESHOLDS)
-    if thresholds is not None:
-        chosen = np.empty(len(order))
-        chosen[order] = json.loads(thresholds)
-        rules = replace(rules, thresholds=tuple(chosen.tolist()))  # type: ignore[call-arg]
-    return Tested(version, split, outputs, labels, rules, known)
+    if thresholds is None:
+        return rules, outputs
+    chosen = np.empty(len(order))
+    chosen[order] = thresholds
+    return replace(rules, thresholds=tuple(chosen.tolist())), outputs  # type: ignore[call-arg]
 
 
 def judge(
@@ -301,36 +322,37 @@ def _write_predictions(verdict: Verdict, folder: Path) -> Path:
     tested = {"candidate": verdict.candidate, "champion": verdict.champion}
     said = {"label": verdict.candidate.labels}
     said |= {who: one.rules.decided(one.outputs) for who, one in tested.items() if one is not None}
-    names = verdict.candidate.split.task.names
-    columns = {
-        who if values.ndim == 1 or values.shape[1] == 1 else f"{who} {name}": column
-        for who, values in said.items()
-        for name, column in zip(names, values.reshape(len(values), -1).T, strict=False)
-    }
+    columns = {}
+    for before, rules, *parts in verdict.candidate.rules.each(*said.values()):
+        for who, values in zip(said, parts, strict=True):
+            found = values.reshape(len(values), -1).T
+            for name, column in zip(rules.task.names, found, strict=False):
+                words = [who, before.removesuffix("_"), name if len(found) > 1 else ""]
+                columns[" ".join(filter(None, words))] = column
     file = folder / "predictions.csv"
     pd.DataFrame(columns).to_csv(file, index_label="example")
     return file
 
 
 def _load(version: ModelVersion) -> keras.Model:
-    """Return the model of a version, with one input and one output."""
+    """Return the model of a version, with one input, and one output or some by name."""
     uri = f"models:/{version.name}/{version.version}"
     if not bars_wanted() and not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     model = tracking.load_version(version)
     ends = [len(getattr(model, tensors, ())) for tensors in ("inputs", "outputs")]
-    if ends != [1, 1]:
+    if ends != [1, 1] and not (ends[0] == 1 and isinstance(model.output, dict)):
         raise ConfigError(
             f"{uri} has {ends[0]} inputs and {ends[1]} outputs. Expected one of each: an image, "
-            "and a number for each class, label or number to predict. Of several tasks at once "
-            "compare the test metrics of the versions' runs, and move the alias in MLflow."
+            "and a number for each class, label or number to predict, or a dictionary of several "
+            "tasks."
         )
     return model
 
 
 def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> DataSplit:
     """Return the test split, of the size that a model takes."""
-    takes, gives = model.input_shape[1:], model.output_shape[1:]
+    takes, gives = model.input_shape[1:], _widths(model.output)
     size, channels = (takes[:2], takes[2]) if len(takes) == 3 else (None, None)
     if None in takes:
         raise ConfigError(
@@ -339,11 +361,13 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
         )
     treatment = data.treatment(image_size=size, channels=channels, examples_per_class=None)
     split = open_split(data, data.test, treatment)
-    if (takes, gives) != (split.input_shape, (split.classes,)):
+    wanted: Any = {name: (part.size,) for name, part in split.task.by_name.items()}
+    wanted = wanted or (split.classes,)
+    if (takes, gives) != (split.input_shape, wanted):
         raise ConfigError(
             f"Version {version.version} of {version.name} does not fit {split.name}. Expected it "
-            f"to turn shape {split.input_shape} into {(split.classes,)}, as the task, a "
-            f"{split.task.kind}, asks for. Received: {takes} into {gives}."
+            f"to turn shape {split.input_shape} into {wanted}, as the task, a {split.task.kind}, "
+            f"asks for. Received: {takes} into {gives}."
         )
     split.check()
     if split.size < _FEWEST:
@@ -354,25 +378,31 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
     return split
 
 
+def _widths(outputs: Any) -> Any:
+    """Return the shape of a model's output without the batch axis, of several by name."""
+    if isinstance(outputs, dict):
+        return {name: tuple(tensor.shape[1:]) for name, tensor in outputs.items()}
+    return tuple(outputs.shape[1:])
+
+
 def _class_order(
-    version: ModelVersion, recorded: Sequence[tracking.RecordedSplit], split: DataSplit
+    version: ModelVersion, names: Sequence[str] | None, task: Task, split: DataSplit
 ) -> np.ndarray:
-    """Return the number among a split's classes of each class of a version, shape (classes,).
+    """Return the number among a task's classes of each class of a version, shape (classes,).
 
     A data set may list its classes in another order today than when the version was trained. Where
     the version's classes are not on record, they are taken to be those of the split.
     """
-    names = next((one.class_names for one in recorded if one.context == "training"), ())
-    if not names or names == tuple(split.class_names):
-        return np.arange(split.classes)
-    if len(set(names)) < len(names) or set(names) != set(split.class_names):
-        strange = sorted(set(names) ^ set(split.class_names)) or list(names)
+    if not names or tuple(names) == task.names:
+        return np.arange(task.size)
+    if len(set(names)) < len(names) or set(names) != set(task.names):
+        strange = sorted(set(names) ^ set(task.names)) or list(names)
         raise ConfigError(
             f"Version {version.version} of {version.name} was trained on other classes than "
             f"{split.name} has now. Expected the same names, once each. Different: "
             f"{reprlib.repr(strange)}."
         )
-    return np.array([split.class_names.index(name) for name in names])
+    return np.array([task.names.index(name) for name in names])
 
 
 def _refuse_known(

@@ -159,14 +159,14 @@ class RecordedSplit:
         context: The use: `training`, `validation` or `test`.
         name: Data set and version, such as `sklearn_digits:1.0.0`.
         split: The part of it.
-        class_names: Its classes, in label order; empty where it has none.
+        class_names: Its classes, in label order, of several tasks by name; empty where it has none.
         origin: What else its reader was told, as `DataSplit.origin` has it.
     """
 
     context: str
     name: str
     split: str
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -192,7 +192,11 @@ def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
             if not source.keys() >= {"name", "split", "treatment", "fingerprint"}:
                 continue  # what else people log as an input
             name, split = str(source["name"]), str(source["split"])
-            classes = tuple(json.loads(read.dataset.profile or "{}").get("class_names", ()))
+            classes = json.loads(read.dataset.profile or "{}").get("class_names", ())
+            if isinstance(classes, Mapping):
+                classes = {task: tuple(names) for task, names in classes.items()}
+            else:
+                classes = tuple(classes)
             origin = dict(source.get("origin") or {})
         except (ValueError, TypeError, AttributeError):  # nothing of reusekit's
             continue

@@ -8,14 +8,14 @@ from reusekit.surgery import Remove, edit
 
 
 def fold_standardization(model: keras.Model) -> keras.Model:
-    """Fold each `Normalization` into the dense layer right behind it.
+    """Fold each `Normalization` into the dense layers right behind it.
 
-    The dense layer then computes from the features what the two computed, equal up to rounding
+    A dense layer then computes from the features what the two computed, equal up to rounding
     (about 6e-8 of a probability), and the model needs no layer that an export may not know. A
     `Normalization` before a Dropout, another layer, or a dense layer in half precision stays.
 
     Args:
-        model: A trained model; its dense layer is changed in place.
+        model: A trained model; its dense layers are changed in place.
 
     Returns:
         A model that shares all other layers, not compiled; the model itself where nothing is to
@@ -34,26 +34,30 @@ def fold_standardization(model: keras.Model) -> keras.Model:
         True
     """
     graph = read(model)
-    pairs = [(call, dense) for call in graph.calls if (dense := _dense_behind(graph, call))]
+    pairs = [(call, behind) for call in graph.calls if (behind := _dense_behind(graph, call))]
     if not pairs:
         return model
     folded = edit(model, *(Remove(call.address) for call, _ in pairs)).model
-    for call, dense in pairs:
-        _fold(call.operation, dense.operation)
+    for call, behind in pairs:
+        for dense in behind:
+            _fold(call.operation, dense.operation)
     return folded
 
 
-def _dense_behind(graph: Graph, call: Call) -> Call | None:
-    """Return the call of the dense layer that a `Normalization` can be folded into."""
+def _dense_behind(graph: Graph, call: Call) -> list[Call]:
+    """Return the calls of the dense layers that a `Normalization` can be folded into."""
     if type(call.operation) is not keras.layers.Normalization or call.operation.invert:
-        return None
+        return []
     (made,) = call.outputs
-    readers = graph.readers[made]
-    if len(readers) != 1 or made in graph.outputs:
-        return None
-    (dense,) = readers
-    layer = dense.operation
-    foldable = (
+    readers = list(graph.readers[made])
+    foldable = made not in graph.outputs and all(_is_foldable(graph, call, one) for one in readers)
+    return readers if foldable else []
+
+
+def _is_foldable(graph: Graph, call: Call, dense: Call) -> bool:
+    """Return whether a `Normalization` can be folded into a layer that reads it."""
+    layer, (made,) = dense.operation, call.outputs
+    return (
         type(layer) is keras.layers.Dense
         and layer.use_bias
         and layer.compute_dtype in ("float32", "float64")
@@ -63,7 +67,6 @@ def _dense_behind(graph: Graph, call: Call) -> Call | None:
         and sum(each.operation is call.operation for each in graph.calls) == 1
         and made.shape[-1] == np.size(keras.ops.convert_to_numpy(call.operation.mean))
     )
-    return dense if foldable else None
 
 
 def _fold(scale: keras.layers.Normalization, dense: keras.layers.Dense) -> None:

@@ -7,7 +7,7 @@ import tensorflow as tf
 from data_builders import F, prepare
 
 import reusekit as rk
-from reusekit.data.task import Task, by_task
+from reusekit.data.task import Task, by_task, joined
 from reusekit.errors import DataError
 
 COUNT = 40
@@ -135,5 +135,7 @@ def test_what_is_no_label_of_several_tasks_is_refused(make, message):
         make()
 
 
-def test_an_array_of_one_task_stays_as_it_is():
+def test_an_array_of_one_task_stays_as_it_is_and_rows_have_to_agree():
     assert by_task(AGE) is AGE
+    with pytest.raises(DataError, match="as many rows for each task"):
+        joined({"a": AGE, "b": AGE[:1]})

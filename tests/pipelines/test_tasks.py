@@ -149,6 +149,16 @@ def test_several_tasks_at_once_from_a_configuration_on(run_pipeline, tracking, t
     assert set(told["bar"]) <= {"False", "True"}
     whole = mlflow.keras.load_model("models:/inked@champion")
     assert set(whole.predict(images, verbose=0)) == {"bar", "both", "ink"}
-    with pytest.raises(SystemExit):
-        run_pipeline("promote", "--promote.candidate=1", "--tracking.alias=other", *data, *tracked)
-    assert "Of several tasks at once compare" in capsys.readouterr().err
+    assert recorded_splits(version)[0].class_names["both"] == ("across", "upright")
+    run_pipeline("finetune", "--cut=stem_out", "--head.epochs=1", "--finetune.share=0", *data,
+                 *tracked)  # fmt: skip
+    run_pipeline("promote", *data, *tracked)
+    assert "does not become inked@champion: relative_loss " in capsys.readouterr().out
+    experiment = tracking.get_experiment_by_name("reusekit")
+    decided = tracking.search_runs(
+        [experiment.experiment_id], "tags.`reusekit.decision` = 'refuse'"
+    )[0]
+    reached = decided.data.metrics["champion_relative_loss"]
+    assert reached == pytest.approx(run.data.metrics["test_relative_loss"], rel=1e-4)
+    file = tracking.download_artifacts(decided.info.run_id, "predictions.csv", str(tmp_path))
+    assert {"label bar", "candidate both across", "champion ink"} <= {*pd.read_csv(file)}

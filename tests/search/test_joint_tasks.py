@@ -76,7 +76,10 @@ def test_stored_features_give_what_the_plain_way_gives(searched):
 def test_the_loss_is_the_sum_of_those_of_the_tasks_as_they_count(searched):
     best, rules = searched.stored.best, searched.search.hypermodel.data.rules
     assert best.metrics.keys() >= {"val_kind_accuracy", "val_tags_auc", "val_age_loss"}
-    outputs, labels = predict(searched.search.best_model(), searched.validation)
+    model, plain = searched.search.best_model(), searched.search.best_model(folded=False)
+    assert "head_normalization" in {layer.name for layer in plain.layers}
+    assert "head_normalization" not in {layer.name for layer in model.layers}
+    outputs, labels = predict(model, searched.validation)
     weights = [weight for *_, weight in searched.validation.examples.as_numpy_iterator()]
     by_hand = {
         name: float(np.average(one.losses(outputs[name], labels[name]), weights=weights))
@@ -85,6 +88,8 @@ def test_the_loss_is_the_sum_of_those_of_the_tasks_as_they_count(searched):
     }
     total = sum(rules.weights[name] * loss for name, loss in by_hand.items())
     assert best.loss == pytest.approx(total, rel=1e-4)
+    head = rules.weighted({"age": 3.0}).head()
+    assert head.weights == rules.weights | {"age": 3 * rules.weights["age"]}
     # The numbers are hundreds, and their loss tens of thousands: they would drown the others.
     assert by_hand["age"] > 1000 * by_hand["kind"] and best.loss < 10
 
@@ -166,6 +171,10 @@ def test_what_has_no_meaning_for_several_tasks_is_refused(searched, tmp_path):
     data, graph = searched.validation, searched.search.graph
     with pytest.raises(ConfigError, match="Expected rank=None for several tasks"):
         rk.CutSearch(graph, data, data, config=SearchConfig(rank="ridge"), folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"loss_weights of tasks. Received: 'kin'. Did you"):
+        rules_of(data.task).weighted({"kin": 2.0})
+    with pytest.raises(ConfigError, match="no loss_weights for a single task"):
+        rules_of(data.task.parts[0]).weighted({"kind": 2.0})
     with pytest.raises(DataError, match=r"one class an example for balanced.*Received: joint"):
         data.balanced()
     with pytest.raises(HeadError, match="label smoothing"):

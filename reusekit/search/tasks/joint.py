@@ -1,6 +1,6 @@
 """The rules of several tasks at once, each by its own rules on outputs and labels of its name."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, ClassVar, Self
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from reusekit.data.task import joined
-from reusekit.errors import DataError
+from reusekit.errors import ConfigError, DataError, nearest
 from reusekit.search.tasks.rules import WORST, SingleRules, TaskRules
 from reusekit.training.heads import Head, Multitask
 
@@ -44,6 +44,13 @@ class JointRules(TaskRules):
         for name, rules in self.by_name.items():
             yield f"{name}_", rules, *(array[name] for array in arrays)
 
+    def gathered(
+        self, parts: Sequence[tuple[SingleRules, np.ndarray]]
+    ) -> tuple[TaskRules, np.ndarray]:
+        """Return the rules of all tasks, and their arrays joined; see `TaskRules.gathered`."""
+        rules, arrays = zip(*parts, strict=True)
+        return replace(self, several=rules), joined(dict(zip(self.task.names, arrays, strict=True)))
+
     def _joined(self, made: Callable[..., Any], *arrays: np.ndarray) -> np.ndarray:
         """Join what the rules of each task make of its part of arrays."""
         return joined(
@@ -77,6 +84,20 @@ class JointRules(TaskRules):
         scales = zip(self.task.names, self._chances(told), strict=True)
         weights = {name: float(1 / scale) for name, scale in scales}
         return replace(self, several=fitted, weights=weights)
+
+    def weighted(self, weights: Mapping[str, float] | None) -> Self:
+        """Return the rules with what the losses count, beside their scale."""
+        if weights is None:
+            return self
+        for name in weights:
+            if name not in self.by_name:
+                raise ConfigError(
+                    f"Expected loss_weights of tasks. Received: {name!r}. "
+                    f"{nearest(name, self.by_name)}"
+                )
+        scales = self.weights or dict.fromkeys(self.task.names, 1.0)
+        found = {name: scale * weights.get(name, 1.0) for name, scale in scales.items()}
+        return replace(self, weights=found)
 
     def targets(self, labels: np.ndarray, name: str) -> np.ndarray:
         """Check the labels of each task; see `TaskRules.targets`."""

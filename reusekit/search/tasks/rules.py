@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from reusekit.data.task import Task
+from reusekit.errors import ConfigError
 from reusekit.training.heads import Head
 
 Made = Callable[[str], keras.metrics.Metric]
@@ -66,6 +67,12 @@ class TaskRules(ABC):
             and its part of each array.
         """
 
+    @abstractmethod
+    def gathered(
+        self, parts: "Sequence[tuple[SingleRules, np.ndarray]]"
+    ) -> "tuple[TaskRules, np.ndarray]":
+        """Return what `each` took apart, from the rules and an array of each task."""
+
     # --- training ---------------------------------------------------------------------------------
 
     @abstractmethod
@@ -74,6 +81,19 @@ class TaskRules(ABC):
 
     def fitted(self, labels: np.ndarray) -> Self:
         """Return the rules with what heads take from the labels of training."""
+        return self
+
+    def weighted(self, weights: Mapping[str, float] | None) -> Self:
+        """Return the rules with what the loss of each of several tasks counts in training.
+
+        Raises:
+            ConfigError: There is no such task.
+        """
+        if weights is not None:
+            raise ConfigError(
+                f"Expected no loss_weights for a single task, {self.task.kind}. Received: "
+                f"{dict(weights)!r}."
+            )
         return self
 
     @abstractmethod
@@ -207,6 +227,13 @@ class SingleRules(TaskRules):
     def each(self, *arrays: Any) -> "Iterator[tuple[str, SingleRules, *tuple[Any, ...]]]":
         """Yield the task itself; see `TaskRules.each`."""
         yield "", self, *arrays
+
+    def gathered(
+        self, parts: "Sequence[tuple[SingleRules, np.ndarray]]"
+    ) -> "tuple[TaskRules, np.ndarray]":
+        """Return the rules and the array of the task itself; see `TaskRules.gathered`."""
+        (only,) = parts
+        return only
 
     @property
     @abstractmethod
