@@ -159,7 +159,9 @@ def test_no_bias_and_no_normalization_decays_whatever_its_shape():
 
 def test_settings_that_the_task_has_not_are_refused_before_any_work(splits):
     task = Task("regression", ("stripes",))
-    numbers = stages.Splits(*(replace(one, task=task) for one in vars(splits).values()))
+    numbers = stages.Splits(
+        *(replace(one, task=task) for one in (splits.train, splits.validation, splits.test))
+    )
     for settings in (HeadSettings, FineTuneSettings):
         with pytest.raises(rk.ConfigError, match=r"the objective .* Received: 'val_f1'"):
             stages.check_phases(numbers, settings(objective="val_f1"))
