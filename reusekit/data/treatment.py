@@ -36,7 +36,8 @@ class Treatment(Settings):
     length: PositiveInt | None = Field(
         None,
         description="Steps of series, or samples of sounds, whose length differs: shorter ones are "
-        "filled up with zeros, longer ones lose their end; null leaves them.",
+        "filled up with zeros, longer ones lose their end; null leaves them. Of texts, the tokens "
+        "that `rk.CutSearch` makes of each.",
     )
     examples_per_class: PositiveInt | None = Field(
         None, description="Keep that many examples of each class, drawn by the seed; null: all."

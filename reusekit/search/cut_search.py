@@ -14,6 +14,7 @@ import pandas as pd
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
+from reusekit.data.texts import names_of_texts, tokenized
 from reusekit.errors import ConfigError
 from reusekit.features import FeatureStore
 from reusekit.features.frontiers import Features
@@ -40,8 +41,11 @@ from reusekit.search.tasks import rules_of
 from reusekit.search.trial_data import ArrayFeatures, TrialData, collected
 from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
-from reusekit.surgery import extract
+from reusekit.surgery import extract, prepend
 from reusekit.training import fold_standardization
+
+_TOKENS = 64
+"""Tokens of a text where its treatment says no length."""
 
 
 class CutSearch:
@@ -55,7 +59,8 @@ class CutSearch:
     Args:
         backbone: A `Backbone`, a model with a functional graph, or one that was read already. It is
             left as it is.
-        train: The examples to train on.
+        train: The examples to train on. Texts become tokens where the `Backbone` has a tokenizer:
+            as many as `treatment.length` says, or 64.
         validation: The examples by which trials are compared.
         space: The choices of trials; None for heads of the task on every clean cut at features: not
             in the softmax that a classifier ends in, nor in the head of a registered `Backbone`.
@@ -100,9 +105,13 @@ class CutSearch:
         store: FeatureStore | None = None,
     ) -> None:
         check_backend()
-        model, old_head = backbone, None
+        model, old_head, self._tokenizer = backbone, None, None
         if isinstance(backbone, Backbone):
             model, old_head = backbone.model, backbone.head
+            names = names_of_texts(train)
+            if backbone.tokenizer and names and names == names_of_texts(validation):
+                self._tokenizer = backbone.tokenizer(train.treatment.length or _TOKENS, names)
+                train, validation = (tokenized(one, self._tokenizer) for one in (train, validation))
         self.graph = read(model, keep_masks=config.mask is not None)
         for name, split in (("train", train), ("validation", validation)):
             check_examples(self.graph, split, name, config.padding)
@@ -372,6 +381,8 @@ class CutSearch:
     def best_model(self, position: int = 0, folded: bool = True) -> keras.Model:
         """Return the whole model of a good trial: from the backbone's inputs to the head's outputs.
 
+        Where the search was given texts and made tokens of them, it takes texts.
+
         Its weights are its own. The part that the trial froze is frozen; the model is compiled with
         the head's loss and metrics.
 
@@ -397,6 +408,8 @@ class CutSearch:
             whole = whole_model(spec, trained, self.hypermodel, bare)
         if folded:
             whole = fold_standardization(whole)
+        if self._tokenizer is not None:
+            whole = prepend(whole, self._tokenizer)
         if whole is not trained:
             whole.compile(**self.space.head(spec, self._data.rules).compile_args)
         return whole

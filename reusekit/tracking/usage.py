@@ -359,8 +359,8 @@ class _Column(NamedTuple):
 
     def checked(self, array: np.ndarray) -> np.ndarray:
         """Return an array where its shape is what the model takes."""
-        if array.ndim == 1 and self.shape == (1,):
-            array = array[:, None]
+        if array.ndim == len(self.shape) and self.shape[-1:] == (1,):  # as Keras adds it
+            array = array[..., None]
         fits = array.ndim - 1 == len(self.shape) and all(
             size in (None, found) for size, found in zip(self.shape, array.shape[1:], strict=True)
         )
