@@ -1,8 +1,11 @@
-"""The other pipeline, and the same jobs on a large backbone and mock data."""
+"""The other pipeline, and configurations of a large backbone, opened on mock data."""
 
 import mlflow
+import pytest
 import tensorflow_datasets as tfds
 from repository import ROOT
+
+from reusekit import stages
 
 
 def champion(name: str):
@@ -31,20 +34,23 @@ def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
     assert "block5_out" in capsys.readouterr().out
 
 
-def test_resnet50_on_the_pets(run_pipeline, tracking):
-    words = [
-        f"--config={ROOT / 'configs' / 'resnet50_pets.yaml'}",
-        "--search.max_trials=1",
-        "--search.max_cuts=1",
-        "--search.epochs=1",
-        "--backbone.weights=null",
-        "--backbone.input_shape=[32, 32, 3]",
-        "--finetune.share=0",
-        "--baselines.from_scratch=false",
-        "--baselines.linear=false",
-    ]
-    with tfds.testing.mock_data(num_examples=12):
-        run_pipeline("cut_search", *words)
-    model = champion("resnet50_pets")
-    assert model.input_shape == (None, 32, 32, 3)
-    assert model.output_shape == (None, 37)
+class Opened(Exception):
+    """The end of a run whose data and backbone are open."""
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "outputs"),
+    [("resnet50_pets", "classification", 37), ("voc", "multilabel", 20)],
+)
+def test_a_large_configuration_opens(run_pipeline, tracking, monkeypatch, name, task, outputs):
+    def stop(**given):
+        raise Opened(given["splits"])
+
+    monkeypatch.setattr(stages, "plan_search", stop)
+    small = ["--backbone.weights=null", "--backbone.input_shape=[32, 32, 3]"]
+    with tfds.testing.mock_data(num_examples=12), pytest.raises(Opened) as opened:
+        run_pipeline("cut_search", f"--config={ROOT / 'configs' / name}.yaml", *small)
+    (splits,) = opened.value.args
+    for split in (splits.train, splits.validation, splits.test):
+        assert (split.task.kind, split.task.size) == (task, outputs)
+        assert split.input_shape == (32, 32, 3)

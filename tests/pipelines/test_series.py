@@ -1,15 +1,10 @@
-"""Sounds of a catalogue and tables of numbers, from a configuration to a registered model."""
+"""Tables of numbers, from a configuration to a registered model."""
 
 import keras
 import mlflow
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
-from sklearn.datasets import load_diabetes, load_wine
-
-import reusekit as rk
-from reusekit import stages
-from reusekit.settings import BackboneSettings, DataSettings
+from sklearn.datasets import load_wine
 
 QUICK = [
     "--search.max_trials=1",
@@ -25,37 +20,6 @@ def saved(path, inputs, *layers):
     for layer in layers:
         x = layer(x)
     keras.Model(inputs, x).save(path)
-
-
-def test_sounds_of_the_catalogue_in_the_length_of_a_backbone(tmp_path):
-    saved(
-        tmp_path / "sounds.keras",
-        keras.Input((64, 1)),
-        keras.layers.Rescaling(1 / 32_768),
-        keras.layers.Conv1D(4, 5, strides=2, activation="relu", name="low"),
-        keras.layers.Conv1D(8, 5, strides=2, activation="relu", name="high"),
-    )
-    backbone = stages.load_backbone(BackboneSettings(source=str(tmp_path / "sounds.keras")))
-    parts = dict.fromkeys(("train", "validation", "test"), "train")
-    with tfds.testing.mock_data(num_examples=24):
-        splits = stages.load_data(DataSettings(name="spoken_digit", **parts), backbone, seed=0)
-        for split in (splits.train, splits.validation, splits.test):
-            sounds, labels = split.arrays()
-            assert sounds.shape == (24, 64)
-            assert backbone.model.predict(sounds, verbose=0).shape == (24, 13, 8)
-            assert (split.classes, labels.shape) == (10, (24,))
-        space = rk.SearchSpace(["high"])
-        search = rk.CutSearch(
-            backbone.model,
-            splits.train,
-            splits.validation,
-            space,
-            rk.SearchConfig(epochs=1, max_trials=1, plain=True),
-            folder=tmp_path / "search",
-        )
-        search.run()
-        best = search.best_model()
-    assert (best.input_shape, best.output_shape) == ((None, 64, 1), (None, 10))
 
 
 @pytest.fixture
@@ -101,23 +65,3 @@ tracking: {{model: wine}}
     with pytest.raises(SystemExit):
         run_pipeline("cut_search", "--config=wine.yaml", "--data.input=[alcohol, hue]", *QUICK)
     assert "data.train of shape (13,), which the model takes" in capsys.readouterr().err
-
-
-def test_numbers_are_predicted_from_arrays_by_a_search(tmp_path):
-    keras.utils.set_random_seed(0)
-    x, y = load_diabetes(return_X_y=True)
-    parts = [
-        rk.data.from_arrays(x * 20, (y - y.mean()) / y.std(), part, shares=rk.data.Shares())
-        for part in ("train", "validation")
-    ]
-    inputs = keras.Input((10,))
-    features = keras.layers.Dense(32, activation="relu", name="features")(inputs)
-    model = keras.Model(inputs, keras.layers.Dense(4)(features))
-    space = rk.SearchSpace(
-        ["features"], learning_rates=[0.02], heads={"progress": rk.heads.Regression(1)}
-    )
-    config = rk.SearchConfig(objective="val_loss", epochs=20)
-    store = rk.FeatureStore(tmp_path / "store")
-    search = rk.CutSearch(model, *parts, space, config, folder=tmp_path / "search", store=store)
-    search.run()
-    assert search.results()["val_loss"].min() < 0.75  # 1 is what the mean reaches
