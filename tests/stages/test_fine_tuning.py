@@ -23,14 +23,36 @@ CUT, OPEN_FROM = "block4_out", "block2_out"
 
 
 @pytest.fixture(scope="module")
+def backbone():
+    """Five blocks in the manner of glyphnet, of a few layers each."""
+    keras.utils.set_random_seed(0)
+    x = keras.Input((8, 8, 1), name="image")
+    y = keras.layers.Rescaling(1 / 255, name="scale")(x)
+    for number in range(1, 6):
+        y = keras.layers.Conv2D(
+            8, 3, padding="same", kernel_initializer="he_normal", name=f"block{number}_1_conv"
+        )(y)
+        y = keras.layers.BatchNormalization(momentum=0.5, name=f"block{number}_1_norm")(y)
+        y = keras.layers.ReLU(name=f"block{number}_out")(y)
+    model = keras.Model(x, y, name="blocks")
+    images, _ = rk.data.load("sklearn_digits", "train[:100]").arrays()
+    for _ in range(10):  # so that its normalizations know such images, as pretrained ones do
+        model(images.astype("float32"), training=True)
+    return Backbone(model, None, "blocks", None)
+
+
+@pytest.fixture(scope="module")
 def tune(module_tracking, backbone, splits, store, tmp_path_factory):
-    """Train a head, then go on with the top unfrozen, as given settings say."""
+    """Go on from a head, trained once a store, with the top unfrozen, as given settings say."""
+    heads = {}
 
     def tuned(folder=None, store=store, **second):
         settings = FineTuneSettings(**{"frozen_up_to": OPEN_FROM, "epochs": 2} | second)
-        head = HeadSettings(epochs=8, patience=8)
+        if store not in heads:
+            head = HeadSettings(epochs=8, patience=8)
+            heads[store] = stages.train_head(backbone, CUT, head, splits, store, seed=0)
+        begun = replace(heads[store], whole=rk.clone(heads[store].whole))
         folder = folder or tmp_path_factory.mktemp("tuned")
-        begun = stages.train_head(backbone, CUT, head, splits, store, seed=0)
         return stages.finetune(begun, backbone, settings, splits, store, folder, seed=0)
 
     return tuned
@@ -49,7 +71,7 @@ def weights_by_layer(model) -> dict[str, list[np.ndarray]]:
 
 def test_frozen_layers_stay_bit_equal_and_the_others_move(usual, tune, backbone, store):
     before = weights_by_layer(backbone.model)
-    digest = rk.load_backbone("reusekit/glyphnet").digest
+    digest = replace(backbone).digest
     stored = {entry.digest for entry in store.entries()}
     assert {CUT, OPEN_FROM} <= {entry.about["cut"] for entry in store.entries()}
     tuned = tune(learning_rate=1e-3)
@@ -68,7 +90,7 @@ def test_frozen_layers_stay_bit_equal_and_the_others_move(usual, tune, backbone,
     for name, weights in weights_by_layer(backbone.model).items():
         for one, other in zip(weights, before[name], strict=True):
             np.testing.assert_array_equal(one, other)
-    assert backbone.digest == digest
+    assert replace(backbone).digest == digest
 
 
 def test_rates_fall_and_blocks_open_as_the_settings_say(tune, backbone):
