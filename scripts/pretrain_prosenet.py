@@ -10,9 +10,10 @@ To see how it works in a minute, with few texts and a place of its own for the r
 The texts are the docstrings of what this package requires, which every installation has; they are
 read, not imported. What the modules of the data set `python_topics` say, too, is left out, so that
 its texts and labels are new to the network. A word is one of those that occur most often. The
-embedding starts from counts of which words stand near which, the rest from random weights, and all
-of it learns to guess words that were left out or replaced, by the head `MaskedLanguageModel`, whose
-last layer is the embedding itself. Beside the weights lie the words, and a JSON file with the
+embedding starts from counts of which words stand near which, the first attention from looking at
+the words before and after, the rest from random weights, and all of it learns to guess words that
+were left out or replaced, by the head `MaskedLanguageModel`, whose last layer is the embedding
+itself. Beside the weights lie the words, and a JSON file with the
 share of words that are guessed in texts held out, and the digest of the texts.
 """
 
@@ -54,15 +55,19 @@ PACKAGES = (
 )
 """Distributions that pyproject.toml requires, and that have much to say."""
 
-BATCH = 64
-PEAK_RATE = 2e-3
+BATCH = 16
+PEAK_RATE = 3e-3
 WARMUP = 0.06  # share of the steps
 LEFT_OUT = 0.2  # share of the words to guess
+SHOWN = 0.2  # share of those that are not left out while training
 HELD_OUT = 50  # one text in so many
 EVALUATED = 64  # batches of held out texts, at most
 SHORTEST = 8  # words of a text
 COMMON = 1e-3  # share of all words from which on a word is common
-NEAR = 5  # words before and after a word that count as near it
+NEAR = 20  # words before and after a word that count as near it
+WAVES = 8  # of which a place is made, each a cosine and a sine
+LOOKING = "block1", "block2"
+OFFSETS = (-1, 1, -2, 2)  # where each of their heads looks, at first
 
 # What the layer TextVectorization does to a text, for characters of ASCII.
 _AS_WORDS = {ord(mark): None for mark in "!\"#$%&()*+,-./:;<=>?@[\\]^_`{|}~'"}
@@ -110,20 +115,15 @@ def _readable(file: Path) -> Iterator[str]:
             return
 
 
-def numbered(texts: list[list[str]], vocabulary: list[str]) -> list[np.ndarray]:
-    """Return texts as numbers of words, in pieces of the length that the network is trained on."""
+def numbered(texts: list[list[str]], vocabulary: list[str]) -> np.ndarray:
+    """Return texts as numbers of words, one after another, in rows of the network's length."""
     numbers = {word: number for number, word in enumerate(vocabulary, start=prosenet.MASK)}
-    pieces = []
-    for words in texts:
-        ids = np.array([numbers.get(word, prosenet.UNKNOWN) for word in words], "int32")
-        for start in range(0, len(ids), prosenet.LENGTH):
-            piece = ids[start : start + prosenet.LENGTH]
-            if len(piece) >= SHORTEST:
-                pieces.append(piece)
-    return pieces
+    ids = [numbers.get(word, prosenet.UNKNOWN) for words in texts for word in words]
+    rows = max(1, len(ids) // prosenet.LENGTH)  # the words of a very small corpus are repeated
+    return np.resize(np.array(ids, "int32"), (rows, prosenet.LENGTH))
 
 
-def embedding_of(pieces: list[np.ndarray], seed: int) -> np.ndarray:
+def embedding_of(pieces: np.ndarray, seed: int) -> np.ndarray:
     """Return a vector for each word, by the words it stands near more often than by chance.
 
     Args:
@@ -131,16 +131,15 @@ def embedding_of(pieces: list[np.ndarray], seed: int) -> np.ndarray:
         seed: Of the factorisation, which is randomised.
 
     Returns:
-        Shape (words, width). Vectors of rare words are of length 1, others shorter.
+        Shape (words, width). The dimensions of the places are 0.
     """
-    # A text is parted from the next by filling, which counts as no word.
-    joined = np.concatenate([np.pad(piece, (0, NEAR)) for piece in pieces])
+    joined = pieces.ravel()
     shape = prosenet.WORDS, prosenet.WORDS
     near = csr_array(shape, dtype="float32")
     for distance in range(1, NEAR + 1):
         one, other = joined[:-distance], joined[distance:]
         both = (one > prosenet.MASK) & (other > prosenet.MASK)
-        weight = np.full(both.sum(), 1 / distance, "float32")
+        weight = np.ones(both.sum(), "float32")
         near += csr_array((weight, (one[both], other[both])), shape)
     near = (near + near.T).tocoo()
     often = near.sum(axis=1)
@@ -149,30 +148,58 @@ def embedding_of(pieces: list[np.ndarray], seed: int) -> np.ndarray:
     gained = np.log(near.data / (often[row] * usual[column]))
     more = gained > 0
     chances = csr_array((gained[more], (row[more], column[more])), shape)
-    left, sizes, _ = randomized_svd(chances, prosenet.WIDTH, n_iter=3, random_state=seed)
+    width = prosenet.WIDTH - 2 * WAVES
+    left, sizes, _ = randomized_svd(chances, width, n_iter=3, random_state=seed)
     vectors = left * np.sqrt(sizes)
     unseen = ~vectors.any(axis=1)
-    vectors[unseen] = np.random.default_rng(seed).normal(size=(unseen.sum(), prosenet.WIDTH))
-    share = np.bincount(joined, minlength=prosenet.WORDS) / np.count_nonzero(joined)
-    long = COMMON / (COMMON + share)  # what every text has tells little of it
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True) * long[:, None]
+    vectors[unseen] = np.random.default_rng(seed).normal(size=(unseen.sum(), width))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    share = np.bincount(joined, minlength=prosenet.WORDS) / len(joined)
+    vectors *= (COMMON / (COMMON + share[:, None])) ** 0.25  # what every text has tells little
+    return np.pad(vectors, ((0, 0), (2 * WAVES, 0)))
+
+
+def look_around(backbone: keras.Model) -> None:
+    """Let attention begin with the words before and after, as it takes long to find them.
+
+    Places are waves in dimensions that words leave free. A query is the place turned by an offset,
+    so that the key of the place at that offset fits it best.
+    """
+    waves = np.pi * 16 ** -np.linspace(0, 1, WAVES)
+    angles = np.outer(np.arange(prosenet.LENGTH + 1), waves)
+    places = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) / np.sqrt(WAVES)
+    of_words = prosenet.WIDTH - 2 * WAVES
+    backbone.get_layer("positions").set_weights([np.pad(places, ((0, 0), (0, of_words)))])
+    for block in LOOKING:
+        attention = backbone.get_layer(f"{block}_attention")
+        query, key = attention.query_dense.kernel, attention.key_dense.kernel
+        turned, same = np.array(query), np.array(key)
+        for head, offset in enumerate(OFFSETS):
+            cos, sin = np.diag(np.cos(waves * offset)), np.diag(np.sin(waves * offset))
+            turned[: 2 * WAVES, head, : 2 * WAVES] = np.block([[cos, sin], [-sin, cos]])
+            same[: 2 * WAVES, head, : 2 * WAVES] = np.eye(2 * WAVES)
+        query.assign(turned)
+        key.assign(same)
+        value = attention.value_dense.kernel
+        value.assign(value * np.sqrt(1 / prosenet.WIDTH) / np.std(value))
 
 
 class Gaps(keras.utils.PyDataset):
     """Batches of texts with words to guess, others in each epoch.
 
-    Of the words to guess, four in five are left out, one in ten is another word, and one in ten
-    stays. Each batch has its own seed.
+    Of the words to guess most are left out; half of the others are another word, and half stay.
+    Each batch has its own seed.
 
     Args:
         pieces: Texts as numbers of words.
         steps: Batches, in one epoch.
         seed: The same seed gives the same batches.
+        shown: The share of the words to guess that are not left out.
     """
 
-    def __init__(self, pieces: list[np.ndarray], steps: int, seed: int) -> None:
+    def __init__(self, pieces: np.ndarray, steps: int, seed: int, shown: float = 0.0) -> None:
         super().__init__(workers=1)
-        self._pieces, self._steps, self._seed = pieces, steps, seed
+        self._pieces, self._steps, self._seed, self._shown = pieces, steps, seed, shown
         passes = -(-steps * BATCH // len(pieces))
         generator = np.random.default_rng(seed)
         rows = np.concatenate([generator.permutation(len(pieces)) for _ in range(passes)])
@@ -184,21 +211,16 @@ class Gaps(keras.utils.PyDataset):
     def __getitem__(self, step: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
         """Return tokens and the places of the gaps, the words to guess, and which of them count."""
         generator = np.random.default_rng((self._seed, step))
-        pieces = [self._pieces[row] for row in self._rows[step]]
-        tokens = np.zeros((BATCH, prosenet.LENGTH), "int32")
-        for row, piece in enumerate(pieces):
-            tokens[row, : len(piece)] = piece
+        tokens = self._pieces[self._rows[step]]
         count = round(LEFT_OUT * prosenet.LENGTH)
-        # Known words in a random order, and whatever else there is after them.
-        lots = generator.random(tokens.shape) + 2.0 * (tokens <= prosenet.MASK)
-        places = np.argsort(lots, axis=1)[:, :count].astype("int32")
+        places = np.argsort(generator.random(tokens.shape), axis=1)[:, :count].astype("int32")
         wanted = np.take_along_axis(tokens, places, 1)
-        lengths = np.maximum(1, np.round(LEFT_OUT * (tokens > 0).sum(axis=1, keepdims=True)))
-        counts = (wanted > prosenet.MASK) & (np.arange(count) < lengths)
+        counts = wanted > prosenet.MASK
         chance = generator.random(wanted.shape)
         other = generator.integers(prosenet.MASK + 1, prosenet.WORDS, wanted.shape)
-        shown = np.where(chance < 0.8, prosenet.MASK, np.where(chance < 0.9, other, wanted))
-        np.put_along_axis(tokens, places, np.where(counts, shown, wanted).astype("int32"), 1)
+        kept = np.where(chance < self._shown / 2, other, wanted)
+        given = np.where(chance < self._shown, kept, prosenet.MASK)
+        np.put_along_axis(tokens, places, np.where(counts, given, wanted).astype("int32"), 1)
         return {"token_ids": tokens, "gaps": places}, wanted, counts.astype("float32")
 
 
@@ -206,8 +228,10 @@ def language_model(backbone: keras.Model) -> keras.Model:
     """Return the backbone with the tied head on the places of the gaps."""
     gaps = keras.Input((None,), dtype="int32", name="gaps")
     features = ops.take_along_axis(backbone.output, ops.expand_dims(gaps, -1), axis=1)
+    features = keras.layers.LayerNormalization(name="last_norm")(features)
     guessing = keras.Model({"token_ids": backbone.input, "gaps": gaps}, features, name="guessing")
-    return rk.attach(guessing, rk.heads.MaskedLanguageModel(embedding="words"), mask=None)
+    head = rk.heads.MaskedLanguageModel(embedding="words", transform=False)
+    return rk.attach(guessing, head, mask=None)
 
 
 def compile_for(model: keras.Model, steps: int) -> None:
@@ -217,7 +241,11 @@ def compile_for(model: keras.Model, steps: int) -> None:
         PEAK_RATE / 20, max(1, steps - warmup), warmup_target=PEAK_RATE, warmup_steps=warmup
     )
     head = rk.heads.MaskedLanguageModel()
-    model.compile(keras.optimizers.Adam(rate, global_clipnorm=1.0), **head.compile_args)
+    adam = keras.optimizers.Adam(rate, global_clipnorm=1.0)
+    # The embedding, which knows something from the start, at a fifth of the rate.
+    slower = rk.layerwise_optimizer(model, adam, decay=0.2, blocks=["embedding_out"])
+    # Compiled, a step takes half the time.
+    model.compile(slower, jit_compile=True, **head.compile_args)
 
 
 def write(backbone: keras.Model, vocabulary: list[str], report: dict, out: Path) -> None:
@@ -272,12 +300,13 @@ def pretrain(args: argparse.Namespace) -> dict:
 
     backbone = prosenet.build(weights=None)
     backbone.get_layer("words").set_weights([embedding_of(seen, args.seed)])
+    look_around(backbone)
     model = language_model(backbone)
-    shares = np.bincount(np.concatenate(seen), minlength=prosenet.WORDS) / sum(map(len, seen))
+    shares = np.bincount(seen.ravel(), minlength=prosenet.WORDS) / seen.size
     # From how often each word is, so that no step goes into learning that.
     model.get_layer("head_logits").bias.assign(np.log(shares + 1e-6))
     compile_for(model, args.steps)
-    model.fit(Gaps(seen, args.steps, args.seed), verbose=args.verbose)
+    model.fit(Gaps(seen, args.steps, args.seed, SHOWN), verbose=args.verbose)
     half = halved(backbone)
 
     few = max(1, min(EVALUATED, len(unseen) // BATCH))
@@ -309,7 +338,7 @@ def arguments() -> argparse.Namespace:
     """Return the command line, checked before anything is trained."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--packages", nargs="+", default=list(PACKAGES), choices=PACKAGES)
     parser.add_argument("--out", type=Path, default=prosenet.WEIGHTS, help="a .weights.h5 file")
     parser.add_argument("--verbose", type=int, choices=(0, 1, 2), default=1)
