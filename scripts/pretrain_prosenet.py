@@ -1,6 +1,6 @@
 r"""Pretrain prosenet to guess words that were left out, and write what ships inside the package.
 
-    python scripts/pretrain_prosenet.py    # about six minutes on two cores
+    python scripts/pretrain_prosenet.py    # about ten minutes on two cores
 
 To see how it works in a minute, with few texts and a place of its own for the result:
 
