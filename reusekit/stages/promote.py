@@ -352,7 +352,7 @@ def _load(version: ModelVersion) -> keras.Model:
 
 def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> DataSplit:
     """Return the test split, of the size that a model takes."""
-    takes, gives = model.input_shape[1:], _widths(model.output)
+    takes, gives = model.input_shape[1:], _widths(model.output_shape)
     size, channels = (takes[:2], takes[2]) if len(takes) == 3 else (None, None)
     if None in takes:
         raise ConfigError(
@@ -378,11 +378,11 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
     return split
 
 
-def _widths(outputs: Any) -> Any:
-    """Return the shape of a model's output without the batch axis, of several by name."""
-    if isinstance(outputs, dict):
-        return {name: tuple(tensor.shape[1:]) for name, tensor in outputs.items()}
-    return tuple(outputs.shape[1:])
+def _widths(shape: Any) -> Any:
+    """Return a shape of outputs without the batch axis, of several by name."""
+    if isinstance(shape, dict):
+        return {name: tuple(one[1:]) for name, one in shape.items()}
+    return tuple(shape[1:])
 
 
 def _class_order(
