@@ -71,17 +71,28 @@ class SplitSource(DatasetSource):
         Raises:
             DataError: The data are not there, or are not what they were.
         """
+        split = self.load_as_it_is(**where)
+        _check_fingerprint(split, self.fingerprint)
+        return split
+
+    def load_as_it_is(self, **where: Any) -> "DataSplit":
+        """Return the data as a split, whatever has become of them.
+
+        Args:
+            **where: As for `load_split`.
+
+        Raises:
+            DataError: The data are not there, or cannot be read.
+        """
         from reusekit.errors import DataError
 
         try:
-            split = self._read(**where)
+            return self._read(**where)
         except TypeError as error:
             raise DataError(
                 f"Expected what finds {self.name} again, as rk.data.{self.reader} takes it. "
                 f"Received: {', '.join(where) or 'nothing'}."
             ) from error
-        _check_fingerprint(split, self.fingerprint)
-        return split
 
     def _read(self, **where: Any) -> "DataSplit":
         from reusekit.errors import DataError

@@ -103,8 +103,9 @@ def from_arrays(
     step = max(1, min(ROWS, 2**24 * size // max(1, sum(part.nbytes for part in held.values()))))
     starts = range(0, size, step)
     keys = np.concatenate([row_keys(block(np.arange(s, min(s + step, size)))) for s in starts])
-    rows = Rows("arrays", taken, keys, task, found, weighed)
-    positions = np.arange(size) if shares is None else rows.drawn(split, shares)
+    texts = any(part.dtype.kind in "OSU" for part in held.values())
+    rows = Rows("arrays", taken, keys, task, found, weighed, open_length=texts)
+    positions = np.arange(size) if shares is None else rows.drawn(shares).of(split)
     return rows.split(split, positions, treatment, {})
 
 
@@ -203,8 +204,9 @@ def from_dataset(
         read = inputs if len(positions) == len(keys) else only(inputs, positions)
         return treated(read, treatment), positions
 
-    rows = Rows("dataset", taken, keys, task, found, weights)
-    positions = np.arange(len(keys)) if shares is None else rows.drawn(split, shares)
+    is_open = any(map(treatment.shortens, tf.nest.flatten(inputs.element_spec)))
+    rows = Rows("dataset", taken, keys, task, found, weights, open_length=is_open)
+    positions = np.arange(len(keys)) if shares is None else rows.drawn(shares).of(split)
     return rows.split(split, positions, treatment, {})
 
 

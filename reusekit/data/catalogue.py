@@ -18,7 +18,14 @@ from filelock import FileLock
 from reusekit.arguments import AnyPath, Distinct, checked, expanded
 from reusekit.data.examples import Feature, is_prepared, named_features, read_examples
 from reusekit.data.fingerprint import fingerprint
-from reusekit.data.labels import check_labels, counted_labels, joint_labels, stated_labels
+from reusekit.data.labels import (
+    Labels,
+    check_labels,
+    counted_labels,
+    joint_labels,
+    stated_labels,
+)
+from reusekit.data.rows import row_keys
 from reusekit.data.selection import few_per_class, only, rows_of
 from reusekit.data.split import DataSplit, cause_of
 from reusekit.data.task import joined, kinds_of, plain
@@ -97,7 +104,7 @@ def load(
     _prepare(builder, download, data_dir)
     try:
         _check_rows(builder, split)
-        stored = read_examples(builder, split, paths[1])
+        stored = read_examples(builder, split, [*paths[0], *paths[1]], decoded=False)
     except DataError:
         raise
     except (AssertionError, ValueError, KeyError) as error:
@@ -109,19 +116,21 @@ def load(
     sizes: Any = {name: len(features) for name, features in targets.items()}
     found = joint_labels(by_name, sizes) if isinstance(label, Mapping) else by_name[None]
     try:
-        told = stored.map(lambda *parts: found.of(parts)).batch(4096)
-        labels = np.concatenate(list(map(joined, told.as_numpy_iterator())))
+        labels, keys = _told(stored, len(inputs), found)
     except tf.errors.OpError as error:
         raise _explained(error, builder, split) from error
     check_labels(labels, found.task, f"{_full_name(builder)}, split {split!r},")
     examples = read_examples(builder, split, [*paths[0], *paths[1]])
     if treatment.examples_per_class is not None:
-        examples = only(examples, few_per_class(labels, found.task, treatment))
-    keys = None if input is None or isinstance(input, str) else _short(inputs)
+        few = few_per_class(labels, found.task, treatment)
+        examples, keys = only(examples, few), keys[few]
+    names = None if input is None or isinstance(input, str) else _short(inputs)
 
     def arranged(parts: Sequence[Any]) -> Any:
-        return parts[0] if keys is None else dict(zip(keys, parts[: len(keys)], strict=True))
+        return parts[0] if names is None else dict(zip(names, parts[: len(names)], strict=True))
 
+    if not any(map(treatment.shortens, tf.nest.flatten(arranged(examples.element_spec)))):
+        treatment = treatment.model_copy(update={"length": None})
     treat = treatment.of(arranged(examples.element_spec))
     named = {k: v for k, v in (("input", input), ("label", label)) if v is not None}
     named = {key: plain(value) for key, value in named.items()}
@@ -138,7 +147,25 @@ def load(
         treatment=treatment,
         origin={"reader": "load", **named},
         rows=rows_of(builder, split),
+        keys=keys,
     )
+
+
+def _told(stored: tf.data.Dataset, inputs: int, found: Labels) -> tuple[np.ndarray, np.ndarray]:
+    """Read examples once: the label of each, and a number that follows from its inputs."""
+    told = stored.map(
+        lambda *parts: (
+            found.of(parts[inputs:]),
+            *tf.nest.flatten(parts[:inputs], expand_composites=True),
+        ),
+        tf.data.AUTOTUNE,
+    )
+    alike = all(part.shape.is_fully_defined() for part in tf.nest.flatten(told.element_spec))
+    labels, keys = [], []
+    for label, *content in told.batch(128 if alike else 1).as_numpy_iterator():
+        labels.append(joined(label))
+        keys.append(row_keys({str(place): part for place, part in enumerate(content)}))
+    return np.concatenate(labels), np.concatenate(keys)
 
 
 def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:

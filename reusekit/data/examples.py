@@ -1,7 +1,7 @@
 """Examples of a prepared TFDS data set, whatever its files' format."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +61,10 @@ def named_features(
 
 
 def read_examples(
-    builder: tfds.core.DatasetBuilder, split: str, paths: Sequence[FeaturePath]
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    paths: Sequence[FeaturePath],
+    decoded: bool = True,
 ) -> tf.data.Dataset:
     """Read some features of each example of a split, in a fixed order; no other one is decoded.
 
@@ -69,26 +72,23 @@ def read_examples(
         builder: A prepared builder.
         split: A TFDS split.
         paths: Which features.
+        decoded: Whether pictures are decoded; else they are the bytes of their files.
 
     Returns:
         A data set of known cardinality, of tuples with one part for each path.
     """
     array_record = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
     if is_prepared(builder) and builder.info.file_format == array_record:
-        return _from_data_source(builder, split, paths)
-    wanted: dict[str, Any] = {}
-    for path in paths:
-        inner = wanted
-        for key in path[:-1]:
-            inner = inner.setdefault(key, {})
-        inner[path[-1]] = True
+        return _from_data_source(builder, split, paths, decoded)
+    wanted = _nested(dict.fromkeys(paths, True))
+    skipped = {} if decoded else _nested(_undecoded(builder, paths))
     log = logging.getLogger("absl")
     log.addFilter(_is_news)
     try:
         examples = builder.as_dataset(
             split=split,
             shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding(wanted),
+            decoders=tfds.decode.PartialDecoding(wanted, decoders=skipped),
             read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=0),
         )
     finally:
@@ -96,18 +96,39 @@ def read_examples(
     return examples.map(lambda example: tuple(_at(example, path) for path in paths))
 
 
+def _nested(by_path: Mapping[FeaturePath, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, value in by_path.items():
+        inner = found
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = value
+    return found
+
+
+def _undecoded(
+    builder: tfds.core.DatasetBuilder, paths: Sequence[FeaturePath]
+) -> dict[FeaturePath, tfds.decode.Decoder]:
+    """Return what leaves pictures as the bytes of their files, for each of the paths to one."""
+    pictures = [p for p in paths if isinstance(_at(builder.info.features, p), tfds.features.Image)]
+    return {path: tfds.decode.SkipDecoding() for path in pictures}
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Return False for PartialDecoding's warning of a property that it reads itself."""
-    return "FeatureConnector.dtype" not in record.getMessage()
+    """Return False for warnings of properties that TFDS's decoding reads itself."""
+    said = record.getMessage()
+    return "FeatureConnector.dtype" not in said and "TensorInfo.dtype" not in said
 
 
 def _from_data_source(
-    builder: tfds.core.DatasetBuilder, split: str, paths: Sequence[FeaturePath]
+    builder: tfds.core.DatasetBuilder, split: str, paths: Sequence[FeaturePath], decoded: bool
 ) -> tf.data.Dataset:
     skipped = builder.info.features.keys() - {path[0] for path in paths}
-    skip = {key: tfds.decode.SkipDecoding() for key in skipped}
+    raw = {} if decoded else _undecoded(builder, paths)
+    skip = {key: tfds.decode.SkipDecoding() for key in skipped} | _nested(raw)
     source = builder.as_data_source(split, decoders=skip)
-    specs = [_at(builder.info.features.get_tensor_spec(), path) for path in paths]
+    told = builder.info.features.get_tensor_spec()
+    specs = [tf.TensorSpec((), tf.string) if path in raw else _at(told, path) for path in paths]
 
     def read(row: np.int64) -> list[np.ndarray]:
         example = source[int(row)]

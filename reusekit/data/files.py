@@ -219,6 +219,8 @@ def open_files(
         held = _held(inputs, list(good.values()))
         try:
             held.reduce(np.int64(0), lambda count, _: count + 1)
+            if held.element_spec.dtype == tf.uint8:
+                held = held.map(lambda image: tf.cast(image, tf.float32), tf.data.AUTOTUNE)
             return Opened(held, np.array(list(good), np.int64))
         except tf.errors.OpError:
             broken = _broken(inputs, good, treatment)
@@ -287,7 +289,8 @@ def _held(inputs: tf.data.Dataset, files: Sequence[ExampleFile]) -> tf.data.Data
         needed = sum(os.path.getsize(file.path) for file in files)
     else:
         known, channels = spec.shape[:-1].num_elements(), int(spec.shape[-1])
-        needed = sum(4 * channels * (known or math.prod(file.shape)) for file in files)
+        each = spec.dtype.size * channels
+        needed = sum(each * (known or math.prod(file.shape)) for file in files)
     free = psutil.virtual_memory().available
     return inputs.cache() if needed <= _MEMORY_SHARE * free else inputs
 
@@ -297,6 +300,7 @@ def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) ->
     shapes = {file.shape for file in files} if treatment.image_size is None else set()
     height, width = shapes.pop() if len(shapes) == 1 else (None, None)
     finish = treatment.resizing()
+    small = all(file.fast for file in files)
 
     def decode(path: tf.Tensor, fast: tf.Tensor, grey: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
         data = tf.io.read_file(path)
@@ -315,7 +319,10 @@ def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) ->
             (lambda: scaled(3)) if channels == 3 else one_channel,
             lambda: tf.numpy_function(partial(_pixels, channels), [data], tf.float32),
         )
-        return finish(tf.ensure_shape(image, (height, width, channels)))
+        image = finish(tf.ensure_shape(image, (height, width, channels)))
+        # A JPEG has 8 bits, and whole numbers of these take a quarter of the memory.
+        image = tf.cond(fast, lambda: tf.round(image), lambda: image)
+        return tf.cast(image, tf.uint8) if small else image
 
     scales = [_scale(file.shape, treatment.image_size) for file in files]
     return _each(files, decode, "path", "fast", "grey", scale=scales)

@@ -122,6 +122,7 @@ def from_folder(
         np.array([file.key for file in files], np.uint64),
         task,
         np.array([label for _, label in chosen], np.int64),
+        open_length=True,
     )
     origin = {
         "reader": "from_folder",

@@ -160,6 +160,7 @@ def _classes(
     values: np.ndarray, where: str, names: Sequence[str] | None
 ) -> tuple[list[str], np.ndarray]:
     """Return the names of the classes that occur, and the class of each example."""
+    where = where.rstrip(",")
     if values.ndim == 2:
         single = np.isin(values, (0, 1)).all() and (values.sum(axis=1) == 1).all()
         if not single:

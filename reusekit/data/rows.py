@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from reusekit.data.labels import check_labels
 from reusekit.data.selection import few_per_class
-from reusekit.data.shares import Shares, draw_parts
+from reusekit.data.shares import Parts, Shares, draw_parts
 from reusekit.data.split import DataSplit
 from reusekit.data.task import Task, by_task
 from reusekit.data.treatment import Treatment
@@ -141,6 +141,7 @@ class Rows:
         labels: The label of each; of several tasks, `joined`.
         weights: The weight of each; None for no weights.
         groups: The group of each; None for no groups.
+        open_length: Whether inputs may be series that a treatment brings to its length.
     """
 
     name: str
@@ -150,16 +151,17 @@ class Rows:
     labels: np.ndarray
     weights: np.ndarray | None = None
     groups: np.ndarray | None = None
+    open_length: bool = False
 
-    def drawn(self, split: str, shares: Shares) -> np.ndarray:
-        """Return the positions of the rows that shares draw for a split."""
+    def drawn(self, shares: Shares) -> Parts:
+        """Return the parts that shares draw of the rows."""
         parts = draw_parts(self.keys, shares, strata(self.task, self.labels), self.groups)
         if parts.duplicates:
             say(
                 f"warning: {self.name} has {parts.duplicates:,} of {len(self.keys):,} examples "
                 "whose input is that of an earlier one; equal inputs are in one part."
             )
-        return parts.of(split)
+        return parts
 
     def split(
         self,
@@ -179,6 +181,8 @@ class Rows:
         Raises:
             DataError: A row has no label, or a class too few rows.
         """
+        if not self.open_length:
+            treatment = treatment.model_copy(update={"length": None})
         where = f"{self.name}, split {split!r},"
         check_labels(self.labels[positions], self.task, where)
         while True:
@@ -208,6 +212,7 @@ class Rows:
             treatment=treatment,
             origin=origin,
             keys=keys,
+            counts=_counts(labels, self.task),
         )
 
 
@@ -225,6 +230,18 @@ def strata(task: Task, labels: np.ndarray) -> np.ndarray | None:
         one if one.ndim == 2 else one[:, None] == np.unique(one) for one in found if one is not None
     ]
     return np.concatenate(rows, axis=1) if rows else None
+
+
+def _counts(labels: np.ndarray, task: Task) -> np.ndarray:
+    """Return how many examples each class or label has, as `DataSplit.check` does."""
+    if task.parts:
+        parts = [_counts(labels[name], part) for name, part in task.by_name.items()]
+        return np.concatenate(parts)
+    if task.kind == "classification":
+        return np.bincount(labels, minlength=task.size)
+    if task.kind == "multilabel":
+        return labels.sum(axis=0, dtype=np.int64)
+    return np.full(task.size, len(labels))
 
 
 def treated(inputs: tf.data.Dataset, treatment: Treatment) -> tf.data.Dataset:

@@ -77,6 +77,11 @@ def positions_of(split: str, sizes: Mapping[str, int], where: str) -> list[tuple
         >>> positions_of("train[:50%]+test", {"train": 8, "test": 3}, "pets")
         [('train', range(0, 4)), ('test', range(0, 3))]
     """
+    if "all" in sizes:
+        raise DataError(
+            f"Expected parts of {where} by other names than 'all', which stands for all of them. "
+            "Rename that folder."
+        )
     infos = {
         name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
         for name, size in sizes.items()

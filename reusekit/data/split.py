@@ -41,10 +41,13 @@ class DataSplit:
         origin: Plain data to read it again: a function of `rk.data` as `reader`, and its arguments
             beside name, split and treatment. Empty where only a program has the data.
         rows: Which rows of which files it consists of, before `examples_per_class`; empty where
-            the data set has no files, as under `tfds.testing.mock_data`.
+            the data set has no files, as under `tfds.testing.mock_data`, and None where `keys`
+            tell examples apart.
         keys: A number for each example that follows from its content, ascending or not; None where
-            `rows` tells examples apart.
+            it is not known.
         raw: The split that it was before its texts became tokens; None where it is as it was read.
+        counts: What `check` returns, where each example was read when the split was opened; None
+            where it was not.
     """
 
     name: str
@@ -55,9 +58,10 @@ class DataSplit:
     fingerprint: str
     treatment: Treatment = field(default_factory=Treatment, repr=False)
     origin: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    rows: tuple[tuple[str, range], ...] = field(default=(), repr=False)
+    rows: tuple[tuple[str, range], ...] | None = field(default=None, repr=False)
     keys: np.ndarray | None = field(default=None, repr=False, compare=False)
     raw: "DataSplit | None" = field(default=None, repr=False)
+    counts: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -233,18 +237,28 @@ class DataSplit:
 
     @checked(DataError)
     def overlaps(self, other: "DataSplit") -> bool:
-        """Return whether the two may share an example: the same rows of a file, or equal keys.
+        """Return whether the two share an example: the same rows of a file, else equal content.
 
         Which rows `examples_per_class` left out is not looked at.
         """
-        if self.keys is not None and other.keys is not None:
-            return np.intersect1d(self.keys, other.keys).size > 0
+        if self.rows is None or other.rows is None:
+            return self.equal_examples(other) > 0
         return any(
             file == other_file
             and max(rows.start, other_rows.start) < min(rows.stop, other_rows.stop)
             for file, rows in self.rows
             for other_file, other_rows in other.rows
         )
+
+    @checked(DataError)
+    def equal_examples(self, other: "DataSplit") -> int:
+        """Return how many examples have the content of one of another split.
+
+        Of inputs alone, whatever their labels; 0 where the content of either is not known.
+        """
+        if self.keys is None or other.keys is None:
+            return 0
+        return int(np.isin(self.keys, other.keys).sum())
 
 
 def _may_be_told(task: Task, label: Any) -> bool:

@@ -1,5 +1,6 @@
 """Splits of a table: CSV, TSV, Parquet, JSON lines, or a pandas DataFrame, read in blocks."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
@@ -21,7 +22,7 @@ from reusekit.data.rows import (
     treated,
     weights_from,
 )
-from reusekit.data.shares import Shares
+from reusekit.data.shares import Parts, Shares
 from reusekit.data.split import DataSplit, cause_of
 from reusekit.data.table_blocks import Table, open_table
 from reusekit.data.task import Kind, Task, joined, kinds_of, plain
@@ -79,17 +80,50 @@ def from_table(
         ...
         reusekit.errors.DataError: DataFrame has no column 'sayd'. Did you mean 'said'?
     """
+    taken = table_splits(
+        table, [split], input=input, label=label, weight=weight, parts=parts, treatment=treatment
+    )
+    return taken(split, treatment)
+
+
+def table_splits(
+    table: AnyPath | pd.DataFrame,
+    splits: Sequence[str],
+    *,
+    input: str | Columns | Mapping[str, str | Columns],
+    label: str | Columns | Mapping[str, str | Columns],
+    weight: str | None,
+    parts: Shares | str | None,
+    treatment: Treatment,
+) -> Callable[[str, Treatment], DataSplit]:
+    """Read a table once, for several splits; see `from_table`.
+
+    Args:
+        table: The table.
+        splits: All parts that will be taken.
+        input: The columns that a model is fed.
+        label: The columns to tell.
+        weight: The column of weights.
+        parts: Shares, or the column of parts.
+        treatment: What text and labels are taken for.
+
+    Returns:
+        A function that takes one of these parts, with a treatment like this one.
+    """
     opened = open_table(table)
     named = _Named(opened.name, input, label, weight, parts)
     named.files = bool(treatment.image_size or treatment.channels)
+    named.sounds = treatment.length is not None
     opened.check(named.columns)
-    reading = _read(opened, named, split)
-    if not reading.count:
-        known = sorted(reading.parts) if named.part else []
-        raise DataError(
-            f"Expected rows of {split!r} in {opened.name}. Received: none. "
-            f"{nearest(split, known)}".strip()
-        )
+    splits = list(dict.fromkeys(splits))
+    reading = _read(opened, named, splits)
+    known = sorted(reading.parts)
+    for split in splits:
+        if not reading.count or (named.part and split not in known):
+            raise DataError(
+                f"Expected rows of {split!r} in {opened.name}. Received: none. "
+                f"{nearest(split, known)}".strip()
+            )
     if reading.apart:
         say(
             f"warning: {opened.name} has {reading.apart:,} rows without a value in column "
@@ -97,9 +131,22 @@ def from_table(
         )
     task, labels = reading.labels(treatment.task)
     keys, inputs = reading.source()
-    rows = Rows(opened.name, inputs, keys, task, labels, reading.weights, reading.groups)
-    positions = rows.drawn(split, parts) if isinstance(parts, Shares) else np.arange(reading.count)
-    return rows.split(split, positions, treatment, named.origin)
+    rows = Rows(
+        opened.name,
+        inputs,
+        keys,
+        task,
+        labels,
+        reading.weights,
+        reading.groups,
+        open_length=reading.of_text,
+    )
+    drawn = rows.drawn(parts) if isinstance(parts, Shares) else reading.drawn
+
+    def taken(split: str, treatment: Treatment) -> DataSplit:
+        return rows.split(split, drawn.of(split), treatment, named.origin)
+
+    return taken
 
 
 class _Named:
@@ -131,7 +178,8 @@ class _Named:
                 f"Expected columns of {table} as input that are for nothing else. Received: "
                 f"{both!r}."
             )
-        self.files = False  # whether text is the path of a picture
+        self.files = False  # whether text is the path of a picture or a sound
+        self.sounds = False  # whether it may be the path of a sound
         self.columns = list(dict.fromkeys([*fed, *self.labels, *rest, *filter(None, [self.group])]))
 
     @property
@@ -229,7 +277,7 @@ def _nested(value: Any) -> bool:
 
 
 class _Source(NamedTuple):
-    """Keys of the part's inputs, and the inputs themselves, as `Rows` takes them."""
+    """Keys of the parts' inputs, and the inputs themselves, as `Rows` takes them."""
 
     keys: np.ndarray
     inputs: Callable[[np.ndarray, Treatment], tuple[tf.data.Dataset, np.ndarray]]
@@ -239,11 +287,11 @@ class _Retype(Exception):
     """A column of a CSV file that turned out to hold text, where numbers were guessed."""
 
 
-def _read(table: Table, named: _Named, split: str) -> "_Reading":
+def _read(table: Table, named: _Named, splits: Sequence[str]) -> "_Reading":
     """Read a table once; of CSV, anew where a column turns out to hold text."""
     text: set[str] = set()
     while True:
-        reading = _Reading(table, named, split, frozenset(text))
+        reading = _Reading(table, named, splits, frozenset(text))
         try:
             for start, block in table.read(named.columns, text):
                 reading.add(block, np.arange(start, start + len(block)))
@@ -266,19 +314,19 @@ def _padded(table: Table, columns: Sequence[str]) -> set[str]:
 
 
 class _Reading:
-    """The content of a table as far as it is kept: kinds, labels, and keys of a part's inputs.
+    """The content of a table as far as it is kept: kinds, labels, and keys of the parts' inputs.
 
     Args:
         table: The table.
         named: Its columns, by what they are for.
-        split: The part, where a column says the parts.
+        splits: The parts that are wanted, where a column says the parts.
         text: Columns of CSV that are read as text.
     """
 
     def __init__(
-        self, table: Table, named: _Named, split: str, text: frozenset[str] = frozenset()
+        self, table: Table, named: _Named, splits: Sequence[str], text: frozenset[str]
     ) -> None:
-        self._table, self._named, self._split, self._text = table, named, split, text
+        self._table, self._named, self._splits, self._text = table, named, splits, text
         self._stamp = table.stamp()
         self.parts: set[str] = set()
         self._kinds: dict[str, str] = {}
@@ -290,6 +338,7 @@ class _Reading:
         self._keys: list[np.ndarray] = []
         self._weights: list[np.ndarray] = []
         self._groups: list[np.ndarray] = []
+        self._sides: list[np.ndarray] = []
         self._paths: list[str] = []
         self.apart = 0
 
@@ -302,7 +351,9 @@ class _Reading:
             said = block[self._named.part].astype("string")
             self.apart += int(said.isna().sum())
             self.parts |= set(said.dropna().unique())
-            wanted = (said == self._split).to_numpy(bool, na_value=False)
+            side = pd.Index(self._splits).get_indexer(said)
+            wanted = side >= 0
+            self._sides.append(side[wanted].astype(np.int32))
         self._add_labels(block, wanted, at)
         if wanted.any():
             self._positions.append(at[wanted])
@@ -311,7 +362,7 @@ class _Reading:
     def finish(self) -> None:
         """Join the pieces of all blocks, one kind after the other, so that none is held twice."""
         pieces = (self._present, self._positions, self._keys, self._weights, self._groups)
-        for part in (*pieces, *self._told.values()):
+        for part in (*pieces, self._sides, *self._told.values()):
             if part:
                 part[:] = [np.concatenate(part)]
 
@@ -354,6 +405,10 @@ class _Reading:
         for name, part in self._inputs().items():
             values[name] = part.of(block, at)
         self._keys.append(row_keys(values))
+        if len(values) == 1 and part.kind == "text" and self._named.sounds:
+            # A text of that length, unless it names a file.
+            self._named.files |= os.path.isfile(self._table.folder / str(values[name][0]))
+            self._named.sounds = False
         if len(values) == 1 and self._named.files and part.kind == "text":
             self._paths += values[name].tolist()
         if weight is not None:
@@ -403,21 +458,29 @@ class _Reading:
 
     @property
     def count(self) -> int:
-        """The number of the part's rows."""
+        """The number of the parts' rows."""
         return sum(map(len, self._positions))
 
     @property
     def weights(self) -> np.ndarray | None:
-        """The weights of the part's rows."""
+        """The weights of the parts' rows."""
         return self._weights[0] if self._weights else None
 
     @property
     def groups(self) -> np.ndarray | None:
-        """The groups of the part's rows."""
+        """The groups of the parts' rows."""
         return self._groups[0] if self._groups else None
 
+    @property
+    def drawn(self) -> Parts:
+        """The parts that a column says; without one, each is all of the table."""
+        if not self._sides:
+            return Parts(dict.fromkeys(self._splits, np.arange(self.count)), 0)
+        sides = {one: self._sides[0] == number for number, one in enumerate(self._splits)}
+        return Parts({one: np.flatnonzero(side) for one, side in sides.items()}, 0)
+
     def labels(self, asked: Kind | Mapping[str, Kind] | None) -> tuple[Task, np.ndarray]:
-        """Return the task, which all rows of the table state, and the labels of the part's.
+        """Return the task, which all rows of the table state, and the labels of the parts'.
 
         Raises:
             DataError: They fit no task, or not the one asked for.
@@ -445,9 +508,14 @@ class _Reading:
         place = np.cumsum(self._present[0]) - 1
         return task, labels[place[self._positions[0]]]
 
+    @property
+    def of_text(self) -> bool:
+        """True for inputs that are texts, or paths of files."""
+        return any(one.kind == "text" for one in self._inputs().values())
+
     def source(self) -> _Source:
-        """Return the part's inputs, read from the table or from the files that it names."""
-        if self._named.files and any(part.kind == "text" for part in self._inputs().values()):
+        """Return the parts' inputs, read from the table or from the files that it names."""
+        if self._named.files and self.of_text:
             return self._of_files()
         inputs, table, text = self._inputs(), self._table, self._text
         whole = {
@@ -487,16 +555,16 @@ class _Reading:
     def _of_files(self) -> _Source:
         if len(self._inputs()) > 1:
             raise DataError(
-                f"Expected one column of {self._table.name} as input, with the paths of pictures. "
+                f"Expected one column of {self._table.name} as input, with the paths of files. "
                 f"Received: {', '.join(map(repr, self._named.inputs))}."
             )
         try:
             stamps = tuple(stamp(self._table.folder / path) for path in self._paths)
         except DataError as error:
             raise DataError(
-                f"{error} Where pictures are wanted (image_size, channels), text in column "
-                f"{self._inputs().popitem()[1].columns[0]!r} of {self._table.name} is the path of "
-                "one, from the table's folder."
+                f"{error} Where pictures or sounds are wanted (image_size, channels, length), text "
+                f"in column {self._inputs().popitem()[1].columns[0]!r} of {self._table.name} is "
+                "the path of one, from the table's folder."
             ) from error
         files = look_at(stamps)
 

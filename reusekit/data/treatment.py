@@ -109,6 +109,20 @@ class Treatment(Settings):
         )
 
     @checked(DataError)
+    def shortens(self, spec: tf.TypeSpec) -> bool:
+        """Return whether stored inputs are brought to the length: open series, and texts as tokens.
+
+        Args:
+            spec: Shape and dtype of one.
+
+        Example:
+            >>> Treatment(length=4).shortens(tf.TensorSpec((None, 2)))
+            True
+        """
+        series = spec.shape.rank in (1, 2) and spec.shape[0] is None
+        return self.length is not None and (series or spec.dtype == tf.string)
+
+    @checked(DataError)
     def fitting(self, spec: tf.TensorSpec) -> Callable[[tf.Tensor], tf.Tensor]:
         """Return the function that brings a series to the length, where its own is open.
 
@@ -116,7 +130,7 @@ class Treatment(Settings):
             spec: Shape and dtype of the series, whose first axis are its steps.
         """
         length = self.length
-        if length is None or spec.dtype == tf.string or spec.shape[0] is not None:
+        if spec.dtype == tf.string or not self.shortens(spec):
             return tf.identity
 
         def fit(series: tf.Tensor) -> tf.Tensor:

@@ -174,7 +174,7 @@ def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | 
                 f"Expected examples of {name} of {kind}, which the model takes as {one!r}. "
                 f"Received: {part.dtype.name}."
             )
-        if padding is None and not _fits(part.shape, shape):
+        if padding is None and not fits(part.shape, shape):
             raise DataError(
                 f"Expected examples of {name} of shape {tuple(shape)}, which the model takes as "
                 f"{one!r}. Received: {tuple(part.shape)}."
@@ -183,7 +183,7 @@ def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | 
             )
 
 
-def _fits(given: tf.TensorShape, wanted: Sequence[int | None]) -> bool:
+def fits(given: tf.TensorShape, wanted: Sequence[int | None]) -> bool:
     """Return whether a model takes an example; Keras adds and drops a last axis of 1."""
     if given.rank is None:
         return True

@@ -9,13 +9,15 @@ from typing import Any
 
 import keras
 import keras_tuner
+import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from reusekit.arguments import AnyPath, checked, expanded
-from reusekit.backbones import Backbone
+from reusekit.backbones import Backbone, sources
 from reusekit.data import DataSplit
 from reusekit.data.texts import names_of_texts, tokenized
-from reusekit.errors import ConfigError
+from reusekit.errors import ConfigError, DataError
 from reusekit.features import FeatureStore
 from reusekit.features.frontiers import Features
 from reusekit.features.key import tensor_digests
@@ -46,6 +48,8 @@ from reusekit.training import fold_standardization
 
 _TOKENS = 64
 """Tokens of a text where its treatment says no length."""
+_LOOKED_AT = 32
+"""Examples that are looked at for the range of their pixels."""
 
 
 class CutSearch:
@@ -115,6 +119,8 @@ class CutSearch:
         self.graph = read(model, keep_masks=config.mask is not None)
         for name, split in (("train", train), ("validation", validation)):
             check_examples(self.graph, split, name, config.padding)
+        if isinstance(backbone, Backbone):
+            _check_range(backbone, train)
         if train.task != validation.task:
             raise ConfigError(
                 "Expected training and validation examples of one task, with the same names in the "
@@ -413,6 +419,23 @@ class CutSearch:
         if whole is not trained:
             whole.compile(**self.space.head(spec, self._data.rules).compile_args)
         return whole
+
+
+def _check_range(backbone: Backbone, data: DataSplit) -> None:
+    """Refuse pixels in memory of another range than a pretrained model's preprocessing takes."""
+    spec = data.examples.element_spec[0]
+    own = backbone.preprocessing is not None or backbone.source in sources()
+    if data.origin or backbone.weights is None or not own:
+        return
+    if not isinstance(spec, tf.TensorSpec) or spec.shape.rank != 3:
+        return
+    pixels = np.asarray(next(iter(data.examples.batch(_LOOKED_AT)))[0])
+    low, high = pixels.min(), pixels.max()
+    if low < 0 or not 1 < high <= 255:
+        raise DataError(
+            f"Expected pixels from 0 to 255, since {backbone.name} scales them itself. Received: "
+            f"from {low:g} to {high:g} in the first {len(pixels)} examples of train."
+        )
 
 
 def _clean_cuts(graph: Graph, classes: int, old_head: str | None) -> list[str]:

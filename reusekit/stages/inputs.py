@@ -1,7 +1,8 @@
 """The first stages: a backbone, and data in the shape it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -12,7 +13,8 @@ from reusekit.backbones import Backbone, hub, sources
 from reusekit.backbones import load_backbone as load_pretrained
 from reusekit.backbones.backbone import Tokenizer
 from reusekit.backbones.preprocessing import IMAGENET, RANGES, range_ratio
-from reusekit.data import DataSplit, Shares, Treatment, from_folder, from_table, load
+from reusekit.data import DataSplit, Shares, Treatment, from_folder, load
+from reusekit.data.table import table_splits
 from reusekit.data.texts import names_of_texts, tokenized
 from reusekit.errors import ConfigError
 from reusekit.features.stored import check_examples
@@ -85,12 +87,13 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
             are no texts where it takes texts; or two splits share examples.
         DataError: The data cannot be read, or are of another shape than the backbone takes.
     """
-    chosen = settings.treatment(**_treatment_for(backbone), seed=seed)
+    chosen = settings.treatment(**_decided_by(backbone), seed=seed)
     every = chosen.changed(examples_per_class=None)
+    taken = _opened(settings, [settings.train, settings.validation, settings.test], chosen)
     splits = Splits(
-        train=open_split(settings, settings.train, chosen),
-        validation=open_split(settings, settings.validation, every),
-        test=open_split(settings, settings.test, every),
+        train=taken(settings.train, chosen),
+        validation=taken(settings.validation, every),
+        test=taken(settings.test, every),
     )
     if backbone.tokenizer is not None:
         _check_texts(backbone, splits.train)
@@ -99,12 +102,17 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
         check_examples(graph, getattr(splits, name), f"data.{name}", None)
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     for one, other in pairs:
+        named = (f"data.{split}={getattr(settings, split)!r}" for split in (one, other))
+        both = " and ".join(named)
         if getattr(splits, one).overlaps(getattr(splits, other)):
-            raise ConfigError(
-                f"data.{one}={getattr(settings, one)!r} and data.{other}="
-                f"{getattr(settings, other)!r} share examples; expected splits that do not."
+            raise ConfigError(f"{both} share examples; expected splits that do not.")
+        equal = getattr(splits, other).equal_examples(getattr(splits, one))
+        if equal:
+            say(
+                f"warning: {both} have equal examples: the content of {equal:,} of the latter's "
+                f"{getattr(splits, other).size:,} is in the former, too."
             )
-    counts = {split: getattr(splits, split).check() for split in ("train", "validation", "test")}
+    counts = {name: counts_of(getattr(splits, name)) for name in ("train", "validation", "test")}
     few = settings.examples_per_class == 1
     for remark in rules_of(splits.train.task).remarks(counts, settings.train, few):
         say(f"warning: {remark}")
@@ -117,7 +125,7 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     return _as_tokens(splits, backbone.tokenizer, settings.sequence_length)
 
 
-def _treatment_for(backbone: Backbone) -> dict[str, Any]:
+def _decided_by(backbone: Backbone) -> dict[str, Any]:
     """Return the settings of a treatment that a backbone decides.
 
     Raises:
@@ -134,14 +142,18 @@ def _treatment_for(backbone: Backbone) -> dict[str, Any]:
             f"{backbone.source}, which takes {taken}."
         )
     shape = inputs[0].shape[1:]
-    if len(shape) != 3:
-        return {"length": shape[0]} if len(shape) in (1, 2) else {}
-    *size, channels = shape
-    if None in size:
+    if len(shape) == 3 and None in shape[:2]:
         raise ConfigError(
             f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."
         )
-    return {"image_size": size, "channels": channels}
+    return treatment_for(shape)
+
+
+def treatment_for(shape: Sequence[int | None]) -> dict[str, Any]:
+    """Return the settings of a treatment that the shape of a model's input decides."""
+    if len(shape) == 3:
+        return {"image_size": shape[:2], "channels": shape[2]}
+    return {"length": shape[0]} if len(shape) in (1, 2) else {}
 
 
 def _check_texts(backbone: Backbone, split: DataSplit) -> None:
@@ -187,19 +199,43 @@ def open_split(settings: DataSettings, split: str, treatment: Treatment) -> Data
     Raises:
         DataError: It cannot be read.
     """
+    return _opened(settings, [split], treatment)(split, treatment)
+
+
+def counts_of(split: DataSplit) -> np.ndarray:
+    """Return how many examples each class has; those that were not read yet are read.
+
+    Raises:
+        DataError: Some cannot be read, or have no label.
+    """
+    return split.check() if split.counts is None else split.counts
+
+
+def _opened(
+    settings: DataSettings, splits: Sequence[str], treatment: Treatment
+) -> Callable[[str, Treatment], DataSplit]:
+    """Open the data that the settings name, for several splits with a treatment like this one."""
     if settings.folder is not None:
-        return from_folder(settings.folder, split, shares=settings.shares, treatment=treatment)
+        return partial(_of_folder, settings)
     if settings.table is not None:
         assert settings.input is not None and settings.label is not None  # checked with the rest
-        return from_table(
+        return table_splits(
             settings.table,
-            split,
+            splits,
             input=settings.input,
             label=settings.label,
             weight=settings.weight,
             parts=settings.part or settings.shares or Shares(),
             treatment=treatment,
         )
+    return partial(_of_catalogue, settings)
+
+
+def _of_folder(settings: DataSettings, split: str, treatment: Treatment) -> DataSplit:
+    return from_folder(settings.source, split, shares=settings.shares, treatment=treatment)
+
+
+def _of_catalogue(settings: DataSettings, split: str, treatment: Treatment) -> DataSplit:
     named = settings.input
     assert not isinstance(named, Mapping)  # checked with the rest
     return load(

@@ -12,20 +12,22 @@ import keras
 import mlflow
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR
 from rich.console import Console
 from rich.table import Table
 
 from reusekit import tracking
-from reusekit.data import DataSplit, Shares, Task
-from reusekit.errors import ConfigError, DataError
-from reusekit.progress import bars_wanted
+from reusekit.data import DataSplit, Task
+from reusekit.errors import ConfigError, DataError, ReusekitError
+from reusekit.features.stored import fits
+from reusekit.progress import bars_wanted, say
 from reusekit.search.tasks import SingleRules, TaskRules, rules_of
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
 from reusekit.stages.evaluation import predict
-from reusekit.stages.inputs import open_split
+from reusekit.stages.inputs import counts_of, open_split, treatment_for
 from reusekit.tracking.names import DATA, THRESHOLDS
 from reusekit.tracking.network import shown
 
@@ -56,8 +58,8 @@ class Tested:
             numbers.
         labels: What is true of each example, as `TaskRules.targets` returns it.
         rules: The rules of the task, with the thresholds of the version.
-        known: What it was trained and chosen on is on record, so that the split could be compared
-            with it.
+        unknown: Why the split could not be compared with what it was trained and chosen on; empty
+            where it was.
     """
 
     version: ModelVersion
@@ -65,7 +67,7 @@ class Tested:
     outputs: np.ndarray
     labels: np.ndarray
     rules: TaskRules
-    known: bool
+    unknown: str
 
     @property
     def parts(self) -> np.ndarray:
@@ -141,7 +143,7 @@ def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
     model = _load(version)
     split = _held_out(version, model, data)
     recorded = tracking.recorded_splits(version)
-    known = _refuse_known(version, recorded, split, data)
+    unknown = _refuse_known(version, recorded, split, data)
     rules = rules_of(split.task)
     names = next((one.class_names for one in recorded if one.context == "training"), ())
     orders = [
@@ -155,7 +157,7 @@ def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
         for order, (before, one, part) in zip(orders, rules.each(given), strict=True)
     ]
     rules, outputs = rules.gathered(parts)
-    return Tested(version, split, outputs, labels, rules, known)
+    return Tested(version, split, outputs, labels, rules, unknown)
 
 
 def _of_task(values: Any, before: str) -> Any:
@@ -297,10 +299,11 @@ def report_verdict(verdict: Verdict, registry: TrackingSettings, dry_run: bool) 
         table.add_row(str(one.version.version), f"{one.value:.4f}", alone)
     out.print(table)
     for one in tested:
-        if not one.known:
+        if one.unknown:
             out.print(
-                f"What version {one.version.version} was trained on is not on record: whether it "
-                "has seen this split cannot be told.",
+                f"Whether version {one.version.version} has seen this split cannot be told. Of "
+                f"its training data: {one.unknown.rstrip('.')}.",
+                markup=False,
                 soft_wrap=True,
             )
     number, alias = verdict.candidate.version.version, f"{registry.model}@{registry.promoted}"
@@ -351,25 +354,27 @@ def _load(version: ModelVersion) -> keras.Model:
 
 
 def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> DataSplit:
-    """Return the test split, of the size that a model takes."""
-    takes, gives = model.input_shape[1:], _widths(model.output_shape)
-    size, channels = (takes[:2], takes[2]) if len(takes) == 3 else (None, None)
+    """Return the test split, in the shape that a model takes."""
+    takes, gives = model.input_shape[1:], _widths(model)
     if None in takes:
         raise ConfigError(
             f"Version {version.version} of {version.name} takes inputs of any size. Expected one "
             "with a size of its own, as every version that a pipeline registers has."
         )
-    treatment = data.treatment(image_size=size, channels=channels, examples_per_class=None)
+    shaped = {} if model.inputs[0].dtype == "string" else treatment_for(takes)
+    treatment = data.treatment(**shaped, examples_per_class=None)
     split = open_split(data, data.test, treatment)
     wanted: Any = {name: (part.size,) for name, part in split.task.by_name.items()}
     wanted = wanted or (split.classes,)
-    if (takes, gives) != (split.input_shape, wanted):
+    given = split.examples.element_spec[0]
+    several = not isinstance(given, tf.TensorSpec)
+    if several or not fits(given.shape, takes) or gives != wanted:
         raise ConfigError(
             f"Version {version.version} of {version.name} does not fit {split.name}. Expected it "
             f"to turn shape {split.input_shape} into {wanted}, as the task, a {split.task.kind}, "
             f"asks for. Received: {takes} into {gives}."
         )
-    split.check()
+    counts_of(split)
     if split.size < _FEWEST:
         raise ConfigError(
             f"{split.name}, {split.split}, has {split.size} examples. Expected {_FEWEST} at least, "
@@ -378,11 +383,11 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
     return split
 
 
-def _widths(shape: Any) -> Any:
-    """Return a shape of outputs without the batch axis, of several by name."""
-    if isinstance(shape, dict):
-        return {name: tuple(one[1:]) for name, one in shape.items()}
-    return tuple(shape[1:])
+def _widths(model: keras.Model) -> Any:
+    """Return the shape of a model's output without the batch axis, of several by name."""
+    if len(model.outputs) == 1:  # a Sequential has no `output`
+        return tuple(model.outputs[0].shape[1:])
+    return {name: tuple(tensor.shape[1:]) for name, tensor in model.output.items()}
 
 
 def _class_order(
@@ -410,41 +415,48 @@ def _refuse_known(
     recorded: Sequence[tracking.RecordedSplit],
     split: DataSplit,
     data: DataSettings,
-) -> bool:
-    """Refuse a split that a version was trained or chosen on; return whether that is on record."""
+) -> str:
+    """Refuse a split that a version was trained or chosen on; return why that cannot be told."""
     fingerprint = version.tags.get(DATA)
     shared = "training" if fingerprint == split.fingerprint else None
+    unknown = "" if any(one.context == "training" for one in recorded) else "it is not on record"
     for one in recorded:
-        if one.context in ("training", "validation") and _overlaps(one, split, data):
-            shared = shared or one.context
+        if one.context not in ("training", "validation") or shared is not None:
+            continue
+        try:
+            seen = _read_again(one, data)
+        except ReusekitError as error:  # an older version of the data set, for instance
+            unknown = f"{one.name}, {one.split}, cannot be read again: {error}"
+            continue
+        if seen.overlaps(split):
+            shared = one.context
+        elif equal := split.equal_examples(seen):
+            say(
+                f"warning: the content of {equal:,} of {split.size:,} examples of data.test="
+                f"{data.test!r} is in the {one.context} data of version {version.version}, too."
+            )
     if shared is not None:
         raise ConfigError(
             f"data.test={data.test!r} shares examples with the {shared} data of version "
             f"{version.version} of {version.name}; expected a split that it has not seen."
         )
-    return any(one.context == "training" for one in recorded)
+    return unknown
 
 
-def _overlaps(recorded: tracking.RecordedSplit, split: DataSplit, data: DataSettings) -> bool:
-    """Return whether a recorded split shares examples with another, as far as it is still there."""
-    same = recorded.name.partition(":")[0] == split.name.partition(":")[0]
-    if data.folder is None and not same:  # a folder may have been renamed
-        return False
-    try:
-        told = recorded.origin
-        drawn = Shares(**told["shares"]) if told.get("shares") else None
-        if data.folder is not None:
-            there = data.changed(shares=drawn)
-        elif data.table is not None and told.get("part") is not None:
-            there = data.changed(part=told["part"], shares=None)
-        elif data.table is not None:
-            there = data.changed(part=None, shares=drawn)
-        else:
-            there = data.changed(name=recorded.name, download=False)
-        seen = open_split(there, recorded.split, split.treatment)
-    except DataError:  # an older version of the data set, for instance
-        return False
-    return seen.overlaps(split)
+def _read_again(recorded: tracking.RecordedSplit, data: DataSettings) -> DataSplit:
+    """Read a recorded split where the data lie now.
+
+    Raises:
+        DataError: It cannot be read there.
+    """
+    places = {"load": "data_dir", "from_folder": "folder", "from_table": "table"}
+    place = places.get(recorded.source.reader)
+    if place is None:
+        return recorded.source.load_as_it_is()  # which says that it was in memory
+    where = getattr(data, place)
+    if where is None and place != "data_dir":
+        raise DataError(f"Expected data.{place} to say where they lie. Received: None.")
+    return recorded.source.load_as_it_is(**{"path" if place == "folder" else place: where})
 
 
 def _metrics(verdict: Verdict) -> dict[str, float]:

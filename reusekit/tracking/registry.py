@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -160,14 +161,14 @@ class RecordedSplit:
         name: Data set and version, such as `sklearn_digits:1.0.0`.
         split: The part of it.
         class_names: Its classes, in label order, of several tasks by name; empty where it has none.
-        origin: What else its reader was told, as `DataSplit.origin` has it.
+        source: What reads it again, as `mlflow.data.get_source` returns it.
     """
 
     context: str
     name: str
     split: str
-    class_names: tuple[str, ...] | Mapping[str, tuple[str, ...]] = ()
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] | Mapping[str, tuple[str, ...]]
+    source: Any = field(repr=False)
 
 
 def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
@@ -197,11 +198,11 @@ def recorded_splits(version: ModelVersion) -> list[RecordedSplit]:
                 classes = {task: tuple(names) for task, names in classes.items()}
             else:
                 classes = tuple(classes)
-            origin = dict(source.get("origin") or {})
-        except (ValueError, TypeError, AttributeError):  # nothing of reusekit's
+            again = mlflow.data.get_source(read)
+        except (ValueError, TypeError, AttributeError, MlflowException):  # nothing of reusekit's
             continue
         contexts = [tag.value for tag in read.tags if tag.key == MLFLOW_DATASET_CONTEXT]
-        found += [RecordedSplit(use, name, split, classes, origin) for use in contexts]
+        found += [RecordedSplit(use, name, split, classes, again) for use in contexts]
     return found
 
 

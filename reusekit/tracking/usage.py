@@ -146,7 +146,9 @@ class Usage(Answers):
         return cls(
             **_meaning(split.task, None if by_name else thresholds),
             tasks={n: Answers(**_meaning(one, several.get(n))) for n, one in by_name.items()},
-            treatment=Treatment(image_size=size, channels=channels, resize=told.resize),
+            treatment=Treatment(
+                image_size=size, channels=channels, resize=told.resize, length=told.length
+            ),
             columns=_several(columns) if isinstance(columns, str | list | tuple) else columns,
         )
 
@@ -331,10 +333,15 @@ class Usage(Answers):
         return column.checked(self._treated(array, column)).astype(column.dtype)
 
     def _treated(self, array: np.ndarray, column: "_Column") -> np.ndarray:
-        """Treat pictures of 8 or 16 bits as those of the training data were."""
-        if array.dtype not in (np.uint8, np.uint16) or array.ndim != 4 or len(column.shape) != 3:
+        """Treat pictures of 8 or 16 bits and series as those of the training data were."""
+        picture = array.dtype in (np.uint8, np.uint16) and array.ndim == 4
+        if picture and len(column.shape) == 3:
+            spec = tf.TensorSpec(array.shape[1:], array.dtype)
+        elif self.treatment.length and array.ndim in (2, 3) and array.dtype.kind in "biuf":
+            spec = tf.TensorSpec((None, *array.shape[2:]), array.dtype)
+        else:
             return array
-        treat = self.treatment.of(tf.TensorSpec(array.shape[1:], array.dtype))
+        treat = self.treatment.of(spec)
         return np.stack([np.asarray(treat(tf.constant(one))) for one in array])
 
 
@@ -361,6 +368,8 @@ class _Column(NamedTuple):
         """Return an array where its shape is what the model takes."""
         if array.ndim == len(self.shape) and self.shape[-1:] == (1,):  # as Keras adds it
             array = array[..., None]
+        elif array.ndim == len(self.shape) + 2 and array.shape[-1] == 1:
+            array = array[..., 0]
         fits = array.ndim - 1 == len(self.shape) and all(
             size in (None, found) for size, found in zip(self.shape, array.shape[1:], strict=True)
         )

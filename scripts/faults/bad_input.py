@@ -383,6 +383,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "Treatment": (Treatment, {}),
         "Treatment.of": (Treatment().of, {"spec": digits.examples.element_spec[0]}),
         "Treatment.fitting": (Treatment(length=4).fitting, {"spec": tf.TensorSpec((None, 2))}),
+        "Treatment.shortens": (Treatment(length=4).shortens, {"spec": tf.TensorSpec((None, 2))}),
         "Shares": (Shares, {}),
         "from_arrays": (from_arrays, {"inputs": np.eye(8), "labels": labels}),
         "from_dataset": (
@@ -398,6 +399,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "DataSplit.balanced": (digits.balanced, {}),
         "DataSplit.batches": (digits.batches, {"batch_size": 4}),
         "DataSplit.arrays": (digits.arrays, {}),
+        "DataSplit.equal_examples": (digits.equal_examples, {"other": digits}),
         "DataSplit.overlaps": (digits.overlaps, {"other": digits}),
         "load_backbone": (rk.load_backbone, {"source": "reusekit/glyphnet", "weights": None}),
         "stored_features": (

@@ -226,6 +226,7 @@ def test_texts_and_sounds_by_class(tmp_path):
         (lambda f: save(f / "train" / "cat" / "1.png"), "train[:0]", "has none of 'train'"),
         (lambda f: save(f / "train" / "cat" / "1.png"), "train[:x]", "such as train[:80%]"),
         (lambda f: [save(f / "cat" / f"{n}.png") for n in range(9)], "tset", "mean 'test'?"),
+        (lambda f: save(f / "all" / "cat" / "1.png"), "all", "other names than 'all'"),
     ],
 )
 def test_a_folder_that_will_not_do_gets_one_clear_error(make, split, says, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from data_builders import F, prepare
 from sklearn.datasets import load_digits
 
 import reusekit as rk
@@ -160,6 +161,17 @@ def test_arrays_can_lie_on_disk(tmp_path):
 def test_splits_know_whether_they_share_examples(one, other, overlap):
     first, second = rk.data.load("sklearn_digits", one), rk.data.load("sklearn_digits", other)
     assert first.overlaps(second) == second.overlaps(first) == overlap
+
+
+def test_equal_content_of_other_rows_is_counted(tmp_path):
+    def rows(*levels):
+        return [{"image": np.full((4, 4, 1), level, "uint8"), "label": 0} for level in levels]
+
+    features = {"image": F.Image(shape=(4, 4, 1)), "label": F.ClassLabel(num_classes=1)}
+    name = prepare(tmp_path, "greys", features, {"train": rows(1, 2, 3), "test": rows(3, 4, 3)})
+    train, test = (rk.data.load(name, part, data_dir=tmp_path) for part in ("train", "test"))
+    assert not train.overlaps(test)
+    assert (test.equal_examples(train), train.equal_examples(test)) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ MODELS = {
     "reversed": reversed_classes,
     "other classes": lambda: linear(GREY, 40),
     "weak": lambda: linear(GREY, 2),
+    "in memory": lambda: model("weak"),
     "good": lambda: linear(GREY, 40),
     "as good": lambda: linear(GREY, 40, seed=1),
     "colour": lambda: linear(COLOUR, 20),
@@ -105,6 +106,8 @@ def logged(module_tracking):
                 }.get(kind, train.class_names)
                 if names != train.class_names:  # then it is other data, too
                     train = replace(train, task=replace(train.task, names=names), fingerprint=kind)
+                if kind == "in memory":
+                    train = replace(train, origin={}, fingerprint=kind)
                 log_data(train, "training")
                 log_data(digits("validation"), "validation")
                 uris[kind] = mlflow.keras.log_model(
@@ -272,13 +275,15 @@ def test_a_dry_run_writes_nothing(register, promote, module_tracking, capsys):
 def test_it_says_where_it_cannot_tell_what_a_version_was_trained_on(
     register, promote, module_tracking, capsys
 ):
-    name = register("weak")
+    name = register("weak", "in memory")
     files = module_tracking.get_model_version_download_uri(name, "1")
     module_tracking.create_model_version(name, files)
-    promote(name, "--dry_run")
-    said = capsys.readouterr().out
-    assert "What version 2 was trained on is not on record" in said
-    assert "What version 1" not in said
+    for version, why in (("2", "memory and is not kept."), ("3", "it is not on record.")):
+        promote(name, "--dry_run", f"--promote.candidate={version}")
+        said = capsys.readouterr().out
+        assert f"Whether version {version} has seen this split cannot be told" in said
+        assert why in said
+        assert "Whether version 1" not in said
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,13 @@ def test_a_phase_in_mixed_precision_is_kept_by_its_own_objective(tune, usual, sp
     assert tuned.validation == pytest.approx(right.mean())
 
 
+def test_a_phase_in_float16_trains_as_in_float32(tune, usual):
+    second = tune(precision="mixed_float16", clip_norm=100.0).phases[1]
+    assert isinstance(second.fit.history["val_loss"][-1], float)
+    plain = usual[0].phases[1].fit.history["val_loss"]
+    np.testing.assert_allclose(second.fit.history["val_loss"], plain, rtol=0.02)
+
+
 def test_a_phase_that_was_killed_goes_on(tune, usual, tmp_path, monkeypatch):
     def killed(self, epoch, logs=None):
         if self.first_step and epoch == 1:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
 from data_builders import F, prepare
@@ -76,8 +77,12 @@ def test_a_setting_of_its_own_is_no_option():
 def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
     tmp_path, backbone, capsys
 ):
+    levels = iter(range(100))
+
     def rows(labels):
-        return [{"image": np.full((8, 8, 1), 9, "uint8"), "label": label} for label in labels]
+        return [
+            {"image": np.full((8, 8, 1), next(levels), "uint8"), "label": label} for label in labels
+        ]
 
     features = {
         "image": F.Image(shape=(8, 8, 1)),
@@ -85,6 +90,7 @@ def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
     }
     splits = {"train": rows([0] * 4), "some": rows([0, 1] * 2), "test": rows([1] * 3)}
     splits["owls"] = rows([2] * 3)
+    splits["again"] = splits["some"][1:]
     prepare(tmp_path, "sorted_pets", features, splits)
 
     def load(train, **options):
@@ -102,6 +108,8 @@ def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
     assert "has no example of 1 classes that the other splits have: [owl]" in (
         capsys.readouterr().err
     )
+    load("some", validation="again")
+    assert "have equal examples: the content of 3 of the latter's 3" in capsys.readouterr().err
     with pytest.raises(rk.DataError, match=r"no split 'validation'.*train, some, test|Valid"):
         load("some", validation="validation")
 
@@ -134,3 +142,24 @@ def test_the_range_of_pixels_is_said_and_a_wrong_one_is_warned_of(tmp_path, caps
     assert "Pixels reach net as 0..255" in unscaled
     assert "warning: pixels do not reach net in the range" in unscaled
     assert said(scale="0..1") == ""
+
+
+def test_a_table_is_read_once_for_all_parts(tmp_path, capsys):
+    numbers = np.random.default_rng(0).integers(0, 40, (60, 3))
+    frame = pd.DataFrame(numbers, columns=["a", "b", "c"]).assign(
+        kind=["x", "y"] * 30, part=["train"] * 30 + ["validation"] * 15 + ["test"] * 15
+    )
+    frame = pd.concat([frame, frame[-5:]])
+    frame.to_csv(tmp_path / "table.csv")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dense(4)(inputs))
+    backbone = Backbone(model, None, "made/numbers", None)
+    told = {"table": str(tmp_path / "table.csv"), "input": ["a", "b", "c"], "label": "kind"}
+    splits = stages.load_data(DataSettings(**told), backbone, seed=0)
+    assert capsys.readouterr().err.count("whose input is that of an earlier one") == 1
+    assert splits.train.size + splits.validation.size + splits.test.size == 65
+    by_column = stages.load_data(DataSettings(**told, part="part"), backbone, seed=0)
+    assert by_column.validation.arrays()[0].tolist() == numbers[30:45].tolist()
+    assert by_column.validation.check().tolist() == by_column.validation.counts.tolist() == [8, 7]
+    with pytest.raises(rk.DataError, match=r"Expected rows of 'tset'.*Did you mean 'test'"):
+        stages.load_data(DataSettings(**told, part="part", test="tset"), backbone, seed=0)
