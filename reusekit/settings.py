@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from reusekit.arguments import Choices, Rate, Seed, Settings, Share
+from reusekit.data.augmentation import Recipe, layers_of
 from reusekit.data.shares import Shares
 from reusekit.data.task import Kind
 from reusekit.data.treatment import Resize, Treatment
@@ -117,6 +118,11 @@ class DataSettings(Settings):
         False, description=Treatment.model_fields["skip_unreadable"].description
     )
     resize: Resize = Field("stretch", description=Treatment.model_fields["resize"].description)
+    augment: Recipe | None = Field(
+        None,
+        description="Keras layers that vary the training examples, each by its name or with its "
+        "options, as [RandomFlip, {RandomRotation: {factor: 0.1}}, MixUp]; null for none.",
+    )
     class_weights: Literal["balanced"] | None = Field(
         None,
         description="balanced: in training, and there alone, every class counts alike, however "
@@ -150,6 +156,8 @@ class DataSettings(Settings):
                 "Expected input and label to name columns for data.table. Received: "
                 f"input={self.input!r}, label={self.label!r}."
             )
+        if self.augment is not None:
+            layers_of(self.augment)
         if self.part is not None and self.shares is not None:
             raise ConfigError(
                 "Expected part, a column, or shares, which are drawn. Received: both."

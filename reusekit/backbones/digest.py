@@ -1,11 +1,17 @@
 """A name for what a model computes: its configuration without layer names, and its weight bytes."""
 
 import hashlib
+import inspect
 import json
 from typing import Any
 
 import keras
 import numpy as np
+
+from reusekit.errors import CacheError
+
+# Their code changes with their version only, so configurations say enough about their classes.
+_LIBRARIES = {"abc", "builtins", "keras", "keras_hub", "tensorflow", "torch"}
 
 
 def model_digest(model: keras.Model) -> str:
@@ -74,3 +80,38 @@ def without_names(config: Any) -> Any:
         return node
 
     return walk(config)
+
+
+def described_operation(operation: Any, address: str) -> list:
+    """Return the class and the configuration of an operation, without names.
+
+    Args:
+        operation: A layer or an operation of Keras.
+        address: What it is called in a message.
+
+    Raises:
+        CacheError: It does not say what it is.
+    """
+    kind = type(operation)
+    try:
+        config = keras.saving.serialize_keras_object(operation)
+        config = without_names(json.loads(json.dumps(config)))
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise CacheError(
+            f"Expected layers whose configuration can be saved. Received: {address!r} of class "
+            f"{kind.__name__}. Give it a `get_config`, as saving the model needs too."
+        ) from error
+    described = [f"{kind.__module__}.{kind.__qualname__}", config, _own_code(kind)]
+    # The results of `adapt` are neither among the weights of a layer nor in its configuration.
+    if hasattr(operation, "get_vocabulary"):
+        described.append([str(word) for word in operation.get_vocabulary()])
+    return described
+
+
+def _own_code(kind: type) -> list[str]:
+    """Return the source of a user's own layer, whose configuration does not tell its `call`."""
+    classes = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in _LIBRARIES]
+    try:
+        return [inspect.getsource(c) for c in classes]
+    except (OSError, TypeError):  # typed into an interpreter that keeps no source
+        return []

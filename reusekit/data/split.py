@@ -12,6 +12,7 @@ import tensorflow as tf
 from pydantic import PositiveInt
 
 from reusekit.arguments import AnyPath, Seed, checked
+from reusekit.data.augmentation import Augmentation
 from reusekit.data.task import Task
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
@@ -48,6 +49,8 @@ class DataSplit:
         raw: The split that it was before its texts became tokens; None where it is as it was read.
         counts: What `check` returns, where each example was read when the split was opened; None
             where it was not.
+        augmentation: The layers that vary these examples where they are trained on; `augmented`
+            gives them. `examples` and the fingerprint are those of the examples as they are.
     """
 
     name: str
@@ -62,6 +65,7 @@ class DataSplit:
     keys: np.ndarray | None = field(default=None, repr=False, compare=False)
     raw: "DataSplit | None" = field(default=None, repr=False)
     counts: np.ndarray | None = field(default=None, repr=False, compare=False)
+    augmentation: Augmentation | None = field(default=None, repr=False)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -72,6 +76,11 @@ class DataSplit:
     def classes(self) -> int:
         """The number of classes, or of whatever is to be told."""
         return self.task.size
+
+    @property
+    def mixes_labels(self) -> bool:
+        """True where training examples are mixed, so that labels are shares."""
+        return self.augmentation is not None and self.augmentation.mixes
 
     @property
     def input_shape(self) -> Any:
@@ -87,8 +96,16 @@ class DataSplit:
             shuffle_seed: Shuffle fully over all examples, each pass anew; TensorFlow mixes its own
                 global seed in, so set that too for the same passes in every process. None keeps
                 the order.
+
+        Raises:
+            DataError: Augmented examples are asked for in the order of training.
         """
         examples = self.examples
+        if shuffle_seed is not None and self.augmentation is not None:
+            raise DataError(
+                "Expected a split without augmentation, which searches and fine-tuning apply by "
+                f"themselves. Received: {self.augmentation}."
+            )
         if shuffle_seed is not None:
             examples = examples.shuffle(self.size, seed=shuffle_seed, reshuffle_each_iteration=True)
         return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
@@ -177,6 +194,35 @@ class DataSplit:
             examples=self.examples.map(weighted, tf.data.AUTOTUNE),
             fingerprint=hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
         )
+
+    @checked(DataError)
+    def augmented(self, layers: Any) -> "DataSplit":
+        """Return the examples with layers of Keras that vary them wherever they are trained on.
+
+        Searches, fine-tuning and the baseline from scratch vary each batch anew in each pass, in
+        the same way for the same seed; searches may store augmented views in the stead of that.
+        `MixUp` and `CutMix` mix labels and weights as well. Layers come one after another, before
+        anything that the backbone does with its inputs, and are no part of any model. Give the
+        training split, never the others.
+
+        Args:
+            layers: A list of layers, or of their names, each alone or with its options, such as
+                `{"RandomFlip": {"mode": "horizontal"}}`. They take the place of earlier ones.
+
+        Raises:
+            DataError: A layer is unknown, does not vary examples in training alone, changes their
+                shape, or mixes labels that cannot be mixed; or the inputs are no floats.
+
+        Example:
+            >>> import keras
+            >>> import reusekit as rk
+            >>> train = rk.data.load("sklearn_digits", "train[:50]")
+            >>> augmented = train.augmented([keras.layers.RandomRotation(0.1), "MixUp"])
+            >>> print(augmented.augmentation)
+            RandomRotation(factor=(-0.1, 0.1)), MixUp
+        """
+        spec = self.examples.element_spec
+        return replace(self, augmentation=Augmentation(layers, spec, self.task))
 
     def check(self) -> np.ndarray:
         """Read every example once, so that a broken one is found before any work.

@@ -15,6 +15,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
+from reusekit.data.augmentation import Augmentation
 from reusekit.data.task import by_task
 from reusekit.errors import CacheError, DataError
 
@@ -128,6 +129,38 @@ def each_pass(make: Callable[[tf.Tensor], tf.data.Dataset], batches: int) -> tf.
 
     once = tf.data.Dataset.range(1).map(number).flat_map(make)
     return once.apply(tf.data.experimental.assert_cardinality(batches))
+
+
+def varied(
+    batches: tf.data.Dataset, augmentation: Augmentation, seed: int, count: int
+) -> tf.data.Dataset:
+    """Return batches that are augmented anew in each pass.
+
+    What is drawn follows from the seed, the number of the pass, and that of the batch alone.
+
+    Args:
+        batches: Batches of (inputs, labels) or (inputs, labels, weights).
+        augmentation: The layers.
+        seed: Decides what they draw.
+        count: The number of batches.
+    """
+    structure = batches.element_spec
+    specs = keras.tree.flatten(augmentation.specs(structure))
+
+    def draw(number: tf.Tensor, position: tf.Tensor, *flat: tf.Tensor) -> list[tf.Tensor]:
+        batch = keras.tree.pack_sequence_as(structure, flat)
+        return keras.tree.flatten(augmentation((seed, int(number), int(position)), *batch))
+
+    def varied_batch(number: tf.Tensor, position: tf.Tensor, batch: tuple) -> Any:
+        given = [number, position, *keras.tree.flatten(batch)]
+        made = call_python(draw, given, specs, eagerly=True)
+        return keras.tree.pack_sequence_as(batch, made)
+
+    def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        # Outside of the graph of tf.data, whose layers could not be seeded for each batch.
+        return batches.enumerate().map(partial(varied_batch, number))
+
+    return each_pass(one_pass, count).prefetch(tf.data.AUTOTUNE)
 
 
 @checked(CacheError)

@@ -1,6 +1,5 @@
 """Keys of features: all that makes two of them the same, down to each tensor's computation."""
 
-import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,7 @@ import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import Seed, checked
-from reusekit.backbones.digest import without_names
+from reusekit.backbones.digest import described_operation
 from reusekit.data import DataSplit
 from reusekit.digests import array_digest, digest
 from reusekit.errors import CacheError
@@ -22,9 +21,6 @@ from reusekit.graph.padding_mask import AUTO
 
 LABELS, WEIGHTS = ":labels", ":weights"
 """The names of labels and weights among an entry's arrays; no address starts with a colon."""
-
-# Their code changes with their version only, so configurations say enough about their classes.
-_LIBRARIES = {"abc", "builtins", "keras", "keras_hub", "tensorflow", "torch"}
 
 
 @checked(CacheError)
@@ -109,7 +105,8 @@ def feature_keys(
         frontiers: Cuts of one model. Each weight is read once for all of them.
         data: What the model is fed.
         extraction: How features are computed.
-        view: The number of an augmented view; None where nothing varies.
+        view: The number of an augmented view, by the data's own augmentation as well; None where
+            nothing varies.
 
     Raises:
         CacheError: A layer or the preprocessing does not say what it is.
@@ -143,6 +140,8 @@ def feature_keys(
         common["compute_dtype"] = extraction.compute_dtype
     if view is not None:
         common["view"] = [view, extraction.seed, extraction.batch_size]
+        if data.augmentation is not None:
+            common["augmentation"] = data.augmentation.digest
     labels, *weights = data.examples.element_spec[1:]
     told = [label_array(name) for name in labels] if isinstance(labels, dict) else [LABELS]
     told += [WEIGHTS] * len(weights)
@@ -207,7 +206,7 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
             continue
         key = id(call.operation)
         if key not in described:  # a layer may be called many times
-            described[key] = _described(call.operation, call.address)
+            described[key] = described_operation(call.operation, call.address)
         for variable in call.variables:
             if id(variable) not in weights:
                 weights[id(variable)] = array_digest(variable)
@@ -221,33 +220,6 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
         for place, tensor in enumerate(call.outputs):
             digests[tensor] = digest([made_by, place])
     return {tensor: digests[tensor] for tensor in tensors}
-
-
-def _described(operation: Any, address: str) -> list:
-    """Return the class and the configuration of an operation, without names."""
-    kind = type(operation)
-    try:
-        config = keras.saving.serialize_keras_object(operation)
-        config = without_names(json.loads(json.dumps(config)))
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise CacheError(
-            f"Expected layers whose configuration can be saved. Received: {address!r} of class "
-            f"{kind.__name__}. Give it a `get_config`, as saving the model needs too."
-        ) from error
-    described = [f"{kind.__module__}.{kind.__qualname__}", config, _own_code(kind)]
-    # The results of `adapt` are neither among the weights of a layer nor in its configuration.
-    if hasattr(operation, "get_vocabulary"):
-        described.append([str(word) for word in operation.get_vocabulary()])
-    return described
-
-
-def _own_code(kind: type) -> list[str]:
-    """Return the code of a user's own layer, whose configuration does not tell its `call`."""
-    classes = [c for c in kind.__mro__ if c.__module__.partition(".")[0] not in _LIBRARIES]
-    try:
-        return [inspect.getsource(c) for c in classes]
-    except (OSError, TypeError):  # typed into an interpreter that keeps no source
-        return []
 
 
 def _written(value: Any, digests: Mapping[Tensor, str], address: str) -> Any:

@@ -77,13 +77,18 @@ def refuse_mixing(graph: Graph, at: Any) -> None:
     """Raise ConfigError for a `MixUp` or `CutMix` before a cut: it cannot mix the labels."""
     mixing = (keras.layers.MixUp, keras.layers.CutMix)
     for call in ancestors(graph, resolve(graph, at)):
-        if _may_be_random(call) and _holds(call, lambda layer: isinstance(layer, mixing)):
+        if not _may_be_random(call):
+            continue
+        parts = keras_internals.all_layers(call.operation)
+        names = [type(layer).__name__ for layer in parts if isinstance(layer, mixing)]
+        if names:
             kind = type(call.operation).__name__
             raise ConfigError(
                 f"Expected augmentation that leaves labels as they are. Received: the layer "
                 f"{call.address!r}, a {kind}, which in the graph of a model mixes pictures and not "
-                f"their labels. Take it out, rk.remove(model, {call.address!r}); both are mixed "
-                "where it is called on batches, a dictionary of images and one-hot labels."
+                f"their labels. Take it out, rk.remove(model, {call.address!r}), and have training "
+                f"examples augmented with their labels: augment: [{', '.join(names)}] under data: "
+                f"in a configuration, train.augmented({names}) in Python."
             )
 
 

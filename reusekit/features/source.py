@@ -17,6 +17,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
+from reusekit.data.augmentation import Augmentation
 from reusekit.data.task import joined
 from reusekit.errors import CacheError
 from reusekit.features.batches import (
@@ -28,6 +29,7 @@ from reusekit.features.batches import (
     example_batches,
     feed,
     rows_of,
+    varied,
 )
 from reusekit.features.bottoms import computing
 from reusekit.features.entry import Entry
@@ -41,6 +43,7 @@ class FeatureSource(ABC):
     """Batches of what crosses a cut, of `size` examples."""
 
     size: int
+    mixes: bool = False  # whether labels of training are shares
 
     @property
     @abstractmethod
@@ -195,6 +198,39 @@ class InputSource(FeatureSource):
         return batched(examples, self._padding, batch_size).prefetch(tf.data.AUTOTUNE)
 
 
+class AugmentedSource(FeatureSource):
+    """The inputs of another source, augmented; without a seed they come as they are.
+
+    What is drawn follows from the seed, the pass and the batch alone, so that every trial sees the
+    same.
+    """
+
+    def __init__(self, source: FeatureSource, augmentation: Augmentation) -> None:
+        self._source, self._augmentation = source, augmentation
+        self.size, self.mixes = source.size, augmentation.mixes
+
+    @property
+    def _told(self) -> tuple[np.ndarray, ...]:
+        return self._source._told
+
+    def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
+        """See `FeatureSource`; mixed labels are shares of shape (batch, outputs)."""
+        source = self._source.batches(batch_size, seed)
+        if seed is None:
+            return source
+        return varied(source, self._augmentation, seed, math.ceil(self.size / batch_size))
+
+
+def input_source(
+    data: DataSplit, padding: Padding | None, window: int, training: bool
+) -> FeatureSource:
+    """Return the inputs of a data set, augmented where they are trained on; see `InputSource`."""
+    source = InputSource(data, padding, window)
+    if data.augmentation is None or not training:
+        return source
+    return AugmentedSource(source, data.augmentation)
+
+
 class ComputedSource(FeatureSource):
     """Features that are computed for every batch of another source.
 
@@ -204,6 +240,7 @@ class ComputedSource(FeatureSource):
 
     def __init__(self, source: FeatureSource, frontier: Frontier, seed: int | None = None) -> None:
         self._source, self.size, self._seed = source, source.size, seed
+        self.mixes = source.mixes
         model, self._reseed = computing(frontier, augment=seed is not None)
         # In inference mode: what augments does so in this mode as well.
         self._run = tf.function(partial(model, training=False), reduce_retracing=True)

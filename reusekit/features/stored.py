@@ -54,7 +54,8 @@ def stored_features(
         pooling: "avg" or "max" stores the tensors asked for, pooled; None what crosses, whole. A
             sequence says it for each cut.
         view: The number of an augmented view, from 0: the layers before the cuts that vary the
-            data in training do so, and everything that crosses is stored. None varies nothing.
+            data in training do so, after the data's own augmentation, and everything that
+            crosses is stored. None varies nothing.
         extraction: How features are computed.
 
     Returns:
@@ -92,7 +93,7 @@ def stored_features(
     mask = (extraction.mask, extraction.carries_mask)
     frontiers = [frontier(graph, at, one, *mask) for at, one in zip(cuts, poolings, strict=True)]
     for one in frontiers:
-        _check_randomness(one, view)
+        _check_randomness(one, view, data)
     if view is not None:  # what is free may be augmented: it does not follow from the inputs
         frontiers = [replace(one, stored=one.crossing) for one in frontiers]
     keys = feature_keys(frontiers, data, extraction, view)
@@ -109,6 +110,9 @@ def stored_features(
         for number, (inputs, *told) in enumerate(tracking, start // size):
             if view is not None:
                 reseed(view, extraction.seed, size, number)
+                if data.augmentation is not None:
+                    drawn = view, extraction.seed, size, number
+                    inputs, *_ = data.augmentation(drawn, inputs, *told)
             yield [
                 {name: _as_stored(values, extraction.dtype) for name, values in made.items()}
                 | _named(*told)
@@ -195,7 +199,7 @@ def fits(given: tf.TensorShape, wanted: Sequence[int | None]) -> bool:
     return tf.TensorShape(sizes).is_compatible_with(wanted)
 
 
-def _check_randomness(one: Frontier, view: int | None) -> None:
+def _check_randomness(one: Frontier, view: int | None, data: DataSplit) -> None:
     """Refuse randomness that does not stop without a view, and a view without randomness."""
     found, cut = random_before(one.graph, one.crossing), one.crossing[0].address
     always, unseeded = (", ".join(map(repr, each)) for each in (found.always, found.unseeded))
@@ -210,7 +214,12 @@ def _check_randomness(one: Frontier, view: int | None) -> None:
             f"at {cut!r} depends on {unseeded}, which should draw from a keras.random."
             "SeedGenerator that the layer holds."
         )
-    if view is not None and not found.augmenting and not always:
+    if view is not None and data.mixes_labels:
+        raise CacheError(
+            "Expected no view of examples that are mixed, each anew with another in every pass. "
+            f"Received: view={view} of {data.augmentation}."
+        )
+    if view is not None and not found.augmenting and not always and data.augmentation is None:
         raise CacheError(
             f"Expected a cut after layers that vary the data in training. There are none before "
             f"{cut!r}, so that every view is the same: leave out view={view}."

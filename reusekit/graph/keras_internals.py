@@ -14,6 +14,9 @@ from keras.src.applications.convnext import StochasticDepth
 from keras.src.backend import compute_output_spec
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.layers.preprocessing.image_preprocessing.base_image_preprocessing_layer import (
+    BaseImagePreprocessingLayer,
+)
 from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models.functional import Functional
 from keras.src.models.model import Trainer
@@ -549,6 +552,9 @@ def generators(layer: keras.Layer) -> list[keras.random.SeedGenerator]:
     held = (each for part in all_layers(layer) for each in part._seed_generators)
     return list({id(each): each for each in held}.values())
 
+
+IMAGE_LAYER: type[keras.layers.Layer] = BaseImagePreprocessingLayer
+"""The base of Keras's layers that vary or prepare pictures."""
 
 ENDING_OPERATIONS = (Softmax, LogSoftmax, Sigmoid)
 """The operations by which scores become probabilities."""

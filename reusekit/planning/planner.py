@@ -43,6 +43,20 @@ def check_backend() -> None:
         )
 
 
+def check_augmentation(train: DataSplit, validation: DataSplit, views: int) -> None:
+    """Refuse augmented validation examples, and views of examples that are mixed."""
+    if validation.augmentation is not None:
+        raise ConfigError(
+            "Expected validation examples without augmentation, by which trials are compared. "
+            f"Received: {validation.augmentation}."
+        )
+    if views and train.mixes_labels:
+        raise ConfigError(
+            "Expected augmented_views to be 0 with MixUp or CutMix, which mix each example anew "
+            f"with another in every pass. Received: {views}."
+        )
+
+
 @checked(ConfigError)
 def plan(
     model: keras.Model | Graph,
@@ -63,7 +77,8 @@ def plan(
     Args:
         model: The backbone; what is before a trial's cut runs in inference mode.
         trials: What is to be trained.
-        train: The examples to train on.
+        train: The examples to train on. Where they are augmented, their features are computed in
+            every pass, or stored as `extraction.augmented_views`.
         validation: Those to compare on; they are never augmented.
         store: Where features are kept.
         extraction: How features are computed. The mask crosses with whole maps, after all else, so
@@ -98,6 +113,7 @@ def plan(
     for name, split in splits.items():
         check_examples(graph, split, name, extraction.padding)
     refuse_mixing(graph, [trial.at for trial in trials])
+    check_augmentation(train, validation, extraction.augmented_views)
     extraction = replace(
         extraction,
         preprocessing=described(extraction.preprocessing),
@@ -105,7 +121,7 @@ def plan(
         carries_mask=True,
     )
     flops = count_flops(graph)
-    cuts = _cuts(graph, flops, trials, extraction)
+    cuts = _cuts(graph, flops, trials, extraction, train)
     _find(cuts, splits, store, extraction)
     rehearsal = _rehearsed(graph, cuts, train, extraction)
     costs = resources.costs
@@ -141,7 +157,7 @@ def plan(
         costs=costs,
         seconds=seconds,
         plain_seconds=_plain_seconds(decision),
-        notes=tuple(_notes(decision, extraction, window)),
+        notes=tuple(_notes(decision, extraction, window, not train.mixes_labels)),
     )
 
 
@@ -149,9 +165,9 @@ def plan(
 
 
 def _cuts(
-    graph: Graph, flops: Flops, trials: Sequence[Trials], extraction: Extraction
+    graph: Graph, flops: Flops, trials: Sequence[Trials], extraction: Extraction, train: DataSplit
 ) -> list[CutFacts]:
-    """Return the facts about each cut that its model tells, shallow to deep."""
+    """Return the facts about each cut that model and augmentation tell, shallow to deep."""
     alike: dict[Features, list[Trials]] = {}
     for each in trials:
         alike.setdefault((each.at, each.pooling), []).append(each)
@@ -161,6 +177,8 @@ def _cuts(
         masks = set() if one.mask is None else {one.mask}
         calls = ancestors(graph, {*one.crossing, *one.stored, *masks})
         found = random_before(graph, one.crossing)
+        if train.augmentation is not None:
+            found = replace(found, augmenting=(*train.augmentation.recipe, *found.augmenting))
         kept = set() if found.always else {TRAIN, VALIDATION}
         if kept and found.augmenting:
             kept.remove(TRAIN)
@@ -286,7 +304,9 @@ def _plain_seconds(decision: Decision) -> float | None:
     return total
 
 
-def _notes(decision: Decision, extraction: Extraction, window: int | None) -> list[str]:
+def _notes(
+    decision: Decision, extraction: Extraction, window: int | None, may_be_views: bool
+) -> list[str]:
     """Return the notes that a reader needs beside the tables."""
     cuts, views = decision.cuts, extraction.augmented_views
 
@@ -328,7 +348,7 @@ def _notes(decision: Decision, extraction: Extraction, window: int | None) -> li
             "examples' features are not stored, the bottom runs on every batch and augments it "
             "anew. Validation examples are not augmented."
             + " augmented_views=k would store k views instead."
-            * (not views),
+            * (not views and may_be_views),
         ),
         (
             unseeded,

@@ -12,9 +12,9 @@ from reusekit.features.frontiers import Features, frontier
 from reusekit.features.source import (
     ComputedSource,
     FeatureSource,
-    InputSource,
     StoredSource,
     ViewsSource,
+    input_source,
 )
 from reusekit.features.store import FeatureStore
 from reusekit.features.stored import stored_features
@@ -56,6 +56,11 @@ def obtain(
         (20, 64)
     """
     extraction = plan.extraction
+    if training and split.augmentation is not None and not all(f.varies for f in plan.features):
+        raise ConfigError(
+            "Expected a plan made for augmented training examples. Received: one that stores what "
+            f"is not augmented, and {split.augmentation}."
+        )
     graph = read(model, keep_masks=extraction.mask is not None)
     planned = {(one.at, one.pooling): one for one in plan.features}
     how = {name: one.how if training else one.validation for name, one in planned.items()}
@@ -81,7 +86,7 @@ def obtain(
     if computed:
         running = in_compute_dtype(graph, extraction.compute_dtype)
         window = split.size if plan.window is None else plan.window
-        inputs = InputSource(split, extraction.padding, window)
+        inputs = input_source(split, extraction.padding, window, training)
     for name in computed:
         mask = extraction.mask
         if running is not graph:  # a copy is not told what the model is

@@ -22,12 +22,12 @@ from reusekit.features import FeatureStore
 from reusekit.features.frontiers import Features
 from reusekit.features.key import tensor_digests
 from reusekit.features.randomness import refuse_mixing
-from reusekit.features.source import FeatureSource, InputSource
+from reusekit.features.source import FeatureSource, input_source
 from reusekit.features.stored import check_examples
 from reusekit.graph import CutPoint, Graph, cut_points, read, resolve
 from reusekit.graph.padding_mask import AUTO
 from reusekit.planning import Extraction, Plan, Resources, Trials, obtain, plan
-from reusekit.planning.planner import check_backend
+from reusekit.planning.planner import check_augmentation, check_backend
 from reusekit.progress import counted
 from reusekit.search.config import SearchConfig
 from reusekit.search.default_cuts import feature_cuts
@@ -63,8 +63,9 @@ class CutSearch:
     Args:
         backbone: A `Backbone`, a model with a functional graph, or one that was read already. It is
             left as it is.
-        train: The examples to train on. Texts become tokens where the `Backbone` has a tokenizer:
-            as many as `treatment.length` says, or 64.
+        train: The examples to train on, augmented where they say so; see `DataSplit.augmented`.
+            Texts become tokens where the `Backbone` has a tokenizer: as many as `treatment.length`
+            says, or 64.
         validation: The examples by which trials are compared.
         space: The choices of trials; None for heads of the task on every clean cut at features: not
             in the softmax that a classifier ends in, nor in the head of a registered `Backbone`.
@@ -143,9 +144,10 @@ class CutSearch:
         for at in (*space.cuts, *space.frozen_up_to):
             resolve(self.graph, at)  # refuses what is no address
         refuse_mixing(self.graph, list(space.cuts))
+        check_augmentation(train, validation, config.augmented_views)
         self._all_cuts = space
         self._rules = rules_of(train.task)
-        self._objective = configured_objective(config, space, self._rules)
+        self._objective = configured_objective(config, space, self._rules, train.mixes_labels)
         self._bare = TrialData({}, {}, train.task, config.pooling, self.graph, mask=config.mask)
         self._latencies: dict[str, float] = {}
 
@@ -218,8 +220,8 @@ class CutSearch:
         if self.plan is None:
             at: Features = (self.graph.inputs[0].address, None)
             train, validation = (
-                {at: InputSource(split, self.config.padding, split.size)}
-                for split in (self.train, self.validation)
+                {at: input_source(split, self.config.padding, split.size, training)}
+                for split, training in ((self.train, True), (self.validation, False))
             )
         else:
             in_memory = {(f.at, f.pooling) for f in self.plan.features if f.in_memory}
@@ -246,6 +248,7 @@ class CutSearch:
         digests, config = tensor_digests(self.graph, self.graph.outputs), self.config
         stored = ("dtype", "padding", "preprocessing", "compute_dtype")
         said = {name: getattr(config, name) for name in stored}
+        augmentation = self.train.augmentation
         return {
             "model": sorted(digests.values()),
             **{
@@ -256,6 +259,7 @@ class CutSearch:
             **({} if config.mask == AUTO else {"mask": str(config.mask)}),
             "stored": {name: str(value) for name, value in said.items() if value},
             "augmented_views": config.augmented_views,
+            **({} if augmentation is None else {"augment": augmentation.digest}),
             "plain": config.plain,
         }
 

@@ -112,7 +112,7 @@ class CutHyperModel(keras_tuner.HyperModel):
                     layer.trainable = False
         rules = self.data.rules
         objective = self.config.objective or rules.objective
-        args = with_metric(head, objective, rules)
+        args = with_metric(head, objective, rules, self.data.mixes)
         model.compile(self._optimizer(spec), **args)
         return model
 
@@ -230,6 +230,11 @@ class CutHyperModel(keras_tuner.HyperModel):
             raise SearchArgumentError(
                 "Expected no class_weight for several tasks at once. Received: "
                 f"{kwargs['class_weight']!r}."
+            )
+        if source.mixes and kwargs.get("class_weight") is not None:
+            raise SearchArgumentError(
+                "Expected no class_weight for examples that are mixed; train.balanced() gives them "
+                f"weights that are mixed too. Received: {kwargs['class_weight']!r}."
             )
         options = {name: kwargs[name] for name in ("class_weight", "verbose") if name in kwargs}
         callbacks = kwargs.get("callbacks") or ()

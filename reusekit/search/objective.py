@@ -10,6 +10,7 @@ from reusekit.errors import ConfigError, nearest
 from reusekit.search.config import SearchConfig
 from reusekit.search.space import SearchSpace, TrialSpec
 from reusekit.search.tasks import TaskRules, example_rules
+from reusekit.search.tasks.rules import SingleRules
 from reusekit.training.fit import MONITORED, Monitor
 from reusekit.training.heads import Head
 
@@ -24,17 +25,18 @@ def objective_of(callbacks: Iterable[keras.callbacks.Callback]) -> keras_tuner.O
 
 
 def configured_objective(
-    config: SearchConfig, space: SearchSpace, rules: TaskRules
+    config: SearchConfig, space: SearchSpace, rules: TaskRules, mixed: bool = False
 ) -> keras_tuner.Objective:
     """Return the objective that a search is configured with, and its direction.
 
     Raises:
-        ConfigError: It is no metric of the heads, or nobody knows whether more of it is better.
+        ConfigError: It is no metric of the heads, or nobody knows whether more of it is better; or
+            training examples are mixed, and a head cannot take their labels.
     """
     name = config.objective or rules.objective
     heads = space.heads.values() if space.heads else [space.head(TrialSpec("", ""), rules)]
     for head in heads:
-        _check_reported(name, with_metric(head, name, rules))
+        _check_reported(name, with_metric(head, name, rules, mixed))
     return keras_tuner.Objective(name, config.direction or _direction(name, rules))
 
 
@@ -49,14 +51,25 @@ def monitor_of(name: str, head: Head, rules: TaskRules) -> Monitor:
     return Monitor(name, _direction(name, rules) == "max")
 
 
-def with_metric(head: Head, objective: str, rules: TaskRules) -> dict[str, Any]:
+def with_metric(
+    head: Head, objective: str, rules: TaskRules, mixed: bool = False
+) -> dict[str, Any]:
     """Return the arguments to compile a head with, the metric of its objective among them.
 
     Args:
         head: A head, of which no metric is made where it is of another kind than the task's.
         objective: The name of a validation metric.
         rules: Those of the task, which make it.
+        mixed: Whether training examples are mixed, so that their labels are shares.
     """
+    compile_args = _with_metric(head, objective, rules)
+    if not mixed:
+        return compile_args
+    assert isinstance(rules, SingleRules)  # examples of several tasks are not mixed
+    return rules.with_shares(head, compile_args)
+
+
+def _with_metric(head: Head, objective: str, rules: TaskRules) -> dict[str, Any]:
     compile_args = head.compile_args
     reported, name = _reported(compile_args), objective.removeprefix(_VALIDATION)
     if reported is None or name in reported or name == objective:

@@ -146,6 +146,11 @@ class TrialData:
         source = next(iter(self.train.values()), None)
         return rules if source is None else rules.fitted(source.labels)
 
+    @property
+    def mixes(self) -> bool:
+        """True where training examples are mixed, so that their labels are shares."""
+        return any(source.mixes for source in self.train.values())
+
     @cached_property
     def graph(self) -> Graph:
         """The backbone, read once."""

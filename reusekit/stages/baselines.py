@@ -15,7 +15,9 @@ from reusekit.data import DataSplit
 from reusekit.data.task import joined
 from reusekit.errors import ConfigError
 from reusekit.features import feed
+from reusekit.features.batches import varied
 from reusekit.progress import EpochProgress
+from reusekit.search.objective import with_metric
 from reusekit.search.tasks import repeated, rules_of
 from reusekit.settings import BaselineSettings
 from reusekit.stages.evaluation import Evaluation, evaluate, record, validated
@@ -24,6 +26,7 @@ from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.surgery import clone
 from reusekit.tracking import log_history, step_run
 from reusekit.training import fit_model
+from reusekit.training.fit import MONITORED
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def from_scratch(
 ) -> Baseline:
     """Train the same network from random weights, all of it, at each rate; keep the best.
 
-    Each rate gets a nested run of the active MLflow run. Arguments as for `run_baselines`.
+    Training examples are augmented as those of the network that it is compared with. Each rate gets
+    a nested run of the active MLflow run. Arguments as for `run_baselines`.
 
     Returns:
         The rate with the best measure on the validation split.
@@ -81,6 +85,8 @@ def from_scratch(
     plain, best = rules_of(splits.train.task), None
     with TemporaryDirectory(dir=folder) as scratch:
         train = _fed(splits.train, Path(scratch) / "train.npy", settings.batch_size, seed)
+        if splits.train.augmentation is not None:
+            train = varied(train, splits.train.augmentation, seed, len(train))
         train = train.repeat(settings.passes)
         validation = _fed(splits.validation, Path(scratch) / "validation.npy", INFERENCE_BATCH)
         for rate in settings.learning_rates:
@@ -88,7 +94,8 @@ def from_scratch(
             model = clone(tuned.whole, weights="fresh")
             for layer in model.layers:
                 layer.trainable = True
-            model.compile(keras.optimizers.Adam(rate), **tuned.head.compile_args)
+            args = with_metric(tuned.head, MONITORED, plain, splits.train.mixes_labels)
+            model.compile(keras.optimizers.Adam(rate), **args)
             with (
                 step_run(f"from scratch {rate:g}", "phase", {"learning_rate": rate}),
                 EpochProgress(f"From scratch at rate {rate:g}", settings.epochs) as progress,

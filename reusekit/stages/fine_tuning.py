@@ -186,7 +186,7 @@ def train_head(
     top = head.build(bottom.output_shape[1:])
     top.compile(
         keras.optimizers.Adam(settings.learning_rate),
-        **with_metric(head, settings.objective, rules),
+        **with_metric(head, settings.objective, rules, splits.train.mixes_labels),
     )
     with (
         step_run("phase head", "phase", settings.model_dump()),
@@ -308,7 +308,8 @@ def _train_top(
     """Train what lies behind a cut; undo it where it does not help."""
     first, rules = begun.phase.fit, rules_of(splits.train.task)
     monitor = monitor_of(settings.objective, begun.head, rules)
-    compile_args = with_metric(begun.head, settings.objective, rules)
+    mixed = splits.train.mixes_labels
+    compile_args = with_metric(begun.head, settings.objective, rules, mixed)
     if settings.label_smoothing:
         compile_args |= {"loss": begun.head.smoothed_loss(settings.label_smoothing)}
     top = split(begun.whole, frozen_up_to).top
@@ -329,6 +330,8 @@ def _train_top(
     validation = features.validation.batches(INFERENCE_BATCH)
     said = [frozen_up_to, settings.model_dump(mode="json"), seed]
     said += [one.fingerprint for one in (splits.train, splits.validation)]
+    if splits.train.augmentation is not None:
+        said.append(splits.train.augmentation.digest)
     named = digest([*said, *map(array_digest, begun.whole.get_weights())])[:16]
     with (
         step_run(

@@ -1,5 +1,7 @@
 """The first stages: a backbone, and data in the shape it takes."""
 
+import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,14 +9,16 @@ from typing import Any
 
 import keras
 import numpy as np
+from matplotlib.figure import Figure
 from rich.markup import escape
 
 from reusekit.backbones import Backbone, hub, sources
 from reusekit.backbones import load_backbone as load_pretrained
 from reusekit.backbones.backbone import Tokenizer
 from reusekit.backbones.preprocessing import IMAGENET, RANGES, range_ratio
-from reusekit.data import DataSplit, Shares, Treatment, from_folder, load
+from reusekit.data import DataSplit, Shares, Task, Treatment, from_folder, load
 from reusekit.data.table import table_splits
+from reusekit.data.task import joined
 from reusekit.data.texts import names_of_texts, tokenized
 from reusekit.errors import ConfigError
 from reusekit.features.stored import check_examples
@@ -27,6 +31,7 @@ INFERENCE_BATCH = 64
 """Examples a batch where nothing is trained: it decides speed and memory, never numbers."""
 _LOOKED_AT = 1000  # texts, to see how many are cut short
 _MANY = 0.05  # share of these
+_DRAWN, _DRAWN_FROM = 16, 256  # augmented examples, and those at the beginning that are shuffled
 _UNLIKELY = 10.0
 """Times as much variation as in training, beyond what other pictures would explain."""
 
@@ -85,7 +90,8 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     Raises:
         ConfigError: The backbone takes several inputs of numbers, or images of any size; the data
             are no texts where it takes texts; or two splits share examples.
-        DataError: The data cannot be read, or are of another shape than the backbone takes.
+        DataError: The data cannot be read, or are of another shape than the backbone takes; or the
+            training examples cannot be augmented as they are to be.
     """
     chosen = settings.treatment(**_decided_by(backbone), seed=seed)
     every = chosen.changed(examples_per_class=None)
@@ -120,6 +126,8 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
         _say_range(backbone, splits.train)
     if settings.class_weights is not None:
         splits = replace(splits, train=splits.train.balanced(counts["train"]))
+    if settings.augment is not None:
+        splits = replace(splits, train=splits.train.augmented(settings.augment))
     if backbone.tokenizer is None:
         return splits
     return _as_tokens(splits, backbone.tokenizer, settings.sequence_length)
@@ -247,6 +255,47 @@ def _of_catalogue(settings: DataSettings, split: str, treatment: Treatment) -> D
         download=settings.download,
         treatment=treatment,
     )
+
+
+def draw_augmented(split: DataSplit, seed: int) -> Figure:
+    """Draw some training examples as they are trained on, with what their labels say.
+
+    Args:
+        split: Augmented examples, of which some are drawn at random.
+        seed: Decides which, and what is done to them.
+
+    Returns:
+        A figure of its own, which belongs to no window.
+    """
+    assert split.augmentation is not None
+    batch = next(iter(split.examples.shuffle(_DRAWN_FROM, seed).batch(_DRAWN)))
+    varied, labels, *_ = split.augmentation((seed, 0, 0), *batch)
+    inputs, told = np.asarray(varied), joined(keras.tree.map_structure(np.asarray, labels))
+    side = math.isqrt(_DRAWN)
+    figure = Figure(figsize=(2 * side, 2.2 * side), layout="constrained")
+    figure.suptitle(textwrap.fill(str(split.augmentation), 70), fontsize=9, parse_math=False)
+    places = figure.subplots(side, side).flat
+    for axes in places:
+        axes.set_axis_off()
+    for place, (axes, example) in enumerate(zip(places, inputs, strict=False)):
+        if example.ndim == 3:
+            axes.imshow(np.clip(example / 255, 0, 1), cmap="gray", vmin=0, vmax=1)
+        else:
+            axes.plot(example.reshape(len(example), -1), linewidth=0.8)
+        axes.set_title(_in_words(told[place], split.task), fontsize=8, parse_math=False)
+    return figure
+
+
+def _in_words(label: Any, task: Task) -> str:
+    """Return a label's names, with their shares where they are shared."""
+    if task.parts:
+        return "\n".join(_in_words(label[name], part) for name, part in task.by_name.items())
+    if task.kind == "regression":
+        return ", ".join(f"{number:.3g}" for number in label.ravel())
+    shares = label if label.ndim else np.eye(task.size)[label]
+    largest = [place for place in np.argsort(-shares, kind="stable")[:3] if shares[place] > 0.005]
+    named = ((shares[place], task.names[place][:20]) for place in largest)
+    return "\n".join(name if share > 0.995 else f"{share:.2f} {name}" for share, name in named)
 
 
 def _say_range(backbone: Backbone, split: DataSplit) -> None:

@@ -22,7 +22,7 @@ from reusekit.errors import ConfigError, TrackingError
 from reusekit.progress import StageClock, bars_wanted, console, say
 from reusekit.settings import BackboneSettings, DataSettings, TrackingSettings
 from reusekit.signals import interruptible
-from reusekit.stages.inputs import Splits
+from reusekit.stages.inputs import Splits, draw_augmented
 from reusekit.startup import BEGAN
 from reusekit.tracking import connect, log_artifact, log_data, pipeline_run
 from reusekit.tracking.outbox import Outbox
@@ -62,6 +62,8 @@ class Job:
     def record(self, splits: Splits, **settings: object) -> None:
         """Open the parent run in MLflow, with its settings and its data; the job's end closes it.
 
+        Where training examples are augmented, some of them are drawn in `augmented.png`.
+
         Call it once everything that a person can get wrong has been looked at, so that a mistake
         leaves nothing behind. Where the tracking server goes away from here on, the job goes on,
         and what could not be sent is kept in the folder `outbox` of its output.
@@ -87,6 +89,10 @@ class Job:
             config = Path(scratch, "config.yaml")
             config.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
             log_artifact(config)
+        if splits.train.augmentation is not None:
+            file = self.folder / "augmented.png"
+            draw_augmented(splits.train, self.seed).savefig(file, dpi=120)
+            log_artifact(file)
         log_data(splits.train, "training")
         log_data(splits.validation, "validation")
         log_data(splits.test, "test")

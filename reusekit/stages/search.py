@@ -120,6 +120,7 @@ def search_digest(
     )
     # By its name, as when every task was a classification and it had one by default.
     said["objective"] = settings.objective or rules_of(splits.train.task).objective
+    augmentation = splits.train.augmentation
     searched = {
         "backbone": backbone.digest,
         "cuts": [point.at for point in cuts],
@@ -133,6 +134,7 @@ def search_digest(
         "every_combination": settings.max_trials is None,
         "seed": job.seed,
         "plain": job.plain,
+        **({} if augmentation is None else {"augment": augmentation.digest}),
     }
     return digest(searched)[:16]
 

@@ -164,6 +164,7 @@ def model_card(card: ModelCard) -> str:
         # No heading: a list of versions shows the first line of each.
         f"{card.task} Made from `{card.source}`, cut at `{card.cut}`.",
         _trained(card),
+        *_augmented(card.train),
     ]
     for title, content in sections.items():
         lines += ["", f"## {title}", "", *content]
@@ -181,6 +182,12 @@ def _trained(card: ModelCard) -> str:
         f"Frozen up to `{card.frozen_up_to}`; what lies between that and the cut was trained with "
         "the head."
     )
+
+
+def _augmented(train: DataSplit) -> list[str]:
+    if train.augmentation is None:
+        return []
+    return ["", f"Its training examples were augmented by `{train.augmentation}`."]
 
 
 def _shape(shape: Sequence[int | None] | Mapping[str, Sequence[int | None]]) -> str:

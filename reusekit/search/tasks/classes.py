@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from reusekit.errors import ConfigError, DataError
-from reusekit.search.tasks.rules import Made, SingleRules
+from reusekit.search.tasks.rules import Made, Reading, SingleRules
 from reusekit.training.heads import Classifier, Head
 from reusekit.training.heads.dense import one_hot
 
@@ -95,7 +95,29 @@ class ClassRules(SingleRules):
         }
 
     def _taking_labels(self, metric: keras.metrics.Metric) -> keras.metrics.Metric:
-        return metric if isinstance(metric, _OF_NUMBERS) else OfClasses(metric, self.task.size)
+        return metric if isinstance(metric, _OF_NUMBERS) else Reading(metric, self._one_hot)
+
+    def _one_hot(self, labels: Any) -> Any:
+        return one_hot(labels, self.task.size)
+
+    def with_shares(self, head: Head, compile_args: Mapping[str, Any]) -> dict[str, Any]:
+        """Compare outputs with shares of classes; accuracy is of the class with the largest."""
+        self._check_head(head)
+
+        def number(labels: Any) -> Any:
+            return keras.ops.argmax(self._one_hot(labels), axis=-1)
+
+        metrics = [
+            keras.metrics.SparseCategoricalAccuracy(name="accuracy") if one == "accuracy" else one
+            for one in compile_args["metrics"]
+        ]
+        return {
+            **compile_args,
+            "loss": head.smoothed_loss(0.0),
+            "metrics": [
+                Reading(one, number) if isinstance(one, _OF_NUMBERS) else one for one in metrics
+            ],
+        }
 
     def _examples(self) -> tuple[np.ndarray, Sequence[np.ndarray]]:
         right = np.eye(self.task.size, dtype="float32")
@@ -159,31 +181,6 @@ class ClassRules(SingleRules):
     def sentence(self, inputs: str) -> str:
         """Say into how many classes inputs are classified."""
         return f"Classifies {inputs} into {self.task.size} classes."
-
-
-class OfClasses(keras.metrics.Metric):
-    """A metric that takes numbers of classes, of a metric that takes vectors of 0 and 1.
-
-    Args:
-        metric: The metric.
-        classes: The number of classes.
-    """
-
-    def __init__(self, metric: keras.metrics.Metric, classes: int) -> None:
-        super().__init__(name=metric.name)
-        self.metric, self._classes = metric, classes
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Take in a batch."""
-        self.metric.update_state(one_hot(y_true, self._classes), y_pred, sample_weight)
-
-    def result(self) -> Any:
-        """Return what the metric says."""
-        return self.metric.result()
-
-    def reset_state(self) -> None:
-        """Begin anew."""
-        self.metric.reset_state()
 
 
 def accuracy_interval(accuracy: float, examples: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from reusekit.errors import ConfigError, DataError
-from reusekit.search.tasks.rules import Made, SingleRules
+from reusekit.search.tasks.rules import Made, Reading, SingleRules
 from reusekit.training.heads import Head, Multilabel
 
 
@@ -71,6 +71,18 @@ class LabelRules(SingleRules):
             keras.metrics.AUC: lambda name: keras.metrics.AUC(
                 multi_label=True, num_labels=self.task.size, name=name
             ),
+        }
+
+    def with_shares(self, head: Head, compile_args: Mapping[str, Any]) -> dict[str, Any]:
+        """Compare outputs with shares of labels; for metrics one applies from a half on."""
+        self._check_head(head)
+
+        def applies(labels: Any) -> Any:
+            return keras.ops.cast(labels >= 0.5, "float32")
+
+        return {
+            **compile_args,
+            "metrics": [Reading(one, applies) for one in compile_args["metrics"]],
         }
 
     def _examples(self) -> tuple[np.ndarray, Sequence[np.ndarray]]:

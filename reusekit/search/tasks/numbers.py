@@ -74,6 +74,10 @@ class NumberRules(SingleRules):
     def _made(self) -> Mapping[type[keras.metrics.Metric], Made]:
         return {}
 
+    def with_shares(self, head: Head, compile_args: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the head is compiled with: mixed numbers are numbers."""
+        return dict(compile_args)
+
     def _examples(self) -> tuple[np.ndarray, Sequence[np.ndarray]]:
         right = np.arange(1.0, 3 * self.task.size + 1).reshape(3, self.task.size)
         # Off by little as well, which metrics of classes do not see.

@@ -270,6 +270,26 @@ class SingleRules(TaskRules):
         return args | {"metrics": [*(args.get("metrics") or []), self.metric(name)]}
 
     @abstractmethod
+    def with_shares(self, head: Head, compile_args: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a head is compiled with where training examples are mixed.
+
+        Their labels are shares then, shape (batch, task.size); those of other examples are as the
+        task has them. The loss takes both, and so do the metrics.
+
+        Raises:
+            ConfigError: The head is another than that of the task.
+        """
+
+    def _check_head(self, head: Head) -> None:
+        """Refuse heads that may take labels as shares, or not."""
+        if not isinstance(head, type(self.head())):
+            raise ConfigError(
+                f"Expected heads as rk.heads.{type(self.head()).__name__}, of which it is known "
+                "how they take the mixed labels of MixUp and CutMix. Received: "
+                f"{type(head).__name__}."
+            )
+
+    @abstractmethod
     def _examples(self) -> tuple[np.ndarray, Sequence[np.ndarray]]:
         """Return some labels, and outputs for them: right ones first, then worse and worse ones."""
 
@@ -310,6 +330,31 @@ class SingleRules(TaskRules):
 
 def _metric_name(metric: Any) -> str:
     return metric if isinstance(metric, str) else metric.name
+
+
+class Reading(keras.metrics.Metric):
+    """A metric that takes other labels than another metric, which it asks.
+
+    Args:
+        metric: The other metric.
+        read: Makes its labels of what they are.
+    """
+
+    def __init__(self, metric: keras.metrics.Metric, read: Callable[[Any], Any]) -> None:
+        super().__init__(name=metric.name)
+        self.metric, self._read = metric, read
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Take in a batch."""
+        self.metric.update_state(self._read(y_true), y_pred, sample_weight)
+
+    def result(self) -> Any:
+        """Return what the metric says."""
+        return self.metric.result()
+
+    def reset_state(self) -> None:
+        """Begin anew."""
+        self.metric.reset_state()
 
 
 @cache

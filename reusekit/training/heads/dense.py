@@ -108,7 +108,12 @@ class DenseHead(Head):
 
 
 def one_hot(labels: Any, classes: int) -> Any:
-    """Return vectors of 0 and 1 of class numbers, shape (batch,) or (batch, 1)."""
+    """Return vectors of 0 and 1 of class numbers, shape (batch,) or (batch, 1).
+
+    Shares of classes, shape (batch, classes), are taken for such vectors.
+    """
+    if len(labels.shape) == 2 and labels.shape[-1] == classes > 1:
+        return keras.ops.cast(labels, "float32")
     flat = keras.ops.reshape(keras.ops.cast(labels, "int32"), (-1,))
     return keras.ops.one_hot(flat, classes)
 
@@ -155,7 +160,7 @@ class Classifier(DenseHead):
 
     @checked(HeadError)
     def smoothed_loss(self, smoothing: Rate) -> Any:
-        """Return cross-entropy on class numbers with smoothed labels; see `Head.smoothed_loss`."""
+        """Return cross-entropy on class numbers or shares; see `Head.smoothed_loss`."""
         loss = keras.losses.CategoricalCrossentropy(self.logits, smoothing)
 
         def smoothed(labels: Any, outputs: Any) -> Any:
