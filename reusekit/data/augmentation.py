@@ -99,7 +99,8 @@ class Augmentation:
         return inputs, *told, *(tf.TensorSpec(one.shape, tf.float32) for one in weights)
 
     def _vary(self, inputs: tf.Tensor, labels: tf.Tensor, *weights: tf.Tensor) -> tuple[Any, ...]:
-        dtype, told = inputs.dtype, self._as_shares(labels, *weights)
+        dtype = inputs.dtype
+        told: Any = self._as_shares(labels, *weights) if self.mixes else None
         for layer in self.layers:
             inputs, told = self._called(layer, inputs, told)
         inputs = tf.cast(inputs, dtype)
@@ -140,7 +141,7 @@ class Augmentation:
         """Refuse layers that do not fit the examples."""
         given = spec[0]
         if not isinstance(given, tf.TensorSpec) or not given.dtype.is_floating:
-            received = given if isinstance(given, tf.TensorSpec) else "several inputs"
+            received = given if isinstance(given, tf.TensorSpec) else type(given).__name__
             raise DataError(
                 "Expected examples of one input of floats to augment, such as pictures or series. "
                 f"Received: {received}."

@@ -18,6 +18,8 @@ def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
         "--data.name=sklearn_digits",
         "--cut=block5_out",
         "--data.examples_per_class=5",
+        "--data.augment=[RandomRotation: {factor: 0.05}, MixUp]",
+        "--data.class_weights=balanced",
         "--head.epochs=5",
         "--head.units=8",
         "--finetune.epochs=2",
@@ -32,6 +34,13 @@ def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
     assert model.get_layer("block4_1_conv").trainable
     assert not model.get_layer("block3_1_conv").trainable
     assert "block5_out" in capsys.readouterr().out
+    assert not any("random" in name or "mix" in name for name in names)
+    version = tracking.get_model_version_by_alias("named", "champion")
+    assert "augmented by `RandomRotation(factor=(-0.05, 0.05)), MixUp`" in version.description
+    params = tracking.get_run(version.run_id).data.params
+    assert params["data.augment"] == "[{'RandomRotation': {'factor': 0.05}}, 'MixUp']"
+    files = {file.path for file in tracking.list_artifacts(version.run_id)}
+    assert {"augmented.png", "model.png"} <= files
 
 
 class Opened(Exception):

@@ -248,7 +248,9 @@ def test_layers_that_mix_pictures_and_not_labels_are_refused(
     x = keras.Input(train.input_shape, name="x")
     model = keras.Model(x, backbone(kind(name="mixed")(x)))
     space = SearchSpace([f"{backbone.name}/out2"])
-    with pytest.raises(ConfigError, match=f"'mixed', a {kind.__name__}"):
+    with pytest.raises(
+        ConfigError, match=rf"'mixed', a {kind.__name__}.*augment: \[{kind.__name__}\]"
+    ):
         CutSearch(model, train, validation, space, SearchConfig(plain=plain), folder=tmp_path)
 
 

@@ -46,7 +46,7 @@ def tune(module_tracking, backbone, splits, store, tmp_path_factory):
     """Go on from a head, trained once a store, with the top unfrozen, as given settings say."""
     heads = {}
 
-    def tuned(folder=None, store=store, **second):
+    def tuned(folder=None, store=store, splits=splits, **second):
         settings = FineTuneSettings(**{"frozen_up_to": OPEN_FROM, "epochs": 2} | second)
         if store not in heads:
             head = HeadSettings(epochs=8, patience=8)
@@ -237,22 +237,26 @@ def test_a_phase_in_float16_trains_as_in_float32(tune, usual):
     np.testing.assert_allclose(second.fit.history["val_loss"], plain, rtol=0.02)
 
 
-def test_a_phase_that_was_killed_goes_on(tune, usual, tmp_path, monkeypatch):
+def test_a_phase_that_was_killed_goes_on(tune, splits, tmp_path, monkeypatch):
+    # Examples are augmented, and mixed, as they would have been.
+    train = splits.train.augmented([keras.layers.RandomRotation(0.1), "MixUp"])
+    splits = replace(splits, train=train)
+
     def killed(self, epoch, logs=None):
         if self.first_step and epoch == 1:
             raise KeyboardInterrupt
 
-    folders = tmp_path / "first", tmp_path / "second"
+    folders = tmp_path / "first", tmp_path / "second", tmp_path / "third"
     for folder in folders:
         folder.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(EpochMetrics, "on_epoch_begin", killed)
         with pytest.raises(KeyboardInterrupt):
-            tune(folders[0])
+            tune(folders[0], splits=splits)
     assert len(list((tmp_path / "phases").iterdir())) == 1
-    again = tune(folders[1]).phases[1].fit
-    assert again.history == usual[0].phases[1].fit.history
+    again = tune(folders[1], splits=splits).phases[1].fit
     assert not (tmp_path / "phases").exists()
+    assert again.history == tune(folders[2], splits=splits).phases[1].fit.history
 
 
 def test_the_parts_are_the_whole(usual, splits):

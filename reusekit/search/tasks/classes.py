@@ -101,7 +101,7 @@ class ClassRules(SingleRules):
         return one_hot(labels, self.task.size)
 
     def with_shares(self, head: Head, compile_args: Mapping[str, Any]) -> dict[str, Any]:
-        """Compare outputs with shares of classes; accuracy is of the class with the largest."""
+        """Compare outputs with shares of classes; metrics take the class with the largest."""
         self._check_head(head)
 
         def number(labels: Any) -> Any:
@@ -114,9 +114,7 @@ class ClassRules(SingleRules):
         return {
             **compile_args,
             "loss": head.smoothed_loss(0.0),
-            "metrics": [
-                Reading(one, number) if isinstance(one, _OF_NUMBERS) else one for one in metrics
-            ],
+            "metrics": [Reading(one, number) for one in metrics],
         }
 
     def _examples(self) -> tuple[np.ndarray, Sequence[np.ndarray]]:
