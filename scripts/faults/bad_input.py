@@ -396,6 +396,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             {"table": table, "split": "train", "input": "n", "label": "kind"},
         ),
         "predict": (rk.predict, {"model": glyphnet, "inputs": np.zeros((1, 32, 32, 1))}),
+        "DataSplit.augmented": (digits.augmented, {"layers": ["MixUp"]}),
         "DataSplit.balanced": (digits.balanced, {}),
         "DataSplit.batches": (digits.batches, {"batch_size": 4}),
         "DataSplit.arrays": (digits.arrays, {}),
