@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# How many files of tests run at the same time; each worker takes about 3 GB.
+# How many files of tests run at the same time; each worker takes about 3 GB, and one core, since
+# two that share two cores wait for each other's threads.
 WORKERS ?= 2
 JAX_BIN := .venv-jax/bin
 JAX_INSTALLED := .venv-jax/.installed
@@ -32,7 +33,7 @@ demo-text: $(INSTALLED)
 
 ## Run every test, the examples in the docstrings among them.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+	TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 ## Run the tests of graph, surgery and sharing on JAX, where no TensorFlow is installed.
 test-jax: $(JAX_INSTALLED)

@@ -244,8 +244,8 @@ def compile_for(model: keras.Model, steps: int) -> None:
     adam = keras.optimizers.Adam(rate, global_clipnorm=1.0)
     # The embedding, which knows something from the start, at a fifth of the rate.
     slower = rk.layerwise_optimizer(model, adam, decay=0.2, blocks=["embedding_out"])
-    # Compiled, a step takes half the time.
-    model.compile(slower, jit_compile=True, **head.compile_args)
+    # Compiled by XLA, a step takes half the time; to compile takes as long as some hundred steps.
+    model.compile(slower, jit_compile=steps > 100, **head.compile_args)
 
 
 def write(backbone: keras.Model, vocabulary: list[str], report: dict, out: Path) -> None:

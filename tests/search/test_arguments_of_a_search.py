@@ -156,7 +156,7 @@ def test_the_objective_of_other_heads_may_be_any_of_their_metrics(search):
         (lambda x, y: (x, y, [1.0, 2.0]), "one number as the weight .* Received: TensorSpec"),
         (lambda x, y: (x, y, 1.0, 1.0), "as a DataSplit of .* Received: 4 parts"),
         (lambda x, y: x, "as a DataSplit of .* Received: TensorSpec"),
-        (lambda x, y: (x, {"a": y, "b": y}), "one tensor of labels .* Received: a dict of 2"),
+        (lambda x, y: (x, {"a": y, "b": y}), "one tensor as labels .* Received: a dict of 2"),
         (lambda x, y: (x, tf.strings.as_string(y)), "numbers as labels .* Received: text"),
         (lambda x, y: (x[:4], y), r"which the model takes .* Received: \(4, 8, 1\)"),
         (lambda x, y: ({"z": x}, y), "with the model's inputs .* Received: none for"),

@@ -58,7 +58,9 @@ def test_settings_are_given_by_name_but_cuts():
 
 def digest(seed=0, plain=False, **settings):
     splits = SimpleNamespace(
-        train=SimpleNamespace(fingerprint="a", task=Task("classification", ("a", "b"))),
+        train=SimpleNamespace(
+            fingerprint="a", task=Task("classification", ("a", "b")), augmentation=None
+        ),
         validation=SimpleNamespace(fingerprint="b"),
     )
     return search_digest(
