@@ -23,6 +23,12 @@ def champion(client, name):
     return version, client.get_run(version.run_id), {one.info.run_name: one for one in children}
 
 
+def refusal(client):
+    """Return the run of a promotion that was refused."""
+    experiment = client.get_experiment_by_name("reusekit")
+    return client.search_runs([experiment.experiment_id], "tags.`reusekit.decision` = 'refuse'")[0]
+
+
 def test_numbers_are_predicted_from_a_configuration_on(run_pipeline, tracking, capsys):
     run_pipeline(
         "finetune",
@@ -98,10 +104,7 @@ def test_several_labels_are_told_from_a_configuration_on(run_pipeline, tracking,
                  "--finetune.share=0")  # fmt: skip
     run_pipeline("promote", *data, *tracked)
     assert "does not become bars@champion: f1 0." in capsys.readouterr().out
-    experiment = tracking.get_experiment_by_name("reusekit")
-    decided = tracking.search_runs(
-        [experiment.experiment_id], "tags.`reusekit.decision` = 'refuse'"
-    )[0]
+    decided = refusal(tracking)
     measured = decided.data.metrics
     assert measured["champion_f1"] == pytest.approx(run.data.metrics["test_f1"], abs=1e-6)
     file = tracking.download_artifacts(decided.info.run_id, "predictions.csv", str(tmp_path))
@@ -154,10 +157,7 @@ def test_several_tasks_at_once_from_a_configuration_on(run_pipeline, tracking, t
                  *tracked)  # fmt: skip
     run_pipeline("promote", *data, *tracked)
     assert "does not become inked@champion: relative_loss " in capsys.readouterr().out
-    experiment = tracking.get_experiment_by_name("reusekit")
-    decided = tracking.search_runs(
-        [experiment.experiment_id], "tags.`reusekit.decision` = 'refuse'"
-    )[0]
+    decided = refusal(tracking)
     reached = decided.data.metrics["champion_relative_loss"]
     assert reached == pytest.approx(run.data.metrics["test_relative_loss"], rel=1e-4)
     file = tracking.download_artifacts(decided.info.run_id, "predictions.csv", str(tmp_path))

@@ -28,7 +28,7 @@ def language_model() -> keras.Model:
 
 @pytest.fixture(scope="module")
 def expected(module_tracking, server, tmp_path_factory):
-    """What each registered model gives; two are stored by reference, two of them tied."""
+    """Return the outputs of each registered model; two are stored by reference, two tied."""
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(server.uri)
     body, language, folder = backbone(7), language_model(), tmp_path_factory.mktemp("written")

@@ -1,4 +1,4 @@
-"""What every head does: trains, is saved without a trace of reusekit, is cut again, is float32."""
+"""Laws of every head: it trains, is saved without a trace of reusekit, is cut again, is float32."""
 
 from functools import cache
 from typing import NamedTuple
@@ -59,7 +59,7 @@ def multitap(**options) -> Case:
 
 
 def siamese(join, **options) -> Case:
-    """Whether two digits are the same one; half of the pairs are."""
+    """Return a case of pairs of digits, half of which are the same one."""
     x, labels = digits()
     x = 4 * x
     order = np.random.default_rng(0).permutation(COUNT)
