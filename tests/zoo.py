@@ -12,8 +12,9 @@ OF_TENSORFLOW = {"adapted_to_data", "variables_as_arguments"}
 
 
 def resident(build):
-    """Enters a builder into the zoo under its own name."""
-    ZOO[build.__name__] = build
+    """Enters a builder into the zoo under its own name, where Keras can do with its model."""
+    if keras.backend.backend() == "tensorflow" or build.__name__ not in OF_TENSORFLOW:
+        ZOO[build.__name__] = build
     return build
 
 

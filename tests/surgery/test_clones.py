@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from zoo import ZOO
+from zoo import ZOO, variables_as_arguments
 
 from reusekit.errors import CopyError, ShapeError, SurgeryError, TieError
 from reusekit.graph import keras_internals, read
@@ -340,7 +340,7 @@ def test_another_name():
 
 @pytest.mark.parametrize("change", [{"input_shape": (7,)}, {"dtype": "float64"}])
 def test_a_weight_that_is_an_argument_is_the_clones_own(change):
-    model = ZOO["variables_as_arguments"]()
+    model = variables_as_arguments()
     twin = clone(model, **change)
     assert twin.count_params() == model.count_params()
     model.get_layer("embed").embeddings.assign(np.zeros((11, 4)))

@@ -1,6 +1,6 @@
 import pytest
 from contract import run_surgery_test
-from zoo import OF_TENSORFLOW, ZOO
+from zoo import ZOO
 from zoo_hub import HUB
 
 from reusekit.graph import cut_points, read
@@ -11,8 +11,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .* is a plain functional mod
 
 @pytest.mark.parametrize("name", ZOO)
 def test_every_tensor_of_the_zoo(name, tmp_path):
-    if name in OF_TENSORFLOW:
-        pytest.importorskip("tensorflow")
     run_surgery_test(ZOO[name](), tmp_path)
 
 
