@@ -1,11 +1,12 @@
 """A tuner that runs trials together, stores what they trained, and goes on after a kill."""
 
+import ast
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.results import TrialRecord, ranked
 from reusekit.search.sizes import SizeCounter, exceeded
 from reusekit.search.space import BEFORE, FROZEN_UP_TO, renamed
+from reusekit.training import heads as all_heads
+from reusekit.training.heads import Head
 
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
@@ -116,6 +119,10 @@ class CutTuner(base_tuner.BaseTuner):
             state = renamed(state)
         described = description(hypermodel, oracle)
         if state is not None:
+            own = hypermodel.space.heads
+            for name, told in (state["search"]["space"].get("heads") or {}).items():
+                if isinstance(told, str):  # as it was written before
+                    state["search"]["space"]["heads"][name] = _options(told, own or {})
             refuse_other(state["search"], described, self.folder)
         with folder_errors_explained(self.folder):
             if fresh:
@@ -365,7 +372,8 @@ def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[s
     """Describe a search as plain data, in which another must agree to be the same."""
     space = hypermodel.space.model_dump(mode="json", exclude={"heads"})
     if hypermodel.space.heads is not None:
-        space["heads"] = {name: repr(head) for name, head in hypermodel.space.heads.items()}
+        own = hypermodel.space.heads
+        space["heads"] = {name: _options(repr(head), own) for name, head in own.items()}
     config = hypermodel.config
     return {
         "space": space,
@@ -376,3 +384,30 @@ def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[s
         "oracle": type(oracle).__name__,
         "data": hypermodel.data.described(),
     }
+
+
+def _options(told: str, own: Mapping[str, Head]) -> Any:
+    """Return the kind and options of a head that is told as it prints, as plain data.
+
+    Options at their defaults are left out, since a head that was told earlier may lack them.
+    """
+    every = [*map(type, own.values()), *(getattr(all_heads, name) for name in all_heads.__all__)]
+    kinds = {
+        kind.__qualname__: {one.name: repr(one.default) for one in fields(kind)} for kind in every
+    }
+
+    def plain(node: ast.expr) -> Any:
+        if isinstance(node, ast.Dict):
+            keys = [ast.unparse(key) for key in node.keys if key]
+            return dict(zip(keys, map(plain, node.values), strict=True))
+        words = ast.unparse(node)
+        if not isinstance(node, ast.Call) or (kind := ast.unparse(node.func)) not in kinds:
+            return words
+        given = {option.arg: plain(option.value) for option in node.keywords if option.arg}
+        usual = kinds[kind]
+        return {"kind": kind} | {n: v for n, v in given.items() if v != usual.get(n)}
+
+    try:
+        return plain(ast.parse(told, mode="eval").body)
+    except SyntaxError:  # some of it has no words of its own
+        return told

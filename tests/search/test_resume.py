@@ -25,6 +25,7 @@ from reusekit.search import (
     SearchConfig,
     SearchSpace,
 )
+from reusekit.training import heads
 
 CUTS = ["shallow", "middle", "deep"]
 SAME = ["trial", "status", "cut", "frozen_up_to", "learning_rate", "parameters", "trained"]
@@ -193,6 +194,26 @@ def test_more_trials_may_be_asked_for_later(hypermodel, tmp_path):
     more.search(reported.append)
     assert [record.number for record in reported] == [5, 6]
     assert more.records[:5] == few.records
+
+
+def test_a_head_of_before_is_the_same_without_the_options_that_came_since(data, tmp_path):
+    def tuner(**options):
+        head = heads.Multitask({"kind": heads.Classifier(2)}, **options)
+        space = SearchSpace(["deep"], heads={"own": head}, learning_rates=[0.1])
+        oracle = CutSweepOracle(["deep"], 1, objective="val_loss", seed=1)
+        return CutTuner(CutHyperModel(data, space, SearchConfig(epochs=1)), oracle, tmp_path)
+
+    with pytest.raises(ReusekitError):  # the labels are those of one task
+        tuner().search()
+    state = read_sealed(tmp_path / "state.json")
+    assert state["search"]["space"]["heads"]["own"]["kind"] == "Multitask"
+    classifier = "Classifier(classes=2, name='head')"
+    before = f"Multitask(name='head', tasks={{'kind': {classifier}}}, weights=None)"
+    state["search"]["space"]["heads"]["own"] = before
+    write_sealed(tmp_path / "state.json", state)
+    assert [record.status for record in tuner().records] == ["failed"]
+    with pytest.raises(ConfigError, match=r'space\.heads\.own\.units was null and is "3"'):
+        tuner(units=3)
 
 
 def test_fresh_discards_what_is_there(hypermodel, data, tmp_path):
