@@ -50,6 +50,7 @@ class Costs:
             optimizer's work.
         seconds_per_flop: Of what is trained.
         cores: Processor cores.
+        augment_seconds: To augment one training example.
     """
 
     bottom_seconds: float | None
@@ -61,10 +62,13 @@ class Costs:
     seconds_per_parameter: float = 2e-9
     seconds_per_flop: float = 2e-11
     cores: int = 1
+    augment_seconds: float = 0.0
 
     def __str__(self) -> str:
         ran = self.bottom_seconds
         bottom = "not run" if ran is None else f"{1e3 * ran:.2f} ms an example"
+        augmented = self.augment_seconds
+        bottom += f", augmentation {1e3 * augmented:.2f} ms" if augmented else ""
         return (
             f"Speeds: bottom {bottom}, inputs {1e3 * self.input_seconds:.2f} ms an example, disk "
             f"{self.read_bytes_per_second / 1e9:.2f} GB/s read and "
@@ -84,6 +88,7 @@ class Rehearsal:
         input_bytes, label_bytes: The bytes of what is read.
         outputs: The outputs of each bottom, by name.
         unsteady: Whether each came out differently: something random acts in inference too.
+        augment_seconds: To augment the data set, where that is done.
     """
 
     bottom_seconds: float
@@ -92,12 +97,18 @@ class Rehearsal:
     label_bytes: int
     outputs: Sequence[Mapping[str, ArraySpec]]
     unsteady: Sequence[bool]
+    augment_seconds: float = 0.0
 
 
 def rehearse(
-    run: Callable[[Any], Sequence[Mapping[str, Any]]], batches: Iterable[tuple[Any, ...]]
+    run: Callable[[Any], Sequence[Mapping[str, Any]]],
+    batches: Iterable[tuple[Any, ...]],
+    augment: Callable[..., Any] | None = None,
 ) -> Rehearsal:
-    """Run bottoms, which give their outputs by name, on the first batch of a data set."""
+    """Run bottoms, which give their outputs by name, on the first batch of a data set.
+
+    What augments a batch runs on it, too, and its outputs are dropped.
+    """
     examples, times, runs, ran = [], [perf_counter()], [], 0.0
     for batch in islice(batches, REHEARSED_BATCHES):
         examples.append(batch)
@@ -114,6 +125,11 @@ def rehearse(
         ]
         ran = perf_counter() - start
         runs.append(made)
+    augmented = 0.0
+    for _ in range(2 if augment else 0):  # the first time prepares
+        start = perf_counter()
+        keras.tree.map_structure(np.asarray, augment((0, 0, 0), *examples[0]))  # type: ignore[misc]
+        augmented = perf_counter() - start
     return Rehearsal(
         bottom_seconds=ran / len(labels),
         input_seconds=float(np.diff(times)[-(len(examples) - 1) :].mean()) / len(labels),
@@ -126,6 +142,7 @@ def rehearse(
             not all(_steady(one[name], other[name]) for name in one)
             for one, other in zip(*runs, strict=True)
         ],
+        augment_seconds=augmented / len(labels),
     )
 
 
@@ -166,6 +183,7 @@ def measure(
         seconds_per_parameter=max(0.0, _step_seconds(*_LARGE) - overhead) / math.prod(_LARGE),
         seconds_per_flop=ran / flops if ran and flops else _seconds_per_flop(),
         cores=os.cpu_count() or 1,
+        augment_seconds=rehearsal.augment_seconds if rehearsal else 0.0,
     )
 
 

@@ -131,7 +131,12 @@ def plan(
         if rehearsal is not None:  # the deepest cut may be stored already
             deepest = max(one.flops for one in cuts)
             seconds = rehearsal.bottom_seconds * (deepest / ran if ran else 1)
-            costs = replace(costs, bottom_seconds=seconds, input_seconds=rehearsal.input_seconds)
+            costs = replace(
+                costs,
+                bottom_seconds=seconds,
+                input_seconds=rehearsal.input_seconds,
+                augment_seconds=rehearsal.augment_seconds,
+            )
     memory = resources.memory
     if memory is None:
         memory = psutil.virtual_memory().available // 2
@@ -231,7 +236,7 @@ def _rehearsed(
     size = min(extraction.batch_size, _REHEARSED)
     stop = min(train.size, REHEARSED_BATCHES * size)
     batches = example_batches(train, 0, stop, extraction.padding, size)
-    rehearsal = rehearse(tapped(running, seen, augment=False)[0], batches)
+    rehearsal = rehearse(tapped(running, seen, augment=False)[0], batches, train.augmentation)
     for one, outputs, differs in zip(those, rehearsal.outputs, rehearsal.unsteady, strict=True):
         if differs or one.randomness.always:
             one.unsteady, one.kept, one.missing = True, set(), set()
@@ -296,7 +301,7 @@ def _plain_seconds(decision: Decision) -> float | None:
         return None
     for one in decision.cuts:
         example = costs.input_seconds + decision.bottom(one.calls)
-        reading = (rows[TRAIN] + rows[VALIDATION]) * example
+        reading = rows[TRAIN] * (example + costs.augment_seconds) + rows[VALIDATION] * example
         for trials in one.trials:
             single = [replace(trials, count=1)]
             alone = schedule(single, one.activations, rows, reading, costs, decision.memory)

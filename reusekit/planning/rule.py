@@ -206,9 +206,12 @@ class Decision:
             return self.input_bytes / self.costs.gather_bytes_per_second
         return self.costs.input_seconds
 
-    def compute(self, one: CutFacts) -> float:
-        """Return the seconds to compute one example from the inputs."""
-        return self._input_seconds + self.bottom(one.calls)
+    def compute(self, one: CutFacts, part: str = VALIDATION) -> float:
+        """Return the seconds to compute one example of a part from the inputs."""
+        return self._input_seconds + self._augmenting(part) + self.bottom(one.calls)
+
+    def _augmenting(self, part: str) -> float:
+        return 0.0 if part == VALIDATION else self.costs.augment_seconds
 
     def read(self, one: CutFacts) -> float:
         """Return the seconds to read one stored example."""
@@ -244,7 +247,7 @@ class Decision:
         paid = dict.fromkeys(cuts, 0.0)
         for part, rows in self.rows.items():
             done: frozenset[int] = frozenset()
-            reading = input_seconds
+            reading = input_seconds + self._augmenting(part)
             for one in paid:
                 if part in one.missing:
                     writing = one.example_bytes / self.costs.write_bytes_per_second
@@ -254,7 +257,7 @@ class Decision:
 
     def groups(self, one: CutFacts, stored: bool, memory: float) -> list[PlannedGroup]:
         """Return the groups of a cut's trials, its features stored or computed in every pass."""
-        training = self.read(one) if stored and one.reads_training else self.compute(one)
+        training = self.read(one) if stored and one.reads_training else self.compute(one, TRAIN)
         validation = self.read(one) if stored else self.compute(one)
         reading = self.rows[TRAIN] * training + self.rows[VALIDATION] * validation
         alike: dict[int, list[Trials]] = {}

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import asdict
+from time import sleep
 
 import keras
 import numpy as np
@@ -28,7 +29,7 @@ def test_every_speed_is_measured_and_nothing_is_left(tmp_path):
     before = sorted(tmp_path.rglob("*"))
     costs = asdict(measure(store))
     assert costs.pop("bottom_seconds") is None
-    assert costs.pop("input_seconds") == 0
+    assert costs.pop("input_seconds") == costs.pop("augment_seconds") == 0
     assert min(costs.values()) > 0
     # Slower and faster than any disk and processor.
     assert 1e6 < costs["read_bytes_per_second"] < 1e12
@@ -49,6 +50,15 @@ def test_a_rehearsal_tells_what_is_stored_of_an_example():
     assert (made.shape, made.dtype) == ((4,), "float32")
     assert (found.input_bytes, found.label_bytes) == (16, 8)
     assert found.unsteady == [False, False]
+
+
+def test_augmentation_is_timed():
+    def slow(entropy, inputs, labels):
+        sleep(0.02)
+        return inputs, labels
+
+    seconds = rehearse(bottoms(), batches(), slow).augment_seconds
+    assert 0.02 / 8 < seconds < 1
 
 
 def test_a_rehearsal_sees_what_differs_from_run_to_run():

@@ -60,6 +60,14 @@ def test_all_are_stored_where_all_fit():
     assert decision.seconds(last, stored=False) == pytest.approx(10 * 100 * 1.0)
 
 
+def test_training_pays_for_augmentation_in_each_pass_or_for_each_view():
+    costs = replace(COSTS, augment_seconds=0.5)
+    decision = chain(1, costs=costs, kept={VALIDATION, VIEWS}, missing={VALIDATION, VIEWS})
+    (only,) = decision.cuts
+    assert decision.seconds(only, stored=False) == pytest.approx(10 * (80 * 1.5 + 20))
+    assert decision.making[only] == pytest.approx(240 * 1.5 + 20)
+
+
 def test_the_disk_goes_to_what_saves_most():
     assert stored(chain(1, 1, 1, disk=100)) == {3}
     assert stored(chain(1, 1, 1, disk=100, epochs=(50, 1, 2))) == {1}
