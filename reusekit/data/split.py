@@ -46,7 +46,8 @@ class DataSplit:
             tell examples apart.
         keys: A number for each example that follows from its content, ascending or not; None where
             it is not known.
-        raw: The split that it was before its texts became tokens; None where it is as it was read.
+        raw: The split as it was read, before its texts became tokens or its classes were weighed;
+            None where it is that.
         counts: What `check` returns, where each example was read when the split was opened; None
             where it was not.
         augmentation: The layers that vary these examples where they are trained on; `augmented`
@@ -161,7 +162,8 @@ class DataSplit:
         """Return the examples with weights by which all classes count alike.
 
         An example's weight is the number of examples over that of classes and over that of its
-        class, as scikit-learn's `balanced` has it, times the weight that it has already.
+        class, as scikit-learn's `balanced` has it, times the weight that it has already. `raw` is
+        the split as it was read, by which runs and models know it.
 
         Args:
             counts: How many examples each class has, as `check` returns them; None counts them.
@@ -193,6 +195,7 @@ class DataSplit:
             self,
             examples=self.examples.map(weighted, tf.data.AUTOTUNE),
             fingerprint=hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
+            raw=self.raw or self,
         )
 
     @checked(DataError)

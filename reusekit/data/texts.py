@@ -38,8 +38,8 @@ def tokenized(split: DataSplit, tokenizer: keras.Model) -> DataSplit:
         tokenizer: From these to what a model takes, as `Backbone.tokenizer` makes it.
 
     Returns:
-        The same examples in the same order. `raw` is the split that was given, and the fingerprint
-        follows from that one's and from the tokens.
+        The same examples in the same order. `raw` is the split as it was read, and the fingerprint
+        follows from the given one's and from the tokens.
 
     Example:
         >>> import reusekit as rk
@@ -57,5 +57,5 @@ def tokenized(split: DataSplit, tokenizer: keras.Model) -> DataSplit:
         split,
         examples=tf.data.Dataset.from_tensor_slices(whole),
         fingerprint=digest([split.fingerprint, *map(array_digest, tf.nest.flatten(whole[0]))])[:32],
-        raw=split,
+        raw=split.raw or split,
     )

@@ -25,20 +25,20 @@ from reusekit.surgery.extraction import taps
 
 
 class ArrayFeatures(FeatureSource):
-    """Pooled features in memory.
+    """Features in memory, or mapped into it.
 
     Args:
-        values: Shape (examples, channels).
+        values: An array of shape (examples, ...), or a dictionary of such; pooled features have
+            shape (examples, channels).
         labels: Shape (examples, ...); of several tasks a dictionary of such, or one array with a
             field of each.
         weights: Shape (examples,); None where all count alike.
     """
 
-    def __init__(
-        self, values: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None
-    ) -> None:
-        self.values, self.size = values, len(values)
+    def __init__(self, values: Any, labels: np.ndarray, weights: np.ndarray | None = None) -> None:
+        self.values = values
         self._given = (joined(labels),) if weights is None else (joined(labels), weights)
+        self.size = len(self._given[0])
 
     @property
     def _told(self) -> tuple[np.ndarray, ...]:
@@ -48,7 +48,7 @@ class ArrayFeatures(FeatureSource):
         """Return batches of (features, labels), and weights; see `feed`."""
         return feed(self.values, self.labels, batch_size, seed, self.weights)
 
-    def arrays(self) -> np.ndarray:
+    def arrays(self) -> Any:
         """Return the features."""
         return self.values
 

@@ -14,11 +14,11 @@ from sklearn.preprocessing import StandardScaler
 from reusekit.data import DataSplit
 from reusekit.data.task import joined
 from reusekit.errors import ConfigError
-from reusekit.features import feed
-from reusekit.features.batches import varied
+from reusekit.features.source import AugmentedSource, FeatureSource
 from reusekit.progress import EpochProgress
 from reusekit.search.objective import with_metric
 from reusekit.search.tasks import repeated, rules_of
+from reusekit.search.trial_data import ArrayFeatures
 from reusekit.settings import BaselineSettings
 from reusekit.stages.evaluation import Evaluation, evaluate, record, validated
 from reusekit.stages.fine_tuning import FineTuned
@@ -85,8 +85,6 @@ def from_scratch(
     plain, best = rules_of(splits.train.task), None
     with TemporaryDirectory(dir=folder) as scratch:
         train = _fed(splits.train, Path(scratch) / "train.npy", settings.batch_size, seed)
-        if splits.train.augmentation is not None:
-            train = varied(train, splits.train.augmentation, seed, len(train))
         train = train.repeat(settings.passes)
         validation = _fed(splits.validation, Path(scratch) / "validation.npy", INFERENCE_BATCH)
         for rate in settings.learning_rates:
@@ -137,7 +135,7 @@ def linear_on_inputs(splits: Splits) -> Baseline:
     inputs, told = [], []
     for part in (splits.train, splits.validation, splits.test):
         given, labels, *weights = part.arrays()
-        inputs.append(part.raw.arrays()[0] if part.raw else given)
+        inputs.append(part.raw.arrays()[0] if splits.tokenizer and part.raw else given)
         told.append((plain.targets(joined(labels), part.split), *weights))
     (y, *weights), (vy, *_), (ty, *_) = told
     for name, (x, vx, tx) in _linear_features(inputs).items():
@@ -184,9 +182,11 @@ def _labels(split: DataSplit) -> np.ndarray:
 
 
 def _fed(split: DataSplit, file: Path, batch_size: int, seed: int | None = None) -> Any:
-    """Return batches of a split's examples, with their inputs decoded into a file."""
-    inputs, labels, *weights = split.arrays(file)
-    return feed(inputs, labels, batch_size, seed, *weights)
+    """Return batches of a split's examples, decoded into a file and augmented in training."""
+    source: FeatureSource = ArrayFeatures(*split.arrays(file))
+    if split.augmentation is not None:
+        source = AugmentedSource(source, split.augmentation)
+    return source.batches(batch_size, seed)
 
 
 def _linear_features(parts: Sequence[Any]) -> dict[str, list[Any]]:

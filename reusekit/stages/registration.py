@@ -112,7 +112,7 @@ def register(
     card = _card(tuned, backbone, splits, ledgers["whole"], card_scores, settings, standalone)
     registration = Registration(
         settings.model,
-        splits.train.fingerprint,
+        (splits.train.raw or splits.train).fingerprint,
         tuned.cut,
         settings.alias,
         metrics,

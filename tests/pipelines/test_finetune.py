@@ -37,10 +37,14 @@ def test_fine_tunes_at_the_cut_that_is_named(run_pipeline, tracking, capsys):
     assert not any("random" in name or "mix" in name for name in names)
     version = tracking.get_model_version_by_alias("named", "champion")
     assert "augmented by `RandomRotation(factor=(-0.05, 0.05)), MixUp`" in version.description
-    params = tracking.get_run(version.run_id).data.params
+    run = tracking.get_run(version.run_id)
+    params = run.data.params
     assert params["data.augment"] == "[{'RandomRotation': {'factor': 0.05}}, 'MixUp']"
     files = {file.path for file in tracking.list_artifacts(version.run_id)}
     assert {"augmented.png", "model.png"} <= files
+    (recorded,) = (one for one in run.inputs.dataset_inputs if one.tags[0].value == "training")
+    again = mlflow.data.get_source(recorded).load_split()  # as they were read, without weights
+    assert again.fingerprint == recorded.dataset.digest == version.tags["reusekit.data"]
 
 
 class Opened(Exception):
