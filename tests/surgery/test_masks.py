@@ -19,7 +19,7 @@ def masked(build):
 
 
 def ids(name="ids"):
-    return keras.Input((5,), dtype="int32", name=name)
+    return keras.Input((3,), dtype="int32", name=name)
 
 
 def reversible(name="embed"):
@@ -42,7 +42,7 @@ def run_time_mask_into_an_lstm():
 @masked
 def run_time_mask_of_a_tied_head():
     x, embed = ids(), reversible()
-    y = layers.LSTM(4, return_sequences=True, name="lstm")(embed(x))
+    y = layers.SimpleRNN(4, return_sequences=True, name="rnn")(embed(x))
     return keras.Model(x, embed(y, reverse=True), name="m")
 
 
@@ -59,8 +59,8 @@ def run_time_mask_through_attention():
 
 @masked
 def run_time_mask_into_a_nested_model():
-    inner = keras.Input((5, 4), name="inner")
-    y = layers.LSTM(3, name="lstm")(layers.Dense(4, name="a")(inner))
+    inner = keras.Input((3, 4), name="inner")
+    y = layers.SimpleRNN(3, name="rnn")(layers.Dense(4, name="a")(inner))
     block = keras.Model(inner, y, name="block")
     x = ids()
     return keras.Model(x, layers.Dense(2, name="head")(block(reversible()(x))), name="m")
@@ -71,7 +71,7 @@ def run_time_mask_made_inside_a_nested_model():
     inner = ids("inner")
     block = keras.Model(inner, layers.Dense(4, name="a")(reversible()(inner)), name="block")
     x = ids()
-    return keras.Model(x, layers.LSTM(3, name="lstm")(block(x)), name="m")
+    return keras.Model(x, layers.SimpleRNN(3, name="rnn")(block(x)), name="m")
 
 
 @masked
@@ -79,16 +79,16 @@ def run_time_masks_of_two_calls_of_one_embedding():
     left, right, embed = ids("left"), ids("right"), reversible()
     both = layers.Concatenate(axis=1, name="both")([embed(left), embed(right)])
     y = layers.Add(name="sum")([embed(left), embed(right)])
-    y = layers.Dense(2, name="head")(layers.LSTM(3, name="lstm")(y))
-    return keras.Model([left, right], [y, layers.GRU(2, name="gru")(both)], name="m")
+    y = layers.Dense(2, name="head")(layers.SimpleRNN(3, name="rnn")(y))
+    return keras.Model([left, right], [y, layers.SimpleRNN(2, name="other_rnn")(both)], name="m")
 
 
 def merge_in_a_nested_model(merge):
     def build():
-        inner = keras.Input((5, 4), name="inner")
+        inner = keras.Input((3, 4), name="inner")
         y = merge([layers.Dense(4, name="a", activation="tanh")(inner), inner])
         y = layers.Dense(4, name="b")(y)
-        block = keras.Model(inner, layers.LSTM(3, name="lstm")(y), name="block")
+        block = keras.Model(inner, layers.SimpleRNN(3, name="rnn")(y), name="block")
         x = ids()
         return keras.Model(x, layers.Dense(2, name="head")(block(embedding()(x))), name="m")
 
@@ -106,36 +106,36 @@ MODELS["sequences_joined_in_a_nested_model"] = merge_in_a_nested_model(
 
 @masked
 def masked_and_not_masked_joined_in_a_nested_model():
-    one, other = keras.Input((5, 4), name="one"), keras.Input((5, 4), name="other")
+    one, other = keras.Input((3, 4), name="one"), keras.Input((3, 4), name="other")
     y = layers.Concatenate(axis=1, name="join")([one, other])
     z = layers.Multiply(name="product")([one, other])
     block = keras.Model(
         [one, other],
-        [layers.LSTM(3, name="lstm")(y), layers.GRU(3, name="gru")(z)],
+        [layers.SimpleRNN(3, name="rnn")(y), layers.SimpleRNN(3, name="other_rnn")(z)],
         name="block",
     )
-    x, plain = ids(), keras.Input((5, 4), name="plain")
+    x, plain = ids(), keras.Input((3, 4), name="plain")
     return keras.Model([x, plain], block([embedding()(x), plain]), name="m")
 
 
 @masked
 def two_masks_into_a_nested_model():
-    one, other = keras.Input((5, 4), name="one"), keras.Input((5, 4), name="other")
+    one, other = keras.Input((3, 4), name="one"), keras.Input((3, 4), name="other")
     y = layers.Maximum(name="larger")([one, layers.Dense(4, name="a")(other)])
-    block = keras.Model([one, other], layers.LSTM(3, return_sequences=True, name="lstm")(y))
+    block = keras.Model([one, other], layers.SimpleRNN(3, return_sequences=True, name="rnn")(y))
     left, right = ids("left"), ids("right")
     y = block([embedding("first")(left), embedding("second")(right)])
-    return keras.Model([left, right], layers.GRU(2, name="gru")(y), name="m")
+    return keras.Model([left, right], layers.SimpleRNN(2, name="other_rnn")(y), name="m")
 
 
 @masked
 def merges_two_models_deep():
-    core = keras.Input((5, 4), name="core_in")
+    core = keras.Input((3, 4), name="core_in")
     y = layers.Add(name="skip")([layers.Dense(4, name="a")(core), core])
     core = keras.Model(core, y, name="core")
-    inner = keras.Input((5, 4), name="inner")
+    inner = keras.Input((3, 4), name="inner")
     y = layers.Average(name="mean")([core(inner), core(layers.Dense(4, name="b")(inner))])
-    block = keras.Model(inner, layers.LSTM(3, name="lstm")(y), name="block")
+    block = keras.Model(inner, layers.SimpleRNN(3, name="rnn")(y), name="block")
     x = ids()
     return keras.Model(x, layers.Dense(2, name="head")(block(embedding()(x))), name="m")
 
@@ -144,16 +144,16 @@ def merges_two_models_deep():
 def masking_in_a_sequential_in_a_nested_model():
     stack = keras.Sequential(
         [
-            keras.Input((5, 4)),
+            keras.Input((3, 4)),
             layers.Masking(0.0, name="masking"),
             layers.Dense(4, name="a"),
-            layers.LSTM(3, return_sequences=True, name="lstm"),
+            layers.SimpleRNN(3, return_sequences=True, name="rnn"),
         ],
         name="stack",
     )
-    inner = keras.Input((5, 4), name="inner")
+    inner = keras.Input((3, 4), name="inner")
     y = layers.Concatenate(name="join")([stack(inner), inner])
-    block = keras.Model(inner, layers.GRU(3, name="gru")(y), name="block")
+    block = keras.Model(inner, layers.SimpleRNN(3, name="other_rnn")(y), name="block")
     x = ids()
     return keras.Model(x, block(embedding()(x)), name="m")
 
@@ -205,7 +205,7 @@ class TellsMasks(HidesMasks):
 def a_hidden_mask_that_is_told():
     x = ids()
     y = layers.Dense(4, name="a")(TellsMasks(name="tokens")(x))
-    return keras.Model(x, layers.LSTM(3, name="lstm")(y), name="m")
+    return keras.Model(x, layers.SimpleRNN(3, name="rnn")(y), name="m")
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -255,7 +255,7 @@ def test_reading_a_model_puts_no_mask_on_its_tensors():
 def test_an_edited_mask_is_the_mask_that_is_used():
     """Also where the layer reads it off a tensor that still carries the old one."""
     model = run_time_mask_into_an_lstm()
-    everything = layers.Lambda(ops.ones_like, output_shape=(5,), dtype="bool", name="everything")
+    everything = layers.Lambda(ops.ones_like, output_shape=(3,), dtype="bool", name="everything")
     changed = edit(model, Insert(everything, after="embed/mask")).model
     x = random_inputs(read(model))
     parts = split(model, "project")
@@ -305,7 +305,7 @@ class MasksByValue(layers.Layer):
 
 
 def test_a_mask_that_is_made_of_values_is_refused_where_it_would_cross():
-    inner = keras.Input((5, 4), name="inner")
+    inner = keras.Input((3, 4), name="inner")
     y = layers.Dense(4, name="a")(MasksByValue(name="by_value")(inner))
     block = keras.Model(inner, layers.LSTM(3, name="lstm")(y), name="block")
     x = ids()
