@@ -269,32 +269,27 @@ def test_a_served_model_answers_with_names_and_opens_no_file_of_its_server(
 
 
 @contextmanager
-def served_over_http(*names):
-    """`mlflow models serve`, as a user calls it, for each name; gives addresses that answer."""
+def served_over_http(name):
+    """`mlflow models serve`, as a user calls it; gives an address that answers."""
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "UVICORN_PORT": "0",  # the system chooses one; MLflow hands on all others
     }
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager=local", "--port=0"]
-    processes = [
-        subprocess.Popen(
-            [*command, "-m", f"models:/{name}@champion"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env=environment,
-        )
-        for name in names
-    ]
+    process = subprocess.Popen(
+        [*command, "-m", f"models:/{name}@champion"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment,
+    )
     try:
-        yield [_address(process.stderr) for process in processes]
+        yield _address(process.stderr)
     finally:
-        for process in processes:
-            os.killpg(process.pid, signal.SIGTERM)
-        for process in processes:
-            process.communicate()  # until all of its group have ended
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate()  # until all of its group have ended
 
 
 def _address(said):
@@ -309,22 +304,16 @@ def _address(said):
 
 def test_mlflow_serves_names_over_http(registered):
     pictures = [{"b64": base64.b64encode(one).decode()} for one in PICTURES]
-    with served_over_http("alone", "tone") as addresses:
-        for address, body, expected in zip(
-            addresses,
-            ({"instances": pictures}, {"inputs": ["bad", "good good bad"]}),
-            (["dog", "cat"], ["bad", "good"]),
-            strict=True,
-        ):
-            assert requests.get(f"{address}/health", timeout=60).ok
-            ask = partial(requests.post, f"{address}/invocations", timeout=60)
-            assert [one["label"] for one in ask(json=body).json()["predictions"]] == expected
-            refused = ask(json={"inputs": [3]})
-            assert refused.status_code == 400
-            assert "Expected" in refused.text
-    for address in addresses:
-        with pytest.raises(requests.ConnectionError):
-            requests.get(f"{address}/health", timeout=60)
+    with served_over_http("alone") as address:
+        assert requests.get(f"{address}/health", timeout=60).ok
+        ask = partial(requests.post, f"{address}/invocations", timeout=60)
+        answered = ask(json={"instances": pictures}).json()["predictions"]
+        assert [one["label"] for one in answered] == ["dog", "cat"]
+        refused = ask(json={"inputs": [3]})
+        assert refused.status_code == 400
+        assert "Expected" in refused.text
+    with pytest.raises(requests.ConnectionError):
+        requests.get(f"{address}/health", timeout=60)
 
 
 def test_names_are_those_that_were_registered(registered):
