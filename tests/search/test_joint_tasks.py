@@ -55,7 +55,7 @@ def searched(tmp_path_factory) -> Searched:
     inputs = keras.Input((6,), name="x")
     early = keras.layers.Dense(12, activation="relu", name="early")(inputs)
     model = keras.Model(inputs, keras.layers.Dense(40, activation="relu", name="late")(early))
-    space = rk.SearchSpace(["early", "late"], units=[0, 4], dropout=[0.0], learning_rates=[0.03])
+    space = rk.SearchSpace(["late"], units=[0, 4], dropout=[0.0], learning_rates=[0.03])
     searches = [
         rk.CutSearch(
             model, train, validation, space, SearchConfig(epochs=4, plain=plain),
