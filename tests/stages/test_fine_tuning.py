@@ -23,25 +23,6 @@ CUT, OPEN_FROM = "block4_out", "block2_out"
 
 
 @pytest.fixture(scope="module")
-def backbone():
-    """Five blocks in the manner of glyphnet, of a few layers each."""
-    keras.utils.set_random_seed(0)
-    x = keras.Input((8, 8, 1), name="image")
-    y = keras.layers.Rescaling(1 / 255, name="scale")(x)
-    for number in range(1, 6):
-        y = keras.layers.Conv2D(
-            8, 3, padding="same", kernel_initializer="he_normal", name=f"block{number}_1_conv"
-        )(y)
-        y = keras.layers.BatchNormalization(momentum=0.5, name=f"block{number}_1_norm")(y)
-        y = keras.layers.ReLU(name=f"block{number}_out")(y)
-    model = keras.Model(x, y, name="blocks")
-    images, _ = rk.data.load("sklearn_digits", "train[:100]").arrays()
-    for _ in range(10):  # so that its normalizations know such images, as pretrained ones do
-        model(images.astype("float32"), training=True)
-    return Backbone(model, None, "blocks", None)
-
-
-@pytest.fixture(scope="module")
 def tune(module_tracking, backbone, splits, store, tmp_path_factory):
     """Go on from a head, trained once a store, with the top unfrozen, as given settings say."""
     heads = {}

@@ -11,7 +11,7 @@ from reusekit import stages
 from reusekit.search import Limits
 from reusekit.settings import SearchJobSettings, SearchSettings
 
-CUTS = ("stem_out", "block2_out", "block4_out")
+CUTS = ("block1_out", "block2_out", "block4_out")
 SWEEP = {"units": [0], "dropout": [0.0], "epochs": 6, "patience": 6, "max_trials": 3}
 
 
@@ -80,6 +80,17 @@ def test_a_finished_search_is_taken_from_where_it_is_kept_unless_it_is_to_be_fre
     assert histories[0] == histories[1]
 
 
+def test_the_ordinary_way_is_there_for_comparison(plan, carry_out, tracking, capsys):
+    search = plan(plain=True, cuts=CUTS[1:], max_trials=2, epochs=1)
+    assert "The ordinary way" in capsys.readouterr().out
+    searched, run, trials = carry_out(search)
+    assert "plan.json" not in {a.path for a in tracking.list_artifacts(run.info.run_id)}
+    assert [trial.info.status for trial in trials] == ["FINISHED"] * 2
+    begun = stages.best_trial(searched)
+    assert begun.cut in CUTS[1:]
+    assert begun.whole.output_shape == (None, 10)
+
+
 def test_another_search_has_a_folder_of_its_own_or_is_refused(plan, carry_out, tmp_path):
     small = {"cuts": ("block2_out",), "max_trials": 1}
     assert plan(**small).folder == plan(**small, keep=2, memory=10**9).folder
@@ -111,7 +122,7 @@ def test_a_trial_is_a_run_with_its_history_its_costs_and_its_cause(plan, carry_o
 
 
 def test_tables_and_figures_are_written_and_logged(plan, carry_out, tracking, tmp_path):
-    _, run, _ = carry_out(plan(rank="logme", max_trials=4, best_cuts=2, epochs=2))
+    _, run, _ = carry_out(plan(rank="logme", max_trials=2, best_cuts=2, epochs=2))
     tables = ("cuts", "trials", "pareto_parameters", "pareto_latency", "ranking")
     figures = ("depth", "parameters", "latency")
     files = {f"{name}.csv" for name in tables} | {f"accuracy_over_{name}.png" for name in figures}
