@@ -215,7 +215,7 @@ def joint_labels(found: Mapping[str, Labels], counts: Mapping[str, int]) -> Labe
     return Labels(Task.joint({name: labels.task for name, labels in found.items()}), of)
 
 
-def check_labels(labels: Any, task: Task, where: str) -> None:
+def check_labels(labels: np.ndarray, task: Task, where: str) -> None:
     """Check that each example of a split has a label of its task.
 
     Args:
@@ -224,24 +224,43 @@ def check_labels(labels: Any, task: Task, where: str) -> None:
         where: Data set and split, as a message calls them.
 
     Raises:
-        DataError: An example has none, as in a test split whose labels are kept secret.
+        DataError: Labels are of another shape or type, or an example has none, as in a test split
+            whose labels are kept secret.
     """
-    for name, part in task.by_name.items():
-        check_labels(labels[name], part, f"{where} task {name!r},")
     if task.parts:
+        given = labels.dtype.names or ()
+        if set(given) != set(task.names):
+            raise DataError(
+                f"Expected labels of {', '.join(task.names)} for each example of "
+                f"{where.rstrip(',')}. Received: "
+                f"{', '.join(given) or f'labels of type {labels.dtype}'}."
+            )
+        for name, part in task.by_name.items():
+            check_labels(labels[name], part, f"{where.rstrip(',')}, task {name!r},")
         return
+    many = task.size
+    each, expected = {
+        "classification": ("one class", f"labels from 0 to {many - 1}"),
+        "multilabel": (f"{many} labels of 0 and 1", "0 or 1 for each label"),
+        "regression": (f"{many} numbers", "finite numbers"),
+    }[task.kind]
+    count = 1 if task.kind == "classification" else many
+    single = count == 1 and task.kind != "multilabel"
+    if labels.dtype.kind not in "biuf" or labels.shape[1:] not in [(count,), *[()] * single]:
+        raise DataError(
+            f"Expected {each} for each example of {where.rstrip(',')}. Received: labels of shape "
+            f"{labels.shape[1:]} and type {labels.dtype}."
+        )
+    found = labels.reshape(len(labels), count)
     if task.kind == "classification":
-        bad, kind = (labels < 0) | (labels >= task.size), f"labels from 0 to {task.size - 1}"
-    elif task.kind == "multilabel":
-        bad, kind = ((labels != 0) & (labels != 1)).any(axis=-1), "0 or 1 for each label"
+        good = (found >= 0) & (found < many) & (found % 1 == 0)
     else:
-        bad, kind = ~np.isfinite(labels), "finite numbers"
-        bad = bad if bad.ndim == 1 else bad.any(axis=-1)
-    rows = np.flatnonzero(bad)
+        good = np.isin(found, (0, 1)) if task.kind == "multilabel" else np.isfinite(found)
+    rows = np.flatnonzero(~good.all(axis=1))
     if len(rows):
         missing = "a class" if task.kind == "classification" else "a label"
         raise DataError(
             f"{where} has examples without {missing}: {len(rows):,} of {len(labels):,}, the first "
-            f"at position {rows[0]}. Expected {kind}. Received: {labels[rows[0]].tolist()}. Choose "
-            "another split, or another label."
+            f"at position {rows[0]}. Expected {expected}. Received: {labels[rows[0]].tolist()}. "
+            "Choose another split, or another label."
         )

@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from reusekit.errors import ConfigError, DataError
+from reusekit.errors import ConfigError
 from reusekit.search.tasks.rules import Made, Reading, SingleRules
 from reusekit.training.heads import Classifier, Head
 from reusekit.training.heads.dense import one_hot
@@ -45,22 +45,9 @@ class ClassRules(SingleRules):
         """Return a classifier."""
         return Classifier(self.task.size, units=units, dropout=dropout, standardize=standardize)
 
-    def targets(self, labels: np.ndarray, name: str) -> np.ndarray:
-        """Check labels, and return them as int64, shape (examples,); see `TaskRules.targets`."""
-        if labels.dtype.kind not in "biuf" or labels.size != len(labels):
-            raise DataError(
-                f"Expected one class for each example of {name}, as a number. Received: labels of "
-                f"shape {labels.shape[1:]} and type {labels.dtype}. Give a space with heads that "
-                "take them."
-            )
-        flat = labels.reshape(-1)
-        bad = np.flatnonzero((flat < 0) | (flat >= self.task.size) | (flat % 1 != 0))
-        if len(bad):
-            raise DataError(
-                f"Expected classes from 0 to {self.task.size - 1} as labels of {name}. Received: "
-                f"{flat[bad[0]]} at position {bad[0]}, and {len(bad):,} such labels in all."
-            )
-        return flat.astype(np.int64, copy=False)
+    def formed(self, labels: np.ndarray) -> np.ndarray:
+        """Return classes as int64, shape (examples,)."""
+        return labels.reshape(-1).astype(np.int64, copy=False)
 
     def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:
         """Name classes that have one example in training, or none; see `TaskRules.remarks`."""

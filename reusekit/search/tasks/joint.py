@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from reusekit.data.task import joined
-from reusekit.errors import ConfigError, DataError, nearest
+from reusekit.errors import ConfigError, nearest
 from reusekit.search.tasks.rules import WORST, SingleRules, TaskRules
 from reusekit.training.heads import Head, Multitask
 
@@ -99,20 +99,9 @@ class JointRules(TaskRules):
         found = {name: scale * weights.get(name, 1.0) for name, scale in scales.items()}
         return replace(self, weights=found)
 
-    def targets(self, labels: np.ndarray, name: str) -> np.ndarray:
-        """Check the labels of each task; see `TaskRules.targets`."""
-        given = labels.dtype.names or ()
-        if set(given) != set(self.task.names):
-            raise DataError(
-                f"Expected labels of {', '.join(self.task.names)} for each example of {name}. "
-                f"Received: {', '.join(given) or f'labels of type {labels.dtype}'}."
-            )
-        return joined(
-            {
-                task: rules.targets(labels[task], f"{name}, task {task!r}")
-                for task, rules in self.by_name.items()
-            }
-        )
+    def formed(self, labels: np.ndarray) -> np.ndarray:
+        """Return the labels of each task in its form."""
+        return self._joined(lambda rules, own: rules.formed(own), labels)
 
     def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:
         """Return what is strange about the labels of each task; see `TaskRules.remarks`."""

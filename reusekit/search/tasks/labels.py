@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
-from reusekit.errors import ConfigError, DataError
+from reusekit.errors import ConfigError
 from reusekit.search.tasks.rules import Made, Reading, SingleRules
 from reusekit.training.heads import Head, Multilabel
 
@@ -36,19 +36,8 @@ class LabelRules(SingleRules):
         """Return a head with a probability for each label."""
         return Multilabel(self.task.size, units=units, dropout=dropout, standardize=standardize)
 
-    def targets(self, labels: np.ndarray, name: str) -> np.ndarray:
-        """Check labels, and return them as int64 0 and 1, shape (examples, labels)."""
-        if labels.dtype.kind not in "biuf" or labels.shape[1:] != (self.task.size,):
-            raise DataError(
-                f"Expected {self.task.size} labels of 0 and 1 for each example of {name}. "
-                f"Received: labels of shape {labels.shape[1:]} and type {labels.dtype}."
-            )
-        bad = np.flatnonzero(((labels != 0) & (labels != 1)).any(axis=1))
-        if len(bad):
-            raise DataError(
-                f"Expected labels of 0 and 1 for each example of {name}. Received: "
-                f"{labels[bad[0]].tolist()} at position {bad[0]}, and {len(bad):,} such in all."
-            )
+    def formed(self, labels: np.ndarray) -> np.ndarray:
+        """Return labels as int64 0 and 1, shape (examples, labels)."""
         return labels.astype(np.int64, copy=False)
 
     def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
-from reusekit.errors import DataError
 from reusekit.search.tasks.rules import WORST, Made, SingleRules
 from reusekit.training.heads import Head, Regression
 
@@ -53,21 +52,9 @@ class NumberRules(SingleRules):
         """Return the rules with the numbers of training."""
         return replace(self, seen=self.targets(labels, "train"))
 
-    def targets(self, labels: np.ndarray, name: str) -> np.ndarray:
-        """Check numbers, and return them as floats, shape (examples, numbers)."""
-        wanted = [(self.task.size,)] + [()] * (self.task.size == 1)
-        if labels.dtype.kind not in "biuf" or labels.shape[1:] not in wanted:
-            raise DataError(
-                f"Expected {self.task.size} numbers for each example of {name}. Received: labels "
-                f"of shape {labels.shape[1:]} and type {labels.dtype}."
-            )
+    def formed(self, labels: np.ndarray) -> np.ndarray:
+        """Return numbers as floats, shape (examples, numbers)."""
         numbers = labels.reshape(len(labels), self.task.size)
-        bad = np.flatnonzero(~np.isfinite(numbers).all(axis=1))
-        if len(bad):
-            raise DataError(
-                f"Expected finite numbers for each example of {name}. Received: "
-                f"{labels[bad[0]].tolist()} at position {bad[0]}, and {len(bad):,} such in all."
-            )
         return numbers if numbers.dtype.kind == "f" else numbers.astype(float)
 
     @property

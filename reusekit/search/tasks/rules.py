@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from reusekit.data.labels import check_labels
 from reusekit.data.task import Task
 from reusekit.errors import ConfigError
 from reusekit.training.heads import Head
@@ -96,7 +97,6 @@ class TaskRules(ABC):
             )
         return self
 
-    @abstractmethod
     def targets(self, labels: np.ndarray, name: str) -> np.ndarray:
         """Check labels, and return them in the form that scores take.
 
@@ -107,6 +107,12 @@ class TaskRules(ABC):
         Raises:
             DataError: They are no labels of the task.
         """
+        check_labels(labels, self.task, name)
+        return self.formed(labels)
+
+    @abstractmethod
+    def formed(self, labels: np.ndarray) -> np.ndarray:
+        """Return labels of the task in the form that scores take."""
 
     def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:
         """Return what is strange about the labels of the splits.
