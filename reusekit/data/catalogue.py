@@ -25,7 +25,6 @@ from reusekit.data.labels import (
     joint_labels,
     stated_labels,
 )
-from reusekit.data.rows import row_keys
 from reusekit.data.selection import few_per_class, only, rows_of
 from reusekit.data.split import DataSplit, cause_of
 from reusekit.data.task import joined, kinds_of, plain
@@ -152,20 +151,36 @@ def load(
 
 
 def _told(stored: tf.data.Dataset, inputs: int, found: Labels) -> tuple[np.ndarray, np.ndarray]:
-    """Read examples once: the label of each, and a number that follows from its inputs."""
+    """Read examples once: the label of each, and a number that follows from its inputs.
+
+    The numbers are made where the examples are read, so that no content is handed on.
+    """
     told = stored.map(
-        lambda *parts: (
-            found.of(parts[inputs:]),
-            *tf.nest.flatten(parts[:inputs], expand_composites=True),
-        ),
-        tf.data.AUTOTUNE,
+        lambda *parts: (found.of(parts[inputs:]), _key(parts[:inputs])), tf.data.AUTOTUNE
     )
     alike = all(part.shape.is_fully_defined() for part in tf.nest.flatten(told.element_spec))
     labels, keys = [], []
-    for label, *content in told.batch(128 if alike else 1).as_numpy_iterator():
+    for label, key in told.batch(1024 if alike else 1).as_numpy_iterator():
         labels.append(joined(label))
-        keys.append(row_keys({str(place): part for place, part in enumerate(content)}))
+        keys.append(key.view(np.uint64))
     return np.concatenate(labels), np.concatenate(keys)
+
+
+def _key(parts: Sequence[Any]) -> tf.Tensor:
+    """Return a whole number that follows from the content of an example's inputs."""
+    content = []
+    for part in tf.nest.flatten(parts, expand_composites=True):
+        if part.dtype.is_floating:
+            part += 0  # -0.0 is 0.0
+        text = part.dtype == tf.string and part.shape.rank == 0  # or a picture, undecoded
+        content.append(_hashed(part if text else tf.io.serialize_tensor(part)))
+    if len(content) == 1:
+        return content[0]
+    return _hashed(tf.io.serialize_tensor(tf.stack(content)))
+
+
+def _hashed(content: tf.Tensor) -> tf.Tensor:
+    return tf.strings.to_hash_bucket_fast(content, 2**63 - 1)
 
 
 def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
