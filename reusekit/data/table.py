@@ -112,7 +112,7 @@ def table_splits(
     """
     opened = open_table(table)
     named = _Named(opened.name, input, label, weight, parts)
-    named.files = bool(treatment.image_size or treatment.channels)
+    named.pictures = bool(treatment.image_size or treatment.channels)
     named.sounds = treatment.length is not None
     opened.check(named.columns)
     splits = list(dict.fromkeys(splits))
@@ -178,7 +178,7 @@ class _Named:
                 f"Expected columns of {table} as input that are for nothing else. Received: "
                 f"{both!r}."
             )
-        self.files = False  # whether text is the path of a picture or a sound
+        self.pictures = False  # whether text is the path of a picture
         self.sounds = False  # whether it may be the path of a sound
         self.columns = list(dict.fromkeys([*fed, *self.labels, *rest, *filter(None, [self.group])]))
 
@@ -340,6 +340,7 @@ class _Reading:
         self._groups: list[np.ndarray] = []
         self._sides: list[np.ndarray] = []
         self._paths: list[str] = []
+        self._first: dict[bool, tuple[int, str]] = {}
         self.apart = 0
 
     def add(self, block: pd.DataFrame, at: np.ndarray) -> None:
@@ -405,17 +406,35 @@ class _Reading:
         for name, part in self._inputs().items():
             values[name] = part.of(block, at)
         self._keys.append(row_keys(values))
-        if len(values) == 1 and part.kind == "text" and self._named.sounds:
-            # A text of that length, unless it names a file.
-            self._named.files |= os.path.isfile(self._table.folder / str(values[name][0]))
-            self._named.sounds = False
-        if len(values) == 1 and self._named.files and part.kind == "text":
-            self._paths += values[name].tolist()
+        if len(values) == 1 and part.kind == "text":
+            self._add_paths(values[name].tolist(), at)
         if weight is not None:
             self._weights.append(weights_from(_floats(block[weight]), f"column {weight!r}"))
         if group is not None:
             check_values(_missing(block[group]), f"column {group!r} of {table}", at)
             self._groups.append(self._values(group, block[group]))
+
+    def _add_paths(self, texts: Sequence[str], at: np.ndarray) -> None:
+        """Keep texts that are the paths of files: with a length, either all are or none."""
+        if self._named.sounds and not self._named.pictures:
+            folder, column = self._table.folder, self._inputs().popitem()[1].columns[0]
+            for position, text in zip(at.tolist(), texts, strict=True):
+                self._first.setdefault(os.path.isfile(os.path.join(folder, text)), (position, text))
+            if len(self._first) > 1:
+                (file, path), (other, text) = self._first[True], self._first[False]
+                raise DataError(
+                    f"Expected text in column {column!r} of {self._table.name} to be the path of a "
+                    "file, from the table's folder, in each row or in none. Received: "
+                    f"{path[:60]!r} at position {file}, which is one, and {text[:60]!r} at "
+                    f"position {other}, which is none."
+                )
+        if self.of_paths:
+            self._paths += texts
+
+    @property
+    def of_paths(self) -> bool:
+        """True where text is the path of a file."""
+        return self._named.pictures or True in self._first
 
     def _values(self, column: str, values: pd.Series) -> np.ndarray:
         """Return values of a label or a group; a word is held once."""
@@ -515,7 +534,7 @@ class _Reading:
 
     def source(self) -> _Source:
         """Return the parts' inputs, read from the table or from the files that it names."""
-        if self._named.files and self.of_text:
+        if self.of_paths and self.of_text:
             return self._of_files()
         inputs, table, text = self._inputs(), self._table, self._text
         whole = {

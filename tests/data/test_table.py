@@ -210,6 +210,22 @@ def test_paths_of_pictures_lie_beside_the_table(tmp_path):
         from_table(path, "train", input="path", label="kind", treatment=small)
 
 
+def test_texts_with_a_length_are_paths_in_each_row_or_in_none(tmp_path):
+    names = [f"{number}.wav" for number in range(4)]
+    sound = tf.audio.encode_wav(np.zeros((8, 1), "float32"), 8_000).numpy()
+    for name in names[1:]:
+        (tmp_path / name).write_bytes(sound)
+    frame = pd.DataFrame({"file": names, "kind": ["a", "b"] * 2})
+    path = written(tmp_path, "csv", frame)
+    asked = {"input": "file", "label": "kind", "parts": None, "treatment": Treatment(length=6)}
+    with pytest.raises(rk.DataError, match=r"'1.wav' at position 1, which is one, and '0.wav' at"):
+        from_table(path, "all", **asked)
+    (tmp_path / "0.wav").write_bytes(sound)
+    assert from_table(path, "all", **asked).input_shape == (6, 1)
+    texts = frame.assign(file=[f"said {name}" for name in names])
+    assert from_table(texts, "all", **asked).input_shape == ()
+
+
 def test_a_file_that_changes_is_not_read_on(tmp_path):
     path = written(tmp_path, "csv")
     split = from_table(path, "all", input=["width"], label="word", parts=None)

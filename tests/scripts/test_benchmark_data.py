@@ -12,5 +12,7 @@ def test_both_readers_are_timed_side_by_side(monkeypatch, capsys):
     benchmark_data.main()
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["pictures"] == 24
-    assert {"keras", "keras, antialiased", "reusekit", "reusekit, next pass"} == {*told["seconds"]}
+    assert {"keras", "reusekit", "reusekit, next pass", "reusekit into glyphnet"} < {
+        *told["seconds"]
+    }
     assert all(seconds > 0 for seconds in told["seconds"].values())
