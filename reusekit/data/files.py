@@ -4,7 +4,10 @@ import functools
 import hashlib
 import math
 import os
+import shutil
 import struct
+import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +37,8 @@ _SCALES = (1, 2, 4, 8)
 _ROOM = 2
 """Times the wanted size that a picture keeps at least, for the filter that follows."""
 _MOST_NAMED = 5
-_MEMORY_SHARE = 0.25
-"""Share of the free memory that decoded examples may take."""
+_SHARE = 0.25
+"""Share of the free memory, or else of the free disk, that decoded examples may take."""
 
 
 class Stamp(NamedTuple):
@@ -186,8 +189,9 @@ def open_files(
 ) -> Opened:
     """Decode each file once, and return what a model is fed.
 
-    Decoded examples stay in memory where they take no more than a quarter of the free one;
-    otherwise each pass decodes anew.
+    Decoded examples stay in memory where they take no more than a quarter of the free one, or else
+    in a temporary folder where they take no more than a quarter of the free disk; beyond that each
+    pass decodes anew.
 
     Args:
         files: Files of one kind.
@@ -214,9 +218,10 @@ def open_files(
     }
     _report(bad, files, treatment, where)
     good = {place: file for place, file in enumerate(files) if place not in bad}
+    hold = True
     while True:
         inputs = _KINDS[of_all](list(good.values()), treatment, where)
-        held = _held(inputs, list(good.values()))
+        held = _held(inputs, list(good.values())) if hold else inputs
         try:
             held.reduce(np.int64(0), lambda count, _: count + 1)
             if held.element_spec.dtype == tf.uint8:
@@ -224,6 +229,9 @@ def open_files(
             return Opened(held, np.array(list(good), np.int64))
         except tf.errors.OpError:
             broken = _broken(inputs, good, treatment)
+            if not broken and not hold:
+                raise
+            hold = bool(broken)  # else the disk is full
         _report({place: why for place, why in broken.items() if why}, files, treatment, where)
         for place, why in broken.items():
             if why:
@@ -283,7 +291,7 @@ def _said(error: Exception) -> str:
 
 
 def _held(inputs: tf.data.Dataset, files: Sequence[ExampleFile]) -> tf.data.Dataset:
-    """Keep decoded examples in memory, where there is room for it."""
+    """Keep decoded examples in memory, or else on the disk, where there is room for them."""
     spec = inputs.element_spec
     if spec.dtype == tf.string:
         needed = sum(os.path.getsize(file.path) for file in files)
@@ -291,8 +299,14 @@ def _held(inputs: tf.data.Dataset, files: Sequence[ExampleFile]) -> tf.data.Data
         known, channels = spec.shape[:-1].num_elements(), int(spec.shape[-1])
         each = spec.dtype.size * channels
         needed = sum(each * (known or math.prod(file.shape)) for file in files)
-    free = psutil.virtual_memory().available
-    return inputs.cache() if needed <= _MEMORY_SHARE * free else inputs
+    if needed <= _SHARE * psutil.virtual_memory().available:
+        return inputs.cache()
+    if needed > _SHARE * shutil.disk_usage(tempfile.gettempdir()).free:
+        return inputs
+    folder = tempfile.mkdtemp(prefix="reusekit-")
+    held = inputs.cache(os.path.join(folder, "examples"))
+    weakref.finalize(held, shutil.rmtree, folder, ignore_errors=True)
+    return held
 
 
 def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> tf.data.Dataset:

@@ -1,17 +1,21 @@
 """Folders of pictures, sounds and texts by class, as people have them."""
 
+import gc
 import os
+import shutil
+import tempfile
 import wave
 import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 import reusekit as rk
-from reusekit.data import Shares, Treatment, from_folder
+from reusekit.data import Shares, Treatment, files, from_folder
 
 RNG = np.random.default_rng(0)
 TO_6 = Treatment(image_size=(6, 6), channels=3)
@@ -159,6 +163,25 @@ def test_grey_pictures_stay_grey_and_sizes_may_differ(tmp_path):
     assert from_folder(tmp_path, "train", shares=every, treatment=padded).arrays()[0].shape == (
         4, 8, 8, 1,
     )  # fmt: skip
+
+
+def test_pictures_that_memory_does_not_hold_are_decoded_once(pets, tmp_path, monkeypatch):
+    decode, seen = files._pixels, []
+    monkeypatch.setattr(files, "_pixels", lambda *given: seen.append(1) or decode(*given))
+    expected = from_folder(pets, "train", treatment=TO_6).arrays()[0]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 0}))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    for passes in (1, 3):  # on the disk, and where there is no room either
+        seen.clear()
+        found = from_folder(pets, "train", treatment=TO_6)
+        for _ in range(2):
+            np.testing.assert_array_equal(found.arrays()[0], expected)
+        assert len(seen) == passes * found.size
+        del found
+        gc.collect()
+        assert not any((tmp_path / "scratch").iterdir())
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Disk", (), {"free": 0}))
 
 
 def test_files_that_cannot_be_read_are_named_and_left_out_only_where_that_is_asked(pets, capsys):
