@@ -314,7 +314,9 @@ def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) ->
     shapes = {file.shape for file in files} if treatment.image_size is None else set()
     height, width = shapes.pop() if len(shapes) == 1 else (None, None)
     finish = treatment.resizing()
-    small = all(file.fast for file in files)
+    scales = [_scale(file.shape, treatment.image_size) for file in files]
+    fasts, greys = ({getattr(file, name) for file in files} for name in ("fast", "grey"))
+    small, to_grey = fasts == {True}, tf.image.rgb_to_grayscale
 
     def decode(path: tf.Tensor, fast: tf.Tensor, grey: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
         data = tf.io.read_file(path)
@@ -323,23 +325,34 @@ def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) ->
             return tf.cast(tf.io.decode_jpeg(data, channels=of, ratio=scale), tf.float32)
 
         def scaled(of: int) -> tf.Tensor:
+            if len(set(scales)) == 1:
+                return jpeg(of, _SCALES[scales[0]])
             return tf.switch_case(scale, [partial(jpeg, of, one) for one in _SCALES])
 
-        def one_channel() -> tf.Tensor:
-            return tf.cond(grey, lambda: scaled(1), lambda: tf.image.rgb_to_grayscale(scaled(3)))
+        def by_tensorflow() -> tf.Tensor:
+            if channels == 3:
+                return scaled(3)
+            return _where(grey, greys, lambda: scaled(1), lambda: to_grey(scaled(3)))
 
-        image = tf.cond(
-            fast,
-            (lambda: scaled(3)) if channels == 3 else one_channel,
-            lambda: tf.numpy_function(partial(_pixels, channels), [data], tf.float32),
-        )
+        def by_pillow() -> tf.Tensor:
+            return tf.numpy_function(partial(_pixels, channels), [data], tf.float32)
+
+        image = _where(fast, fasts, by_tensorflow, by_pillow)
         image = finish(tf.ensure_shape(image, (height, width, channels)))
         # A JPEG has 8 bits, and whole numbers of these take a quarter of the memory.
-        image = tf.cond(fast, lambda: tf.round(image), lambda: image)
+        image = _where(fast, fasts, lambda: tf.round(image), lambda: image)
         return tf.cast(image, tf.uint8) if small else image
 
-    scales = [_scale(file.shape, treatment.image_size) for file in files]
     return _each(files, decode, "path", "fast", "grey", scale=scales)
+
+
+def _where(
+    holds: tf.Tensor, ever: set[bool], one: Callable[[], tf.Tensor], other: Callable[[], tf.Tensor]
+) -> tf.Tensor:
+    """Return one of two values; where all files agree without a branch, which would cost time."""
+    if len(ever) == 1:
+        return one() if True in ever else other()
+    return tf.cond(holds, one, other)
 
 
 def _scale(shape: Sequence[int], wanted: Sequence[int] | None) -> int:
