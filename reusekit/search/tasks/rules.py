@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from reusekit.data.labels import check_labels
 from reusekit.data.task import Task
@@ -24,6 +25,7 @@ WORST = 1e30
 """The error of an output that is no number, of which means can be taken."""
 
 _STRENGTHS = np.logspace(-3, 3, 7)  # tried for the regularisation of the linear model
+_ENOUGH_FOR_THREADS = 10_000_000  # numbers to fit a linear model to
 _MOST_KINDS = 100
 """Different examples, up to which the counts of each are drawn and not the examples."""
 _RESAMPLES = 2000
@@ -325,12 +327,14 @@ class SingleRules(TaskRules):
         """Fit a linear model at several strengths; see `TaskRules.best_linear`."""
         inputs, labels = validation
         best: Any = None
-        for strength in _STRENGTHS:
-            outputs = self.fit_linear(*train, strength)
-            guessed = outputs(inputs)
-            value = self.tuned(guessed, labels).value(guessed, labels)
-            if best is None or self.better(value, best[0]):
-                best = value, outputs, strength
+        # Threads that share a short sum wait for one another sixty times as long as it takes.
+        with threadpool_limits(1 if train[0].size < _ENOUGH_FOR_THREADS else None):
+            for strength in _STRENGTHS:
+                outputs = self.fit_linear(*train, strength)
+                guessed = outputs(inputs)
+                value = self.tuned(guessed, labels).value(guessed, labels)
+                if best is None or self.better(value, best[0]):
+                    best = value, outputs, strength
         return best[1], {self.strength: best[2]}
 
 
