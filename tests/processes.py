@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -77,15 +77,29 @@ def run_python(
     """
     with tempfile.TemporaryDirectory() as said:
         outputs = [Path(said) / name for name in ("stdout", "stderr")]
-        variables = os.environ | (environment or {})
-        where = folder or Path.cwd()
-        process = _CONTEXT.Process(
-            target=_run, args=(code, list(map(str, words)), where, variables, outputs)
+        process = start_python(
+            code, *words, outputs=outputs, folder=folder, environment=environment
         )
-        process.start()
         process.join()
         texts = (output.read_text() for output in outputs)
         return subprocess.CompletedProcess(code, process.exitcode, *texts)
+
+
+def start_python(
+    code: str,
+    *words: object,
+    outputs: Sequence[Path] = (Path(os.devnull),) * 2,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> ForkServerProcess:
+    """Start what `run_python` runs, and do not wait for its end; the outputs are its two files."""
+    variables = os.environ | (environment or {})
+    where = folder or Path.cwd()
+    process = _CONTEXT.Process(
+        target=_run, args=(code, list(map(str, words)), where, variables, list(outputs))
+    )
+    process.start()
+    return process
 
 
 def _run(
