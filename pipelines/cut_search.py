@@ -55,7 +55,7 @@ def cut_search(
             cuts = stages.candidate_cuts(
                 backbone=pretrained, wanted=search.cuts, most=search.max_cuts
             )
-            for at in search.frozen_up_to:
+            for at in search.begins:
                 stages.clean_cut(backbone=pretrained, at=at)
             store = FeatureStore(search.store, search.disk)
         with job.stage("Load the data"):

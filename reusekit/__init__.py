@@ -40,7 +40,7 @@ _MOVED = {
     "reusekit.search": ("CutGridOracle", "CutSweepOracle", "Limits", "TrialData"),
     "reusekit.sharing": ("ParameterCounts", "Tie"),
     "reusekit.surgery": ("Certificate", "Edited", "Split", "prepend"),
-    "reusekit.training": ("Freezing",),
+    "reusekit.training": ("Freezing", "GradualUnfreezing"),
     "reusekit.training.drawing": ("draw_cut",),
 }
 

@@ -38,7 +38,7 @@ from .surgery import replace as replace
 from .surgery import segment as segment
 from .surgery import split as split
 from .tracking import predict as predict
-from .training import GradualUnfreezing as GradualUnfreezing
+from .training import adapt as adapt
 from .training import attach as attach
 from .training import freeze as freeze
 from .training import heads as heads

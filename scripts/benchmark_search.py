@@ -1,7 +1,7 @@
 """Times cut searches beside plain keras-tuner: same seeds, initial weights and batches.
 
 python scripts/benchmark_search.py --workload all     # everything: half an hour on two cores
-python scripts/benchmark_search.py --workload frozen  # or ftu, again, feed, memory
+python scripts/benchmark_search.py --workload frozen  # or ftu, lora, again, feed, memory
 python scripts/benchmark_search.py --workload all --quick   # a small network: does it work?
 
 The plain side runs a sample of the trials, which is stated, and is scaled to those of the other
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event, Thread
@@ -116,7 +117,7 @@ class Bench:
             rk.data.load("sklearn_digits", split, treatment=treatment)
             for split in (train, validation)
         )
-        self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 2 if self.quick else 5}
+        self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 2 if self.quick else 5, "lora": 2}
 
     def frozen_space(self) -> SearchSpace:
         """Return the space of 16 cuts, each with 3 heads."""
@@ -146,6 +147,41 @@ class Bench:
             batch_norm="train",
         )
 
+    def with_texts(self) -> "Bench":
+        """Return the same on a small BERT, with numbers for words: which class they stand for."""
+        from keras_hub.models import BertBackbone
+
+        length, words, sizes = (8, 40, (96, 48)) if self.quick else (64, 2000, (1024, 256))
+        keras.utils.set_random_seed(0)
+        bench = copy(self)
+        bench.model = BertBackbone(
+            vocabulary_size=words,
+            num_layers=2 if self.quick else 6,
+            num_heads=2,
+            hidden_dim=32 if self.quick else 128,
+            intermediate_dim=64 if self.quick else 512,
+            max_sequence_length=length,
+        )
+        bench.blocks = [f"transformer_layer_{number}" for number in range(bench.model.num_layers)]
+        bench.train, bench.validation = (
+            _texts(name, size, length, words, seed)
+            for seed, (name, size) in enumerate(zip(("train", "validation"), sizes, strict=True))
+        )
+        return bench
+
+    def lora_space(self) -> SearchSpace:
+        """Return LoRA of four ranks on the last third of a network, at one cut."""
+        last = len(self.blocks) // 3
+        return SearchSpace(
+            [self.blocks[-1]],
+            frozen_up_to=[self.blocks[-1 - max(last, 1)]],
+            adaptation=[f"lora:{rank}" for rank in (2, 4, 8, 16)],
+            units=[0],
+            dropout=[0.0],
+            learning_rates=[1e-3],
+            standardize=False,
+        )
+
     def search(self, space: SearchSpace, name: str, workload: str, **options: Any) -> rk.CutSearch:
         """Return a search of every combination, in a folder of its own."""
         return rk.CutSearch(
@@ -159,6 +195,18 @@ class Bench:
             folder=self.folder / name / "trials",
             store=FeatureStore(self.folder / name / "features"),
         )
+
+
+def _texts(name: str, size: int, length: int, words: int, seed: int) -> DataSplit:
+    """Return made-up texts of two classes, each with a word that is frequent in it."""
+    numbers = np.random.default_rng(seed)
+    labels = np.arange(size) % 2
+    tokens = numbers.integers(1, words, (size, length))
+    tokens = np.where(numbers.random((size, length)) < 0.1, 1 + labels[:, None], tokens)
+    ones = np.ones_like(tokens)
+    inputs = {"token_ids": tokens, "segment_ids": 0 * ones, "padding_mask": ones}
+    inputs = {key: value.astype("int32") for key, value in inputs.items()}
+    return rk.data.from_arrays(inputs, labels, name)
 
 
 class Recorded(CutHyperModel):
@@ -204,6 +252,7 @@ def plain_trials(
         narrow = space.changed(
             cuts=[spec.cut],
             frozen_up_to=[spec.frozen_up_to],
+            adaptation=spec.adaptation and [spec.adaptation],
             heads=space.heads and {spec.head: space.heads[spec.head]},
             learning_rates=[spec.learning_rate],
             batch_sizes=[spec.batch_size],
@@ -299,13 +348,43 @@ def ftu(bench: Bench) -> Report:
     )  # fmt: skip
 
 
+def lora(bench: Bench) -> Report:
+    """Benchmark LoRA of ranks 2, 4, 8 and 16 at one cut of a small BERT, beside one by one."""
+    bench = bench.with_texts()
+    space, epochs = bench.lora_space(), bench.epochs["lora"]
+    search = bench.search(space, "lora", "lora")
+    ours, result = timed(search.run)
+    specs = [trial.spec for trial in result.trials]
+    data = bench.search(space, "lora", "lora", plain=True).extract()
+    plain = plain_trials(bench, data, space, specs, epochs)
+    plain_s = sum(one.seconds for one in plain)
+    limit = plain_s / sum(tops_alone(search, s, epochs) for s in tracked(specs, "Tops alone"))
+    fits = {trial.spec: trial.fit for trial in result.trials}
+    apart = max(
+        relative(fits[one.spec].history[name], one.fit.history[name])
+        for one in plain
+        for name in ("loss", "val_loss")
+    )
+    return Report(
+        "lora", plain_s, ours, plain_s / ours, f"above {limit:.2f}",
+        equal=apart <= 1e-4,
+        more={
+            "trials": len(specs), "sharing_limit": limit,
+            "share_of_limit": plain_s / ours / limit, "losses_apart_at_most": apart,
+            "together": max(group.together for group in search.plan.groups),
+            "plan_s": search.plan.seconds, **bytes_of(bench, plain, search),
+        },
+    )  # fmt: skip
+
+
 def tops_alone(search: rk.CutSearch, spec: TrialSpec, epochs: int) -> float:
     """Return the seconds of training one top with Keras alone on features in memory."""
     held = {}
     data = search.extract()
     for name in ("train", "validation"):
         source = getattr(data, name)[data.begin(spec)]
-        values = np.concatenate([x for x, _ in source.batches(256).as_numpy_iterator()])
+        batches = [x for x, _ in source.batches(256).as_numpy_iterator()]
+        values = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
         held[name] = {data.begin(spec): ArrayFeatures(values, source.labels)}
     config = rk.SearchConfig(epochs=epochs, patience=epochs)
     hypermodel = Alone(replace(data, **held), search.space, config)
@@ -500,6 +579,7 @@ RUN = {
     "frozen": frozen,
     "again": again,
     "ftu": ftu,
+    "lora": lora,
     "feed": feeding,
     "memory": memory,
 }

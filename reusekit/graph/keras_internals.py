@@ -14,6 +14,10 @@ from keras.src.applications.convnext import StochasticDepth
 from keras.src.backend import compute_output_spec
 from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.layers.convolutional.base_conv import BaseConv
+from keras.src.layers.convolutional.base_conv_transpose import BaseConvTranspose
+from keras.src.layers.convolutional.base_depthwise_conv import BaseDepthwiseConv
+from keras.src.layers.convolutional.base_separable_conv import BaseSeparableConv
 from keras.src.layers.preprocessing.image_preprocessing.base_image_preprocessing_layer import (
     BaseImagePreprocessingLayer,
 )
@@ -21,7 +25,7 @@ from keras.src.layers.rnn.dropout_rnn_cell import DropoutRNNCell
 from keras.src.models.functional import Functional
 from keras.src.models.model import Trainer
 from keras.src.ops.core import Cast
-from keras.src.ops.nn import LogSoftmax, Sigmoid, Softmax
+from keras.src.ops.nn import DotProductAttention, LogSoftmax, Sigmoid, Softmax
 from keras.src.ops.node import Node
 from keras.src.ops.numpy import (
     BroadcastTo,
@@ -524,10 +528,59 @@ def state_variables(model: keras.Model) -> list[keras.Variable]:
 
 def to_be_trained(layer: keras.Layer) -> list[keras.Variable]:
     """Return a layer's trainable variables, without the ones that LoRA replaces."""
-    base = None
-    if getattr(layer, "lora_enabled", False):
-        base = layer._embeddings if hasattr(layer, "_embeddings") else layer._kernel
+    base = lora_base(layer) if getattr(layer, "lora_enabled", False) else None
     return [variable for variable in layer._trainable_variables if variable is not base]
+
+
+LORA_LAYERS: tuple[type[keras.layers.Layer], ...] = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    BaseConv,
+    keras.layers.Embedding,
+)
+"""The layers of Keras that take LoRA."""
+
+
+BIASED_LAYERS: tuple[type[keras.layers.Layer], ...] = (
+    *LORA_LAYERS[:-1],
+    BaseConvTranspose,
+    BaseDepthwiseConv,
+    BaseSeparableConv,
+    keras.layers.SimpleRNNCell,
+    keras.layers.GRUCell,
+    keras.layers.LSTMCell,
+)
+"""The layers of Keras whose `bias` is a bias."""
+
+
+def lora_base(layer: Any) -> keras.Variable:
+    """Return the weight of a layer that LoRA adds to."""
+    return layer._embeddings if isinstance(layer, keras.layers.Embedding) else layer._kernel
+
+
+def lora_weights(layer: Any) -> tuple[keras.Variable, keras.Variable]:
+    """Return the two weights whose product LoRA adds to a layer's own."""
+    if isinstance(layer, keras.layers.Embedding):
+        return layer.lora_embeddings_a, layer.lora_embeddings_b
+    return layer.lora_kernel_a, layer.lora_kernel_b
+
+
+def lora_constraint(layer: Any) -> Any:
+    """Return the constraint on the weight that LoRA would add to, or None."""
+    embedding = isinstance(layer, keras.layers.Embedding)
+    return layer.embeddings_constraint if embedding else layer.kernel_constraint
+
+
+def remove_lora(layer: Any) -> None:
+    """Make a layer what it was before `enable_lora`, but for the flag of its weight."""
+    gone = lora_weights(layer)
+    for variable in gone:
+        layer._untrack_variable(variable)
+    for name, held in list(vars(layer).items()):
+        if any(held is variable for variable in gone):
+            del vars(layer)[name]
+    layer.lora_enabled = False
+    layer.lora_rank = layer.lora_alpha = None
 
 
 def trainable_kind(layer: keras.Layer) -> list[keras.Variable]:
@@ -558,6 +611,15 @@ IMAGE_LAYER: type[keras.layers.Layer] = BaseImagePreprocessingLayer
 
 ENDING_OPERATIONS = (Softmax, LogSoftmax, Sigmoid)
 """The operations by which scores become probabilities."""
+
+ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
+"""The layers of Keras that attend, their projections included."""
+
+WEIGHING = (keras.layers.Attention, keras.layers.AdditiveAttention, DotProductAttention)
+"""The layers and operations of Keras that attend to what was projected before."""
+
+SOFTMAX = (keras.layers.Softmax, Softmax)
+"""The layer and the operation that make shares of scores."""
 
 # Keras's layers that drop values or add noise in training, with the attributes that say how much.
 _RATES: dict[type, tuple[str, ...]] = {

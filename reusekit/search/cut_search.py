@@ -32,7 +32,7 @@ from reusekit.progress import counted
 from reusekit.search.config import SearchConfig
 from reusekit.search.default_cuts import feature_cuts
 from reusekit.search.folder import alone
-from reusekit.search.hypermodel import CutHyperModel
+from reusekit.search.hypermodel import CutHyperModel, check_adaptations
 from reusekit.search.objective import configured_objective
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
 from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
@@ -45,6 +45,7 @@ from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
 from reusekit.surgery import extract, prepend
 from reusekit.training import fold_standardization
+from reusekit.training.adaptation import merge_lora
 
 _TOKENS = 64
 """Tokens of a text where its treatment says no length."""
@@ -141,14 +142,15 @@ class CutSearch:
         if space is None:
             cuts = _clean_cuts(self.graph, train.classes, old_head)
             space = SearchSpace(cuts=cuts, learning_rates=[1e-3, 1e-2, 1e-1])
-        for at in (*space.cuts, *space.frozen_up_to):
+        for at in (*space.cuts, *space.begins):
             resolve(self.graph, at)  # refuses what is no address
+        self._bare = TrialData({}, {}, train.task, config.pooling, self.graph, mask=config.mask)
+        check_adaptations(space, self._bare)
         refuse_mixing(self.graph, list(space.cuts))
         check_augmentation(train, validation, config.augmented_views)
         self._all_cuts = space
         self._rules = rules_of(train.task)
         self._objective = configured_objective(config, space, self._rules, train.mixes_labels)
-        self._bare = TrialData({}, {}, train.task, config.pooling, self.graph, mask=config.mask)
         self._latencies: dict[str, float] = {}
 
     def measure_latencies(self) -> dict[str, float]:
@@ -388,7 +390,9 @@ class CutSearch:
         return rank_correlation([scores[cut.at] for cut in cuts], reached)
 
     @checked(ConfigError)
-    def best_model(self, position: int = 0, folded: bool = True) -> keras.Model:
+    def best_model(
+        self, position: int = 0, folded: bool = True, merged: bool = True
+    ) -> keras.Model:
         """Return the whole model of a good trial: from the backbone's inputs to the head's outputs.
 
         Where the search was given texts and made tokens of them, it takes texts.
@@ -402,9 +406,13 @@ class CutSearch:
             folded: Whether the features' mean and variance, which a head with `standardize` removes
                 first, are folded into its first dense layer, equal up to rounding (about 6e-8).
                 False keeps them, for training that goes on.
+            merged: Whether LoRA is merged into the weights that it adds to, which is proved on one
+                batch.
 
         Raises:
             ReusekitError: The weights of that trial were not kept.
+            ConfigError: No such position; or LoRA cannot be kept, since the cut lies inside a
+                nested model.
         """
         completed = self.result.completed
         if not 0 <= position < len(completed):
@@ -413,6 +421,9 @@ class CutSearch:
             )
         spec = completed[position].spec
         whole = trained = self.tuner.trained(completed[position].number)
+        if merged and spec.adaptation is not None:
+            merge_lora(trained)
+            spec = replace(spec, adaptation=None)
         if not self.config.plain:
             bare = replace(self._data, plain=True, _trunks={})
             whole = whole_model(spec, trained, self.hypermodel, bare)
@@ -484,15 +495,18 @@ def _expected_trials(
     counter = SizeCounter(data)
     trained: dict[tuple[Features, int], list[Sizes]] = {}
     for cut in space.cuts:
-        for up_to in space.frozen_up_to or [cut]:
-            spec = TrialSpec(cut, up_to if data.is_before(up_to, cut) else cut)
+        for up_to, adaptation in space.parts(cut):
+            spec = data.placed(TrialSpec(cut, up_to, adaptation=adaptation))
             size = Sizes()
             if spec.trains_backbone:
                 size = counter.bottom(cut) - counter.bottom(spec.frozen_up_to)
+            if spec.adaptation is not None:
+                # Weights alone: without gradients and what an optimizer keeps of each.
+                size = replace(size, parameters=size.parameters // 4)
             for batch_size in space.batch_sizes:
                 trained.setdefault((data.begin(spec), batch_size), []).append(size)
-    cells = len(space.cuts) * len(space.frozen_up_to or [None]) * len(space.batch_sizes)
-    # The combinations there are beside cuts, freezing and batch sizes.
+    cells = len(space.cuts) * len(space.parts("")) * len(space.batch_sizes)
+    # The combinations there are beside cuts, trained parts and batch sizes.
     heads = len(space.heads) if space.heads else len(space.units) * len(space.dropout)
     combinations = heads * len(space.optimizers) * len(space.learning_rates or [None])
     total = config.max_trials or cells * combinations

@@ -3,16 +3,19 @@
 import json
 import os
 import uuid
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from filelock import FileLock, Timeout
 
 from reusekit.digests import file_digest
 from reusekit.errors import ConfigError, ReusekitError
+from reusekit.graph import keras_internals
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_sealed
 
 
@@ -144,7 +147,8 @@ class Checkpoints:
 
     def file(self, number: int) -> Path:
         """Return the file of a trial's weights, whether it is there or not."""
-        return self.folder / f"{number:04d}.weights.h5"
+        before = self.folder / f"{number:04d}.weights.h5"  # of an earlier version, by Keras
+        return before if before.exists() else self.folder / f"{number:04d}.npz"
 
     def save(self, number: int, model: keras.Model) -> str:
         """Write a trial's weights beside and rename, so that no kill leaves half of a file.
@@ -153,8 +157,13 @@ class Checkpoints:
             The SHA-256 of the file, by which `sound` knows it.
         """
         # A name of its own: where a link lies, what it points at would be overwritten.
-        beside = self.folder / f"part-{uuid.uuid4().hex}.weights.h5"
-        _bare(model).save_weights(beside, overwrite=True)
+        beside = self.folder / f"part-{uuid.uuid4().hex}.npz"
+        values = {
+            str(number): keras.ops.convert_to_numpy(keras.ops.cast(variable, _storable(variable)))
+            for number, variable in enumerate(_kept(model))
+        }
+        with beside.open("xb") as file:
+            np.savez(file, **values)
         digest = file_digest(beside)
         beside.replace(self.file(number))
         return digest
@@ -180,16 +189,39 @@ class Checkpoints:
     def keep(self, numbers: Collection[int]) -> None:
         """Remove all but the files of these trials."""
         kept = {self.file(number) for number in numbers}
-        for file in self.folder.glob("*.weights.h5"):
+        for file in [*self.folder.glob("*.npz"), *self.folder.glob("*.weights.h5")]:
             if file not in kept and (file.is_symlink() or not file.is_dir()):
                 file.unlink()
 
 
 def load(model: keras.Model, file: str | os.PathLike) -> None:
-    """Give a model the weights that were saved of one of the same structure."""
-    _bare(model).load_weights(file)
+    """Give a model the weights that were saved of one of the same structure.
+
+    Raises:
+        ConfigError: They are of another structure.
+    """
+    if not zipfile.is_zipfile(file):
+        # Without an optimizer, whose state Keras would look for.
+        keras.Model(model.input, model.output).load_weights(file)
+        return
+    variables = _kept(model)
+    with np.load(file) as held:
+        values = [held[str(number)] for number in range(len(held))]
+    shapes = [tuple(variable.shape) for variable in variables], [one.shape for one in values]
+    if shapes[0] != shapes[1]:
+        raise ConfigError(f"Expected weights of shapes {shapes[0]}. Received: {shapes[1]}.")
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
-def _bare(model: keras.Model) -> keras.Model:
-    """Return the same layers without an optimizer, whose state Keras would store, too."""
-    return keras.Model(model.input, model.output)
+def _kept(model: keras.Model) -> list[keras.Variable]:
+    """Return the weights that training may have changed: what is frozen is the backbone's."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    layers = keras_internals.all_layers(model)
+    frozen = {id(v) for layer in layers for v in keras_internals.trainable_kind(layer)} - trained
+    return [variable for variable in model.weights if id(variable) not in frozen]
+
+
+def _storable(variable: keras.Variable) -> str:
+    """Return the dtype as which NumPy can store a weight, without loss."""
+    return "float32" if variable.dtype in ("float16", "bfloat16") else variable.dtype

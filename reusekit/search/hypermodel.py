@@ -1,7 +1,6 @@
 """The hypermodel of a cut search, which builds and trains the model of each trial."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -13,12 +12,14 @@ from pydantic import NonNegativeInt, PositiveInt
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.features.source import FeatureSource
+from reusekit.graph import read
 from reusekit.search.config import SearchConfig
 from reusekit.search.objective import BY_LOSS, objective_of, with_metric
 from reusekit.search.space import SearchSpace, TrialSpec
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.surgery import clone
-from reusekit.training import attach, freeze
+from reusekit.training import adapt, attach, freeze
+from reusekit.training.adaptation import AdaptedPart
 from reusekit.training.fit import Fit, Stopping, best_epoch
 from reusekit.training.heads import Head
 
@@ -78,9 +79,7 @@ class CutHyperModel(keras_tuner.HyperModel):
     def spec(self, hp: keras_tuner.HyperParameters) -> TrialSpec:
         """Read a specification from hyperparameters, declaring them to keras-tuner."""
         spec = self.space.sample(hp)
-        if spec.trains_backbone and not self.data.is_before(spec.frozen_up_to, spec.cut):
-            return replace(spec, frozen_up_to=spec.cut)
-        return spec
+        return self.data.placed(spec)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Return the untrained model of a trial, compiled; see `build_for`."""
@@ -97,24 +96,49 @@ class CutHyperModel(keras_tuner.HyperModel):
             model = head.build_like(keras.tree.map_structure(_placeholder, spec_of))
         else:
             own = clone(trunk, weights="copy")
+            if spec.adaptation is not None:
+                keras.utils.set_random_seed(self.config.seed)
+                self._adapt(spec.adaptation, spec, trunk, own)
             keras.utils.set_random_seed(self.config.seed)
             model = attach(own, head, self.data.head_mask(spec))
-            if self.data.plain:
-                freeze(model, up_to=spec.frozen_up_to)
-            else:
-                shared, weights = self.data.shared(spec)
-                freeze(model, up_to=None, layers=shared or None)
-                for old, new in zip(trunk.variables, own.variables, strict=True):
-                    if id(old) in weights:
-                        new.trainable = False
-            if spec.trains_backbone and self.space.batch_norm == "frozen":
-                for layer in batch_normalizations(model):
-                    layer.trainable = False
+            if spec.adaptation is None:
+                self._freeze(spec, trunk, own, model)
         rules = self.data.rules
         objective = self.config.objective or rules.objective
         args = with_metric(head, objective, rules, self.data.mixes)
         model.compile(self._optimizer(spec), **args)
         return model
+
+    def _freeze(
+        self, spec: TrialSpec, trunk: keras.Model, own: keras.Model, model: keras.Model
+    ) -> None:
+        """Freeze what a trial does not train: `own` in `model` is its copy of `trunk`."""
+        if self.data.plain:
+            freeze(model, up_to=spec.frozen_up_to)
+        else:
+            shared, weights = self.data.shared(spec)
+            freeze(model, up_to=None, layers=shared or None)
+            for old, new in zip(trunk.variables, own.variables, strict=True):
+                if id(old) in weights:
+                    new.trainable = False
+        if spec.trains_backbone and self.space.batch_norm == "frozen":
+            for layer in batch_normalizations(model):
+                layer.trainable = False
+
+    def _adapt(
+        self, adaptation: str, spec: TrialSpec, trunk: keras.Model, own: keras.Model
+    ) -> None:
+        """Freeze a trial's copy of `trunk` but for the few weights of its adaptation."""
+        targets = self.space.targets_of(adaptation)
+        if self.data.plain:
+            adapt(own, adaptation, from_=spec.frozen_up_to, targets=targets)
+            return
+        fixed, weights = self.data.shared(spec)
+        tied = (
+            call.address for call in read(trunk).calls if weights & set(map(id, call.variables))
+        )
+        layers = list(dict.fromkeys([*fixed, *tied]))
+        adapt(own, adaptation, targets=targets, layers=layers or None)
 
     def _head(self, spec: TrialSpec, trunk: keras.Model | None) -> Head:
         wanted = self.space.standardize and not spec.trains_backbone and self.space.heads is None
@@ -248,6 +272,16 @@ class CutHyperModel(keras_tuner.HyperModel):
             **options,
         )
         return fit.metrics
+
+
+def check_adaptations(space: SearchSpace, data: TrialData) -> None:
+    """Raise `TrainingError` for an adaptation that some trial of a space could not be given."""
+    for cut in space.cuts:
+        for up_to, adaptation in space.parts(cut):
+            spec = data.placed(TrialSpec(cut, up_to, adaptation=adaptation))
+            if spec.adaptation is not None:
+                targets = space.targets_of(spec.adaptation)
+                AdaptedPart(data.graph, spec.adaptation, spec.frozen_up_to, cut, targets)
 
 
 def batch_normalizations(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:

@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
-from reusekit.graph import Graph, ancestors, read
+from reusekit.graph import Graph, ancestors, keras_internals, read
 from reusekit.graph.flops import count_flops
 from reusekit.search.config import Limits
 from reusekit.search.space import TrialSpec
@@ -91,9 +91,11 @@ class SizeCounter:
     def whole(self, spec: TrialSpec, model: keras.Model) -> Sizes:
         """Return the whole model of a trial, whose own part is `model`.
 
-        The pooling between the two, one addition for each number at the cut, is not counted.
+        The pooling between the two, one addition for each number at the cut, is not counted, nor is
+        LoRA of a trial, which is merged in the end.
         """
-        return self.bottom(spec.cut) + self._of(model) - self._trunk(spec)
+        sizes = self.bottom(spec.cut) + self._of(model) - self._trunk(spec)
+        return sizes if spec.adaptation is None else sizes - _lora(model)
 
     def _trunk(self, spec: TrialSpec) -> Sizes:
         trunk = self._data.trunk(spec)
@@ -110,6 +112,17 @@ class SizeCounter:
             sum(count_flops(graph).per_call),
             sum(map(bytes_of, {id(v): v for v in model.weights}.values())),
         )
+
+
+def _lora(model: keras.Model) -> Sizes:
+    """Return the sizes of LoRA in a model."""
+    weights = [
+        weight
+        for layer in keras_internals.all_layers(model)
+        if getattr(layer, "lora_enabled", False)
+        for weight in keras_internals.lora_weights(layer)
+    ]
+    return Sizes(sum(math.prod(v.shape) for v in weights), 0, sum(map(bytes_of, weights)))
 
 
 def bytes_of(variable: keras.Variable) -> int:

@@ -17,12 +17,15 @@ from pydantic import (
 )
 
 from reusekit.arguments import Choices, Distinct, Rate, Settings, checked
-from reusekit.errors import ConfigError, nearest
+from reusekit.errors import ConfigError, TrainingError, nearest
 from reusekit.search.tasks import TaskRules
+from reusekit.training.adaptation import Targets, rank_of
 from reusekit.training.heads import Head
 
 CUT, FROZEN_UP_TO = "cut", "frozen_up_to"
 BEFORE = {FROZEN_UP_TO: "freeze"}  # as what is kept on disk may call it
+NONE = "none"
+_ADAPTATIONS = (NONE, "from:ADDRESS", "lora:8", "norms", "biases")
 _OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "lion", "adagrad", "lamb")
 
 
@@ -44,6 +47,8 @@ class TrialSpec:
         optimizer: The name of a Keras optimizer.
         learning_rate: Its rate.
         batch_size: Examples a step.
+        adaptation: The few weights of the part after `frozen_up_to` that are trained, as for
+            `rk.adapt`: "lora:8", "norms" or "biases"; None for all of them.
 
     Example:
         >>> spec = TrialSpec("block3_out", "block2_out", learning_rate=1e-3)
@@ -61,6 +66,7 @@ class TrialSpec:
     optimizer: str = "adam"
     learning_rate: PositiveFloat = 1e-2
     batch_size: PositiveInt = 32
+    adaptation: str | None = None
 
     @property
     def trains_backbone(self) -> bool:
@@ -82,6 +88,25 @@ class TrialSpec:
                 f"Expected values with a cut and a frozen_up_to. Received: {values!r}."
             )
         return cls(**known)
+
+
+def begin_of(adaptation: str) -> str:
+    """Return the address of `from:ADDRESS`; "" for another adaptation."""
+    kind, _, at = adaptation.partition(":")
+    return at if kind == "from" else ""
+
+
+def adapted(cut: str, up_to: str, chosen: str) -> tuple[str, str | None]:
+    """Return the cut before which a trial trains nothing, and the few weights that it trains.
+
+    Example:
+        >>> adapted("c", "a", "none"), adapted("c", "a", "from:b"), adapted("c", "a", "lora:4")
+        (('c', None), ('b', None), ('a', 'lora:4'))
+    """
+    if chosen == NONE:
+        return cut, None
+    begin = begin_of(chosen)
+    return (begin, None) if begin else (up_to, chosen)
 
 
 def renamed(kept: Any) -> Any:
@@ -110,6 +135,15 @@ class TrialChoices(Settings):
         description="Addresses, as [a,b], up to which the backbone may be frozen: where one lies "
         "before a trial's cut, what is between the two is trained with the head. Empty: heads "
         "alone.",
+    )
+    adaptation: Choices[str] | None = Field(
+        None,
+        description="Ways to adapt the backbone, as [a,b]: none trains a head alone, from:ADDRESS "
+        "all behind that address; lora:RANK, norms and biases few weights behind frozen_up_to. "
+        "Null trains all behind frozen_up_to.",
+    )
+    lora_targets: Literal["all", "attention", "mlp", "convolution"] | None = Field(
+        None, description="The layers that lora:RANK adds to, by role; null for all."
     )
     units: Choices[NonNegativeInt] = Field(
         [0, 64], description="Widths of a head's hidden layer, as [a,b]; 0 for none."
@@ -155,6 +189,21 @@ class TrialChoices(Settings):
                 "Expected learning_rate=(lowest, highest), the lowest rate first. Received: "
                 f"{(low, high)}."
             )
+        for one in self.adaptation or ():
+            if one == NONE or begin_of(one):
+                continue
+            try:
+                rank_of(one)
+            except TrainingError as error:
+                raise ConfigError(
+                    f"Expected none, from:ADDRESS, lora:RANK, norms or biases. Received: {one!r}. "
+                    f"{nearest(one, _ADAPTATIONS)}"
+                ) from error
+            if not self.frozen_up_to:
+                raise ConfigError(
+                    f"Expected frozen_up_to, behind which the backbone is adapted, with {one!r}. "
+                    "Received: none."
+                )
         for name in self.optimizers:
             try:
                 keras.optimizers.get(name)
@@ -164,6 +213,12 @@ class TrialChoices(Settings):
                     f"{nearest(name, _OPTIMIZERS)}"
                 ) from error
         return self
+
+    @property
+    def begins(self) -> list[str]:
+        """The addresses behind which a part of the backbone may be trained."""
+        begins = map(begin_of, self.adaptation or ())
+        return list(dict.fromkeys([*self.frozen_up_to, *filter(None, begins)]))
 
 
 class SearchSpace(TrialChoices):
@@ -203,6 +258,9 @@ class SearchSpace(TrialChoices):
                 )
             up_to = hp.Choice(FROZEN_UP_TO, list(self.frozen_up_to), default=self.frozen_up_to[0])
         values: dict[str, Any] = {}
+        if self.adaptation is not None:
+            chosen = hp.Choice("adaptation", list(self.adaptation), default=self.adaptation[0])
+            up_to, values["adaptation"] = adapted(cut, up_to, chosen)
         if self.heads is not None:
             values["head"] = hp.Choice("head", list(self.heads))
         else:
@@ -214,6 +272,21 @@ class SearchSpace(TrialChoices):
             "batch_size", list(self.batch_sizes), default=self.batch_sizes[0]
         )
         return TrialSpec(cut, up_to, **values)
+
+    def targets_of(self, adaptation: str) -> Targets:
+        """Return the layers that an adaptation adds to, by role."""
+        return self.lora_targets or "all" if rank_of(adaptation) else "all"
+
+    def parts(self, cut: str) -> list[tuple[str, str | None]]:
+        """Return the parts of the backbone before a cut that trials may train: begin, adaptation.
+
+        Args:
+            cut: The cut; a part that begins there is a head alone.
+        """
+        up_to = list(self.frozen_up_to) or [cut]
+        if self.adaptation is None:
+            return [(at, None) for at in up_to]
+        return [adapted(cut, at, chosen) for at in up_to for chosen in self.adaptation]
 
     def _rate(self, hp: keras_tuner.HyperParameters) -> float:
         low, high = self.learning_rate

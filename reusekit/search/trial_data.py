@@ -1,7 +1,7 @@
 """The data that trials are trained and compared on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -170,6 +170,13 @@ class TrialData:
             return False
         one, other = (self.graph.maker[self.graph.names[at]].index for at in (address, cut))
         return one < other
+
+    @checked(ConfigError)
+    def placed(self, spec: TrialSpec) -> TrialSpec:
+        """Return a specification whose head stands alone where nothing is before it to train."""
+        if spec.trains_backbone and self.is_before(spec.frozen_up_to, spec.cut):
+            return spec
+        return replace(spec, frozen_up_to=spec.cut, adaptation=None)
 
     @checked(ConfigError)
     def trunk(self, spec: TrialSpec) -> keras.Model | None:

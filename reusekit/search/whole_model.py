@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 
-from reusekit.errors import CopyError
+from reusekit.errors import ConfigError, CopyError
 from reusekit.graph import read
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.space import TrialSpec
@@ -41,6 +41,11 @@ def whole_model(
     backbone = _weights(bare.trunk(spec))
     if backbone.keys() <= _weights(joined).keys() and not data.shared(spec)[1]:
         return joined
+    if spec.adaptation is not None:
+        raise ConfigError(
+            f"Expected merged=True for {spec.adaptation!r} of a cut inside a nested model. "
+            "Received: merged=False."
+        )
     whole = CutHyperModel(bare, hypermodel.space, hypermodel.config).build_for(spec)
     pairs = _counterparts(_weights(trunk), _weights(trained), backbone, _weights(whole))
     for old, new in pairs:

@@ -12,7 +12,7 @@ import pandas as pd
 from reusekit.backbones import Backbone
 from reusekit.digests import array_digest, digest
 from reusekit.features import FeatureSource, FeatureStore
-from reusekit.graph import cut_points, find_layers, keras_internals
+from reusekit.graph import cut_points, find_layers, keras_internals, read
 from reusekit.planning import Costs, Trials
 from reusekit.progress import EpochProgress, console
 from reusekit.search.objective import monitor_of, with_metric
@@ -73,6 +73,7 @@ class Begun:
         phase: How it was trained.
         head: What was put on, whose loss and metrics train on.
         costs: The speeds of this machine, where they were measured for it.
+        frozen_up_to: The cut before which nothing was trained; None where the head alone was.
     """
 
     whole: keras.Model
@@ -80,6 +81,7 @@ class Begun:
     phase: Phase
     head: Head
     costs: Costs | None = None
+    frozen_up_to: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def best_trial(searched: Searched) -> Begun:
     whole = keras.Model(found.input, found.output, name=found.name)
     search = searched.search
     head = search.space.head(best.spec, search.hypermodel.data.rules)
-    return Begun(whole, best.cut, Phase("search", best.fit), head, plan.costs if plan else None)
+    costs = plan.costs if plan else None
+    phase = Phase("search", best.fit)
+    return Begun(whole, best.cut, phase, head, costs, best.spec.frozen_up_to)
 
 
 def check_phases(splits: Splits, *phases: HeadSettings | FineTuneSettings) -> None:
@@ -259,8 +263,8 @@ def finetune(
     title = f"{backbone.source} on {splits.train.name}"
     draw_cut(whole, begun.cut, title).savefig(folder / "model.png", dpi=120)
     log_artifact(folder / "model.png")
-    if not phases[-1].kept:
-        frozen_up_to = begun.cut
+    since = begun.frozen_up_to or begun.cut
+    frozen_up_to = _first(begun.whole, since, frozen_up_to if phases[-1].kept else since)
     last = [phase for phase in phases if phase.kept][-1]
     rules = rules_of(splits.train.task)
     # Of a phase in another precision, the whole in its own says something else.
@@ -277,6 +281,12 @@ def finetune(
         rules,
         validation,
     )
+
+
+def _first(model: keras.Model, *addresses: str) -> str:
+    """Return the one of some addresses that comes first in a model."""
+    graph = read(model)
+    return min(addresses, key=lambda at: graph.maker[graph.names[at]].index)
 
 
 def _frozen_up_to(backbone: Backbone, cut: str, settings: FineTuneSettings) -> str:

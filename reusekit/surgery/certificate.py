@@ -15,6 +15,7 @@ from reusekit.graph import Graph, Tensor, keras_internals, read
 # Relative to the largest output. The same layers run in the same order, so that most results are
 # equal to the last bit; a backend may still fuse or reorder what stands beside a cut.
 _TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 4e-2}
+_RANDOM = "its outputs are random and follow from no seed"
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,7 @@ def prove_copy(
     Raises:
         CopyError: The outputs differ, the copy does not run, or it reads a weight of its original.
     """
-    watched = _Watched(original_state)
+    watched, copied = _Watched(original_state), f"The copy of {original.name!r}"
     try:
         given = random_inputs(read(original), batch=1) if x is None else x
         with watched:
@@ -199,7 +200,7 @@ def prove_copy(
                 f"Received: one on which Keras says: {reason(error)}"
             ) from error
         why = f"it does not run on random inputs ({reason(error)}); pass x to compare on your own"
-        _warn_unproved(original, why)
+        _warn_unproved(copied, why)
         return
     # A function may read a variable that no layer holds; only Keras's own generator is anyone's.
     own = watched.read | {id(variable): variable for variable in original.variables}
@@ -221,12 +222,48 @@ def prove_copy(
         )
     difference = _difference(expected, received, tolerance)
     if difference and _difference(expected, outputs_on(original, given, original_state), tolerance):
-        _warn_unproved(original, "its outputs are random and follow from no seed")
+        _warn_unproved(
+            f"The copy of {original.name!r}", "its outputs are random and follow from no seed"
+        )
     elif difference:
         raise CopyError(
             f"Expected the copy of {original.name!r} to give its outputs, but {difference}: a "
             "layer keeps something where no copy can find it. Use weights='share'."
         )
+
+
+def prove_equal(
+    model: keras.Model, state: Sequence[tuple[keras.Variable, Any]], x: Any, tolerance: float
+) -> None:
+    """Compare a model with itself under other values of some variables; nothing changes.
+
+    Args:
+        model: The model.
+        state: The other values.
+        x: Inputs in the model's structure; None makes random ones.
+        tolerance: The largest difference, relative to the largest output.
+
+    Raises:
+        CopyError: The outputs differ.
+    """
+    changed = f"The changed {model.name!r}"
+    try:
+        given = random_inputs(read(model), batch=1) if x is None else x
+        expected = outputs_on(model, given)
+    except Exception as error:
+        if x is not None:
+            raise CopyError(
+                f"Expected x on which {model.name!r} runs. Received: one on which Keras says: "
+                f"{reason(error)}"
+            ) from error
+        why = f"it does not run on random inputs ({reason(error)}); pass x to compare on your own"
+        _warn_unproved(changed, why)
+        return
+    difference = _difference(expected, outputs_on(model, given, state), tolerance)
+    if difference and _difference(expected, outputs_on(model, given), tolerance):
+        _warn_unproved(changed, _RANDOM)
+    elif difference:
+        raise CopyError(f"Expected {model.name!r} to give the same outputs, but {difference}.")
 
 
 def runs(model: keras.Model, x: Any) -> bool:
@@ -269,10 +306,8 @@ def _difference(
     return "" if error <= allowed else f"they differ by {error:.1e}, more than {allowed:.1e}"
 
 
-def _warn_unproved(original: keras.Model, why: str) -> None:
-    warnings.warn(
-        f"The copy of {original.name!r} could not be compared with it: {why}.", stacklevel=4
-    )
+def _warn_unproved(what: str, why: str) -> None:
+    warnings.warn(f"{what} could not be compared with it: {why}.", stacklevel=4)
 
 
 def _arrays(structure: Any) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
-"""Heads, freezing, layer-wise rates and fitting."""
+"""Heads, freezing, adaptation, layer-wise rates and fitting."""
 
 from reusekit.training import heads
+from reusekit.training.adaptation import Adaptation, adapt
 from reusekit.training.attachment import attach
 from reusekit.training.fit import Fit, Monitor, Resumption, fit_model
 from reusekit.training.folding import fold_standardization
@@ -10,6 +11,7 @@ from reusekit.training.optimizer import LayerwiseOptimizer, Rates, VariableRate
 from reusekit.training.unfreezing import GradualUnfreezing
 
 __all__ = [
+    "Adaptation",
     "Fit",
     "Freezing",
     "GradualUnfreezing",
@@ -19,6 +21,7 @@ __all__ = [
     "Resumption",
     "VariableRate",
     "VariableState",
+    "adapt",
     "attach",
     "fit_model",
     "fold_standardization",

@@ -87,7 +87,7 @@ class Freezing:
     random: tuple[str, ...]
     otherwise: tuple[str, ...] = ()
     rates: tuple[SilencedRate, ...] = ()
-    _before: "_Flags | None" = field(default=None, repr=False, compare=False)
+    _before: "Flags | None" = field(default=None, repr=False, compare=False)
 
     @checked(TrainingError)
     def undo(self, model: keras.Model) -> None:
@@ -108,18 +108,19 @@ class Freezing:
             >>> model.get_layer("d").rate
             0.5
         """
-        calls = {call.address: call for call in read(model).calls}
+        self._undo(read(model), set())
+
+    def _undo(self, graph: Graph, added: set[int]) -> None:
+        """Give back flags and rates, passing over variables that were added since."""
+        model, calls = graph.model, {call.address: call for call in graph.calls}
         known = all(one.address in calls for one in self.rates)
-        if self._before is None or not self._before.fit(model) or not known:
-            raise TrainingError(
-                "Expected the model that was frozen, or a copy of it. Received: "
-                f"{model.name!r}, which has other layers."
-            )
+        if self._before is None or not self._before.fit(model, added) or not known:
+            raise other_model(model)
         for one in self.rates:
             part = keras_internals.all_layers(calls[one.address].operation)[one.part]
             rates.restore(part)
             rates.set_rate(part, one.attribute, one.rate)
-        self._before.restore(model)
+        self._before.restore(model, added)
         model.train_function = None
 
     def to_frame(self) -> Any:
@@ -155,40 +156,56 @@ class Freezing:
         shown = [
             line if len(line) <= _SHOWN else f"{line[:_SHOWN]} ..." for line in self._summary()
         ]
-        return f"<Freezing: {'; '.join(shown)}>"
+        return f"<{type(self).__name__}: {'; '.join(shown)}>"
 
 
 @dataclass(frozen=True, eq=False)
-class _Flags:
+class Flags:
     """The flags of a model's layers, and of their variables, in the order of the layers."""
 
     layers: tuple[bool, ...]
     variables: tuple[tuple[bool, ...], ...]
 
     @classmethod
-    def of(cls, model: keras.Model) -> "_Flags":
-        layers = keras_internals.all_layers(model)
+    def of(cls, model: keras.Model, added: set[int] | None = None) -> "Flags":
+        """Return the flags of a model now, but those of added variables."""
         return cls(
-            tuple(layer.trainable for layer in layers),
+            tuple(layer.trainable for layer in keras_internals.all_layers(model)),
             tuple(
-                tuple(v.trainable for v in keras_internals.trainable_kind(layer))
-                for layer in layers
+                tuple(v.trainable for v in variables)
+                for variables in _variables(model, added or set())
             ),
         )
 
-    def fit(self, model: keras.Model) -> bool:
-        layers = keras_internals.all_layers(model)
-        counts = [len(keras_internals.trainable_kind(layer)) for layer in layers]
+    def fit(self, model: keras.Model, added: set[int]) -> bool:
+        """Return whether a model has such layers, passing over variables that were added."""
+        counts = [len(each) for each in _variables(model, added)]
         return counts == [len(flags) for flags in self.variables]
 
-    def restore(self, model: keras.Model) -> None:
-        layers = keras_internals.all_layers(model)
-        # A layer's flag is handed down to those in it, which stand later in this order.
-        for layer, flag in zip(layers, self.layers, strict=True):
+    def restore(self, model: keras.Model, added: set[int]) -> None:
+        """Give a model these flags, but for variables that were added."""
+        # A layer's flag is handed down to the layers in it, which stand later in this order.
+        for layer, flag in zip(keras_internals.all_layers(model), self.layers, strict=True):
             layer.trainable = flag
-        for layer, flags in zip(layers, self.variables, strict=True):
-            for variable, flag in zip(keras_internals.trainable_kind(layer), flags, strict=True):
+        for variables, flags in zip(_variables(model, added), self.variables, strict=True):
+            for variable, flag in zip(variables, flags, strict=True):
                 variable.trainable = flag
+
+
+def _variables(model: keras.Model, added: set[int]) -> list[list[keras.Variable]]:
+    """Return the variables of each layer that could be trained, but for some."""
+    return [
+        [v for v in keras_internals.trainable_kind(layer) if id(v) not in added]
+        for layer in keras_internals.all_layers(model)
+    ]
+
+
+def other_model(model: keras.Model) -> TrainingError:
+    """Return the error about a model that is not the one that a record is of."""
+    return TrainingError(
+        "Expected the model that was frozen, or a copy of it. Received: "
+        f"{model.name!r}, which has other layers."
+    )
 
 
 @checked(TrainingError)
@@ -277,7 +294,7 @@ def freeze(
             "neither. up_to=None thaws the model."
         )
     part = FrozenPart(graph, None if up_to is _UNSAID else up_to, batch_norm, layers)
-    before = _Flags.of(graph.model)
+    before = Flags.of(graph.model)
     part.apply()
     # Keras would go on with the one that it made for what was trainable before.
     graph.model.train_function = None
@@ -286,7 +303,7 @@ def freeze(
 
 def could_be_trained(graph: Graph) -> list[keras.Variable]:
     """Return every variable that could be trained were nothing frozen, in order."""
-    parts = _parts(_layers(graph.calls))
+    parts = parts_of(layers_of(graph.calls))
     found = {id(v) for part in parts for v in keras_internals.to_be_trained(part)}
     return [v for v in graph.model.weights if id(v) in found]
 
@@ -302,14 +319,18 @@ class FrozenPart:
 
     Attributes:
         frozen: From the id of each layer that is to be frozen to the layer.
+        named: The calls of `layers`.
     """
 
     def __init__(self, graph: Graph, up_to: Any, batch_norm: str, layers: Any = None):
         self._graph = graph
         self._batch_norm = batch_norm
         ancestry = [] if up_to is None else ancestors(graph, resolve(graph, up_to))
-        before = {*ancestry, *_calls_of(graph, layers)}
-        self.frozen = {id(layer): layer for layer in _layers(c for c in graph.calls if c in before)}
+        self.named = _calls_of(graph, layers)
+        before = {*ancestry, *self.named}
+        self.frozen = {
+            id(layer): layer for layer in layers_of(c for c in graph.calls if c in before)
+        }
         self._frozen_calls = [call for call in graph.calls if call in before]
         after = (call for call in graph.calls if call not in before)
         self._used_after = {id(variable) for call in after for variable in call.variables}
@@ -321,7 +342,7 @@ class FrozenPart:
         self._kept = self._frozen_by_lora()
 
     def _check(self) -> None:
-        for part in _parts(self.frozen.values()):
+        for part in parts_of(self.frozen.values()):
             if isinstance(part, keras.layers.SpectralNormalization):
                 raise TrainingError(
                     f"Expected layers that stay as they are when frozen. Received: {part.name!r}: "
@@ -346,7 +367,7 @@ class FrozenPart:
 
     def to_train(self) -> list[keras.Variable]:
         """Return the variables that an optimizer is to train."""
-        before = _parts(self.frozen.values())
+        before = parts_of(self.frozen.values())
         if self._batch_norm == "train":
             before = [part for part in before if not _is_batch_norm(part)]
         still = [*before, *self._kept]
@@ -356,7 +377,7 @@ class FrozenPart:
 
     def apply(self) -> None:
         """Set the flags and rates."""
-        before = _parts(self.frozen.values())
+        before = parts_of(self.frozen.values())
         inside = {id(part) for part in before}
         after = [part for part in self._all_parts() if id(part) not in inside]
         kept = {id(part) for part in self._kept}
@@ -368,8 +389,8 @@ class FrozenPart:
         for part in after:
             _ours.pop(part, None)
         # A layer after the cut may hold one before it, so freezing has the last word.
-        _set_flags([*_containers(self._graph), *after], lambda part: id(part) not in kept)
-        _set_flags(before, lambda part: False)
+        set_flags([*_containers(self._graph), *after], lambda part: id(part) not in kept)
+        set_flags(before, lambda part: False)
         if self._batch_norm != "frozen":
             for part in filter(_is_batch_norm, before):
                 part.trainable = True
@@ -380,6 +401,11 @@ class FrozenPart:
             rates.restore(part)
         for part in before:
             rates.silence(part)
+
+    def forget(self) -> None:
+        """Have a later call leave frozen what this one froze, as what `enable_lora` froze."""
+        for part in parts_of(self.frozen.values()):
+            _ours.pop(part, None)
 
     def report(self) -> Freezing:
         """Return the state of each variable now."""
@@ -412,7 +438,7 @@ class FrozenPart:
                 for variable in self._graph.model.weights
             ),
             shared=self._shared(),
-            silenced=self._addresses(lambda layer: any(map(rates.silenced, _parts([layer])))),
+            silenced=self._addresses(lambda layer: any(map(rates.silenced, parts_of([layer])))),
             random=tuple(a for a, how in self._in_training.items() if how == "random"),
             otherwise=tuple(a for a, how in self._in_training.items() if how == "other"),
             rates=tuple(self._rates()),
@@ -433,7 +459,7 @@ class FrozenPart:
             how = in_training(call)
             if how == "other" and self._batch_norm != "frozen":
                 # BatchNormalization in it may be what does so, as was asked for.
-                how = None if any(map(_is_batch_norm, _parts([layer]))) else how
+                how = None if any(map(_is_batch_norm, parts_of([layer]))) else how
             if how is not None:
                 told.add(id(layer))
                 found[call.address] = how
@@ -462,7 +488,7 @@ class FrozenPart:
         return (*of_layers, *given)
 
     def _all_parts(self) -> list[keras.Layer]:
-        return _parts(_layers(self._graph.calls))
+        return parts_of(layers_of(self._graph.calls))
 
     def _owners(self) -> dict[int, str]:
         """Map the id of each variable to the address of the first layer that has it."""
@@ -479,13 +505,13 @@ class FrozenPart:
         return tuple(call.address for call in calls if wanted(call.operation))
 
 
-def _layers(calls: Iterable[Any]) -> list[keras.Layer]:
+def layers_of(calls: Iterable[Any]) -> list[keras.Layer]:
     """Return the layers that are called, each once; model inputs are none."""
     found = {id(call.operation): call.operation for call in calls if not call.is_input}
     return [operation for operation in found.values() if isinstance(operation, keras.Layer)]
 
 
-def _parts(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
+def parts_of(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
     """Return the layers and all those inside them, each once, outer before inner."""
     found = {id(part): part for layer in layers for part in keras_internals.all_layers(layer)}
     return list(found.values())
@@ -497,7 +523,7 @@ def _containers(graph: Graph) -> list[keras.Model]:
     return [graph.model, *scopes.values()]
 
 
-def _set_flags(parts: list[keras.Layer], trainable: Callable[[keras.Layer], bool]) -> None:
+def set_flags(parts: list[keras.Layer], trainable: Callable[[keras.Layer], bool]) -> None:
     """Set the flags of layers, outer ones first, and of their own variables."""
     for part in parts:
         part.trainable = trainable(part)

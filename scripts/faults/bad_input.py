@@ -50,6 +50,7 @@ from reusekit.search import (
     measure_latency,
 )
 from reusekit.surgery import prepend
+from reusekit.training import GradualUnfreezing
 from reusekit.training.drawing import draw_cut
 
 TRIES = 1_600
@@ -260,7 +261,8 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     hypermodel = CutHyperModel(data, space, SearchConfig(epochs=1))
     spec, hp = TrialSpec("a", "a"), keras_tuner.HyperParameters()
     key = FeatureKey("a1", ("x",), 3)
-    freezing = rk.freeze(_model(), up_to="hidden")
+    freezing, adapted = rk.freeze(_model(), up_to="hidden"), _model()
+    adapting = rk.adapt(adapted, "biases")
     frontier = reusekit.features.frontier(glyphnet, "stem_out", "avg")
     stored = rk.stored_features(store, glyphnet, ["stem_out"], digits)[0]
     heads, at, on = rk.heads, {"model": model, "at": "hidden"}, {"model": model}
@@ -311,12 +313,15 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "find_layers": (rk.graph.find_layers, {**on, "kind": keras.layers.Dense}),
         "freeze": (rk.freeze, lambda: {"model": _model(), "up_to": "hidden"}),
         "Freezing.undo": (freezing.undo, on),
+        "adapt": (rk.adapt, lambda: {"model": _model(), "adaptation": "lora:2"}),
+        "Adaptation.undo": (adapting.undo, {"model": adapted}),
+        "Adaptation.merge": (adapting.merge, {"model": adapted}),
         "attach": (rk.attach, {"bottom": bottom, "head": head}),
         "layerwise_optimizer": (rk.layerwise_optimizer, {**on, "optimizer": "sgd"}),
         "draw_cut": (draw_cut, {**at, "title": "a cut"}),
-        "GradualUnfreezing": (rk.GradualUnfreezing, {"stages": {0: "hidden"}}),
+        "GradualUnfreezing": (GradualUnfreezing, {"stages": {0: "hidden"}}),
         "GradualUnfreezing.evenly": (
-            rk.GradualUnfreezing.evenly,
+            GradualUnfreezing.evenly,
             {**on, "blocks": 1, "every": 1},
         ),
         "TiedDense": (rk.layers.TiedDense, {"source": keras.layers.Embedding(5, 4)}),
