@@ -55,10 +55,10 @@ def _damage(generator: np.random.Generator, search: Path, outside: Outside) -> t
     if kind == "state":
         return "C6", damage(generator, search / "state.json", [], outside)
     if kind == "stray":
-        for name in ("state.part", "state.json.x.part", "weights/part-0001.weights.h5"):
+        for name in ("state.part", "state.json.x.part", "weights/part-0001.npz"):
             (search / name).symlink_to(outside.folder / "file")
         return "C8", "links where files are written"
-    files = sorted(search.glob("weights/*.h5"))
+    files = sorted(search.glob("weights/*.npz"))
     file = files[generator.integers(len(files))]
     return "C7", damage(generator, file, [one for one in files if one != file], outside)
 

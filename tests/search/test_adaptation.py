@@ -10,7 +10,7 @@ from reusekit.features import FeatureStore
 from reusekit.graph import keras_internals
 from reusekit.search import CutSearch, SearchConfig, SearchSpace, TrialSpec
 
-ADAPTATIONS = ["none", "from:out1", "lora:1", "lora:2", "lora:4", "norms", "biases"]
+ADAPTATIONS = ["none", "from:out1", "lora:1", "lora:4", "norms"]
 
 
 def search(folder, adaptation=ADAPTATIONS, plain=False, **space) -> CutSearch:
@@ -46,19 +46,18 @@ def histories(result):
 def test_trials_begin_where_they_should_and_train_what_they_say(searched):
     frame = searched.results().set_index("trial")
     assert set(frame["status"]) == {"completed"}
-    found = dict(zip(ADAPTATIONS, frame[["frozen_up_to", "adaptation"]].values.tolist(), strict=1))
-    assert found == {
-        "none": ["out2", None],
-        "from:out1": ["out1", None],
-        **{one: ["out0", one] for one in ADAPTATIONS[2:]},
-    }
+    specs = [trial.spec for trial in searched.result.trials]
+    assert [(spec.frozen_up_to, spec.adaptation) for spec in specs] == [
+        ("out2", None),
+        ("out1", None),
+        *(("out0", one) for one in ADAPTATIONS[2:]),
+    ]
     trained = dict(zip(ADAPTATIONS, frame["trained"], strict=True))
     head = 8 * 3 + 3
     assert trained["none"] == head
-    for rank in (1, 2, 4):  # two convolutions of 3 x 3, from 8 channels to 8
+    for rank in (1, 4):  # two convolutions of 3 x 3, from 8 channels to 8
         assert trained[f"lora:{rank}"] == head + 2 * rank * (3 * 3 * 8 + 8)
     assert trained["norms"] == head + 2 * 2 * 8
-    assert trained["biases"] == head + 2 * 8
     assert frame["parameters"].nunique() == 1  # LoRA is merged in the end
     planned = {(one.at, one.pooling): one.how for one in searched.plan.features}
     assert planned.keys() == {("out2", "avg"), ("out0", None), ("out1", None)}
@@ -68,7 +67,7 @@ def test_ranks_are_trained_together_each_as_it_is_alone(searched):
     group = next(one for one in searched.plan.groups if one.at == "out0")
     assert group.together > 1
     for trial in searched.result.trials:
-        if trial.spec.adaptation is not None:
+        if str(trial.spec.adaptation).startswith("lora"):
             model = searched.hypermodel.build_for(trial.spec)
             alone = searched.hypermodel.train(trial.spec, model)
             for name, found in trial.fit.history.items():
@@ -76,7 +75,7 @@ def test_ranks_are_trained_together_each_as_it_is_alone(searched):
 
 
 def test_the_plain_way_finds_the_same(searched, folder):
-    plain = search(folder, ["lora:2", "norms"], plain=True)
+    plain = search(folder, ["lora:4"], plain=True)
     plain.run()
     ours = histories(searched.result)
     for adaptation, found in histories(plain.result).items():
@@ -100,15 +99,15 @@ def test_a_search_goes_on_and_its_best_models_are_whole_merged_and_equal(searche
     ]
     x, y = textures("validation", 30, 2).arrays()
     for position, trial in enumerate(again.result.completed):
-        whole, kept = again.best_model(position), again.best_model(position, merged=False)
+        whole = again.best_model(position)
         assert not _lora(whole)
-        assert bool(_lora(kept)) == str(trial.spec.adaptation).startswith("lora")
         loss = whole.evaluate(x, y, verbose=0)[0]
         assert loss == pytest.approx(trial.metrics["val_loss"], rel=1e-4)
-        np.testing.assert_allclose(
-            whole.predict(x, verbose=0), kept.predict(x, verbose=0), rtol=1e-4, atol=1e-6
-        )
-        assert [v.shape for v in whole.weights] == [v.shape for v in again.best_model(0).weights]
+        if trial.spec.adaptation == "lora:4":
+            kept = again.best_model(position, merged=False)
+            assert len(_lora(kept)) == 2
+            given, merged = (np.array(model(x, training=False)) for model in (kept, whole))
+            np.testing.assert_allclose(merged, given, rtol=1e-4, atol=1e-6)
 
 
 def _lora(model: keras.Model) -> list[keras.Layer]:

@@ -342,7 +342,7 @@ def flip(file):
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_damaged_weights_are_one_sentence(name, data, searched, damaged):  # faults C7
     tuner = sweep(data, damaged)
-    (file,) = damaged.glob("weights/*.h5")
+    (file,) = damaged.glob("weights/*.npz")
     for one, other in zip(tuner.get_best_models()[0].layers, searched[1], strict=True):
         assert all(map(np.array_equal, one.get_weights(), other))
     other = damaged / "other.h5"
@@ -357,7 +357,7 @@ def test_hyperband_goes_on_from_no_damaged_weights(data, tmp_path):  # faults C7
     hypermodel = CutHyperModel(data, SearchSpace(["deep"], units=(0,)), SearchConfig(epochs=2))
 
     def report(record):
-        flip(tmp_path / "search" / "weights" / f"{record.number:04d}.weights.h5")
+        flip(tmp_path / "search" / "weights" / f"{record.number:04d}.npz")
 
     tuner = CutTuner(hypermodel, ORACLES["hyperband"](), tmp_path / "search")
     with pytest.raises(ReusekitError, match="missing or damaged"):
@@ -372,7 +372,7 @@ def test_no_link_is_written_through(data, damaged, tmp_path):  # faults C8
     (folder / "9999.weights.h5").write_text("precious")
     for name in ("state.part", "state.json.part"):
         (damaged / name).symlink_to(outside)
-    (damaged / "weights" / "part-0000.weights.h5").symlink_to(outside)
+    (damaged / "weights" / "part-0000.npz").symlink_to(outside)
     (damaged / "weights" / "0007.weights.h5").symlink_to(outside)
     shutil.rmtree(damaged / "keras_tuner")
     (damaged / "keras_tuner").symlink_to(folder)
