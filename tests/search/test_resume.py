@@ -79,7 +79,7 @@ def test_killed_twice_it_goes_on_to_the_same_end(uninterrupted, tmp_path):
     # What was computed of the backbone is whole, and no half of a file is left.
     assert set(FeatureStore(tmp_path / "store").verify().values()) == {0}
     assert not [f for f in (tmp_path / "search").rglob("*") if "part" in f.name]
-    assert len(list((tmp_path / "search").rglob("*.h5"))) == 2
+    assert len(list((tmp_path / "search").rglob("*.npz"))) == 2
 
 
 def test_a_finished_search_runs_nothing(uninterrupted):
@@ -222,7 +222,7 @@ def test_fresh_discards_what_is_there(hypermodel, data, tmp_path):
     oracle = CutSweepOracle(["deep"], 1, objective="val_loss", seed=1)
     tuner = CutTuner(other, oracle, tmp_path, fresh=True)
     assert tuner.records == []
-    assert not list(tmp_path.rglob("*.h5"))
+    assert not list(tmp_path.rglob("*.npz"))
     tuner.search()
     assert [record.cut for record in tuner.records] == ["deep"]
 
