@@ -24,7 +24,7 @@ from reusekit.tracking.registry import logged_model_id
 QUICK = [
     f"--config={ROOT / 'configs' / 'digits.yaml'}",
     "--data.examples_per_class=5",
-    "--search.max_trials=4",
+    "--search.max_trials=6",
     "--search.max_cuts=2",
     "--search.epochs=12",
     "--finetune.epochs=3",
@@ -96,7 +96,7 @@ def test_there_is_one_run_for_each_trial_phase_and_evaluation(runs):
     parent, children = runs
     assert parent.info.status == "FINISHED"
     assert [run.data.params["cut"] for run in children["trial"][:2]] == ["stem_out", "block7_out"]
-    assert len(children["trial"]) == 4
+    assert len(children["trial"]) == 6
     assert [run.info.run_name for run in children["phase"]] == [
         "phase finetune",
         "from scratch 0.003",
@@ -121,7 +121,7 @@ def test_a_killed_job_is_gone_on_with(finished):
         "FINISHED",
     }  # faults A2
     assert killed[0].info.status == "KILLED"
-    assert 0 < len(before) < 4
+    assert 0 < len(before) < 6
     resumed = {run.info.run_name: run.data.tags["reusekit.resumed"] for run in second[1]["trial"]}
     assert {name for name, taken in resumed.items() if taken == "true"} == before.keys()
     for run in second[1]["trial"]:
@@ -129,7 +129,7 @@ def test_a_killed_job_is_gone_on_with(finished):
             assert run.data.metrics == before[run.info.run_name].data.metrics
     assert {run.data.tags["reusekit.resumed"] for run in third[1]["trial"]} == {"true"}
     assert third[0].data.metrics["test_accuracy"] == second[0].data.metrics["test_accuracy"]
-    assert "4 trials had been run before: --fresh runs them anew" in printed
+    assert "6 trials had been run before: --fresh runs them anew" in printed
     assert "found in the store" in printed
     assert len(list(folder.glob("runs/searches/*"))) == 1
 
@@ -142,7 +142,7 @@ def test_settings_are_parameters_of_the_parent(runs, module_tracking):
     # pipeline, Looks: the same as a file, and a name that says what the run is of
     file = module_tracking.download_artifacts(parent.info.run_id, "config.yaml")
     written = yaml.safe_load(Path(file).read_text())
-    assert written["search"]["max_trials"] == 4
+    assert written["search"]["max_trials"] == 6
     assert parent.info.run_name == "cut_search reusekit/glyphnet on sklearn_digits:1.0.0"
     assert 0 < parent.data.metrics["val_accuracy"] <= 1
     files = {info.path for info in module_tracking.list_artifacts(parent.info.run_id)}
