@@ -211,7 +211,7 @@ def early_output():
 
 @resident
 def masked_lstm():
-    ids = keras.Input((5,), dtype="int32", name="ids")
+    ids = keras.Input((3,), dtype="int32", name="ids")
     y = layers.Embedding(11, 4, mask_zero=True, name="embed")(ids)
     y = layers.LSTM(3, return_sequences=True, name="lstm")(y)
     y = layers.GRU(3, name="gru")(y)
@@ -220,7 +220,7 @@ def masked_lstm():
 
 @resident
 def masked_bidirectional():
-    x = keras.Input((5, 3), name="x")
+    x = keras.Input((3, 3), name="x")
     y = layers.Masking(0.0, name="masking")(x)
     y = layers.Bidirectional(layers.LSTM(2, return_sequences=True), name="both_ways")(y)
     y = layers.TimeDistributed(dense(2, "inside"), name="each")(y)
@@ -244,10 +244,10 @@ def masked_attention():
 
 @resident
 def mask_into_a_nested_model():
-    inner = keras.Input((5, 4), name="inner")
+    inner = keras.Input((3, 4), name="inner")
     z = layers.MultiHeadAttention(2, 2, name="attention")(dense(4, "project")(inner), inner)
     block = keras.Model(inner, layers.LSTM(3, name="lstm")(dense(4, "after")(z)), name="block")
-    ids = keras.Input((5,), dtype="int32", name="ids")
+    ids = keras.Input((3,), dtype="int32", name="ids")
     y = layers.Embedding(11, 4, mask_zero=True, name="embed")(ids)
     return keras.Model(ids, dense(1, "head")(block(y)), name="mask_into_a_nested_model")
 
@@ -285,7 +285,7 @@ def operations_between_layers():
 
 @resident
 def lstm_with_states():
-    x = keras.Input((5, 3), name="x")
+    x = keras.Input((3, 3), name="x")
     sequence, h, c = layers.LSTM(4, return_sequences=True, return_state=True, name="lstm")(x)
     y = layers.LSTM(4, name="decoder")(sequence, initial_state=[h, c])
     return keras.Model(x, dense(1, "head")(y), name="lstm_with_states")
@@ -466,7 +466,7 @@ def named_by_nested_outputs():
 @resident
 def masked_by_insertion():
     """Keras recorded its recurrent layer without a mask."""
-    x = keras.Input((5, 3), name="x")
+    x = keras.Input((3, 3), name="x")
     y = layers.LSTM(4, return_sequences=True, name="lstm")(dense(3, "d", use_bias=False)(x))
     model = keras.Model(x, layers.GRU(2, name="gru")(y), name="masked_by_insertion")
     return insert(model, layers.Masking(name="masking"), after="x")
