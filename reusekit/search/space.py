@@ -273,10 +273,12 @@ class SearchSpace(TrialChoices):
         )
         return TrialSpec(cut, up_to, **values)
 
+    @checked(ConfigError)
     def targets_of(self, adaptation: str) -> Targets:
         """Return the layers that an adaptation adds to, by role."""
         return self.lora_targets or "all" if rank_of(adaptation) else "all"
 
+    @checked(ConfigError)
     def parts(self, cut: str) -> list[tuple[str, str | None]]:
         """Return the parts of the backbone before a cut that trials may train: begin, adaptation.
 

@@ -352,6 +352,8 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "SearchSpace": (rk.SearchSpace, {"cuts": ["a", "b"]}),
         "SearchSpace.head": (space.head, {"spec": spec, "rules": data.rules}),
         "SearchSpace.sample": (space.sample, {"hp": hp}),
+        "SearchSpace.parts": (space.parts, {"cut": "a"}),
+        "SearchSpace.targets_of": (space.targets_of, {"adaptation": "lora:2"}),
         "TrialData": (
             TrialData,
             {"train": data.train, "validation": data.validation, "task": data.task},
@@ -359,7 +361,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "TrialData.of_arrays": (TrialData.of_arrays, of_arrays),
         **{
             f"TrialData.{name}": (getattr(data, name), {"spec": spec})
-            for name in ("begin", "trunk", "shared", "head_mask", "frozen")
+            for name in ("begin", "placed", "trunk", "shared", "head_mask", "frozen")
         },
         "TrialData.is_before": (data.is_before, {"address": "a", "cut": "b"}),
         "TrialSpec": (TrialSpec, {"cut": "a", "frozen_up_to": "a"}),
