@@ -3,11 +3,14 @@
 python pipelines/cut_search.py --config configs/digits.yaml --search.max_trials 8
 """
 
+from collections.abc import Sequence
+
 from reusekit import FeatureStore, stages
 from reusekit.launch import launch
 from reusekit.settings import (
     BackboneSettings,
     BaselineSettings,
+    CandidateSettings,
     DataSettings,
     FineTuneSettings,
     SearchJobSettings,
@@ -19,6 +22,7 @@ from reusekit.settings import (
 def cut_search(
     data: DataSettings,
     backbone: BackboneSettings = BackboneSettings(),
+    backbones: Sequence[CandidateSettings] = (),
     search: SearchSettings = SearchSettings(),
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
@@ -34,6 +38,7 @@ def cut_search(
     Args:
         data: Which data to train on.
         backbone: Which pretrained model to start from.
+        backbones: Several of them in its place: the search chooses among them, too.
         search: What the search tries.
         finetune: The phase after the search, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
@@ -49,40 +54,34 @@ def cut_search(
         data=data,
     ) as job:
         with job.stage("Load the backbone"):
-            pretrained = stages.load_backbone(settings=backbone)
-            if finetune.frozen_up_to is not None:
-                stages.clean_cut(backbone=pretrained, at=finetune.frozen_up_to)
-            cuts = stages.candidate_cuts(
-                backbone=pretrained, wanted=search.cuts, most=search.max_cuts
+            candidates = stages.load_candidates(
+                backbone=backbone, backbones=backbones, search=search, finetune=finetune
             )
-            for at in search.begins:
-                stages.clean_cut(backbone=pretrained, at=at)
             store = FeatureStore(search.store, search.disk)
         with job.stage("Load the data"):
-            splits = stages.load_data(settings=data, backbone=pretrained, seed=options.seed)
-            stages.check_phases(splits, finetune)
+            candidates = stages.load_data_of_all(
+                candidates=candidates, settings=data, seed=options.seed
+            )
+            stages.check_phases(candidates.splits, finetune)
         with job.stage("Plan the search"):
             planned = stages.plan_search(
-                backbone=pretrained,
-                cuts=cuts,
-                splits=splits,
-                settings=search,
-                store=store,
-                job=options,
+                candidates=candidates, settings=search, store=store, job=options
             )
         job.record(
-            splits,
-            backbone=backbone,
+            candidates.splits,
+            **candidates.recorded,
             data=data,
             search=search,
             finetune=finetune,
             baselines=baselines,
             plain=options.plain,
         )
+        candidates.log()
         with job.stage("Extract the features of every cut"):
             stages.extract_features(search=planned, folder=job.folder)
         with job.stage("Search the cut"):
             searched = stages.search_cut(search=planned, folder=job.folder, fresh=options.fresh)
+        pretrained, splits = stages.winner(candidates=candidates, searched=searched)
         with job.stage("Fine-tune the best trial"):
             tuned = stages.finetune(
                 begun=stages.best_trial(searched=searched),

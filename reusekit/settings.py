@@ -53,6 +53,26 @@ class BackboneSettings(Settings):
     options: dict[str, Any] = Field({}, description="What else the builder takes.")
 
 
+class CandidateSettings(BackboneSettings):
+    """One of several pretrained models that a search chooses from."""
+
+    source: str = Field(description=BackboneSettings.model_fields["source"].description)
+    name: str | None = Field(
+        None, min_length=1, description="Its name in tables; null for that of the source."
+    )
+    cuts: Choices[str] | None = Field(
+        None, description="Addresses to cut at, as [a,b]; null for its clean cuts."
+    )
+    sequence_length: PositiveInt | None = Field(
+        None, description="Tokens of a text; null for data.sequence_length."
+    )
+    skip_unavailable: bool = Field(
+        False,
+        description="Leave it out, and say so, where it cannot be had or does not take the data; "
+        "else that is an error.",
+    )
+
+
 _ONLY = {
     "name": {"input", "label", "data_dir", "download"},
     "folder": {"shares", "skip_unreadable"},

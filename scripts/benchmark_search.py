@@ -1,7 +1,7 @@
 """Times cut searches beside plain keras-tuner: same seeds, initial weights and batches.
 
 python scripts/benchmark_search.py --workload all     # everything: half an hour on two cores
-python scripts/benchmark_search.py --workload frozen  # or ftu, lora, again, feed, memory
+python scripts/benchmark_search.py --workload frozen  # or several, ftu, lora, again, feed, memory
 python scripts/benchmark_search.py --workload all --quick   # a small network: does it work?
 
 The plain side runs a sample of the trials, which is stated, and is scaled to those of the other
@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,11 +33,13 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
 from reusekit.features import FeatureStore, stored_features
 from reusekit.progress import console, tracked
 from reusekit.search import CutHyperModel, SearchSpace, TrialData, TrialSpec
 from reusekit.search.trial_data import ArrayFeatures
+from reusekit.stages import candidate_cuts
 from reusekit.training import Fit
 
 BLOCKS = [
@@ -45,6 +47,7 @@ BLOCKS = [
     for stage, count in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True)
     for block in range(1, count + 1)
 ]
+SEVERAL = ["ResNet50", "MobileNetV2", "DenseNet121"]
 FTU_CUTS = ["conv5_block2_out", "conv5_block1_out", "conv4_block6_out", "conv4_block5_out"]
 
 
@@ -100,10 +103,7 @@ class Bench:
                 ["early", "middle", "late"],
                 ["middle", "late", "late", "early"],
             )
-            x = y = keras.Input((8, 8, 1))
-            for name in self.blocks:
-                y = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name=name)(y)
-            self.model = keras.Model(x, y)
+            self.model = self.small(8)
             train, validation, size, channels = "train[:96]", "validation[:48]", (8, 8), 1
         else:
             size, channels = (64, 64), 3
@@ -118,6 +118,25 @@ class Bench:
             for split in (train, validation)
         )
         self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 2 if self.quick else 5, "lora": 2}
+
+    def small(self, side: int) -> keras.Model:
+        """Return a network of three convolutions."""
+        x = y = keras.Input((side, side, 1))
+        for name in self.blocks:
+            y = keras.layers.Conv2D(4, 3, padding="same", activation="relu", name=name)(y)
+        return keras.Model(x, y, name=f"small{side}")
+
+    def several(self) -> dict[str, Backbone]:
+        """Return three backbones, each with an input of its own."""
+        if self.quick:
+            models = [self.small(side) for side in (8, 12, 16)]
+            return {one.name: Backbone(one, None, one.name, None) for one in models}
+        return {
+            name: rk.load_backbone(
+                f"keras.applications/{name}", weights=None, input_shape=(side, side, 3)
+            )
+            for name, side in zip(SEVERAL, (64, 96, 64), strict=True)
+        }
 
     def frozen_space(self) -> SearchSpace:
         """Return the space of 16 cuts, each with 3 heads."""
@@ -284,24 +303,11 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def frozen(bench: Bench) -> Report:
     """Benchmark 16 block cuts of a frozen ResNet50, 3 heads on each."""
-    space, epochs = bench.frozen_space(), bench.epochs["frozen"]
+    space = bench.frozen_space()
     search = bench.search(space, "frozen", "frozen")
     ours, result = timed(search.run)
-    specs = {(t.cut, t.spec.head): t.spec for t in result.trials}
-    names = list(space.heads)
-    cuts = space.cuts if bench.full else space.cuts[::5]
-    heads = names if bench.full else names[:1]
-    sample = [specs[cut, head] for cut in cuts for head in heads]
     data = bench.search(space, "frozen", "frozen", plain=True).extract()
-    plain = plain_trials(bench, data, space, sample, epochs)
-    if bench.full:
-        seconds = sum(one.seconds for one in plain)
-    else:  # a trial takes longer the deeper its cut, by the FLOPs before it
-        depths = [result.depths[one.spec.cut] for one in plain]
-        each = np.interp(
-            [result.depths[cut] for cut in space.cuts], depths, [one.seconds for one in plain]
-        )
-        seconds = float(each.sum()) * len(names)
+    seconds, plain = one_by_one(bench, data, space, result.depths, 5)
     reached = {trial.spec: trial.accuracy for trial in result.trials}
     apart = [
         abs(reached[one.spec] - one.fit.metrics["val_accuracy"]) * bench.validation.size
@@ -312,6 +318,71 @@ def frozen(bench: Bench) -> Report:
         equal=max(apart) <= 1 + 1e-6,
         more={
             "trials": len(result.trials), "plain_trials_run": len(plain),
+            "validation_examples": bench.validation.size, "examples_apart_at_most": max(apart),
+            "plan_s": search.plan.seconds,
+        },
+    )  # fmt: skip
+
+
+def one_by_one(
+    bench: Bench, data: TrialData, space: SearchSpace, depths: Mapping[str, float], every: int
+) -> tuple[float, list[Plain]]:
+    """Return the seconds of all trials by plain keras-tuner, and the trials that were run.
+
+    Unless all are run, one in so many cuts is, with one head: a trial takes longer the deeper its
+    cut, by the FLOPs before it, and the others are interpolated.
+    """
+    heads, rate = list(space.heads), space.learning_rates[0]
+    cuts, run = (space.cuts, heads) if bench.full else (space.cuts[::every], heads[:1])
+    sample = [TrialSpec(at, at, head, learning_rate=rate) for at in cuts for head in run]
+    plain = plain_trials(bench, data, space, sample, bench.epochs["frozen"])
+    if bench.full:
+        return sum(one.seconds for one in plain), plain
+    each = np.interp(
+        [depths[at] for at in space.cuts],
+        [depths[one.spec.cut] for one in plain],
+        [one.seconds for one in plain],
+    )
+    return float(each.sum()) * len(heads), plain
+
+
+def several(bench: Bench) -> Report:
+    """Benchmark 3 frozen backbones in one search, 8 cuts of each, 4 heads on each."""
+    backbones, epochs = bench.several(), bench.epochs["frozen"]
+    space = bench.frozen_space()
+    space = space.changed(
+        cuts={
+            name: [point.at for point in candidate_cuts(one, most=8)]
+            for name, one in backbones.items()
+        },
+        heads={**space.heads, "wide": rk.heads.Classifier(10, units=256)},
+    )
+    config = rk.SearchConfig(epochs=epochs, patience=epochs)
+    folder = bench.folder / "several"
+    store = FeatureStore(folder / "features")
+    given = backbones, bench.train, bench.validation, space, config, folder / "trials", store
+    search = rk.CutSearch(*given)
+    ours, result = timed(search.run)
+    seconds, apart, run = 0.0, [0.0], 0
+    for name, one in search.backbones.items():
+        own = space.of(name)
+        alone = rk.CutSearch(
+            one.graph, one.train, one.validation, own, config.changed(plain=True), folder / name
+        )
+        depths = {at: result.depths[name, at] for at in own.cuts}
+        took, plain = one_by_one(bench, alone.extract(), own, depths, 3)
+        reached = {(t.cut, t.spec.head): t.accuracy for t in result.trials if t.place[0] == name}
+        seconds, run = seconds + took, run + len(plain)
+        apart += [
+            abs(reached[each.spec.cut, each.spec.head] - each.fit.metrics["val_accuracy"])
+            * bench.validation.size
+            for each in plain
+        ]
+    return Report(
+        "several", seconds, ours, seconds / ours, "at least 50",
+        equal=max(apart) <= 1 + 1e-6,
+        more={
+            "trials": len(result.trials), "plain_trials_run": run,
             "validation_examples": bench.validation.size, "examples_apart_at_most": max(apart),
             "plan_s": search.plan.seconds,
         },
@@ -577,6 +648,7 @@ def child(bench: Bench, part: str, *examples: int) -> dict[str, Any]:
 
 RUN = {
     "frozen": frozen,
+    "several": several,
     "again": again,
     "ftu": ftu,
     "lora": lora,

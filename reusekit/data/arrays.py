@@ -204,7 +204,7 @@ def from_dataset(
         read = inputs if len(positions) == len(keys) else only(inputs, positions)
         return treated(read, treatment), positions
 
-    is_open = any(map(treatment.shortens, tf.nest.flatten(inputs.element_spec)))
+    is_open = any(map(Treatment(length=1).shortens, tf.nest.flatten(inputs.element_spec)))
     rows = Rows("dataset", taken, keys, task, found, weights, open_length=is_open)
     positions = np.arange(len(keys)) if shares is None else rows.drawn(shares).of(split)
     return rows.split(split, positions, treatment, {})

@@ -147,6 +147,9 @@ def load(
         origin={"reader": "load", **named},
         rows=rows_of(builder, split),
         keys=keys,
+        reopened=lambda other: load(
+            name, split, input=input, label=label, data_dir=data_dir, treatment=other
+        ),
     )
 
 

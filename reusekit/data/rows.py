@@ -181,6 +181,7 @@ class Rows:
         Raises:
             DataError: A row has no label, or a class too few rows.
         """
+        among = positions
         if not self.open_length:
             treatment = treatment.model_copy(update={"length": None})
         where = f"{self.name}, split {split!r},"
@@ -213,6 +214,7 @@ class Rows:
             origin=origin,
             keys=keys,
             counts=_counts(labels, self.task),
+            reopened=lambda other: self.split(split, among, other, origin),
         )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from reusekit.data.augmentation import Augmentation
 from reusekit.data.task import Task
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
+
+_CHOOSING = ("examples_per_class", "seed", "task", "skip_unreadable")
+"""Settings of a treatment that decide which examples there are and what is told of them."""
 
 
 def cause_of(error: BaseException) -> str:
@@ -52,6 +55,8 @@ class DataSplit:
             where it was not.
         augmentation: The layers that vary these examples where they are trained on; `augmented`
             gives them. `examples` and the fingerprint are those of the examples as they are.
+        reopened: Opens the same examples in another treatment, for `treated`; None where only one
+            is known.
     """
 
     name: str
@@ -67,6 +72,9 @@ class DataSplit:
     raw: "DataSplit | None" = field(default=None, repr=False)
     counts: np.ndarray | None = field(default=None, repr=False, compare=False)
     augmentation: Augmentation | None = field(default=None, repr=False)
+    reopened: Callable[[Treatment], "DataSplit"] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -182,6 +190,7 @@ class DataSplit:
                 f"Expected counts of {self.task.size} classes as whole numbers. Received: "
                 f"{found.dtype} of shape {found.shape}."
             )
+        reopened = self.reopened
         present = found > 0
         each = np.where(present, self.size / (present.sum() * np.maximum(found, 1)), 1.0)
         table = tf.constant(each, tf.float32)
@@ -196,7 +205,39 @@ class DataSplit:
             examples=self.examples.map(weighted, tf.data.AUTOTUNE),
             fingerprint=hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
             raw=self.raw or self,
+            reopened=reopened and (lambda other: reopened(other).balanced(found)),
         )
+
+    @checked(DataError)
+    def treated(self, treatment: Treatment) -> "DataSplit":
+        """Return the same examples in the same order as another treatment brings them.
+
+        Their fingerprint is that of a split that was opened so. Weights of `balanced` and layers of
+        `augmented` stay.
+
+        Args:
+            treatment: The treatment of pictures, series and texts. Which examples are kept stays.
+
+        Raises:
+            DataError: The examples cannot be treated so, or a program has made the split from
+                examples that are treated already.
+
+        Example:
+            >>> import reusekit as rk
+            >>> digits = rk.data.load("sklearn_digits", "test[:50]")
+            >>> digits.treated(rk.data.Treatment(image_size=(16, 16), channels=3)).input_shape
+            (16, 16, 3)
+        """
+        chosen = {name: getattr(self.treatment, name) for name in _CHOOSING}
+        if self.reopened is None:
+            raise DataError(
+                f"Expected {self.name}, split {self.split!r}, to come from rk.data.load, "
+                "from_folder, from_table, from_arrays or from_dataset, to be treated anew. "
+                "Received: a split whose examples a program has treated already."
+            )
+        found = self.reopened(treatment.changed(**chosen))
+        found = replace(found, counts=self.counts)
+        return found if self.augmentation is None else found.augmented(self.augmentation.layers)
 
     @checked(DataError)
     def augmented(self, layers: Any) -> "DataSplit":

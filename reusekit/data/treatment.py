@@ -1,6 +1,6 @@
 """The selection of examples, and their treatment on the way into a model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -14,6 +14,18 @@ from reusekit.errors import DataError
 Resize = Literal["stretch", "crop", "pad"]
 
 _GREY_LEVELS = {tf.uint8: 255, tf.uint16: 65535}
+
+
+def treatment_for(shape: Sequence[int | None]) -> dict[str, Any]:
+    """Return the settings of a treatment that the shape of a model's input decides.
+
+    Example:
+        >>> treatment_for((32, 32, 1))
+        {'image_size': (32, 32), 'channels': 1}
+    """
+    if len(shape) == 3:
+        return {"image_size": tuple(shape[:2]), "channels": shape[2]}
+    return {"length": shape[0]} if len(shape) in (1, 2) else {}
 
 
 class Treatment(Settings):

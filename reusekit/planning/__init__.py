@@ -2,7 +2,13 @@
 
 from reusekit.features.key import Extraction
 from reusekit.planning.costs import Costs, measure
-from reusekit.planning.planned import Plan, PlannedFeatures, PlannedGroup, Resources, Trials
+from reusekit.planning.planned import (
+    Plan,
+    PlannedFeatures,
+    PlannedGroup,
+    Resources,
+    Trials,
+)
 from reusekit.planning.planner import plan
 from reusekit.planning.supply import obtain
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from rich.console import Console
@@ -175,7 +175,7 @@ class Plan:
 
     @classmethod
     @checked(ConfigError)
-    def load(cls, path: AnyPath) -> "Plan":
+    def load(cls, path: AnyPath) -> Self:
         """Return the plan that `save` has written."""
         try:
             return TypeAdapter(cls).validate_json(Path(path).read_bytes())
@@ -187,54 +187,108 @@ class Plan:
             ) from error
 
     def __str__(self) -> str:
-        seconds = ("if_stored", "if_computed", "seconds")
-        features = [
-            {
-                "cut": one.at,
-                "pooled": one.pooling or "-",
-                "how": one.how if one.how == one.validation else f"{one.how}, {one.validation}",
-                "bytes": decimal(one.bytes),
-                **{f"{n.replace('_', ' ')} s": _seconds(getattr(one, n)) for n in seconds},
-                "why": one.reason,
-            }
-            for one in self.features
-        ]
-        groups = [
-            {
-                "cut": one.at,
-                "pooled": one.pooling or "-",
-                "batch": str(one.batch_size),
-                "trials": str(one.count),
-                "together": str(one.together),
-                "seconds": _seconds(one.seconds),
-                "why": one.reason,
-            }
-            for one in self.groups
-        ]
-        total = f"In all {_seconds(self.seconds)} s and {decimal(self.bytes)}."
-        plain = "The plain way was not measured: no part of the bottom has to run."
-        if self.plain_seconds is not None:
-            times = self.plain_seconds / max(self.seconds, 1e-9)
-            plain = (
-                f"The plain way, the whole bottom for every image, epoch and trial: "
-                f"{_seconds(self.plain_seconds)} s, {times:.1f} times as much."
-            )
-        console = Console(width=_PRINTED_WIDTH, color_system=None, highlight=False, markup=False)
-        with console.capture() as printed:
-            console.print(_table("Features", features), _table("Training", groups), sep="\n")
-            console.print(f"{total} {plain}\n{self.costs}")
-            for note in self.notes:
-                console.print(f"Note: {note}")
-        return "\n".join(line.rstrip() for line in printed.get().splitlines())
+        return _printed({"": self})
 
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(index=False)
 
 
+@dataclass(frozen=True)
+class JointPlan:
+    """The plans of several backbones as one, with a pass over the data for each.
+
+    Attributes:
+        plans: The plan of each, by its name.
+    """
+
+    plans: Mapping[str, Plan]
+
+    save: ClassVar[Any] = Plan.save
+    load: ClassVar[Any] = classmethod(Plan.load.__func__)  # type: ignore[attr-defined]
+
+    @property
+    def seconds(self) -> float:
+        """The estimated seconds of all of it."""
+        return sum(one.seconds for one in self.plans.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the stored features when all are there."""
+        return sum(one.bytes for one in self.plans.values())
+
+    def to_frame(self) -> Any:
+        """Return the features as a pandas DataFrame, one row each."""
+        import pandas
+
+        frames = {name: one.to_frame() for name, one in self.plans.items()}
+        return pandas.concat(frames, names=["backbone"]).reset_index("backbone")
+
+    def __str__(self) -> str:
+        return _printed(self.plans)
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False)
+
+
+def _printed(plans: Mapping[str, Plan]) -> str:
+    """Return plans as tables, with the names of backbones where there are several."""
+    shown = ("if_stored", "if_computed", "seconds")
+    features = [
+        {
+            **({"backbone": name} if name else {}),
+            "cut": one.at,
+            "pooled": one.pooling or "-",
+            "how": one.how if one.how == one.validation else f"{one.how}, {one.validation}",
+            "bytes": decimal(one.bytes),
+            **{f"{n.replace('_', ' ')} s": _seconds(getattr(one, n)) for n in shown},
+            "why": one.reason,
+        }
+        for name, plan in plans.items()
+        for one in plan.features
+    ]
+    groups = [
+        {
+            **({"backbone": name} if name else {}),
+            "cut": one.at,
+            "pooled": one.pooling or "-",
+            "batch": str(one.batch_size),
+            "trials": str(one.count),
+            "together": str(one.together),
+            "seconds": _seconds(one.seconds),
+            "why": one.reason,
+        }
+        for name, plan in plans.items()
+        for one in plan.groups
+    ]
+    seconds = sum(plan.seconds for plan in plans.values())
+    size = sum(plan.bytes for plan in plans.values())
+    measured = [plan.plain_seconds for plan in plans.values() if plan.plain_seconds is not None]
+    total = f"In all {_seconds(seconds)} s and {decimal(size)}."
+    plain = "The plain way was not measured: no part of the bottom has to run."
+    if measured:
+        partly = len(measured) < len(plans)
+        times = f", {sum(measured) / max(seconds, 1e-9):.1f} times as much"
+        plain = (
+            f"The plain way, the whole bottom for every image, epoch and trial: "
+            f"{_seconds(sum(measured))} s"
+            + (" for those whose bottom has to run." if partly else f"{times}.")
+        )
+    console = Console(width=_PRINTED_WIDTH, color_system=None, highlight=False, markup=False)
+    with console.capture() as printed:
+        console.print(_table("Features", features), _table("Training", groups), sep="\n")
+        console.print(f"{total} {plain}")
+        for name, plan in plans.items():
+            before = f"{name}: " if name else ""
+            console.print(f"{before}{plan.costs}")
+            for note in plan.notes:
+                console.print(f"Note: {before}{note}")
+    return "\n".join(line.rstrip() for line in printed.get().splitlines())
+
+
 def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in rows[0] if rows else ():
-        text = column in ("cut", "pooled", "how", "why")
+        text = column in ("backbone", "cut", "pooled", "how", "why")
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     for row in rows:
         table.add_row(*row.values())

@@ -5,8 +5,8 @@ Nautilus (Nakandala and Kumar, SIGMOD 2022) chooses with fixed speeds; here they
 
 import math
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import keras
@@ -26,9 +26,24 @@ from reusekit.features.store import FeatureStore
 from reusekit.features.stored import check_examples
 from reusekit.graph import Flops, Graph, ancestors, count_flops, read
 from reusekit.graph.addresses import resolve_one
-from reusekit.planning.costs import REHEARSED_BATCHES, Rehearsal, measure, rehearse
-from reusekit.planning.planned import Plan, PlannedFeatures, PlannedGroup, Resources, Trials
-from reusekit.planning.rule import TRAIN, VALIDATION, VIEWS, CutFacts, Decision, schedule
+from reusekit.planning.costs import REHEARSED_BATCHES, Costs, Rehearsal, measure, rehearse
+from reusekit.planning.planned import (
+    JointPlan,
+    Plan,
+    PlannedFeatures,
+    PlannedGroup,
+    Resources,
+    Trials,
+)
+from reusekit.planning.rule import (
+    TRAIN,
+    VALIDATION,
+    VIEWS,
+    CutFacts,
+    Decision,
+    schedule,
+    stored_of,
+)
 
 _SHARE_OF_DISK = 0.9  # of what is free
 _REHEARSED = 32  # examples
@@ -107,13 +122,120 @@ def plan(
         >>> [(one.at, one.how) for one in made.features]
         [('stem_out', 'tap'), ('block7_out', 'tap')]
     """
+    asked = Asked(model, trials, train, validation, extraction)
+    return plan_all({"": asked}, store, resources).plans[""]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The work that is asked for on one backbone; see `plan`."""
+
+    model: keras.Model | Graph
+    trials: Sequence[Trials]
+    train: DataSplit
+    validation: DataSplit
+    extraction: Extraction = Extraction()
+
+
+def plan_all(
+    asked: Mapping[str, Asked], store: FeatureStore, resources: Resources = Resources()
+) -> JointPlan:
+    """Plan the work on several backbones, which share the disk by one rule, and memory evenly.
+
+    Args:
+        asked: The work on each backbone, by its name.
+        store: Where features are kept.
+        resources: The room for all of them.
+
+    Raises:
+        ConfigError, CacheError, DataError, AddressError: As `plan` raises them.
+    """
     check_backend()
-    mask, graph = extraction.mask, read(model, keep_masks=extraction.mask is not None)
-    splits = {TRAIN: train, VALIDATION: validation}
+    looked = {name: _looked_at(one, store) for name, one in asked.items()}
+    costs, speeds = resources.costs, {}
+    for name, one in looked.items():
+        speeds[name] = one.speeds(store, costs)
+        if resources.costs is None:
+            costs = replace(speeds[name], bottom_seconds=None)
+    memory = resources.memory
+    if memory is None:
+        memory = psutil.virtual_memory().available // 2
+    memory //= len(asked)
+    budgets = [budget for budget in (resources.disk, store.budget) if budget is not None]
+    there = sum(cut.there for one in looked.values() for cut in one.cuts)
+    free = there + _SHARE_OF_DISK * shutil.disk_usage(store.path).free
+    disk = min(budgets, default=int(free))
+    decisions = [one.decision(speeds[name], memory, disk) for name, one in looked.items()]
+    chosen = stored_of(decisions, disk)
+    decisions = [replace(one, chosen=chosen.intersection(one.cuts)) for one in decisions]
+    return JointPlan(
+        {
+            name: _planned(decision, one)
+            for (name, one), decision in zip(looked.items(), decisions, strict=True)
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """The facts of one backbone: what is asked for, what is stored, and a first batch."""
+
+    asked: Asked
+    extraction: Extraction
+    flops: Flops
+    cuts: Sequence[CutFacts]
+    rehearsal: Rehearsal | None
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of an example's input and label; 0 where nothing has to run."""
+        return self.rehearsal.input_bytes + self.rehearsal.label_bytes if self.rehearsal else 0
+
+    def speeds(self, store: FeatureStore, costs: Costs | None) -> Costs:
+        """Return the speeds, of this machine as they are known, of the bottom as it was rehearsed.
+
+        Args:
+            store: Its disk is measured where nothing is known.
+            costs: The speeds that are known.
+        """
+        rehearsal = self.rehearsal
+        if costs is not None and (costs.bottom_seconds is not None or rehearsal is None):
+            return costs
+        ran = {call for one in self.cuts if one.may_run for call in one.calls}
+        flops = sum(self.flops.per_call[call] for call in ran)
+        costs = costs or measure(store, rehearsal, flops)
+        if rehearsal is not None:  # the deepest cut may be stored already
+            deepest = max(one.flops for one in self.cuts)
+            seconds = rehearsal.bottom_seconds * (deepest / flops if flops else 1)
+            costs = replace(
+                costs,
+                bottom_seconds=seconds,
+                input_seconds=rehearsal.input_seconds,
+                augment_seconds=rehearsal.augment_seconds,
+            )
+        return costs
+
+    def decision(self, costs: Costs, memory: int, disk: int) -> Decision:
+        """Return the rule applied to the facts."""
+        rows = {part: split.size for part, split in self.splits.items()}
+        rows[VIEWS] = self.extraction.augmented_views * self.asked.train.size
+        return Decision(self.cuts, rows, costs, self.flops.per_call, self.read_bytes, memory, disk)
+
+    @property
+    def splits(self) -> dict[str, DataSplit]:
+        """The examples by part."""
+        return {TRAIN: self.asked.train, VALIDATION: self.asked.validation}
+
+
+def _looked_at(asked: Asked, store: FeatureStore) -> _Looked:
+    """Look at what is asked for, at what is stored, and run the first batch where it may run."""
+    extraction, train = asked.extraction, asked.train
+    mask, graph = extraction.mask, read(asked.model, keep_masks=extraction.mask is not None)
+    splits = {TRAIN: train, VALIDATION: asked.validation}
     for name, split in splits.items():
         check_examples(graph, split, name, extraction.padding)
-    refuse_mixing(graph, [trial.at for trial in trials])
-    check_augmentation(train, validation, extraction.augmented_views)
+    refuse_mixing(graph, [trial.at for trial in asked.trials])
+    check_augmentation(train, asked.validation, extraction.augmented_views)
     extraction = replace(
         extraction,
         preprocessing=described(extraction.preprocessing),
@@ -121,39 +243,22 @@ def plan(
         carries_mask=True,
     )
     flops = count_flops(graph)
-    cuts = _cuts(graph, flops, trials, extraction, train)
+    cuts = _cuts(graph, flops, asked.trials, extraction, train)
     _find(cuts, splits, store, extraction)
-    rehearsal = _rehearsed(graph, cuts, train, extraction)
-    costs = resources.costs
-    if costs is None or (costs.bottom_seconds is None and rehearsal is not None):
-        ran = sum(flops.per_call[c] for c in {c for one in cuts if one.may_run for c in one.calls})
-        costs = costs or measure(store, rehearsal, ran)
-        if rehearsal is not None:  # the deepest cut may be stored already
-            deepest = max(one.flops for one in cuts)
-            seconds = rehearsal.bottom_seconds * (deepest / ran if ran else 1)
-            costs = replace(
-                costs,
-                bottom_seconds=seconds,
-                input_seconds=rehearsal.input_seconds,
-                augment_seconds=rehearsal.augment_seconds,
-            )
-    memory = resources.memory
-    if memory is None:
-        memory = psutil.virtual_memory().available // 2
-    budgets = [budget for budget in (resources.disk, store.budget) if budget is not None]
-    free = sum(one.there for one in cuts) + _SHARE_OF_DISK * shutil.disk_usage(store.path).free
-    rows = {part: split.size for part, split in splits.items()}
-    rows[VIEWS] = extraction.augmented_views * train.size
-    read_bytes = rehearsal.input_bytes + rehearsal.label_bytes if rehearsal else 0
-    disk = min(budgets, default=int(free))
-    decision = Decision(cuts, rows, costs, flops.per_call, read_bytes, memory, disk)
+    return _Looked(asked, extraction, flops, cuts, _rehearsed(graph, cuts, train, extraction))
+
+
+def _planned(decision: Decision, looked: _Looked) -> Plan:
+    """Return the plan of one backbone."""
+    costs, memory, extraction = decision.costs, decision.memory, looked.extraction
+    train, validation = looked.splits.values()
     left = memory - sum(map(decision.bytes, decision.in_memory)) - decision.held_inputs
-    groups = {one: decision.groups(one, one in decision.stored, left) for one in cuts}
-    features = [_features(decision, one, groups[one], extraction) for one in cuts]
+    groups = {one: decision.groups(one, one in decision.stored, left) for one in decision.cuts}
+    features = [_features(decision, one, groups[one], extraction) for one in decision.cuts]
     seconds = sum(one.seconds for one in features)
     if decision.held_inputs:
         seconds += (train.size + validation.size) * costs.input_seconds
-    window = None if decision.inputs_fit else int(memory / 4 / max(1, read_bytes))
+    window = None if decision.inputs_fit else int(memory / 4 / max(1, looked.read_bytes))
     return Plan(
         features=tuple(features),
         groups=tuple(group for those in groups.values() for group in those),

@@ -150,6 +150,7 @@ class Decision:
         input_bytes: Of one example's inputs and label; 0 where nothing has to run.
         memory: Bytes for training and for what is read into memory.
         disk: Bytes for features.
+        chosen: The cuts to store, where the disk is shared with other backbones; see `stored_of`.
     """
 
     cuts: Sequence[CutFacts]
@@ -159,26 +160,22 @@ class Decision:
     input_bytes: int
     memory: float
     disk: float
+    chosen: frozenset[CutFacts] | None = None
 
     @cached_property
     def stored(self) -> frozenset[CutFacts]:
         """The cuts whose features are in the store already, or are to be stored."""
-        chosen = [one for one in self.cuts if one.kept and not one.missing]
-        room = self.disk - sum(map(self.bytes, chosen))
-        for one in sorted(self._open, key=lambda one: -self.saved(one) / max(1, self.bytes(one))):
-            if self.saved(one) > 0 and self.bytes(one) <= room:
-                chosen.append(one)
-                room -= self.bytes(one)
-        return frozenset(chosen)
+        return stored_of([self], self.disk) if self.chosen is None else self.chosen
 
     @property
-    def _open(self) -> list[CutFacts]:
+    def open(self) -> list[CutFacts]:
+        """The cuts that may be stored and are not."""
         return [one for one in self.cuts if one.missing]
 
     @cached_property
     def crowded(self) -> list[CutFacts]:
         """The cuts that would be stored if there were room."""
-        return [one for one in self._open if one not in self.stored and self.saved(one) > 0]
+        return [one for one in self.open if one not in self.stored and self.saved(one) > 0]
 
     def saved(self, one: CutFacts) -> float:
         """Return the seconds that storing a cut saves; what was not measured is taken for slow."""
@@ -234,12 +231,12 @@ class Decision:
 
     @cached_property
     def _expected(self) -> dict[CutFacts, float]:
-        return self._making(self._open, self._input_seconds)
+        return self._making(self.open, self._input_seconds)
 
     @cached_property
     def making(self) -> dict[CutFacts, float]:
         """The seconds to make and write each cut that is stored."""
-        chosen = [one for one in self._open if one in self.stored]
+        chosen = [one for one in self.open if one in self.stored]
         return self._making(chosen, self.costs.input_seconds)
 
     def _making(self, cuts: Iterable[CutFacts], input_seconds: float) -> dict[CutFacts, float]:
@@ -299,3 +296,25 @@ class Decision:
                 break
             held.append(one)
         return held
+
+
+def stored_of(decisions: Sequence[Decision], disk: float) -> frozenset[CutFacts]:
+    """Return the cuts whose features are in the store already, or are to be stored.
+
+    Args:
+        decisions: Of each backbone one; they share the disk.
+        disk: Bytes for features.
+    """
+    every = [(one, by) for by in decisions for one in by.cuts if one.kept and not one.missing]
+    room = disk - sum(by.bytes(one) for one, by in every)
+    chosen = [one for one, _ in every]
+    still = [(one, by) for by in decisions for one in by.open]
+    for one, by in sorted(still, key=lambda pair: -_saved_a_byte(*pair)):
+        if by.saved(one) > 0 and by.bytes(one) <= room:
+            chosen.append(one)
+            room -= by.bytes(one)
+    return frozenset(chosen)
+
+
+def _saved_a_byte(one: CutFacts, decision: Decision) -> float:
+    return decision.saved(one) / max(1, decision.bytes(one))

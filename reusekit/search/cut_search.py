@@ -5,52 +5,43 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import keras_tuner
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from reusekit.arguments import AnyPath, checked, expanded
-from reusekit.backbones import Backbone, sources
+from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
-from reusekit.data.texts import names_of_texts, tokenized
-from reusekit.errors import ConfigError, DataError
+from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.features import FeatureStore
-from reusekit.features.frontiers import Features
-from reusekit.features.key import tensor_digests
-from reusekit.features.randomness import refuse_mixing
-from reusekit.features.source import FeatureSource, input_source
-from reusekit.features.stored import check_examples
-from reusekit.graph import CutPoint, Graph, cut_points, read, resolve
-from reusekit.graph.padding_mask import AUTO
-from reusekit.planning import Extraction, Plan, Resources, Trials, obtain, plan
-from reusekit.planning.planner import check_augmentation, check_backend
+from reusekit.graph import Graph
+from reusekit.planning import Plan, PlannedGroup, Resources
+from reusekit.planning.planned import JointPlan
+from reusekit.planning.planner import check_backend, plan_all
 from reusekit.progress import counted
 from reusekit.search.config import SearchConfig
-from reusekit.search.default_cuts import feature_cuts
 from reusekit.search.folder import alone
-from reusekit.search.hypermodel import CutHyperModel, check_adaptations
+from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.objective import configured_objective
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
 from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
-from reusekit.search.sizes import SizeCounter, Sizes, exceeded, measure_latency
-from reusekit.search.space import SearchSpace, TrialSpec
+from reusekit.search.searched_backbone import SearchedBackbone, cells_of, ranked_pooling
+from reusekit.search.sizes import measure_latency
+from reusekit.search.space import BACKBONE, Place, SearchSpace, label, place
 from reusekit.search.tasks import rules_of
-from reusekit.search.trial_data import ArrayFeatures, TrialData, collected
+from reusekit.search.trial_data import TrialData, collected
 from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
-from reusekit.surgery import extract, prepend
+from reusekit.surgery import prepend
 from reusekit.training import fold_standardization
 from reusekit.training.adaptation import merge_lora
 
-_TOKENS = 64
-"""Tokens of a text where its treatment says no length."""
-_LOOKED_AT = 32
-"""Examples that are looked at for the range of their pixels."""
+Searchable: TypeAlias = keras.Model | Graph | Backbone
+"""A backbone, or a model, read or not."""
 
 
 class CutSearch:
@@ -62,14 +53,18 @@ class CutSearch:
     they stand on with them.
 
     Args:
-        backbone: A `Backbone`, a model with a functional graph, or one that was read already. It is
-            left as it is.
+        backbones: A `Backbone`, a model with a functional graph, or one that was read already. Or
+            several, by names, or as a list of such as have names of their own: then the backbone is
+            one more choice of trials, and a column of all tables. They are left as they are.
         train: The examples to train on, augmented where they say so; see `DataSplit.augmented`.
             Texts become tokens where the `Backbone` has a tokenizer: as many as `treatment.length`
-            says, or 64.
+            says, or 64. For several backbones they are brought to the size that each takes; or
+            give a split for each, by its name, of the same examples in the same order.
         validation: The examples by which trials are compared.
         space: The choices of trials; None for heads of the task on every clean cut at features: not
             in the softmax that a classifier ends in, nor in the head of a registered `Backbone`.
+            For several backbones `cuts` are lists by name, and of `frozen_up_to` each takes those
+            that it has.
         config: All other settings.
         folder: Where trials and their state are kept. The same search goes on there where it was
             stopped; another one is refused.
@@ -102,112 +97,184 @@ class CutSearch:
     @checked(ConfigError)
     def __init__(
         self,
-        backbone: keras.Model | Graph | Backbone,
-        train: DataSplit,
-        validation: DataSplit,
+        backbones: Searchable | Sequence[Searchable] | Mapping[str, Searchable],
+        train: DataSplit | Mapping[str, DataSplit],
+        validation: DataSplit | Mapping[str, DataSplit],
         space: SearchSpace | None = None,
         config: SearchConfig = SearchConfig(),
         folder: AnyPath = "search",
         store: FeatureStore | None = None,
     ) -> None:
         check_backend()
-        model, old_head, self._tokenizer = backbone, None, None
-        if isinstance(backbone, Backbone):
-            model, old_head = backbone.model, backbone.head
-            names = names_of_texts(train)
-            if backbone.tokenizer and names and names == names_of_texts(validation):
-                self._tokenizer = backbone.tokenizer(train.treatment.length or _TOKENS, names)
-                train, validation = (tokenized(one, self._tokenizer) for one in (train, validation))
-        self.graph = read(model, keep_masks=config.mask is not None)
-        for name, split in (("train", train), ("validation", validation)):
-            check_examples(self.graph, split, name, config.padding)
-        if isinstance(backbone, Backbone):
-            _check_range(backbone, train)
-        if train.task != validation.task:
+        self.backbones: dict[str | None, SearchedBackbone] = {}
+        for name, backbone in _by_name(backbones).items():
+            own = _of(train, name, "train"), _of(validation, name, "validation")
+            with _naming(name):
+                self.backbones[name] = SearchedBackbone(backbone, *own, config, name)
+        _check_alike(self.backbones)
+        first = next(iter(self.backbones.values()))
+        self.train, self.validation = first.train, first.validation
+        if self.train.task != self.validation.task:
             raise ConfigError(
                 "Expected training and validation examples of one task, with the same names in the "
-                f"same order. Received: {reprlib.repr(train.task)} and "
-                f"{reprlib.repr(validation.task)}."
+                f"same order. Received: {reprlib.repr(self.train.task)} and "
+                f"{reprlib.repr(self.validation.task)}."
             )
-        if config.rank and train.task.parts:
+        if config.rank and self.train.task.parts:
             raise ConfigError(
                 "Expected rank=None for several tasks at once, of which each would rank the cuts "
                 f"in another order. Received: {config.rank!r}."
             )
-        self.train, self.validation, self.config = train, validation, config
+        self.config = config
         self.folder, self.store = expanded(folder, ConfigError), store
-        self._points = {
-            point.at: point for point in cut_points(self.graph, max_width=None) if point.tensors
-        }
-        if space is None:
-            cuts = _clean_cuts(self.graph, train.classes, old_head)
-            space = SearchSpace(cuts=cuts, learning_rates=[1e-3, 1e-2, 1e-1])
-        for at in (*space.cuts, *space.begins):
-            resolve(self.graph, at)  # refuses what is no address
-        self._bare = TrialData({}, {}, train.task, config.pooling, self.graph, mask=config.mask)
-        check_adaptations(space, self._bare)
-        refuse_mixing(self.graph, list(space.cuts))
-        check_augmentation(train, validation, config.augmented_views)
-        self._all_cuts = space
-        self._rules = rules_of(train.task)
-        self._objective = configured_objective(config, space, self._rules, train.mixes_labels)
-        self._latencies: dict[str, float] = {}
+        self._all_cuts = self._space_of_all(space)
+        for name, one in self.backbones.items():
+            with _naming(name):
+                one.check(self._all_cuts.of(name))
+        self._rules = rules_of(self.train.task)
+        self._objective = configured_objective(
+            config, self._all_cuts, self._rules, self.train.mixes_labels
+        )
+        self._latencies: dict[Place, float] = {}
 
-    def measure_latencies(self) -> dict[str, float]:
+    @property
+    def graph(self) -> Graph:
+        """The backbone, read once, where there is only one.
+
+        Raises:
+            ConfigError: There are several; see `backbones`.
+        """
+        if None not in self.backbones:
+            raise ConfigError(
+                "Expected a search of one backbone. Received: "
+                f"{', '.join(map(str, self.backbones))}; search.backbones has the graph of each."
+            )
+        return self.backbones[None].graph
+
+    def _space_of_all(self, space: SearchSpace | None) -> SearchSpace:
+        """Return the choices with those of each backbone by its name, where there are several."""
+        alone = None in self.backbones
+        if space is None:
+            cuts: Any = {name: one.clean_cuts() for name, one in self.backbones.items()}
+            cuts = cuts[None] if alone else cuts
+            return SearchSpace(cuts=cuts, learning_rates=[1e-3, 1e-2, 1e-1])
+        cuts = space.cuts
+        by_name = isinstance(cuts, Mapping)
+        if alone and (by_name or isinstance(space.frozen_up_to, Mapping)):
+            raise ConfigError(
+                "Expected cuts and frozen_up_to as lists of addresses for a single backbone. "
+                f"Received: {space.cuts!r} and {space.frozen_up_to!r}."
+            )
+        if alone:
+            return space
+        names = list(map(str, self.backbones))
+        if not by_name or set(space.cuts) != set(names):
+            raise ConfigError(
+                f"Expected cuts by the names of the backbones, {', '.join(names)}. Received: "
+                f"{reprlib.repr(space.cuts)}."
+            )
+        frozen: Any = space.frozen_up_to
+        if not isinstance(frozen, Mapping):
+            frozen = self._shared_out(frozen)
+        elif set(frozen) - set(names):
+            raise ConfigError(
+                f"Expected frozen_up_to by the names of the backbones, {', '.join(names)}. "
+                f"Received: {reprlib.repr(frozen)}."
+            )
+        return space.changed(
+            cuts={name: cuts[name] for name in names},
+            frozen_up_to={name: frozen[name] for name in names if frozen.get(name)},
+        )
+
+    def _shared_out(self, addresses: Sequence[str]) -> dict[Any, list[str]]:
+        """Return the addresses that each backbone has."""
+        found = {
+            name: [at for at in addresses if at in one.graph.names]
+            for name, one in self.backbones.items()
+        }
+        for at in addresses:
+            if not any(at in those for those in found.values()):
+                known = [address for one in self.backbones.values() for address in one.graph.names]
+                raise ConfigError(
+                    f"Expected frozen_up_to to be addresses that a backbone has. Received: {at!r}. "
+                    f"{nearest(at, known)}"
+                )
+        return found
+
+    def measure_latencies(self) -> dict[Place, float]:
         """Return seconds for one example up to each cut, measured at the first call.
 
-        See `measure_latency` for the conditions. Results have them from then on.
+        Of several backbones a cut is the pair of the backbone's name and the address. See
+        `measure_latency` for the conditions. Results have them from then on.
         """
         if not self._latencies:
-            cuts, config = list(self._all_cuts.cuts), self.config
-            models = [extract(self.graph, at, config.pooling, config.mask) for at in cuts]
-            self._latencies = dict(zip(cuts, measure_latency(models), strict=True))
+            models = {
+                place(at, name): model
+                for name, one in self.backbones.items()
+                for at, model in one.bottoms(self._all_cuts.of(name)).items()
+            }
+            found = measure_latency(list(models.values()))
+            self._latencies = dict(zip(models, found, strict=True))
         return self._latencies
 
-    def _limited_latencies(self) -> dict[str, float]:
+    def _limited_latencies(self) -> dict[Place, float]:
         return {} if self.config.limits.latency is None else self.measure_latencies()
 
     @cached_property
     def _allowed(self) -> SearchSpace:
         """The space without the cuts that exceed the limits."""
-        space, counter = self._all_cuts, SizeCounter(self._bare)
         latencies, over = self._limited_latencies(), {}
-        for at in space.cuts:
-            found = exceeded(self.config.limits, counter.bottom(at), latencies.get(at))
-            if found:
-                over[at] = found
-        cuts = [at for at in space.cuts if at not in over]
-        if not cuts:
-            at, why = next(iter(over.items()))
-            raise ConfigError(f"No cut keeps within the limits. Of {at!r} the {why}.")
-        return space.changed(cuts=cuts)
+        for name, one in self.backbones.items():
+            own = self._all_cuts.of(name)
+            found = one.over(own, {at: latencies[place(at, name)] for at in own.cuts if latencies})
+            over.update({place(at, name): why for at, why in found.items()})
+        every = _places(self._all_cuts)
+        if len(over) == len(every):
+            first, why = next(iter(over.items()))
+            raise ConfigError(f"No cut keeps within the limits. Of {label(first)!r} the {why}.")
+        return _narrowed(self._all_cuts, [one for one in every if one not in over])
 
     @cached_property
-    def plan(self) -> Plan | None:
+    def plan(self) -> Plan | JointPlan | None:
         """The work computed once, stored and trained together; None for the plain way."""
-        config = self.config
-        expected = _expected_trials(self._allowed, self._bare, self._points, config)
-        if config.plain:
+        space = self._allowed
+        cells = {name: cells_of(space.of(name)) for name in _names(space)}
+        asked = {}
+        for name, count in cells.items():
+            with _naming(name):
+                share = count / sum(cells.values())
+                asked[name or ""] = self.backbones[name].asked(space.of(name), share)
+        if self.config.plain:
             return None
-        extraction = Extraction(
-            dtype=config.dtype,
-            padding=config.padding,
-            preprocessing=config.preprocessing,
-            compute_dtype=config.compute_dtype,
-            mask=config.mask,
-            seed=config.seed,
-            augmented_views=config.augmented_views,
-        )
-        resources = Resources(disk=config.disk, memory=config.memory)
-        splits = self.train, self.validation
-        return plan(self.graph, expected, *splits, self._features, extraction, resources)
+        resources = Resources(disk=self.config.disk, memory=self.config.memory)
+        made = plan_all(asked, self._features, resources)
+        return made.plans.get("", made)
+
+    @checked(ConfigError)
+    def plan_of(self, backbone: str | None) -> Plan | None:
+        """Return the plan of one backbone; None is the name of an only one.
+
+        Raises:
+            ConfigError: There are several, and none of that name is searched.
+        """
+        if not isinstance(self.plan, JointPlan):
+            return self.plan
+        plans = self.plan.plans
+        if backbone is None or backbone not in plans:
+            raise ConfigError(
+                f"Expected the name of a backbone, one of {', '.join(plans)}. Received: "
+                f"{backbone!r}."
+            )
+        return plans[backbone]
 
     @cached_property
     def _features(self) -> FeatureStore:
         return self.store or FeatureStore()
 
-    def extract(self) -> TrialData:
+    def extract(self) -> TrialData | Mapping[str, TrialData]:
         """Return features where trials begin, computed at the first call as the plan says.
+
+        Of several backbones those of each by its name.
 
         Raises:
             CacheError: They are not finite, or cannot be stored.
@@ -216,74 +283,46 @@ class CutSearch:
         return self._data
 
     @cached_property
-    def _data(self) -> TrialData:
-        train: Mapping[Features, FeatureSource]
-        validation: Mapping[Features, FeatureSource]
-        if self.plan is None:
-            at: Features = (self.graph.inputs[0].address, None)
-            train, validation = (
-                {at: input_source(split, self.config.padding, split.size, training)}
-                for split, training in ((self.train, True), (self.validation, False))
-            )
-        else:
-            in_memory = {(f.at, f.pooling) for f in self.plan.features if f.in_memory}
-            train, validation = (
-                {one: _held(one, source, in_memory) for one, source in found.items()}
-                for found in (
-                    obtain(self.plan, self.graph, self._features, split, training)
-                    for split, training in ((self.train, True), (self.validation, False))
-                )
-            )
-        if self._all_cuts.heads is None:
-            for name, held in (("train", train), ("validation", validation)):
-                self._rules.targets(next(iter(held.values())).labels, name)
-        return replace(
-            self._bare,
-            train=train,
-            validation=validation,
-            plain=self.config.plain,
-            identity=self._identity(),
-        )
-
-    def _identity(self) -> dict[str, Any]:
-        """Return the facts that a resumed search shares with the one before, beside its choices."""
-        digests, config = tensor_digests(self.graph, self.graph.outputs), self.config
-        stored = ("dtype", "padding", "preprocessing", "compute_dtype")
-        said = {name: getattr(config, name) for name in stored}
-        augmentation = self.train.augmentation
-        return {
-            "model": sorted(digests.values()),
-            **{
-                name: [split.name, split.split, split.fingerprint]
-                for name, split in (("train", self.train), ("validation", self.validation))
-            },
-            "pooling": config.pooling,
-            **({} if config.mask == AUTO else {"mask": str(config.mask)}),
-            "stored": {name: str(value) for name, value in said.items() if value},
-            "augmented_views": config.augmented_views,
-            **({} if augmentation is None else {"augment": augmentation.digest}),
-            "plain": config.plain,
-        }
+    def _data(self) -> TrialData | Mapping[str, TrialData]:
+        found: dict[Any, TrialData] = {}
+        for name in _names(self._allowed):
+            plan = self.plan_of(name)
+            store = None if plan is None else self._features
+            with _naming(name):
+                own_heads = self._all_cuts.heads is not None
+                found[name] = self.backbones[name].data(plan, store, own_heads)
+        return found.get(None, found)
 
     @cached_property
     def ranking(self) -> pd.DataFrame | None:
         """Every cut's score before training, best first; None without `rank`."""
         if self.config.rank is None:
             return None
-        train, pooling = self.extract().train, _ranked_pooling(self.config)
-        features = {at: collected(train[at, pooling]) for at in self._allowed.cuts}
-        labels = next(iter(train.values())).labels
+        found, pooling = self.extract(), ranked_pooling(self.config)
+        by_name: dict[Any, TrialData] = {None: found} if isinstance(found, TrialData) else {**found}
+        features = {
+            name: {at: collected(data.train[at, pooling]) for at in self._allowed.of(name).cuts}
+            for name, data in by_name.items()
+        }
+        labels = next(iter(next(iter(by_name.values())).train.values())).labels
         if self._all_cuts.heads is None:
             labels = self._rules.targets(labels, "train")
-        return rank_cuts(features, labels, self.config.rank)
+        return rank_cuts(features.get(None, features), labels, self.config.rank)
+
+    def _in_ranked_order(self) -> list[Place]:
+        """Return the cuts as they are ranked, the best first."""
+        assert self.ranking is not None
+        ranked = self.ranking.sort_values("rank")
+        names = ranked[BACKBONE] if BACKBONE in ranked else [None] * len(ranked)
+        return [place(at, name) for at, name in zip(ranked["cut"], names, strict=True)]
 
     @cached_property
     def space(self) -> SearchSpace:
         """The space that is searched, without cuts beyond the limits or ranked too low."""
         if self.ranking is None:
             return self._allowed
-        best = list(self.ranking.sort_values("rank")["cut"])[: self.config.best_cuts]
-        return self._allowed.changed(cuts=[at for at in self._allowed.cuts if at in best])
+        best = self._in_ranked_order()[: self.config.best_cuts]
+        return _narrowed(self._allowed, [one for one in _places(self._allowed) if one in best])
 
     @cached_property
     def hypermodel(self) -> CutHyperModel:
@@ -296,9 +335,11 @@ class CutSearch:
         return self._tuner()
 
     def _tuner(self, oracle: keras_tuner.Oracle | None = None, fresh: bool = False) -> CutTuner:
-        together = {}
-        if self.plan is not None:
-            together = {(g.at, g.pooling, g.batch_size): g.together for g in self.plan.groups}
+        together = {
+            (*_begins(name, group), group.batch_size): group.together
+            for name in _names(self.space)
+            for group in getattr(self.plan_of(name), "groups", ())
+        }
         hypermodel, oracle = self.hypermodel, oracle or self._default_oracle()
         with alone(self.folder):  # it tidies up the folder
             return CutTuner(
@@ -315,9 +356,9 @@ class CutSearch:
         common = {"objective": self._objective, "seed": self.config.seed + 1}
         if self.config.max_trials is None:
             return CutGridOracle(self.hypermodel.spec, **common)
-        order = list(self.space.cuts)
+        order = _places(self.space)
         if self.ranking is not None:
-            order = [at for at in self.ranking.sort_values("rank")["cut"] if at in order]
+            order = [one for one in self._in_ranked_order() if one in order]
         return CutSweepOracle(order, self.config.max_trials, **common)
 
     @checked(ConfigError)
@@ -358,7 +399,11 @@ class CutSearch:
         objective = self.tuner.oracle.objective
         return SearchResult(
             tuple(self.tuner.records),
-            {at: self._points[at].depth for at in self._all_cuts.cuts},
+            {
+                place(at, name): one.points[at].depth
+                for name, one in self.backbones.items()
+                for at in self._all_cuts.of(name).cuts
+            },
             self._latencies,
             objective.name,
             objective.direction == "max",
@@ -384,10 +429,11 @@ class CutSearch:
         if self.ranking is None:
             raise ConfigError("There is no ranking: give rank='logme' or rank='ridge'.")
         sign = 1 if self.result.maximize else -1
-        scores = dict(zip(self.ranking["cut"], self.ranking["score"], strict=True))
+        ranked = self.ranking.sort_values("rank")
+        scores = dict(zip(self._in_ranked_order(), ranked["score"], strict=True))
         cuts = self.result.cuts
         reached = [sign * cut.best.metrics[self.result.objective] for cut in cuts]
-        return rank_correlation([scores[cut.at] for cut in cuts], reached)
+        return rank_correlation([scores[cut.place] for cut in cuts], reached)
 
     @checked(ConfigError)
     def best_model(
@@ -425,110 +471,112 @@ class CutSearch:
             merge_lora(trained)
             spec = replace(spec, adaptation=None)
         if not self.config.plain:
-            bare = replace(self._data, plain=True, _trunks={})
+            bare = replace(self.hypermodel.data_of(spec), plain=True, _trunks={})
             whole = whole_model(spec, trained, self.hypermodel, bare)
         if folded:
             whole = fold_standardization(whole)
-        if self._tokenizer is not None:
-            whole = prepend(whole, self._tokenizer)
+        tokenizer = self.backbones[spec.backbone].tokenizer
+        if tokenizer is not None:
+            whole = prepend(whole, tokenizer)
         if whole is not trained:
-            whole.compile(**self.space.head(spec, self._data.rules).compile_args)
+            whole.compile(**self.space.head(spec, self.hypermodel.rules).compile_args)
         return whole
 
 
-def _check_range(backbone: Backbone, data: DataSplit) -> None:
-    """Refuse pixels in memory of another range than a pretrained model's preprocessing takes."""
-    spec = data.examples.element_spec[0]
-    own = backbone.preprocessing is not None or backbone.source in sources()
-    if data.origin or backbone.weights is None or not own:
-        return
-    if not isinstance(spec, tf.TensorSpec) or spec.shape.rank != 3:
-        return
-    pixels = np.asarray(next(iter(data.examples.batch(_LOOKED_AT)))[0])
-    low, high = pixels.min(), pixels.max()
-    if low < 0 or not 1 < high <= 255:
-        raise DataError(
-            f"Expected pixels from 0 to 255, since {backbone.name} scales them itself. Received: "
-            f"from {low:g} to {high:g} in the first {len(pixels)} examples of train."
-        )
+def _by_name(
+    backbones: Searchable | Sequence[Searchable] | Mapping[str, Searchable],
+) -> Mapping[str | None, Searchable]:
+    """Return backbones by their names; None is that of an only one."""
+    if isinstance(backbones, Backbone | Graph | keras.Model):
+        return {None: backbones}
+    found = backbones
+    if not isinstance(found, Mapping):
+        pairs = [(_name_of(one), one) for one in found]
+        names = [name for name, _ in pairs]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ConfigError(
+                f"Expected backbones with names of their own. Received: {twice!r} twice. Give a "
+                "dictionary, with a name for each."
+            )
+        found = dict(pairs)
+    if not found or "" in found:
+        raise ConfigError(f"Expected one backbone or several, by names. Received: {found!r}.")
+    by_name: Any = dict(found)
+    return by_name
 
 
-def _clean_cuts(graph: Graph, classes: int, old_head: str | None) -> list[str]:
-    found = list(feature_cuts(graph, classes, old_head))
-    if not found:
+def _name_of(backbone: Searchable) -> str:
+    return backbone.model.name if isinstance(backbone, Graph) else backbone.name
+
+
+def _of(split: DataSplit | Mapping[str, DataSplit], name: str | None, what: str) -> DataSplit:
+    """Return the split of a backbone."""
+    if isinstance(split, DataSplit):
+        return split
+    if name is None or name not in split:
         raise ConfigError(
-            f"{graph.model.name!r} has no clean cut. Give a space with cuts of your own; "
-            "rk.cut_points(model, max_width=None) lists every tensor."
+            f"Expected {what} to be a DataSplit, or of several backbones one for each by its name. "
+            f"Received: {', '.join(split) or 'none'}."
         )
-    return found
+    return split[name]
 
 
-def _ranked_pooling(config: SearchConfig) -> str:
-    """Return the pooling of the features that rank the cuts."""
-    return config.pooling or "avg"
+def _check_alike(backbones: Mapping[str | None, SearchedBackbone]) -> None:
+    """Refuse other examples for one backbone than for another."""
+    (first_name, first), *others = backbones.items()
+    for name, one in others:
+        for what in ("train", "validation"):
+            split, other = getattr(first, what), getattr(one, what)
+            keyed = split.keys is not None and other.keys is not None
+            if (
+                split.task != other.task
+                or split.size != other.size
+                or (keyed and not np.array_equal(split.keys, other.keys))
+            ):
+                raise ConfigError(
+                    f"Expected the same {what} examples in the same order, of one task, for every "
+                    f"backbone. Received: others for {name!r} than for {first_name!r}."
+                )
 
 
-def _held(name: Features, source: FeatureSource, in_memory: set[Features]) -> FeatureSource:
-    arrays = source.arrays() if name in in_memory else None
-    if arrays is None or isinstance(arrays, tuple):
-        return source
-    return ArrayFeatures(arrays, source.labels, source.weights)
+@contextmanager
+def _naming(name: str | None) -> Iterator[None]:
+    """Say in an error of which backbone it is, where there are several."""
+    try:
+        yield
+    except ReusekitError as error:
+        if name is None:
+            raise
+        raise type(error)(f"Backbone {name!r}: {error}") from error
 
 
-def _expected_trials(
-    space: SearchSpace,
-    data: TrialData,
-    points: Mapping[str, CutPoint],
-    config: SearchConfig,
-) -> list[Trials]:
-    """Return the trials that a search will come to, as far as a plan needs to know.
-
-    Their number is spread evenly over the space. Where cuts are ranked, their features are wanted
-    whether a trial begins there or not.
-
-    Args:
-        space: The choices of the trials.
-        data: Knows the backbone and where trials begin; needs no features.
-        points: The cut points of the backbone by address.
-        config: The settings of the search.
-    """
-    counter = SizeCounter(data)
-    trained: dict[tuple[Features, int], list[Sizes]] = {}
-    for cut in space.cuts:
-        for up_to, adaptation in space.parts(cut):
-            spec = data.placed(TrialSpec(cut, up_to, adaptation=adaptation))
-            size = Sizes()
-            if spec.trains_backbone:
-                size = counter.bottom(cut) - counter.bottom(spec.frozen_up_to)
-            if spec.adaptation is not None:
-                # Weights alone: without gradients and what an optimizer keeps of each.
-                size = replace(size, parameters=size.parameters // 4)
-            for batch_size in space.batch_sizes:
-                trained.setdefault((data.begin(spec), batch_size), []).append(size)
-    cells = len(space.cuts) * len(space.parts("")) * len(space.batch_sizes)
-    # The combinations there are beside cuts, trained parts and batch sizes.
-    heads = len(space.heads) if space.heads else len(space.units) * len(space.dropout)
-    combinations = heads * len(space.optimizers) * len(space.learning_rates or [None])
-    total = config.max_trials or cells * combinations
-    expected = [
-        Trials(
-            *features,
-            count=max(1, round(total * len(sizes) / cells)),
-            epochs=config.epochs,
-            batch_size=batch_size,
-            parameters=max(size.parameters for size in sizes)
-            + _channels(points, features) * data.task.size,
-            flops=max(size.flops for size in sizes),
-        )
-        for (features, batch_size), sizes in trained.items()
-    ]
-    there = {(one.at, one.pooling) for one in expected}
-    ranked = [(at, _ranked_pooling(config)) for at in space.cuts] if config.rank else []
-    return expected + [Trials(*one, epochs=1) for one in ranked if one not in there]
+def _names(space: SearchSpace) -> list[str | None]:
+    """Return the names of the backbones in a space; None is that of an only one."""
+    return list(space.cuts) if isinstance(space.cuts, Mapping) else [None]
 
 
-def _channels(points: Mapping[str, CutPoint], features: Features) -> int:
-    return (features[0] in points and points[features[0]].shape[-1]) or 1
+def _places(space: SearchSpace) -> list[Place]:
+    """Return the cuts of all backbones in a space."""
+    return [place(at, name) for name in _names(space) for at in space.of(name).cuts]
+
+
+def _narrowed(space: SearchSpace, places: Sequence[Place]) -> SearchSpace:
+    """Return the space with some of its cuts alone; of a backbone without any nothing is left."""
+    kept = {
+        name: [at for at in space.of(name).cuts if place(at, name) in places]
+        for name in _names(space)
+    }
+    kept = {name: cuts for name, cuts in kept.items() if cuts}
+    frozen = space.frozen_up_to
+    if isinstance(frozen, Mapping):
+        frozen = {name: those for name, those in frozen.items() if name in kept}
+    return space.changed(cuts=kept.get(None, kept), frozen_up_to=frozen)
+
+
+def _begins(name: str | None, group: PlannedGroup) -> tuple[str | None, ...]:
+    """Return where the trials of a planned group begin, as `CutHyperModel.begin` has it."""
+    return (group.at, group.pooling) if name is None else (name, group.at, group.pooling)
 
 
 @contextmanager
@@ -543,6 +591,6 @@ def _told(
         return
     with counted("Trials", trials) as step:
         yield [
-            lambda record: step(f"Trials (last: {record.cut}, {record.status})"),
+            lambda record: step(f"Trials (last: {record.label}, {record.status})"),
             lambda text: step(f"Trials ({text})", 0),
         ]

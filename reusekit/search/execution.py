@@ -1,7 +1,7 @@
 """Trials run: several at a time where they read the same batches, each as it would be alone."""
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from reusekit.errors import ConfigError
 from reusekit.features import feed
-from reusekit.features.frontiers import Features
 from reusekit.features.source import FeatureSource
 from reusekit.search.folder import load
 from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
@@ -64,12 +63,13 @@ class Outcome:
 def groups(
     trials: Sequence[QueuedTrial],
     hypermodel: CutHyperModel,
-    together: Callable[[Features, int], int] = lambda features, batch_size: MOST_TOGETHER,
+    together: Callable[[Any, int], int] = lambda features, batch_size: MOST_TOGETHER,
 ) -> list[list[QueuedTrial]]:
     """Group the trials that can be trained together: those that see the same batches.
 
-    Heads on features in memory go together across cuts. Others do where they begin
-    with the same ones, so that these are read, or computed, once for all of them.
+    Heads on features in memory go together across cuts and backbones, which have the same examples
+    in the same order. Others do where they begin with the same ones, so that these are read, or
+    computed, once for all of them.
 
     Args:
         trials: Those to be run.
@@ -79,13 +79,13 @@ def groups(
     alike: dict[Any, list[QueuedTrial]] = {}
     most: dict[Any, int] = {}
     for trial in trials:
-        features = hypermodel.data.begin(trial.spec)
-        in_memory = isinstance(hypermodel.data.train[features], ArrayFeatures)
-        key = (trial.spec.batch_size, trial.initial_epoch, None if in_memory else features)
+        data, begins = hypermodel.data_of(trial.spec), hypermodel.begin(trial.spec)
+        in_memory = isinstance(data.train[data.begin(trial.spec)], ArrayFeatures)
+        key = (trial.spec.batch_size, trial.initial_epoch, None if in_memory else begins)
         alike.setdefault(key, []).append(trial)
         most[key] = 1
         if hypermodel.joint:
-            most[key] = MOST_TOGETHER if in_memory else together(features, trial.spec.batch_size)
+            most[key] = MOST_TOGETHER if in_memory else together(begins, trial.spec.batch_size)
     return [
         group[first : first + most[key]]
         for key, group in alike.items()
@@ -170,36 +170,42 @@ def _fit_together(
     objective: keras_tuner.Objective,
     progress: Callable[[int, int], None],
 ) -> list:
-    data = hypermodel.data
-    begun = [data.begin(trial.spec) for trial in group]
+    begun = {hypermodel.begin(trial.spec): trial.spec for trial in group}
     members = [
         Member(
             model,
-            _name(features),
+            _name(hypermodel.begin(trial.spec)),
             trial.epochs,
             hypermodel.stopping(objective),
             objective.name,
             objective.direction == "max",
         )
-        for trial, model, features in zip(group, models, begun, strict=True)
+        for trial, model in zip(group, models, strict=True)
     ]
+    train, validation = (
+        {
+            begins: getattr(hypermodel.data_of(spec), part)[hypermodel.data_of(spec).begin(spec)]
+            for begins, spec in begun.items()
+        }
+        for part in ("train", "validation")
+    )
     batch_size = group[0].spec.batch_size
     return fit_together(
         members,
-        _batches({one: data.train[one] for one in begun}, batch_size, hypermodel.config.seed),
-        _batches({one: data.validation[one] for one in begun}, VALIDATION_BATCH),
+        _batches(train, batch_size, hypermodel.config.seed),
+        _batches(validation, VALIDATION_BATCH),
         initial_epoch=group[0].initial_epoch,
         progress=progress,
     )
 
 
-def _name(features: Features) -> str:
+def _name(begins: Sequence[str | None]) -> str:
     """Return the name of features in the batches."""
-    return f"{features[0]} {features[1] or 'whole'}"
+    return " ".join(part or "whole" for part in begins)
 
 
 def _batches(
-    sources: dict[Features, FeatureSource], batch_size: int, seed: int | None = None
+    sources: Mapping[Any, FeatureSource], batch_size: int, seed: int | None = None
 ) -> tf.data.Dataset:
     """Return batches of (features by name, labels, ...) of several cuts, on the same examples."""
     if all(isinstance(source, ArrayFeatures) for source in sources.values()):

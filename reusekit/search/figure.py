@@ -1,10 +1,12 @@
 """Pictures of a search: the objective of each cut over its depth and over its costs."""
 
+from itertools import cycle
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from reusekit.search.results import SearchResult, TrialRecord
+from reusekit.search.results import CutResult, SearchResult, TrialRecord
 from reusekit.search.tasks.classes import accuracy_interval
 
 # Of each cost its axis: what it says, and how numbers are written there.
@@ -14,6 +16,8 @@ _COSTS = {
     "bytes": ("weights of the whole model", EngFormatter("B")),
     "latency": ("time of the backbone up to the cut, one example alone", EngFormatter("s")),
 }
+
+_MARKS = "o^sDvPX*"
 
 
 def objective_over_depth(result: SearchResult, title: str, examples: int | None = None) -> Figure:
@@ -28,24 +32,32 @@ def objective_over_depth(result: SearchResult, title: str, examples: int | None 
         A figure of its own, which belongs to no window. Every trial is a dot, the best trials are
         joined by a line, and the band reaches from the worst to the best trial of each cut. Bars
         show between which accuracies the best lie, as sure as 95 %, by the number of examples.
+        Several backbones have a line each.
     """
     figure, axes = _empty(result, title)
-    cuts = result.cuts
-    depths = [cut.depth for cut in cuts]
-    reached = [[trial.metrics[result.objective] for trial in cut.trials] for cut in cuts]
-    best, worst = [values[0] for values in reached], [values[-1] for values in reached]
-    axes.fill_between(
-        depths, worst, best, color="tab:blue", alpha=0.15, label="worst to best trial"
-    )
-    for depth, values in zip(depths, reached, strict=True):
-        axes.scatter([depth] * len(values), values, s=18, color="tab:blue", alpha=0.5)
-    axes.plot(depths, best, marker="o", color="tab:blue", label="best trial of each cut")
-    if examples and "accuracy" in result.objective:
-        lows, highs = zip(*(accuracy_interval(value, examples) for value in best), strict=True)
-        label = f"95 % interval, n = {examples:,}"
-        axes.vlines(depths, lows, highs, color="tab:blue", linewidth=1, label=label)
-    _ring(axes, result, result.depths[result.best.cut])
-    axes.set_xticks(depths, [cut.at for cut in cuts], rotation=40, ha="right", fontsize=8)
+    several: dict[str | None, list[CutResult]] = {}
+    for cut in result.cuts:
+        several.setdefault(cut.backbone, []).append(cut)
+    for number, (name, cuts) in enumerate(several.items()):
+        color = f"C{number}"
+        depths = [cut.depth for cut in cuts]
+        reached = [[trial.metrics[result.objective] for trial in cut.trials] for cut in cuts]
+        best, worst = [values[0] for values in reached], [values[-1] for values in reached]
+        band = None if number else "worst to best trial"
+        axes.fill_between(depths, worst, best, color=color, alpha=0.15, label=band)
+        for depth, values in zip(depths, reached, strict=True):
+            axes.scatter([depth] * len(values), values, s=18, color=color, alpha=0.5)
+        line = "best trial of each cut" if name is None else name
+        axes.plot(depths, best, marker="o", color=color, label=line)
+        if examples and "accuracy" in result.objective:
+            lows, highs = zip(*(accuracy_interval(value, examples) for value in best), strict=True)
+            bars = "" if number else f"95 % interval, n = {examples:,}"
+            axes.vlines(depths, lows, highs, color=color, linewidth=1, label=bars)
+    _ring(axes, result, result.depths[result.best.place])
+    if None in several:
+        axes.set_xticks(depths, [cut.at for cut in cuts], rotation=40, ha="right", fontsize=8)
+    else:
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("cut, placed by its share of the backbone's FLOPs")
     _legend(axes)
     return figure
@@ -60,21 +72,24 @@ def objective_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
         title: The search.
 
     Returns:
-        A figure of its own. Every trial is a dot, the darker the deeper it cuts; those that no
-        other beats in both are joined by a line and named by their cuts.
+        A figure of its own. Every trial is a dot, the darker the deeper it cuts, of several
+        backbones each with marks of its own; those that no other beats in both are joined by a line
+        and named by their cuts.
 
     Raises:
         ConfigError: Another cost, or latency where that was not measured.
     """
     front = result.pareto(cost)
     figure, axes = _empty(result, title)
-    trials = result.completed
-    dots = axes.scatter(
-        [_cost(result, trial, cost) for trial in trials],
-        [trial.metrics[result.objective] for trial in trials],
-        c=[result.depths[trial.cut] for trial in trials],
-        cmap="viridis_r", vmin=0, vmax=1, s=30, zorder=2,
-    )  # fmt: skip
+    names = dict.fromkeys(trial.spec.backbone for trial in result.completed)
+    for name, mark in zip(names, cycle(_MARKS), strict=False):
+        trials = [trial for trial in result.completed if trial.spec.backbone == name]
+        dots = axes.scatter(
+            [_cost(result, trial, cost) for trial in trials],
+            [trial.metrics[result.objective] for trial in trials],
+            c=[result.depths[trial.place] for trial in trials],
+            cmap="viridis_r", vmin=0, vmax=1, s=30, zorder=2, marker=mark, label=name,
+        )  # fmt: skip
     figure.colorbar(dots, label="share of the backbone's FLOPs before the cut")
     axes.plot(
         front[cost], front[result.objective], drawstyle="steps-post", color="tab:red",
@@ -82,9 +97,11 @@ def objective_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
     )  # fmt: skip
     # To the left and the better side, where no trial lies: it would beat the front.
     side, edge = (1, "bottom") if result.maximize else (-1, "top")
-    for at, x, y in zip(front["cut"], front[cost], front[result.objective], strict=True):
+    by_number = {trial.number: trial for trial in result.trials}
+    trials = [by_number[number] for number in front["trial"]]
+    for trial, x, y in zip(trials, front[cost], front[result.objective], strict=True):
         axes.annotate(
-            at, (x, y), (-2, 5 * side), textcoords="offset points", fontsize=8,
+            trial.label, (x, y), (-2, 5 * side), textcoords="offset points", fontsize=8,
             rotation=-40 * side, rotation_mode="anchor", ha="right", va=edge,
             parse_math=False,
         )  # fmt: skip
@@ -117,9 +134,9 @@ def _ring(axes: Axes, result: SearchResult, x: float) -> None:
     winner = result.best
     axes.scatter(
         [x], [winner.metrics[result.objective]], s=160, facecolors="none", edgecolors="tab:red",
-        linewidths=2, label=f"winner: {winner.cut}", zorder=3,
+        linewidths=2, label=f"winner: {winner.label}", zorder=3,
     )  # fmt: skip
 
 
 def _cost(result: SearchResult, trial: TrialRecord, cost: str) -> float:
-    return result.latencies[trial.cut] if cost == "latency" else getattr(trial.sizes, cost)
+    return result.latencies[trial.place] if cost == "latency" else getattr(trial.sizes, cost)

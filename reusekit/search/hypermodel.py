@@ -1,6 +1,6 @@
 """The hypermodel of a cut search, which builds and trains the model of each trial."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -11,11 +11,13 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
+from reusekit.features.frontiers import Features
 from reusekit.features.source import FeatureSource
 from reusekit.graph import read
 from reusekit.search.config import SearchConfig
 from reusekit.search.objective import BY_LOSS, objective_of, with_metric
 from reusekit.search.space import SearchSpace, TrialSpec
+from reusekit.search.tasks import TaskRules
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.surgery import clone
 from reusekit.training import adapt, attach, freeze
@@ -43,7 +45,7 @@ class CutHyperModel(keras_tuner.HyperModel):
     the settings name as theirs.
 
     Args:
-        data: Features where trials begin.
+        data: Features where trials begin; of several backbones those of each by its name.
         space: The choices of trials.
         config: The settings: `epochs`, `patience`, `objective` and `seed` are heeded here, the
             others by a `CutTuner`.
@@ -63,7 +65,7 @@ class CutHyperModel(keras_tuner.HyperModel):
     @checked(ConfigError)
     def __init__(
         self,
-        data: TrialData,
+        data: TrialData | Mapping[str, TrialData],
         space: SearchSpace,
         config: SearchConfig = SearchConfig(),
     ) -> None:
@@ -71,15 +73,38 @@ class CutHyperModel(keras_tuner.HyperModel):
         self.data, self.space, self.config = data, space, config
 
     @property
+    def by_backbone(self) -> Mapping[str | None, TrialData]:
+        """The features by the names of backbones; None is that of an only one."""
+        data: Any = self.data
+        return {None: data} if isinstance(data, TrialData) else data
+
+    @checked(ConfigError)
+    def data_of(self, spec: TrialSpec) -> TrialData:
+        """Return the features of a trial's backbone."""
+        return self.data if isinstance(self.data, TrialData) else self.data[spec.backbone]  # type: ignore[index]
+
+    @checked(ConfigError)
+    def begin(self, spec: TrialSpec) -> Features | tuple[str, str, str | None]:
+        """Return where a trial begins: features, of several backbones with the name of its own."""
+        features = self.data_of(spec).begin(spec)
+        return features if spec.backbone is None else (spec.backbone, *features)
+
+    @property
+    def rules(self) -> TaskRules:
+        """The rules of the task, which heads begin with."""
+        return next(iter(self.by_backbone.values())).rules
+
+    @property
     def joint(self) -> bool:
         """Return whether trials can be trained together: on TensorFlow, unless `plain`."""
-        return keras.backend.backend() == "tensorflow" and not self.data.plain
+        plain = any(data.plain for data in self.by_backbone.values())
+        return keras.backend.backend() == "tensorflow" and not plain
 
     @checked(ConfigError)
     def spec(self, hp: keras_tuner.HyperParameters) -> TrialSpec:
         """Read a specification from hyperparameters, declaring them to keras-tuner."""
         spec = self.space.sample(hp)
-        return self.data.placed(spec)
+        return self.data_of(spec).placed(spec)
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Return the untrained model of a trial, compiled; see `build_for`."""
@@ -88,10 +113,11 @@ class CutHyperModel(keras_tuner.HyperModel):
     @checked(ConfigError)
     def build_for(self, spec: TrialSpec) -> keras.Model:
         """Return the untrained model of a trial, compiled: from where it begins to the end."""
-        trunk = self.data.trunk(spec)
+        data = self.data_of(spec)
+        trunk = data.trunk(spec)
         head = self._head(spec, trunk)
         if trunk is None:
-            spec_of = _element(self.data.train[self.data.begin(spec)])
+            spec_of = _element(data.train[data.begin(spec)])
             keras.utils.set_random_seed(self.config.seed)
             model = head.build_like(keras.tree.map_structure(_placeholder, spec_of))
         else:
@@ -100,12 +126,12 @@ class CutHyperModel(keras_tuner.HyperModel):
                 keras.utils.set_random_seed(self.config.seed)
                 self._adapt(spec.adaptation, spec, trunk, own)
             keras.utils.set_random_seed(self.config.seed)
-            model = attach(own, head, self.data.head_mask(spec))
+            model = attach(own, head, data.head_mask(spec))
             if spec.adaptation is None:
                 self._freeze(spec, trunk, own, model)
-        rules = self.data.rules
+        rules = data.rules
         objective = self.config.objective or rules.objective
-        args = with_metric(head, objective, rules, self.data.mixes)
+        args = with_metric(head, objective, rules, data.mixes)
         model.compile(self._optimizer(spec), **args)
         return model
 
@@ -113,10 +139,11 @@ class CutHyperModel(keras_tuner.HyperModel):
         self, spec: TrialSpec, trunk: keras.Model, own: keras.Model, model: keras.Model
     ) -> None:
         """Freeze what a trial does not train: `own` in `model` is its copy of `trunk`."""
-        if self.data.plain:
+        data = self.data_of(spec)
+        if data.plain:
             freeze(model, up_to=spec.frozen_up_to)
         else:
-            shared, weights = self.data.shared(spec)
+            shared, weights = data.shared(spec)
             freeze(model, up_to=None, layers=shared or None)
             for old, new in zip(trunk.variables, own.variables, strict=True):
                 if id(old) in weights:
@@ -130,10 +157,11 @@ class CutHyperModel(keras_tuner.HyperModel):
     ) -> None:
         """Freeze a trial's copy of `trunk` but for the few weights of its adaptation."""
         targets = self.space.targets_of(adaptation)
-        if self.data.plain:
+        data = self.data_of(spec)
+        if data.plain:
             adapt(own, adaptation, from_=spec.frozen_up_to, targets=targets)
             return
-        fixed, weights = self.data.shared(spec)
+        fixed, weights = data.shared(spec)
         tied = (
             call.address for call in read(trunk).calls if weights & set(map(id, call.variables))
         )
@@ -143,11 +171,12 @@ class CutHyperModel(keras_tuner.HyperModel):
     def _head(self, spec: TrialSpec, trunk: keras.Model | None) -> Head:
         wanted = self.space.standardize and not spec.trains_backbone and self.space.heads is None
         return self.space.head(
-            spec, self.data.rules, self._to_standardize(spec, trunk) if wanted else None
+            spec, self.data_of(spec).rules, self._to_standardize(spec, trunk) if wanted else None
         )
 
     def _to_standardize(self, spec: TrialSpec, trunk: keras.Model | None) -> np.ndarray | None:
-        source = self.data.train[self.data.begin(spec)]
+        data = self.data_of(spec)
+        source = data.train[data.begin(spec)]
         if trunk is None:
             if keras.tree.is_nested(_element(source)):
                 return None  # several tensors, which the head takes or refuses
@@ -169,10 +198,11 @@ class CutHyperModel(keras_tuner.HyperModel):
     @checked(ConfigError)
     def batches(self, spec: TrialSpec) -> tuple[Any, Any]:
         """Return the batches that a trial is trained on and those it is validated on."""
-        at = self.data.begin(spec)
+        data = self.data_of(spec)
+        at = data.begin(spec)
         return (
-            self.data.train[at].batches(spec.batch_size, self.config.seed),
-            self.data.validation[at].batches(VALIDATION_BATCH),
+            data.train[at].batches(spec.batch_size, self.config.seed),
+            data.validation[at].batches(VALIDATION_BATCH),
         )
 
     @checked(ConfigError)
@@ -244,13 +274,15 @@ class CutHyperModel(keras_tuner.HyperModel):
                 "trials are trained and compared on the examples that the search was made with. "
                 f"Received: {', '.join(refused)}."
             )
-        source = self.data.train[self.data.begin(self.spec(hp))]
+        spec = self.spec(hp)
+        data = self.data_of(spec)
+        source = data.train[data.begin(spec)]
         if kwargs.get("class_weight") is not None and source.weights is not None:
             raise SearchArgumentError(
                 "Expected no class_weight for examples that have weights already. Received: "
                 f"{kwargs['class_weight']!r}."
             )
-        if self.data.task.parts and kwargs.get("class_weight") is not None:
+        if data.task.parts and kwargs.get("class_weight") is not None:
             raise SearchArgumentError(
                 "Expected no class_weight for several tasks at once. Received: "
                 f"{kwargs['class_weight']!r}."
@@ -263,7 +295,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         options = {name: kwargs[name] for name in ("class_weight", "verbose") if name in kwargs}
         callbacks = kwargs.get("callbacks") or ()
         fit = self.train(
-            self.spec(hp),
+            spec,
             model,
             objective_of(callbacks),
             callbacks,

@@ -5,7 +5,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakMethod
 
 import keras_tuner
@@ -19,11 +19,13 @@ from threadpoolctl import threadpool_limits
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
-from reusekit.search.space import CUT
+from reusekit.search.space import BACKBONE, CUT, Place, choice_of, place
 
 # Trials asked for at once after the first pass: they are trained in little more than the time of
 # one, and the Gaussian process allows for those whose results are not there yet.
 _AT_A_TIME = 4
+
+_Item = TypeVar("_Item")
 
 
 class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
@@ -35,13 +37,14 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     before takes first what its pass has left out.
 
     Args:
-        cuts: Addresses, shallow to deep.
+        cuts: Addresses, shallow to deep; of several backbones pairs of the backbone's name and the
+            address.
         max_trials: The number of trials in all.
         **kwargs: Further arguments of `keras_tuner.oracles.BayesianOptimizationOracle`.
     """
 
     @checked(ConfigError)
-    def __init__(self, cuts: Sequence[str], max_trials: PositiveInt, **kwargs: Any) -> None:
+    def __init__(self, cuts: Sequence[Place], max_trials: PositiveInt, **kwargs: Any) -> None:
         self.sweep = evenly(cuts, max_trials)
         super().__init__(
             max_trials=max_trials, num_initial_points=max(len(self.sweep), 1), **kwargs
@@ -60,10 +63,13 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         """Return the number of trials to ask for now: the rest of the first pass, then a few."""
         return max(len(self._left(len(self.trials))), _AT_A_TIME)
 
-    def _left(self, number: int) -> list[str]:
+    def _left(self, number: int) -> list[Place]:
         """Return the cuts of the first pass that no trial before this one has tried."""
         before = (t for trial_id, t in self.trials.items() if int(trial_id) < number)
-        tried = {trial.hyperparameters.values.get(CUT) for trial in before}
+        values = [trial.hyperparameters.values for trial in before]
+        tried = {
+            place(one.get(choice_of(CUT, one.get(BACKBONE))), one.get(BACKBONE)) for one in values
+        }
         return [cut for cut in self.sweep if cut not in tried]
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
@@ -78,8 +84,14 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
                 # About keras-tuner's own choice of kernel bounds; nothing a user could act on.
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 return super().populate_space(trial_id)
-        values = {hp.name: hp.default for hp in self.get_space().space}
-        return {"status": "RUNNING", "values": values | {CUT: left[0]}}
+        space, first = self.get_space(), left[0]
+        where = {CUT: first}
+        if not isinstance(first, str):
+            backbone, at = first
+            where = {BACKBONE: backbone, choice_of(CUT, backbone): at}
+        space.values = where  # by which it knows what is a choice here
+        values = {hp.name: hp.default for hp in space.space if space.is_active(hp)}
+        return {"status": "RUNNING", "values": values | where}
 
 
 class CutGridOracle(keras_tuner.Oracle):
@@ -107,7 +119,7 @@ class CutGridOracle(keras_tuner.Oracle):
 
     def at_a_time(self) -> int:
         """Return all that are left."""
-        return math.prod(len(values) for _, values in self._choices())
+        return sum(math.prod(len(values) for _, values in choices) for choices in self._choices())
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Return the values of the next trial; see `keras_tuner.Oracle.populate_space`."""
@@ -116,9 +128,13 @@ class CutGridOracle(keras_tuner.Oracle):
 
     def _combinations(self) -> Iterator[dict[str, Any]]:
         """Yield the combinations to try, in order."""
-        choices, seen = self._choices(), set()
-        for combination in itertools.product(*(values for _, values in choices)):
-            values = {name: value for (name, _), value in zip(choices, combination, strict=True)}
+        seen = set()
+        every = (
+            dict(zip([name for name, _ in choices], combination, strict=True))
+            for choices in self._choices()
+            for combination in itertools.product(*(values for _, values in choices))
+        )
+        for values in every:
             if (known := self._meaning()) is not None:
                 hyperparameters = self.get_space()
                 hyperparameters.values = dict(values)
@@ -128,18 +144,26 @@ class CutGridOracle(keras_tuner.Oracle):
                 seen.add(meaning)
             yield values
 
-    def _choices(self) -> list[tuple[str, list[Any]]]:
-        space = self.get_space().space
-        for hp in space:
+    def _choices(self) -> Iterator[list[tuple[str, list[Any]]]]:
+        """Yield what there is to choose of each backbone."""
+        space = self.get_space()
+        for hp in space.space:
             if not isinstance(hp, Fixed | Choice | Boolean):
                 raise ConfigError(
                     f"Expected choices to try all combinations of. Received: {hp.name!r}, a range. "
                     "Give a list, such as learning_rates=[1e-3, 1e-2]."
                 )
-        return [(hp.name, list(hp.values)) for hp in space]
+        backbones = next((hp.values for hp in space.space if hp.name == BACKBONE), [None])
+        for backbone in backbones:
+            if backbone is not None:
+                space.values = {BACKBONE: backbone}
+            choices = {hp.name: list(hp.values) for hp in space.space if space.is_active(hp)} | (
+                {} if backbone is None else {BACKBONE: [backbone]}
+            )
+            yield list(choices.items())
 
 
-def evenly(items: Sequence[str], most: int | None) -> list[str]:
+def evenly(items: Sequence[_Item], most: int | None) -> list[_Item]:
     """Return at most so many items (None: all), spread evenly, the last among them.
 
     Example:

@@ -183,13 +183,15 @@ def rank_cuts(
     """Rank cuts by what a linear model could make of their features.
 
     Args:
-        features: From each cut to its pooled features, of shape (examples, channels).
+        features: From each cut to its pooled features, of shape (examples, channels). Of several
+            backbones from the name of each to such, of the same examples: all cuts are ranked
+            among each other.
         labels: A class for each example, or numbers, as for `logme`.
         method: "logme" or "ridge"; the former is quicker.
 
     Returns:
-        The best first: `cut`, `score` (higher is better), `rank` (from 1; equal scores share the
-        better one) and `seconds`.
+        The best first: `backbone` where there are several, `cut`, `score` (higher is better),
+        `rank` (from 1; equal scores share the better one) and `seconds`.
 
     Raises:
         ConfigError: An unknown method, or no cut.
@@ -202,15 +204,18 @@ def rank_cuts(
         >>> ranked["cut"].tolist(), ranked["rank"].tolist()
         (['late', 'early'], [1, 2])
     """
+    several = all(isinstance(values, Mapping) for values in features.values())
     rows = []
-    for cut, values in features.items():
-        start = perf_counter()
-        score = _METHODS[method](values, labels)
-        rows.append({"cut": cut, "score": score, "seconds": perf_counter() - start})
+    for name, cuts in features.items() if several else ((None, features),):
+        for cut, values in cuts.items():
+            start = perf_counter()
+            score = _METHODS[method](values, labels)
+            row = {"backbone": name} if several else {}
+            rows.append(row | {"cut": cut, "score": score, "seconds": perf_counter() - start})
     frame = pandas.DataFrame(rows)
     frame["rank"] = frame["score"].rank(ascending=False, method="min").astype(int)
     frame = frame.sort_values("rank", kind="stable", ignore_index=True)
-    return frame[["cut", "score", "rank", "seconds"]]
+    return frame[[*(["backbone"] if several else []), "cut", "score", "rank", "seconds"]]
 
 
 def _numbers(values: Any) -> Any:

@@ -9,7 +9,7 @@ import pandas as pd
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.sizes import Sizes
-from reusekit.search.space import TrialSpec, renamed
+from reusekit.search.space import BACKBONE, Place, TrialSpec, label, place, renamed
 from reusekit.training.fit import Fit
 
 Status = Literal["completed", "failed", "over the limit"]
@@ -50,6 +50,16 @@ class TrialRecord:
         return self.spec.cut
 
     @property
+    def place(self) -> Place:
+        """The cut, and before it the backbone where there are several."""
+        return self.spec.place
+
+    @property
+    def label(self) -> str:
+        """The cut as tables and figures show it."""
+        return label(self.place)
+
+    @property
     def metrics(self) -> dict[str, float]:
         """Each metric at the best epoch; none where it failed."""
         return self.fit.metrics if self.fit else {}
@@ -75,7 +85,7 @@ class TrialRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as what JSON can hold."""
-        return asdict(self) | {"values": dict(self.values)}
+        return asdict(self) | {"values": dict(self.values), "spec": self.spec.to_dict()}
 
     @classmethod
     @checked(ConfigError)
@@ -98,11 +108,18 @@ class CutResult:
         at: Its address.
         depth: The share of the backbone's FLOPs before it, from 0 to 1.
         trials: Its trials, best first.
+        backbone: The name of its backbone, where a search has several.
     """
 
     at: str
     depth: float
     trials: tuple[TrialRecord, ...]
+    backbone: str | None = None
+
+    @property
+    def place(self) -> Place:
+        """The cut, and before it the backbone where there are several."""
+        return place(self.at, self.backbone)
 
     @property
     def best(self) -> TrialRecord:
@@ -121,15 +138,16 @@ class SearchResult:
 
     Attributes:
         trials: Every trial, in the order of their numbers.
-        depths: Of each cut the share of the backbone's FLOPs before it, shallow to deep.
+        depths: Of each cut the share of the backbone's FLOPs before it, shallow to deep. Of several
+            backbones a cut is the pair of the backbone's name and the address.
         latencies: Seconds that the model of a cut takes for one example, where that was measured.
         objective: The metric by which trials are compared.
         maximize: Whether more of it is better.
     """
 
     trials: tuple[TrialRecord, ...]
-    depths: Mapping[str, float]
-    latencies: Mapping[str, float] = field(default_factory=dict)
+    depths: Mapping[Any, float]
+    latencies: Mapping[Any, float] = field(default_factory=dict)
     objective: str = "val_accuracy"
     maximize: bool = True
 
@@ -138,7 +156,7 @@ class SearchResult:
         best = "none completed"
         if done:
             reached = done[0].metrics[self.objective]
-            best = f"best {self.objective} {reached:.4f} at cut {done[0].cut}"
+            best = f"best {self.objective} {reached:.4f} at cut {done[0].label}"
         return f"<SearchResult: {len(self.trials)} trials, {best}; to_frame() lists them>"
 
     def _repr_html_(self) -> str:
@@ -169,8 +187,13 @@ class SearchResult:
         """One result for each cut with a completed trial, shallow to deep."""
         best_first = self.completed
         found = (
-            CutResult(at, depth, tuple(trial for trial in best_first if trial.cut == at))
-            for at, depth in self.depths.items()
+            CutResult(
+                one if isinstance(one, str) else one[1],
+                depth,
+                tuple(trial for trial in best_first if trial.place == one),
+                None if isinstance(one, str) else one[0],
+            )
+            for one, depth in self.depths.items()
         )
         return tuple(cut for cut in found if cut.trials)
 
@@ -178,6 +201,7 @@ class SearchResult:
         """Return the cuts as a table, one row each, shallow to deep."""
         return pd.DataFrame(
             {
+                **({} if cut.backbone is None else {BACKBONE: cut.backbone}),
                 "cut": cut.at,
                 "depth": cut.depth,
                 **_validation(cut.best),
@@ -192,21 +216,21 @@ class SearchResult:
     def to_frame(self) -> pd.DataFrame:
         """Return the trials as a table, one row each, failed ones among them, in their order.
 
-        Columns: `trial`, `status`, the specification (`cut`, `frozen_up_to`, `units` ...), `depth`,
-        the metrics of the best epoch, `best_epoch`, the whole model's `parameters`, `flops`,
-        `bytes` and `latency` (seconds, NaN where it was not measured), `trained` (parameters),
-        `seconds` of training, and `error`.
+        Columns: `trial`, `status`, the specification (`backbone` where there are several, `cut`,
+        `frozen_up_to`, `units` ...), `depth`, the metrics of the best epoch, `best_epoch`, the
+        whole model's `parameters`, `flops`, `bytes` and `latency` (seconds, NaN where it was not
+        measured), `trained` (parameters), `seconds` of training, and `error`.
         """
         return pd.DataFrame(
             {
                 "trial": trial.number,
                 "status": trial.status,
-                **trial.spec.to_dict(),
-                "depth": self.depths.get(trial.cut, float("nan")),
+                **_backbone_first(trial.spec),
+                "depth": self.depths.get(trial.place, float("nan")),
                 **trial.metrics,
                 "best_epoch": trial.fit.best_epoch if trial.fit else None,
                 **asdict(trial.sizes),
-                "latency": self.latencies.get(trial.cut, float("nan")),
+                "latency": self.latencies.get(trial.place, float("nan")),
                 "trained": trial.trained,
                 "seconds": trial.fit.seconds if trial.fit else float("nan"),
                 "error": trial.error,
@@ -251,6 +275,11 @@ def ranked(
     """Rank completed trials by an objective; of equals, the lower loss comes first."""
     sign = -1 if maximize else 1
     return sorted(trials, key=lambda trial: (sign * trial.metrics[objective], trial.loss))
+
+
+def _backbone_first(spec: TrialSpec) -> dict[str, Any]:
+    values = spec.to_dict()
+    return {BACKBONE: values.pop(BACKBONE), **values} if BACKBONE in values else values
 
 
 def _validation(trial: TrialRecord) -> dict[str, float]:

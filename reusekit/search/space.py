@@ -22,10 +22,12 @@ from reusekit.search.tasks import TaskRules
 from reusekit.training.adaptation import Targets, rank_of
 from reusekit.training.heads import Head
 
-CUT, FROZEN_UP_TO = "cut", "frozen_up_to"
+BACKBONE, CUT, FROZEN_UP_TO = "backbone", "cut", "frozen_up_to"
 BEFORE = {FROZEN_UP_TO: "freeze"}  # as what is kept on disk may call it
 NONE = "none"
 _ADAPTATIONS = (NONE, "from:ADDRESS", "lora:8", "norms", "biases")
+Place = str | tuple[str, str]
+"""A cut: its address, and before it the name of its backbone where there are several."""
 _OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "lion", "adagrad", "lamb")
 
 
@@ -49,6 +51,7 @@ class TrialSpec:
         batch_size: Examples a step.
         adaptation: The few weights of the part after `frozen_up_to` that are trained, as for
             `rk.adapt`: "lora:8", "norms" or "biases"; None for all of them.
+        backbone: The name of the backbone that is cut, where a search has several.
 
     Example:
         >>> spec = TrialSpec("block3_out", "block2_out", learning_rate=1e-3)
@@ -67,6 +70,12 @@ class TrialSpec:
     learning_rate: PositiveFloat = 1e-2
     batch_size: PositiveInt = 32
     adaptation: str | None = None
+    backbone: str | None = None
+
+    @property
+    def place(self) -> Place:
+        """Return the cut, and before it the backbone where there are several."""
+        return place(self.cut, self.backbone)
 
     @property
     def trains_backbone(self) -> bool:
@@ -74,8 +83,11 @@ class TrialSpec:
         return self.frozen_up_to != self.cut
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its values by name."""
-        return asdict(self)
+        """Return its values by name, that of the backbone where there are several."""
+        values = asdict(self)
+        if self.backbone is None:
+            del values[BACKBONE]
+        return values
 
     @classmethod
     @checked(ConfigError)
@@ -107,6 +119,38 @@ def adapted(cut: str, up_to: str, chosen: str) -> tuple[str, str | None]:
         return cut, None
     begin = begin_of(chosen)
     return (begin, None) if begin else (up_to, chosen)
+
+
+def place(cut: str, backbone: str | None = None) -> Place:
+    """Return a cut, and before it the name of its backbone where there are several.
+
+    Example:
+        >>> place("block3_out"), place("block3_out", "glyphnet")
+        ('block3_out', ('glyphnet', 'block3_out'))
+    """
+    return cut if backbone is None else (backbone, cut)
+
+
+def choice_of(name: str, backbone: str | None) -> str:
+    """Return the name of a hyperparameter that each of several backbones has one of.
+
+    Under one name, keras-tuner would drop the value of the one that counts.
+
+    Example:
+        >>> choice_of("cut", None), choice_of("cut", "glyphnet")
+        ('cut', 'cut/glyphnet')
+    """
+    return name if backbone is None else f"{name}/{backbone}"
+
+
+def label(one: Place) -> str:
+    """Return a cut as tables and figures show it.
+
+    Example:
+        >>> label("block3_out"), label(("glyphnet", "block3_out"))
+        ('block3_out', 'glyphnet: block3_out')
+    """
+    return one if isinstance(one, str) else ": ".join(one)
 
 
 def renamed(kept: Any) -> Any:
@@ -231,7 +275,15 @@ class SearchSpace(TrialChoices):
         ('block3_out', ['cut', 'units', 'dropout', 'optimizer', 'learning_rate', 'batch_size'])
     """
 
-    cuts: Choices[str] = Field(description="Addresses to cut at, shallow to deep.")
+    cuts: Choices[str] | Annotated[Mapping[str, Choices[str]], MinLen(1)] = Field(
+        description="Addresses to cut at, shallow to deep; of several backbones those of each by "
+        "its name."
+    )
+    frozen_up_to: Distinct[str] | Mapping[str, Distinct[str]] = Field(  # type: ignore[assignment]
+        [],
+        description="Addresses up to which the backbone may be frozen; of several backbones those "
+        "of each by its name. Empty: heads alone.",
+    )
     heads: Annotated[Mapping[str, Head], MinLen(1)] | None = Field(
         None,
         description="Heads to try, by name; None for those of the task, of `units` and `dropout`.",
@@ -249,14 +301,17 @@ class SearchSpace(TrialChoices):
         Every trial that keras-tuner does not choose itself uses the first of each list and the
         geometric mean of the learning rates.
         """
-        cut = up_to = hp.Choice(CUT, list(self.cuts), default=self.cuts[0])
+        backbone = None
+        if isinstance(self.cuts, Mapping):
+            backbone = hp.Choice(BACKBONE, list(self.cuts))
+        cut = up_to = _chosen(hp, CUT, self.cuts, backbone)
         if self.frozen_up_to:
             if BEFORE[FROZEN_UP_TO] in hp.values and FROZEN_UP_TO not in hp.values:
                 raise ConfigError(
                     "Expected hyperparameters of this version. Received: 'freeze', which is called "
                     "'frozen_up_to' now. Search anew, with overwrite=True or in another folder."
                 )
-            up_to = hp.Choice(FROZEN_UP_TO, list(self.frozen_up_to), default=self.frozen_up_to[0])
+            up_to = _chosen(hp, FROZEN_UP_TO, self.frozen_up_to, backbone) or cut
         values: dict[str, Any] = {}
         if self.adaptation is not None:
             chosen = hp.Choice("adaptation", list(self.adaptation), default=self.adaptation[0])
@@ -271,7 +326,26 @@ class SearchSpace(TrialChoices):
         values["batch_size"] = hp.Choice(
             "batch_size", list(self.batch_sizes), default=self.batch_sizes[0]
         )
-        return TrialSpec(cut, up_to, **values)
+        return TrialSpec(cut, up_to, **values, backbone=backbone)
+
+    @checked(ConfigError)
+    def of(self, backbone: str | None) -> "SearchSpace":
+        """Return the choices of one backbone; None for the only one.
+
+        Raises:
+            ConfigError: There are several, and none of that name.
+        """
+        if not isinstance(self.cuts, Mapping):
+            return self
+        if backbone is None or backbone not in self.cuts:
+            raise ConfigError(
+                f"Expected the name of a backbone, one of {', '.join(self.cuts)}. Received: "
+                f"{backbone!r}."
+            )
+        frozen_up_to = self.frozen_up_to
+        if isinstance(frozen_up_to, Mapping):
+            frozen_up_to = frozen_up_to.get(backbone, [])
+        return self.changed(cuts=self.cuts[backbone], frozen_up_to=frozen_up_to)
 
     @checked(ConfigError)
     def targets_of(self, adaptation: str) -> Targets:
@@ -311,3 +385,17 @@ class SearchSpace(TrialChoices):
         if self.heads is not None:
             return self.heads[spec.head]  # type: ignore[index]
         return rules.weighted(self.loss_weights).head(spec.units, spec.dropout, standardize)
+
+
+def _chosen(hp: keras_tuner.HyperParameters, name: str, choices: Any, backbone: str | None) -> Any:
+    """Declare a choice among addresses; of several backbones one for each, under its condition."""
+    if not isinstance(choices, Mapping):
+        return hp.Choice(name, list(choices), default=choices[0])
+    found = None
+    for one, addresses in choices.items():
+        if not addresses:
+            continue
+        with hp.conditional_scope(BACKBONE, [one]):
+            value = hp.Choice(choice_of(name, one), list(addresses), default=addresses[0])
+        found = value if one == backbone else found
+    return found

@@ -19,7 +19,6 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, ReusekitError, nearest
-from reusekit.features.frontiers import Features
 from reusekit.search.config import Limits
 from reusekit.search.execution import MOST_TOGETHER, Outcome, QueuedTrial, groups, run
 from reusekit.search.folder import (
@@ -33,7 +32,7 @@ from reusekit.search.folder import (
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.results import TrialRecord, ranked
 from reusekit.search.sizes import SizeCounter, exceeded
-from reusekit.search.space import BEFORE, FROZEN_UP_TO, renamed
+from reusekit.search.space import BEFORE, FROZEN_UP_TO, Place, renamed
 from reusekit.training import heads as all_heads
 from reusekit.training.heads import Head
 
@@ -69,7 +68,8 @@ class CutTuner(base_tuner.BaseTuner):
         fresh: Whether to discard what lies there instead.
         together: The number of trials that may be trained at a time, by where they begin and batch
             size.
-        latencies: Seconds by cut, for a limit of latency.
+        latencies: Seconds by cut, for a limit of latency; of several backbones by the pair of the
+            backbone's name and the cut.
 
     Attributes:
         records: The finished trials, in the order of their numbers.
@@ -104,8 +104,8 @@ class CutTuner(base_tuner.BaseTuner):
         folder: AnyPath,
         *,
         fresh: bool = False,
-        together: Callable[[Features, int], int] = lambda features, batch_size: MOST_TOGETHER,
-        latencies: dict[str, float] | None = None,
+        together: Callable[[Any, int], int] = lambda features, batch_size: MOST_TOGETHER,
+        latencies: Mapping[Place, float] | None = None,
     ) -> None:
         if hasattr(oracle.objective, "objectives"):
             raise ConfigError("Expected one metric as the objective. Received: several.")
@@ -142,7 +142,7 @@ class CutTuner(base_tuner.BaseTuner):
         self.records: list[TrialRecord] = []
         self._described = described
         self._checkpoints = checkpoints
-        self._sizes = SizeCounter(hypermodel.data)
+        self._sizes = {name: SizeCounter(data) for name, data in hypermodel.by_backbone.items()}
         self._together, self._latencies = together, latencies or {}
         self._report: Report = _say_nothing
         self._progress: Progress = _say_nothing
@@ -237,8 +237,8 @@ class CutTuner(base_tuner.BaseTuner):
             model = self.hypermodel.build_for(trial.spec)
         except Exception:  # it will fail again, and be recorded, where it is run
             return None
-        sizes = self._sizes.whole(trial.spec, model)
-        over = exceeded(limits, sizes, self._latencies.get(trial.spec.cut))
+        sizes = self._sizes[trial.spec.backbone].whole(trial.spec, model)
+        over = exceeded(limits, sizes, self._latencies.get(trial.spec.place))
         if over is None:
             return None
         values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
@@ -258,7 +258,7 @@ class CutTuner(base_tuner.BaseTuner):
             values,
             "completed",
             outcome.fit,
-            self._sizes.whole(trial.spec, outcome.model),
+            self._sizes[trial.spec.backbone].whole(trial.spec, outcome.model),
             sum(int(keras.ops.size(v)) for v in outcome.model.trainable_variables),  # type: ignore[union-attr, misc]
         )
 
@@ -375,6 +375,7 @@ def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[s
         own = hypermodel.space.heads
         space["heads"] = {name: _options(repr(head), own) for name, head in own.items()}
     config = hypermodel.config
+    described = {name: data.described() for name, data in hypermodel.by_backbone.items()}
     return {
         "space": space,
         "epochs": config.epochs,
@@ -382,7 +383,7 @@ def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[s
         "seed": config.seed,
         "objective": [oracle.objective.name, oracle.objective.direction],
         "oracle": type(oracle).__name__,
-        "data": hypermodel.data.described(),
+        "data": described.get(None, described),
     }
 
 

@@ -28,7 +28,7 @@ def whole_model(
         hypermodel: The hypermodel that built it.
         bare: The same backbone without features, from whose inputs on a model can be built.
     """
-    data = hypermodel.data
+    data = hypermodel.data_of(spec)
     bottom = clone(data.frozen(spec), weights="copy")
     for layer in bottom.layers:
         layer.trainable = False

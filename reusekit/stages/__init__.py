@@ -1,6 +1,12 @@
 """Stages: plain functions, typed in and out, from which pipelines are composed."""
 
 from reusekit.stages.baselines import Baseline, run_baselines
+from reusekit.stages.candidates import (
+    Candidate,
+    Candidates,
+    load_candidates,
+    load_data_of_all,
+)
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluation import Evaluation, evaluate
 from reusekit.stages.features import FrozenFeatures, frozen_features
@@ -25,11 +31,13 @@ from reusekit.stages.promote import (
 )
 from reusekit.stages.registration import Scores, register
 from reusekit.stages.reports import report
-from reusekit.stages.search import Searched, extract_features, plan_search, search_cut
+from reusekit.stages.search import Searched, extract_features, plan_search, search_cut, winner
 
 __all__ = [
     "Baseline",
     "Begun",
+    "Candidate",
+    "Candidates",
     "Evaluation",
     "FineTuned",
     "FrozenFeatures",
@@ -51,7 +59,9 @@ __all__ = [
     "frozen_features",
     "judge",
     "load_backbone",
+    "load_candidates",
     "load_data",
+    "load_data_of_all",
     "plan_search",
     "register",
     "report",
@@ -61,4 +71,5 @@ __all__ = [
     "search_cut",
     "start_job",
     "train_head",
+    "winner",
 ]

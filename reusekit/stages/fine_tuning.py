@@ -119,16 +119,13 @@ class FineTuned:
 
 def best_trial(searched: Searched) -> Begun:
     """Return the whole model of the best trial of a search, as it was trained there."""
-    best, found, plan = (
-        searched.result.best,
-        searched.search.best_model(folded=False),
-        searched.search.plan,
-    )
+    best, found = searched.result.best, searched.search.best_model(folded=False)
+    plan = searched.search.plan_of(best.spec.backbone)
     assert best.fit is not None  # the best trial was trained to the end
     # Not compiled: a part of it is trained on, and its optimizer would be stored for nothing.
     whole = keras.Model(found.input, found.output, name=found.name)
     search = searched.search
-    head = search.space.head(best.spec, search.hypermodel.data.rules)
+    head = search.space.head(best.spec, search.hypermodel.rules)
     costs = plan.costs if plan else None
     phase = Phase("search", best.fit)
     return Begun(whole, best.cut, phase, head, costs, best.spec.frozen_up_to)

@@ -20,6 +20,7 @@ from reusekit.data import DataSplit, Shares, Task, Treatment, from_folder, load
 from reusekit.data.table import table_splits
 from reusekit.data.task import joined
 from reusekit.data.texts import names_of_texts, tokenized
+from reusekit.data.treatment import treatment_for
 from reusekit.errors import ConfigError
 from reusekit.features.stored import check_examples
 from reusekit.graph import read
@@ -79,7 +80,9 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     )
 
 
-def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
+def load_data(
+    settings: DataSettings, backbone: Backbone, seed: int, opened: Splits | None = None
+) -> Splits:
     """Load the three splits as the backbone takes them.
 
     Images come in its size and channels, series of open length in its length, texts as the tokens
@@ -87,25 +90,52 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     a saved model of images it is said in which range pixels reach it, with a warning where that is
     not the range that it was trained on.
 
+    Args:
+        settings: The data.
+        backbone: What they are for.
+        seed: Decides which examples are kept.
+        opened: The same data as another backbone takes them, which are looked at already; None
+            reads them.
+
     Raises:
         ConfigError: The backbone takes several inputs of numbers, or images of any size; the data
             are no texts where it takes texts; or two splits share examples.
         DataError: The data cannot be read, or are of another shape than the backbone takes; or the
             training examples cannot be augmented as they are to be.
     """
-    chosen = settings.treatment(**_decided_by(backbone), seed=seed)
-    every = chosen.changed(examples_per_class=None)
-    taken = _opened(settings, [settings.train, settings.validation, settings.test], chosen)
-    splits = Splits(
-        train=taken(settings.train, chosen),
-        validation=taken(settings.validation, every),
-        test=taken(settings.test, every),
-    )
+    decided = _decided_by(backbone)
+    if opened is None:
+        splits = _read_once(settings, settings.treatment(**decided, seed=seed))
+    else:
+        parts = (opened.train, opened.validation, opened.test)
+        splits = Splits(*(part.treated(part.treatment.changed(**decided)) for part in parts))
     if backbone.tokenizer is not None:
         _check_texts(backbone, splits.train)
     graph = read(backbone.model)
     for name in () if backbone.tokenizer else ("train", "validation", "test"):
         check_examples(graph, getattr(splits, name), f"data.{name}", None)
+    if opened is None:
+        splits = _looked_at(settings, splits)
+    if splits.train.treatment.image_size is not None:
+        _say_range(backbone, splits.train)
+    if backbone.tokenizer is None:
+        return splits
+    return _as_tokens(splits, backbone.tokenizer, settings.sequence_length)
+
+
+def _read_once(settings: DataSettings, chosen: Treatment) -> Splits:
+    """Open the three splits; of the training examples some may be chosen."""
+    every = chosen.changed(examples_per_class=None)
+    taken = _opened(settings, [settings.train, settings.validation, settings.test], chosen)
+    return Splits(
+        train=taken(settings.train, chosen),
+        validation=taken(settings.validation, every),
+        test=taken(settings.test, every),
+    )
+
+
+def _looked_at(settings: DataSettings, splits: Splits) -> Splits:
+    """Read every example, look for shared ones, and weight and augment those to train on."""
     pairs = (("train", "validation"), ("train", "test"), ("validation", "test"))
     for one, other in pairs:
         named = (f"data.{split}={getattr(settings, split)!r}" for split in (one, other))
@@ -122,15 +152,11 @@ def load_data(settings: DataSettings, backbone: Backbone, seed: int) -> Splits:
     few = settings.examples_per_class == 1
     for remark in rules_of(splits.train.task).remarks(counts, settings.train, few):
         say(f"warning: {remark}")
-    if splits.train.treatment.image_size is not None:
-        _say_range(backbone, splits.train)
     if settings.class_weights is not None:
         splits = replace(splits, train=splits.train.balanced(counts["train"]))
     if settings.augment is not None:
         splits = replace(splits, train=splits.train.augmented(settings.augment))
-    if backbone.tokenizer is None:
-        return splits
-    return _as_tokens(splits, backbone.tokenizer, settings.sequence_length)
+    return splits
 
 
 def _decided_by(backbone: Backbone) -> dict[str, Any]:
@@ -155,13 +181,6 @@ def _decided_by(backbone: Backbone) -> dict[str, Any]:
             f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."
         )
     return treatment_for(shape)
-
-
-def treatment_for(shape: Sequence[int | None]) -> dict[str, Any]:
-    """Return the settings of a treatment that the shape of a model's input decides."""
-    if len(shape) == 3:
-        return {"image_size": shape[:2], "channels": shape[2]}
-    return {"length": shape[0]} if len(shape) in (1, 2) else {}
 
 
 def _check_texts(backbone: Backbone, split: DataSplit) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Literal
 
 import keras
 import yaml
@@ -70,19 +71,17 @@ class Job:
 
         Args:
             splits: The data, recorded as inputs.
-            **settings: What to log as parameters; pydantic models open up.
+            **settings: What to log as parameters; pydantic models, and lists of such, open up.
         """
         groups = {"seed": self.seed, **settings}
         parameters, written = (
-            {
-                key: value.model_dump(mode=mode) if isinstance(value, BaseModel) else value
-                for key, value in groups.items()
-            }
+            {key: _opened(value, mode) for key, value in groups.items()}
             for mode in ("python", "json")
         )
         outbox = self.folder / "outbox"
-        backbone = settings.get("backbone")
-        source = f" {backbone.source}" if isinstance(backbone, BackboneSettings) else ""
+        told = settings.get("backbones", [settings.get("backbone")])
+        several = [one.source for one in told if isinstance(one, BackboneSettings)]  # type: ignore[attr-defined]
+        source = f" {', '.join(several)}" if several else ""
         name = f"{self.name}{source} on {splits.train.name}"
         self._open.enter_context(pipeline_run(name, self.experiment, parameters, outbox))
         with TemporaryDirectory() as scratch:
@@ -96,6 +95,16 @@ class Job:
         log_data(splits.train, "training")
         log_data(splits.validation, "validation")
         log_data(splits.test, "test")
+
+
+def _opened(value: object, mode: Literal["python", "json"]) -> object:
+    """Return settings as plain data: a list of them by numbers, as parameters have it."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode=mode)
+    if isinstance(value, list):
+        found = [_opened(one, mode) for one in value]
+        return found if mode == "json" else {str(place): one for place, one in enumerate(found)}
+    return value
 
 
 @contextmanager

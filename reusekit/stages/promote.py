@@ -20,6 +20,7 @@ from rich.table import Table
 
 from reusekit import tracking
 from reusekit.data import DataSplit, Task
+from reusekit.data.treatment import treatment_for
 from reusekit.errors import ConfigError, DataError, ReusekitError
 from reusekit.features.stored import fits
 from reusekit.progress import bars_wanted, say
@@ -27,7 +28,7 @@ from reusekit.search.tasks import SingleRules, TaskRules, rules_of
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
 from reusekit.stages.evaluation import predict
-from reusekit.stages.inputs import counts_of, open_split, treatment_for
+from reusekit.stages.inputs import counts_of, open_split
 from reusekit.tracking.names import DATA, THRESHOLDS
 from reusekit.tracking.network import shown
 

@@ -156,12 +156,12 @@ def _runner_up(searched: Searched | None, rules: TaskRules) -> list[CardScore]:
     if searched is None:
         return []
     result = searched.result
-    others = [trial for trial in result.completed if trial.cut != result.best.cut]
+    others = [trial for trial in result.completed if trial.place != result.best.place]
     if not others:
         return []
     second = others[0]
     return [
-        CardScore(f"runner-up: cut {second.cut}", None, second.metrics.get(rules.reported or ""))
+        CardScore(f"runner-up: cut {second.label}", None, second.metrics.get(rules.reported or ""))
     ]
 
 

@@ -55,8 +55,10 @@ def report(
     if searched is not None:
         out.print(_search(searched), soft_wrap=True)
     counts = count_params(tuned.whole)
+    best = None if searched is None else searched.result.best.spec.backbone
+    of = "" if best is None else f" of [bold]{escape(best)}[/bold]"
     out.print(
-        f"Cut at [bold]{escape(tuned.cut)}[/bold]: {counts.total:,} parameters "
+        f"Cut{of} at [bold]{escape(tuned.cut)}[/bold]: {counts.total:,} parameters "
         f"({counts.trainable:,} trainable, {counts.frozen:,} frozen, {counts.state:,} statistics).",
         soft_wrap=True,
     )
@@ -117,19 +119,22 @@ def _search(searched: Searched) -> str:
 
 def _cuts(result: SearchResult) -> Table:
     table = Table(title="Cuts, shallow to deep")
-    table.add_column("cut", no_wrap=True)
+    several = any(cut.backbone is not None for cut in result.cuts)
+    for name in ("backbone", "cut") if several else ("cut",):
+        table.add_column(name, no_wrap=True)
     objective = result.objective.replace("val_", "validation ").replace("_", " ")
     for name in ("FLOPs before", objective, "parameters", "trials", "training s"):
         table.add_column(name, justify="right")
     for cut in result.cuts:
         table.add_row(
+            *([escape(str(cut.backbone))] if several else []),
             escape(cut.at),
             f"{cut.depth:.0%}",
             f"{cut.best.metrics[result.objective]:.3f}",
             f"{cut.best.sizes.parameters:,}",
             str(len(cut.trials)),
             f"{cut.seconds:.1f}",
-            style="bold green" if cut.at == result.best.cut else None,
+            style="bold green" if cut.place == result.best.place else None,
         )
     return table
 

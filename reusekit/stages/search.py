@@ -1,9 +1,10 @@
 """The search stage: a plan, features computed once as it says, then trials on them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from reusekit.search.figure import objective_over_cost, objective_over_depth
 from reusekit.search.space import BEFORE
 from reusekit.search.tasks import rules_of
 from reusekit.settings import SearchJobSettings, SearchSettings
+from reusekit.stages.candidates import Candidates
 from reusekit.stages.inputs import Splits
 from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
 
@@ -66,23 +68,17 @@ class Searched:
 
 
 def plan_search(
-    backbone: Backbone,
-    cuts: Sequence[CutPoint],
-    splits: Splits,
-    settings: SearchSettings,
-    store: FeatureStore,
-    job: SearchJobSettings,
+    candidates: Candidates, settings: SearchSettings, store: FeatureStore, job: SearchJobSettings
 ) -> CutSearch:
     """Set a search up and print its plan; nothing is computed but to measure.
 
-    The search is kept in a folder that is named by what is searched: backbone, data, settings and
+    The search is kept in a folder that is named by what is searched: backbones, data, settings and
     seed. Where the same search was begun there, it is gone on with; where it was finished, its
     trials are taken from there.
 
     Args:
-        backbone: What is cut.
-        cuts: What to choose from, shallow to deep.
-        splits: What to train and to compare on; the test split is left alone.
+        candidates: The backbones to choose from, with their cuts and what to train and to compare
+            on; the test split is left alone.
         settings: What the search tries.
         store: Where features are kept.
         job: The seed, whether to run the plain way, and the folder of all runs, in which the
@@ -93,14 +89,22 @@ def plan_search(
     """
     if settings.folder is not None:
         _check_folder(expanded(settings.folder, ConfigError))
-    name = search_digest(backbone, cuts, splits, settings, job)
+    models: dict[Any, Any] = {}
+    train, validation, cuts, names = models.copy(), models.copy(), models.copy(), models.copy()
+    for one in candidates.those:
+        assert one.splits is not None  # loaded before
+        models[one.name], cuts[one.name] = one.backbone.model, [point.at for point in one.cuts]
+        train[one.name], validation[one.name] = one.splits.train, one.splits.validation
+        names[one.name] = search_digest(one.backbone, one.cuts, one.splits, settings, job)
+    alone = names.get(None)
+    folder = Path(job.output, "searches", alone or digest(list(names.items()))[:16])
     search = CutSearch(
-        backbone.model,
-        splits.train,
-        splits.validation,
-        settings.space([point.at for point in cuts]),
+        models.get(None, models),
+        train.get(None, train),
+        validation.get(None, validation),
+        settings.space(cuts.get(None, cuts)),
         settings.config(job.seed, job.plain),
-        folder=settings.folder or Path(job.output, "searches", name),
+        folder=settings.folder or folder,
         store=store,
     )
     print(search.plan or "The ordinary way: each trial alone, the backbone run for every batch.")
@@ -139,7 +143,7 @@ def search_digest(
     return digest(searched)[:16]
 
 
-def extract_features(search: CutSearch, folder: Path) -> TrialData:
+def extract_features(search: CutSearch, folder: Path) -> TrialData | Mapping[str, TrialData]:
     """Log the plan to the active MLflow run, and compute the features that it stores.
 
     Args:
@@ -181,7 +185,7 @@ def search_cut(search: CutSearch, folder: Path, fresh: bool = False) -> Searched
                 if record.number not in resumed:
                     resumed[record.number] = record is not finished
                     log_trial(record, resumed[record.number])
-                    step(f"Trials (last: {record.cut}, {record.status})")
+                    step(f"Trials (last: {record.label}, {record.status})")
 
         search.run(fresh=fresh, report=log, progress=lambda text: step(f"Trials ({text})", 0))
         log()
@@ -209,7 +213,8 @@ def _log_tables(search: CutSearch, result: SearchResult, folder: Path) -> None:
 
 
 def _log_figures(search: CutSearch, result: SearchResult, folder: Path) -> None:
-    title = f"{search.graph.model.name} on {search.train.name}"
+    names = ", ".join(name or one.graph.model.name for name, one in search.backbones.items())
+    title = f"{names} on {search.train.name}"
     measure = result.objective.removeprefix("val_")
     is_share = rules_of(search.validation.task).reported == result.objective
     examples = search.validation.size if is_share else None
@@ -222,3 +227,11 @@ def _log_figures(search: CutSearch, result: SearchResult, folder: Path) -> None:
         file = folder / f"{name}.png"
         figure.savefig(file, dpi=150)
         log_artifact(file)
+
+
+def winner(candidates: Candidates, searched: Searched) -> tuple[Backbone, Splits]:
+    """Return the backbone of the best trial, and the data as it takes them."""
+    best = searched.result.best.spec.backbone
+    one = next(one for one in candidates.those if one.name == best)
+    assert one.splits is not None  # it was searched on them
+    return one.backbone, one.splits

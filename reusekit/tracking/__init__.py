@@ -13,6 +13,7 @@ from reusekit.tracking.log import (
     log_metrics,
     log_params,
     log_table,
+    log_tags,
     send_models,
 )
 from reusekit.tracking.parts import ROLES, Registration, prepare
@@ -52,6 +53,7 @@ __all__ = [
     "log_metrics",
     "log_params",
     "log_table",
+    "log_tags",
     "log_trial",
     "model_card",
     "pipeline_run",

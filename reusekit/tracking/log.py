@@ -105,6 +105,11 @@ def describe(text: str) -> None:
     current().write(LogBatch, tags={MLFLOW_RUN_NOTE: text})
 
 
+def log_tags(tags: Mapping[str, str]) -> None:
+    """Set tags of the current run."""
+    current().write(LogBatch, tags=dict(tags))
+
+
 def log_input(dataset: Dataset, context: str) -> None:
     """Log a data set of MLflow's as an input, with its use, such as `training`."""
     current().write(LogInput, dataset=dataset.to_dict(), context=context)

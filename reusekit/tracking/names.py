@@ -20,6 +20,7 @@ REFERENCE = "reusekit.reference"  # SHA-256 of a whole's reference to its parts
 USAGE = "reusekit.usage"  # SHA-256 of the file that names a whole's outputs
 LAYERS = "reusekit.layers"  # of a bottom that shares weights with its top: digest of layer names
 PARENT = "reusekit.parent"  # the model that this one stands on, by its id
+LEFT_OUT = "reusekit.left_out"  # of a run: the backbones that could not be had
 DATA = "reusekit.data"  # fingerprint of the training data
 THRESHOLDS = "reusekit.thresholds"  # of several labels: from which probability on each applies
 

@@ -57,7 +57,7 @@ class Opened(Exception):
 )
 def test_a_large_configuration_opens(run_pipeline, tracking, monkeypatch, name, task, outputs):
     def stop(**given):
-        raise Opened(given["splits"])
+        raise Opened(given["candidates"].splits)
 
     monkeypatch.setattr(stages, "plan_search", stop)
     small = ["--backbone.weights=null", "--backbone.input_shape=[32, 32, 3]"]

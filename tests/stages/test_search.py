@@ -9,7 +9,7 @@ import pytest
 import reusekit as rk
 from reusekit import stages
 from reusekit.search import Limits
-from reusekit.settings import SearchJobSettings, SearchSettings
+from reusekit.settings import BackboneSettings, SearchJobSettings, SearchSettings
 
 CUTS = ("block1_out", "block2_out", "block4_out")
 SWEEP = {"units": [0], "dropout": [0.0], "epochs": 6, "patience": 6, "max_trials": 3}
@@ -20,10 +20,10 @@ def plan(backbone, splits, store, tmp_path):
     """Plan a search over three cuts in a folder of the test's own."""
 
     def planned(plain=False, cuts=CUTS, **settings):
+        chosen = stages.candidate_cuts(backbone, cuts)
+        candidate = stages.Candidate(backbone, chosen, BackboneSettings(), splits=splits)
         return stages.plan_search(
-            backbone=backbone,
-            cuts=stages.candidate_cuts(backbone, cuts),
-            splits=splits,
+            candidates=stages.Candidates((candidate,)),
             settings=SearchSettings(**SWEEP | settings),
             store=store,
             job=SearchJobSettings(output=str(tmp_path / "runs"), plain=plain),
