@@ -23,6 +23,7 @@ from reusekit.data import DataSplit, Task
 from reusekit.data.treatment import treatment_for
 from reusekit.errors import ConfigError, DataError, ReusekitError
 from reusekit.features.stored import fits
+from reusekit.graph import read
 from reusekit.progress import bars_wanted, say
 from reusekit.search.tasks import SingleRules, TaskRules, rules_of
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
@@ -131,7 +132,8 @@ def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
     """Load a version and let it predict the held-out split.
 
     Args:
-        version: A registered model with one input and one output.
+        version: A registered model with one input, or texts alone, and one output, or some by
+            name.
         data: The data set, whose split `test` is held out. Images are resized to what the version
             takes.
 
@@ -339,41 +341,44 @@ def _write_predictions(verdict: Verdict, folder: Path) -> Path:
 
 
 def _load(version: ModelVersion) -> keras.Model:
-    """Return the model of a version, with one input, and one output or some by name."""
+    """Return the model of a version, with one input or texts, and one output or some by name."""
     uri = f"models:/{version.name}/{version.version}"
     if not bars_wanted() and not MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.is_set():
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR.set(False)
     model = tracking.load_version(version)
-    ends = [len(getattr(model, tensors, ())) for tensors in ("inputs", "outputs")]
-    if ends != [1, 1] and not (ends[0] == 1 and isinstance(model.output, dict)):
+    inputs, outputs = (getattr(model, tensors, ()) for tensors in ("inputs", "outputs"))
+    alike = len(inputs) == 1 or {tensor.dtype for tensor in inputs} == {"string"}
+    if not alike or (len(outputs) != 1 and not isinstance(model.output, dict)):
         raise ConfigError(
-            f"{uri} has {ends[0]} inputs and {ends[1]} outputs. Expected one of each: an image, "
-            "and a number for each class, label or number to predict, or a dictionary of several "
-            "tasks."
+            f"{uri} has {len(inputs)} inputs and {len(outputs)} outputs. Expected one of each: an "
+            "image or texts, and a number for each class, label or number to predict, or a "
+            "dictionary of several tasks."
         )
     return model
 
 
 def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> DataSplit:
     """Return the test split, in the shape that a model takes."""
-    takes, gives = model.input_shape[1:], _widths(model)
-    if None in takes:
+    takes = {tensor.address: tuple(tensor.shape[1:]) for tensor in read(model).inputs}
+    first, gives = next(iter(takes)), _widths(model)
+    if any(None in shape for shape in takes.values()):
         raise ConfigError(
             f"Version {version.version} of {version.name} takes inputs of any size. Expected one "
             "with a size of its own, as every version that a pipeline registers has."
         )
-    shaped = {} if model.inputs[0].dtype == "string" else treatment_for(takes)
+    shaped = {} if model.inputs[0].dtype == "string" else treatment_for(takes[first])
     treatment = data.treatment(**shaped, examples_per_class=None)
     split = open_split(data, data.test, treatment)
     wanted: Any = {name: (part.size,) for name, part in split.task.by_name.items()}
     wanted = wanted or (split.classes,)
-    given = split.examples.element_spec[0]
-    several = not isinstance(given, tf.TensorSpec)
-    if several or not fits(given.shape, takes) or gives != wanted:
+    spec = split.examples.element_spec[0]
+    given = {first: spec} if isinstance(spec, tf.TensorSpec) else spec
+    known = given.keys() == takes.keys()
+    if not known or gives != wanted or not all(fits(given[n].shape, takes[n]) for n in takes):
         raise ConfigError(
             f"Version {version.version} of {version.name} does not fit {split.name}. Expected it "
             f"to turn shape {split.input_shape} into {wanted}, as the task, a {split.task.kind}, "
-            f"asks for. Received: {takes} into {gives}."
+            f"asks for. Received: {takes if len(takes) > 1 else takes[first]} into {gives}."
         )
     counts_of(split)
     if split.size < _FEWEST:

@@ -1,5 +1,6 @@
 """Numbers and several labels, each from a configuration to a registered model and beyond."""
 
+import io
 import json
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from data_builders import F, prepare
+from PIL import Image
 
+from reusekit.cli import predict
+from reusekit.launch import launch_one_of
 from reusekit.tracking.registry import logged_model_id, recorded_splits
 
 QUICK = ["--search.max_cuts=1", "--search.max_trials=1", "--search.epochs=8", "--finetune.share=0"]
@@ -166,6 +170,13 @@ def test_several_tasks_at_once_from_a_configuration_on(run_pipeline, tracking, t
     told = answers.predict(images)
     assert list(told) == ["bar", "bar_probability", "both", "both_probability", "ink"]
     assert set(told["bar"]) <= {"False", "True"}
+    for number, image in enumerate(images):
+        Image.fromarray(image[..., 0]).save(tmp_path / f"{number}.png")
+    files = [str(tmp_path / f"{number}.png") for number in range(3)]
+    launch_one_of({"predict": predict}, ["predict", "models:/inked@champion", *files])
+    by_file = pd.read_csv(io.StringIO(capsys.readouterr().out), dtype={"bar": str})
+    assert by_file["both"].map(json.loads).tolist() == told["both"].tolist()
+    np.testing.assert_allclose(by_file["ink"], told["ink"], rtol=1e-4)
     whole = mlflow.keras.load_model("models:/inked@champion")
     assert set(whole.predict(images, verbose=0)) == {"bar", "both", "ink"}
     assert recorded_splits(version)[0].class_names["both"] == ("across", "upright")
