@@ -6,10 +6,12 @@ from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
 from reusekit.search.ranking import (
     RankCorrelation,
+    knn_probe,
     logme,
     rank_correlation,
     rank_cuts,
     ridge_probe,
+    tmi,
 )
 from reusekit.search.results import CutResult, SearchResult, TrialRecord
 from reusekit.search.sizes import Sizes, measure_latency
@@ -33,9 +35,11 @@ __all__ = [
     "TrialData",
     "TrialRecord",
     "TrialSpec",
+    "knn_probe",
     "logme",
     "measure_latency",
     "rank_correlation",
     "rank_cuts",
     "ridge_probe",
+    "tmi",
 ]

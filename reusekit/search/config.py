@@ -61,8 +61,10 @@ class SearchOptions(Settings):
         description="Address of the mask whose positions pooling passes over; auto finds it, null "
         "pools over all.",
     )
-    rank: Literal["logme", "ridge"] | None = Field(
-        None, description="Score every cut before any training, and try the best first."
+    rank: Literal["logme", "ridge", "knn", "tmi", "size"] | None = Field(
+        None,
+        description="Score every cut before any training, and try the best first: logme, ridge, "
+        "knn and tmi by the features, size by the parameters before the cut.",
     )
     best_cuts: PositiveInt | None = Field(
         None, description="Search that many of the best-ranked cuts only; null for all."
@@ -97,7 +99,7 @@ class SearchOptions(Settings):
     def _ranked(self) -> Self:
         if self.best_cuts is not None and self.rank is None:
             raise ConfigError(
-                "Expected rank='logme' or rank='ridge' with best_cuts, which needs a ranking. "
+                "Expected rank='logme' or another with best_cuts, which needs a ranking. "
                 "Received: rank=None."
             )
         return self
@@ -115,8 +117,8 @@ class SearchConfig(SearchOptions):
         (5, 10)
         >>> SearchConfig(best_cuts=2)
         Traceback (most recent call last):
-        reusekit.errors.ConfigError: Expected rank='logme' or rank='ridge' with best_cuts, which
-        needs a ranking. Received: rank=None.
+        reusekit.errors.ConfigError: Expected rank='logme' or another with best_cuts, which needs a
+        ranking. Received: rank=None.
     """
 
     seed: Seed = Field(

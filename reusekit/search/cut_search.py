@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import keras
 import keras_tuner
@@ -27,7 +27,7 @@ from reusekit.search.folder import alone
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.objective import configured_objective
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
-from reusekit.search.ranking import RankCorrelation, rank_correlation, rank_cuts
+from reusekit.search.ranking import RankCorrelation, in_order, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.searched_backbone import SearchedBackbone, cells_of, ranked_pooling
 from reusekit.search.sizes import measure_latency
@@ -296,8 +296,11 @@ class CutSearch:
     @cached_property
     def ranking(self) -> pd.DataFrame | None:
         """Every cut's score before training, best first; None without `rank`."""
-        if self.config.rank is None:
+        method = self.config.rank
+        if method is None:
             return None
+        if method == "size":
+            return self._by_size
         found, pooling = self.extract(), ranked_pooling(self.config)
         by_name: dict[Any, TrialData] = {None: found} if isinstance(found, TrialData) else {**found}
         features = {
@@ -307,14 +310,28 @@ class CutSearch:
         labels = next(iter(next(iter(by_name.values())).train.values())).labels
         if self._all_cuts.heads is None:
             labels = self._rules.targets(labels, "train")
-        return rank_cuts(features.get(None, features), labels, self.config.rank)
+        return rank_cuts(features.get(None, features), labels, method)
+
+    @cached_property
+    def _by_size(self) -> pd.DataFrame:
+        """Every cut by the parameters before it: what any other ranking has to beat."""
+        return in_order(
+            [
+                {
+                    **({} if name is None else {BACKBONE: name}),
+                    "cut": at,
+                    "score": float(self.backbones[name].points[at].params_before),
+                    "seconds": 0.0,
+                }
+                for name in _names(self._allowed)
+                for at in self._allowed.of(name).cuts
+            ]
+        )
 
     def _in_ranked_order(self) -> list[Place]:
         """Return the cuts as they are ranked, the best first."""
         assert self.ranking is not None
-        ranked = self.ranking.sort_values("rank")
-        names = ranked[BACKBONE] if BACKBONE in ranked else [None] * len(ranked)
-        return [place(at, name) for at, name in zip(ranked["cut"], names, strict=True)]
+        return list(_scores(self.ranking))
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -420,18 +437,23 @@ class CutSearch:
             self.measure_latencies()
         return self.result.pareto(cost)
 
-    def rank_correlation(self) -> RankCorrelation:
+    @checked(ConfigError)
+    def rank_correlation(self, by: Literal["rank", "size"] = "rank") -> RankCorrelation:
         """Return how well the ranking foretold the best result of each cut.
+
+        Args:
+            by: "rank" for the ranking of this search, "size" for the baseline: parameters before
+                the cut.
 
         Raises:
             ConfigError: There is no ranking.
         """
-        if self.ranking is None:
-            raise ConfigError("There is no ranking: give rank='logme' or rank='ridge'.")
+        if by == "rank" and self.ranking is None:
+            raise ConfigError("There is no ranking: give rank='logme' or another.")
+        ranking = self._by_size if by == "size" else self.ranking
+        assert ranking is not None
         sign = 1 if self.result.maximize else -1
-        ranked = self.ranking.sort_values("rank")
-        scores = dict(zip(self._in_ranked_order(), ranked["score"], strict=True))
-        cuts = self.result.cuts
+        scores, cuts = _scores(ranking), self.result.cuts
         reached = [sign * cut.best.metrics[self.result.objective] for cut in cuts]
         return rank_correlation([scores[cut.place] for cut in cuts], reached)
 
@@ -572,6 +594,14 @@ def _narrowed(space: SearchSpace, places: Sequence[Place]) -> SearchSpace:
     if isinstance(frozen, Mapping):
         frozen = {name: those for name, those in frozen.items() if name in kept}
     return space.changed(cuts=kept.get(None, kept), frozen_up_to=frozen)
+
+
+def _scores(ranking: pd.DataFrame) -> dict[Place, float]:
+    """Return the score of each cut, the best first."""
+    ranked = ranking.sort_values("rank")
+    names = ranked[BACKBONE] if BACKBONE in ranked else [None] * len(ranked)
+    rows = zip(ranked["cut"], names, ranked["score"], strict=True)
+    return {place(at, name): score for at, name, score in rows}
 
 
 def _begins(name: str | None, group: PlannedGroup) -> tuple[str | None, ...]:

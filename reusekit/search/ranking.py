@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Annotated, Any, Literal
@@ -12,15 +12,20 @@ import pandas
 import scipy.linalg
 import scipy.stats
 from annotated_types import MinLen
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PositiveInt
+from scipy.special import digamma
 from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError, DataError
+
+Method = Literal["logme", "ridge", "knn", "tmi"]
+"""Scores of features before training."""
 
 # The strengths of regularisation that the probe chooses from; its features have variance 1.
 _STRENGTHS = np.logspace(-2, 6, 9)
@@ -30,6 +35,8 @@ _STRENGTHS = np.logspace(-2, 6, 9)
 _RATIOS = 1e-12, 1e12
 _ITERATIONS = 1000
 _TINY = np.finfo(float).tiny
+_NEAREST = 3  # of a class, whose distance tells how much it varies
+_CLOSEST = 1e-6  # that two examples count as apart, so that equal ones have a logarithm
 
 
 def logme(features: Any, labels: Any) -> float:
@@ -171,23 +178,105 @@ def ridge_probe(features: Any, labels: Any, folds: Annotated[int, Field(ge=2)] =
     return float(np.mean(predicted == labels))
 
 
-_METHODS: Mapping[str, Callable[[Any, Any], float]] = {"logme": logme, "ridge": ridge_probe}
+@checked(ConfigError)
+def knn_probe(features: Any, labels: Any, neighbours: PositiveInt = 5) -> float:
+    """Return how well each example is told by those whose features point the same way.
+
+    Each is left out once, and told by the nearest others by the cosine of their features: its class
+    by their votes, numbers by their mean.
+
+    Args:
+        features: Shape (examples, channels), of any floating dtype.
+        labels: As for `ridge_probe`.
+        neighbours: The number of others that tell an example; all others where there are fewer.
+
+    Returns:
+        The share of all examples that are told rightly; of numbers R squared, all alike.
+
+    Raises:
+        DataError: As for `logme`, or there is one example alone.
+
+    Example:
+        >>> labels = np.arange(40) % 2
+        >>> knn_probe(np.stack([labels, 1 - labels], axis=1), labels)
+        1.0
+    """
+    features, labels = _checked(features, labels)
+    if len(labels) < 2:
+        raise DataError("Expected at least 2 examples, each told by others. Received: 1.")
+    numbers = _are_numbers(labels)
+    model = KNeighborsRegressor if numbers else KNeighborsClassifier
+    nearest = model(min(neighbours, len(labels) - 1), metric="cosine").fit(features, labels)
+    told = nearest.predict(None)  # each without itself
+    return float(r2_score(labels, told) if numbers else np.mean(told == labels))
+
+
+def tmi(features: Any, labels: Any) -> float:
+    """Return the entropy of the features given the class: how much they vary within each.
+
+    Features that a pretraining has pressed together for each class are harder to bend to another
+    task. The entropy is estimated from the distance of each example to the third nearest of its
+    class, in the largest channel (Kozachenko and Leonenko). It grows with the number of channels
+    and with their scale.
+
+    Xu, Kang: Fast and Accurate Transferability Measurement by Evaluating Intra-class Feature
+    Variance, ICCV 2023.
+
+    Args:
+        features: Shape (examples, channels), of any floating dtype.
+        labels: A class for each example: integers or strings. Of a class with a single example
+            nothing is known, and it counts as 0.
+
+    Raises:
+        DataError: As for `logme`, or labels are no classes.
+
+    Example:
+        >>> labels = np.arange(60) % 3
+        >>> noise = np.random.default_rng(0).normal(size=(60, 4))
+        >>> tmi(2 * noise, labels) > tmi(noise, labels)
+        True
+    """
+    features, labels = _checked(features, labels)
+    if _are_numbers(labels):
+        raise DataError(
+            "Expected classes as labels, within which features vary. Received: numbers."
+        )
+    found = 0.0
+    for one in np.unique(labels):
+        own = features[labels == one]
+        size, channels = own.shape
+        if size < 2:
+            continue
+        nearest = min(_NEAREST, size - 1)
+        apart = NearestNeighbors(n_neighbors=nearest, metric="chebyshev").fit(own).kneighbors()[0]
+        logs = np.log(2 * np.maximum(apart[:, -1], _CLOSEST))
+        entropy = digamma(size) - digamma(nearest) + channels * logs.mean()
+        found += size / len(labels) * entropy
+    return float(found)
+
+
+_METHODS: Mapping[str, Callable[[Any, Any], float]] = {
+    "logme": logme,
+    "ridge": ridge_probe,
+    "knn": knn_probe,
+    "tmi": tmi,
+}
 
 
 @checked(ConfigError)
 def rank_cuts(
     features: Annotated[Mapping[str, Any], MinLen(1)],
     labels: Any,
-    method: Literal["logme", "ridge"] = "logme",
+    method: Method = "logme",
 ) -> pandas.DataFrame:
-    """Rank cuts by what a linear model could make of their features.
+    """Rank cuts by what could be made of their features.
 
     Args:
         features: From each cut to its pooled features, of shape (examples, channels). Of several
             backbones from the name of each to such, of the same examples: all cuts are ranked
             among each other.
         labels: A class for each example, or numbers, as for `logme`.
-        method: "logme" or "ridge"; the former is quicker.
+        method: "logme", "ridge", "knn" or "tmi"; see `logme`, `ridge_probe`, `knn_probe` and `tmi`.
 
     Returns:
         The best first: `backbone` where there are several, `cut`, `score` (higher is better),
@@ -195,7 +284,7 @@ def rank_cuts(
 
     Raises:
         ConfigError: An unknown method, or no cut.
-        DataError: As for `logme` and `ridge_probe`.
+        DataError: As for those.
 
     Example:
         >>> labels = np.arange(40) % 2
@@ -212,10 +301,20 @@ def rank_cuts(
             score = _METHODS[method](values, labels)
             row = {"backbone": name} if several else {}
             rows.append(row | {"cut": cut, "score": score, "seconds": perf_counter() - start})
+    return in_order(rows)
+
+
+def in_order(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """Return scored cuts as a table, the best first; see `rank_cuts`.
+
+    Args:
+        rows: `backbone` where there are several, `cut`, `score` and `seconds` of each.
+    """
     frame = pandas.DataFrame(rows)
     frame["rank"] = frame["score"].rank(ascending=False, method="min").astype(int)
     frame = frame.sort_values("rank", kind="stable", ignore_index=True)
-    return frame[[*(["backbone"] if several else []), "cut", "score", "rank", "seconds"]]
+    first = ["backbone"] if "backbone" in frame else []
+    return frame[[*first, "cut", "score", "rank", "seconds"]]
 
 
 def _numbers(values: Any) -> Any:
@@ -235,10 +334,12 @@ class RankCorrelation:
     Attributes:
         spearman: Spearman's rho.
         kendall: Kendall's tau-b: of pairs in the same order, less those in the other one.
+        weighted: The same with more weight on pairs near the top, as SciPy's `weightedtau` has it.
     """
 
     spearman: float
     kendall: float
+    weighted: float = math.nan
 
 
 @checked(DataError)
@@ -265,7 +366,8 @@ def rank_correlation(scores: Numbers, results: Numbers) -> RankCorrelation:
         return RankCorrelation(float("nan"), float("nan"))
     spearman = scipy.stats.spearmanr(scores, results).statistic
     kendall = scipy.stats.kendalltau(scores, results).statistic
-    return RankCorrelation(float(spearman), float(kendall))
+    weighted = scipy.stats.weightedtau(scores, results).statistic
+    return RankCorrelation(float(spearman), float(kendall), float(weighted))
 
 
 def _checked(features: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -179,7 +179,8 @@ class SearchedBackbone:
             for (features, batch_size), sizes in trained.items()
         ]
         there = {(one.at, one.pooling) for one in expected}
-        ranked = [(at, ranked_pooling(config)) for at in space.cuts] if config.rank else []
+        wanted = config.rank not in (None, "size")
+        ranked = [(at, ranked_pooling(config)) for at in space.cuts] if wanted else []
         return expected + [Trials(*one, epochs=1) for one in ranked if one not in there]
 
     def _channels(self, features: Features) -> int:

@@ -108,10 +108,10 @@ def _search(searched: Searched) -> str:
     if failed:
         lines.append(f"{len(failed)} trials were not completed. The first cause: {failed[0].error}")
     if search.ranking is not None and len(searched.result.cuts) > 1:
-        agreed = search.rank_correlation()
+        agreed, by_size = search.rank_correlation(), search.rank_correlation("size")
         lines.append(
-            f"The ranking before training agrees with what the cuts reached to "
-            f"{agreed.spearman:.2f} (Spearman) and {agreed.kendall:.2f} (Kendall)."
+            f"The ranking before training ({search.config.rank}) agrees with what the cuts reached "
+            f"to {agreed.kendall:.2f} (Kendall's tau), one by size to {by_size.kendall:.2f}."
         )
     lines.append(f"The search is kept in {search.folder}; the same command goes on there.")
     return "\n".join(lines)

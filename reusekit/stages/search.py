@@ -1,5 +1,6 @@
 """The search stage: a plan, features computed once as it says, then trials on them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +194,14 @@ def search_cut(search: CutSearch, folder: Path, fresh: bool = False) -> Searched
     log_metrics({"search_seconds": seconds, "search_resumed_trials": sum(resumed.values())})
     search.measure_latencies()  # so that the result has them
     result = search.result
+    if search.ranking is not None and len(result.cuts) > 1:
+        agreements = {
+            "ranking": search.rank_correlation(),
+            "ranking_by_size": search.rank_correlation("size"),
+        }
+        for before, agreed in agreements.items():
+            told = {f"{before}_kendall": agreed.kendall, f"{before}_weighted": agreed.weighted}
+            log_metrics({name: value for name, value in told.items() if math.isfinite(value)})
     _log_tables(search, result, folder)
     _log_figures(search, result, folder)
     return Searched(search, result, sum(resumed.values()), seconds)

@@ -475,6 +475,8 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             {"features": np.eye(8), "labels": labels, "folds": 2},
         ),
         "logme": (reusekit.search.logme, {"features": np.eye(8), "labels": labels}),
+        "knn_probe": (reusekit.search.knn_probe, {"features": np.eye(8), "labels": labels}),
+        "tmi": (reusekit.search.tmi, {"features": np.eye(8), "labels": labels}),
         "rank_correlation": (
             reusekit.search.rank_correlation,
             {"scores": [0.1, 0.2], "results": [0.3, 0.4]},

@@ -26,7 +26,7 @@ from reusekit.stages.search import search_digest
         ({"rank": "logm"}, "Did you mean 'logme'"),
         ({"limits": {"flop": 1}}, r"settings of Limits .* Did you mean 'flops'"),
         ({"limits": {"flops": -1}}, "Expected flops to be None or a number above 0. Received: -1"),
-        ({"best_cuts": 2}, "Expected rank='logme' or rank='ridge' with best_cuts"),
+        ({"best_cuts": 2}, "Expected rank='logme' or another with best_cuts"),
         ({"plain": True, "rank": "ridge"}, "Expected no ranking with plain=True"),
         ({"objective": "[val_loss]"}, "Expected objective as plain text"),
     ],

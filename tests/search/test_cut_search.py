@@ -222,6 +222,14 @@ def test_how_well_the_ranking_foretold_the_result(small):
     scores = dict(zip(search.ranking["cut"], search.ranking["score"], strict=True))
     expected = rank_correlation([scores[at] for at in reached], list(reached.values()))
     assert search.rank_correlation() == expected
+    sizes = [
+        p.params_before for p in rk.cut_points(search.graph, max_width=None) if p.at in reached
+    ]
+    by_size = rank_correlation(sizes, list(reached.values()))
+    assert search.rank_correlation("size") == by_size
+    ordered = small(rank="size")
+    assert ordered.ranking["score"].tolist() == sorted(map(float, sizes), reverse=True)
+    assert {one.at for one in ordered.plan.features} == set(ordered.space.cuts)
 
 
 def test_a_ranking_of_features_that_are_not_stored(small, tmp_path):

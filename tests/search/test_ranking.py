@@ -9,7 +9,14 @@ from scipy.stats import multivariate_normal
 
 import reusekit as rk
 from reusekit.errors import ConfigError, DataError
-from reusekit.search.ranking import logme, rank_correlation, rank_cuts, ridge_probe
+from reusekit.search.ranking import (
+    knn_probe,
+    logme,
+    rank_correlation,
+    rank_cuts,
+    ridge_probe,
+    tmi,
+)
 
 
 def problem(examples, channels, classes=3, signal=1.0, seed=0):
@@ -70,7 +77,7 @@ def test_a_target_that_the_features_contain_has_a_finite_score():
     assert logme(features, labels) > logme(blurred, labels)
 
 
-@pytest.mark.parametrize("method", ["logme", "ridge"])
+@pytest.mark.parametrize("method", ["logme", "ridge", "knn"])
 @pytest.mark.parametrize(("channels", "some"), [(5, 0.4), (300, 0.1)])
 def test_what_tells_more_ranks_higher(method, channels, some):
     signals = {"noise": 0.0, "some": some, "much": 1.5}
@@ -115,9 +122,38 @@ def test_labels_may_be_words_and_a_class_may_have_one_example():
     assert 0.9 < ridge_probe(features, words) <= 40 / 41
 
 
+def test_neighbours_tell_each_example_but_never_itself():
+    features, labels = problem(40, 4)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    alike = unit @ unit.T
+    np.fill_diagonal(alike, -np.inf)
+    nearest = np.argsort(-alike, axis=1)
+    told = [np.bincount(labels[row[:5]], minlength=3).argmax() for row in nearest]
+    assert knn_probe(features, labels) == pytest.approx(np.mean(told == labels))
+    assert knn_probe(features * 7, labels) == knn_probe(features, labels)
+    numbers = features[:, 0] * 3
+    means = numbers[nearest[:, :2]].mean(axis=1)
+    expected = 1 - np.square(numbers - means).sum() / np.square(numbers - numbers.mean()).sum()
+    assert knn_probe(features, numbers, neighbours=2) == pytest.approx(expected)
+    assert knn_probe(np.eye(2), [0, 1]) == 0.0  # the only other one is of the other class
+
+
+def test_the_entropy_within_classes_is_that_of_known_distributions():
+    numbers = np.random.default_rng(0)
+    labels = np.arange(3000) % 3
+    normal = numbers.normal(size=(3000, 2)) * [1.0, 3.0] + 100 * labels[:, None]
+    expected = math.log(2 * math.pi * math.e) + math.log(3.0)
+    assert tmi(normal, labels) == pytest.approx(expected, abs=0.05)
+    assert tmi(2 * normal, labels) == pytest.approx(tmi(normal, labels) + 2 * math.log(2), abs=1e-6)
+    assert tmi(numbers.uniform(size=(2000, 1)), labels[:2000]) == pytest.approx(0, abs=0.05)
+    assert math.isfinite(tmi(np.zeros((6, 2)), [0, 0, 0, 1, 1, 2]))
+    with pytest.raises(DataError, match="Expected classes as labels"):
+        tmi(normal, normal[:, 0])
+
+
 def test_wrong_requests_are_refused():
     features, labels = problem(20, 3)
-    for score in (logme, ridge_probe):
+    for score in (logme, ridge_probe, knn_probe, tmi):
         with pytest.raises(DataError, match=r"Received: shapes \(20, 3, 1\).*Pool"):
             score(features[..., None], labels)
         with pytest.raises(DataError, match=r"\(20, 3\) and \(19,\)"):
@@ -144,6 +180,8 @@ def test_correlation_of_orders():
     assert one_pair.spearman == pytest.approx(1 - 6 * 2 / (4 * 15))
     assert one_pair.kendall == pytest.approx(4 / 6)
     assert math.isnan(rank_correlation([1, 1], [1, 2]).kendall)
+    wrong_at_the_top = rank_correlation([1, 2, 3, 4], [1, 2, 4, 3]).weighted
+    assert wrong_at_the_top < rank_correlation([1, 2, 3, 4], [2, 1, 3, 4]).weighted < 1
     with pytest.raises(DataError, match="Received: 2 and 3"):
         rank_correlation([1, 2], [1, 2, 3])
 

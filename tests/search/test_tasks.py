@@ -13,7 +13,7 @@ from sklearn.metrics import (
 
 from reusekit.data.task import Task
 from reusekit.errors import ConfigError, DataError
-from reusekit.search import SearchConfig, SearchSpace, logme, ridge_probe
+from reusekit.search import SearchConfig, SearchSpace, knn_probe, logme, ridge_probe
 from reusekit.search.objective import configured_objective, monitor_of
 from reusekit.search.tasks import rules_of
 from reusekit.training import heads
@@ -167,7 +167,7 @@ def test_a_linear_rival_of_numbers_is_fitted_exactly():
     np.testing.assert_allclose(found[:, 0], expected.reshape(-1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("score", [logme, ridge_probe])
+@pytest.mark.parametrize("score", [logme, ridge_probe, knn_probe])
 def test_cuts_are_ranked_for_numbers_and_labels_as_well(score):
     generator = np.random.default_rng(0)
     features = generator.normal(size=(80, 5))
