@@ -34,7 +34,7 @@ _MOVED = {
         "WideCutError",
     ),
     "reusekit.backbones": ("Backbone",),
-    "reusekit.features": ("Padding",),
+    "reusekit.features": ("Padding", "stored_features"),
     "reusekit.graph": ("CutPoints", "find_layers"),
     "reusekit.planning": ("Plan", "Trials"),
     "reusekit.search": ("CutGridOracle", "CutSweepOracle", "Limits", "TrialData"),

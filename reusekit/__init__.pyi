@@ -7,8 +7,8 @@ from .errors import DataError as DataError
 from .errors import ReusekitError as ReusekitError
 from .errors import SurgeryError as SurgeryError
 from .errors import TrackingError as TrackingError
+from .exports import export as export
 from .features import FeatureStore as FeatureStore
-from .features import stored_features as stored_features
 from .graph import CutPoint as CutPoint
 from .graph import cut_points as cut_points
 from .planning import plan as plan

@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
-from reusekit.arguments import AnyPath, check, expanded
+from reusekit.arguments import AnyPath, Choices, check, expanded
 from reusekit.errors import CacheError, ConfigError, TrackingError
 from reusekit.launch import launch_one_of
 from reusekit.startup import start_keras
@@ -235,6 +235,47 @@ def predict(
             written.replace(target)
 
 
+def export(
+    model: str,
+    to: str = "litert",
+    quantize: str = "none",
+    max_accuracy_loss: NonNegativeFloat | None = None,
+    output: str = "exports",
+    data: str | None = None,
+    verbose: bool = False,
+) -> None:
+    """Write a registered model as files for other runtimes, and compare them with it.
+
+    Each file is opened in its own runtime and compared on the split that the model was tested on.
+    Files and figures go into a run of their own in MLflow, and on the model card.
+
+    Args:
+        model: models:/NAME@ALIAS or models:/NAME/VERSION, on the server or database that
+            MLFLOW_TRACKING_URI names.
+        to: Formats: litert, onnx, openvino, saved_model, or several with commas between.
+        quantize: Precisions: none, float16, int8, int8-calibrated, or several with commas between.
+            A format has those of them that it can have.
+        max_accuracy_loss: The most that the task's measure may lose in a file; null for any.
+        output: The folder for the files.
+        data: Where the data of the model's tests lie now, if not in TFDS's folder: a folder, or a
+            table.
+        verbose: Show the traceback of an error.
+    """
+    check(AnyPath, output, "--output", ConfigError)
+    formats = [word.strip() for word in to.split(",")]
+    precisions = [word.strip() for word in quantize.split(",")]
+    check(Choices[Literal["litert", "onnx", "openvino", "saved_model"]], formats, "to", ConfigError)
+    precise = Literal["none", "float16", "int8", "int8-calibrated"]
+    check(Choices[precise], precisions, "quantize", ConfigError)
+    start_keras()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from reusekit.stages import export_version
+
+    folder = expanded(output, ConfigError)
+    chosen = [None if word == "none" else word for word in precisions]
+    print(export_version(model, formats, chosen, folder, max_accuracy_loss, data))  # type: ignore[arg-type]
+
+
 def _flat(answers: "pd.DataFrame") -> "pd.DataFrame":
     """Return answers with a column for each probability, and lists as JSON."""
     import pandas as pd
@@ -286,4 +327,5 @@ def _carried() -> dict[str, Path]:
 
 def main() -> None:
     """Run the command line."""
-    launch_one_of({"cuts": cuts, "init": init, "cache": cache, "sync": sync, "predict": predict})
+    commands = (cuts, init, cache, sync, predict, export)
+    launch_one_of({command.__name__: command for command in commands})

@@ -83,6 +83,10 @@ class TrainingError(SurgeryError):
     """A model cannot be frozen, thawed or trained as asked. Nothing was changed."""
 
 
+class ExportError(SurgeryError):
+    """A model cannot be written for another runtime as asked. Nothing half-written is left."""
+
+
 class BackboneError(ReusekitError):
     """A pretrained backbone cannot be loaded as asked."""
 

@@ -23,6 +23,7 @@ import tensorflow as tf
 from PIL import Image
 
 import reusekit as rk
+from reusekit.features import stored_features
 
 BATCH = 32
 CUT = "block7_out"
@@ -102,7 +103,7 @@ def main() -> None:
         def store() -> None:
             with tempfile.TemporaryDirectory(dir=scratch) as features:
                 split = by_reusekit(folder, 32, channels=1)
-                rk.stored_features(rk.FeatureStore(features), model, [CUT], split, pooling="avg")
+                stored_features(rk.FeatureStore(features), model, [CUT], split, pooling="avg")
 
         ways: dict[str, Callable[[], object]] = {
             "keras": lambda: passed(by_keras(folder, side)),

@@ -1,9 +1,11 @@
 """The costs of a trial's whole model: parameters, FLOPs, bytes, latency."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 import keras
 import numpy as np
@@ -139,11 +141,24 @@ def measure_latency(models: Sequence[keras.Model], runs: PositiveInt = LATENCY_R
     single example: of small models that is for the most part Keras's own overhead of a call, not
     their arithmetic, of which `Sizes.flops` tells.
     """
-    inputs = [random_inputs(read(model), batch=1) for model in models]
-    seconds: list[list[float]] = [[] for _ in models]
+    calls = [
+        partial(model.predict_on_batch, random_inputs(read(model), batch=1)) for model in models
+    ]
+    return median_seconds(calls, runs)
+
+
+def median_seconds(calls: Sequence[Callable[[], Any]], runs: int) -> list[float]:
+    """Return the median seconds of each call, which take turns; the first of each is not counted.
+
+    Example:
+        >>> quick, slow = median_seconds([lambda: None, lambda: sum(range(100_000))], runs=5)
+        >>> quick < slow
+        True
+    """
+    seconds: list[list[float]] = [[] for _ in calls]
     for _ in range(runs + 1):
-        for model, x, found in zip(models, inputs, seconds, strict=True):
+        for call, found in zip(calls, seconds, strict=True):
             began = perf_counter()
-            model.predict_on_batch(x)
+            call()
             found.append(perf_counter() - began)
     return [float(np.median(found[1:])) for found in seconds]

@@ -9,6 +9,7 @@ from reusekit.stages.candidates import (
 )
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluation import Evaluation, evaluate
+from reusekit.stages.exports import export_version
 from reusekit.stages.features import FrozenFeatures, frozen_features
 from reusekit.stages.fine_tuning import (
     Begun,
@@ -53,6 +54,7 @@ __all__ = [
     "clean_cut",
     "evaluate",
     "evaluate_version",
+    "export_version",
     "extract_features",
     "find_contest",
     "finetune",

@@ -33,6 +33,9 @@ from reusekit.stages.inputs import counts_of, open_split
 from reusekit.tracking.names import DATA, THRESHOLDS
 from reusekit.tracking.network import shown
 
+PLACES = {"load": "data_dir", "from_folder": "folder", "from_table": "table"}
+"""The setting that says where the data of a reader lie."""
+
 _FEWEST = 30  # an interval that is resampled from fewer examples says nothing
 
 
@@ -150,20 +153,20 @@ def evaluate_version(version: ModelVersion, data: DataSettings) -> Tested:
     rules = rules_of(split.task)
     names = next((one.class_names for one in recorded if one.context == "training"), ())
     orders = [
-        _class_order(version, _of_task(names, before), one.task, split)
+        _class_order(version, of_task(names, before), one.task, split)
         for before, one in rules.each()
     ]
     given, labels = predict(model, split)
     thresholds = json.loads(version.tags.get(THRESHOLDS, "null"))
     parts = [
-        _in_order(order, one, part, _of_task(thresholds, before))
+        _in_order(order, one, part, of_task(thresholds, before))
         for order, (before, one, part) in zip(orders, rules.each(given), strict=True)
     ]
     rules, outputs = rules.gathered(parts)
     return Tested(version, split, outputs, labels, rules, unknown)
 
 
-def _of_task(values: Any, before: str) -> Any:
+def of_task(values: Any, before: str) -> Any:
     """Return what is on record of a task, of values that go by name where there are several."""
     return values.get(before.removesuffix("_")) if isinstance(values, Mapping) else values
 
@@ -455,8 +458,7 @@ def _read_again(recorded: tracking.RecordedSplit, data: DataSettings) -> DataSpl
     Raises:
         DataError: It cannot be read there.
     """
-    places = {"load": "data_dir", "from_folder": "folder", "from_table": "table"}
-    place = places.get(recorded.source.reader)
+    place = PLACES.get(recorded.source.reader)
     if place is None:
         return recorded.source.load_as_it_is()  # which says that it was in memory
     where = getattr(data, place)

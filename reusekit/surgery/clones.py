@@ -107,7 +107,7 @@ def clone(
     if policy is not None:
         # Not every initial value can be drawn in every precision.
         before, twin = twin, Copier(policy).copy(twin)
-        prove_copy(before, twin, x, tolerance=_tolerance(policy))
+        prove_copy(before, twin, x, tolerance=_tolerance(policy, before))
     if name is not None:
         twin.name = name
     if type(twin) is not type(model):
@@ -241,9 +241,11 @@ def _anew(model: keras.Model) -> list[tuple[keras.Variable, Any]]:
     return [(v, keras.ops.zeros(v.shape, v.dtype)) for v in variables]
 
 
-def _tolerance(policy: keras.DTypePolicy) -> float:
-    """Return the relative difference that another precision may make."""
-    return 0.25 if policy.compute_dtype in ("float16", "bfloat16") else 1e-4
+def _tolerance(policy: keras.DTypePolicy, model: keras.Model) -> float:
+    """Return the relative difference that another precision than a model's may make."""
+    layers = keras_internals.all_layers(model)
+    dtypes = {policy.compute_dtype, *(getattr(layer, "compute_dtype", "") for layer in layers)}
+    return 0.25 if dtypes & {"float16", "bfloat16"} else 1e-4
 
 
 def twin_of(model: keras.Model, weights: str, x: Any = None) -> keras.Model:

@@ -1,6 +1,8 @@
 """MLflow: runs, logged sub-models, parameter counts, the registry."""
 
+from reusekit.tracking.backbones import find_registered_version
 from reusekit.tracking.card import CardScore, ModelCard, model_card
+from reusekit.tracking.exports import log_exports
 from reusekit.tracking.ledger import Ledger, take_ledgers
 from reusekit.tracking.linked import send
 from reusekit.tracking.log import (
@@ -44,10 +46,12 @@ __all__ = [
     "champion",
     "connect",
     "describe",
+    "find_registered_version",
     "find_version",
     "load_version",
     "log_artifact",
     "log_data",
+    "log_exports",
     "log_history",
     "log_input",
     "log_metrics",

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 import mlflow
+from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.backbones import Backbone
 from reusekit.backbones.files import as_backbone
@@ -29,24 +30,48 @@ def find_registered(address: str) -> Stored:
         BackboneError: It is no such address.
         TrackingError: There is no such model, alias or version; the message names those there are.
     """
+    parts, client = _parts_of(address), mlflow.MlflowClient()
+    model_id = parts["id"] or (parts["run"] and _logged_by(parts["run"], parts["logged"]))
+    if model_id:
+        with asking(f"look up the logged model {model_id}"):
+            client.get_logged_model(model_id)
+        return Stored.of_logged(model_id, client)
+    return Stored.of_version(_version_of(parts), client)
+
+
+def find_registered_version(address: str) -> ModelVersion:
+    """Find the version that an address means now.
+
+    Args:
+        address: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/NAME/latest`.
+
+    Raises:
+        BackboneError: It is no such address.
+        TrackingError: There is no such model, alias or version; the message names those there are.
+    """
+    parts = _parts_of(address)
+    if parts["name"] is None:
+        raise BackboneError(
+            f"Expected a version: models:/NAME@ALIAS or models:/NAME/VERSION. Received: {address}."
+        )
+    return _version_of(parts)
+
+
+def _parts_of(address: str) -> re.Match[str]:
     parts = _ADDRESS.fullmatch(address)
     if parts is None:
         raise BackboneError(
             "Expected models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID or "
             f"runs:/RUN_ID/NAME. Received: {address[:200]!r}."
         )
-    client = mlflow.MlflowClient()
-    model_id = parts["id"] or (parts["run"] and _logged_by(parts["run"], parts["logged"]))
-    if model_id:
-        with asking(f"look up the logged model {model_id}"):
-            client.get_logged_model(model_id)
-        return Stored.of_logged(model_id, client)
+    return parts
+
+
+def _version_of(parts: re.Match[str]) -> ModelVersion:
     if parts["alias"] not in (None, "latest"):
-        version = aliased_version(parts["name"], parts["alias"])
-    else:
-        wanted = parts["alias"] or parts["number"]
-        version = find_version(parts["name"], None if wanted == "latest" else int(wanted))
-    return Stored.of_version(version, client)
+        return aliased_version(parts["name"], parts["alias"])
+    wanted = parts["alias"] or parts["number"]
+    return find_version(parts["name"], None if wanted == "latest" else int(wanted))
 
 
 def load_registered(

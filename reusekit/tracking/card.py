@@ -4,12 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from reusekit.data import DataSplit
+from reusekit.exports import Exports
 from reusekit.tracking.ledger import Ledger
 
 DESCRIPTION_LIMIT = 5000
 """Characters of a description that every store of MLflow takes: its column is that wide."""
 
 _SHORTENED = "\n\n*Shortened: a description in the registry has no room for more.*\n"
+
+_EXPORTS = "\n## Exports\n\n"
 
 
 @dataclass(frozen=True)
@@ -168,11 +171,43 @@ def model_card(card: ModelCard) -> str:
     ]
     for title, content in sections.items():
         lines += ["", f"## {title}", "", *content]
-    text = "\n".join(lines) + "\n"
-    if len(text) <= DESCRIPTION_LIMIT:
+    return _shortened("\n".join(lines) + "\n", DESCRIPTION_LIMIT)
+
+
+def with_exports(text: str, exports: Exports, run_id: str) -> str:
+    """Return a model card with a section of exports, in the place of an earlier one.
+
+    Args:
+        text: The card.
+        exports: The exports.
+        run_id: The run that has the files.
+    """
+    first = exports[0]
+    said = [("keras", f"{first.keras.bytes:,}", _ms(first.keras.latency), "-", "-")]
+    for one in exports:
+        loss = "-" if one.lost is None else f"{one.lost:+.4g}"
+        agreed = "-" if one.agreement is None else f"{one.agreement:.2%}"
+        said.append((one.name, f"{one.file.bytes:,}", _ms(one.file.latency), loss, agreed))
+    header = ("format", "bytes", "one example", f"{first.measure or 'measure'} lost", "same labels")
+    lines = [
+        *_table(header, said),
+        "",
+        f"Compared on {first.examples:,} examples; the files are artifacts of run `{run_id}`.",
+    ]
+    section = _EXPORTS + "\n".join(lines) + "\n"
+    before = text.partition(_EXPORTS)[0].removesuffix(_SHORTENED)
+    return _shortened(before, DESCRIPTION_LIMIT - len(section)) + section
+
+
+def _shortened(text: str, limit: int) -> str:
+    if len(text) <= limit:
         return text
-    kept = text[: DESCRIPTION_LIMIT - len(_SHORTENED)]
+    kept = text[: limit - len(_SHORTENED)]
     return (kept.rpartition("\n")[0] or kept) + _SHORTENED
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
 
 
 def _trained(card: ModelCard) -> str:

@@ -264,7 +264,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     freezing, adapted = rk.freeze(_model(), up_to="hidden"), _model()
     adapting = rk.adapt(adapted, "biases")
     frontier = reusekit.features.frontier(glyphnet, "stem_out", "avg")
-    stored = rk.stored_features(store, glyphnet, ["stem_out"], digits)[0]
+    stored = reusekit.features.stored_features(store, glyphnet, ["stem_out"], digits)[0]
     heads, at, on = rk.heads, {"model": model, "at": "hidden"}, {"model": model}
     head, record = heads.Classifier(3), search.tuner.records[0]
 
@@ -311,6 +311,10 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "count_params": (rk.count_params, on),
         "cut_points": (rk.cut_points, on),
         "find_layers": (rk.graph.find_layers, {**on, "kind": keras.layers.Dense}),
+        "export": (
+            rk.export,
+            {**on, "format": "saved_model", "folder": folder / "exports"},
+        ),
         "freeze": (rk.freeze, lambda: {"model": _model(), "up_to": "hidden"}),
         "Freezing.undo": (freezing.undo, on),
         "adapt": (rk.adapt, lambda: {"model": _model(), "adaptation": "lora:2"}),
@@ -412,7 +416,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "DataSplit.overlaps": (digits.overlaps, {"other": digits}),
         "load_backbone": (rk.load_backbone, {"source": "reusekit/glyphnet", "weights": None}),
         "stored_features": (
-            rk.stored_features,
+            reusekit.features.stored_features,
             {"store": store, "model": glyphnet, "cuts": ["stem_out"], "data": digits},
         ),
         "StoredSource.batches": (stored.batches, {"batch_size": 4}),

@@ -37,6 +37,7 @@ class NumberRules(SingleRules):
     strength: ClassVar[str] = "alpha"
     numbers: ClassVar[str] = ".4g"
     worst: ClassVar[tuple[str, bool]] = ("r2", True)
+    tells_labels: ClassVar[bool] = False
 
     def head(self, units: int = 0, dropout: float = 0.0, standardize: Any = None) -> Head:
         """Return a head with a number for each output, on the scale of the numbers of training."""

@@ -185,6 +185,15 @@ class TaskRules(ABC):
     def goodness(self, outputs: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Return how good a model is about each example; more is better."""
 
+    def agreement(self, outputs: np.ndarray, others: np.ndarray) -> float | None:
+        """Return the share of examples of which two models tell the same; None of mere numbers."""
+        same = [
+            (rules.decided(one) == rules.decided(other)).reshape(len(outputs), -1).all(axis=1)
+            for _, rules, one, other in self.each(outputs, others)
+            if rules.tells_labels
+        ]
+        return float(np.all(same, axis=0).mean()) if same else None
+
     # --- rivals and words -------------------------------------------------------------------------
 
     @abstractmethod
@@ -225,12 +234,14 @@ class SingleRules(TaskRules):
         figure: The name of the picture, which `draw` makes.
         strength: The option of scikit-learn by which the linear rival is regularised.
         worst: The column of the table by which the worst come first, and whether it rises.
+        tells_labels: Whether what a model decides is one of some choices, and no mere number.
     """
 
     artifact: ClassVar[str]
     figure: ClassVar[str]
     strength: ClassVar[str]
     worst: ClassVar[tuple[str, bool]] = ("f1", True)
+    tells_labels: ClassVar[bool] = True
 
     def each(self, *arrays: Any) -> "Iterator[tuple[str, SingleRules, *tuple[Any, ...]]]":
         """Yield the task itself; see `TaskRules.each`."""

@@ -1,0 +1,108 @@
+"""The stage of an export: a registered version as files, checked on the data it was tested on."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from reusekit import tracking
+from reusekit.data import DataSplit
+from reusekit.errors import ConfigError, DataError
+from reusekit.exports import Exporter, Exports
+from reusekit.exports.exporter import AnyFormat
+from reusekit.exports.formats import FORMATS, Quantization
+from reusekit.progress import say
+from reusekit.search.tasks import TaskRules, rules_of
+from reusekit.stages.promote import PLACES, of_task
+from reusekit.tracking.names import THRESHOLDS
+
+
+def export_version(
+    address: str,
+    formats: Sequence[AnyFormat],
+    precisions: Sequence[Quantization | None],
+    folder: Path,
+    max_accuracy_loss: float | None = None,
+    where: str | None = None,
+) -> Exports:
+    """Write a registered version as files, compare them with it, and log them beside it.
+
+    The test split, and the training split for calibration, are those that its run has recorded.
+
+    Args:
+        address: Of the version, such as `models:/digits@champion`.
+        formats: The formats.
+        precisions: The precisions in which each of them that can is written.
+        folder: Where to.
+        max_accuracy_loss: The most that a file may lose of the task's measure.
+        where: Where the data lie now; None for TFDS's own folder.
+
+    Raises:
+        ExportError: No format has a precision; or see `reusekit.export`.
+        ConfigError: The data are not on record, or cannot be found again.
+        TrackingError: There is no such version, or the registry does not answer.
+    """
+    pairs = [(one, how) for how in precisions for one in formats if _can(one, how)]
+    for how in precisions:
+        if not any(found == how for _, found in pairs):
+            FORMATS[formats[0]].check(how)  # which says what it can
+    for one, how in pairs:
+        FORMATS[one].check(how)
+    version = tracking.find_registered_version(address)
+    check = _recorded(version, "test", where)
+    calibrated = "int8-calibrated" in precisions
+    calibrate = _recorded(version, "training", where) if calibrated else None
+    thresholds = json.loads((version.tags or {}).get(THRESHOLDS, "null"))
+    rules = _with_thresholds(rules_of(check.task), thresholds)
+    model = tracking.load_version(version)
+    model.name = version.name  # which files are called by
+    exporter = Exporter(model, check, calibrate, folder, max_accuracy_loss, rules)
+    made = []
+    for one, how in pairs:
+        say(f"Writing {one}{f', {how}' if how else ''} ...")
+        made.append(exporter.export(one, how))
+    exports = Exports(tuple(made))
+    tracking.log_exports(version, exports, check)
+    return exports
+
+
+def _can(name: str, precision: str | None) -> bool:
+    return precision is None or precision in FORMATS[name].quantizations
+
+
+def _recorded(version: Any, context: str, where: str | None) -> DataSplit:
+    """Read a split again that the run of a version has recorded.
+
+    Raises:
+        ConfigError: There is none, or it cannot be found again.
+    """
+    named = f"version {version.version} of {version.name}"
+    found = [one for one in tracking.recorded_splits(version) if one.context == context]
+    if not found:
+        raise ConfigError(
+            f"Expected a {context} split among the inputs of the run of {named}. Received: none. "
+            "rk.export takes one that is at hand."
+        )
+    place = PLACES.get(found[0].source.reader)
+    given = {} if where is None or place is None else {_argument(place): where}
+    try:
+        return found[0].source.load_split(**given)
+    except DataError as error:
+        raise ConfigError(
+            f"The {context} split of {named} cannot be read again: {error} --data says where it "
+            "lies; rk.export takes one that is at hand."
+        ) from error
+
+
+def _argument(place: str) -> str:
+    return "path" if place == "folder" else place
+
+
+def _with_thresholds(rules: TaskRules, thresholds: Any) -> TaskRules:
+    """Return the rules with the thresholds that a version was registered with."""
+    made = []
+    for before, one in rules.each():
+        own = of_task(thresholds, before)
+        made.append(one if own is None else replace(one, thresholds=tuple(own)))  # type: ignore[call-arg]
+    return replace(rules, several=tuple(made)) if rules.task.parts else made[0]  # type: ignore[call-arg]
