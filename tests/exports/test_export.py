@@ -34,9 +34,9 @@ def training():
 def digits_model(training):
     """A cut of glyphnet with a trained head, its preprocessing in front."""
     keras.utils.set_random_seed(0)
-    bottom = rk.split(rk.load_backbone("reusekit/glyphnet").model, "block4_out").bottom
+    bottom = rk.split(rk.load_backbone("reusekit/glyphnet").model, "block2_out").bottom
     model = rk.attach(bottom, rk.heads.Classifier(10))
-    rk.freeze(model, up_to="block4_out")
+    rk.freeze(model, up_to="block2_out")
     model.compile(keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy")
     model.fit(training.batches(50), epochs=10, verbose=0)
     model.name = "digits"
