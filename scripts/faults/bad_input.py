@@ -465,6 +465,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             {"backbones": glyphnet, "train": digits, "validation": digits, "folder": folder / "s"},
         ),
         "CutSearch.best_model": (search.best_model, {}),
+        "CutSearch.rank_correlation": (search.rank_correlation, {"by": "size"}),
         "CutSearch.plan_of": (search.plan_of, {"backbone": None}),
         "CutHyperModel.begin": (hypermodel.begin, {"spec": spec}),
         "CutHyperModel.data_of": (hypermodel.data_of, {"spec": spec}),
