@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import json
 import logging
 from pathlib import Path
 
@@ -143,6 +144,41 @@ SEARCHED = [
     "--search.epochs=20",
     "--finetune.share=0",
 ]
+
+
+def test_a_table_of_texts_tells_classes_and_several_labels(
+    reviews, run_pipeline, module_tracking, tmp_path
+):
+    run_pipeline(
+        "cut_search",
+        f"--data.table={reviews}",
+        "--data.input=text",
+        "--data.label={verdict: verdict, faults: [clear, broken]}",
+        "--search.learning_rate=[0.05, 0.05]",
+        "--tracking.model=words",
+        *SEARCHED,
+    )
+    version = module_tracking.get_model_version_by_alias("words", "champion")
+    measured = module_tracking.get_run(version.run_id).data.metrics
+    assert measured["test_faults_f1"] > 0.7 and measured["test_verdict_accuracy"] > 0.5
+    assert "Says of texts which of 2 labels apply" in version.description
+    frame = pd.read_csv(reviews)
+    found = rk.predict("models:/words@champion", frame["text"], probabilities=True)
+    labels, chosen = ["clear", "broken"], json.loads(version.tags["reusekit.thresholds"])
+    every = pd.DataFrame(found["faults_probabilities"].tolist())[labels].to_numpy()
+    told = np.array([[name in row for name in labels] for row in found["faults"]])
+    sure = np.abs(every - chosen["faults"]) > 1e-4  # the tag has six digits
+    assert np.array_equal(told[sure], (every >= chosen["faults"])[sure]) and sure.mean() > 0.9
+    assert {tuple(told) for told in found["faults"]} >= {("clear",), ("broken",)}
+    assert np.mean(found["verdict"] == frame["verdict"]) > 0.65
+    # The column of texts is found among others, in whatever order they come.
+    asked = mlflow.pyfunc.load_model("models:/words@champion").predict(frame[["stars", "text"]])
+    assert asked["verdict"].equals(found["verdict"]) and asked["faults"].equals(found["faults"])
+    answers = tmp_path / "answers.csv"
+    predict("models:/words@champion", table=str(reviews), output=str(answers))
+    written = pd.read_csv(answers)
+    assert written["faults"].map(json.loads).tolist() == found["faults"].tolist()
+    assert written["verdict"].tolist() == found["verdict"].tolist()
 
 
 @pytest.mark.parametrize(

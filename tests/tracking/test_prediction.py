@@ -29,6 +29,7 @@ from reusekit.cli import predict
 from reusekit.data import Treatment
 from reusekit.launch import launch_one_of
 from reusekit.sharing import count_params
+from reusekit.surgery import prepend
 from reusekit.tracking import ROLES, Ledger, Registration, Usage, prepare, send
 from reusekit.tracking.registry import logged_model_id
 from reusekit.tracking.usage import USAGE
@@ -168,6 +169,33 @@ def test_texts_are_known_by_their_words(served, tmp_path):
     assert served["tone"].predict("bad")["label"].tolist() == ["bad"]
     (tmp_path / "one.txt").write_text("bad")
     assert rk.predict("models:/tone/1", [tmp_path / "one.txt"])["label"].tolist() == ["bad"]
+
+
+def test_a_tokenizer_of_kerashub_goes_into_the_registry_by_reference(module_tracking, tmp_path):
+    hub, words = pytest.importorskip("keras_hub"), ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += ["read", "the", "file"]
+    hub.models.BertBackbone(
+        vocabulary_size=len(words), num_layers=1, num_heads=1, hidden_dim=4, intermediate_dim=4,
+        max_sequence_length=8,
+    ).save_to_preset(tmp_path / "bert")  # fmt: skip
+    hub.tokenizers.BertTokenizer(vocabulary=words, lowercase=True).save_to_preset(tmp_path / "bert")
+    bert, cut = rk.load_backbone(tmp_path / "bert"), "transformer_layer_0"
+    whole = rk.attach(rk.extract(bert.model, cut), rk.heads.Classifier(3))
+    whole = prepend(whole, bert.tokenizer(6, ("text",)))
+    said = Registration("bert", "f00d", usage=Usage(kind="classification", names=KINDS))
+    parts = rk.split(whole, cut)
+    prepare(tmp_path / "written", parts, bert, dict.fromkeys(ROLES, COSTS), said)
+    with mlflow.start_run() as run:
+        send(tmp_path / "written", mlflow.MlflowClient(), run.info.run_id)
+    texts = ["Read the file", "the"]
+    expected = whole.predict(keras.ops.convert_to_tensor(texts), verbose=0)
+    for found in (
+        rk.predict("models:/bert@champion", texts),
+        mlflow.pyfunc.load_model("models:/bert@champion").predict(pd.DataFrame({"said": texts})),
+    ):
+        np.testing.assert_allclose(found["probability"], expected.max(axis=1), rtol=1e-5)
+    needed = Path(mlflow.pyfunc.get_model_dependencies("models:/bert@champion")).read_text()
+    assert "reusekit==" in needed and "keras-hub==" in needed
 
 
 def test_several_labels_are_those_above_their_thresholds(registered, served):
