@@ -3,9 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# How many files of tests run at the same time; each worker takes about 3 GB, and one core, since
-# two that share two cores wait for each other's threads.
-WORKERS ?= 2
+# How many files of tests run at the same time; each worker takes 2 to 3 GB and one thread, and
+# waits for disks, servers and other processes, so that three keep two cores busy.
+WORKERS ?= 3
 JAX_BIN := .venv-jax/bin
 JAX_INSTALLED := .venv-jax/.installed
 NEXT_INSTALLED := .venv-next/.installed

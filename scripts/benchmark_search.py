@@ -129,7 +129,7 @@ class Bench:
     def several(self) -> dict[str, Backbone]:
         """Return three backbones, each with an input of its own."""
         if self.quick:
-            models = [self.small(side) for side in (8, 12, 16)]
+            models = [self.small(side) for side in (8, 12)]
             return {one.name: Backbone(one, None, one.name, None) for one in models}
         return {
             name: rk.load_backbone(
@@ -139,13 +139,13 @@ class Bench:
         }
 
     def frozen_space(self) -> SearchSpace:
-        """Return the space of 16 cuts, each with 3 heads."""
+        """Return the space of 16 cuts, each with 3 heads; quickly, of 3 with 2."""
         return SearchSpace(
             self.blocks,
             heads={
                 "linear": rk.heads.Classifier(10),
                 "hidden": rk.heads.Classifier(10, units=64),
-                "dropout": rk.heads.Classifier(10, dropout=0.5),
+                **({} if self.quick else {"dropout": rk.heads.Classifier(10, dropout=0.5)}),
             },
             learning_rates=[1e-3],
         )
@@ -194,7 +194,7 @@ class Bench:
         return SearchSpace(
             [self.blocks[-1]],
             frozen_up_to=[self.blocks[-1 - max(last, 1)]],
-            adaptation=[f"lora:{rank}" for rank in (2, 4, 8, 16)],
+            adaptation=[f"lora:{rank}" for rank in ((2, 4) if self.quick else (2, 4, 8, 16))],
             units=[0],
             dropout=[0.0],
             learning_rates=[1e-3],
@@ -352,10 +352,10 @@ def several(bench: Bench) -> Report:
     space = bench.frozen_space()
     space = space.changed(
         cuts={
-            name: [point.at for point in candidate_cuts(one, most=8)]
+            name: [point.at for point in candidate_cuts(one, most=1 if bench.quick else 8)]
             for name, one in backbones.items()
         },
-        heads={**space.heads, "wide": rk.heads.Classifier(10, units=256)},
+        heads=space.heads | ({} if bench.quick else {"wide": rk.heads.Classifier(10, units=256)}),
     )
     config = rk.SearchConfig(epochs=epochs, patience=epochs)
     folder = bench.folder / "several"
