@@ -30,13 +30,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    repeats = 5 if quick else 20
+    repeats = 2 if quick else 20
     # Keras itself recurses once for each layer of a chain.
     sys.setrecursionlimit(50_000)
     # First, since the memory that other models leave free would hide what grows.
     repeated(*(10, 5) if quick else (1000, 20))
     applications(APPLICATIONS[:1] if quick else APPLICATIONS, repeats)
-    chains(CHAINS[:3] if quick else CHAINS, repeats // 2)
+    chains(CHAINS[:3] if quick else CHAINS, max(2, repeats // 2))
 
 
 def applications(models: tuple[tuple[str, float], ...], repeats: int) -> None:
