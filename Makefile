@@ -73,7 +73,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@# On every core, where pip takes one; a few packages carry files that are no Python on purpose.
-	@$(BIN)/python -m compileall -q -j 0 .venv/lib > /dev/null || true
+	@$(BIN)/python -m compileall -q -j 0 -x '/tests/' .venv/lib > /dev/null || true
 	@touch $@
 
 $(JAX_INSTALLED): requirements-jax.lock
