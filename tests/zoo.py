@@ -474,7 +474,7 @@ def masked_by_insertion():
 
 @resident
 def adapted_to_data():
-    """What follows from data is in no weight: statistics, boundaries, a vocabulary."""
+    """Layers with what no weight holds: statistics, boundaries, a vocabulary from data."""
     draw = np.random.default_rng(0)
     x, ids = keras.Input((3,), name="x"), keras.Input((3,), dtype="int64", name="ids")
     norm, bins = layers.Normalization(name="norm"), layers.Discretization(num_bins=3, name="bins")

@@ -1,4 +1,4 @@
-"""What tests of stages share: a small backbone, the demo's data, and a store of their own."""
+"""Fixtures of the tests of stages: a small backbone, the demo's data, and a store of their own."""
 
 import keras
 import pytest
