@@ -172,7 +172,7 @@ class ReadsMasks(layers.Layer):
 
 @keras.saving.register_keras_serializable("test_masks")
 class HidesMasks(layers.Layer):
-    """What it returns carries the mask of a layer that it holds; its own class says nothing."""
+    """A layer whose output carries the mask of one that it holds; its class says nothing."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
