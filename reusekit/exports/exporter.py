@@ -193,7 +193,7 @@ class Exporter:
         """Return what gives the inputs of some examples, drawn evenly from all."""
         split = self.calibrate
         assert split is not None
-        size = face.batch or 1
+        size = self._fixed or 1
         few = split.examples.shard(max(1, split.size // (_CALIBRATED_ON * size)), 0)
         batches = few.batch(size, drop_remainder=True).take(_CALIBRATED_ON)
         return lambda: (face.fed(_plain(inputs)) for inputs, *_ in batches)
@@ -202,13 +202,17 @@ class Exporter:
     def _graph(self) -> Graph:
         return read(self.model)
 
+    @property
+    def _fixed(self) -> int | None:
+        """The fixed number of examples that the model takes; None where it is open."""
+        return next((t.shape[0] for t in self._graph.inputs if t.shape[0] is not None), None)
+
     # --- comparing --------------------------------------------------------------------------------
 
     @cached_property
     def _batches(self) -> list[Any]:
         """The inputs to compare on, batch by batch."""
-        graph = self._graph
-        fixed = next((t.shape[0] for t in graph.inputs if t.shape[0] is not None), None)
+        graph, fixed = self._graph, self._fixed
         if self.check is None:
             return [random_inputs(graph, batch=4)]
         batches = [_plain(inputs) for inputs, *_ in self.check.batches(fixed or _BATCH)]
@@ -262,8 +266,8 @@ class Exporter:
         received = [[np.array(run(x)[name]) for name in face.outputs] for x in fed]
         difference = self._difference(received, quantize, face.exact)
         values, agreement, measure, lost = self._measured(received)
-        one = {name: value[: face.batch or 1] for name, value in fed[0].items()}
-        raw = keras.tree.map_structure(lambda part: part[: face.batch or 1], self._batches[0])
+        one = {name: value[: self._fixed or 1] for name, value in fed[0].items()}
+        raw = keras.tree.map_structure(lambda part: part[: self._fixed or 1], self._batches[0])
         calls = (
             lambda: self.model.predict_on_batch(raw),
             lambda: run(one),

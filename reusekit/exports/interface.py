@@ -49,11 +49,6 @@ class Interface:
             }
         ]
 
-    @property
-    def batch(self) -> int | None:
-        """The fixed number of examples that the model takes; None where it is open."""
-        return next((t.shape[0] for t in self.source.inputs if t.shape[0] is not None), None)
-
     def fed(self, x: Any) -> dict[str, np.ndarray]:
         """Return a batch of the source's inputs as the file takes it."""
         if self.front is not None:
@@ -64,16 +59,6 @@ class Interface:
             name: _shaped(value, tensor)
             for (name, tensor), value in zip(self.inputs.items(), x, strict=True)
         }
-
-    def given(self, x: Any) -> dict[str, np.ndarray]:
-        """Return the outputs of the Keras model for a batch, by the names that they have here."""
-        outputs = _arrays(self.source.model.predict_on_batch(x))
-        return dict(zip(self.outputs, outputs, strict=True))
-
-    def packed(self, outputs: Mapping[str, np.ndarray]) -> Any:
-        """Return outputs in the structure of the Keras model's."""
-        arrays = [outputs[name] for name in self.outputs]
-        return keras.tree.pack_sequence_as(self.source.output_structure, arrays)
 
 
 def interface_of(model: keras.Model | Graph, texts: bool, exact: bool) -> Interface:

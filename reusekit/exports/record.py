@@ -1,7 +1,7 @@
 """The record of an export: a file beside the Keras model that it was made of, as plain data."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, overload
 
 from rich.console import Console
@@ -108,13 +108,13 @@ class Exports(Sequence):
         import pandas
 
         first = self.exports[0]
-        rows: list[dict[str, Any]] = [{"format": "keras", "quantize": None, **_row(first.keras)}]
+        rows: list[dict[str, Any]] = [{"format": "keras", "quantize": None, **asdict(first.keras)}]
         for one in self.exports:
             rows.append(
                 {
                     "format": one.format,
                     "quantize": one.quantize,
-                    **_row(one.file),
+                    **asdict(one.file),
                     "lost": one.lost,
                     "agreement": one.agreement,
                     "max_difference": one.max_difference,
@@ -151,15 +151,6 @@ class Exports(Sequence):
 
     def _repr_html_(self) -> str:
         return self.to_frame().to_html(index=False)
-
-
-def _row(figures: Figures) -> dict[str, Any]:
-    return {
-        "bytes": figures.bytes,
-        "latency": figures.latency,
-        "latency_one_thread": figures.latency_one_thread,
-        "value": figures.value,
-    }
 
 
 def _cells(figures: Figures) -> tuple[str, ...]:
