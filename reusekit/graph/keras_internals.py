@@ -558,6 +558,11 @@ def lora_base(layer: Any) -> keras.Variable:
     return layer._embeddings if isinstance(layer, keras.layers.Embedding) else layer._kernel
 
 
+def lora_layers(model: keras.Model) -> list[Any]:
+    """Return the layers of a model that have LoRA, those inside others among them."""
+    return [part for part in all_layers(model) if getattr(part, "lora_enabled", False)]
+
+
 def lora_weights(layer: Any) -> tuple[keras.Variable, keras.Variable]:
     """Return the two weights whose product LoRA adds to a layer's own."""
     if isinstance(layer, keras.layers.Embedding):

@@ -120,8 +120,7 @@ def _lora(model: keras.Model) -> Sizes:
     """Return the sizes of LoRA in a model."""
     weights = [
         weight
-        for layer in keras_internals.all_layers(model)
-        if getattr(layer, "lora_enabled", False)
+        for layer in keras_internals.lora_layers(model)
         for weight in keras_internals.lora_weights(layer)
     ]
     return Sizes(sum(math.prod(v.shape) for v in weights), 0, sum(map(bytes_of, weights)))

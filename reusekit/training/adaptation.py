@@ -394,7 +394,7 @@ def _most(layer: Any) -> int:
 
 def merge_lora(model: keras.Model, x: Any = None) -> None:
     """Merge all LoRA of a model, whose layers then stay frozen; see `Adaptation.merge`."""
-    parts = [p for p in keras_internals.all_layers(model) if getattr(p, "lora_enabled", False)]
+    parts = keras_internals.lora_layers(model)
     _merge(model, parts, x)
     for part in parts:
         keras_internals.remove_lora(part)
