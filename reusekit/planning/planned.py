@@ -1,10 +1,11 @@
 """The plan as plain data: what is asked for, what is chosen, and the tables that show it."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from rich.console import Console
@@ -119,7 +120,42 @@ class PlannedGroup:
 
 
 @dataclass(frozen=True)
-class Plan:
+class KeptPlan(ABC):
+    """A plan as plain data, kept in a file and shown as a table."""
+
+    @abstractmethod
+    def to_frame(self) -> Any:
+        """Return the features as a pandas DataFrame, one row each."""
+
+    @checked(ConfigError)
+    def save(self, path: AnyPath) -> None:
+        """Write it as JSON, whole or not at all."""
+        try:
+            write_durably(Path(path), json.dumps(asdict(self), indent=1))
+        except OSError as error:
+            raise ConfigError(
+                f"Expected a file that can be written. Received: {str(path)!r}: {error.strerror}."
+            ) from error
+
+    @classmethod
+    @checked(ConfigError)
+    def load(cls, path: AnyPath) -> Self:
+        """Return the plan that `save` has written."""
+        try:
+            return TypeAdapter(cls).validate_json(Path(path).read_bytes())
+        except (OSError, ValidationError) as error:
+            reason = getattr(error, "strerror", None) or "it holds no plan of this version"
+            raise ConfigError(
+                f"Expected a file that Plan.save has written. Received: {str(path)!r}: {reason}. "
+                "Make the plan again with rk.plan."
+            ) from error
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False)
+
+
+@dataclass(frozen=True)
+class Plan(KeptPlan):
     """The work to compute, store and train together, with its costs; prints as tables.
 
     Attributes:
@@ -163,38 +199,12 @@ class Plan:
 
         return pandas.DataFrame([asdict(one) for one in self.features])
 
-    @checked(ConfigError)
-    def save(self, path: AnyPath) -> None:
-        """Write it as JSON, whole or not at all."""
-        try:
-            write_durably(Path(path), json.dumps(asdict(self), indent=1))
-        except OSError as error:
-            raise ConfigError(
-                f"Expected a file that can be written. Received: {str(path)!r}: {error.strerror}."
-            ) from error
-
-    @classmethod
-    @checked(ConfigError)
-    def load(cls, path: AnyPath) -> Self:
-        """Return the plan that `save` has written."""
-        try:
-            return TypeAdapter(cls).validate_json(Path(path).read_bytes())
-        except (OSError, ValidationError) as error:
-            reason = getattr(error, "strerror", None) or "it holds no plan of this version"
-            raise ConfigError(
-                f"Expected a file that Plan.save has written. Received: {str(path)!r}: {reason}. "
-                "Make the plan again with rk.plan."
-            ) from error
-
     def __str__(self) -> str:
         return _printed({"": self})
 
-    def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False)
-
 
 @dataclass(frozen=True)
-class JointPlan:
+class JointPlan(KeptPlan):
     """The plans of several backbones as one, with a pass over the data for each.
 
     Attributes:
@@ -202,9 +212,6 @@ class JointPlan:
     """
 
     plans: Mapping[str, Plan]
-
-    save: ClassVar[Any] = Plan.save
-    load: ClassVar[Any] = classmethod(Plan.load.__func__)  # type: ignore[attr-defined]
 
     @property
     def seconds(self) -> float:
@@ -225,9 +232,6 @@ class JointPlan:
 
     def __str__(self) -> str:
         return _printed(self.plans)
-
-    def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False)
 
 
 def _printed(plans: Mapping[str, Plan]) -> str:

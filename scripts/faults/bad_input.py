@@ -435,8 +435,8 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "FeatureSource.batches": (source.batches, {"batch_size": 4}),
         "plan": (rk.plan, planned),
         "obtain": (reusekit.planning.obtain, obtained),
-        "Plan.save": (plan.save, {"path": folder / "plan.json"}),
-        "Plan.load": (Plan.load, {"path": folder / "plan.json"}),
+        "KeptPlan.save": (plan.save, {"path": folder / "plan.json"}),
+        "KeptPlan.load": (Plan.load, {"path": folder / "plan.json"}),
         "CutHyperModel": (CutHyperModel, {"data": data, "space": space}),
         **{
             f"CutHyperModel.{name}": (getattr(hypermodel, name), arguments)
