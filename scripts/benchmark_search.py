@@ -5,7 +5,7 @@ python scripts/benchmark_search.py --workload frozen  # or several, ftu, lora, a
 python scripts/benchmark_search.py --workload all --quick   # a small network: does it work?
 
 The plain side runs a sample of the trials, which is stated, and is scaled to those of the other
-side; of the 24 trials of ftu both sides take 6, unless --full, which runs every one on both.
+side; of the 24 trials of ftu both sides take 6, for 2 epochs of 5, unless --full runs all of it.
 Prints a table, then one JSON line a workload.
 """
 
@@ -117,7 +117,7 @@ class Bench:
             rk.data.load("sklearn_digits", split, treatment=treatment)
             for split in (train, validation)
         )
-        self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 2 if self.quick else 5, "lora": 2}
+        self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 5 if self.full else 2, "lora": 2}
 
     def small(self, side: int) -> keras.Model:
         """Return a network of three convolutions."""
