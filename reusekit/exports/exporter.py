@@ -28,10 +28,11 @@ from reusekit.exports.interface import Interface, flat, interface_of
 from reusekit.exports.record import Export, Figures
 from reusekit.features.stored import check_examples
 from reusekit.graph import Graph, read
-from reusekit.search.sizes import bytes_of, median_seconds
-from reusekit.search.tasks import TaskRules, rules_of
+from reusekit.planning.costs import median_seconds
+from reusekit.sharing.counts import bytes_of
 from reusekit.surgery import extract
 from reusekit.surgery.certificate import random_inputs
+from reusekit.tasks import TaskRules, rules_of
 
 _BATCH = 64
 _CALIBRATED_ON = 200  # examples, beyond which ranges hardly grow
@@ -275,7 +276,6 @@ class Exporter:
         )
         (once,) = median_seconds(calls[:1], 3)
         seconds = median_seconds(calls, round(np.clip(_TIMED / once, *_RUNS)))
-        weights = {id(v): v for v in self.model.weights}.values()
         own_threads = kind.name != "saved_model"
         return {
             "inputs": {name: _said(t.shape, t.dtype) for name, t in face.inputs.items()},
@@ -286,7 +286,7 @@ class Exporter:
             "file": Figures(
                 _bytes(path), seconds[1], seconds[2] if own_threads else None, values[1]
             ),
-            "keras": Figures(sum(map(bytes_of, weights)), seconds[0], None, values[0]),
+            "keras": Figures(bytes_of(self.model.weights), seconds[0], None, values[0]),
             "examples": sum(len(batch[0]) for batch in received),
             "max_difference": difference,
             "agreement": agreement,

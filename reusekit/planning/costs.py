@@ -245,3 +245,20 @@ def _seconds_per_flop() -> float:
             run = perf_counter()
         keras.ops.convert_to_numpy(keras.ops.matmul(matrix, matrix))
     return (perf_counter() - run) / 2 / (2 * 1024**3)
+
+
+def median_seconds(calls: Sequence[Callable[[], Any]], runs: int) -> list[float]:
+    """Return the median seconds of each call, which take turns; the first of each is not counted.
+
+    Example:
+        >>> quick, slow = median_seconds([lambda: None, lambda: sum(range(100_000))], runs=5)
+        >>> quick < slow
+        True
+    """
+    seconds: list[list[float]] = [[] for _ in calls]
+    for _ in range(runs + 1):
+        for call, found in zip(calls, seconds, strict=True):
+            began = perf_counter()
+            call()
+            found.append(perf_counter() - began)
+    return [float(np.median(found[1:])) for found in seconds]

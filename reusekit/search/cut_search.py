@@ -32,11 +32,11 @@ from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.searched_backbone import SearchedBackbone, cells_of, ranked_pooling
 from reusekit.search.sizes import measure_latency
 from reusekit.search.space import BACKBONE, Place, SearchSpace, label, place
-from reusekit.search.tasks import rules_of
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
 from reusekit.surgery import prepend
+from reusekit.tasks import rules_of
 from reusekit.training import fold_standardization
 from reusekit.training.adaptation import merge_lora
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
 from reusekit.search.results import CutResult, SearchResult, TrialRecord
-from reusekit.search.tasks.classes import accuracy_interval
+from reusekit.tasks.classes import accuracy_interval
 
 # Of each cost its axis: what it says, and how numbers are written there.
 _COSTS = {

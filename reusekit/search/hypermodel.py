@@ -17,9 +17,9 @@ from reusekit.graph import read
 from reusekit.search.config import SearchConfig
 from reusekit.search.objective import BY_LOSS, objective_of, with_metric
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.search.tasks import TaskRules
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.surgery import clone
+from reusekit.tasks import TaskRules
 from reusekit.training import adapt, attach, freeze
 from reusekit.training.adaptation import AdaptedPart
 from reusekit.training.fit import Fit, Stopping, best_epoch

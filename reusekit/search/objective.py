@@ -9,8 +9,8 @@ import keras_tuner
 from reusekit.errors import ConfigError, nearest
 from reusekit.search.config import SearchConfig
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.search.tasks import TaskRules, example_rules
-from reusekit.search.tasks.rules import SingleRules
+from reusekit.tasks import TaskRules, example_rules
+from reusekit.tasks.rules import SingleRules
 from reusekit.training.fit import MONITORED, Monitor
 from reusekit.training.heads import Head
 

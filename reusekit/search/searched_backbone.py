@@ -28,9 +28,9 @@ from reusekit.search.default_cuts import feature_cuts
 from reusekit.search.hypermodel import check_adaptations
 from reusekit.search.sizes import SizeCounter, Sizes, exceeded
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.search.tasks import rules_of
 from reusekit.search.trial_data import ArrayFeatures, TrialData
 from reusekit.surgery import extract
+from reusekit.tasks import rules_of
 
 _TOKENS = 64
 """Tokens of a text where its treatment says no length."""

@@ -1,24 +1,23 @@
 """The costs of a trial's whole model: parameters, FLOPs, bytes, latency."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
-from typing import Any
 
 import keras
-import numpy as np
 from pydantic import PositiveInt
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.graph import Graph, ancestors, keras_internals, read
 from reusekit.graph.flops import count_flops
+from reusekit.planning.costs import median_seconds
 from reusekit.search.config import Limits
 from reusekit.search.space import TrialSpec
 from reusekit.search.trial_data import TrialData
 from reusekit.sharing import count_params
+from reusekit.sharing.counts import bytes_of
 from reusekit.surgery.certificate import random_inputs
 
 LATENCY_RUNS = 20
@@ -86,7 +85,7 @@ class SizeCounter:
             self._bottoms[cut] = Sizes(
                 sum(math.prod(v.shape) for v in variables),
                 sum(self._flops[call.index] for call in calls),
-                sum(map(bytes_of, variables)),
+                bytes_of(variables),
             )
         return self._bottoms[cut]
 
@@ -112,7 +111,7 @@ class SizeCounter:
         return Sizes(
             count_params(model).total,
             sum(count_flops(graph).per_call),
-            sum(map(bytes_of, {id(v): v for v in model.weights}.values())),
+            bytes_of(model.weights),
         )
 
 
@@ -123,12 +122,7 @@ def _lora(model: keras.Model) -> Sizes:
         for layer in keras_internals.lora_layers(model)
         for weight in keras_internals.lora_weights(layer)
     ]
-    return Sizes(sum(math.prod(v.shape) for v in weights), 0, sum(map(bytes_of, weights)))
-
-
-def bytes_of(variable: keras.Variable) -> int:
-    """Return the bytes of a weight in memory."""
-    return math.prod(variable.shape) * np.dtype(variable.dtype).itemsize
+    return Sizes(sum(math.prod(v.shape) for v in weights), 0, bytes_of(weights))
 
 
 @checked(ConfigError)
@@ -144,20 +138,3 @@ def measure_latency(models: Sequence[keras.Model], runs: PositiveInt = LATENCY_R
         partial(model.predict_on_batch, random_inputs(read(model), batch=1)) for model in models
     ]
     return median_seconds(calls, runs)
-
-
-def median_seconds(calls: Sequence[Callable[[], Any]], runs: int) -> list[float]:
-    """Return the median seconds of each call, which take turns; the first of each is not counted.
-
-    Example:
-        >>> quick, slow = median_seconds([lambda: None, lambda: sum(range(100_000))], runs=5)
-        >>> quick < slow
-        True
-    """
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(runs + 1):
-        for call, found in zip(calls, seconds, strict=True):
-            began = perf_counter()
-            call()
-            found.append(perf_counter() - began)
-    return [float(np.median(found[1:])) for found in seconds]

@@ -18,7 +18,7 @@ from pydantic import (
 
 from reusekit.arguments import Choices, Distinct, Rate, Settings, checked
 from reusekit.errors import ConfigError, TrainingError, nearest
-from reusekit.search.tasks import TaskRules
+from reusekit.tasks import TaskRules
 from reusekit.training.adaptation import Targets, rank_of
 from reusekit.training.heads import Head
 

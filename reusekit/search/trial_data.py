@@ -19,9 +19,9 @@ from reusekit.features.source import FeatureSource
 from reusekit.graph import Graph, Tensor, ancestors, read
 from reusekit.graph.padding_mask import AUTO
 from reusekit.search.space import TrialSpec
-from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.surgery import extract
 from reusekit.surgery.extraction import taps
+from reusekit.tasks import TaskRules, rules_of
 
 
 class ArrayFeatures(FeatureSource):

@@ -1,8 +1,11 @@
 """The numbers of a model's parameters, each counted once."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import keras
+import numpy as np
 
 from reusekit.arguments import checked
 from reusekit.errors import TieError
@@ -70,3 +73,15 @@ def count_params(model: keras.Model) -> ParameterCounts:
     }
     frozen = counted["total"] - counted["trainable"] - counted["state"]
     return ParameterCounts(frozen=frozen, **counted)
+
+
+def bytes_of(weights: Iterable[keras.Variable]) -> int:
+    """Return the bytes of weights in memory, each counted once.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        >>> bytes_of(model.weights)
+        60
+    """
+    each = {id(one): math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in weights}
+    return sum(each.values())

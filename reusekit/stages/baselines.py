@@ -17,13 +17,13 @@ from reusekit.errors import ConfigError
 from reusekit.features.source import AugmentedSource, FeatureSource
 from reusekit.progress import EpochProgress
 from reusekit.search.objective import with_metric
-from reusekit.search.tasks import repeated, rules_of
 from reusekit.search.trial_data import ArrayFeatures
 from reusekit.settings import BaselineSettings
 from reusekit.stages.evaluation import Evaluation, evaluate, record, validated
 from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.surgery import clone
+from reusekit.tasks import repeated, rules_of
 from reusekit.tracking import log_history, step_run
 from reusekit.training import fit_model
 from reusekit.training.fit import MONITORED

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reusekit.search.tasks import TaskRules, resampled_sums
+from reusekit.tasks import TaskRules, resampled_sums
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def paired_bootstrap(
 
     Example:
         >>> from reusekit.data.task import Task
-        >>> from reusekit.search.tasks import rules_of
+        >>> from reusekit.tasks import rules_of
         >>> rules = rules_of(Task("classification", ("cat", "dog")))
         >>> champion = np.array([[1.0]] * 70 + [[0.0]] * 30)
         >>> candidate = np.array([[1.0]] * 90 + [[0.0]] * 10)

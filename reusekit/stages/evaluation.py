@@ -12,8 +12,8 @@ import pandas as pd
 
 from reusekit.data import DataSplit
 from reusekit.data.task import joined
-from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.stages.inputs import INFERENCE_BATCH
+from reusekit.tasks import TaskRules, rules_of
 from reusekit.tracking import log_artifact, log_data, log_metrics, log_table, step_run
 
 

@@ -13,8 +13,8 @@ from reusekit.exports import Exporter, Exports
 from reusekit.exports.exporter import AnyFormat
 from reusekit.exports.formats import FORMATS, Quantization
 from reusekit.progress import say
-from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.stages.promote import PLACES, of_task
+from reusekit.tasks import TaskRules, rules_of
 from reusekit.tracking.names import THRESHOLDS
 
 

@@ -16,7 +16,6 @@ from reusekit.graph import cut_points, find_layers, keras_internals, read
 from reusekit.planning import Costs, Trials
 from reusekit.progress import EpochProgress, console
 from reusekit.search.objective import monitor_of, with_metric
-from reusekit.search.tasks import TaskRules, rules_of
 from reusekit.settings import FineTuneSettings, HeadSettings
 from reusekit.sharing import count_params
 from reusekit.stages.cuts import candidate_cuts
@@ -25,6 +24,7 @@ from reusekit.stages.features import frozen_features
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.search import Searched
 from reusekit.surgery import Split, clone, extract, split
+from reusekit.tasks import TaskRules, rules_of
 from reusekit.tracking import EpochMetrics, log_artifact, log_metrics, log_params, step_run
 from reusekit.training import (
     Fit,

@@ -25,8 +25,8 @@ from reusekit.errors import ConfigError
 from reusekit.features.stored import check_examples
 from reusekit.graph import read
 from reusekit.progress import console, say
-from reusekit.search.tasks import rules_of
 from reusekit.settings import BackboneSettings, DataSettings
+from reusekit.tasks import rules_of
 
 INFERENCE_BATCH = 64
 """Examples a batch where nothing is trained: it decides speed and memory, never numbers."""

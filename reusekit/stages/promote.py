@@ -25,11 +25,11 @@ from reusekit.errors import ConfigError, DataError, ReusekitError
 from reusekit.features.stored import fits
 from reusekit.graph import read
 from reusekit.progress import bars_wanted, say
-from reusekit.search.tasks import SingleRules, TaskRules, rules_of
 from reusekit.settings import DataSettings, PromoteSettings, TrackingSettings
 from reusekit.stages.comparison import Comparison, paired_bootstrap
 from reusekit.stages.evaluation import predict
 from reusekit.stages.inputs import counts_of, open_split
+from reusekit.tasks import SingleRules, TaskRules, rules_of
 from reusekit.tracking.names import DATA, THRESHOLDS
 from reusekit.tracking.network import shown
 

@@ -13,7 +13,6 @@ from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.backbones import Backbone
 from reusekit.progress import say
-from reusekit.search.tasks import TaskRules
 from reusekit.settings import TrackingSettings
 from reusekit.stages.baselines import Baseline
 from reusekit.stages.evaluation import Evaluation
@@ -21,6 +20,7 @@ from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.inputs import Splits
 from reusekit.stages.search import Searched
 from reusekit.surgery import prepend, split
+from reusekit.tasks import TaskRules
 from reusekit.tracking import (
     ROLES,
     CardScore,

@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from reusekit.search import SearchResult
-from reusekit.search.tasks import SingleRules
 from reusekit.secrets import shown
 from reusekit.settings import TrackingSettings
 from reusekit.sharing import count_params
@@ -21,6 +20,7 @@ from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.job import Job
 from reusekit.stages.registration import Scores
 from reusekit.stages.search import Searched
+from reusekit.tasks import SingleRules
 from reusekit.tracking import ui_command
 
 _MOST_SHOWN = 12

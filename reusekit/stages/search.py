@@ -19,10 +19,10 @@ from reusekit.progress import counted
 from reusekit.search import CutSearch, SearchResult, TrialData, TrialRecord
 from reusekit.search.figure import objective_over_cost, objective_over_depth
 from reusekit.search.space import BEFORE
-from reusekit.search.tasks import rules_of
 from reusekit.settings import SearchJobSettings, SearchSettings
 from reusekit.stages.candidates import Candidates
 from reusekit.stages.inputs import Splits
+from reusekit.tasks import rules_of
 from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
 
 # What decides where features and results are kept and how fast they come, never what they are.

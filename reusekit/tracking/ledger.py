@@ -9,8 +9,9 @@ import keras
 
 from reusekit.graph import read
 from reusekit.graph.flops import count_flops
-from reusekit.search.sizes import LATENCY_RUNS, bytes_of, measure_latency
+from reusekit.search.sizes import LATENCY_RUNS, measure_latency
 from reusekit.sharing import ParameterCounts, count_params
+from reusekit.sharing.counts import bytes_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def take_ledgers(models: Sequence[keras.Model]) -> list[Ledger]:
         Ledger(
             count_params(model),
             count_flops(read(model)).total,
-            sum(map(bytes_of, {id(v): v for v in model.weights}.values())),
+            bytes_of(model.weights),
             latency,
             conditions,
         )

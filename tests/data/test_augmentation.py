@@ -10,7 +10,7 @@ from keras import layers
 
 from reusekit.data import DataSplit, Task
 from reusekit.errors import DataError
-from reusekit.search.tasks import rules_of
+from reusekit.tasks import rules_of
 
 SIZE = 6
 CLASSES = Task("classification", ("a", "b", "c"))

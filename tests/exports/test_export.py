@@ -15,7 +15,7 @@ import reusekit as rk
 from reusekit.data import Treatment
 from reusekit.errors import ExportError
 from reusekit.exports import Exporter, formats
-from reusekit.search.tasks import rules_of
+from reusekit.tasks import rules_of
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino")
 

@@ -9,7 +9,7 @@ import reusekit as rk
 from reusekit.data.task import Task
 from reusekit.errors import ConfigError
 from reusekit.search import SearchSpace, TrialSpec
-from reusekit.search.tasks import rules_of
+from reusekit.tasks import rules_of
 
 CUTS = ["shallow", "middle", "deep"]
 

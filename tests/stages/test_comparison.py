@@ -6,8 +6,8 @@ import scipy.stats
 from sklearn.metrics import f1_score
 
 from reusekit.data.task import Task
-from reusekit.search.tasks import rules_of
 from reusekit.stages.comparison import paired_bootstrap
+from reusekit.tasks import rules_of
 
 CLASSES = rules_of(Task("classification", ("cat", "dog")))
 NUMBERS = rules_of(Task("regression", ("price",)))

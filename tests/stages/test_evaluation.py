@@ -9,8 +9,8 @@ import tensorflow as tf
 from sklearn.metrics import accuracy_score, log_loss, recall_score
 
 from reusekit.data.task import Task
-from reusekit.search.tasks import rules_of
 from reusekit.stages.evaluation import record
+from reusekit.tasks import rules_of
 
 
 def test_predictions_are_scored_and_logged_with_the_data_they_are_of(tracking, splits):

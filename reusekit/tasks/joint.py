@@ -9,7 +9,7 @@ import numpy as np
 
 from reusekit.data.task import joined
 from reusekit.errors import ConfigError, nearest
-from reusekit.search.tasks.rules import WORST, SingleRules, TaskRules
+from reusekit.tasks.rules import WORST, SingleRules, TaskRules
 from reusekit.training.heads import Head, Multitask
 
 

@@ -15,7 +15,7 @@ from reusekit.data.task import Task
 from reusekit.errors import ConfigError, DataError
 from reusekit.search import SearchConfig, SearchSpace, knn_probe, logme, ridge_probe
 from reusekit.search.objective import configured_objective, monitor_of
-from reusekit.search.tasks import rules_of
+from reusekit.tasks import rules_of
 from reusekit.training import heads
 
 CLASSES = rules_of(Task("classification", ("cat", "dog", "owl")))

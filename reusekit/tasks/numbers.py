@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
-from reusekit.search.tasks.rules import WORST, Made, SingleRules
+from reusekit.tasks.rules import WORST, Made, SingleRules
 from reusekit.training.heads import Head, Regression
 
 _MOST_DRAWN = 4  # numbers, of which each has axes of its own

@@ -11,8 +11,8 @@ from reusekit.data.task import joined
 from reusekit.errors import ConfigError, DataError, HeadError
 from reusekit.search import SearchConfig, SearchResult
 from reusekit.search.objective import configured_objective
-from reusekit.search.tasks import repeated, rules_of
 from reusekit.stages.evaluation import predict
+from reusekit.tasks import repeated, rules_of
 from reusekit.training.heads import Classifier, Multitask, Regression
 
 COUNT = 96

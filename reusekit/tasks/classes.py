@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from reusekit.errors import ConfigError
-from reusekit.search.tasks.rules import Made, Reading, SingleRules
+from reusekit.tasks.rules import Made, Reading, SingleRules
 from reusekit.training.heads import Classifier, Head
 from reusekit.training.heads.dense import one_hot
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_score, recall_score
 
-from reusekit.search.tasks.classes import class_table, draw_confusion
+from reusekit.tasks.classes import class_table, draw_confusion
 
 NAMES = ["cat", "dog", "owl", "emu"]
 LABELS = np.array([0, 0, 0, 1, 1, 2])

@@ -4,11 +4,11 @@ The rules of a task are the one place where its kind decides anything; `rules_of
 """
 
 from reusekit.data.task import Task
-from reusekit.search.tasks.classes import ClassRules
-from reusekit.search.tasks.joint import JointRules, repeated
-from reusekit.search.tasks.labels import LabelRules
-from reusekit.search.tasks.numbers import NumberRules
-from reusekit.search.tasks.rules import SingleRules, TaskRules, resampled_sums
+from reusekit.tasks.classes import ClassRules
+from reusekit.tasks.joint import JointRules, repeated
+from reusekit.tasks.labels import LabelRules
+from reusekit.tasks.numbers import NumberRules
+from reusekit.tasks.rules import SingleRules, TaskRules, resampled_sums
 
 __all__ = [
     "ClassRules",

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve, roc_auc_score
 
 from reusekit.errors import ConfigError
-from reusekit.search.tasks.rules import Made, Reading, SingleRules
+from reusekit.tasks.rules import Made, Reading, SingleRules
 from reusekit.training.heads import Head, Multilabel
 
 
