@@ -25,7 +25,7 @@ from reusekit.data.labels import (
     joint_labels,
     stated_labels,
 )
-from reusekit.data.selection import few_per_class, only, rows_of
+from reusekit.data.selection import few_per_class, rows_of
 from reusekit.data.split import DataSplit, cause_of
 from reusekit.data.task import joined, kinds_of, plain
 from reusekit.data.treatment import Treatment
@@ -119,10 +119,11 @@ def load(
     except tf.errors.OpError as error:
         raise _explained(error, builder, split) from error
     check_labels(labels, found.task, f"{_full_name(builder)}, split {split!r},")
-    examples = read_examples(builder, split, [*paths[0], *paths[1]])
+    few = None
     if treatment.examples_per_class is not None:
         few = few_per_class(labels, found.task, treatment)
-        examples, keys = only(examples, few), keys[few]
+        keys = keys[few]
+    examples = read_examples(builder, split, [*paths[0], *paths[1]], kept=few)
     names = None if input is None or isinstance(input, str) else _short(inputs)
 
     def arranged(parts: Sequence[Any]) -> Any:

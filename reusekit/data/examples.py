@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from reusekit.data.selection import only
+
 FeaturePath = tuple[str, ...]
 """Where a feature lies in an example: `("image",)`, or `("attributes", "Smiling")`."""
 
@@ -65,6 +67,7 @@ def read_examples(
     split: str,
     paths: Sequence[FeaturePath],
     decoded: bool = True,
+    kept: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Read some features of each example of a split, in a fixed order; no other one is decoded.
 
@@ -73,27 +76,39 @@ def read_examples(
         split: A TFDS split.
         paths: Which features.
         decoded: Whether pictures are decoded; else they are the bytes of their files.
+        kept: Positions of the examples that are wanted, ascending; no picture of another one is
+            decoded. None for all.
 
     Returns:
         A data set of known cardinality, of tuples with one part for each path.
     """
+    raw = _undecoded(builder, paths) if kept is not None or not decoded else {}
+    wanted = tfds.decode.PartialDecoding(_nested(dict.fromkeys(paths, True)), decoders=_nested(raw))
     array_record = tfds.core.file_adapters.FileFormat.ARRAY_RECORD
     if is_prepared(builder) and builder.info.file_format == array_record:
-        return _from_data_source(builder, split, paths, decoded)
-    wanted = _nested(dict.fromkeys(paths, True))
-    skipped = {} if decoded else _nested(_undecoded(builder, paths))
-    log = logging.getLogger("absl")
-    log.addFilter(_is_news)
-    try:
-        examples = builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            decoders=tfds.decode.PartialDecoding(wanted, decoders=skipped),
-            read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=0),
-        )
-    finally:
-        log.removeFilter(_is_news)
-    return examples.map(lambda example: tuple(_at(example, path) for path in paths))
+        examples = _from_data_source(builder, split, wanted)
+    else:
+        log = logging.getLogger("absl")
+        log.addFilter(_is_news)
+        try:
+            examples = builder.as_dataset(
+                split=split,
+                shuffle_files=False,
+                decoders=wanted,
+                read_config=tfds.ReadConfig(try_autocache=False, shuffle_seed=0),
+            )
+        finally:
+            log.removeFilter(_is_news)
+    examples = examples.map(lambda example: tuple(_at(example, path) for path in paths))
+    if kept is None:
+        return examples
+    own = {path: _at(builder.info.features, path).decode_example for path in raw if decoded}
+
+    def decode(*parts: Any) -> tuple[Any, ...]:
+        pairs = zip(paths, parts, strict=True)
+        return tuple(own[path](part) if path in own else part for path, part in pairs)
+
+    return only(examples, kept).map(decode, tf.data.AUTOTUNE)
 
 
 def _nested(by_path: Mapping[FeaturePath, Any]) -> dict[str, Any]:
@@ -121,27 +136,19 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def _from_data_source(
-    builder: tfds.core.DatasetBuilder, split: str, paths: Sequence[FeaturePath], decoded: bool
+    builder: tfds.core.DatasetBuilder, split: str, wanted: tfds.decode.PartialDecoding
 ) -> tf.data.Dataset:
-    skipped = builder.info.features.keys() - {path[0] for path in paths}
-    raw = {} if decoded else _undecoded(builder, paths)
-    skip = {key: tfds.decode.SkipDecoding() for key in skipped} | _nested(raw)
-    source = builder.as_data_source(split, decoders=skip)
-    told = builder.info.features.get_tensor_spec()
-    specs = [tf.TensorSpec((), tf.string) if path in raw else _at(told, path) for path in paths]
+    """Read a format that TFDS reads row by row alone."""
+    source = builder.as_data_source(
+        split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+    )
+    features = wanted.extract_features(builder.info.features)
 
-    def read(row: np.int64) -> list[np.ndarray]:
-        example = source[int(row)]
-        return [
-            np.asarray(_at(example, path), object if spec.dtype == tf.string else spec.dtype.name)
-            for path, spec in zip(paths, specs, strict=True)
-        ]
+    def read(row: tf.Tensor) -> Any:
+        data = tf.numpy_function(lambda row: source[int(row)], [row], tf.string)
+        return features.deserialize_example(tf.ensure_shape(data, ()), decoders=wanted.decoders)
 
-    def parts(row: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        found = tf.numpy_function(read, [row], [spec.dtype for spec in specs])
-        return tuple(tf.ensure_shape(p, s.shape) for p, s in zip(found, specs, strict=True))
-
-    return tf.data.Dataset.range(len(source)).map(parts, tf.data.AUTOTUNE)
+    return tf.data.Dataset.range(len(source)).map(read, tf.data.AUTOTUNE)
 
 
 def _at(example: Any, path: FeaturePath) -> Any:

@@ -13,7 +13,7 @@ from reusekit.errors import DataError, nearest
 
 _FEW_WORDS = 20
 """Different words that are classes even where most occur once."""
-
+_LISTS = (list, tuple, np.ndarray)
 
 Names = Sequence[str] | None
 
@@ -28,7 +28,8 @@ def labels_from(
 
     Words, true and false, and whole numbers of few different values are classes; so are 0.0 and
     1.0. Other numbers are predicted. In two dimensions, rows with a single 1 are classes, other
-    rows of 0 and 1 are several labels, and all else are numbers to predict.
+    rows of 0 and 1 are several labels, and all else are numbers to predict. Lists of words are the
+    labels that apply; lists of numbers are rows.
 
     Args:
         values: Shape (size,) or (size, outputs); a dictionary of such is several tasks. A missing
@@ -62,7 +63,12 @@ def labels_from(
             f"Expected names of one task, since {where.rstrip(',')} has one label. Received: "
             f"those of {', '.join(map(repr, names))}."
         )
-    if values.ndim == 2 and values.shape[1] == 1:
+    if values.ndim == 1 and len(values) and all(isinstance(one, _LISTS) for one in values):
+        values, told = _of_lists(values, where, names)
+        if told and kind == "regression":
+            raise DataError(f"Expected numbers as labels of {where} for {kind}. Received: text.")
+        kind, names = (kind or "multilabel", told) if told else (kind, names)
+    if values.ndim == 2 and values.shape[1] == 1 and kind != "multilabel":
         values = values[:, 0]
     if values.dtype.kind in "SO" and values.ndim == 1:
         values = _plain(values, where)
@@ -90,6 +96,45 @@ def labels_from(
             f"Expected a name for each of {len(found)} outputs of {where}. Received: {len(names)}."
         )
     return Task(kind, tuple(found if names is None else names)), labels
+
+
+def _of_lists(values: np.ndarray, where: str, names: Names) -> tuple[np.ndarray, Names]:
+    """Return lists of words as rows of 0 and 1, with the words; lists of numbers as rows."""
+    lists = [list(one) for one in values]
+    found = {word for one in lists for word in one if isinstance(word, str)}
+    if all(isinstance(word, str) for one in lists for word in one):
+        words = sorted(found) if names is None else list(names)
+        unknown = sorted(found.difference(words))
+        if not words or unknown:
+            raise DataError(
+                f"Expected lists of {'words' if names is None else 'the names'} as labels of "
+                f"{where.rstrip(',')}. Received: {unknown[0] if unknown else 'empty ones alone'!r}."
+            )
+        _refuse_many(words if names is None else [], len(values), where)
+        place = {word: number for number, word in enumerate(words)}
+        rows = np.zeros((len(lists), len(words)), np.float32)
+        for row, one in zip(rows, lists, strict=True):
+            row[[place[word] for word in one]] = 1
+        return rows, words
+    try:
+        numbers = np.stack([np.asarray(one) for one in lists])
+    except ValueError:
+        numbers = values
+    if numbers.dtype.kind not in "biuf" or numbers.ndim != 2:
+        raise DataError(
+            f"Expected lists of words, or of as many numbers each, as labels of "
+            f"{where.rstrip(',')}. Received: {str(lists[0])[:60]} and others."
+        )
+    return numbers, None
+
+
+def _refuse_many(words: Sequence[str], size: int, where: str) -> None:
+    """Refuse words that hardly repeat, which are texts rather than classes."""
+    if len(words) > max(_FEW_WORDS, size / 2):
+        raise DataError(
+            f"Expected words that repeat as classes in {where.rstrip(',')}. Received: "
+            f"{len(words):,} different ones of {size:,}, such as {words[0][:60]!r}."
+        )
 
 
 def _of_several(
@@ -193,12 +238,8 @@ def _classes(
     words = [str(one) for one in found]
     if not words:
         raise DataError(f"Expected labels in {where}. Received: none.")
-    if names is None and len(words) > max(_FEW_WORDS, len(values) / 2):
-        raise DataError(
-            f"Expected words that repeat as classes in {where}. Received: {len(words):,} different "
-            f"ones of {len(values):,}, such as {words[0][:60]!r}."
-        )
     if names is None:
+        _refuse_many(words, len(values), where)
         return words, positions.astype(np.int64)
     unknown = [word for word in words if word not in names]
     if unknown:

@@ -58,8 +58,8 @@ def from_table(
             columns of each of a model's inputs.
         label: The column to tell: words, true and false, and whole numbers of few different values
             are classes, other numbers are predicted. Of several columns those of 0 and 1 are
-            several labels, and other numbers are predicted. `treatment.task` says otherwise. A
-            dictionary says the columns of several tasks at once.
+            several labels, and other numbers are predicted; lists of words are the labels that
+            apply. `treatment.task` says otherwise. A dictionary says the columns of several tasks.
         weight: The column with the weight of each example; None for no weights.
         parts: Shares to draw, stratified by class; or the column that says the part of each row; or
             None, for all of the table.
@@ -438,11 +438,18 @@ class _Reading:
 
     def _values(self, column: str, values: pd.Series) -> np.ndarray:
         """Return values of a label or a group; a word is held once."""
-        if self._kinds[column] == "list":
+        if self._kinds[column] == "list" and column == self._named.group:
             raise DataError(
                 f"Expected a word or a number in each row of column {column!r} of "
                 f"{self._table.name}. Received: lists."
             )
+        if self._kinds[column] == "list":
+            found = np.empty(len(values), object)
+            found[:] = [
+                [self._words.setdefault(one, one) if isinstance(one, str) else one for one in row]
+                for row in values
+            ]
+            return found
         if self._kinds[column] == "text":
             words = values.astype(object)
             return np.array([self._words.setdefault(word, word) for word in words], object)
@@ -522,7 +529,7 @@ class _Reading:
         if told.ndim == 2 and kind is None and told.dtype.kind in "biuf":
             kind = "multilabel" if np.isin(told, (0, 1)).all() else "regression"
         task, labels = labels_from(told, where, named if told.ndim == 2 else None, kind)
-        if task.kind != "classification" and told.ndim == 1:
+        if task.kind != "classification" and told.ndim == 1 and told.dtype != object:
             task = Task(task.kind, tuple(named))
         place = np.cumsum(self._present[0]) - 1
         return task, labels[place[self._positions[0]]]

@@ -150,7 +150,9 @@ def _looked_at(settings: DataSettings, splits: Splits) -> Splits:
             )
     counts = {name: counts_of(getattr(splits, name)) for name in ("train", "validation", "test")}
     few = settings.examples_per_class == 1
-    for remark in rules_of(splits.train.task).remarks(counts, settings.train, few):
+    laid_out = settings.name is None and splits.train.origin["shares"] is None
+    whole = laid_out and "[" not in settings.train
+    for remark in rules_of(splits.train.task).remarks(counts, settings.train, few, whole):
         say(f"warning: {remark}")
     if settings.class_weights is not None:
         splits = replace(splits, train=splits.train.balanced(counts["train"]))

@@ -49,7 +49,9 @@ class ClassRules(SingleRules):
         """Return classes as int64, shape (examples,)."""
         return labels.reshape(-1).astype(np.int64, copy=False)
 
-    def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:
+    def remarks(
+        self, counts: Mapping[str, np.ndarray], train: str, few: bool, whole: bool
+    ) -> list[str]:
         """Name classes that have one example in training, or none; see `TaskRules.remarks`."""
         names, trained = self.task.names, counts["train"]
         if np.count_nonzero(trained) < 2:
@@ -66,10 +68,16 @@ class ClassRules(SingleRules):
             )
         missing = np.flatnonzero((counts["validation"] + counts["test"] > 0) & (trained == 0))
         if len(missing):
-            remarks.append(
+            listed = (
                 f"data.train={train!r} has no example of {len(missing)} classes that the other "
                 f"splits have: {', '.join(names[position] for position in missing[:10])}."
             )
+            if whole:
+                raise ConfigError(
+                    f"Expected training examples of each class. Received: {listed} Spell classes "
+                    "alike in all parts, or leave these examples out."
+                )
+            remarks.append(listed)
         return remarks
 
     @property

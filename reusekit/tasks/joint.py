@@ -103,12 +103,14 @@ class JointRules(TaskRules):
         """Return the labels of each task in its form."""
         return self._joined(lambda rules, own: rules.formed(own), labels)
 
-    def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:
+    def remarks(
+        self, counts: Mapping[str, np.ndarray], train: str, few: bool, whole: bool
+    ) -> list[str]:
         """Return what is strange about the labels of each task; see `TaskRules.remarks`."""
         found, ends = [], [0, *accumulate(rules.task.size for rules in self.several)]
         for (name, rules), start, end in zip(self.by_name.items(), ends, ends[1:], strict=False):
             own = {split: every[start:end] for split, every in counts.items()}
-            found += [f"{name}: {remark}" for remark in rules.remarks(own, train, few)]
+            found += [f"{name}: {remark}" for remark in rules.remarks(own, train, few, whole)]
         return found
 
     def _metric_of(self, name: str) -> tuple[str, str] | None:

@@ -40,7 +40,9 @@ class LabelRules(SingleRules):
         """Return labels as int64 0 and 1, shape (examples, labels)."""
         return labels.astype(np.int64, copy=False)
 
-    def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:
+    def remarks(
+        self, counts: Mapping[str, np.ndarray], train: str, few: bool, whole: bool
+    ) -> list[str]:
         """Name labels that never apply in training; see `TaskRules.remarks`."""
         missing = np.flatnonzero(counts["train"] == 0)
         if len(missing) == self.task.size:

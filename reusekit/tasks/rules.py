@@ -116,16 +116,20 @@ class TaskRules(ABC):
     def formed(self, labels: np.ndarray) -> np.ndarray:
         """Return labels of the task in the form that scores take."""
 
-    def remarks(self, counts: Mapping[str, np.ndarray], train: str, few: bool) -> list[str]:
+    def remarks(
+        self, counts: Mapping[str, np.ndarray], train: str, few: bool, whole: bool
+    ) -> list[str]:
         """Return what is strange about the labels of the splits.
 
         Args:
             counts: How many examples each class or label has, by `train`, `validation` and `test`.
             train: What the training split is called.
             few: Whether one example of each class was asked for.
+            whole: Whether the training split is a whole part that the user laid out: no slice, not
+                drawn, and none of a catalogue.
 
         Raises:
-            ConfigError: Nothing can be learnt from them.
+            ConfigError: Nothing can be learnt from them, or not what the other splits ask.
         """
         return []
 

@@ -183,6 +183,24 @@ def test_lists_of_numbers_are_series(tmp_path):
         from_table(ragged, "all", input="series", label="word", parts=None)
 
 
+def test_lists_of_words_are_the_labels_that_apply(tmp_path):
+    tags = [["old", "red"], [], ["red"]] * (SIZE // 3)
+    frame = FRAME.assign(tags=tags, box=[[one, 2.0 * one] for one in FRAME.price])
+    for kind in ("parquet", "jsonl", "frame"):
+        table = frame if kind == "frame" else written(tmp_path, kind, frame)
+        split = from_table(table, "all", input="text", label="tags", parts=None)
+        assert (split.task.kind, split.task.names) == ("multilabel", ("old", "red"))
+        assert values(split)[1].tolist() == [[1, 1], [0, 0], [0, 1]] * (SIZE // 3)
+        boxes = from_table(table, "all", input="text", label="box", parts=None)
+        assert (boxes.task.kind, boxes.task.names) == ("regression", ("0", "1"))
+        np.testing.assert_allclose(values(boxes)[1][:, 1], 2 * FRAME.price, rtol=1e-6)
+    part = from_table(frame, "train", input="text", label={"kind": "word", "tags": "tags"})
+    assert part.task.by_name["tags"].names == ("old", "red")
+    with pytest.raises(rk.DataError, match=r"Expected lists of the names.*Received: 'old'"):
+        told = frame.tags.to_numpy()
+        rk.data.from_arrays(np.zeros((SIZE, 2)), told, names=["red", "blue"])
+
+
 def test_paths_of_pictures_lie_beside_the_table(tmp_path):
     (tmp_path / "pictures").mkdir()
     for number in range(12):
@@ -251,6 +269,11 @@ def numbers(**columns):
         (FRAME, {"input": {"a": ["text", "title"]}}, "or one of text or lists"),
         (FRAME, {"label": "title"}, "Expected words that repeat as classes"),
         (FRAME, {"label": ["word", "red"]}, "Expected a word, a number or several numbers"),
+        (numbers(y=[["a"], [], None]), {}, "column 'y' of DataFrame. Received: none"),
+        (numbers(y=[[]] * 3), {}, "Received: 'empty ones alone'"),
+        (numbers(y=[[1], [1, 2], []]), {}, "or of as many numbers each"),
+        (numbers(y=[["a"]] * 3), {"treatment": Treatment(task="regression")}, "Received: text"),
+        (numbers(g=[["a"]] * 3), {"parts": Shares(group="g")}, "Received: lists"),
         (FRAME, {"label": "word", "treatment": Treatment(task="regression")}, "Received: text"),
         (FRAME, {"input": ["width"], "treatment": Treatment(channels=3)}, "Expected images of"),
         (FRAME, {"weight": "price"}, "numbers of at least 0"),

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import tensorflow_datasets as tfds
 from data_builders import F, prepare
+from PIL import Image
 
 import reusekit as rk
 from reusekit import stages
@@ -112,6 +113,22 @@ def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
     assert "have equal examples: the content of 3 of the latter's 3" in capsys.readouterr().err
     with pytest.raises(rk.DataError, match=r"no split 'validation'.*train, some, test|Valid"):
         load("some", validation="validation")
+
+
+def test_a_class_that_a_training_folder_or_part_lacks_is_refused(tmp_path, backbone, capsys):
+    level = 0
+    for part, names in (("train", "ab"), ("validation", "ab"), ("test", "ac")):
+        for name in names * 3:
+            level += 1
+            path = tmp_path / part / name / f"{level}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), level, "uint8")).save(path)
+    folder = {"folder": str(tmp_path)}
+    with pytest.raises(rk.ConfigError, match=r"of each class.*has no example of 1 classes.*: c"):
+        stages.load_data(DataSettings(**folder), backbone, seed=0)
+    sliced = DataSettings(**folder, train="train[:5]")
+    assert stages.load_data(sliced, backbone, seed=0).train.size == 5
+    assert "no example of 1 classes that the other splits have: c" in capsys.readouterr().err
 
 
 def test_the_range_of_pixels_is_said_and_a_wrong_one_is_warned_of(tmp_path, capsys):
