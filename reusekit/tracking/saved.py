@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -204,10 +205,18 @@ def requirements(model: keras.Model, by_reference: bool = False) -> list[str]:
     packages = ["keras", backend, "numpy"]
     if by_reference or needs_reusekit(model):
         packages.append("reusekit")
-    providers = packages_distributions()  # nobody provides what a script defines
-    for module in sorted({module.partition(".")[0] for module in _modules(model)}):
-        packages += providers.get(module, [])
+    modules = sorted({module.partition(".")[0] for module in _modules(model)})
+    if not _providers().keys() >= set(modules):  # installed since, or defined in a script
+        _providers.cache_clear()
+    for module in modules:
+        packages += _providers().get(module, [])
     return [f"{package}=={version(package)}" for package in dict.fromkeys(packages)]
+
+
+@cache
+def _providers() -> Mapping[str, list[str]]:
+    """Return the packages that provide each module: to look takes most of a second."""
+    return packages_distributions()
 
 
 def _modules(model: keras.Model) -> Iterator[str]:
