@@ -14,6 +14,7 @@ import keras
 import keras_tuner
 from keras_tuner.engine import base_tuner
 from keras_tuner.engine import trial as trial_module
+from keras_tuner.src.engine import hypermodel as hypermodel_module
 from keras_tuner.src.engine import oracle as oracle_module
 from pydantic import PositiveInt
 
@@ -96,6 +97,8 @@ class CutTuner(base_tuner.BaseTuner):
         ['shallow', 'deep']
     """
 
+    hypermodel: CutHyperModel
+
     @checked(ConfigError)
     def __init__(
         self,
@@ -150,6 +153,13 @@ class CutTuner(base_tuner.BaseTuner):
         if state is not None:
             self._restore(state)
         self._checkpoints.keep([record.number for record in self._best()])
+
+    def _populate_initial_space(self) -> None:
+        """Tell the oracle the space; keras-tuner builds a model for each condition in it."""
+        hypermodel = self.hypermodel
+        self.hypermodel = hypermodel_module.get_hypermodel(hypermodel.spec)
+        super()._populate_initial_space()
+        self.hypermodel = hypermodel
 
     def _how_many(self) -> int:
         """Return the number of trials to ask for now."""
