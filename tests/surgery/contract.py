@@ -11,14 +11,16 @@ from reusekit.surgery import Insert, clone, edit, extract, flatten, remove, segm
 from reusekit.surgery.certificate import Snapshot, random_inputs
 from reusekit.surgery.copies import is_rebuilt, leaves
 
+SAVE_EVERY = 16
+"""Of how many cuts one is saved and loaded again; `test_saved.py` saves all that is made of one."""
 
-def run_surgery_test(model, folder, save_every=8, not_rebuilt=()):
+
+def run_surgery_test(model, folder, not_rebuilt=()):
     """Cuts a model everywhere and compares each result with the whole.
 
     Args:
         model: A small model.
         folder: Where saved models may be written.
-        save_every: Of how many cuts one is saved and loaded again.
         not_rebuilt: The classes of layers that do not come back from their own configuration: what
             is made of such a layer cannot be loaded nor made afresh, and that must be refused.
     """
@@ -32,14 +34,14 @@ def run_surgery_test(model, folder, save_every=8, not_rebuilt=()):
     _check_cut_points(model, graph)
     for number, tensor in enumerate(graph.tensors):
         _check_split(model, graph, tensor.address, x, expected)
-        if number % save_every == 1:
+        if number % SAVE_EVERY == 1:
             _check_saved(model, tensor.address, folder, x, expected, not_rebuilt)
     _check_extract(model, graph, x, expected)
     _check_segments(model, graph, x, expected)
     _check_clones(model, x, expected, not_rebuilt)
-    for tensor in graph.tensors:
+    for number, tensor in enumerate(graph.tensors):
         if graph.readers[tensor] or tensor in graph.outputs:
-            _check_edit(model, tensor, x, expected)
+            _check_edit(model, tensor, x, expected, run_again=number % 3 == 0)
 
     assert [(v.path, v.trainable) for v in model.weights] == trainable
     for now, before in zip(arrays(model.weights), values, strict=True):
@@ -49,7 +51,7 @@ def run_surgery_test(model, folder, save_every=8, not_rebuilt=()):
 
 def _check_split(model, graph, address, x, expected):
     parts = split(model, address)
-    assert parts.verify(x).parameters_conserved
+    assert parts.verify(x, expected).parameters_conserved
     keras.tree.assert_same_structure(parts.bottom.input, graph.input_structure)
     keras.tree.assert_same_structure(parts.top.output, graph.output_structure)
     # Features that were stored carry no mask: the top must not lean on what a tensor carries.
@@ -141,14 +143,15 @@ def _own(model):
     return {id(variable) for variable in model.variables}
 
 
-def _check_edit(model, tensor, x, expected):
+def _check_edit(model, tensor, x, expected, run_again):
     """What does nothing may be put in anywhere, and taken out again."""
     probe = keras.layers.Identity(name="probe", dtype=tensor.dtype)
     result = edit(model, Insert(probe, after=tensor.address))
     assert_equal(arrays(result.model(x, training=False)), expected)
     assert result.moved[tensor.address] is not None
     back = remove(result.model, "probe")
-    assert_equal(arrays(back(x, training=False)), expected)
+    if run_again:
+        assert_equal(arrays(back(x, training=False)), expected)
     assert {id(v) for v in back.variables} <= {id(v) for v in model.variables}
 
 

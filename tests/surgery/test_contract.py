@@ -17,7 +17,7 @@ def test_every_tensor_of_the_zoo(name, tmp_path):
 @pytest.mark.parametrize("name", HUB)
 def test_every_tensor_of_kerashubs_models(name, tmp_path):
     member = HUB[name]
-    run_surgery_test(member.build(), tmp_path, save_every=16, not_rebuilt=member.not_rebuilt)
+    run_surgery_test(member.build(), tmp_path, not_rebuilt=member.not_rebuilt)
 
 
 @pytest.mark.parametrize("name", [name for name in HUB if HUB[name].blocks])

@@ -210,7 +210,7 @@ def a_hidden_mask_that_is_told():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_tensor(name, tmp_path):
-    run_surgery_test(MODELS[name](), tmp_path, save_every=16)
+    run_surgery_test(MODELS[name](), tmp_path)
 
 
 def test_a_mask_that_only_shows_when_the_model_runs_is_a_free_tensor():
