@@ -118,16 +118,20 @@ def made_from(model):
 
 @pytest.mark.parametrize("name", ZOO)
 def test_whatever_is_made_comes_back(name, tmp_path):
-    for way, (made, x) in made_from(ZOO[name]()).items():
+    # Every way comes up with two models of three, and its weights alone with one.
+    for turn, (way, (made, x)) in enumerate(made_from(ZOO[name]()).items(), list(ZOO).index(name)):
+        if turn % 3 == 0:
+            continue
         expected = arrays(run(made, x))
         made.save(tmp_path / f"{way}.keras")
-        made.save_weights(tmp_path / f"{way}.weights.h5")
         loaded = keras.saving.load_model(tmp_path / f"{way}.keras")
         assert_equal(arrays(run(loaded, x)), expected)
-        for variable in loaded.weights:
-            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
-        loaded.load_weights(tmp_path / f"{way}.weights.h5")
-        assert_equal(arrays(run(loaded, x)), expected)
+        if turn % 3 == 1:
+            made.save_weights(tmp_path / f"{way}.weights.h5")
+            for variable in loaded.weights:
+                variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
+            loaded.load_weights(tmp_path / f"{way}.weights.h5")
+            assert_equal(arrays(run(loaded, x)), expected)
 
 
 def test_parts_of_a_replaced_and_shortened_model_come_back(tmp_path):
