@@ -16,6 +16,7 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -93,45 +94,37 @@ def topics(part: str, count: int) -> DataSplit:
     return rk.data.load("python_topics", f"{part}[:{count}]")
 
 
-def of_pictures() -> dict[str, Backbone]:
-    """Return the backbones of pictures."""
-    application = "keras.applications/MobileNetV2"
-    return {
-        "glyphnet": rk.load_backbone("reusekit/glyphnet"),
-        "glyphnet, random": rk.load_backbone("reusekit/glyphnet", weights=None),
-        "MobileNetV2, random": rk.load_backbone(
-            application, weights=None, input_shape=(32, 32, 3), alpha=0.35
-        ),
-    }
-
-
-def of_texts() -> dict[str, Backbone]:
-    """Return the backbones of texts."""
-    return {
-        "prosenet": rk.load_backbone("reusekit/prosenet"),
-        "prosenet, random": rk.load_backbone("reusekit/prosenet", weights=None),
-    }
-
-
-SETS: dict[str, tuple[Callable[[str, int], DataSplit], Callable[[], dict[str, Backbone]]]] = {
-    "digits": (digits, of_pictures),
-    "parity": (parity, of_pictures),
-    "textures": (textures, of_pictures),
-    "shapes": (shapes, of_pictures),
-    "topics": (topics, of_texts),
+OF_PICTURES = {
+    "glyphnet": partial(rk.load_backbone, "reusekit/glyphnet"),
+    "glyphnet, random": partial(rk.load_backbone, "reusekit/glyphnet", weights=None),
+    "MobileNetV2, random": partial(
+        rk.load_backbone, "keras.applications/MobileNetV2", weights=None,
+        input_shape=(32, 32, 3), alpha=0.35,
+    ),
+}  # fmt: skip
+OF_TEXTS = {
+    "prosenet": partial(rk.load_backbone, "reusekit/prosenet"),
+    "prosenet, random": partial(rk.load_backbone, "reusekit/prosenet", weights=None),
+}
+SETS: dict[str, tuple[Callable[[str, int], DataSplit], dict[str, Callable[[], Backbone]]]] = {
+    "digits": (digits, OF_PICTURES),
+    "parity": (parity, OF_PICTURES),
+    "textures": (textures, OF_PICTURES),
+    "shapes": (shapes, OF_PICTURES),
+    "topics": (topics, OF_TEXTS),
 }
 
 
 def judged(name: str, quick: bool, folder: Path) -> dict[str, dict[str, float]]:
     """Return Kendall's tau of each ranking on a data set, within backbones and among all."""
-    opened, loaded = SETS[name]
-    backbones = dict(list(loaded().items())[: 2 if quick else None])
+    opened, loaders = SETS[name]
+    backbones = {of: load() for of, load in list(loaders.items())[: 2 if quick else None]}
     sizes = QUICK if quick else EXAMPLES
     train, validation = (
         opened(part, count) for part, count in zip(("train", "validation"), sizes, strict=True)
     )
     cuts = {
-        of: [point.at for point in candidate_cuts(one, most=3 if quick else 12)]
+        of: [point.at for point in candidate_cuts(one, most=2 if quick else 12)]
         for of, one in backbones.items()
     }
     space = SearchSpace(cuts, units=[0], dropout=[0.0], learning_rates=[1e-2, 1e-1])

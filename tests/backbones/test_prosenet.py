@@ -86,6 +86,7 @@ def test_documentation_taught_the_network_what_random_weights_do_not_know():
 
 
 def test_the_script_writes_weights_words_and_their_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(prosenet, "BLOCKS", 2)  # those that it lets look around
     out = tmp_path / "new" / "tiny.weights.h5"
     few = ["--steps", "2", "--packages", "filelock", "psutil"]
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *few, "--verbose", "0", "--out", str(out)])
