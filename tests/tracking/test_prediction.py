@@ -2,12 +2,9 @@
 
 import base64
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-from contextlib import contextmanager
+import threading
+import time
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import requests
+import uvicorn
 from keras import layers
 from mlflow.pyfunc import scoring_server
 from PIL import Image
@@ -296,52 +294,27 @@ def test_a_served_model_answers_with_names_and_opens_no_file_of_its_server(
         answered("colours", inputs=[str(tmp_path / "one.png")])
 
 
-@contextmanager
-def served_over_http(name):
-    """`mlflow models serve`, as a user calls it; gives an address that answers."""
-    environment = os.environ | {
-        "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "UVICORN_PORT": "0",  # the system chooses one; MLflow hands on all others
-    }
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager=local", "--port=0"]
-    process = subprocess.Popen(
-        [*command, "-m", f"models:/{name}@champion"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=environment,
-    )
+def test_mlflow_serves_names_over_http(served):
+    """By the application that `mlflow models serve` runs."""
+    server = uvicorn.Server(uvicorn.Config(scoring_server.init(served["alone"]), port=0))
+    thread = threading.Thread(target=server.run)
+    thread.start()
     try:
-        yield _address(process.stderr)
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.communicate()  # until all of its group have ended
-
-
-def _address(said):
-    """Wait until a server says where it answers."""
-    lines = []
-    for line in said:
-        lines.append(line)
-        if found := re.search(r"running on (http://\S+)", line):
-            return found[1]
-    return pytest.fail("".join(lines))
-
-
-def test_mlflow_serves_names_over_http(registered):
-    pictures = [{"b64": base64.b64encode(one).decode()} for one in PICTURES]
-    with served_over_http("alone") as address:
-        assert requests.get(f"{address}/health", timeout=60).ok
-        ask = partial(requests.post, f"{address}/invocations", timeout=60)
+        while not server.started:
+            time.sleep(0.01)
+        (listening,) = server.servers[0].sockets
+        ask = partial(
+            requests.post, "http://{}:{}/invocations".format(*listening.getsockname()), timeout=60
+        )
+        pictures = [{"b64": base64.b64encode(one).decode()} for one in PICTURES]
         answered = ask(json={"instances": pictures}).json()["predictions"]
         assert [one["label"] for one in answered] == ["dog", "cat"]
         refused = ask(json={"inputs": [3]})
         assert refused.status_code == 400
         assert "Expected" in refused.text
-    with pytest.raises(requests.ConnectionError):
-        requests.get(f"{address}/health", timeout=60)
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_names_are_those_that_were_registered(registered):
