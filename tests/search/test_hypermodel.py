@@ -42,7 +42,6 @@ def trained_layers(model):
 @pytest.mark.parametrize(
     ("tuner_class", "limits"),
     [
-        (keras_tuner.RandomSearch, {"max_trials": 2}),
         (keras_tuner.BayesianOptimization, {"max_trials": 2}),
         (keras_tuner.Hyperband, {"max_epochs": 2}),
     ],
