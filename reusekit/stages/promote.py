@@ -437,6 +437,8 @@ def _refuse_known(
         except ReusekitError as error:  # an older version of the data set, for instance
             unknown = f"{one.name}, {one.split}, cannot be read again: {error}"
             continue
+        if seen.fingerprint != one.source.fingerprint:  # shares draw other parts of more examples
+            unknown = f"{one.name}, {one.split}, has other examples now than when it was trained"
         if seen.overlaps(split):
             shared = one.context
         elif equal := split.equal_examples(seen):

@@ -275,10 +275,14 @@ def test_a_dry_run_writes_nothing(register, promote, module_tracking, capsys):
 def test_it_says_where_it_cannot_tell_what_a_version_was_trained_on(
     register, promote, module_tracking, capsys
 ):
-    name = register("weak", "in memory")
+    name = register("weak", "in memory", "reversed")
     files = module_tracking.get_model_version_download_uri(name, "1")
     module_tracking.create_model_version(name, files)
-    for version, why in (("2", "memory and is not kept."), ("3", "it is not on record.")):
+    for version, why in (
+        ("2", "memory and is not kept."),
+        ("3", "has other examples now than when it was trained."),
+        ("4", "it is not on record."),
+    ):
         promote(name, "--dry_run", f"--promote.candidate={version}")
         said = capsys.readouterr().out
         assert f"Whether version {version} has seen this split cannot be told" in said
