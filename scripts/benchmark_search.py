@@ -1,7 +1,7 @@
 """Times cut searches beside plain keras-tuner: same seeds, initial weights and batches.
 
 python scripts/benchmark_search.py --workload all     # everything: half an hour on two cores
-python scripts/benchmark_search.py --workload frozen  # or several, ftu, lora, again, feed, memory
+python scripts/benchmark_search.py --workload frozen  # or several, again, grow, ftu, lora ...
 python scripts/benchmark_search.py --workload all --quick   # a small network: does it work?
 
 The plain side runs a sample of the trials, which is stated, and is scaled to those of the other
@@ -105,6 +105,7 @@ class Bench:
             )
             self.model = self.small(8)
             train, validation, size, channels = "train[:96]", "validation[:48]", (8, 8), 1
+            before, new = "train[:87]", "train[87:96]"
         else:
             size, channels = (64, 64), 3
             self.model = rk.load_backbone(
@@ -112,10 +113,11 @@ class Bench:
             ).model
             self.blocks, self.ftu_cuts = BLOCKS, FTU_CUTS
             train, validation = "train+test[:540]", "validation+test[-60:]"
+            before, new = "train+test[:410]", "test[410:540]"
         treatment = rk.data.Treatment(image_size=size, channels=channels)
-        self.train, self.validation = (
+        self.train, self.validation, self.before, self.new = (
             rk.data.load("sklearn_digits", split, treatment=treatment)
-            for split in (train, validation)
+            for split in (train, validation, before, new)
         )
         self.epochs = {"frozen": 2 if self.quick else 10, "ftu": 5 if self.full else 2, "lora": 2}
 
@@ -533,6 +535,45 @@ def again_child(bench: Bench) -> dict[str, Any]:
     }
 
 
+def grow(bench: Bench) -> Report:
+    """Search 10 % more examples than the store knows, beside the new ones alone."""
+
+    def on(train: DataSplit, name: str) -> rk.CutSearch:
+        one = copy(bench)
+        one.train = train
+        return one.search(bench.frozen_space(), name, "frozen")
+
+    on(bench.before, "grow").extract()
+    features = bench.folder / "grow" / "features"
+    # The validation examples are known there, too, and none of the new ones.
+    shutil.copytree(features, bench.folder / "new" / "features")
+    shutil.rmtree(bench.folder / "grow" / "trials", ignore_errors=True)
+    search = on(bench.train, "grow")
+    ours, _ = timed(search.extract)
+    alone, _ = timed(on(bench.new, "new").extract)
+    began = perf_counter()
+    grown = search.run()
+    whole_s = ours + perf_counter() - began
+    first = bench.search(bench.frozen_space(), "frozen", "frozen")
+    nothing_s = None
+    if not first.store.entries():
+        nothing_s, _ = timed(first.run)
+    reached = {trial.spec: trial.accuracy for trial in first.result.trials}
+    apart = max(
+        abs(reached[trial.spec] - trial.accuracy) * bench.validation.size for trial in grown.trials
+    )
+    return Report(
+        "grow", alone, ours, ours / alone, "at most 1.3",
+        equal=apart <= 1 + 1e-6,
+        more={
+            "examples": bench.train.size, "new_examples": bench.new.size,
+            "known": max(one.known for one in search.plan.features),
+            "examples_apart_at_most": apart, "search_s": whole_s,
+            **({} if nothing_s is None else {"search_from_nothing_s": nothing_s}),
+        },
+    )  # fmt: skip
+
+
 def feeding(bench: Bench) -> Report:
     """Shuffled epochs over stored maps, beside gathering from one file that is mapped."""
     cut = bench.blocks[-1 if bench.quick else 2]
@@ -653,6 +694,7 @@ RUN = {
     "frozen": frozen,
     "several": several,
     "again": again,
+    "grow": grow,
     "ftu": ftu,
     "lora": lora,
     "feed": feeding,

@@ -104,7 +104,8 @@ def from_arrays(
     starts = range(0, size, step)
     keys = np.concatenate([row_keys(block(np.arange(s, min(s + step, size)))) for s in starts])
     texts = any(part.dtype.kind in "OSU" for part in held.values())
-    rows = Rows("arrays", taken, keys, task, found, weighed, open_length=texts)
+    stored = str({name: (str(part.dtype), part.shape[1:]) for name, part in held.items()})
+    rows = Rows("arrays", taken, keys, task, found, weighed, open_length=texts, stored=stored)
     positions = np.arange(size) if shares is None else rows.drawn(shares).of(split)
     return rows.split(split, positions, treatment, {})
 
@@ -205,7 +206,8 @@ def from_dataset(
         return treated(read, treatment), positions
 
     is_open = any(map(Treatment(length=1).shortens, tf.nest.flatten(inputs.element_spec)))
-    rows = Rows("dataset", taken, keys, task, found, weights, open_length=is_open)
+    stored = str(inputs.element_spec)
+    rows = Rows("dataset", taken, keys, task, found, weights, open_length=is_open, stored=stored)
     positions = np.arange(len(keys)) if shares is None else rows.drawn(shares).of(split)
     return rows.split(split, positions, treatment, {})
 

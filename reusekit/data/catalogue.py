@@ -26,9 +26,10 @@ from reusekit.data.labels import (
     stated_labels,
 )
 from reusekit.data.selection import few_per_class, rows_of
-from reusekit.data.split import DataSplit, cause_of
-from reusekit.data.task import joined, kinds_of, plain
+from reusekit.data.split import Contents, DataSplit, cause_of
+from reusekit.data.task import by_task, joined, kinds_of, plain
 from reusekit.data.treatment import Treatment
+from reusekit.digests import digest
 from reusekit.errors import DataError, nearest
 from reusekit.progress import bars_wanted
 
@@ -120,9 +121,10 @@ def load(
         raise _explained(error, builder, split) from error
     check_labels(labels, found.task, f"{_full_name(builder)}, split {split!r},")
     few = None
+    chosen = np.arange(len(keys))
     if treatment.examples_per_class is not None:
-        few = few_per_class(labels, found.task, treatment)
-        keys = keys[few]
+        few = chosen = few_per_class(labels, found.task, treatment)
+        keys, labels = keys[few], labels[few]
     examples = read_examples(builder, split, [*paths[0], *paths[1]], kept=few)
     names = None if input is None or isinstance(input, str) else _short(inputs)
 
@@ -134,16 +136,26 @@ def load(
     treat = treatment.of(arranged(examples.element_spec))
     named = {k: v for k, v in (("input", input), ("label", label)) if v is not None}
     named = {key: plain(value) for key, value in named.items()}
+
+    def fed(*parts: Any) -> tuple[Any, Any]:
+        return treat(arranged(parts)), found.of(parts[len(inputs) :])
+
+    def taken(at: np.ndarray) -> tf.data.Dataset:
+        wanted = read_examples(builder, split, [*paths[0], *paths[1]], kept=chosen[at])
+        return wanted.map(fed, tf.data.AUTOTUNE)
+
+    print_of = fingerprint(builder, split, treatment.decisive() | named)
+    stored_as = [repr(feature.connector) for feature in inputs]
+    examples = examples.map(fed, tf.data.AUTOTUNE)
+    of_inputs = [stored_as, treatment.of_inputs(), str(examples.element_spec[0])]
+    contents = Contents(keys, digest(of_inputs), (by_task(labels),), taken, print_of)
     return DataSplit(
         name=_full_name(builder),
         split=split,
-        examples=examples.map(
-            lambda *parts: (treat(arranged(parts)), found.of(parts[len(inputs) :])),
-            tf.data.AUTOTUNE,
-        ),
+        examples=examples,
         size=int(examples.cardinality()),
         task=found.task,
-        fingerprint=fingerprint(builder, split, treatment.decisive() | named),
+        fingerprint=print_of,
         treatment=treatment,
         origin={"reader": "load", **named},
         rows=rows_of(builder, split),
@@ -151,6 +163,7 @@ def load(
         reopened=lambda other: load(
             name, split, input=input, label=label, data_dir=data_dir, treatment=other
         ),
+        contents=contents,
     )
 
 

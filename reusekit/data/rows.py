@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,10 @@ import tensorflow as tf
 from reusekit.data.labels import check_labels
 from reusekit.data.selection import few_per_class
 from reusekit.data.shares import Parts, Shares, draw_parts
-from reusekit.data.split import DataSplit
+from reusekit.data.split import Contents, DataSplit
 from reusekit.data.task import Task, by_task
 from reusekit.data.treatment import Treatment
+from reusekit.digests import digest as digest_of
 from reusekit.errors import DataError
 from reusekit.progress import say
 
@@ -142,6 +143,7 @@ class Rows:
         weights: The weight of each; None for no weights.
         groups: The group of each; None for no groups.
         open_length: Whether inputs may be series that a treatment brings to its length.
+        stored: Shape and dtype of inputs before any treatment, where keys do not follow from them.
     """
 
     name: str
@@ -152,6 +154,7 @@ class Rows:
     weights: np.ndarray | None = None
     groups: np.ndarray | None = None
     open_length: bool = False
+    stored: str = ""
 
     def drawn(self, shares: Shares) -> Parts:
         """Return the parts that shares draw of the rows."""
@@ -195,14 +198,22 @@ class Rows:
         positions = readable
         labels, keys = self.labels[positions], self.keys[positions]
         told = [labels] if self.weights is None else [labels, self.weights[positions]]
-        examples = tf.data.Dataset.zip(
-            inputs, *(tf.data.Dataset.from_tensor_slices(by_task(part)) for part in told)
-        )
+        examples = _zipped(inputs, told)
         digest = hashlib.blake2b(digest_size=16)
         named = [*self.task.stated(), treatment.decisive(), str(inputs.element_spec)]
         digest.update(json.dumps(named, sort_keys=True).encode())
         for part in (keys, *told):
             digest.update(np.ascontiguousarray(part).data)
+        of_inputs = [self.stored, treatment.of_inputs(), str(inputs.element_spec)]
+        contents = Contents(
+            keys=keys,
+            treatment=digest_of(of_inputs),
+            told=tuple(by_task(part) for part in told),
+            taken=lambda at: _zipped(
+                self.inputs(positions[at], treatment)[0], [part[at] for part in told]
+            ),
+            fingerprint=digest.hexdigest(),
+        )
         return DataSplit(
             name=self.name,
             split=split,
@@ -215,7 +226,14 @@ class Rows:
             keys=keys,
             counts=_counts(labels, self.task),
             reopened=lambda other: self.split(split, among, other, origin),
+            contents=contents,
         )
+
+
+def _zipped(inputs: tf.data.Dataset, told: Sequence[np.ndarray]) -> tf.data.Dataset:
+    """Return examples of inputs and of what is told of each."""
+    parts = (tf.data.Dataset.from_tensor_slices(by_task(part)) for part in told)
+    return tf.data.Dataset.zip(inputs, *parts)
 
 
 def strata(task: Task, labels: np.ndarray) -> np.ndarray | None:

@@ -28,6 +28,25 @@ def cause_of(error: BaseException) -> str:
     return re.sub(noise, "", text).strip()[:300]
 
 
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """The content of a split's examples one by one, by which a store knows those it has met before.
+
+    Attributes:
+        keys: A number of 64 bits for each example that follows from its input, in order.
+        treatment: Equal where equal keys make a model be fed equal inputs.
+        told: Labels and, where there are some, weights of all examples, each as in `examples`.
+        taken: From positions, ascending, to the examples there; inputs of others are not decoded.
+        fingerprint: The fingerprint of the split that they are of.
+    """
+
+    keys: np.ndarray
+    treatment: str
+    told: tuple[Any, ...]
+    taken: Callable[[np.ndarray], tf.data.Dataset]
+    fingerprint: str
+
+
 @checked(DataError)
 @dataclass(frozen=True)
 class DataSplit:
@@ -58,6 +77,9 @@ class DataSplit:
             gives them. `examples` and the fingerprint are those of the examples as they are.
         reopened: Opens the same examples in another treatment, for `treated`; None where only one
             is known.
+        contents: The content of each example; None where it is not known, and where they are those
+            of another fingerprint or size: who makes other examples of a split gives it another
+            one.
     """
 
     name: str
@@ -76,6 +98,12 @@ class DataSplit:
     reopened: Callable[[Treatment], "DataSplit"] | None = field(
         default=None, repr=False, compare=False
     )
+    contents: Contents | None = field(default=None, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        known = self.contents
+        if known and (known.fingerprint, len(known.keys)) != (self.fingerprint, self.size):
+            object.__setattr__(self, "contents", None)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -201,12 +229,24 @@ class DataSplit:
             return inputs, label, own * tf.cast(weight[0], tf.float32) if weight else own
 
         said = f"{self.fingerprint} balanced {each.tolist()}"
+        fingerprint = hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+        contents = self.contents
+        if contents is not None:
+            of, (labels, *weight) = contents.taken, contents.told
+            own = each.astype(np.float32)[labels]
+            contents = replace(
+                contents,
+                told=(labels, own * weight[0].astype(np.float32) if weight else own),
+                taken=lambda at: of(at).map(weighted, tf.data.AUTOTUNE),
+                fingerprint=fingerprint,
+            )
         return replace(
             self,
             examples=self.examples.map(weighted, tf.data.AUTOTUNE),
-            fingerprint=hashlib.blake2b(said.encode(), digest_size=16).hexdigest(),
+            fingerprint=fingerprint,
             raw=self.raw or self,
             reopened=reopened and (lambda other: reopened(other).balanced(found)),
+            contents=contents,
         )
 
     @checked(DataError)

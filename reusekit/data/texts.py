@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.arguments import checked
-from reusekit.data.split import DataSplit
+from reusekit.data.rows import row_keys
+from reusekit.data.split import Contents, DataSplit
 from reusekit.digests import array_digest, digest
 from reusekit.errors import DataError
 
@@ -53,9 +54,20 @@ def tokenized(split: DataSplit, tokenizer: keras.Model) -> DataSplit:
         for texts, *told in split.examples.batch(_TEXTS)
     ]
     whole: Any = tf.nest.map_structure(lambda *batches: np.concatenate(batches), *parts)
+    fingerprint = digest([split.fingerprint, *map(array_digest, tf.nest.flatten(whole[0]))])[:32]
+    examples = tf.data.Dataset.from_tensor_slices(whole)
     return replace(
         split,
-        examples=tf.data.Dataset.from_tensor_slices(whole),
-        fingerprint=digest([split.fingerprint, *map(array_digest, tf.nest.flatten(whole[0]))])[:32],
+        examples=examples,
+        fingerprint=fingerprint,
         raw=split.raw or split,
+        contents=Contents(
+            keys=row_keys(whole[0]),
+            treatment=digest(["tokens", str(examples.element_spec[0])]),
+            told=whole[1:],
+            taken=lambda at: tf.data.Dataset.from_tensor_slices(
+                tf.nest.map_structure(lambda part: part[at], whole)
+            ),
+            fingerprint=fingerprint,
+        ),
     )

@@ -81,6 +81,11 @@ class Treatment(Settings):
             **{name: value for name, value in later.items() if value},
         }
 
+    def of_inputs(self) -> dict[str, Any]:
+        """Return the settings that decide what becomes of an input, whatever others there are."""
+        chosen = ("examples_per_class", "seed", "task")
+        return {name: v for name, v in self.decisive().items() if name not in chosen}
+
     @checked(DataError)
     def of(self, spec: tf.TensorSpec | Mapping[str, tf.TensorSpec]) -> Callable[[Any], Any]:
         """Return the function that turns stored inputs into what a model is fed.

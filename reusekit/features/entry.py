@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import PositiveInt, TypeAdapter
 
 from reusekit.errors import CacheError
-from reusekit.features.key import FeatureKey
+from reusekit.features.key import EXAMPLES, FeatureKey
 from reusekit.features.layout import Layout, share
 from reusekit.sealed_json import is_damage, read_sealed, write_sealed
 
@@ -76,7 +76,7 @@ class ArraySpec:
 class Manifest:
     """The content of an entry of `size` examples: for each block so far a checksum of each array.
 
-    All blocks but the last have `rows_per_block` examples.
+    All blocks but the last have `rows_per_block` examples. See `FeatureKey` for `alike`.
     """
 
     digest: str
@@ -86,6 +86,7 @@ class Manifest:
     checksums: tuple[tuple[int, ...], ...]
     made: Mapping[str, str]
     about: Mapping[str, Any]
+    alike: str | None = None  # of entries of before it is not known
 
     @property
     def done(self) -> int:
@@ -121,9 +122,13 @@ class Manifest:
             )
         except (ValueError, TypeError):
             return None
-        known = (told.digest, len(told.arrays), told.size)
-        answers = key is None or known == (key.digest, len(key.arrays), key.size)
-        return told if consistent and answers else None
+        if key is not None:
+            names = key.arrays
+            if EXAMPLES in names and told.alike is None:  # made when entries did not keep them
+                names = names[:-1]
+            consistent &= (told.digest, told.size) == (key.digest, key.size)
+            consistent &= len(told.arrays) == len(names)
+        return told if consistent else None
 
     def damaged(self, folder: Path) -> set[int]:
         """Return the blocks of which some array is not what was written."""
@@ -234,7 +239,7 @@ class Entry(dict[str, MappedArray]):
     def __init__(
         self, key: FeatureKey, manifest: Manifest, values: list[np.ndarray], lease: ExitStack
     ) -> None:
-        arrays = zip(key.arrays, values, manifest.arrays, strict=True)
+        arrays = zip(key.arrays[: len(values)], values, manifest.arrays, strict=True)
         super().__init__({n: MappedArray(v, np.dtype(a.dtype), lease) for n, v, a in arrays})
         self.nbytes, self.close = manifest.bytes, lease.close
 
@@ -259,7 +264,8 @@ class Draft:
         self._files: list[io.BufferedRandom] = []
         self._checksums: list[int] = []
         self.manifest: Any = Manifest.read(self.folder, key)  # None until the first batch
-        if self.manifest is None:
+        if self.manifest is None or self.manifest.alike != key.alike:
+            self.manifest = None
             layout.remove(self.folder)
             return
         own = {array_file(self.folder, n) for n in range(len(self.manifest.arrays))}
@@ -319,7 +325,7 @@ class Draft:
             "backend": keras.backend.backend(),
         }
         key, rows = self.key, batches * batch_size
-        return Manifest(key.digest, key.size, arrays, rows, (), made, key.about)
+        return Manifest(key.digest, key.size, arrays, rows, (), made, key.about, key.alike)
 
     def begin(self) -> None:
         """Claim the disk: the manifest says from now on how much will be written."""

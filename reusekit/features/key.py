@@ -19,8 +19,14 @@ from reusekit.features.frontiers import Frontier
 from reusekit.graph import Graph, Tensor, ancestors, read
 from reusekit.graph.padding_mask import AUTO
 
-LABELS, WEIGHTS = ":labels", ":weights"
-"""The names of labels and weights among an entry's arrays; no address starts with a colon."""
+LABELS, WEIGHTS, EXAMPLES = ":labels", ":weights", ":examples"
+"""The names of arrays of an entry that hold no features; no address starts with a colon.
+
+Labels, weights, and for each example a number that follows from its content.
+"""
+
+EXAMPLE_BYTES = 8
+"""The bytes of such a number."""
 
 
 @checked(CacheError)
@@ -72,18 +78,32 @@ class FeatureKey:
         arrays: The caller's names of the entry's arrays, of which only their order counts.
         size: The number of examples.
         about: What a person would want to know of the entry; must serialise to JSON.
+        alike: Equal where an example of equal content has equal features, whatever other examples
+            there are; None where that is not known.
+        examples: A number for each example that follows from its content; the entry keeps them as
+            its last array. None where they are not known.
     """
 
     digest: str
     arrays: tuple[str, ...]
     size: PositiveInt
     about: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    alike: str | None = field(default=None, compare=False)
+    examples: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not (self.digest.isalnum() and self.digest.isascii()) or not self.arrays:
             raise CacheError(
                 "Expected a key of letters and digits and at least one array. "
                 f"Received: {self.digest!r} and {self.arrays!r}."
+            )
+        shape = None if self.examples is None else self.examples.shape
+        known = self.alike is not None and shape == (self.size,)
+        if known != (self.arrays[-1] == EXAMPLES):
+            raise CacheError(
+                f"Expected {EXAMPLES!r} as the last array where `alike` and a number for each of "
+                f"the {self.size:,} examples are given. Received: {self.arrays!r} and examples of "
+                f"shape {shape}."
             )
 
 
@@ -99,7 +119,8 @@ def feature_keys(
     Two keys are equal where all of this is: the layers below the cut with their configurations,
     connections and weights to the last bit; pooling, dtypes, padding and preprocessing; the view;
     the name, version, split and content of the data set. Layer names, what the model computes
-    elsewhere, whether it is frozen or compiled, the process and the day do not count.
+    elsewhere, whether it is frozen or compiled, the process and the day do not count. Where the
+    data set knows its examples one by one, all of this but the data set makes keys `alike`.
 
     Args:
         frontiers: Cuts of one model. Each weight is read once for all of them.
@@ -129,9 +150,9 @@ def feature_keys(
     pooled = {one: one.mask for one in frontiers if one.pooling and one.mask is not None}
     stored = [tensor for one in frontiers for tensor in one.stored]
     digests = tensor_digests(graph, [*stored, *pooled.values()])
+    of_data = {"data": [data.name, data.split, data.fingerprint, data.size]}
     common: dict[str, Any] = {
         "format": 1,
-        "data": [data.name, data.split, data.fingerprint, data.size],
         "dtype": extraction.dtype,
         "padding": extraction.padding and asdict(extraction.padding),
         "preprocessing": described(extraction.preprocessing),
@@ -145,6 +166,8 @@ def feature_keys(
     labels, *weights = data.examples.element_spec[1:]
     told = [label_array(name) for name in labels] if isinstance(labels, dict) else [LABELS]
     told += [WEIGHTS] * len(weights)
+    contents = data.contents if view is None else None  # what a view draws follows from positions
+    told += [EXAMPLES] * (contents is not None)
     keys = []
     for one in frontiers:
         same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.stored]}
@@ -160,7 +183,12 @@ def feature_keys(
             "split": data.split,
             **({} if view is None else {"view": view}),
         }
-        keys.append(FeatureKey(digest(same), (*one.names, *told), data.size, about))
+        arrays, alike, examples = (*one.names, *told), None, None
+        if contents is not None:
+            alike = digest(same | {"treatment": contents.treatment})
+            examples = contents.keys
+        found = digest(same | of_data)
+        keys.append(FeatureKey(found, arrays, data.size, about, alike, examples))
     return keys
 
 

@@ -17,6 +17,7 @@ from reusekit.features.batches import Padding, example_batches
 from reusekit.features.bottoms import in_compute_dtype, tapped
 from reusekit.features.frontiers import Frontier, frontier
 from reusekit.features.key import (
+    EXAMPLES,
     LABELS,
     WEIGHTS,
     Extraction,
@@ -24,6 +25,7 @@ from reusekit.features.key import (
     feature_keys,
     label_array,
 )
+from reusekit.features.known import known_examples, merged
 from reusekit.features.randomness import random_before
 from reusekit.features.source import StoredSource
 from reusekit.features.store import Batch, FeatureStore
@@ -100,11 +102,38 @@ def stored_features(
     of = {key.digest: one for key, one in zip(keys, frontiers, strict=True)}
     said = "Extracting features" + (f", view {view + 1}" if view is not None else "")
 
+    contents, size = data.contents if view is None else None, extraction.batch_size
+
     def compute(missing: Sequence[FeatureKey], start: int, stop: int) -> Iterator[list[Batch]]:
+        held = known_examples(store, missing)
+        known = [one.opened(key) for one, key in zip(held, missing, strict=True)]
+        if contents is None or not any(len(one.entries) for one in known):
+            for made, told in run_over(data, missing, start, stop):
+                if contents is not None:
+                    stop_of = start + len(next(iter(told.values())))
+                    told[EXAMPLES] = contents.keys[start:stop_of]
+                    start = stop_of
+                yield [one | told for one in made]
+            return
+        # Computed anew for all of the cuts where it is for one.
+        lacking = start + np.flatnonzero(np.any([one.lacking[start:] for one in known], axis=0))
+        others = replace(data, examples=contents.taken(lacking), size=len(lacking))
+        computed = (made for made, _ in run_over(others, missing, 0, len(lacking)))
+        told_of = _named(*contents.told) | {EXAMPLES: contents.keys}
+        rows = range(start, stop, size)
+        for low, made in zip(rows, merged(known, computed, lacking, rows), strict=True):
+            told = {name: values[low : low + size] for name, values in told_of.items()}
+            yield [one | told for one in made]
+
+    def run_over(
+        split: DataSplit, missing: Sequence[FeatureKey], start: int, stop: int
+    ) -> Iterator[tuple[list[dict[str, np.ndarray]], dict[str, np.ndarray]]]:
+        """Yield what is stored of each batch for each key, and what is told of its examples."""
+        if start == stop:
+            return
         running = in_compute_dtype(graph, extraction.compute_dtype)
         run, reseed = tapped(running, [of[key.digest] for key in missing], view is not None)
-        size = extraction.batch_size
-        batches = example_batches(data, start, stop, extraction.padding, size)
+        batches = example_batches(split, start, stop, extraction.padding, size)
         tracking = tracked(batches, said, total=math.ceil((stop - start) / size))
         # A pass that goes on starts at a whole batch.
         for number, (inputs, *told) in enumerate(tracking, start // size):
@@ -113,11 +142,13 @@ def stored_features(
                 if data.augmentation is not None:
                     drawn = view, extraction.seed, size, number
                     inputs, *_ = data.augmentation(drawn, inputs, *told)
-            yield [
-                {name: _as_stored(values, extraction.dtype) for name, values in made.items()}
-                | _named(*told)
-                for made in run(inputs)
-            ]
+            yield (
+                [
+                    {name: _as_stored(values, extraction.dtype) for name, values in made.items()}
+                    for made in run(inputs)
+                ],
+                _named(*told),
+            )
 
     entries = store.get_or_compute_all(keys, compute)
     return [StoredSource(*pair) for pair in zip(frontiers, entries, strict=True)]

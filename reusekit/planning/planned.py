@@ -80,6 +80,8 @@ class PlannedFeatures:
         if_computed: Seconds to compute it in every pass and to train; None where that was not
             measured.
         seconds: What the chosen way takes.
+        known: How many training and validation examples the store knows from other data; the
+            features of these are copied.
     """
 
     at: str
@@ -93,6 +95,7 @@ class PlannedFeatures:
     if_computed: float | None
     seconds: float
     reason: str
+    known: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from reusekit.errors import ConfigError
 from reusekit.features.batches import example_batches
 from reusekit.features.bottoms import in_compute_dtype, tapped
 from reusekit.features.frontiers import Features, frontier
-from reusekit.features.key import Extraction, described, feature_keys
+from reusekit.features.key import EXAMPLE_BYTES, Extraction, described, feature_keys
+from reusekit.features.known import known_examples
 from reusekit.features.randomness import random_before, refuse_mixing
 from reusekit.features.store import FeatureStore
 from reusekit.features.stored import check_examples
@@ -319,13 +320,19 @@ def _find(
         if view is not None:
             frontiers = [replace(one, stored=one.crossing) for one in frontiers]
         keys = feature_keys(frontiers, split, extraction, view)
+        lacking = []
         for one, key in zip(those, keys, strict=True):
             entry = store.get(key)
             if entry is None:
-                one.missing.add(part)
+                lacking.append((one, key))
             else:
                 one.there += entry.nbytes
                 one.example_bytes = entry.nbytes // split.size
+        known = known_examples(store, [key for _, key in lacking])
+        for (one, _), found in zip(lacking, known, strict=True):
+            one.missing.add(part)
+            if found.count:
+                one.known[part] = found.count
 
 
 def _rehearsed(
@@ -347,6 +354,7 @@ def _rehearsed(
             one.unsteady, one.kept, one.missing = True, set(), set()
         if not one.example_bytes:
             one.example_bytes = rehearsal.label_bytes
+            one.example_bytes += EXAMPLE_BYTES * (train.contents is not None)
             for name in one.frontier.names:
                 spec = outputs[name]
                 if extraction.dtype is not None and keras.backend.is_float_dtype(spec.dtype):
@@ -396,6 +404,7 @@ def _features(
         seconds=decision.making.get(one, 0.0)
         + sum(group.feature_seconds + group.seconds for group in groups),
         reason=reason,
+        known=sum(one.known.values()) if stored else 0,
     )
 
 
@@ -436,11 +445,30 @@ def _notes(
     others = [one for one in augmented if one not in viewed]
     unseeded = [one for one in others if views and one.randomness.unseeded]
     unsteady = [one for one in cuts if one.unsteady]
+    copied: dict[str, list[CutFacts]] = {}
+    for one in cuts:
+        if one.known and one in decision.stored:
+            told = (
+                f"{one.known.get(part, 0):,} of {decision.rows[part]:,} {kind} examples"
+                for part, kind in ((TRAIN, "training"), (VALIDATION, "validation"))
+                if part in one.missing
+            )
+            copied.setdefault(" and ".join(told), []).append(one)
     notes: list[tuple[Any, str]] = [
         *((True, doubt) for one in cuts for doubt in one.frontier.doubts),
         *(
             (True, f"Pooling passes over what {address!r} leaves out, at {listed(those)}.")
             for address, those in masks.items()
+        ),
+        *(
+            (
+                True,
+                f"{told} are known at {listed(those)}: "
+                f"{decimal(sum(one.example_bytes * sum(one.known.values()) for one in those))} of "
+                "features are copied in the store, and the bottom runs on the other examples "
+                "alone.",
+            )
+            for told, those in copied.items()
         ),
         (
             views and not augmented,

@@ -33,6 +33,7 @@ class CutFacts:
         top: Bytes that one example takes at most in what is trained on whole maps.
         kept: The parts that may be stored.
         missing: Those of them that are not in the store.
+        known: How many examples of each of these other entries of the store hold.
         there: Bytes of its entries in the store.
         example_bytes: Bytes of one example with its label.
         unsteady: Whether the features are random in inference too.
@@ -46,6 +47,7 @@ class CutFacts:
     randomness: Randomness
     kept: set[str]
     missing: set[str] = field(default_factory=set)
+    known: dict[str, int] = field(default_factory=dict)
     there: int = 0
     example_bytes: int = 0
     unsteady: bool = False
@@ -248,7 +250,10 @@ class Decision:
             for one in paid:
                 if part in one.missing:
                     writing = one.example_bytes / self.costs.write_bytes_per_second
-                    paid[one] += rows * (reading + self.bottom(one.calls, done) + writing)
+                    copying = one.example_bytes / self.costs.read_bytes_per_second
+                    known = one.known.get(part, 0)
+                    paid[one] += (rows - known) * (reading + self.bottom(one.calls, done))
+                    paid[one] += rows * writing + known * copying
                     done, reading = done | one.calls, 0.0
         return paid
 

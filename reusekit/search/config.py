@@ -69,6 +69,11 @@ class SearchOptions(Settings):
     best_cuts: PositiveInt | None = Field(
         None, description="Search that many of the best-ranked cuts only; null for all."
     )
+    start_from: str | None = Field(
+        None,
+        description="Folder of an earlier search, such as one on fewer examples: each cut is tried "
+        "first with what was best there, the best cut first. Needs max_trials; null: none.",
+    )
     keep: NonNegativeInt = Field(1, description="The weights of how many trials are kept.")
     ask: PositiveInt | None = Field(
         None,
@@ -101,6 +106,11 @@ class SearchOptions(Settings):
             raise ConfigError(
                 "Expected rank='logme' or another with best_cuts, which needs a ranking. "
                 "Received: rank=None."
+            )
+        if self.start_from is not None and self.max_trials is None:
+            raise ConfigError(
+                "Expected max_trials with start_from, since a search of every combination finds "
+                "the same in any order. Received: max_trials=None."
             )
         return self
 

@@ -21,7 +21,7 @@ from reusekit.graph import Graph
 from reusekit.planning import Plan, PlannedGroup, Resources
 from reusekit.planning.planned import JointPlan
 from reusekit.planning.planner import check_backend, plan_all
-from reusekit.progress import counted
+from reusekit.progress import counted, say
 from reusekit.search.config import SearchConfig
 from reusekit.search.folder import alone
 from reusekit.search.hypermodel import CutHyperModel
@@ -33,7 +33,7 @@ from reusekit.search.searched_backbone import SearchedBackbone, cells_of, ranked
 from reusekit.search.sizes import measure_latency
 from reusekit.search.space import BACKBONE, Place, SearchSpace, label, place
 from reusekit.search.trial_data import TrialData, collected
-from reusekit.search.tuner import CutTuner
+from reusekit.search.tuner import CutTuner, best_trials
 from reusekit.search.whole_model import whole_model
 from reusekit.surgery import prepend
 from reusekit.tasks import rules_of
@@ -376,7 +376,31 @@ class CutSearch:
         order = _places(self.space)
         if self.ranking is not None:
             order = [one for one in self._in_ranked_order() if one in order]
-        return CutSweepOracle(order, self.config.max_trials, **common)
+        best = self._best_before(order)
+        return CutSweepOracle(order, self.config.max_trials, best, **common)
+
+    def _best_before(self, cuts: Sequence[Place]) -> dict[Place, Mapping[str, Any]]:
+        """Return the best values of each cut in the search to start from, the best cut first."""
+        if self.config.start_from is None:
+            return {}
+        folder = expanded(self.config.start_from, ConfigError)
+        if folder.resolve() == self.folder.resolve():
+            raise ConfigError(
+                "Expected start_from to be another folder than that of the search, which goes on "
+                f"with its own trials. Received: {str(folder)!r}."
+            )
+        found: dict[Place, Mapping[str, Any]] = {}
+        for record in best_trials(folder):
+            found.setdefault(record.place, record.values)
+        best = {one: values for one, values in found.items() if one in cuts}
+        if not best:
+            raise ConfigError(
+                f"Expected start_from to be a search with completed trials of these cuts: "
+                f"{reprlib.repr(list(map(label, cuts)))}. Received: {str(folder)!r}, with trials "
+                f"of {', '.join(map(label, found)) or 'none'}."
+            )
+        say(f"Each cut is tried first as it was best in {folder}: {', '.join(map(label, best))}.")
+        return best
 
     @checked(ConfigError)
     def run(

@@ -4,13 +4,13 @@ import inspect
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 from weakref import WeakMethod
 
 import keras_tuner
 import numpy as np
-from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed
+from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed, Float
 from pydantic import PositiveInt
 from scipy.linalg import solve_triangular
 from sklearn.exceptions import ConvergenceWarning
@@ -40,12 +40,24 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         cuts: Addresses, shallow to deep; of several backbones pairs of the backbone's name and the
             address.
         max_trials: The number of trials in all.
+        best: Values with which a cut is tried first, in the place of defaults, by cut; cuts that
+            have some come first, in this order. Values that are no choice are passed over.
         **kwargs: Further arguments of `keras_tuner.oracles.BayesianOptimizationOracle`.
     """
 
     @checked(ConfigError)
-    def __init__(self, cuts: Sequence[Place], max_trials: PositiveInt, **kwargs: Any) -> None:
-        self.sweep = evenly(cuts, max_trials)
+    def __init__(
+        self,
+        cuts: Sequence[Place],
+        max_trials: PositiveInt,
+        best: Mapping[Place, Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._best = {one: values for one, values in (best or {}).items() if one in cuts}
+        first = list(self._best)[:max_trials]
+        others = [cut for cut in cuts if cut not in self._best]
+        left = max_trials - len(first)
+        self.sweep = [*first, *(evenly(others, left) if left else [])]
         super().__init__(
             max_trials=max_trials, num_initial_points=max(len(self.sweep), 1), **kwargs
         )
@@ -90,8 +102,18 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
             backbone, at = first
             where = {BACKBONE: backbone, choice_of(CUT, backbone): at}
         space.values = where  # by which it knows what is a choice here
-        values = {hp.name: hp.default for hp in space.space if space.is_active(hp)}
+        active = [hp for hp in space.space if space.is_active(hp)]
+        values = {hp.name: hp.default for hp in active}
+        known = self._best.get(first, {})
+        values |= {hp.name: known[hp.name] for hp in active if _may_be(hp, known.get(hp.name))}
         return {"status": "RUNNING", "values": values | where}
+
+
+def _may_be(hp: Any, value: Any) -> bool:
+    """Return whether a hyperparameter can have a value."""
+    if isinstance(hp, Float):
+        return isinstance(value, float) and hp.min_value <= value <= hp.max_value
+    return value is not None and value in getattr(hp, "values", ())
 
 
 class CutGridOracle(keras_tuner.Oracle):

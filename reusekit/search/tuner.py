@@ -37,6 +37,9 @@ from reusekit.search.space import BEFORE, FROZEN_UP_TO, Place, renamed
 from reusekit.training import heads as all_heads
 from reusekit.training.heads import Head
 
+STATE_FILE = "state.json"
+"""The name of the file with the state of a search, in its folder."""
+
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
 _DONE = trial_module.TrialStatus.COMPLETED
@@ -116,7 +119,7 @@ class CutTuner(base_tuner.BaseTuner):
         # A failed trial is recorded and the search goes on; only if all fail that is an error.
         oracle.max_consecutive_failed_trials = float("inf")
         self.folder = expanded(folder, ConfigError)
-        self._file = self.folder / "state.json"
+        self._file = self.folder / STATE_FILE
         state = None if fresh else read_state(self._file)
         if state is not None and BEFORE[FROZEN_UP_TO] in state["search"]["space"]:
             state = renamed(state)
@@ -376,6 +379,21 @@ class CutTuner(base_tuner.BaseTuner):
         """Return the file of what a finished trial trained, compared with the trial's record."""
         record = next((one for one in self.records if one.number == number), None)
         return self._checkpoints.sound(number, record.weights if record else None)
+
+
+def best_trials(folder: Path) -> list[TrialRecord]:
+    """Return the completed trials of a search by its folder, the best first.
+
+    Raises:
+        ConfigError: No search is kept there.
+    """
+    state = read_state(folder / STATE_FILE)
+    if state is None:
+        raise ConfigError(f"Expected the folder of a search. Received: {str(folder)!r}.")
+    records = (TrialRecord.from_dict(record) for record in state["records"])
+    objective, direction = state["search"]["objective"]
+    done = (record for record in records if record.status == "completed")
+    return ranked(done, objective, direction == "max")
 
 
 def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from reusekit.stages.search import search_digest
         ({"limits": {"flop": 1}}, r"settings of Limits .* Did you mean 'flops'"),
         ({"limits": {"flops": -1}}, "Expected flops to be None or a number above 0. Received: -1"),
         ({"best_cuts": 2}, "Expected rank='logme' or another with best_cuts"),
+        ({"start_from": "before"}, "Expected max_trials with start_from"),
         ({"plain": True, "rank": "ridge"}, "Expected no ranking with plain=True"),
         ({"objective": "[val_loss]"}, "Expected objective as plain text"),
     ],

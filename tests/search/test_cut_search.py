@@ -189,12 +189,11 @@ def small(backbone, train, validation, tmp_path):
 
     def make(cuts=("stem", "out0", "out2"), model=backbone, data=(train, validation), **kwargs):
         space = SearchSpace(cuts, units=(0,), dropout=(0.0,), learning_rates=(0.1,))
-        space, store = (
-            kwargs.pop(name, default)
-            for name, default in (("space", space), ("store", FeatureStore(tmp_path / "store")))
-        )
+        usual = {"space": space, "store": FeatureStore(tmp_path / "store")}
+        usual["folder"] = tmp_path / "search"
+        space, store, folder = (kwargs.pop(name, default) for name, default in usual.items())
         config = SearchConfig(**{"epochs": 2} | kwargs)
-        return CutSearch(model, *data, space, config, folder=tmp_path / "search", store=store)
+        return CutSearch(model, *data, space, config, folder=folder, store=store)
 
     return make
 
@@ -214,6 +213,34 @@ def test_a_ranking_orders_and_prunes(small):
     result = search.run()
     assert [trial.cut for trial in result.trials] == best
     assert [cut.at for cut in result.cuts] == [at for at in ("stem", "out0", "out2") if at in best]
+
+
+def test_a_search_starts_from_what_an_earlier_one_found(small, tmp_path, capsys):
+    cuts, rates = ("stem", "out0", "out2"), [0.001, 0.01, 0.1]
+    space = SearchSpace(cuts, units=(0, 4), dropout=(0.0,), learning_rates=rates)
+    first = small(space=space, max_trials=7).run()
+    best = {}
+    for trial in first.completed:
+        best.setdefault(trial.cut, trial.spec)
+    start = {"start_from": str(tmp_path / "search"), "folder": tmp_path / "later"}
+    fewer = space.changed(cuts=("stem", "out1", "out2"), learning_rates=rates[1:])
+    later = small(space=fewer, max_trials=3, **start)
+    specs = [trial.spec for trial in later.run().trials]
+    known = [cut for cut in best if cut != "out0"]
+    assert [spec.cut for spec in specs] == [*known, "out1"]
+    for spec in specs[:2]:
+        wanted = best[spec.cut]
+        assert spec.units == wanted.units
+        assert spec.learning_rate == max(wanted.learning_rate, 0.01)  # or what comes first
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert f"as it was best in {tmp_path / 'search'}: {', '.join(known)}." in said
+    for wrong, says in (
+        ({"start_from": str(tmp_path / "none")}, "Expected the folder of a search"),
+        ({"space": space.changed(cuts=("out1",))}, "Expected start_from to be a search with"),
+        ({"folder": tmp_path / "search"}, "Expected start_from to be another folder"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            small(**{"max_trials": 1, **start, **wrong}).run()
 
 
 def test_how_well_the_ranking_foretold_the_result(small):
