@@ -276,6 +276,44 @@ def export(
     print(export_version(model, formats, chosen, folder, max_accuracy_loss, data))  # type: ignore[arg-type]
 
 
+def doctor(
+    model: str,
+    data: str | None = None,
+    input: str | None = None,
+    label: str | None = None,
+    fix: str | None = None,
+    verbose: bool = False,
+) -> None:
+    """Look for what is known to go wrong in Keras models: doctor MODEL [--data ...] [--fix FILE].
+
+    Ends with code 0 where nothing was found, 1 where something was, and 2 where it cannot be told.
+
+    Args:
+        model: The path of a .keras or .h5 file, or what else `reusekit cuts` takes.
+        data: Examples as they are fed to the model: a folder with one folder for each class, a
+            table, or the name of a TFDS data set. Without them neither the range of inputs nor
+            labels are checked.
+        input: The column of inputs of a table, or the feature of a data set.
+        label: The column of labels, likewise.
+        fix: A new .keras file for the model with all mended that can be.
+        verbose: Show the traceback of an error.
+    """
+    if fix is not None:
+        check(AnyPath, fix, "--fix", ConfigError)
+    start_keras()
+    from reusekit.stages import examine, write_mended
+
+    found = examine(model, data, input=input, label=label)
+    print(found)
+    if found.is_well:
+        return
+    if fix is not None:
+        write_mended(found, expanded(fix, ConfigError))
+        left = sum(one.mend is None for one in found.findings)
+        print(f"{fix} has all mended but {left} of {len(found.findings)}.")
+    raise SystemExit(1)
+
+
 def _flat(answers: "pd.DataFrame") -> "pd.DataFrame":
     """Return answers with a column for each probability, and lists as JSON."""
     import pandas as pd
@@ -327,5 +365,5 @@ def _carried() -> dict[str, Path]:
 
 def main() -> None:
     """Run the command line."""
-    commands = (cuts, init, cache, sync, predict, export)
+    commands = (cuts, init, cache, sync, predict, export, doctor)
     launch_one_of({command.__name__: command for command in commands})

@@ -5,18 +5,20 @@ import shlex
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from mlflow.projects._project_spec import load_project
+from PIL import Image
 from processes import run_python
 
 import reusekit as rk
-from reusekit.cli import cache, cuts, init
+from reusekit.cli import cache, cuts, doctor, init
 from reusekit.features import FeatureKey, FeatureStore
 from reusekit.launch import launch_one_of
 from reusekit.stages import clean_cut
 
-COMMANDS = {"cuts": cuts, "init": init, "cache": cache}
+COMMANDS = {"cuts": cuts, "init": init, "cache": cache, "doctor": doctor}
 
 
 def test_every_cut_that_is_listed_can_be_used(capsys):
@@ -147,3 +149,31 @@ def test_output_that_nobody_reads_any_more_ends_quietly():  # pipeline F
     process.stdout.close()  # as `head` does
     assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+def test_the_doctor_tells_by_its_code_and_mends_into_a_new_file(tmp_path, capsys):
+    x = keras.Input((4, 4, 3), name="x")
+    y = keras.layers.Conv2D(2, 1, name="conv")(keras.layers.RandomFlip(name="flip")(x))
+    y = keras.layers.GlobalAveragePooling2D()(y)
+    keras.Model(x, keras.layers.Dense(3, name="out")(y)).save(tmp_path / "ill.keras")
+    for number, kind in enumerate(("cat", "dog") * 10):
+        (tmp_path / "photos" / kind).mkdir(parents=True, exist_ok=True)
+        picture = np.full((4, 4, 3), 12 * number, "uint8")
+        Image.fromarray(picture).save(tmp_path / "photos" / kind / f"{number}.png")
+
+    def told(*words):
+        with pytest.raises(SystemExit) as stopped:
+            launch_one_of(COMMANDS, ["doctor", *map(str, words)])
+        return stopped.value.code, capsys.readouterr()
+
+    photos = ("--data", tmp_path / "photos")
+    code, said = told(tmp_path / "ill.keras", *photos, "--fix", tmp_path / "mended.keras")
+    assert code == 1
+    assert "3 outputs, and the data 2 classes: cat, dog" in " ".join(said.out.split())
+    assert "has all mended but 1 of 2" in said.out
+    launch_one_of(COMMANDS, ["doctor", str(tmp_path / "mended.keras")])
+    assert "Nothing was found" in capsys.readouterr().out
+    code, said = told(tmp_path / "ill.keras", "--fix", tmp_path / "mended.keras")
+    assert (code, "nothing is ever written over" in said.err) == (2, True)
+    code, said = told(tmp_path / "gone.keras")
+    assert (code, "There is no file" in said.err) == (2, True)

@@ -9,6 +9,7 @@ from reusekit.stages.candidates import (
 )
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluation import Evaluation, evaluate
+from reusekit.stages.examination import Examination, Finding, examine, write_mended
 from reusekit.stages.exports import export_version
 from reusekit.stages.features import FrozenFeatures, frozen_features
 from reusekit.stages.fine_tuning import (
@@ -40,6 +41,8 @@ __all__ = [
     "Candidate",
     "Candidates",
     "Evaluation",
+    "Examination",
+    "Finding",
     "FineTuned",
     "FrozenFeatures",
     "Job",
@@ -54,6 +57,7 @@ __all__ = [
     "clean_cut",
     "evaluate",
     "evaluate_version",
+    "examine",
     "export_version",
     "extract_features",
     "find_contest",
@@ -74,4 +78,5 @@ __all__ = [
     "start_job",
     "train_head",
     "winner",
+    "write_mended",
 ]

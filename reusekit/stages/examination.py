@@ -1,0 +1,686 @@
+"""The stage of an examination: what is wrong with a saved model, and what of it can be mended."""
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from reusekit.backbones import load_backbone
+from reusekit.backbones.files import SUFFIXES, check_file, read_file
+from reusekit.backbones.preprocessing import RANGES, range_ratio, scaling
+from reusekit.data import DataSplit, Treatment, from_folder, from_table, load
+from reusekit.errors import BackboneError, ConfigError, NoGraphError, ReusekitError
+from reusekit.graph import Call, Graph, keras_internals, read
+from reusekit.graph.addresses import without_call_number
+from reusekit.sharing import count_params, tie, tied_weights
+from reusekit.surgery import clone, prepend, rates, remove
+from reusekit.training import LayerwiseOptimizer
+from reusekit.training.training_mode import in_training
+
+_UNLIKELY = 8.0
+"""How many times as much inputs may vary as in training before it is called another range."""
+_BATCH = 64
+_FEW_NUMBERS = 16
+"""The numbers of a weight below which two that are equal may be so by chance."""
+
+Mend = Callable[[keras.Model], keras.Model]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a model.
+
+    Attributes:
+        check: The check that found it.
+        address: The address of the layer, or "" for the model.
+        what: What is wrong, and what follows from it.
+        remedy: What to do.
+        reported: A public report of it.
+        mend: Makes a model without it; None where nobody but the user can tell how.
+    """
+
+    check: str
+    address: str
+    what: str
+    remedy: str
+    reported: str = ""
+    mend: Mend | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The findings in a model, and what was looked at; prints as lines.
+
+    Attributes:
+        name: The name or path of the model.
+        model: The model; None where it cannot be loaded.
+        findings: What is wrong with it.
+        checked: The names of the checks that were made.
+        notes: What is not wrong, and surprises people.
+    """
+
+    name: str
+    model: keras.Model | None = field(repr=False)
+    findings: tuple[Finding, ...]
+    checked: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_well(self) -> bool:
+        """True where nothing was found."""
+        return not self.findings
+
+    def mended(self) -> keras.Model:
+        """Return a model of its own in which all that can be mended is; the examined one stays.
+
+        Raises:
+            ConfigError: Nothing can be mended.
+        """
+        mends = [one.mend for one in self.findings if one.mend is not None]
+        if self.model is None or not mends:
+            raise ConfigError(
+                f"Expected something that can be mended without you. Received: {self.name}, in "
+                f"which {'nothing is wrong' if self.is_well else 'only you can mend it'}."
+            )
+        compiled = self.model.get_compile_config() if self.model.compiled else None
+        model = clone(self.model)
+        for mend in mends:
+            model = mend(model)
+        if compiled:
+            model.compile_from_config(compiled)
+        return model
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {', '.join(self.checked)} looked at."]
+        for one in self.findings:
+            at = f", {one.address}" if one.address else ""
+            reported = f" ({one.reported})" if one.reported else ""
+            lines += [
+                f"- {one.check}{at}: {one.what}{reported}",
+                f"  {'Can be mended; by hand: ' if one.mend else 'To do: '}{one.remedy}",
+            ]
+        return "\n".join([*lines, *self.notes, *(["Nothing was found."] if self.is_well else [])])
+
+
+def examine(
+    model: keras.Model | str | Path,
+    data: DataSplit | str | None = None,
+    *,
+    input: str | None = None,
+    label: str | None = None,
+) -> Examination:
+    """Look for what is known to go wrong in Keras models.
+
+    Args:
+        model: A model, the path of a `.keras` or `.h5` file, or whatever else `rk.load_backbone`
+            takes. A file is read with its compilation, in Keras's safe mode.
+        data: Examples as they are fed to the model, with their labels: a split, a folder with one
+            folder for each class, a table, or the name of a TFDS data set, of which the part
+            `train` is read at the model's size. Without them neither the range of inputs nor
+            labels are checked.
+        input: The column of inputs of a table, or the feature of a data set.
+        label: The column of labels, likewise.
+
+    Returns:
+        What was found.
+
+    Raises:
+        BackboneError: There is no such model, or the file holds none.
+        DataError: There are no such data.
+
+    Example:
+        >>> x = keras.Input((8, 8, 3))
+        >>> y = keras.layers.Conv2D(4, 3, trainable=False, name="a")(x)
+        >>> y = keras.layers.BatchNormalization(name="norm")(y)
+        >>> y = keras.layers.Conv2D(4, 3, trainable=False, name="b")(y)
+        >>> y = keras.layers.Dense(2)(keras.layers.Flatten()(y))
+        >>> [(one.check, one.address) for one in examine(keras.Model(x, y)).findings]
+        [('batch-norm', 'norm')]
+    """
+    if isinstance(model, keras.Model):
+        return _Patient(model, model.name, _opened(data, model, input, label)).examination()
+    name = str(model)
+    try:
+        loaded, complaints = _loaded(name)
+    except BackboneError as error:
+        if "not registered with Keras" not in str(error):
+            raise
+        missing = Finding(
+            "classes", "", str(error),
+            "Register the class with keras.saving.register_keras_serializable where it is defined.",
+            "keras #19373",
+        )  # fmt: skip
+        return Examination(name, None, (missing,), ("classes",))
+    split = _opened(data, loaded, input, label)
+    return _Patient(loaded, name, split, complaints).examination()
+
+
+def write_mended(examination: Examination, path: Path) -> keras.Model:
+    """Write the mended model into a new file, and read it back.
+
+    Raises:
+        ConfigError: The file is there already, is no `.keras` file, or nothing can be mended.
+    """
+    if path.suffix != ".keras" or path.exists() or not path.parent.is_dir():
+        raise ConfigError(
+            f"Expected a new .keras file in a folder that is there, since nothing is ever written "
+            f"over. Received: {str(path)!r}."
+        )
+    model = examination.mended()
+    with tempfile.TemporaryDirectory(dir=path.parent) as draft:
+        written = Path(draft, "mended.keras")
+        model.save(written)
+        loaded = read_file(written, str(path))
+        written.rename(path)
+    return loaded
+
+
+def _opened(
+    data: DataSplit | str | None, model: keras.Model, input: str | None, label: str | None
+) -> DataSplit | None:
+    """Return a split, opened at the size that a model of pictures takes."""
+    if data is None or isinstance(data, DataSplit):
+        return data
+    shape: tuple = model.inputs[0].shape if len(model.inputs or ()) == 1 else ()
+    treatment = Treatment()
+    if len(shape) == 4 and None not in shape[1:]:
+        treatment = Treatment(image_size=shape[1:3], channels=shape[3])
+    if Path(data).is_dir():
+        return from_folder(data, "train", treatment=treatment)
+    if not Path(data).is_file():
+        return load(data, "train", input=input, label=label, treatment=treatment)
+    if input is None or label is None:
+        raise ConfigError(f"Expected the columns of input and label of the table {data}.")
+    return from_table(data, "train", input=input, label=label, treatment=treatment)
+
+
+def _loaded(name: str) -> tuple[keras.Model, list[str]]:
+    """Return a model, and what Keras complained of while it read the file."""
+    if not name.endswith(SUFFIXES):
+        return load_backbone(name).model, []
+    check_file(Path(name), name)
+    plain = read_file(Path(name), name)  # refuses what cannot be read, in one sentence
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            model = keras.saving.load_model(name, compile=True, safe_mode=True)
+        except Exception as error:  # a loss or metric of the user's own
+            return plain, [f"The compilation cannot be read: {' '.join(str(error).split())[:200]}"]
+    return model, [str(one.message) for one in caught]
+
+
+class _Patient:
+    """A model under examination; each check is a method that yields findings."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        name: str,
+        data: DataSplit | None,
+        complaints: list[str] | None = None,
+    ):
+        self.model, self.name, self.data = model, name, data
+        self._complaints = complaints  # None for a model that is no file
+        try:
+            self.graph: Graph | None = read(model)
+        except NoGraphError:
+            self.graph = None
+
+    def examination(self) -> Examination:
+        """Make every check that can be made."""
+        checks: dict[str, Callable[[], Iterator[Finding]]] = {
+            "ties": self.ties,
+            "optimizer": self.optimizer,
+            "rates": self.rates,
+        }
+        if self.graph is not None:
+            checks |= {
+                "batch-norm": self.batch_norm,
+                "training-mode": self.training_mode,
+                "augmentation": self.augmentation,
+                "scaling": self.scaling,
+                "outputs": self.outputs,
+            }
+            if self.data is not None:
+                checks |= {"input-range": self.input_range, "labels": self.labels}
+        findings = [
+            replace(found, check=check) for check, look in checks.items() for found in look()
+        ]
+        return Examination(
+            self.name, self.model, tuple(findings), tuple(checks), tuple(self._notes())
+        )
+
+    # --- freezing -----------------------------------------------------------------------------
+
+    @cached_property
+    def _inside(self) -> list[Call]:
+        """The calls inside the frozen part.
+
+        All weights that they depend on are frozen, and there are some; and either they have frozen
+        weights themselves, or what has some depends on them. BatchNormalization has no say.
+        """
+        calls = self._calls
+        frozen = {
+            call: _is_frozen(call.operation) for call in calls if not _is_batch_norm(call.operation)
+        }
+        before: dict[Any, bool | None] = {}
+        fed_by_frozen = []
+        for call in calls:
+            said = [before[tensor] for tensor in call.reads if before.get(tensor) is not None]
+            if said and all(said):
+                fed_by_frozen.append(call)
+            own = frozen.get(call)
+            known = said if own is None else [*said, own]
+            for tensor in call.outputs:
+                before[tensor] = all(known) if known else None
+        leads: set[Any] = set()
+        for call in reversed(calls):
+            if frozen.get(call) or any(tensor in leads for tensor in call.outputs):
+                leads.update(call.reads)
+        return [
+            call
+            for call in calls
+            if (call in fed_by_frozen and any(one in leads for one in call.outputs))
+            or (frozen.get(call) and all(before.get(one) is not False for one in call.reads))
+        ]
+
+    @property
+    def _calls(self) -> list[Call]:
+        return [] if self.graph is None else [c for c in self.graph.calls if not c.is_input]
+
+    def batch_norm(self) -> Iterator[Finding]:
+        """Look for BatchNormalization that trains among frozen layers, or always."""
+        for call in self._once(self._inside):
+            if _is_batch_norm(call.operation) and call.operation.trainable:
+                address = without_call_number(call.address)
+                yield Finding(
+                    "", address,
+                    "BatchNormalization is trained though what surrounds it is frozen: its moving "
+                    "statistics leave those that the frozen weights were trained with.",
+                    f"rk.freeze(model, up_to=...), or get_layer({address!r}).trainable = False.",
+                    "keras #4762, #9965",
+                    _frozen_at(address),
+                )  # fmt: skip
+        for call in self._calls:
+            if _is_batch_norm(call.operation) and call.kwargs.get("training") is True:
+                yield Finding(
+                    "", call.address,
+                    "BatchNormalization is called with training=True: predictions depend on what "
+                    "else is in the batch.",
+                    "Build the model again without training=True.",
+                    "keras #9214",
+                )  # fmt: skip
+
+    def training_mode(self) -> Iterator[Finding]:
+        """Look for dropout and noise inside the frozen part that training switches on."""
+        for call in self._once(self._inside):
+            if _fit_obeys_training() and any(
+                s.kwargs.get("training") is False for s in call.scopes
+            ):
+                continue
+            if any(map(rates.drops, keras_internals.all_layers(call.operation))):
+                address = without_call_number(call.address)
+                yield Finding(
+                    "", address,
+                    "A frozen layer drops values or adds noise whenever the model is trained"
+                    + ("." if _fit_obeys_training() else ", also where the base was called with "
+                       "training=False, which `fit` of this Keras overrides."),
+                    "rk.freeze(model, up_to=...), which sets its rate to 0.",
+                    "keras #20285",
+                    _silent_at(address),
+                )  # fmt: skip
+
+    # --- what the model does to inputs ---------------------------------------------------------
+
+    def augmentation(self) -> Iterator[Finding]:
+        """Look for layers that vary examples, which an exported model would carry along."""
+        for call in self._once(self._calls):
+            layer = call.operation
+            if not isinstance(layer, keras.Layer) or layer.weights or in_training(call) != "random":
+                continue
+            address = without_call_number(call.address)
+            always = call.kwargs.get("training") is True
+            yield Finding(
+                "", address,
+                "Data augmentation is a layer of the model"
+                + (", and varies inputs in inference, too" if always else "")
+                + ": it goes along into every export and server.",
+                f"rk.remove(model, {address!r}); rk.data and configurations augment by `augment`.",
+                "keras #19108",
+                _without(address),
+            )  # fmt: skip
+
+    def scaling(self) -> Iterator[Finding]:
+        """Look for inputs that are scaled twice."""
+        for call in self._calls:
+            second = call.operation
+            if not isinstance(second, keras.layers.Rescaling) or len(call.inputs) != 1:
+                continue
+            first = self.graph.maker[call.inputs[0]]  # type: ignore[union-attr]
+            while isinstance(first.operation, keras.layers.Identity):
+                first = self.graph.maker[first.inputs[0]]  # type: ignore[union-attr]
+            if isinstance(first.operation, keras.layers.Rescaling) and _shrinks(first, call):
+                address = without_call_number(first.address)
+                yield Finding(
+                    "", without_call_number(call.address),
+                    f"Inputs are scaled twice: by {first.address!r}, and again by "
+                    f"{call.address!r}.",
+                    f"rk.remove(model, {first.address!r}) where the model behind scales by itself.",
+                    "tensorflow #48412",
+                    _without(address),
+                )  # fmt: skip
+
+    def input_range(self) -> Iterator[Finding]:
+        """Look at how the data vary in front of the first normalisation, beside its memory."""
+        images = self._images()
+        ratio = None if images is None else range_ratio(self.model, images)
+        if images is None or ratio is None or 1 / _UNLIKELY < ratio < _UNLIKELY:
+            return
+        name = self._fitting_scale(images)
+        yield Finding(
+            "", self.graph.inputs[0].address,  # type: ignore[union-attr]
+            f"Inputs vary {ratio:.3g} times as much in front of the first normalisation as they "
+            "did in training: preprocessing is "
+            + ("missing." if ratio > 1 else "applied twice, here and where the data come from."),
+            f"rk.load_backbone(..., scale={name!r})." if name else
+            "Feed what the model was trained on.",
+            "deep-learning-models #21",
+            None if name is None else lambda model: _scaled(model, str(name)),
+        )  # fmt: skip
+
+    def _images(self) -> np.ndarray | None:
+        shapes = [tensor.shape for tensor in self.graph.inputs]  # type: ignore[union-attr]
+        fed = next(iter(self.data.batches(_BATCH)))[0]  # type: ignore[union-attr]
+        if len(shapes) != 1 or isinstance(fed, dict) or len(shapes[0]) != len(fed.shape):
+            return None
+        return np.asarray(fed)
+
+    def _fitting_scale(self, images: np.ndarray) -> str | None:
+        """Return the range that inputs were brought to in training, where one fits."""
+        for name in RANGES:
+            ratio = range_ratio(_scaled(self.model, name), images)
+            if ratio is not None and 0.5 < ratio < 2:
+                return name
+        return None
+
+    # --- outputs, loss and labels --------------------------------------------------------------
+
+    def outputs(self) -> Iterator[Finding]:
+        """Look for a loss that takes scores where the model gives probabilities, or the reverse."""
+        loss: Any = getattr(self.model, "loss", None)
+        if isinstance(loss, str):
+            loss = keras.losses.get(loss)
+        from_logits = loss.get_config().get("from_logits") if _is_loss(loss) else None
+        if from_logits is None or len(self.graph.outputs) != 1:  # type: ignore[union-attr]
+            return
+        maker = self.graph.maker[self.graph.outputs[0]]  # type: ignore[union-attr]
+        told = _gives_probabilities(maker.operation)
+        if told is None or told != from_logits:
+            return
+        gives, takes = ("probabilities", "scores") if told else ("scores", "probabilities")
+        yield Finding(
+            "", maker.address,
+            f"The model gives {gives}, and its loss {loss.name!r} takes {takes} "
+            f"(from_logits={from_logits}): it trains badly or not at all.",
+            f"Compile with from_logits={not from_logits}.",
+            "keras-hub #1008",
+        )  # fmt: skip
+
+    def labels(self) -> Iterator[Finding]:
+        """Look for labels that the outputs cannot tell."""
+        task, shapes = self.data.task, [one.shape for one in self.graph.outputs]  # type: ignore[union-attr]
+        if task.parts or len(shapes) != 1 or len(shapes[0]) != 2:
+            return
+        width, wanted = shapes[0][-1], task.size
+        binary = task.kind == "classification" and wanted == 2 and width == 1
+        if width in (None, wanted) or binary:
+            return
+        yield Finding(
+            "", self.graph.outputs[0].address,  # type: ignore[union-attr]
+            f"The model has {width} outputs, and the data {wanted} "
+            + ("classes: " if task.kind == "classification" else "labels: ")
+            + ", ".join(task.names[:5]) + (", ..." if wanted > 5 else "") + ".",
+            f"rk.attach(bottom, head) with a head of {wanted}.",
+            "tensorflow #60431",
+        )  # fmt: skip
+
+    # --- ties, optimizer, counts ---------------------------------------------------------------
+
+    def ties(self) -> Iterator[Finding]:
+        """Look for weights that were one, or will be two once saved."""
+        if self._complaints is None:
+            yield from self._lost_when_saved()
+        if self.graph is None:
+            return
+        embeddings = [
+            (call, call.operation.embeddings)
+            for call in self._once(self._calls)
+            if isinstance(call.operation, keras.layers.Embedding)
+        ]
+        others = [
+            (call, variable)
+            for call in self._once(self._calls)
+            if isinstance(call.operation, keras.Layer)
+            for variable in call.operation.weights
+            if math.prod(variable.shape) >= _FEW_NUMBERS and len(variable.shape) == 2
+        ]
+        for (one, mine), (other, theirs) in _pairs(embeddings, others):
+            turned = _equal(mine, theirs)
+            if turned is None:
+                continue
+            a = f"{without_call_number(one.address)}/{mine.name}"
+            b = f"{without_call_number(other.address)}/{theirs.name}"
+            how: Any = "transpose" if turned else None
+            yield Finding(
+                "", b,
+                f"It is equal to {a}{' transposed' if turned else ''} and a weight of its own: a "
+                "tie was lost when the model was saved or copied, and training parts them.",
+                f"rk.tie(model, {a!r}, {b!r}, transform={how!r}).",
+                "keras #10485, #20172",
+                _tied(a, b, how),
+            )  # fmt: skip
+
+        for call in self._calls:
+            given = keras.tree.flatten((call.args, call.kwargs))
+            for constant in (one for one in given if keras.ops.is_tensor(one)):
+                for one, mine in embeddings:
+                    if _equal(mine, constant) is not None:
+                        yield Finding(
+                            "", call.address,
+                            f"It takes the numbers that {one.address!r} had as a constant, and "
+                            "not the weight: they are never trained, and no tie.",
+                            f"rk.layers.TiedDense on the layer {one.address!r}.",
+                            "keras #10485",
+                        )  # fmt: skip
+
+    def _lost_when_saved(self) -> Iterator[Finding]:
+        known = tied_weights(self.model) if self.model.built else []
+        if not known:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.keras")
+            try:
+                self.model.save(path)
+                kept = tied_weights(read_file(path, self.name))
+            except (ReusekitError, ValueError, TypeError, NotImplementedError, RuntimeError):
+                kept = []
+        for one in known[len(kept) :]:
+            yield Finding(
+                "", one.owners[0],
+                f"{' and '.join(one.owners)} share {one.name!r}, and a saved file does not keep "
+                "that: loaded, they are two weights, or it does not load.",
+                "rk.layers.TiedDense(source), or rk.tie on a model without the tie.",
+                "keras #20172; PEFT #2777",
+            )  # fmt: skip
+
+    def optimizer(self) -> Iterator[Finding]:
+        """Look for an optimizer that was made for other variables than are trainable now."""
+        skipped = [one for one in self._complaints or () if "variable loading for opt" in one]
+        optimizer = self._optimizer()
+        held = keras_internals.variables_of(optimizer) if optimizer and optimizer.built else None
+        trained = {id(variable) for variable in self.model.trainable_variables}
+        strange = held is not None and {id(variable) for variable in held} != trained
+        if not (skipped or strange) or isinstance(optimizer, LayerwiseOptimizer):
+            return  # `rates` looks at that one
+        yield Finding(
+            "", "",
+            "The optimizer was made for other variables than are trainable now: frozen ones are "
+            "among its state, or thawed ones are not trained.",
+            "Compile the model again after every change of trainable.",
+            "keras #9965",
+            lambda model: model,  # `mended` compiles it anew
+        )  # fmt: skip
+
+    def rates(self) -> Iterator[Finding]:
+        """Look for learning rates by layer that are of no trainable variable, or are missing."""
+        optimizer = self._optimizer()
+        if not isinstance(optimizer, LayerwiseOptimizer):
+            return
+        known = {one.path for one in optimizer.rates}
+        wanted = [variable.path for variable in self.model.trainable_variables]
+        without = [path for path in wanted if path not in known]
+        if without:
+            yield Finding(
+                "", ", ".join(without[:3]),
+                f"{len(without)} of {len(wanted)} trainable variables have no learning rate.",
+                "rk.layerwise_optimizer(model, ...) after the last change of trainable.",
+                "timm #2691, #2712",
+            )  # fmt: skip
+
+    def _optimizer(self) -> Any:
+        optimizer = getattr(self.model, "optimizer", None)
+        return getattr(optimizer, "inner_optimizer", None) if _is_scaling(optimizer) else optimizer
+
+    def _notes(self) -> Iterator[str]:
+        if self.graph is None:
+            yield (
+                "The model has no functional graph, so that only ties, optimizer and rates were "
+                "looked at."
+            )
+        if not self.model.built:
+            return
+        rows = sum(layer.count_params() for layer in self.model.layers if layer.built)
+        total = count_params(self.model).total
+        if rows > total:
+            yield (
+                f"The rows of model.summary() add up to {rows:,} parameters, of which "
+                f"{rows - total:,} are counted twice; there are {total:,} (keras #3661)."
+            )
+        for one in self._complaints or ():
+            if one.startswith("The compilation"):
+                yield one
+
+    def _once(self, calls: list[Call]) -> list[Call]:
+        """Return the first call of each operation."""
+        return list({id(call.operation): call for call in reversed(calls)}.values())[::-1]
+
+
+def _is_batch_norm(operation: Any) -> bool:
+    return isinstance(operation, keras.layers.BatchNormalization)
+
+
+def _is_frozen(operation: Any) -> bool | None:
+    """Return whether all that could be trained of an operation is frozen; None without weights."""
+    if not isinstance(operation, keras.Layer):
+        return None
+    if not any(map(keras_internals.trainable_kind, keras_internals.all_layers(operation))):
+        return None
+    return not operation.trainable_weights
+
+
+@cache
+def _fit_obeys_training() -> bool:
+    """Return whether a recorded training=False holds in `fit`; up to Keras 3.15 it does not."""
+    x = keras.Input((64,))
+    inner = keras.Model(x, keras.layers.Dropout(0.5)(x))
+    outer = keras.Model(x, inner(x, training=False))
+    return bool(np.all(np.asarray(outer(np.ones((1, 64), "float32"), training=True)) == 1))
+
+
+def _is_loss(loss: Any) -> bool:
+    return isinstance(loss, keras.losses.Loss)
+
+
+def _is_scaling(optimizer: Any) -> bool:
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def _gives_probabilities(operation: Any) -> bool | None:
+    """Return whether a last layer gives probabilities or scores; None where it does not say."""
+    if isinstance(operation, (*keras_internals.ENDING_OPERATIONS, keras.layers.Softmax)):
+        return True
+    if not isinstance(operation, keras.layers.Dense):
+        return None
+    if operation.activation in (keras.activations.softmax, keras.activations.sigmoid):
+        return True
+    return False if operation.activation is keras.activations.linear else None
+
+
+def _shrinks(first: Call, second: Call) -> bool:
+    """Return whether two scalings together bring pixels to less than a hundredth of their range."""
+    scales = [np.max(np.abs(call.operation.scale)) for call in (first, second)]
+    return all(scale < 0.5 for scale in scales) and bool(np.prod(scales) < 1e-3)
+
+
+def _pairs(embeddings: list, others: list) -> Iterator[tuple]:
+    seen: set[frozenset[int]] = set()
+    for mine, theirs in ((a, b) for a in embeddings for b in others):
+        key = frozenset((id(mine[1]), id(theirs[1])))
+        if len(key) == 2 and key not in seen:
+            seen.add(key)
+            yield mine, theirs
+
+
+def _equal(one: Any, other: Any) -> bool | None:
+    """Return False for equal weights, True for equal ones of which one is transposed, else None."""
+    shapes = tuple(one.shape), tuple(other.shape)
+    if shapes[0] != shapes[1] and shapes[0] != shapes[1][::-1]:
+        return None
+    a, b = (keras.ops.convert_to_numpy(variable) for variable in (one, other))
+    if np.ptp(a) == 0:
+        return None
+    if shapes[0] == shapes[1] and np.array_equal(a, b):
+        return False
+    return True if shapes[0] == shapes[1][::-1] and np.array_equal(a, b.T) else None
+
+
+def _scaled(model: keras.Model, name: str) -> keras.Model:
+    made = scaling(name, tuple(model.inputs[0].shape[1:]))
+    return model if made is None else prepend(model, made)
+
+
+def _layer_at(model: keras.Model, address: str) -> keras.Layer:
+    calls = (call for call in read(model).calls if without_call_number(call.address) == address)
+    return next(calls).operation
+
+
+def _without(address: str) -> Mend:
+    return lambda model: remove(model, address)
+
+
+def _tied(a: str, b: str, transform: Any) -> Mend:
+    return lambda model: tie(model, a, b, transform)
+
+
+def _frozen_at(address: str) -> Mend:
+    def mend(model: keras.Model) -> keras.Model:
+        _layer_at(model, address).trainable = False
+        return model
+
+    return mend
+
+
+def _silent_at(address: str) -> Mend:
+    def mend(model: keras.Model) -> keras.Model:
+        for part in keras_internals.all_layers(_layer_at(model, address)):
+            rates.silence(part)
+        return model
+
+    return mend

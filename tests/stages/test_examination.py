@@ -1,0 +1,243 @@
+"""Models that are ill in known ways, and models that are well."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+
+import reusekit as rk
+from reusekit.errors import ConfigError
+from reusekit.stages import examine, write_mended
+
+
+def convolutions(norm_trains: bool = False, drop: float = 0.0, training: Any = None) -> Any:
+    """Return a base of two convolutions, with a normalisation and perhaps dropout between."""
+    x = keras.Input((8, 8, 3), name="pixels")
+    y = L.Conv2D(4, 3, name="a")(x)
+    y = L.BatchNormalization(name="norm")(y, training=training)
+    y = L.Dropout(drop, name="drop")(y) if drop else y
+    base = keras.Model(x, L.Conv2D(4, 3, name="b")(y), name="base")
+    base.trainable = False
+    base.get_layer("norm").trainable = norm_trains
+    return base
+
+
+def headed(base: Any, augmented: bool = False, units: int = 3, **call: Any) -> keras.Model:
+    x = keras.Input((8, 8, 3), name="image")
+    y = L.RandomFlip(name="flip")(x) if augmented else x
+    y = L.GlobalAveragePooling2D(name="pool")(base(y, **call))
+    y = L.Dropout(0.5, name="head_drop")(L.BatchNormalization(name="head_norm")(y))
+    return keras.Model(x, L.Dense(units, name="head")(y), name="model")
+
+
+def language(tied: bool = False) -> keras.Model:
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    embedding = L.Embedding(20, 4, name="embedding")
+    y = L.Dense(4, name="hidden")(embedding(tokens))
+    last = rk.layers.TiedDense(embedding, name="logits") if tied else L.Dense(20, name="logits")
+    return keras.Model(tokens, last(y), name="language")
+
+
+def untied() -> keras.Model:
+    model = language()
+    model.get_layer("logits").kernel.assign(
+        keras.ops.transpose(model.get_layer("embedding").embeddings)
+    )
+    return model
+
+
+def tied_by_hand(constant: bool) -> keras.Model:
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    embedding = L.Embedding(20, 4, name="embedding")
+    y = L.Dense(4, name="hidden")(embedding(tokens))
+    weight = embedding.embeddings
+    if constant:
+        logits = keras.ops.matmul(y, keras.ops.transpose(weight))
+    else:
+        logits = keras.ops.einsum("btc,vc->btv", y, weight)
+    return keras.Model(tokens, logits, name="by_hand")
+
+
+def shared_with_a_nested_model() -> keras.Model:
+    x = keras.Input((4,), name="x")
+    shared = L.Dense(4, name="shared")
+    inner = keras.Sequential([keras.Input((4,)), shared], name="inner")
+    return keras.Model(x, shared(inner(x)))
+
+
+def texts() -> keras.Model:
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    y = L.Embedding(20, 4, trainable=False, name="embedding")(tokens)
+    return keras.Model(tokens, L.Dense(2)(L.LSTM(3, dropout=0.3, name="lstm")(y)))
+
+
+def frozen_after_compiling() -> keras.Model:
+    model = headed(convolutions(), training=False)
+    model.get_layer("base").trainable = True
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.get_layer("base").trainable = False
+    return model
+
+
+def rated(thawed: bool) -> keras.Model:
+    model = headed(convolutions(), training=False)
+    model.compile(rk.layerwise_optimizer(model, "adam", decay=0.5), "mse")
+    if not thawed:
+        return model
+    with tempfile.NamedTemporaryFile(suffix=".keras") as file:
+        model.save(file.name)
+        loaded = keras.saving.load_model(file.name)
+    loaded.get_layer("base").trainable = True
+    return loaded
+
+
+def compiled(from_logits: bool, activation: str | None) -> keras.Model:
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, L.Dense(3, activation=activation, name="out")(x))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits))
+    return model
+
+
+def trained_on(scale: float) -> keras.Model:
+    """Return a model whose normalisation remembers pixels that were multiplied by a number."""
+    x = keras.Input((8, 8, 3), name="pixels")
+    y = L.BatchNormalization(name="norm")(L.Conv2D(4, 3, name="a")(x))
+    model = keras.Model(x, L.Dense(3, name="out")(L.GlobalAveragePooling2D()(y)), name="trained")
+    seen = np.asarray(keras.Model(x, model.get_layer("a").output)(scale * pixels()))
+    norm = model.get_layer("norm")
+    norm.moving_mean.assign(seen.mean((0, 1, 2)))
+    norm.moving_variance.assign(seen.var((0, 1, 2)))
+    return model
+
+
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).uniform(0, 255, (30, 8, 8, 3)).astype("float32")
+
+
+def labelled(classes: int = 3) -> Any:
+    return rk.data.from_arrays(pixels(), np.arange(30) % classes)
+
+
+def scaled_twice() -> keras.Model:
+    x = keras.Input((8, 8, 3), name="pixels")
+    y = L.Rescaling(1 / 255, name="again")(L.Rescaling(1 / 255, name="once")(x))
+    return keras.Model(x, L.Conv2D(2, 3, name="a")(y))
+
+
+class Odd(L.Layer):
+    """A layer that is registered nowhere."""
+
+    def call(self, x):
+        return x * 2
+
+
+def foreign(path: Path) -> Path:
+    x = keras.Input((4,), name="x")
+    keras.Model(x, Odd(name="odd")(x)).save(path / "odd.keras")
+    return path / "odd.keras"
+
+
+def siamese() -> keras.Model:
+    tower = keras.Sequential([keras.Input((4,)), L.Dense(3, name="in_tower")], name="tower")
+    one, other = keras.Input((4,), name="one"), keras.Input((4,), name="other")
+    return keras.Model([one, other], L.Subtract(name="apart")([tower(one), tower(other)]))
+
+
+ILL = {
+    "batch-norm": lambda: headed(convolutions(norm_trains=True)),
+    "batch-norm, always": lambda: headed(convolutions(training=True)),
+    "training-mode": lambda: headed(convolutions(drop=0.3)),
+    "augmentation": lambda: headed(convolutions(), augmented=True, training=False),
+    "scaling": scaled_twice,
+    "input-range, missing": lambda: (trained_on(1 / 255), labelled()),
+    "labels": lambda: (headed(convolutions(), units=5, training=False), labelled()),
+    "outputs": lambda: compiled(from_logits=True, activation="softmax"),
+    "outputs, reverse": lambda: compiled(from_logits=False, activation=None),
+    "ties": untied,
+    "ties, by a constant": lambda: tied_by_hand(constant=True),
+    "ties, by an operation": lambda: tied_by_hand(constant=False),
+    "ties, with a nested model": shared_with_a_nested_model,
+    "optimizer": frozen_after_compiling,
+    "rates": lambda: rated(thawed=True),
+}
+MENDED = {
+    "batch-norm", "training-mode", "augmentation", "scaling", "input-range, missing", "ties",
+    "optimizer",
+}  # fmt: skip
+WELL = {
+    "frozen base": lambda: (headed(convolutions(), training=False), labelled()),
+    "frozen base, called plainly": lambda: headed(convolutions()),
+    "dropout behind the frozen part": texts,
+    "frozen by rk.freeze": lambda: frozen_by_us(),
+    "nothing frozen": lambda: thawed(convolutions(drop=0.3)),
+    "tied": lambda: language(tied=True),
+    "not tied": language,
+    "rates": lambda: rated(thawed=False),
+    "probabilities": lambda: compiled(from_logits=False, activation="softmax"),
+    "scores": lambda: compiled(from_logits=True, activation=None),
+    "trained on pixels": lambda: (trained_on(1.0), labelled()),
+    "siamese": siamese,
+}
+
+
+def frozen_by_us() -> keras.Model:
+    model = headed(convolutions(norm_trains=True, drop=0.3))
+    rk.freeze(model, up_to="pool")
+    return model
+
+
+def thawed(base: keras.Model) -> keras.Model:
+    base.trainable = True
+    return headed(base)
+
+
+def look(made: Any) -> tuple[Any, Any]:
+    model, data = made if isinstance(made, tuple) else (made, None)
+    return examine(model, data), data
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_each_illness_is_found_alone_and_mended_where_it_can_be(name, tmp_path):
+    examination, data = look(ILL[name]())
+    assert {one.check for one in examination.findings} == {name.partition(",")[0]}
+    assert all(one.mend is not None for one in examination.findings) == (name in MENDED)
+    before = [np.array(weight) for weight in examination.model.weights]
+    if name in MENDED:
+        write_mended(examination, tmp_path / "mended.keras")
+        assert examine(tmp_path / "mended.keras", data).is_well
+        with pytest.raises(ConfigError, match="since nothing is ever written over"):
+            write_mended(examination, tmp_path / "mended.keras")
+    else:
+        with pytest.raises(ConfigError, match="only you"):
+            write_mended(examination, tmp_path / "mended.keras")
+    after = [np.array(weight) for weight in examination.model.weights]
+    assert all(map(np.array_equal, before, after))
+
+
+@pytest.mark.parametrize("name", WELL)
+def test_nothing_is_found_in_a_model_that_is_well(name):
+    examination, _ = look(WELL[name]())
+    assert examination.is_well, examination.findings
+
+
+def test_a_file_is_examined_with_its_optimizer(tmp_path):
+    frozen_after_compiling().save(tmp_path / "late.keras")
+    found = examine(tmp_path / "late.keras").findings
+    assert [one.check for one in found] == ["optimizer"]
+
+
+def test_a_class_that_cannot_be_loaded_is_named(tmp_path):
+    (found,) = examine(foreign(tmp_path)).findings
+    assert found.check == "classes"
+    assert "Odd" in found.what
+    with pytest.raises(ConfigError):
+        write_mended(examine(foreign(tmp_path)), tmp_path / "mended.keras")
+
+
+def test_layers_that_are_counted_twice_are_noted():
+    assert "20 are counted twice" in examine(shared_with_a_nested_model()).notes[0]
