@@ -27,6 +27,11 @@ def reversible(name="embed"):
     return layers.ReversibleEmbedding(3, 4, mask_zero=True, name=name)
 
 
+def rnn(*args, **kwargs):
+    """Unrolled, which takes less time where every operation runs by itself."""
+    return layers.SimpleRNN(*args, unroll=True, **kwargs)
+
+
 def embedding(name="embed"):
     return layers.Embedding(3, 4, mask_zero=True, name=name)
 
@@ -42,7 +47,7 @@ def run_time_mask_into_an_lstm():
 @masked
 def run_time_mask_of_a_tied_head():
     x, embed = ids(), reversible()
-    y = layers.SimpleRNN(4, return_sequences=True, name="rnn")(embed(x))
+    y = rnn(4, return_sequences=True, name="rnn")(embed(x))
     return keras.Model(x, embed(y, reverse=True), name="m")
 
 
@@ -60,7 +65,7 @@ def run_time_mask_through_attention():
 @masked
 def run_time_mask_into_a_nested_model():
     inner = keras.Input((3, 4), name="inner")
-    y = layers.SimpleRNN(3, name="rnn")(layers.Dense(4, name="a")(inner))
+    y = rnn(3, name="rnn")(layers.Dense(4, name="a")(inner))
     block = keras.Model(inner, y, name="block")
     x = ids()
     return keras.Model(x, layers.Dense(2, name="head")(block(reversible()(x))), name="m")
@@ -71,7 +76,7 @@ def run_time_mask_made_inside_a_nested_model():
     inner = ids("inner")
     block = keras.Model(inner, layers.Dense(4, name="a")(reversible()(inner)), name="block")
     x = ids()
-    return keras.Model(x, layers.SimpleRNN(3, name="rnn")(block(x)), name="m")
+    return keras.Model(x, rnn(3, name="rnn")(block(x)), name="m")
 
 
 @masked
@@ -79,8 +84,8 @@ def run_time_masks_of_two_calls_of_one_embedding():
     left, right, embed = ids("left"), ids("right"), reversible()
     both = layers.Concatenate(axis=1, name="both")([embed(left), embed(right)])
     y = layers.Add(name="sum")([embed(left), embed(right)])
-    y = layers.Dense(2, name="head")(layers.SimpleRNN(3, name="rnn")(y))
-    return keras.Model([left, right], [y, layers.SimpleRNN(2, name="other_rnn")(both)], name="m")
+    y = layers.Dense(2, name="head")(rnn(3, name="rnn")(y))
+    return keras.Model([left, right], [y, rnn(2, name="other_rnn")(both)], name="m")
 
 
 def merge_in_a_nested_model(merge):
@@ -88,7 +93,7 @@ def merge_in_a_nested_model(merge):
         inner = keras.Input((3, 4), name="inner")
         y = merge([layers.Dense(4, name="a", activation="tanh")(inner), inner])
         y = layers.Dense(4, name="b")(y)
-        block = keras.Model(inner, layers.SimpleRNN(3, name="rnn")(y), name="block")
+        block = keras.Model(inner, rnn(3, name="rnn")(y), name="block")
         x = ids()
         return keras.Model(x, layers.Dense(2, name="head")(block(embedding()(x))), name="m")
 
@@ -111,7 +116,7 @@ def masked_and_not_masked_joined_in_a_nested_model():
     z = layers.Multiply(name="product")([one, other])
     block = keras.Model(
         [one, other],
-        [layers.SimpleRNN(3, name="rnn")(y), layers.SimpleRNN(3, name="other_rnn")(z)],
+        [rnn(3, name="rnn")(y), rnn(3, name="other_rnn")(z)],
         name="block",
     )
     x, plain = ids(), keras.Input((3, 4), name="plain")
@@ -122,10 +127,10 @@ def masked_and_not_masked_joined_in_a_nested_model():
 def two_masks_into_a_nested_model():
     one, other = keras.Input((3, 4), name="one"), keras.Input((3, 4), name="other")
     y = layers.Maximum(name="larger")([one, layers.Dense(4, name="a")(other)])
-    block = keras.Model([one, other], layers.SimpleRNN(3, return_sequences=True, name="rnn")(y))
+    block = keras.Model([one, other], rnn(3, return_sequences=True, name="rnn")(y))
     left, right = ids("left"), ids("right")
     y = block([embedding("first")(left), embedding("second")(right)])
-    return keras.Model([left, right], layers.SimpleRNN(2, name="other_rnn")(y), name="m")
+    return keras.Model([left, right], rnn(2, name="other_rnn")(y), name="m")
 
 
 @masked
@@ -135,7 +140,7 @@ def merges_two_models_deep():
     core = keras.Model(core, y, name="core")
     inner = keras.Input((3, 4), name="inner")
     y = layers.Average(name="mean")([core(inner), core(layers.Dense(4, name="b")(inner))])
-    block = keras.Model(inner, layers.SimpleRNN(3, name="rnn")(y), name="block")
+    block = keras.Model(inner, rnn(3, name="rnn")(y), name="block")
     x = ids()
     return keras.Model(x, layers.Dense(2, name="head")(block(embedding()(x))), name="m")
 
@@ -147,13 +152,13 @@ def masking_in_a_sequential_in_a_nested_model():
             keras.Input((3, 4)),
             layers.Masking(0.0, name="masking"),
             layers.Dense(4, name="a"),
-            layers.SimpleRNN(3, return_sequences=True, name="rnn"),
+            rnn(3, return_sequences=True, name="rnn"),
         ],
         name="stack",
     )
     inner = keras.Input((3, 4), name="inner")
     y = layers.Concatenate(name="join")([stack(inner), inner])
-    block = keras.Model(inner, layers.SimpleRNN(3, name="other_rnn")(y), name="block")
+    block = keras.Model(inner, rnn(3, name="other_rnn")(y), name="block")
     x = ids()
     return keras.Model(x, block(embedding()(x)), name="m")
 
@@ -205,7 +210,7 @@ class TellsMasks(HidesMasks):
 def a_hidden_mask_that_is_told():
     x = ids()
     y = layers.Dense(4, name="a")(TellsMasks(name="tokens")(x))
-    return keras.Model(x, layers.SimpleRNN(3, name="rnn")(y), name="m")
+    return keras.Model(x, rnn(3, name="rnn")(y), name="m")
 
 
 @pytest.mark.parametrize("name", MODELS)
