@@ -217,6 +217,8 @@ def _is_filled(cell: types.CellType) -> bool:
 
 
 def _has_parts(value: Any) -> bool:
+    if type(value) in (str, int, float, bool, types.NoneType):  # most of what layers hold
+        return False
     return not isinstance(
         value, type | types.ModuleType | keras.KerasTensor
     ) and not keras.ops.is_tensor(value)
