@@ -398,6 +398,7 @@ def ftu(bench: Bench) -> Report:
     ours, result = timed(search.run)
     specs = [trial.spec for trial in result.trials]
     sample = specs if bench.full else [s for s in specs if s.learning_rate == 5e-5]
+    sample = sample[:1] if bench.quick else sample
     scale = len(specs) / len(sample)
     data = bench.search(space, "ftu", "ftu", plain=True).extract()
     plain = plain_trials(bench, data, space, sample, epochs)

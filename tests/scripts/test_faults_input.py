@@ -13,5 +13,5 @@ def test_bad_arguments_end_well(tmp_path):
 
 def test_bad_command_lines_end_in_one_line_and_write_nothing(tmp_path):
     # faults E and pipeline F: files, sections, keys and values of every kind
-    tries = command_line.run(np.random.default_rng(5), 80, tmp_path)
+    tries = command_line.run(np.random.default_rng(5), 50, tmp_path)
     assert [outcome for outcome in tries if outcome.end not in GOOD] == []

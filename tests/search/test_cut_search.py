@@ -88,8 +88,8 @@ def test_the_models_of_good_trials_are_whole(both, digits, way, tmp_path):
         assert accuracy == pytest.approx(record.accuracy)
         assert loss == pytest.approx(record.loss, rel=1e-3)
         assert sum(v.numpy().size for v in model.trainable_variables) == record.trained
-        as_trained = search.best_model(position, folded=False)
-        assert as_trained.count_params() == record.sizes.parameters
+    as_trained = search.best_model(position, folded=False)
+    assert as_trained.count_params() == record.sizes.parameters
     model.save(tmp_path / "model.keras")
     with warnings.catch_warnings():  # about an optimizer that has made no step yet
         warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
