@@ -21,7 +21,7 @@ from reusekit.planning import Trials
 from reusekit.search import CutSearch, SearchConfig, SearchSpace
 from reusekit.settings import FineTuneSettings, TrackingSettings
 from reusekit.stages.features import frozen_features
-from reusekit.tracking import log_data, requirements
+from reusekit.tracking import log_data, requirements, saved
 
 keras_hub = pytest.importorskip("keras_hub")
 
@@ -148,7 +148,7 @@ def test_a_top_is_fed_what_crosses_and_no_mask_of_a_head(splits, budget, tmp_pat
         )
 
 
-def test_whose_classes_a_model_has_is_among_what_it_needs():  # pipeline W10
+def test_whose_classes_a_model_has_is_among_what_it_needs(monkeypatch):  # pipeline W10
     class Zeros(keras.initializers.Zeros):
         """As if another package had it: no layer, and so in the configuration alone."""
 
@@ -158,5 +158,9 @@ def test_whose_classes_a_model_has_is_among_what_it_needs():  # pipeline W10
         keras.Model(x, keras.layers.Dense(1, bias_initializer=kind())(x))
         for kind in (keras.initializers.Zeros, Zeros)
     )
+    saved._providers.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "packages_distributions", dict)  # before anything was installed
+        assert requirements(foreign) == requirements(plain)
     extra = set(requirements(foreign)) - set(requirements(plain))
     assert extra == {f"keras-hub=={installed('keras-hub')}"}
