@@ -57,7 +57,7 @@ def launch(
         _check_order(arguments)
         _check_sections(arguments, _options(parser))
         with _looking_up_quietly():
-            options = parser.instantiate(parser.parse_args(arguments))
+            options = _made(parser, arguments)
         options.pop("config")
         _check_texts(options)
         _import(options.pop("import"))
@@ -81,6 +81,18 @@ def _looking_up_quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"rk\.\w+ is ", DeprecationWarning)
         yield
+
+
+def _made(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
+    """Return the options, their settings made; of a union's refusals the one of settings."""
+    options = parser.parse_args(arguments)
+    try:
+        return parser.instantiate(options)
+    except ReusekitError:
+        raise
+    except ValueError as error:
+        own = re.search(r"- (Expected .* Received: .*)", str(error))
+        raise ConfigError(own[1] if own else " ".join(str(error).split())) from error
 
 
 @_looking_up_quietly()

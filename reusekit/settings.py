@@ -166,6 +166,13 @@ class DataSettings(Settings):
                     f"Expected no {setting} for data.{named[0]}. Received: "
                     f"{getattr(self, setting)!r}."
                 )
+        for name in ("input", "label"):
+            value = getattr(self, name)
+            parts = list(value.values()) if isinstance(value, Mapping) else [value]
+            if value is not None and not (parts and all(parts)):
+                raise ConfigError(
+                    f"Expected {name} to name a feature or a column. Received: {value!r}."
+                )
         if self.name is not None and isinstance(self.input, Mapping):
             raise ConfigError(
                 "Expected input as a feature or a list of them for data.name. Received: "

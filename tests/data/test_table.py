@@ -417,6 +417,8 @@ def test_memory_does_not_follow_the_number_of_rows(tmp_path):
         ({"table": "a.csv", "data_dir": "b"}, "Expected no data_dir for data.table"),
         ({"name": "mnist", "part": "part"}, "Expected no part for data.name"),
         ({"name": "mnist", "input": {"a": "b"}}, "Expected input as a feature"),
+        ({"table": "a.csv", "input": "x", "label": []}, "name a feature or a column. Received: []"),
+        ({"table": "a.csv", "input": {"a": []}, "label": "y"}, "Received: {'a': []}"),
         (
             {"table": "a.csv", "input": "x", "label": "y", "part": "p", "shares": Shares()},
             "Expected part, a column, or shares",

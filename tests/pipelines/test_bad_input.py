@@ -34,6 +34,8 @@ DATA = "--data.name=sklearn_digits"
         (["--data.name=mnist"], "--data.download true"),
         (["--data.train=trian"], "Did you mean 'train'"),
         (["--data.data_dir=photos"], "Expected no data_dir"),  # pipeline W2
+        (["--data.shares={train: 0.9}"], "add up to 1. Received: 0.9 + 0.15 + 0.15 = 1.2."),
+        (["--data.label=[]"], "Expected label to name a feature or a column. Received: []"),
         (["--data.examples_per_class=10000"], "examples_per_class=10000"),
         (["--tracking.uri=http://127.0.0.1:9"], "does not answer"),
         (["--tracking.alias=latest"], "MLflow keeps"),
