@@ -8,6 +8,7 @@ import wave
 import zlib
 from pathlib import Path
 
+import keras
 import numpy as np
 import psutil
 import pytest
@@ -163,6 +164,18 @@ def test_grey_pictures_stay_grey_and_sizes_may_differ(tmp_path):
     assert from_folder(tmp_path, "train", shares=every, treatment=padded).arrays()[0].shape == (
         4, 8, 8, 1,
     )  # fmt: skip
+
+
+def test_jpegs_are_resized_as_keras_does_with_antialiasing_to_the_last_bit(tmp_path):
+    for number, shape in enumerate([(60, 40, 3), (17, 90, 3), (25, 20, 3)]):
+        save(tmp_path / "a" / f"{number}.jpg", pixels(*shape))
+    every = Shares(train=1, validation=0, test=0)
+    stretch = Treatment(image_size=(31, 21), channels=3)
+    found = from_folder(tmp_path, "train", shares=every, treatment=stretch).arrays()[0]
+    layer = keras.layers.Resizing(31, 21, antialias=True, data_format="channels_last")
+    read = [tf.io.decode_jpeg(one.read_bytes()) for one in (tmp_path / "a").iterdir()]
+    expected = [np.round(layer(tf.cast(image, tf.float32))) for image in read]
+    assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
 
 
 def test_pictures_that_memory_does_not_hold_are_decoded_once(pets, tmp_path, monkeypatch):
