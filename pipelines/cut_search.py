@@ -113,7 +113,26 @@ def cut_search(
                 folder=job.folder,
                 standalone=options.standalone,
             )
-    stages.report(job=job, tuned=tuned, scores=scores, version=version, tracking=tracking)
+        exports = None
+        if search.ship is not None:
+            with job.stage("Ship"):
+                exports = stages.ship(
+                    tuned=tuned,
+                    splits=splits,
+                    ship_as=search.ship,
+                    version=version,
+                    name=tracking.model,
+                    folder=job.folder,
+                )
+    stages.report(
+        job=job,
+        tuned=tuned,
+        scores=scores,
+        version=version,
+        tracking=tracking,
+        exports=exports,
+        left_out=candidates.left_out,
+    )
 
 
 if __name__ == "__main__":

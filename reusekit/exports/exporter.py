@@ -1,8 +1,8 @@
 """The exporter: a model as a file, run in the file's runtime on real examples before it is kept."""
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,14 +125,15 @@ class Exporter:
         self._check(quantize)
         face = interface_of(self._graph, kind.texts, kind.exact)
         folder = expanded(self.folder, ExportError)
-        name = re.sub(r"[^\w.-]", "_", self.model.name, flags=re.ASCII)
-        path = folder / ("-".join(filter(None, (name, quantize))) + kind.ending)
+        path = folder / file_name(self.model.name, format, quantize)
+        calibrating = self._calibrating(face) if self.calibrate else lambda: iter(())
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=folder, prefix=".export-") as draft:
                 written = Path(draft, path.name)
-                run, alone = self._written(face, kind, quantize, written)
-                found = self._compared(face, kind, quantize, (run, alone), written)
+                example = face.fed(self._batches[0])
+                runs = self._written(face, kind, quantize, written, example, calibrating)
+                found = self._compared(face, kind, quantize, runs, written)
                 if path.is_dir():
                     path.replace(Path(draft, "earlier"))
                 written.replace(path)
@@ -142,6 +143,44 @@ class Exporter:
                 f"{error.strerror or error}."
             ) from error
         return Export(str(path), format, quantize, **found)
+
+    def tuned(self) -> "Exporter":
+        """Return it with the rules' choices by the Keras model on `check`, such as thresholds."""
+        if self._measuring is None:
+            return self
+        rules, labels = self._measuring
+        return replace(self, rules=rules.tuned(self._outputs(self._expected), labels))
+
+    def measure(self, format: AnyFormat, quantize: Quantization | None = None) -> Figures:
+        """Return what a file takes that is written and gone at once, whatever its numbers are.
+
+        Weights do not matter, and ranges of int8 follow from one example: nothing is compared.
+
+        Raises:
+            ExportError: As `export` raises it.
+            NoGraphError: The model has no functional graph.
+        """
+        kind = FORMATS[format]
+        kind.check(quantize)
+        face = interface_of(self._graph, kind.texts, kind.exact)
+        size = self._fixed or 1
+        if self.check is None or self.check.size < size:
+            raw = random_inputs(self._graph, batch=size)
+        else:
+            raw = _plain(next(iter(self.check.batches(size)))[0])
+        example = face.fed(raw)
+        try:
+            with TemporaryDirectory() as scratch:
+                path = Path(scratch, f"model{kind.ending}")
+                runs = self._written(face, kind, quantize, path, example, lambda: iter([example]))
+                run, alone = runs
+                seconds = _timed([lambda: run(example), lambda: alone(example)])
+                return _figures(kind, path, seconds, None)
+        except OSError as error:
+            raise ExportError(
+                "Expected room for a file in the folder of temporary ones. Received: "
+                f"{error.strerror or error}."
+            ) from error
 
     def _check(self, quantize: Quantization | None) -> None:
         """Refuse what is asked for without the examples that it takes."""
@@ -163,28 +202,28 @@ class Exporter:
     # --- writing ----------------------------------------------------------------------------------
 
     def _written(
-        self, face: Interface, kind: Format, quantize: Quantization | None, path: Path
+        self,
+        face: Interface,
+        kind: Format,
+        quantize: Quantization | None,
+        path: Path,
+        example: Named,
+        calibrating: Callable[[], Iterator[Named]],
     ) -> tuple[Running, Running]:
         """Write a file and open it twice: on all threads, and on one.
 
         Raises:
             ExportError: The format cannot express what a layer computes.
         """
-        example = face.fed(self._batches[0])
-
-        def tried(face: Interface, path: Path, example: Named) -> tuple[Running, Running]:
-            calibrating = self._calibrating(face) if self.calibrate else iter
+        try:
             with without_remarks():
-                kind.write(face, path, quantize, calibrating)  # type: ignore[arg-type]
+                kind.write(face, path, quantize, calibrating)
             both = tuple(kind.open(path, [*face.outputs], threads) for threads in (None, 1))
             for run in both:
                 found = run(example)
                 if set(found) != set(face.outputs):
                     raise ExportError(f"The file has outputs {', '.join(found)}.")
             return both  # type: ignore[return-value]
-
-        try:
-            return tried(face, path, example)
         except OSError:
             raise
         except Exception as error:  # converters and runtimes raise whatever they like
@@ -274,19 +313,15 @@ class Exporter:
             lambda: run(one),
             lambda: alone(one),
         )
-        (once,) = median_seconds(calls[:1], 3)
-        seconds = median_seconds(calls, round(np.clip(_TIMED / once, *_RUNS)))
-        own_threads = kind.name != "saved_model"
+        by_keras, *seconds = _timed(calls)
         return {
             "inputs": {name: _said(t.shape, t.dtype) for name, t in face.inputs.items()},
             "outputs": {
                 name: _said(t.shape, part.dtype)
                 for (name, t), part in zip(face.outputs.items(), received[0], strict=True)
             },
-            "file": Figures(
-                _bytes(path), seconds[1], seconds[2] if own_threads else None, values[1]
-            ),
-            "keras": Figures(bytes_of(self.model.weights), seconds[0], None, values[0]),
+            "file": _figures(kind, path, seconds, values[1]),
+            "keras": Figures(bytes_of(self.model.weights), by_keras, None, values[0]),
             "examples": sum(len(batch[0]) for batch in received),
             "max_difference": difference,
             "agreement": agreement,
@@ -342,19 +377,7 @@ class Exporter:
         if self._measuring is None:
             return (None, None), None, None, None
         rules, labels = self._measuring
-        structure = self._graph.output_structure
-
-        def outputs(batches: list[list[np.ndarray]]) -> np.ndarray:
-            packed = (keras.tree.pack_sequence_as(structure, batch) for batch in batches)
-            by_task = [
-                joined({name: np.asarray(part, "float32") for name, part in one.items()})
-                if isinstance(one, dict)
-                else np.asarray(keras.tree.flatten(one)[0], "float32")
-                for one in packed
-            ]
-            return np.concatenate(by_task)
-
-        known, found = outputs(self._expected), outputs(received)
+        known, found = self._outputs(self._expected), self._outputs(received)
         values = rules.value(known, labels), rules.value(found, labels)
         lost = values[0] - values[1] if rules.maximize else values[1] - values[0]
         if self.max_accuracy_loss is not None and not lost <= self.max_accuracy_loss:
@@ -363,6 +386,29 @@ class Exporter:
                 f"{values[1]:.4g} in the file, and {values[0]:.4g} in Keras. No file was left."
             )
         return values, rules.agreement(known, found), rules.measure, lost
+
+    def _outputs(self, batches: list[list[np.ndarray]]) -> np.ndarray:
+        """Return outputs of all examples as the rules of the task take them."""
+        structure = self._graph.output_structure
+        packed = (keras.tree.pack_sequence_as(structure, batch) for batch in batches)
+        by_task = [
+            joined({name: np.asarray(part, "float32") for name, part in one.items()})
+            if isinstance(one, dict)
+            else np.asarray(keras.tree.flatten(one)[0], "float32")
+            for one in packed
+        ]
+        return np.concatenate(by_task)
+
+
+def file_name(model: str, format: AnyFormat, quantize: Quantization | None) -> str:
+    """Return the name of a model's file.
+
+    Example:
+        >>> file_name("my digits", "litert", "int8")
+        'my_digits-int8.tflite'
+    """
+    safe = re.sub(r"[^\w.-]", "_", model, flags=re.ASCII)
+    return "-".join(filter(None, (safe, quantize))) + FORMATS[format].ending
 
 
 def _refused(
@@ -416,6 +462,15 @@ def _said(shape: tuple[int | None, ...], dtype: Any) -> str:
     return f"{dtype} ({sizes})"
 
 
-def _bytes(path: Path) -> int:
+def _timed(calls: Sequence[Callable[[], Any]]) -> list[float]:
+    """Return the median seconds of calls, of which the first decides how often they are run."""
+    (once,) = median_seconds(calls[:1], 3)
+    return median_seconds(calls, round(np.clip(_TIMED / once, *_RUNS)))
+
+
+def _figures(kind: Format, path: Path, seconds: Sequence[float], value: float | None) -> Figures:
+    """Return the figures of a file, with its seconds on all threads and on one."""
     files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    own_threads = kind.name != "saved_model"
+    return Figures(size, seconds[0], seconds[1] if own_threads else None, value)

@@ -284,6 +284,23 @@ class SavedModel(Format):
 FORMATS: Mapping[str, Format] = {
     one.name: one for one in (LiteRT(), ONNX(), OpenVINO(), SavedModel())
 }
+WRITTEN: Mapping[str, tuple[str, Quantization | None]] = {
+    "-".join(filter(None, (name, how))): (name, how)
+    for name, one in FORMATS.items()
+    for how in (None, *one.quantizations)
+}
+"""Each format in each precision that it can have, by its name, such as `litert-int8`."""
+
+
+def written_as(name: str) -> tuple[Any, Quantization | None]:
+    """Return format and precision of a name in `WRITTEN`.
+
+    Raises:
+        ExportError: What writes and runs the format is not installed.
+    """
+    format, quantize = WRITTEN[name]
+    FORMATS[format].check(quantize)
+    return format, quantize
 
 
 class _Calibration:

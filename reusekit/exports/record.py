@@ -26,6 +26,12 @@ class Figures:
     latency_one_thread: float | None
     value: float | None
 
+    @property
+    def latency_alone(self) -> float:
+        """Seconds for one example on one thread, or on those of the process where it has them."""
+        one = self.latency_one_thread
+        return self.latency if one is None else one
+
 
 @dataclass(frozen=True)
 class Export:

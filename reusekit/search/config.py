@@ -2,12 +2,23 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from reusekit.arguments import Seed, Settings
-from reusekit.errors import ConfigError
+from reusekit.errors import ConfigError, nearest
+from reusekit.exports.formats import WRITTEN
 from reusekit.features import Padding
 from reusekit.graph.padding_mask import AUTO
+
+SHIPPED = 3
+"""The number of trials, the best ones, that are exported at the end where `ship` is set."""
 
 
 class Limits(Settings):
@@ -15,7 +26,7 @@ class Limits(Settings):
 
     Example:
         >>> Limits(flops=10**9)
-        Limits(parameters=None, flops=1000000000.0, latency=None)
+        Limits(parameters=None, flops=1000000000.0, latency=None, bytes=None)
     """
 
     parameters: PositiveInt | None = Field(
@@ -25,7 +36,12 @@ class Limits(Settings):
         None, description="FLOPs of one example, two for each multiply-add; null: any."
     )
     latency: PositiveFloat | None = Field(
-        None, description="Seconds for one example up to the cut, as measured here; null: any."
+        None,
+        description="Seconds for one example up to the cut, as measured here; with ship, of the "
+        "whole model as a file, on one thread; null: any.",
+    )
+    bytes: PositiveInt | None = Field(
+        None, description="Bytes of the weights; with ship, of the file; null: any."
     )
 
 
@@ -42,6 +58,12 @@ class SearchOptions(Settings):
         None, description="Whether more or less of the objective is better; null where it is known."
     )
     limits: Limits = Field(Limits(), description="The most that a whole model may cost.")
+    ship: str | None = Field(
+        None,
+        description="Format that models are shipped in, with its precision, such as litert-int8: "
+        "each cut's model is measured as such a file before any training, and of the best trials "
+        "the one whose file is best wins; null for none.",
+    )
     max_trials: PositiveInt | None = Field(
         None,
         description="Trials in all; each cut gets one first. Null for every combination of the "
@@ -100,6 +122,16 @@ class SearchOptions(Settings):
         None, description="Bytes that training may take; null for half of what is available."
     )
 
+    @field_validator("ship")
+    @classmethod
+    def _written(cls, ship: str | None) -> str | None:
+        if ship is not None and ship not in WRITTEN:
+            raise ConfigError(
+                f"Expected ship to be one of {', '.join(WRITTEN)}. Received: {ship!r}. "
+                f"{nearest(ship, WRITTEN)}"
+            )
+        return ship
+
     @model_validator(mode="after")
     def _ranked(self) -> Self:
         if self.best_cuts is not None and self.rank is None:
@@ -148,11 +180,21 @@ class SearchConfig(SearchOptions):
         "say, as `reusekit.features.Extraction` has it.",
     )
 
+    @property
+    def kept(self) -> int:
+        """The number of trials whose weights are kept: those that are shipped are among them."""
+        return max(self.keep, 1 if self.ship is None else SHIPPED)
+
     @model_validator(mode="after")
     def _not_plain(self) -> Self:
         if self.plain and self.rank is not None:
             raise ConfigError(
                 "Expected no ranking with plain=True, which has no features to rank cuts by. "
                 f"Received: rank={self.rank!r}."
+            )
+        if self.ship is not None and self.padding is not None:
+            raise ConfigError(
+                f"Expected padding=None with ship={self.ship!r}, since files are compared on "
+                f"examples as they are. Received: {self.padding}."
             )
         return self

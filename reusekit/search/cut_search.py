@@ -1,10 +1,12 @@
 """The whole of a cut search: plan, features, ranking, trials, results, the best model."""
 
+import math
 import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import keras
@@ -15,14 +17,15 @@ import pandas as pd
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.backbones import Backbone
 from reusekit.data import DataSplit
-from reusekit.errors import ConfigError, ReusekitError, nearest
+from reusekit.errors import ConfigError, ExportError, ReusekitError, nearest
+from reusekit.exports import Export, Exporter, Figures
 from reusekit.features import FeatureStore
 from reusekit.graph import Graph
 from reusekit.planning import Plan, PlannedGroup, Resources
 from reusekit.planning.planned import JointPlan
 from reusekit.planning.planner import check_backend, plan_all
-from reusekit.progress import counted, say
-from reusekit.search.config import SearchConfig
+from reusekit.progress import counted, say, tracked
+from reusekit.search.config import SHIPPED, SearchConfig
 from reusekit.search.folder import alone
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.objective import configured_objective
@@ -30,8 +33,9 @@ from reusekit.search.oracle import CutGridOracle, CutSweepOracle
 from reusekit.search.ranking import RankCorrelation, in_order, rank_correlation, rank_cuts
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.searched_backbone import SearchedBackbone, cells_of, ranked_pooling
+from reusekit.search.shipping import MODEL, Shipping
 from reusekit.search.sizes import measure_latency
-from reusekit.search.space import BACKBONE, Place, SearchSpace, label, place
+from reusekit.search.space import BACKBONE, Place, SearchSpace, Shape, label, place
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.search.tuner import CutTuner, best_trials
 from reusekit.search.whole_model import whole_model
@@ -136,6 +140,7 @@ class CutSearch:
             config, self._all_cuts, self._rules, self.train.mixes_labels
         )
         self._latencies: dict[Place, float] = {}
+        self._shipping = None if config.ship is None else Shipping(config.ship, self.folder)
 
     @property
     def graph(self) -> Graph:
@@ -218,21 +223,53 @@ class CutSearch:
         return self._latencies
 
     def _limited_latencies(self) -> dict[Place, float]:
-        return {} if self.config.limits.latency is None else self.measure_latencies()
+        limited = self.config.limits.latency is not None and self._shipping is None
+        return self.measure_latencies() if limited else {}
+
+    @cached_property
+    def files(self) -> Mapping[Shape, Figures | str]:
+        """The figures of whole models as files by their shapes, or why one cannot be a file.
+
+        They are measured at the first call, with heads that are not trained, and kept in the folder
+        of the search. None where nothing is shipped.
+        """
+        found: dict[Shape, Figures | str] = {}
+        for name, one in self.backbones.items() if self._shipping else ():
+            assert self._shipping is not None
+            with _naming(name):
+                shapes = list(one.shapes(self._all_cuts, self._rules))
+                told = f"Measuring {name or one.graph.model.name} as {self._shipping.name}"
+                for shape, follows_from, exporter in tracked(shapes, told):
+                    found[shape] = self._shipping.measured(follows_from, exporter)
+        return found
+
+    @cached_property
+    def _over(self) -> Mapping[Place, tuple[float, str]]:
+        latencies, found = self._limited_latencies(), {}
+        for one in self.backbones.values():
+            found.update(one.over(self._all_cuts, latencies, self.files))
+        return found
+
+    @property
+    def left_out(self) -> Mapping[Place, str]:
+        """The cuts that are not searched since they exceed a limit or cannot be shipped, and why.
+
+        Of several backbones a cut is the pair of the backbone's name and the address.
+        """
+        return {one: why for one, (_, why) in self._over.items()}
 
     @cached_property
     def _allowed(self) -> SearchSpace:
         """The space without the cuts that exceed the limits."""
-        latencies, over = self._limited_latencies(), {}
-        for name, one in self.backbones.items():
-            own = self._all_cuts.of(name)
-            found = one.over(own, {at: latencies[place(at, name)] for at in own.cuts if latencies})
-            over.update({place(at, name): why for at, why in found.items()})
-        every = _places(self._all_cuts)
-        if len(over) == len(every):
-            first, why = next(iter(over.items()))
-            raise ConfigError(f"No cut keeps within the limits. Of {label(first)!r} the {why}.")
-        return _narrowed(self._all_cuts, [one for one in every if one not in over])
+        kept = [one for one in _places(self._all_cuts) if one not in self._over]
+        if not kept:
+            nearest_one, (times, why) = min(self._over.items(), key=lambda one: one[1][0])
+            if times == math.inf:
+                raise ConfigError(f"No cut can be shipped as {self.config.ship!r}. {why}")
+            raise ConfigError(
+                f"No cut keeps within the limits. Nearest comes {label(nearest_one)!r} ({why})."
+            )
+        return _narrowed(self._all_cuts, kept)
 
     @cached_property
     def plan(self) -> Plan | JointPlan | None:
@@ -366,6 +403,7 @@ class CutSearch:
                 fresh=fresh,
                 together=lambda features, batch_size: together.get((*features, batch_size), 1),
                 latencies=self._limited_latencies(),
+                files=self.files,
             )
 
     def _default_oracle(self) -> keras_tuner.Oracle:
@@ -432,14 +470,56 @@ class CutSearch:
                 self.tuner = self._tuner(oracle, fresh)
             with _told(self.config.max_trials, report, progress) as told:
                 self.tuner.search(*told)
+            self._export_best()
         return self.result
+
+    def _export_best(self) -> None:
+        """Export the best trials where models are shipped.
+
+        Raises:
+            ExportError: None of them can be.
+        """
+        if self._shipping is None:
+            return
+        best, why = self.result.by_objective[:SHIPPED], ""
+        for record in tracked(best, f"Exporting as {self._shipping.name}"):
+            made = self._shipping.exported(self._told_of(record), partial(self._exporter, record))
+            if isinstance(made, str):
+                why = made
+                say(f"warning: trial {record.number} cannot be shipped. {made}")
+        if best and not self.result.exports:
+            raise ExportError(f"None of the best {len(best)} trials can be shipped. {why}")
+
+    def _told_of(self, record: TrialRecord) -> Any:
+        """Return plain data that the model of a trial follows from."""
+        data = self.hypermodel.data_of(record.spec).described()
+        return [record.number, record.weights, record.spec.to_dict(), data]
+
+    def _exporter(self, record: TrialRecord, folder: Path) -> Exporter:
+        whole = self._whole(record)
+        whole.name = MODEL
+        made = self.backbones[record.spec.backbone].exporter(whole, folder)
+        return made if self._rules.reported else made.tuned()
+
+    def _exports(self, best: Sequence[TrialRecord]) -> dict[int, Export]:
+        """Return the exports of trials as far as they were made, the best file first."""
+        found: dict[int, Export] = {}
+        for record in best if self._shipping else ():
+            assert self._shipping is not None
+            made = self._shipping.exported(self._told_of(record))
+            if isinstance(made, Export):
+                found[record.number] = made
+        sign = -1 if self._rules.maximize else 1
+        return dict(sorted(found.items(), key=lambda one: sign * (one[1].file.value or 0.0)))
 
     @property
     def result(self) -> SearchResult:
         """The results so far."""
         objective = self.tuner.oracle.objective
-        return SearchResult(
-            tuple(self.tuner.records),
+        records = tuple(self.tuner.records)
+        figures = {one.number: self.files.get(one.spec.shape) for one in records}
+        result = SearchResult(
+            records,
             {
                 place(at, name): one.points[at].depth
                 for name, one in self.backbones.items()
@@ -448,7 +528,9 @@ class CutSearch:
             self._latencies,
             objective.name,
             objective.direction == "max",
+            {number: file for number, file in figures.items() if isinstance(file, Figures)},
         )
+        return replace(result, exports=self._exports(result.by_objective[:SHIPPED]))
 
     def results(self) -> pd.DataFrame:
         """Return the trials as a table; see `SearchResult.to_frame`."""
@@ -511,8 +593,12 @@ class CutSearch:
             raise ConfigError(
                 f"Expected position from 0 to {len(completed) - 1}. Received: {position}."
             )
-        spec = completed[position].spec
-        whole = trained = self.tuner.trained(completed[position].number)
+        return self._whole(completed[position], folded, merged)
+
+    def _whole(self, record: TrialRecord, folded: bool = True, merged: bool = True) -> keras.Model:
+        """Return the whole model of a trial; see `best_model`."""
+        spec = record.spec
+        whole = trained = self.tuner.trained(record.number)
         if merged and spec.adaptation is not None:
             merge_lora(trained)
             spec = replace(spec, adaptation=None)

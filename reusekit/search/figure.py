@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
 
-from reusekit.search.results import CutResult, SearchResult, TrialRecord
+from reusekit.search.results import CutResult, SearchResult
 from reusekit.tasks.classes import accuracy_interval
 
 # Of each cost its axis: what it says, and how numbers are written there.
@@ -15,6 +15,8 @@ _COSTS = {
     "flops": ("FLOPs of one example", EngFormatter()),
     "bytes": ("weights of the whole model", EngFormatter("B")),
     "latency": ("time of the backbone up to the cut, one example alone", EngFormatter("s")),
+    "shipped_bytes": ("bytes of the file", EngFormatter("B")),
+    "shipped_latency": ("time of the file for one example, on one thread", EngFormatter("s")),
 }
 
 _MARKS = "o^sDvPX*"
@@ -68,7 +70,7 @@ def objective_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
 
     Args:
         result: A finished search.
-        cost: "parameters", "flops", "bytes" or "latency".
+        cost: A cost, as `SearchResult.pareto` has it.
         title: The search.
 
     Returns:
@@ -85,7 +87,7 @@ def objective_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
     for name, mark in zip(names, cycle(_MARKS), strict=False):
         trials = [trial for trial in result.completed if trial.spec.backbone == name]
         dots = axes.scatter(
-            [_cost(result, trial, cost) for trial in trials],
+            [result.cost(trial, cost) for trial in trials],
             [trial.metrics[result.objective] for trial in trials],
             c=[result.depths[trial.place] for trial in trials],
             cmap="viridis_r", vmin=0, vmax=1, s=30, zorder=2, marker=mark, label=name,
@@ -105,7 +107,7 @@ def objective_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
             rotation=-40 * side, rotation_mode="anchor", ha="right", va=edge,
             parse_math=False,
         )  # fmt: skip
-    _ring(axes, result, _cost(result, result.best, cost))
+    _ring(axes, result, result.cost(result.best, cost))
     label, numbers = _COSTS[cost]
     axes.set_xlabel(label)
     axes.xaxis.set_major_formatter(numbers)
@@ -136,7 +138,3 @@ def _ring(axes: Axes, result: SearchResult, x: float) -> None:
         [x], [winner.metrics[result.objective]], s=160, facecolors="none", edgecolors="tab:red",
         linewidths=2, label=f"winner: {winner.label}", zorder=3,
     )  # fmt: skip
-
-
-def _cost(result: SearchResult, trial: TrialRecord, cost: str) -> float:
-    return result.latencies[trial.place] if cost == "latency" else getattr(trial.sizes, cost)

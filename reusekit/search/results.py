@@ -8,13 +8,14 @@ import pandas as pd
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError, nearest
+from reusekit.exports import Export, Figures
 from reusekit.search.sizes import Sizes
 from reusekit.search.space import BACKBONE, Place, TrialSpec, label, place, renamed
 from reusekit.training.fit import Fit
 
 Status = Literal["completed", "failed", "over the limit"]
 
-COSTS = ("parameters", "flops", "bytes", "latency")
+COSTS = ("parameters", "flops", "bytes", "latency", "shipped_bytes", "shipped_latency")
 """What a model costs, by the columns of a frame of results."""
 
 
@@ -143,6 +144,9 @@ class SearchResult:
         latencies: Seconds that the model of a cut takes for one example, where that was measured.
         objective: The metric by which trials are compared.
         maximize: Whether more of it is better.
+        files: The figures of trials' whole models as files, by number, measured before training.
+        exports: The exports of the best trials, by number, compared on the validation examples;
+            the best first.
     """
 
     trials: tuple[TrialRecord, ...]
@@ -150,6 +154,8 @@ class SearchResult:
     latencies: Mapping[Any, float] = field(default_factory=dict)
     objective: str = "val_accuracy"
     maximize: bool = True
+    files: Mapping[int, Figures] = field(default_factory=dict)
+    exports: Mapping[int, Export] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         done = self.completed
@@ -164,7 +170,16 @@ class SearchResult:
 
     @property
     def completed(self) -> list[TrialRecord]:
-        """The trials that can be compared, best first; of equals, the lower loss first."""
+        """The trials that can be compared, best first; of equals, the lower loss first.
+
+        Those that were exported come before the others, in the order of what their files reach.
+        """
+        order = {number: place for place, number in enumerate(self.exports)}
+        return sorted(self.by_objective, key=lambda one: order.get(one.number, len(order)))
+
+    @property
+    def by_objective(self) -> list[TrialRecord]:
+        """The trials that can be compared, best first, as they were before any export."""
         return ranked(
             (trial for trial in self.trials if trial.status == "completed"),
             self.objective,
@@ -185,7 +200,7 @@ class SearchResult:
     @property
     def cuts(self) -> tuple[CutResult, ...]:
         """One result for each cut with a completed trial, shallow to deep."""
-        best_first = self.completed
+        best_first = self.by_objective
         found = (
             CutResult(
                 one if isinstance(one, str) else one[1],
@@ -219,7 +234,10 @@ class SearchResult:
         Columns: `trial`, `status`, the specification (`backbone` where there are several, `cut`,
         `frozen_up_to`, `units` ...), `depth`, the metrics of the best epoch, `best_epoch`, the
         whole model's `parameters`, `flops`, `bytes` and `latency` (seconds, NaN where it was not
-        measured), `trained` (parameters), `seconds` of training, and `error`.
+        measured), `trained` (parameters), `seconds` of training, and `error`. Of models that are
+        shipped also `shipped_bytes` and `shipped_latency`, and of those that were exported the
+        measure of the task as Keras has it and as the file has it, such as `keras_accuracy` and
+        `shipped_accuracy`.
         """
         return pd.DataFrame(
             {
@@ -231,6 +249,7 @@ class SearchResult:
                 "best_epoch": trial.fit.best_epoch if trial.fit else None,
                 **asdict(trial.sizes),
                 "latency": self.latencies.get(trial.place, float("nan")),
+                **self._shipped(trial.number),
                 "trained": trial.trained,
                 "seconds": trial.fit.seconds if trial.fit else float("nan"),
                 "error": trial.error,
@@ -238,18 +257,38 @@ class SearchResult:
             for trial in self.trials
         )
 
+    def _shipped(self, number: int) -> dict[str, float]:
+        """Return the columns of a trial that tell of its file; none where nothing is shipped."""
+        if not self.files:
+            return {}
+        file, export = self.files.get(number), self.exports.get(number)
+        told = {
+            "shipped_bytes": float("nan") if file is None else file.bytes,
+            "shipped_latency": float("nan") if file is None else file.latency_alone,
+        }
+        if export is not None and export.file.value is not None and export.keras.value is not None:
+            told[f"keras_{export.measure}"] = export.keras.value
+            told[f"shipped_{export.measure}"] = export.file.value
+        return told
+
+    def cost(self, trial: TrialRecord, name: str) -> float:
+        """Return what the whole model of a trial costs, by the name of a column."""
+        known = {**asdict(trial.sizes), **self._shipped(trial.number)}
+        return self.latencies[trial.place] if name == "latency" else known[name]
+
     @checked(ConfigError)
     def pareto(self, cost: str = "parameters") -> pd.DataFrame:
         """Return the completed trials that no other one beats in both the objective and a cost.
 
         Args:
-            cost: "parameters", "flops", "bytes" or "latency".
+            cost: "parameters", "flops", "bytes" or "latency"; "shipped_bytes" or "shipped_latency"
+                of the file.
 
         Returns:
             Rows of `to_frame`, cheapest first; the objective gets better from row to row.
 
         Raises:
-            ConfigError: Another cost, latency where that was not measured, or no completed trial.
+            ConfigError: Another cost, one that was not measured, or no completed trial.
         """
         if cost not in COSTS:
             raise ConfigError(
@@ -258,6 +297,11 @@ class SearchResult:
             )
         if cost == "latency" and not self.latencies:
             raise ConfigError("Latency was not measured. Ask for it with measure_latency().")
+        if cost.startswith("shipped_") and not self.files:
+            raise ConfigError(
+                f"Expected SearchConfig(ship=...), the format of files, for {cost!r}. Received: a "
+                "search without."
+            )
         if not self.completed:
             raise ConfigError("No trial was completed, so there is no front.")
         frame = self.to_frame()

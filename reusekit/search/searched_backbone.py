@@ -1,7 +1,10 @@
 """A backbone of a search: its graph, the examples as it takes them, its cuts and its features."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,6 +16,7 @@ from reusekit.data import DataSplit
 from reusekit.data.texts import names_of_texts, tokenized
 from reusekit.data.treatment import treatment_for
 from reusekit.errors import ConfigError, DataError
+from reusekit.exports import Exporter, Figures
 from reusekit.features import FeatureStore
 from reusekit.features.frontiers import Features
 from reusekit.features.key import tensor_digests
@@ -27,10 +31,12 @@ from reusekit.search.config import SearchConfig
 from reusekit.search.default_cuts import feature_cuts
 from reusekit.search.hypermodel import check_adaptations
 from reusekit.search.sizes import SizeCounter, Sizes, exceeded
-from reusekit.search.space import SearchSpace, TrialSpec
+from reusekit.search.space import Place, SearchSpace, Shape, TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, TrialData
-from reusekit.surgery import extract
-from reusekit.tasks import rules_of
+from reusekit.surgery import extract, prepend
+from reusekit.tasks import TaskRules, rules_of
+from reusekit.training import attach
+from reusekit.training.heads import Head
 
 _TOKENS = 64
 """Tokens of a text where its treatment says no length."""
@@ -53,6 +59,7 @@ class SearchedBackbone:
         tokenizer: From texts to the tokens that it takes; None where it is given none.
         train: The examples to train on, as it takes them.
         validation: Those to compare on.
+        name: Its name where a search has several.
         points: Its cut points by address.
         bare: What trials know of it, without any features.
 
@@ -83,7 +90,7 @@ class SearchedBackbone:
         if isinstance(backbone, Backbone):
             _check_range(backbone, train)
         check_augmentation(train, validation, config.augmented_views)
-        self.train, self.validation, self.config = train, validation, config
+        self.train, self.validation, self.config, self.name = train, validation, config, name
         self.points = {
             point.at: point for point in cut_points(self.graph, max_width=None) if point.tensors
         }
@@ -110,11 +117,67 @@ class SearchedBackbone:
         check_adaptations(space, self.bare)
         refuse_mixing(self.graph, list(space.cuts))
 
-    def over(self, space: SearchSpace, latencies: Mapping[str, float]) -> dict[str, str]:
-        """Return the cuts that exceed the limits, and what of them does."""
+    def over(
+        self,
+        space: SearchSpace,
+        latencies: Mapping[Place, float],
+        files: Mapping[Shape, Figures | str],
+    ) -> dict[Place, tuple[float, str]]:
+        """Return the cuts of which every model exceeds the limits, or cannot be a file.
+
+        Args:
+            space: The choices of the search.
+            latencies: Seconds up to each cut, where they are limited.
+            files: Figures of models as files, or why there are none, where models are shipped.
+
+        Returns:
+            How many times the limit the smallest model is, and that in words.
+        """
         counter, limits = SizeCounter(self.bare), self.config.limits
-        found = {at: exceeded(limits, counter.bottom(at), latencies.get(at)) for at in space.cuts}
-        return {at: why for at, why in found.items() if why}
+        found: dict[Place, list[tuple[float, str] | None]] = {}
+        for spec in space.shapes(self.name):
+            file, sizes = files.get(spec.shape), counter.bottom(spec.cut)
+            if isinstance(file, str):
+                over: tuple[float, str] | None = (math.inf, file)
+            else:
+                over = exceeded(limits, sizes, latencies.get(spec.place), file)
+            found.setdefault(spec.place, []).append(over)
+        return {at: min(filter(None, those)) for at, those in found.items() if all(those)}
+
+    def shapes(
+        self, space: SearchSpace, rules: TaskRules
+    ) -> Iterator[tuple[Shape, Any, Callable[[], Exporter]]]:
+        """Yield each shape that whole models may have, and how to export one that is untrained.
+
+        Args:
+            space: The choices of the search.
+            rules: The rules of the task, of which heads are.
+
+        Yields:
+            The shape, plain data that its figures as a file follow from, and what makes an
+            exporter.
+        """
+        cuts = space.of(self.name).cuts
+        digests = tensor_digests(self.graph, [self.graph.names[at] for at in cuts])
+        for spec in space.shapes(self.name):
+            head = space.head(spec, rules)
+            told = [digests[self.graph.names[spec.cut]], repr(head), self.config.pooling]
+            follows_from = [*told, str(self.config.mask), self.tokenizer is not None]
+            yield spec.shape, follows_from, partial(self._untrained, spec, head)
+
+    def _untrained(self, spec: TrialSpec, head: Head) -> Exporter:
+        data = replace(self.bare, plain=True, _trunks={})
+        bottom = data.trunk(spec)
+        assert bottom is not None  # it begins at the inputs
+        model = attach(bottom, head, data.head_mask(spec))
+        return self.exporter(model if self.tokenizer is None else prepend(model, self.tokenizer))
+
+    def exporter(self, model: keras.Model, folder: str | Path = ".") -> Exporter:
+        """Return the exporter of a whole model, with the examples as that takes them."""
+        train, validation = self.train, self.validation
+        if self.tokenizer is not None:
+            train, validation = train.raw or train, validation.raw or validation
+        return Exporter(model, validation, train, folder)
 
     def bottoms(self, space: SearchSpace) -> dict[str, keras.Model]:
         """Return the model up to each cut."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import keras
@@ -10,6 +10,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
+from reusekit.exports import Figures
 from reusekit.graph import Graph, ancestors, keras_internals, read
 from reusekit.graph.flops import count_flops
 from reusekit.planning.costs import median_seconds
@@ -51,14 +52,28 @@ class Sizes:
         )
 
 
-def exceeded(limits: Limits, sizes: Sizes, latency: float | None = None) -> str | None:
-    """Return the limit that a model exceeds and by how much, or None."""
-    found = {"parameters": sizes.parameters, "flops": sizes.flops, "latency": latency}
-    for name, limit in limits:
-        value = found[name]
-        if limit is not None and value is not None and value > limit:
-            return f"{name}: {value:,.6g}, and the limit is {limit:,.6g}"
-    return None
+def exceeded(
+    limits: Limits, sizes: Sizes, latency: float | None = None, file: Figures | None = None
+) -> tuple[float, str] | None:
+    """Return how many times a model is the limit that it exceeds most, in words too; or None.
+
+    Args:
+        limits: The limits.
+        sizes: The model's.
+        latency: Its seconds, where they were measured.
+        file: Its figures as a file, which limits of bytes and latency are about where it has them.
+    """
+    found: dict[str, float | None] = {**asdict(sizes), "latency": latency}
+    of = {}
+    if file is not None:
+        found |= {"bytes": file.bytes, "latency": file.latency_alone}
+        of = {"bytes": " of the file", "latency": " of the file"}
+    over = [
+        (value / limit, f"{name}{of.get(name, '')}: {value:,.6g}, and the limit is {limit:,.6g}")
+        for name, limit in limits
+        if limit is not None and (value := found[name]) is not None and value > limit
+    ]
+    return max(over, default=None)
 
 
 class SizeCounter:

@@ -28,6 +28,8 @@ NONE = "none"
 _ADAPTATIONS = (NONE, "from:ADDRESS", "lora:8", "norms", "biases")
 Place = str | tuple[str, str]
 """A cut: its address, and before it the name of its backbone where there are several."""
+Shape = tuple[Place, str | None, int]
+"""The shape of a trial's whole model: its cut, and the name or the width of its head."""
 _OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "lion", "adagrad", "lamb")
 
 
@@ -76,6 +78,11 @@ class TrialSpec:
     def place(self) -> Place:
         """Return the cut, and before it the backbone where there are several."""
         return place(self.cut, self.backbone)
+
+    @property
+    def shape(self) -> "Shape":
+        """Return the choices that decide the shape of the whole model."""
+        return self.place, self.head, self.units
 
     @property
     def trains_backbone(self) -> bool:
@@ -363,6 +370,15 @@ class SearchSpace(TrialChoices):
         if self.adaptation is None:
             return [(at, None) for at in up_to]
         return [adapted(cut, at, chosen) for at in up_to for chosen in self.adaptation]
+
+    @checked(ConfigError)
+    def shapes(self, backbone: str | None = None) -> list[TrialSpec]:
+        """Return a trial for each shape that whole models of one backbone may have."""
+        heads: list[dict[str, Any]] = [{"units": units} for units in self.units]
+        if self.heads is not None:
+            heads = [{"head": name} for name in self.heads]
+        cuts = self.of(backbone).cuts
+        return [TrialSpec(at, at, **head, backbone=backbone) for at in cuts for head in heads]
 
     def _rate(self, hp: keras_tuner.HyperParameters) -> float:
         low, high = self.learning_rate

@@ -20,6 +20,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, ReusekitError, nearest
+from reusekit.exports import Figures
 from reusekit.search.config import Limits
 from reusekit.search.execution import MOST_TOGETHER, Outcome, QueuedTrial, groups, run
 from reusekit.search.folder import (
@@ -32,8 +33,8 @@ from reusekit.search.folder import (
 )
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.results import TrialRecord, ranked
-from reusekit.search.sizes import SizeCounter, exceeded
-from reusekit.search.space import BEFORE, FROZEN_UP_TO, Place, renamed
+from reusekit.search.sizes import SizeCounter, Sizes, exceeded
+from reusekit.search.space import BEFORE, FROZEN_UP_TO, Place, Shape, renamed
 from reusekit.training import heads as all_heads
 from reusekit.training.heads import Head
 
@@ -74,6 +75,8 @@ class CutTuner(base_tuner.BaseTuner):
             size.
         latencies: Seconds by cut, for a limit of latency; of several backbones by the pair of the
             backbone's name and the cut.
+        files: Figures of whole models as files by their shapes, which limits are then about, or the
+            reason why one cannot be a file.
 
     Attributes:
         records: The finished trials, in the order of their numbers.
@@ -112,6 +115,7 @@ class CutTuner(base_tuner.BaseTuner):
         fresh: bool = False,
         together: Callable[[Any, int], int] = lambda features, batch_size: MOST_TOGETHER,
         latencies: Mapping[Place, float] | None = None,
+        files: Mapping[Shape, Figures | str] | None = None,
     ) -> None:
         if hasattr(oracle.objective, "objectives"):
             raise ConfigError("Expected one metric as the objective. Received: several.")
@@ -149,7 +153,7 @@ class CutTuner(base_tuner.BaseTuner):
         self._described = described
         self._checkpoints = checkpoints
         self._sizes = {name: SizeCounter(data) for name, data in hypermodel.by_backbone.items()}
-        self._together, self._latencies = together, latencies or {}
+        self._together, self._latencies, self._files = together, latencies or {}, files or {}
         self._report: Report = _say_nothing
         self._progress: Progress = _say_nothing
         self._unfinished = 0
@@ -243,20 +247,25 @@ class CutTuner(base_tuner.BaseTuner):
         self._checkpoints.keep([record.number for record in self._best()])
 
     def _over_the_limit(self, trial: QueuedTrial, trial_id: str) -> TrialRecord | None:
-        limits = self.hypermodel.config.limits
-        if limits == Limits():
-            return None
-        try:
-            model = self.hypermodel.build_for(trial.spec)
-        except Exception:  # it will fail again, and be recorded, where it is run
-            return None
-        sizes = self._sizes[trial.spec.backbone].whole(trial.spec, model)
-        over = exceeded(limits, sizes, self._latencies.get(trial.spec.place))
-        if over is None:
-            return None
+        limits, file = self.hypermodel.config.limits, self._files.get(trial.spec.shape)
+        sizes = Sizes()
+        if isinstance(file, str):
+            why = file
+        else:
+            if limits == Limits():
+                return None
+            try:
+                model = self.hypermodel.build_for(trial.spec)
+            except Exception:  # it will fail again, and be recorded, where it is run
+                return None
+            sizes = self._sizes[trial.spec.backbone].whole(trial.spec, model)
+            over = exceeded(limits, sizes, self._latencies.get(trial.spec.place), file)
+            if over is None:
+                return None
+            _, why = over
         values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
         return TrialRecord(
-            trial.number, trial.spec, values, "over the limit", sizes=sizes, error=over
+            trial.number, trial.spec, values, "over the limit", sizes=sizes, error=why
         )
 
     def _record(self, outcome: Outcome, trial_id: str) -> TrialRecord:
@@ -298,7 +307,7 @@ class CutTuner(base_tuner.BaseTuner):
         """Return the trials whose weights are kept: the best, and those Hyperband may resume."""
         if isinstance(self.oracle, keras_tuner.oracles.HyperbandOracle):
             return self._ranked()
-        return self._ranked()[: max(self.hypermodel.config.keep, 1)]
+        return self._ranked()[: self.hypermodel.config.kept]
 
     def _ranked(self) -> list[TrialRecord]:
         done = [record for record in self.records if record.status == "completed"]

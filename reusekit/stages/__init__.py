@@ -10,7 +10,7 @@ from reusekit.stages.candidates import (
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluation import Evaluation, evaluate
 from reusekit.stages.examination import Examination, Finding, examine, write_mended
-from reusekit.stages.exports import export_version
+from reusekit.stages.exports import export_version, ship
 from reusekit.stages.features import FrozenFeatures, frozen_features
 from reusekit.stages.fine_tuning import (
     Begun,
@@ -75,6 +75,7 @@ __all__ = [
     "roll_back",
     "run_baselines",
     "search_cut",
+    "ship",
     "start_job",
     "train_head",
     "winner",

@@ -8,6 +8,7 @@ import pandas as pd
 
 from reusekit.backbones import Backbone
 from reusekit.errors import BackboneError, ConfigError, ReusekitError
+from reusekit.exports.formats import written_as
 from reusekit.graph import CutPoint
 from reusekit.progress import say
 from reusekit.settings import (
@@ -85,6 +86,8 @@ def load_candidates(
 ) -> Candidates:
     """Load the backbones that a search chooses from, and look for their cuts.
 
+    The format that models are shipped in is looked at before anything is loaded.
+
     Args:
         backbone: The one to search, where there are not several.
         backbones: Several of them; those that may be left out are, where they cannot be had.
@@ -94,7 +97,10 @@ def load_candidates(
     Raises:
         BackboneError: One cannot be had, or none is left.
         ConfigError: An address is no clean cut, two have one name, or settings contradict.
+        ExportError: What writes and runs the format of `search.ship` is not installed.
     """
+    if search.ship is not None:
+        written_as(search.ship)
     if not backbones:
         found = load_backbone(backbone)
         if finetune.frozen_up_to is not None:

@@ -6,14 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
+from mlflow.entities.model_registry import ModelVersion
+
 from reusekit import tracking
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError, DataError
 from reusekit.exports import Exporter, Exports
 from reusekit.exports.exporter import AnyFormat
-from reusekit.exports.formats import FORMATS, Quantization
+from reusekit.exports.formats import FORMATS, Quantization, written_as
 from reusekit.progress import say
+from reusekit.stages.fine_tuning import FineTuned
+from reusekit.stages.inputs import Splits
 from reusekit.stages.promote import PLACES, of_task
+from reusekit.stages.registration import from_raw
 from reusekit.tasks import TaskRules, rules_of
 from reusekit.tracking.names import THRESHOLDS
 
@@ -64,6 +70,39 @@ def export_version(
         made.append(exporter.export(one, how))
     exports = Exports(tuple(made))
     tracking.log_exports(version, exports, check)
+    return exports
+
+
+def ship(
+    tuned: FineTuned,
+    splits: Splits,
+    ship_as: str,
+    version: ModelVersion | None,
+    name: str,
+    folder: Path,
+) -> Exports:
+    """Write the final model as the file that the search was for, and compare it on the test split.
+
+    File and figures are logged to the active run, and shown on the version's card.
+
+    Args:
+        tuned: The model.
+        splits: The data: it is calibrated on training examples where the precision takes any.
+        ship_as: The format with its precision, such as `litert-int8`.
+        version: Its version in the registry; None where that waits for the server.
+        name: What the model, and so the file, is called.
+        folder: Where to.
+
+    Raises:
+        ExportError: The trained model cannot be written, or says something else as a file.
+        TrackingError: The registry refuses.
+    """
+    tuned, splits = from_raw(tuned, splits)
+    format, quantize = written_as(ship_as)
+    model = keras.Model(tuned.whole.input, tuned.whole.output, name=name)
+    exporter = Exporter(model, splits.test, splits.train, folder, rules=tuned.rules)
+    exports = Exports((exporter.export(format, quantize),))
+    tracking.log_shipped(version, exports)
     return exports
 
 

@@ -85,7 +85,7 @@ def register(
         SurgeryError: Bottom and top do not compute what the whole computes.
         TrackingError: The registry refuses. The models are then kept in the folder.
     """
-    tuned, splits = _from_raw(tuned, splits)
+    tuned, splits = from_raw(tuned, splits)
     parts, test, baselines = tuned.parts, scores.test, scores.baselines
     few, *_ = next(iter(splits.test.batches(4)))
     parts.verify(keras.tree.map_structure(np.asarray, few))
@@ -134,7 +134,7 @@ def register(
     return version
 
 
-def _from_raw(tuned: FineTuned, splits: Splits) -> tuple[FineTuned, Splits]:
+def from_raw(tuned: FineTuned, splits: Splits) -> tuple[FineTuned, Splits]:
     """Return the model and the data as they were before texts became tokens, where they did."""
     if splits.tokenizer is None:
         return tuned, splits

@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from reusekit.exports import Exports
 from reusekit.search import SearchResult
+from reusekit.search.space import label
 from reusekit.secrets import shown
 from reusekit.settings import TrackingSettings
 from reusekit.sharing import count_params
@@ -33,6 +35,8 @@ def report(
     scores: Scores,
     version: ModelVersion | None,
     tracking: TrackingSettings,
+    exports: Exports | None = None,
+    left_out: Mapping[str, str] = {},
 ) -> None:
     """Print the cuts, the winner and its baselines, its classes, the time spent, the next steps.
 
@@ -42,12 +46,18 @@ def report(
         scores: How good that is, and what it is compared with.
         version: Its version in the registry; None where the tracking server is away.
         tracking: Where that is.
+        exports: The model as a file, where it is shipped as one.
+        left_out: Backbones that could not be had, by source, with the reason.
     """
     test, searched = scores.test, scores.searched
     # As wide as it is where it goes into a pipe, which has no width of its own.
     out = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     if searched is not None:
         out.print(_cuts(searched.result))
+        for one, why in searched.search.left_out.items():
+            out.print(f"Left out: the cut {escape(label(one))} ({escape(why)}).", soft_wrap=True)
+        if searched.result.exports:
+            out.print(_shipped(searched.result))
     out.print(_comparison(tuned, test, scores.baselines))
     for before, rules in tuned.rules.each():
         out.print(_outputs(test.tables[before], rules, before))
@@ -64,9 +74,13 @@ def report(
     )
     if len(tuned.phases) == 1:
         out.print("All of the bottom stayed frozen: there was nothing to unfreeze before the cut.")
+    for source, why in left_out.items():
+        out.print(f"Left out: {escape(source)}. {escape(why)}", soft_wrap=True)
     for phase in tuned.phases:
         if not phase.kept:
             out.print(f"Phase {phase.name} made its objective no better and was undone.")
+    if exports is not None:
+        out.print(f"{escape(str(exports))}\nThe file: {escape(exports[0].path)}", soft_wrap=True)
     out.print(
         f"{_registered(version, tracking)}\n"
         f"Tables and figures: {escape(str(job.folder))}\n"
@@ -135,6 +149,27 @@ def _cuts(result: SearchResult) -> Table:
             str(len(cut.trials)),
             f"{cut.seconds:.1f}",
             style="bold green" if cut.place == result.best.place else None,
+        )
+    return table
+
+
+def _shipped(result: SearchResult) -> Table:
+    """Return the trials that were exported, the best file first."""
+    first = next(iter(result.exports.values()))
+    measure = (first.measure or "measure").replace("_", " ")
+    table = Table(title=f"The best trials as {first.name}, on {first.examples:,} examples")
+    columns = ("bytes", "ms, one thread", f"{measure} of Keras", f"{measure} of the file")
+    for name in ("trial", "cut", *columns):
+        table.add_column(name, justify="left" if name == "cut" else "right")
+    by_number = {trial.number: trial for trial in result.trials}
+    for number, one in result.exports.items():
+        table.add_row(
+            str(number),
+            escape(by_number[number].label),
+            f"{one.file.bytes:,}",
+            f"{1e3 * one.file.latency_alone:.3g}",
+            *("-" if v is None else f"{v:.4g}" for v in (one.keras.value, one.file.value)),
+            style="bold green" if number == result.best.number else None,
         )
     return table
 

@@ -13,12 +13,14 @@ from reusekit.arguments import expanded
 from reusekit.backbones import Backbone
 from reusekit.digests import digest
 from reusekit.errors import ConfigError
+from reusekit.exports import Figures
 from reusekit.features import FeatureStore
 from reusekit.graph import CutPoint
 from reusekit.progress import counted
 from reusekit.search import CutSearch, SearchResult, TrialData, TrialRecord
 from reusekit.search.figure import objective_over_cost, objective_over_depth
-from reusekit.search.space import BEFORE
+from reusekit.search.results import COSTS
+from reusekit.search.space import BEFORE, label
 from reusekit.settings import SearchJobSettings, SearchSettings
 from reusekit.stages.candidates import Candidates
 from reusekit.stages.inputs import Splits
@@ -35,6 +37,7 @@ _ALWAYS = {
     *("learning_rates", "batch_sizes", "epochs", "patience", "objective", "limits", "rank"),
     *("best_cuts", "augmented_views", "compute_dtype"),
 }
+_FILE = ("latency_alone", "bytes")
 
 
 def _check_folder(folder: Path) -> None:
@@ -109,6 +112,16 @@ def plan_search(
         store=store,
     )
     print(search.plan or "The ordinary way: each trial alone, the backbone run for every batch.")
+    measured = [file for file in search.files.values() if isinstance(file, Figures)]
+    if measured:
+        seconds, sizes = ({getattr(one, name) for one in measured} for name in _FILE)
+        print(
+            f"{len(measured)} models measured as {settings.ship}: {1e3 * min(seconds):.3g} to "
+            f"{1e3 * max(seconds):.3g} ms for one example on one thread, {min(sizes):,} to "
+            f"{max(sizes):,} bytes."
+        )
+    for at, why in search.left_out.items():
+        print(f"Left out: the cut {label(at)} ({why}).")
     return search
 
 
@@ -125,6 +138,8 @@ def search_digest(
     )
     # By its name, as when every task was a classification and it had one by default.
     said["objective"] = settings.objective or rules_of(splits.train.task).objective
+    if settings.limits.bytes is None:  # which searches of before did not have
+        del said["limits"]["bytes"]
     augmentation = splits.train.augmentation
     searched = {
         "backbone": backbone.digest,
@@ -175,7 +190,7 @@ def search_cut(search: CutSearch, folder: Path, fresh: bool = False) -> Searched
 
     Raises:
         ConfigError: The folder of the search holds another one, or one that runs at this moment.
-        ReusekitError: No trial succeeded; the first cause is named.
+        ReusekitError: No trial succeeded; the first cause is named. Or none can be shipped.
     """
     began = perf_counter()
     resumed: dict[int, bool] = {}  # by the numbers of the trials that are logged
@@ -214,6 +229,8 @@ def _log_tables(search: CutSearch, result: SearchResult, folder: Path) -> None:
         "pareto_parameters": result.pareto("parameters"),
         "pareto_latency": result.pareto("latency"),
     }
+    for cost in _costs_of_files(result):
+        tables[f"pareto_{cost}"] = result.pareto(cost)
     if search.ranking is not None:
         tables["ranking"] = search.ranking
     for name, table in tables.items():
@@ -232,10 +249,16 @@ def _log_figures(search: CutSearch, result: SearchResult, folder: Path) -> None:
         f"{measure}_over_parameters": objective_over_cost(result, "parameters", title),
         f"{measure}_over_latency": objective_over_cost(result, "latency", title),
     }
+    for cost in _costs_of_files(result):
+        figures[f"{measure}_over_{cost}"] = objective_over_cost(result, cost, title)
     for name, figure in figures.items():
         file = folder / f"{name}.png"
         figure.savefig(file, dpi=150)
         log_artifact(file)
+
+
+def _costs_of_files(result: SearchResult) -> list[str]:
+    return [cost for cost in COSTS if cost.startswith("shipped_")] if result.files else []
 
 
 def winner(candidates: Candidates, searched: Searched) -> tuple[Backbone, Splits]:

@@ -2,7 +2,7 @@
 
 from reusekit.tracking.backbones import find_registered_version
 from reusekit.tracking.card import CardScore, ModelCard, model_card
-from reusekit.tracking.exports import log_exports
+from reusekit.tracking.exports import log_exports, log_shipped
 from reusekit.tracking.ledger import Ledger, take_ledgers
 from reusekit.tracking.linked import send
 from reusekit.tracking.log import (
@@ -56,6 +56,7 @@ __all__ = [
     "log_input",
     "log_metrics",
     "log_params",
+    "log_shipped",
     "log_table",
     "log_tags",
     "log_trial",

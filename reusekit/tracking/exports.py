@@ -8,9 +8,9 @@ from mlflow.exceptions import MlflowException
 
 from reusekit.data import DataSplit
 from reusekit.errors import TrackingError
-from reusekit.exports import Export, Exports
+from reusekit.exports import Exports
 from reusekit.tracking.card import with_exports
-from reusekit.tracking.log import log_artifact, log_data, log_table, now
+from reusekit.tracking.log import log_artifact, log_data, log_metrics, log_table, now
 from reusekit.tracking.registry import asking, logged_model_id, original_of
 from reusekit.tracking.runs import pipeline_run
 
@@ -36,9 +36,7 @@ def log_exports(version: ModelVersion, exports: Exports, check: DataSplit) -> st
         asking(f"log the exports of version {version.version} of {version.name}"),
     ):
         log_data(check, "test")
-        for one in exports:
-            log_artifact(one.path, "exports")
-        log_table(exports.to_frame().drop(columns="path"), "exports.json")
+        log_files(exports)
         active = mlflow.active_run()
         assert active is not None  # without an outbox
         run_id = active.info.run_id
@@ -47,29 +45,64 @@ def log_exports(version: ModelVersion, exports: Exports, check: DataSplit) -> st
         client.log_batch(
             run_id,
             [
-                Metric(f"export.{one.name}.{figure}", float(value), time, 0, model_id=model_id)
-                for one in exports
-                for figure, value in _figures(one).items()
-                if value is not None
+                Metric(name, value, time, 0, model_id=model_id)
+                for name, value in figures_of(exports).items()
             ],
         )
         if model_id is not None:
             client.log_inputs(run_id, models=[LoggedModelInput(model_id)])
-        card = with_exports(version.description or "", exports, run_id)
-        client.update_model_version(version.name, version.version, card)
+        _show(version, exports, run_id)
     return run_id
 
 
-def _figures(one: Export) -> dict[str, float | None]:
-    return {
-        "bytes": one.file.bytes,
-        "latency": one.file.latency,
-        "latency_one_thread": one.file.latency_one_thread,
-        one.measure or "measure": one.file.value,
-        "lost": one.lost,
-        "agreement": one.agreement,
-        "max_difference": one.max_difference,
-    }
+def _show(version: ModelVersion, exports: Exports, run_id: str) -> None:
+    """Show exports on the card of a version."""
+    client = MlflowClient()
+    card = client.get_model_version(version.name, version.version).description or ""
+    card = with_exports(card, exports, run_id)
+    client.update_model_version(version.name, version.version, card)
+
+
+def log_shipped(version: ModelVersion | None, exports: Exports) -> None:
+    """Log exports to the active run, and show them on the card of the version that they are of.
+
+    Args:
+        version: The version; None where it waits for the server.
+        exports: The exports.
+
+    Raises:
+        TrackingError: The registry refuses.
+    """
+    log_files(exports)
+    log_metrics(figures_of(exports))
+    active = mlflow.active_run()
+    if version is not None and active is not None:
+        with asking(f"show the exports of version {version.version} of {version.name}"):
+            _show(version, exports, active.info.run_id)
+
+
+def log_files(exports: Exports) -> None:
+    """Log the files of exports, and their table, to the active run."""
+    for one in exports:
+        log_artifact(one.path, "exports")
+    log_table(exports.to_frame().drop(columns="path"), "exports.json")
+
+
+def figures_of(exports: Exports) -> dict[str, float]:
+    """Return the figures of exports by the names of their metrics."""
+    found: dict[str, float | None] = {}
+    for one in exports:
+        figures = {
+            "bytes": one.file.bytes,
+            "latency": one.file.latency,
+            "latency_one_thread": one.file.latency_one_thread,
+            one.measure or "measure": one.file.value,
+            "lost": one.lost,
+            "agreement": one.agreement,
+            "max_difference": one.max_difference,
+        }
+        found |= {f"export.{one.name}.{name}": value for name, value in figures.items()}
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _experiment_of(version: ModelVersion) -> str | None:

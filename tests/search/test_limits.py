@@ -19,7 +19,7 @@ from reusekit.surgery import clone, extract
 from reusekit.training import attach
 
 
-@pytest.mark.parametrize("name", ["parameters", "flops", "latency"])
+@pytest.mark.parametrize("name", ["parameters", "flops", "latency", "bytes"])
 @pytest.mark.parametrize("limit", [0, -1, float("nan")])
 def test_a_limit_that_nothing_keeps_is_refused(name, limit):
     with pytest.raises(ConfigError, match=f"Expected {name} to be .* a.* number"):
@@ -30,9 +30,9 @@ def test_what_is_exceeded_is_named_and_what_is_just_kept_is_not():
     sizes = Sizes(parameters=100, flops=2000)
     assert exceeded(Limits(), sizes) is None
     assert exceeded(Limits(parameters=100, flops=2000, latency=0.1), sizes, 0.1) is None
-    assert exceeded(Limits(parameters=99), sizes) == "parameters: 100, and the limit is 99"
-    assert exceeded(Limits(flops=1e3), sizes).startswith("flops: 2,000")
-    assert exceeded(Limits(latency=0.1), sizes, 0.2).startswith("latency: 0.2")
+    assert exceeded(Limits(parameters=80), sizes) == (1.25, "parameters: 100, and the limit is 80")
+    assert exceeded(Limits(flops=1e3, parameters=99), sizes)[1].startswith("flops: 2,000")
+    assert exceeded(Limits(latency=0.1), sizes, 0.2)[1].startswith("latency: 0.2")
     assert exceeded(Limits(latency=0.1), sizes) is None  # it was not measured
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reusekit.errors import ConfigError
+from reusekit.exports import Figures
 from reusekit.search import SearchResult, Sizes, TrialRecord, TrialSpec
 from reusekit.search.results import COSTS, ranked
 from reusekit.training.fit import Fit
@@ -53,7 +54,10 @@ done = records.filter(lambda all_: any(one.status == "completed" for one in all_
 def test_the_front_is_what_no_other_trial_beats(trials, cost, accuracy):
     objective = ("val_accuracy", True) if accuracy else ("val_loss", False)
     latencies = dict(zip(CUTS, (1.0, 2.0, 3.0), strict=True))
-    found = result(trials, latencies=latencies, objective=objective[0], maximize=objective[1])
+    files = {one.number: Figures(one.sizes.bytes, 1.0, one.sizes.flops, None) for one in trials}
+    found = result(
+        trials, latencies=latencies, objective=objective[0], maximize=objective[1], files=files
+    )
     sign = 1 if accuracy else -1
     front = found.pareto(cost)
     points = [(row[cost], sign * row[objective[0]]) for _, row in front.iterrows()]
@@ -114,6 +118,8 @@ def test_an_unknown_cost_and_latency_that_was_not_measured():
         found.pareto("parameter")
     with pytest.raises(ConfigError, match="not measured"):
         found.pareto("latency")
+    with pytest.raises(ConfigError, match=r"Expected SearchConfig\(ship=...\)"):
+        found.pareto("shipped_bytes")
 
 
 @given(*[st.tuples(*[st.integers(0, 100)] * 3).map(lambda n: Sizes(*n))] * 3)
