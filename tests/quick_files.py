@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from reusekit.exports import exporter
 from reusekit.exports.formats import LiteRT
 
 
@@ -26,4 +27,5 @@ def quick_files() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LiteRT, "write", write)
         patch.setattr(LiteRT, "open", open_)
+        patch.setattr(exporter, "_RUNS", (2, 2))
         yield

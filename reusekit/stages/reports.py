@@ -163,11 +163,12 @@ def _shipped(result: SearchResult) -> Table:
         table.add_column(name, justify="left" if name == "cut" else "right")
     by_number = {trial.number: trial for trial in result.trials}
     for number, one in result.exports.items():
+        measured = result.files.get(number, one.file)  # by which limits were decided
         table.add_row(
             str(number),
             escape(by_number[number].label),
-            f"{one.file.bytes:,}",
-            f"{1e3 * one.file.latency_alone:.3g}",
+            f"{measured.bytes:,}",
+            f"{1e3 * measured.latency_alone:.3g}",
             *("-" if v is None else f"{v:.4g}" for v in (one.keras.value, one.file.value)),
             style="bold green" if number == result.best.number else None,
         )

@@ -48,6 +48,7 @@ DATA = "--data.name=sklearn_digits"
         (["--search.objective=accuracy"], "val_accuracy"),
         (["--search.rank=logm"], "logme"),
         (["--search.best_cuts=2"], "needs a ranking"),
+        (["--search.ship=litert-in8"], "Did you mean 'litert-int8'"),
         (["--plain", "--search.rank=logme"], "no ranking"),
         (["--plain=perhaps"], "plain"),
         (["--search.limits.parameters=10"], "No cut keeps within the limits"),

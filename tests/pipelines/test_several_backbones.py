@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from quick_files import quick_files
 from repository import ROOT
 
 import reusekit as rk
@@ -27,6 +28,9 @@ QUICK = [
     "--search.max_cuts=1",
     "--search.max_trials=3",
     "--search.epochs=8",
+    "--search.units=[0]",
+    "--search.ship=litert-int8",
+    "--search.limits={latency: 60, bytes: 8000000}",
     "--finetune.share=0",
     "--baselines.linear=true",
 ]
@@ -36,7 +40,7 @@ QUICK = [
 def finished(run_pipeline, module_tracking):
     """MLflow's client, and what was printed."""
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with quick_files(), contextlib.redirect_stdout(printed):
         run_pipeline("cut_search", *QUICK)
     return module_tracking, printed.getvalue()
 
@@ -69,8 +73,26 @@ def test_the_search_ends_in_the_registry_with_the_winner(finished):
     assert [one["source"] for one in written] == list(source.values())
 
 
+def test_what_ships_is_measured_first_and_the_file_is_logged(finished):
+    client, printed = finished
+    assert "2 models measured as litert-int8" in printed
+    assert "The best trials as litert-int8, on 300 examples" in printed
+    version = client.get_model_version_by_alias("several", "champion")
+    assert "| litert-int8 |" in version.description
+    run = client.get_run(version.run_id)
+    assert run.data.metrics["export.litert-int8.lost"] == pytest.approx(0)
+    assert [one.path for one in client.list_artifacts(version.run_id, "exports")] == [
+        "exports/several-int8.tflite"
+    ]
+    trials = pd.read_csv(next(Path("runs").glob("*-cut_search/trials.csv")))
+    assert trials["shipped_accuracy"].notna().all()
+    assert trials.groupby("backbone")["shipped_bytes"].nunique().tolist() == [1, 1]
+    assert next(Path("runs").glob("*-cut_search/accuracy_over_shipped_latency.png")).exists()
+
+
 def test_what_cannot_be_had_is_left_out_and_that_is_said(finished):
-    client, _ = finished
+    client, printed = finished
+    assert "Left out: models:/several@champion. " in printed
     version = client.get_model_version_by_alias("several", "champion")
     parent = client.get_run(version.run_id)
     assert parent.data.tags["reusekit.left_out"] == "models:/several@champion"
