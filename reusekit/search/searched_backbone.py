@@ -83,7 +83,7 @@ class SearchedBackbone:
                 self.tokenizer = backbone.tokenizer(train.treatment.length or _TOKENS, names)
                 train, validation = (tokenized(one, self.tokenizer) for one in (train, validation))
         self.graph = read(model, keep_masks=config.mask is not None)
-        if name is not None:
+        if name is not None and self.tokenizer is None:  # tokens are of the right length
             train, validation = (_as_taken(self.graph, one) for one in (train, validation))
         for part, split in (("train", train), ("validation", validation)):
             check_examples(self.graph, split, part, config.padding)

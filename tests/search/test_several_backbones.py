@@ -236,3 +236,13 @@ def test_names_and_examples_of_backbones(backbones, parts, tmp_path):
     of_colour = keras.Sequential([keras.Input((8, 8, 5)), layers.Conv2D(2, 3)], name="five")
     with pytest.raises(DataError, match=r"Backbone 'five'"):
         CutSearch([small, of_colour], *parts, folder=tmp_path)
+
+
+def test_texts_become_the_tokens_of_each_backbone(tmp_path):
+    parts = [rk.data.load("python_topics", f"{part}[:20]") for part in ("train", "validation")]
+    sources = {weights: {"weights": weights} for weights in ("default", None)}
+    both = {str(of): rk.load_backbone("reusekit/prosenet", **one) for of, one in sources.items()}
+    cuts = {of: ["block2_out"] for of in both}
+    search = CutSearch(both, *parts, SearchSpace(cuts), folder=tmp_path)
+    for one in search.backbones.values():
+        assert one.train.examples.element_spec[0].dtype.is_integer
