@@ -9,6 +9,7 @@ import functools
 import inspect
 import operator
 import os
+import re
 import reprlib
 import sys
 import types
@@ -575,6 +576,23 @@ def _name(value: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name), Field(description='text without "/"')]
 """The name of a layer or model."""
+
+
+def _alias(value: str) -> str:
+    if len(value) > 250 or not re.fullmatch(r"(?!(?i:latest|v\d+)$)[\w-]+", value):
+        raise ValueError("no alias")
+    return value
+
+
+Alias = Annotated[
+    str,
+    AfterValidator(_alias),
+    Field(
+        description="letters, digits, _ and -, and not 'latest' or 'v1', which MLflow keeps for "
+        "itself"
+    ),
+]
+"""The alias of a registered version."""
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,43 @@ def predict(
             written.replace(target)
 
 
+def combine(
+    name: str,
+    models: list[str] | None = None,
+    alias: str | None = None,
+    refresh: NonNegativeFloat = 60.0,
+    verbose: bool = False,
+) -> None:
+    """Register a model that answers with several registered models over the bottom they share.
+
+    Where it is served, one pass through the bottom makes all answers, and each head follows the
+    alias in its address: combine NAME models:/A@champion models:/B@champion ...
+
+    Args:
+        name: The name of the combined model in the registry.
+        models: Addresses of registered models, on the server or database that MLFLOW_TRACKING_URI
+            names. NAME=ADDRESS gives a head another name than the registered one.
+        alias: The alias that is moved to the new version; null for 'champion', which the first
+            version gets.
+        refresh: The seconds after which a served model looks at the aliases again.
+        verbose: Show the traceback of an error.
+    """
+    words = models or []
+    named = [word.partition("=") for word in words if not word.startswith("models:")]
+    heads = {head: address for head, _, address in named}
+    if not words or len(heads) not in (0, len(words)):
+        raise ConfigError(
+            "Expected addresses of models, or all as NAME=ADDRESS with a name for each head. "
+            f"Received: {' '.join(words) or 'none'}."
+        )
+    start_keras()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from reusekit.tracking import combine as register
+
+    made = register(name, heads or words, alias=alias, refresh=refresh)
+    print(f"{made.name} is version {made.version}: {', '.join(heads or words)}")
+
+
 def export(
     model: str,
     to: str = "litert",
@@ -322,7 +359,8 @@ def _flat(answers: "pd.DataFrame") -> "pd.DataFrame":
     for name, values in answers.items():
         first = values.iloc[0]
         if isinstance(first, dict):
-            flat |= {f"probability of {one}": values.str.get(one) for one in first}
+            task = str(name).removesuffix("probabilities")  # of several, which may share classes
+            flat |= {f"{task}probability of {one}": values.str.get(one) for one in first}
         else:
             flat[str(name)] = values.map(json.dumps) if isinstance(first, list) else values
     return pd.DataFrame(flat)
@@ -365,5 +403,5 @@ def _carried() -> dict[str, Path]:
 
 def main() -> None:
     """Run the command line."""
-    commands = (cuts, init, cache, sync, predict, export, doctor)
+    commands = (cuts, init, cache, sync, predict, combine, export, doctor)
     launch_one_of({command.__name__: command for command in commands})

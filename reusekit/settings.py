@@ -1,6 +1,5 @@
 """The settings of pipelines: what a configuration file may hold, checked before anything runs."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
@@ -10,11 +9,10 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    field_validator,
     model_validator,
 )
 
-from reusekit.arguments import Choices, Rate, Seed, Settings, Share
+from reusekit.arguments import Alias, Choices, Rate, Seed, Settings, Share
 from reusekit.data.augmentation import Recipe, layers_of
 from reusekit.data.shares import Shares
 from reusekit.data.task import Kind
@@ -379,22 +377,11 @@ class TrackingSettings(Settings):
     model: str = Field(
         "reusekit", min_length=1, max_length=250, description="Name in the model registry."
     )
-    alias: str | None = Field(
+    alias: Alias | None = Field(
         None,
-        max_length=250,
         description="Alias that is moved to the new version; null for 'champion', which the first "
         "version gets and only promote.py moves on.",
     )
-
-    @field_validator("alias")
-    @classmethod
-    def _free(cls, alias: str | None) -> str | None:
-        if alias is not None and not re.fullmatch(r"(?!(?i:latest|v\d+)$)[\w-]+", alias):
-            raise ConfigError(
-                "Expected alias as letters, digits, _ and -, and not 'latest' or 'v1', which "
-                f"MLflow keeps. Received: {alias!r}."
-            )
-        return alias
 
     @property
     def promoted(self) -> str:

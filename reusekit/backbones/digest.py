@@ -1,4 +1,4 @@
-"""A name for what a model computes: its configuration without layer names, and its weight bytes."""
+"""A name for what a model computes: its configuration without layer names, weights, vocabularies."""
 
 import hashlib
 import inspect
@@ -9,13 +9,14 @@ import keras
 import numpy as np
 
 from reusekit.errors import CacheError
+from reusekit.graph.keras_internals import all_layers
 
 # Their code changes with their version only, so configurations say enough about their classes.
 _LIBRARIES = {"abc", "builtins", "keras", "keras_hub", "tensorflow", "torch"}
 
 
 def model_digest(model: keras.Model) -> str:
-    """Return a digest of a model's configuration and weights.
+    """Return a digest of a model's configuration, weights and vocabularies.
 
     Automatic layer names count up within a process (`conv2d_7`), so they are replaced by their
     order of appearance: the same model built twice, in two processes, has one digest. So have a
@@ -43,6 +44,11 @@ def model_digest(model: keras.Model) -> str:
         value = np.ascontiguousarray(keras.ops.convert_to_numpy(variable))
         digest.update(f"{value.dtype}{value.shape}".encode())
         digest.update(value.view(np.uint8).data if value.size else b"")
+    for layer in all_layers(model):
+        # One that `adapt` has found is neither among the weights nor in the configuration.
+        if hasattr(layer, "get_vocabulary") and layer.get_config().get("vocabulary") is None:
+            words = [str(word) for word in layer.get_vocabulary(include_special_tokens=False)]
+            digest.update(json.dumps(words).encode() if words else b"")
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from reusekit.tracking.backbones import find_registered_version
 from reusekit.tracking.card import CardScore, ModelCard, model_card
+from reusekit.tracking.combined import combine
 from reusekit.tracking.exports import log_exports, log_shipped
 from reusekit.tracking.ledger import Ledger, take_ledgers
 from reusekit.tracking.linked import send
@@ -44,6 +45,7 @@ __all__ = [
     "Registration",
     "Usage",
     "champion",
+    "combine",
     "connect",
     "describe",
     "find_registered_version",

@@ -62,7 +62,7 @@ def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
     content, run = json.loads((folder / MODELS).read_text()), client.get_run(run_id)
     try:
         with TemporaryDirectory() as scratch:
-            return _Sending(client, run, folder, Path(scratch), content).all()
+            return Sending(client, run, folder, Path(scratch), content).all()
     except MlflowException as error:
         if is_away(error):
             raise
@@ -71,7 +71,7 @@ def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
 
 
 @dataclass(frozen=True)
-class _Stored:
+class StoredPart:
     """A part on the server."""
 
     model: LoggedModel
@@ -79,6 +79,7 @@ class _Stored:
 
     @property
     def as_part(self) -> Part:
+        """The part, as a reference names it."""
         return Part(
             version=f"models:/{self.version.name}/{self.version.version}",
             model_id=self.model.model_id,
@@ -87,7 +88,7 @@ class _Stored:
 
 
 @dataclass(frozen=True)
-class _Sending:
+class Sending:
     """One folder on its way to one server; it stays as it is, to be sent again if need be."""
 
     client: MlflowClient
@@ -97,16 +98,17 @@ class _Sending:
     content: dict[str, Any]
 
     def all(self) -> ModelVersion:
+        """Log and register bottom, top and whole; see `send`."""
         same = self._same()
         if same is not None:  # another run came to this very model
-            self._link_input(same.model.model_id)
+            self.link_input(same.model.model_id)
             return self._measured_with_alias(same)
         parent = self.content["parent"]
         if parent is not None:
-            self._link_input(parent)
+            self.link_input(parent)
         bottom = self._bottom({names.PARENT: parent} if parent else {})
         below = {names.PARENT: bottom.model.model_id}
-        top = self._part("top", below)
+        top = self.part("top", below)
         if not self.content["standalone"]:
             reference = Reference(
                 name=self.content["whole"],
@@ -118,65 +120,50 @@ class _Sending:
             file.parent.mkdir(parents=True)
             file.write_text(reference.model_dump_json(indent=1))
             below[names.REFERENCE] = file_digest(file)
-        whole = self._part("whole", below, self.content["card"])
+        whole = self.part("whole", below, self.content["card"])
         return self._measured_with_alias(whole)
 
-    def _same(self) -> _Stored | None:
+    def _same(self) -> StoredPart | None:
         """Return this very model, where another run has registered it under the same name."""
         said = self.content["models"]["whole"]
         same = (names.DIGEST, names.ROLE, names.USAGE)
         wanted = {name: said["tags"][name] for name in same if name in said["tags"]}
-        for version in _with_tags(self.client, wanted):
+        for version in with_tags(self.client, wanted):
             alone = names.FILE in version.tags
             if version.name == said["registered"] and alone == self.content["standalone"]:
                 model_id = logged_model_id(original_of(version, self.client))
                 if model_id and version.run_id != self.run.info.run_id:
                     with suppress(MlflowException):  # deleted
-                        return _Stored(self.client.get_logged_model(model_id), version)
+                        return StoredPart(self.client.get_logged_model(model_id), version)
         return None
 
-    def _measured_with_alias(self, whole: _Stored) -> ModelVersion:
-        """Log the measures of the whole, and move the alias that was asked for.
-
-        Where none was, a version that is the only one is the champion. The version says which one
-        had the alias before, so that a rollback can undo this.
-        """
+    def _measured_with_alias(self, whole: StoredPart) -> ModelVersion:
+        """Log the measures of the whole, and move the alias that was asked for."""
         self._log(self.client.get_run(self.run.info.run_id), self.content["metrics"], whole.model)
-        name, number = whole.version.name, whole.version.version
-        alias = self.content["alias"] or CHAMPION
-        before = self.client.get_registered_model(name).aliases.get(alias)
-        moves = self.content["alias"] is not None or (
-            before is None and len(self.client.search_model_versions(filter_of(name))) == 1
-        )
-        if moves and str(before) != str(number):
-            if before is not None:
-                tag = f"{PREVIOUS}.{alias}"
-                self.client.set_model_version_tag(name, number, tag, str(before))
-            self.client.set_registered_model_alias(name, alias, number)
-        return self.client.get_model_version(name, number)
+        return move_alias(self.client, whole.version, self.content["alias"])
 
-    def _bottom(self, tags: Mapping[str, str]) -> _Stored:
+    def _bottom(self, tags: Mapping[str, str]) -> StoredPart:
         """Return the bottom that is stored already, or else this one."""
         wanted = self.content["models"]["bottom"]["tags"]
         stored: Any = find_bottom(self.client, wanted)
         if stored is None or stored.version.tags.get(names.KEY) == self._key("bottom"):
-            made = self._part("bottom", tags)
+            made = self.part("bottom", tags)
             stored = find_bottom(self.client, wanted)
             if stored.model.model_id != made.model.model_id:  # another job was quicker
                 self.client.delete_model_version(made.version.name, made.version.version)
                 self.client.delete_logged_model(made.model.model_id)
         if stored.model.source_run_id != self.run.info.run_id:
-            self._link_input(stored.model.model_id)
+            self.link_input(stored.model.model_id)
         return stored
 
-    def _part(self, role: str, tags: Mapping[str, str], card: str = "") -> _Stored:
+    def part(self, role: str, tags: Mapping[str, str], card: str = "") -> StoredPart:
         """Log one of the models and register it."""
         said = self.content["models"][role]
         tags = {**said["tags"], **tags, names.KEY: self._key(role)}
         model = self._logged(role, tags)
         self._measured(role, model)
         # Last, since what is registered is found by others and has to be whole.
-        return _Stored(model, self._registered(role, model, tags, card))
+        return StoredPart(model, self._registered(role, model, tags, card))
 
     def _key(self, role: str) -> str:
         return f"{self.content['key']}-{role}"
@@ -219,7 +206,7 @@ class _Sending:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        found = _with_tags(self.client, {names.KEY: self._key(role)})
+        found = with_tags(self.client, {names.KEY: self._key(role)})
         version = (
             found[0]
             if found
@@ -273,17 +260,35 @@ class _Sending:
         if new:
             self.client.log_batch(run.info.run_id, new)
 
-    def _link_input(self, model_id: str) -> None:
+    def link_input(self, model_id: str) -> None:
         """Say that the run stands on a model that is there already."""
         inputs: Any = self.client.get_run(self.run.info.run_id).inputs
         if model_id not in {found.model_id for found in inputs.model_inputs}:
             self.client.log_inputs(self.run.info.run_id, models=[LoggedModelInput(model_id)])
 
 
-def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> _Stored | None:
+def move_alias(client: MlflowClient, version: ModelVersion, alias: str | None) -> ModelVersion:
+    """Move an alias to a version; None moves none, but for the first version of a name.
+
+    That is the champion. The version says which one had the alias before, so that a rollback can
+    undo this.
+    """
+    name, number, wanted = version.name, version.version, alias or CHAMPION
+    before = client.get_registered_model(name).aliases.get(wanted)
+    moves = alias is not None or (
+        before is None and len(client.search_model_versions(filter_of(name))) == 1
+    )
+    if moves and str(before) != str(number):
+        if before is not None:
+            client.set_model_version_tag(name, number, f"{PREVIOUS}.{wanted}", str(before))
+        client.set_registered_model_alias(name, wanted, number)
+    return client.get_model_version(name, number)
+
+
+def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> StoredPart | None:
     """Return the oldest bottom with the digest in the tags that is registered and still there."""
     same = {n: tags[n] for n in (names.DIGEST, names.LAYERS, names.ROLE) if n in tags}
-    for version in sorted(_with_tags(client, same), key=lambda version: version.creation_timestamp):
+    for version in sorted(with_tags(client, same), key=lambda version: version.creation_timestamp):
         try:
             model_id = logged_model_id(original_of(version, client))
             model = model_id and client.get_logged_model(model_id)
@@ -292,10 +297,11 @@ def find_bottom(client: MlflowClient, tags: Mapping[str, str]) -> _Stored | None
                 raise
         else:
             if model and names.FILE in model.tags:  # else nothing says what its file has to be
-                return _Stored(model, version)
+                return StoredPart(model, version)
     return None
 
 
-def _with_tags(client: MlflowClient, tags: Mapping[str, str]) -> list[ModelVersion]:
+def with_tags(client: MlflowClient, tags: Mapping[str, str]) -> list[ModelVersion]:
+    """Return the versions, of whatever name, that have all of some tags."""
     wanted = " AND ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     return list(client.search_model_versions(wanted))

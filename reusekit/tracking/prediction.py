@@ -1,7 +1,7 @@
 """Predictions of a model, whether it is at hand or in the registry."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -13,6 +13,8 @@ from reusekit.data import DataSplit
 from reusekit.data.table_blocks import open_table
 from reusekit.errors import DataError
 from reusekit.tracking.backbones import find_registered
+from reusekit.tracking.combined import Combination, Combined
+from reusekit.tracking.names import COMBINED
 from reusekit.tracking.usage import Usage
 
 
@@ -56,10 +58,10 @@ def predict(
         ['dog', 'cat']
     """
     usage = None if data is None else Usage.of(data)
+    behind: Callable[[Any], Any] = _unchanged
     if isinstance(model, str):
-        model, known = _loaded(model)
-        usage = usage or known
-    return (usage or _unnamed(model)).predict(model, inputs, probabilities)
+        model, usage, behind = _loaded(model, usage)
+    return (usage or _unnamed(model)).predict(model, inputs, probabilities, behind=behind)
 
 
 def predict_table(
@@ -82,7 +84,7 @@ def predict_table(
         TrackingError: There is no such model, or a part of it is gone or altered.
     """
     opened = open_table(table)
-    loaded, usage = _loaded(model)
+    loaded, usage, behind = _loaded(model)
     usage = usage or _unnamed(loaded)
     if column is not None:
         usage = usage.model_copy(update={"columns": (column,)})
@@ -93,14 +95,34 @@ def predict_table(
         fed = block
         if usage.of_pictures and worded:
             fed = block.map(lambda path: os.fspath(opened.folder / str(path)))
-        yield block, usage.predict(loaded, fed, probabilities)
+        yield block, usage.predict(loaded, fed, probabilities, behind=behind)
 
 
-def _loaded(address: str) -> tuple[keras.Model, Usage | None]:
-    """Load a registered model with its use, where that was registered."""
+def _loaded(
+    address: str, given: Usage | None = None
+) -> tuple[keras.Model, Usage | None, Callable[[Any], Any]]:
+    """Load a registered model with its use, given or registered, and the function behind it.
+
+    Of a combined model it is the bottom, and the function calls the tops.
+
+    Raises:
+        DataError: A combined model is given a use, which would be that of one of its heads.
+    """
     stored, client = find_registered(address), mlflow.MlflowClient()
-    usage = stored.usage(client)  # before the weights, which take longer
-    return stored.load(client), usage
+    if stored.role == COMBINED:
+        if given is not None:
+            raise DataError(
+                "Expected data=None of a combined model, whose heads have names of their own. "
+                "Received: a DataSplit."
+            )
+        combined = Combined(Combination.of(stored, client))
+        return combined.bottom, combined.usage, combined.outputs
+    usage = given or stored.usage(client)  # before the weights, which take longer
+    return stored.load(client), usage, _unchanged
+
+
+def _unchanged(outputs: Any) -> Any:
+    return outputs
 
 
 def _unnamed(model: keras.Model) -> Usage:

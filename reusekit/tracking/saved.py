@@ -1,6 +1,7 @@
 """A Keras model as a folder that MLflow can load, written without running the model."""
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import packages_distributions, version
@@ -28,6 +29,9 @@ WEIGHTS = Path("data", "model.keras")
 
 LOADER = "reusekit.tracking.saved"
 """What MLflow imports to serve a model with layers of reusekit's own, or to answer with names."""
+
+COMBINED_LOADER = "reusekit.tracking.combined"
+"""The same for a combined model."""
 
 _SERVED = "__pyfunc_model_path__"
 """The environment variable by which MLflow tells a scoring server what it serves."""
@@ -110,11 +114,30 @@ def _load_pyfunc(path: str) -> Any:
     file = Path(path, USAGE)
     if not file.is_file():  # as of models of before
         return served
-    return _Answering(served.get_raw_model(), Usage.read(file, "The model"))
+    return _Named(served.get_raw_model(), Usage.read(file, "The model"))
 
 
-class _Answering:
+class Answering(ABC):
     """A model that answers raw inputs with names, as `mlflow.pyfunc` calls it."""
+
+    @abstractmethod
+    def answer(self, data: Any, params: Mapping[str, Any], files: bool) -> pd.DataFrame:
+        """Answer; `files` is True where text may be the path of a picture."""
+
+    def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Predict raw inputs; see `Usage.predict`."""
+        served = _SERVED in os.environ  # paths would be a stranger's then
+        try:
+            return self.answer(data, params or {}, files=not served)
+        except DataError as error:
+            if not served:
+                raise
+            # The server tells its callers of no other error than MLflow's own.
+            raise MlflowException.invalid_parameter_value(str(error)) from error
+
+
+class _Named(Answering):
+    """A single model and its names."""
 
     def __init__(self, model: keras.Model, usage: Usage) -> None:
         self._model, self._usage = model, usage
@@ -123,17 +146,9 @@ class _Answering:
         """Return the Keras model, as `unwrap_python_model` and the like expect it."""
         return self._model
 
-    def predict(self, data: Any, params: Mapping[str, Any] | None = None) -> pd.DataFrame:
-        """Predict raw inputs; see `Usage.predict`."""
-        served = _SERVED in os.environ  # paths would be a stranger's then
-        probabilities = bool((params or {}).get("probabilities"))
-        try:
-            return self._usage.predict(self._model, data, probabilities, files=not served)
-        except DataError as error:
-            if not served:
-                raise
-            # The server tells its callers of no other error than MLflow's own.
-            raise MlflowException.invalid_parameter_value(str(error)) from error
+    def answer(self, data: Any, params: Mapping[str, Any], files: bool) -> pd.DataFrame:
+        """Answer by the model's own usage."""
+        return self._usage.predict(self._model, data, bool(params.get("probabilities")), files)
 
 
 def signature(model: keras.Model) -> ModelSignature:
@@ -148,13 +163,17 @@ def signature(model: keras.Model) -> ModelSignature:
     return ModelSignature(_schema(graph.input_structure), _schema(graph.output_structure))
 
 
-def named_signature(usage: Usage) -> ModelSignature:
+def named_signature(usage: Usage, *more: ParamSpec) -> ModelSignature:
     """Return the signature of a model that answers with names.
 
     It takes raw inputs of several kinds, which no signature of MLflow's can say, and so none is
     given for them.
+
+    Args:
+        usage: The names.
+        more: What it can be asked beside `probabilities`.
     """
-    asked = ParamSchema([ParamSpec("probabilities", DataType.boolean, False)])
+    asked = ParamSchema([ParamSpec("probabilities", DataType.boolean, False), *more])
     return ModelSignature(outputs=_answers(usage), params=asked)
 
 

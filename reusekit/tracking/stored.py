@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import keras
@@ -35,13 +35,24 @@ from reusekit.sharing import join
 from reusekit.tracking import names
 from reusekit.tracking.network import cause_of
 from reusekit.tracking.registry import MODEL_ID, asking, logged_model_id, original_of
-from reusekit.tracking.saved import LOADER, WEIGHTS, name_answers, read_description
+from reusekit.tracking.saved import (
+    COMBINED_LOADER,
+    LOADER,
+    WEIGHTS,
+    name_answers,
+    read_description,
+)
 from reusekit.tracking.usage import USAGE, Usage
 
 FILE = Path("data", "reference.json")
 """Where a reference lies in a model's folder, in place of the weights."""
 
+COMBINATION = Path("data", "combination.json")
+"""Where a combined model says its heads, and the bottom below them."""
+
 _Name = Annotated[str, StringConstraints(max_length=500)]
+_ASKED = ("data", "save_exported_model")  # of MLflow's reader of Keras models
+_MORE = ("code", "data")  # which have it import modules, and read another folder
 _INDIRECT = ("models", "reusekit", "runs")  # addresses that stand for another
 # Asked with the credentials of the tracking server.
 _SERVERS = ("http", "https", "mlflow-artifacts")
@@ -57,6 +68,22 @@ class Part(_Checked):
     version: _Name
     model_id: str
     file: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+
+    def load(self, client: MlflowClient) -> keras.Model:
+        """Read the model.
+
+        Raises:
+            TrackingError: It is gone, altered, or says to look elsewhere.
+            BackboneError: It is no Keras model, or asks for code to be run.
+        """
+        named = f"{self.version} ({self.model_id})"
+        stored = replace(
+            Stored.of_logged(self.model_id, client, named),
+            files=frozenset({self.file}),
+            purpose="this model was joined from",
+        )
+        with TemporaryDirectory() as scratch:
+            return read_file(stored.fetch(client, WEIGHTS, Path(scratch)), named)
 
 
 class Reference(_Checked):
@@ -102,6 +129,7 @@ class Stored:
         purpose: The occasion on which that was put on record.
         model_id: The logged model; None where it is none.
         head: The address at which its head begins, where that is on record.
+        role: What it is of a model, by its tag; None where nothing says it.
     """
 
     named: str
@@ -112,6 +140,7 @@ class Stored:
     purpose: str = "was logged"
     model_id: str | None = None
     head: str | None = None
+    role: str | None = None
 
     @classmethod
     def of_logged(cls, model_id: str, client: MlflowClient, named: str = "") -> "Stored":
@@ -130,7 +159,14 @@ class Stored:
                 f"{named} cannot be had: it may have been deleted. {cause_of(error)}"
             ) from error
         head = model.tags.get(names.CUT if names.FROZEN_UP_TO in model.tags else names.HEAD)
-        return cls(named, model.artifact_location, *_on_record(model), model_id=model_id, head=head)
+        return cls(
+            named,
+            model.artifact_location,
+            *_on_record(model),
+            model_id=model_id,
+            head=head,
+            role=model.tags.get(names.ROLE),
+        )
 
     @classmethod
     def of_version(cls, version: ModelVersion, client: MlflowClient) -> "Stored":
@@ -162,11 +198,27 @@ class Stored:
             TrackingError: It or a part of it is gone, altered, or says to look elsewhere.
             BackboneError: It is no Keras model, or asks for code to be run.
         """
+        if self.role == names.COMBINED:
+            raise TrackingError(
+                f"Expected a single model. Received: {self.named}, which combines several. Name "
+                "one of those."
+            )
+        reference = self.reference(client)
+        if reference is not None:
+            return _joined(reference, client)
         with TemporaryDirectory() as scratch:
-            if self._has(client, FILE):
-                file = self._fetch(client, FILE, Path(scratch))
-                return _joined(Reference.read(file, self.named), client)
-            return read_file(self._fetch(client, WEIGHTS, Path(scratch)), self.named)
+            return read_file(self.fetch(client, WEIGHTS, Path(scratch)), self.named)
+
+    def reference(self, client: MlflowClient) -> Reference | None:
+        """Read the reference to the model's parts; None where it has weights of its own.
+
+        Raises:
+            TrackingError: It is gone, altered or damaged.
+        """
+        if not self._has(client, FILE):
+            return None
+        with TemporaryDirectory() as scratch:
+            return Reference.read(self.fetch(client, FILE, Path(scratch)), self.named)
 
     def usage(self, client: MlflowClient) -> Usage | None:
         """Read how the model is used; None where nothing says it, as of models of before.
@@ -177,7 +229,7 @@ class Stored:
         if not self.usages and not self._has(client, USAGE):
             return None
         with TemporaryDirectory() as scratch:
-            return Usage.read(self._fetch(client, USAGE, Path(scratch)), self.named)
+            return Usage.read(self.fetch(client, USAGE, Path(scratch)), self.named)
 
     def _folder(self, client: MlflowClient) -> ArtifactRepository:
         """Return the folder as an artifact store; its address may not stand for another."""
@@ -200,14 +252,14 @@ class Stored:
             listed = folder.list_artifacts(name.parent.as_posix())
         return name.as_posix() in {info.path for info in listed}
 
-    def _fetch(self, client: MlflowClient, name: Path, scratch: Path) -> Path:
+    def fetch(self, client: MlflowClient, name: Path, scratch: Path) -> Path:
         """Copy one file of a fixed name, and see that it is what was logged."""
         folder = self._folder(client)
         if isinstance(folder, LocalArtifactRepository):
             refuse_links(Path(folder.artifact_dir), self.named, name.parent, name)
         with self._reading():
             file = Path(folder.download_artifacts(name.as_posix(), str(scratch)))
-        known = {FILE: self.references, USAGE: self.usages}
+        known = {FILE: self.references, COMBINATION: self.references, USAGE: self.usages}
         self._check(file, name, known.get(name, self.files))
         return file
 
@@ -272,8 +324,11 @@ def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
     """
     stored = Stored.of_logged(model_id, client)
     refuse_links(folder, stored.named)
-    _check_description(folder, stored.named)
-    if (folder / FILE).is_file():
+    combined = (folder / COMBINATION).is_file()
+    _check_description(folder, stored.named, combined)
+    if combined:
+        stored._check(folder / COMBINATION, COMBINATION, stored.references)
+    elif (folder / FILE).is_file():
         stored._check(folder / FILE, FILE, stored.references)
         reference = Reference.read(folder / FILE, stored.named)
         _joined(reference, client).save(folder / WEIGHTS)
@@ -284,40 +339,33 @@ def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
         name_answers(folder, Usage.read(folder / USAGE, stored.named))
 
 
-def _check_description(folder: Path, named: str) -> None:
+def _check_description(folder: Path, named: str, combined: bool) -> None:
     """Refuse a description that has MLflow read another file, or import other code."""
     try:
         flavors = read_description(folder).flavors
-        keras_flavor, served = flavors["keras"], flavors.get("python_function", {})
-        asks = {name: keras_flavor.get(name) for name in ("data", "save_exported_model")}
+        served = flavors.get("python_function", {})
+        asks = {key: flavors["keras"].get(key) for key in _ASKED} if "keras" in flavors else {}
         loader = served.get("loader_module", "mlflow.keras")
     except Exception as error:  # YAML and MLflow raise whatever they like
         raise TrackingError(
             f"{named} cannot be loaded: its {MLMODEL_FILE_NAME} is damaged. {cause_of(error)}"
         ) from error
-    expected = {"data": WEIGHTS.parent.as_posix(), "save_exported_model": False}
-    if asks not in (expected, expected | {"save_exported_model": None}) or (
-        loader not in ("mlflow.keras", LOADER) or "code" in served
-    ):
+    expected: dict[str, Any] = {"data": WEIGHTS.parent.as_posix(), "save_exported_model": False}
+    allowed = [expected, expected | {"save_exported_model": None}]
+    loaders: tuple[str, ...] = ("mlflow.keras", LOADER)
+    if combined:
+        expected, allowed, loaders = {}, [{}], (COMBINED_LOADER,)
+    if asks not in allowed or loader not in loaders or not served.keys().isdisjoint(_MORE):
         raise TrackingError(
             f"{named} cannot be loaded: its {MLMODEL_FILE_NAME} asks for more than to read "
-            f"{WEIGHTS.as_posix()}. Expected {expected}, and no code. Received: {str(asks)[:200]}, "
-            f"loaded by {str(loader)[:80]!r}."
+            f"{(COMBINATION if combined else WEIGHTS).as_posix()}. Expected {expected}, no code "
+            f"and no other folder. Received: {str(asks)[:200]}, loaded by {str(loader)[:80]!r}."
         )
 
 
 def _joined(reference: Reference, client: MlflowClient) -> keras.Model:
     """Return the whole of two parts, none of which is a reference itself."""
-    parts: list[keras.Model] = []
-    for part in (reference.bottom, reference.top):
-        named = f"{part.version} ({part.model_id})"
-        stored = replace(
-            Stored.of_logged(part.model_id, client, named),
-            files=frozenset({part.file}),
-            purpose="this model was joined from",
-        )
-        with TemporaryDirectory() as scratch:
-            parts.append(read_file(stored._fetch(client, WEIGHTS, Path(scratch)), named))
+    parts = [part.load(client) for part in (reference.bottom, reference.top)]
     try:
         bottom, top = parts
         return join(bottom, top, shared=reference.shared, name=reference.name)

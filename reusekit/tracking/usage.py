@@ -3,7 +3,7 @@
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NamedTuple
@@ -167,15 +167,21 @@ class Usage(Answers):
             ) from error
 
     def predict(
-        self, model: keras.Model, inputs: Any, probabilities: bool = False, files: bool = True
+        self,
+        model: keras.Model,
+        inputs: Any,
+        probabilities: bool = False,
+        files: bool = True,
+        behind: Callable[[Any], Any] = lambda made: made,
     ) -> pd.DataFrame:
         """Predict raw inputs.
 
         Args:
-            model: The model.
+            model: The model, or a bottom.
             inputs: Several inputs, as `reusekit.predict` takes them.
             probabilities: Give those of all classes or labels, too.
             files: Whether text may be the path of a picture.
+            behind: A function from what a bottom makes of a batch to the outputs.
 
         Returns:
             A row for each input, as `reusekit.predict` returns them.
@@ -183,7 +189,7 @@ class Usage(Answers):
         Raises:
             DataError: The inputs are not what the model takes.
         """
-        if probabilities and all(one.kind == "regression" for one in self._by_task.values()):
+        if probabilities and all(one.kind == "regression" for one in self.by_task.values()):
             raise DataError(
                 "Expected probabilities=False: the model predicts numbers. Received: True."
             )
@@ -195,11 +201,11 @@ class Usage(Answers):
             for at in range(0, len(arrays[0]), _BATCH):
                 batch = [array[at : at + _BATCH] for array in arrays]
                 fed = keras.tree.pack_sequence_as(structure, batch)
-                outputs.append(self._outputs(model.predict_on_batch(fed)))
+                outputs.append(self.outputs(behind(model.predict_on_batch(fed))))
         answers = pd.concat(
             [
                 one.named(np.concatenate([batch[task] for batch in outputs]), probabilities, task)
-                for task, one in self._by_task.items()
+                for task, one in self.by_task.items()
             ],
             axis=1,
         )
@@ -208,23 +214,23 @@ class Usage(Answers):
         return answers
 
     @property
-    def _by_task(self) -> Mapping[str, Answers]:
+    def by_task(self) -> Mapping[str, Answers]:
         """The meaning of each task's outputs, by its name; a single task has none."""
         return self.tasks or {"": self}
 
     def answers(self) -> dict[str, str]:
         """Return the kind of values in each column of predictions; see `Answers.columns_of`."""
-        by_task = self._by_task.items()
+        by_task = self.by_task.items()
         return {name: kind for task, one in by_task for name, kind in one.columns_of(task).items()}
 
-    def _outputs(self, made: Any) -> dict[str, np.ndarray]:
+    def outputs(self, made: Any) -> dict[str, np.ndarray]:
         """Return a batch of outputs by task.
 
         Raises:
             DataError: They are those of other tasks.
         """
         by_task = made if isinstance(made, Mapping) else {"": made}
-        if by_task.keys() != self._by_task.keys():
+        if by_task.keys() != self.by_task.keys():
             raise DataError(
                 f"Expected a model with outputs {', '.join(self.tasks) or 'of one task'}. "
                 f"Received: {', '.join(by_task) or 'one of a single task'}."

@@ -36,3 +36,16 @@ def test_one_changed_weight_changes_it():
     kernel = model.layers[1].kernel
     kernel.assign(kernel.value + 1e-6)
     assert model_digest(model) != model_digest(build())
+
+
+def test_another_vocabulary_changes_it_even_if_it_was_adapted():
+    def words(adapted=(), **options):
+        lookup = keras.layers.StringLookup(name="words", **options)
+        if adapted:
+            lookup.adapt(list(adapted))
+        inputs = keras.Input((3,), dtype="string")
+        return keras.Model(inputs, lookup(inputs))
+
+    found = [words("ab"), words("bc"), words(), words(vocabulary=["a"])]
+    assert len({model_digest(model) for model in found}) == len(found)
+    assert model_digest(words("ab")) == model_digest(words("ab"))

@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from contextlib import contextmanager
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -19,21 +20,18 @@ import uvicorn
 from keras import layers
 from mlflow.pyfunc import scoring_server
 from PIL import Image
-from tracking.small_models import CUT, X, backbone, with_head
+from tracking.small_models import CUT, X, backbone, register, with_head
 
 import reusekit as rk
-from reusekit.backbones import Backbone
 from reusekit.cli import predict
 from reusekit.data import Treatment
 from reusekit.launch import launch_one_of
-from reusekit.sharing import count_params
 from reusekit.surgery import prepend
-from reusekit.tracking import ROLES, Ledger, Registration, Usage, prepare, send
+from reusekit.tracking import Usage, combine
 from reusekit.tracking.registry import logged_model_id
 from reusekit.tracking.usage import USAGE
 
 KINDS = ("cat", "dog", "b64")
-COSTS = Ledger(count_params(backbone().model), 1, 1, 0.001, "not measured here, which takes long")
 SMALL = Treatment(image_size=(8, 8), channels=3)
 
 
@@ -76,6 +74,7 @@ def registered(module_tracking, tmp_path_factory):
         ),
         "alone": (image_model(), Usage(kind="classification", names=KINDS, treatment=SMALL)),
         "tone": (text_model(), Usage(kind="classification", names=("good", "bad"))),
+        "mood": (text_model(), Usage(kind="multilabel", names=("glad", "sad"), columns=("a",))),
         "labels": (
             with_head(body, 0),
             Usage(kind="multilabel", names=KINDS, thresholds=(0.0, 0.3, 1.0)),
@@ -86,11 +85,7 @@ def registered(module_tracking, tmp_path_factory):
         ),
     }
     for name, (model, usage) in wanted.items():
-        source = Backbone(model, None, f"tests/{name}", None)
-        said = Registration(name, "f00d", usage=usage, standalone=name == "alone")
-        prepare(folder / name, rk.split(model, CUT), source, dict.fromkeys(ROLES, COSTS), said)
-        with mlflow.start_run() as run:
-            send(folder / name, mlflow.MlflowClient(), run.info.run_id)
+        register(folder / name, name, model, usage, standalone=name == "alone")
     return {name: model for name, (model, _) in wanted.items()}
 
 
@@ -180,11 +175,8 @@ def test_a_tokenizer_of_kerashub_goes_into_the_registry_by_reference(module_trac
     bert, cut = rk.load_backbone(tmp_path / "bert"), "transformer_layer_0"
     whole = rk.attach(rk.extract(bert.model, cut), rk.heads.Classifier(3))
     whole = prepend(whole, bert.tokenizer(6, ("text",)))
-    said = Registration("bert", "f00d", usage=Usage(kind="classification", names=KINDS))
-    parts = rk.split(whole, cut)
-    prepare(tmp_path / "written", parts, bert, dict.fromkeys(ROLES, COSTS), said)
-    with mlflow.start_run() as run:
-        send(tmp_path / "written", mlflow.MlflowClient(), run.info.run_id)
+    usage = Usage(kind="classification", names=KINDS)
+    register(tmp_path / "written", "bert", whole, usage, bert, cut)
     texts = ["Read the file", "the"]
     expected = whole.predict(keras.ops.convert_to_tensor(texts), verbose=0)
     for found in (
@@ -294,27 +286,66 @@ def test_a_served_model_answers_with_names_and_opens_no_file_of_its_server(
         answered("colours", inputs=[str(tmp_path / "one.png")])
 
 
-def test_mlflow_serves_names_over_http(served):
-    """By the application that `mlflow models serve` runs."""
-    server = uvicorn.Server(uvicorn.Config(scoring_server.init(served["alone"]), port=0))
+@contextmanager
+def over_http(model):
+    """The application that `mlflow models serve` runs; gives a function that posts JSON to it."""
+    server = uvicorn.Server(uvicorn.Config(scoring_server.init(model), port=0))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         while not server.started:
             time.sleep(0.01)
         (listening,) = server.servers[0].sockets
-        ask = partial(
+        yield partial(
             requests.post, "http://{}:{}/invocations".format(*listening.getsockname()), timeout=60
         )
-        pictures = [{"b64": base64.b64encode(one).decode()} for one in PICTURES]
-        answered = ask(json={"instances": pictures}).json()["predictions"]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+CODED = [{"b64": base64.b64encode(one).decode()} for one in PICTURES]
+
+
+def test_mlflow_serves_names_over_http(served):
+    with over_http(served["alone"]) as ask:
+        answered = ask(json={"instances": CODED}).json()["predictions"]
         assert [one["label"] for one in answered] == ["dog", "cat"]
         refused = ask(json={"inputs": [3]})
         assert refused.status_code == 400
         assert "Expected" in refused.text
-    finally:
-        server.should_exit = True
-        thread.join()
+
+
+def test_mlflow_serves_several_heads_over_http_and_exchanges_them(registered, tmp_path):
+    tints = Usage(kind="classification", names=("warm", "cool", "cold"), treatment=SMALL)
+    register(tmp_path / "tints", "tints", image_model(), tints)
+    combine("seen", ["models:/colours@champion", "models:/tints@champion"], refresh=0)
+    with over_http(mlflow.pyfunc.load_model("models:/seen@champion")) as ask:
+
+        def told(**params):
+            return ask(json={"instances": CODED, "params": params}).json()["predictions"]
+
+        answered = told()
+        assert [one["colours"] for one in answered] == ["dog", "cat"]
+        assert [one["tints"] for one in answered] == ["cool", "warm"]
+        own = [name for head in ("colours", "tints") for name in (head, f"{head}_probability")]
+        assert list(answered[0]) == own
+        tints = tints.model_copy(update={"names": ("red", "green", "blue")})
+        register(tmp_path / "again", "tints", image_model(), tints, alias="champion")
+        answered = told(heads=["tints"], probabilities=True)
+        assert [one["tints"] for one in answered] == ["green", "red"]
+        assert answered[0].keys() == {"tints", "tints_probability", "tints_probabilities"}
+
+
+def test_texts_are_answered_by_several_heads(registered, served):
+    combine("said", {"tone": "models:/tone@champion", "mood": "models:/mood/1"})
+    said = ["good", "bad bad good"]
+    for inputs in (said, pd.DataFrame({"whatever": said}), {"text": said}):
+        found = mlflow.pyfunc.load_model("models:/said/1").predict(inputs)
+        assert found["tone"].tolist() == ["good", "bad"]
+        pd.testing.assert_series_equal(
+            found["mood"], served["mood"].predict(said)["labels"], check_names=False
+        )
 
 
 def test_names_are_those_that_were_registered(registered):

@@ -104,6 +104,7 @@ def test_a_path_in_the_description_is_not_followed(
         ("save_exported_model: .*", "save_exported_model: true"),
         ("loader_module: .*", "loader_module: antigravity"),
         ("loader_module:", "code: code\n    loader_module:"),
+        ("loader_module:", "data: elsewhere\n    loader_module:"),
         ("  keras:\n", "  other:\n"),
         ("keras_backend: .*", "keras_backend: !!python/object/apply:os.system ['true']"),
     ],
