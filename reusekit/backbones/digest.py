@@ -1,4 +1,4 @@
-"""A name for what a model computes: its configuration without layer names, weights, vocabularies."""
+"""A name for what a model computes: configuration without layer names, weights, vocabularies."""
 
 import hashlib
 import inspect
@@ -47,8 +47,8 @@ def model_digest(model: keras.Model) -> str:
     for layer in all_layers(model):
         # One that `adapt` has found is neither among the weights nor in the configuration.
         if hasattr(layer, "get_vocabulary") and layer.get_config().get("vocabulary") is None:
-            words = [str(word) for word in layer.get_vocabulary(include_special_tokens=False)]
-            digest.update(json.dumps(words).encode() if words else b"")
+            words = [str(word) for word in layer.get_vocabulary()]
+            digest.update(json.dumps(words).encode())
     return digest.hexdigest()
 
 
