@@ -267,7 +267,7 @@ _METHODS: Mapping[str, Callable[[Any, Any], float]] = {
 def rank_cuts(
     features: Annotated[Mapping[str, Any], MinLen(1)],
     labels: Any,
-    method: Method = "logme",
+    method: Method = "ridge",
 ) -> pandas.DataFrame:
     """Rank cuts by what could be made of their features.
 
