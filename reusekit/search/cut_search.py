@@ -509,8 +509,11 @@ class CutSearch:
             made = self._shipping.exported(self._told_of(record))
             if isinstance(made, Export):
                 found[record.number] = made
-        sign = -1 if self._rules.maximize else 1
-        return dict(sorted(found.items(), key=lambda one: sign * (one[1].file.value or 0.0)))
+        values: dict[int, Any] = {number: one.file.value for number, one in found.items()}
+        if None in values.values():  # a head of another task, whose file has no measure
+            return found
+        order = sorted(values, key=lambda number: values[number], reverse=self._rules.maximize)
+        return {number: found[number] for number in order}
 
     @property
     def result(self) -> SearchResult:
