@@ -25,15 +25,23 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import DataType, ParamSpec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from reusekit.arguments import Alias, checked, first_fault
-from reusekit.data import Treatment
+from reusekit.arguments import Alias, checked
 from reusekit.digests import file_digest
 from reusekit.errors import DataError, ReusekitError, TrackingError, nearest
 from reusekit.tracking import names
 from reusekit.tracking.backbones import find_registered_version
-from reusekit.tracking.linked import CHAMPION, Sending, move_alias, with_tags
+from reusekit.tracking.combination import (
+    Combination,
+    Head,
+    HeadVersion,
+    address_of,
+    check_bottoms,
+    combination_of,
+    joined_name,
+)
+from reusekit.tracking.linked import Sending, move_alias, with_tags
 from reusekit.tracking.network import is_away
 from reusekit.tracking.registry import (
     aliased_version,
@@ -50,152 +58,18 @@ from reusekit.tracking.saved import (
     read_description,
     requirements,
 )
-from reusekit.tracking.stored import COMBINATION, Part, Reference, Stored
-from reusekit.tracking.usage import Columns, Usage
+from reusekit.tracking.stored import COMBINATION, Stored
+from reusekit.tracking.usage import Usage
 
 _log = logging.getLogger(__name__)
 _TROUBLE = (ReusekitError, MlflowException, OSError)  # after which a server goes on
-_SHOWN = 12  # digits of a digest in a message
-
-
-class Head(BaseModel):
-    """One of the models of a combination.
-
-    Attributes:
-        address: The address that is looked up again, such as `models:/digits@champion`.
-        version: The version that it meant when the models were combined.
-        answers: The kind of values in each column of its answers.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    address: str
-    version: str
-    answers: Mapping[str, str]
-
-
-class Combination(BaseModel):
-    """The content of a combined model, as plain data.
-
-    Attributes:
-        name: Its name in the registry.
-        alias: The alias of that name, by which other heads are found.
-        refresh: The seconds after which aliases are looked at again.
-        bottom: What all heads stand on.
-        heads: Its heads, by the name that their answers have.
-        treatment: How pictures become what the bottom takes.
-        columns: The columns of a table that all were trained on; None where they are not the same,
-            which is for inputs of one column alone.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    alias: str
-    refresh: float
-    bottom: Part
-    heads: Mapping[str, Head]
-    treatment: Treatment
-    columns: Columns | None
-
-    @classmethod
-    def read(cls, file: Path, named: str) -> "Combination":
-        """Read the content of a combined model that errors name.
-
-        Raises:
-            TrackingError: It is damaged.
-        """
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except ValidationError as error:
-            where = COMBINATION.as_posix()
-            raise TrackingError(
-                f"{named} cannot be loaded: its {where} is damaged{first_fault(error)}."
-            ) from error
-
-    @classmethod
-    def of(cls, stored: Stored, client: MlflowClient) -> "Combination":
-        """Read the content of a registered combined model.
-
-        Raises:
-            TrackingError: It is another kind of model, or it is gone, altered or damaged.
-        """
-        if stored.role != names.COMBINED:
-            raise TrackingError(f"Expected a combined model. Received: {stored.named}.")
-        with TemporaryDirectory() as scratch:
-            return cls.read(stored.fetch(client, COMBINATION, Path(scratch)), stored.named)
-
-
-@dataclass(frozen=True)
-class _Version:
-    """A registered whole whose top may serve as a head; its top is not read yet.
-
-    Attributes:
-        version: The version.
-        model_id: The logged model.
-        reference: Its parts.
-        usage: Its names, and how its inputs are treated.
-    """
-
-    version: ModelVersion
-    model_id: str | None
-    reference: Reference
-    usage: Usage
-
-    @property
-    def named(self) -> str:
-        """Its exact address."""
-        return _named(self.version)
-
-    @classmethod
-    def read(cls, version: ModelVersion, client: MlflowClient) -> "_Version":
-        """Read what is on record of a version.
-
-        Raises:
-            TrackingError: It is no whole that refers to a bottom and a top, or answers with no
-                names; or it is gone, altered or damaged.
-        """
-        stored = Stored.of_version(version, client)
-        reference = None if stored.role == names.COMBINED else stored.reference(client)
-        if reference is None:
-            kinds = {"whole": "model with weights of its own", None: "model of no pipeline"}
-            kind = kinds.get(stored.role, stored.role)
-            raise TrackingError(
-                "Expected a whole model that refers to its bottom and its top, as pipelines "
-                f"register it without standalone. Received: {stored.named}, a {kind}."
-            )
-        usage = stored.usage(client)
-        if usage is None:
-            raise TrackingError(
-                f"Expected a model that answers with names. Received: {stored.named}, which was "
-                "registered by a version of before. Train and register it again."
-            )
-        return cls(version, stored.model_id, reference, usage)
-
-    def check(self, content: Combination, head: Head) -> None:
-        """Refuse a version that other heads cannot be served with.
-
-        Raises:
-            TrackingError: It stands on another bottom, has another preprocessing, or answers with
-                other columns.
-        """
-        _check_bottoms({content.name: content.bottom, self.named: self.reference.bottom})
-        _check_treatments({content.name: content.treatment, self.named: self.usage.treatment})
-        one_column = content.columns is None and _is_one_column(self.usage.columns)
-        if self.usage.columns != content.columns and not one_column:
-            raise _other_columns({content.name: content.columns, self.named: self.usage.columns})
-        if self.usage.answers() != head.answers:
-            raise TrackingError(
-                f"Expected answers {_listed(head.answers)} of {self.named}, as when the models "
-                f"were combined. Received: {_listed(self.usage.answers())}. Combine them again."
-            )
 
 
 @dataclass(frozen=True)
 class _Serving:
     """A head that answers."""
 
-    read: _Version
+    read: HeadVersion
     top: keras.Model
 
     def is_of(self, version: ModelVersion) -> bool:
@@ -314,7 +188,7 @@ class Combined:
         if model_id == state.model_id:
             return state.content, model_id
         content = Combination.of(Stored.of_version(version, self._client), self._client)
-        _check_bottoms({"what is served": state.content.bottom, _named(version): content.bottom})
+        check_bottoms({"what is served": state.content.bottom, address_of(version): content.bottom})
         return content, model_id
 
     def _heads(self, content: Combination) -> dict[str, _Serving]:
@@ -352,7 +226,7 @@ class Combined:
         if held is not None and held.is_of(version):
             held.read.check(content, head)
             return held
-        read = _Version.read(version, self._client)
+        read = HeadVersion.read(version, self._client)
         read.check(content, head)
         return _Serving(read, read.reference.top.load(self._client))
 
@@ -397,9 +271,9 @@ def combine(
     """
     check_name(name)
     client = MlflowClient()
-    found = {head: _Version.read(version, client) for head, version in _by_name(models).items()}
+    found = {head: HeadVersion.read(version, client) for head, version in _by_name(models).items()}
     given = list(models.values() if isinstance(models, Mapping) else models)
-    content = _content(name, dict(zip(found, given, strict=True)), found, alias, refresh)
+    content = combination_of(name, dict(zip(found, given, strict=True)), found, alias, refresh)
     with asking(f"list the versions of {name!r}"):
         others = client.search_model_versions(filter_of(name))
     if any((one.tags or {}).get(names.ROLE) != names.COMBINED for one in others):
@@ -481,50 +355,6 @@ def _by_name(models: Sequence[str] | Mapping[str, str]) -> dict[str, ModelVersio
     return found
 
 
-def _content(
-    name: str,
-    addresses: Mapping[str, str],
-    found: Mapping[str, _Version],
-    alias: str | None,
-    refresh: float,
-) -> Combination:
-    """Return the combination of versions that fit together.
-
-    Raises:
-        TrackingError: They do not.
-    """
-    _check_bottoms({head: one.reference.bottom for head, one in found.items()})
-    _check_treatments({head: one.usage.treatment for head, one in found.items()})
-    columns = {head: one.usage.columns for head, one in found.items()}
-    first, *others = columns.values()
-    same = all(one == first for one in others)
-    if not same and not all(map(_is_one_column, columns.values())):
-        raise _other_columns(columns)
-    content = Combination(
-        name=name,
-        alias=alias or CHAMPION,
-        refresh=refresh,
-        bottom=next(iter(found.values())).reference.bottom,
-        heads={
-            head: Head(address=addresses[head], version=one.named, answers=one.usage.answers())
-            for head, one in found.items()
-        },
-        treatment=next(iter(found.values())).usage.treatment,
-        columns=first if same else None,
-    )
-    owners: dict[str, str] = {}
-    for head, one in found.items():
-        for task, answers in one.usage.by_task.items():
-            joined = _joined(head, task)
-            for column in (*answers.columns_of(joined), f"{joined}_probabilities"):
-                if owners.setdefault(column, head) != head:
-                    raise TrackingError(
-                        f"Expected heads with columns of their own. Received: {column!r} of both "
-                        f"{owners[column]!r} and {head!r}. Give the heads other names."
-                    )
-    return content
-
-
 def _save(combined: Combined, content: Combination, folder: Path) -> None:
     """Write a combined model as MLflow does."""
     packages = [
@@ -557,7 +387,7 @@ def _card(content: Combination) -> str:
 def _together(content: Combination, heads: Mapping[str, _Serving]) -> Usage:
     """Return the use of heads together: that of several tasks, one or more of each head."""
     tasks = {
-        _joined(name, task): answers
+        joined_name(name, task): answers
         for name, one in heads.items()
         for task, answers in one.read.usage.by_task.items()
     }
@@ -573,14 +403,10 @@ def _together(content: Combination, heads: Mapping[str, _Serving]) -> Usage:
 def _outputs(heads: Mapping[str, _Serving], features: Any) -> dict[str, np.ndarray]:
     """Return what tops make of features, by the tasks of `_together`."""
     return {
-        _joined(name, task): part
+        joined_name(name, task): part
         for name, one in heads.items()
         for task, part in one.read.usage.outputs(one.top.predict_on_batch(features)).items()
     }
-
-
-def _joined(head: str, task: str) -> str:
-    return f"{head}_{task}" if task else head
 
 
 def _follows(content: Combination, model_id: str | None) -> bool:
@@ -590,46 +416,3 @@ def _follows(content: Combination, model_id: str | None) -> bool:
     except _TROUBLE:
         return False
     return model_id is not None and logged_model_id(version) == model_id
-
-
-def _check_bottoms(bottoms: Mapping[str, Part]) -> None:
-    (first, one), *others = bottoms.items()
-    for name, other in others:
-        if other.file != one.file:
-            said = " and ".join(
-                f"{who} over {part.version} (SHA-256 {part.file[:_SHOWN]})"
-                for who, part in ((first, one), (name, other))
-            )
-            raise TrackingError(f"Expected models over one bottom. Received: {said}.")
-
-
-def _check_treatments(treatments: Mapping[str, Treatment]) -> None:
-    (first, one), *others = treatments.items()
-    for name, other in others:
-        differ = [key for key, value in one if value != getattr(other, key)]
-        if differ:
-            said = ", and ".join(
-                f"{', '.join(f'{key}={getattr(of, key)!r}' for key in differ)} of {who}"
-                for who, of in ((first, one), (name, other))
-            )
-            raise TrackingError(f"Expected models with one preprocessing. Received: {said}.")
-
-
-def _is_one_column(columns: Columns | None) -> bool:
-    """Return whether an input needs no name of a column to be found in a table."""
-    return columns is None or (not isinstance(columns, Mapping) and len(columns) == 1)
-
-
-def _other_columns(columns: Mapping[str, Columns | None]) -> TrackingError:
-    said = "; ".join(f"{'none' if of is None else of} of {who}" for who, of in columns.items())
-    return TrackingError(
-        f"Expected models that were trained on the same columns of tables. Received: {said[:400]}."
-    )
-
-
-def _listed(answers: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({kind})" for name, kind in answers.items())
-
-
-def _named(version: ModelVersion) -> str:
-    return f"models:/{version.name}/{version.version}"

@@ -13,7 +13,8 @@ from reusekit.data import DataSplit
 from reusekit.data.table_blocks import open_table
 from reusekit.errors import DataError
 from reusekit.tracking.backbones import find_registered
-from reusekit.tracking.combined import Combination, Combined
+from reusekit.tracking.combination import Combination
+from reusekit.tracking.combined import Combined
 from reusekit.tracking.names import COMBINED
 from reusekit.tracking.usage import Usage
 
