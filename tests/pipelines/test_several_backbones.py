@@ -24,7 +24,7 @@ from reusekit.settings import (
 CONFIG = f"--config={ROOT / 'configs' / 'several_backbones.yaml'}"
 QUICK = [
     CONFIG,
-    "--data.examples_per_class=4",
+    "--data.examples_per_class=5",  # of which ridge makes as many folds
     "--search.max_cuts=1",
     "--search.max_trials=3",
     "--search.epochs=8",
