@@ -259,7 +259,7 @@ def combine(
     words = models or []
     named = [word.partition("=") for word in words if not word.startswith("models:")]
     heads = {head: address for head, _, address in named}
-    if not words or len(heads) not in (0, len(words)):
+    if not words or len(heads) not in (0, len(words)) or "" in heads.values():
         raise ConfigError(
             "Expected addresses of models, or all as NAME=ADDRESS with a name for each head. "
             f"Received: {' '.join(words) or 'none'}."
@@ -344,10 +344,13 @@ def doctor(
     print(found)
     if found.is_well:
         return
-    if fix is not None:
+    left = sum(one.mend is None for one in found.findings)
+    if fix is not None and left < len(found.findings):
         write_mended(found, expanded(fix, ConfigError))
-        left = sum(one.mend is None for one in found.findings)
-        print(f"{fix} has all mended but {left} of {len(found.findings)}.")
+        print(
+            f"{fix} has all mended but {left} of {len(found.findings)}. Compile it before it is "
+            "trained on."
+        )
     raise SystemExit(1)
 
 

@@ -33,11 +33,6 @@ class Known:
     entry: np.ndarray = field(repr=False)
     row: np.ndarray = field(repr=False)
 
-    @property
-    def count(self) -> int:
-        """The number of examples."""
-        return int(np.count_nonzero(self.entry != _NONE))
-
     def opened(self, key: FeatureKey) -> "OpenedExamples":
         """Map the features of these examples, once their checksums are compared.
 
@@ -75,16 +70,17 @@ def known_examples(store: FeatureStore, keys: Sequence[FeatureKey]) -> list[Know
         held[manifest.alike or ""].append((folder, manifest))
     for those in held.values():  # as few as can be, and always the same
         those.sort(key=lambda one: (-one[1].size, one[1].digest))
-    matches: dict[Any, tuple[list[int], np.ndarray, np.ndarray]] = {}
     found = []
     for key in keys:
-        those = held[key.alike] if key.alike else []
-        told = tuple(_examples_told(manifest) for _, manifest in those), id(key.examples)
-        if told not in matches:  # the same for all cuts of one data set
-            matches[told] = _matched(key, those)
-        used, entry, row = matches[told]
-        found.append(Known([those[number] for number in used], entry, row))
+        others = [one for one in held.get(key.alike or "", ()) if one[1].digest != key.digest]
+        used, entry, row = _matched(key, others)
+        found.append(Known([others[number] for number in used], entry, row))
     return found
+
+
+def known_by_all(known: Sequence[Known]) -> int:
+    """Return how many examples are known for each of some keys; the others are computed for all."""
+    return int(np.all([one.entry != _NONE for one in known], axis=0).sum()) if known else 0
 
 
 def _looked_at(folder: Path, wanted: Collection[str]) -> tuple[Path, Manifest] | None:
@@ -99,11 +95,6 @@ def _looked_at(folder: Path, wanted: Collection[str]) -> tuple[Path, Manifest] |
     if manifest is None or manifest.alike not in wanted or manifest.done < manifest.size:
         return None
     return folder, manifest
-
-
-def _examples_told(manifest: Manifest) -> tuple[Any, ...]:
-    """Return what is equal of two entries of the same examples."""
-    return manifest.size, manifest.rows_per_block, *(sums[-1] for sums in manifest.checksums)
 
 
 def _matched(

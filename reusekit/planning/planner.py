@@ -21,7 +21,7 @@ from reusekit.features.batches import example_batches
 from reusekit.features.bottoms import in_compute_dtype, tapped
 from reusekit.features.frontiers import Features, frontier
 from reusekit.features.key import EXAMPLE_BYTES, Extraction, described, feature_keys
-from reusekit.features.known import known_examples
+from reusekit.features.known import known_by_all, known_examples
 from reusekit.features.randomness import random_before, refuse_mixing
 from reusekit.features.store import FeatureStore
 from reusekit.features.stored import check_examples
@@ -328,11 +328,11 @@ def _find(
             else:
                 one.there += entry.nbytes
                 one.example_bytes = entry.nbytes // split.size
-        known = known_examples(store, [key for _, key in lacking])
-        for (one, _), found in zip(lacking, known, strict=True):
+        known = known_by_all(known_examples(store, [key for _, key in lacking]))
+        for one, _ in lacking:
             one.missing.add(part)
-            if found.count:
-                one.known[part] = found.count
+            if known:
+                one.known[part] = known
 
 
 def _rehearsed(

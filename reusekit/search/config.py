@@ -62,7 +62,7 @@ class SearchOptions(Settings):
         None,
         description="Format that models are shipped in, with its precision, such as litert-int8: "
         "each cut's model is measured as such a file before any training, and of the best trials "
-        "the one whose file is best wins; null for none.",
+        "the one whose file is best by the task's measure wins; null for none.",
     )
     max_trials: PositiveInt | None = Field(
         None,

@@ -483,7 +483,12 @@ class CutSearch:
             return
         best, why = self.result.by_objective[:SHIPPED], ""
         for record in tracked(best, f"Exporting as {self._shipping.name}"):
-            made = self._shipping.exported(self._told_of(record), partial(self._exporter, record))
+            made = self._shipping.exported(self._told_of(record))
+            if made is None and not self.tuner.keeps(record.number):
+                made = "Its weights were not kept, by a search that shipped nothing."
+            if made is None:
+                exporter = partial(self._exporter, record)
+                made = self._shipping.exported(self._told_of(record), exporter)
             if isinstance(made, str):
                 why = made
                 say(f"warning: trial {record.number} cannot be shipped. {made}")

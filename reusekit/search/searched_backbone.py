@@ -111,7 +111,7 @@ class SearchedBackbone:
         return found
 
     def check(self, space: SearchSpace) -> None:
-        """Refuse choices that are no addresses, and cuts that normalize over a batch."""
+        """Refuse choices that are no addresses, or that the model cannot have."""
         for at in (*space.cuts, *space.begins):
             resolve(self.graph, at)
         check_adaptations(space, self.bare)
@@ -162,7 +162,8 @@ class SearchedBackbone:
         for spec in space.shapes(self.name):
             head = space.head(spec, rules)
             told = [digests[self.graph.names[spec.cut]], repr(head), self.config.pooling]
-            follows_from = [*told, str(self.config.mask), self.tokenizer is not None]
+            taken = str(self.train.examples.element_spec[0])
+            follows_from = [*told, str(self.config.mask), self.tokenizer is not None, taken]
             yield spec.shape, follows_from, partial(self._untrained, spec, head)
 
     def _untrained(self, spec: TrialSpec, head: Head) -> Exporter:

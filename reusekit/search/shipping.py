@@ -69,8 +69,8 @@ class Shipping:
             try:
                 found = asdict(exporter().measure(self._format, self._quantize))
             except ExportError as error:
-                if isinstance(error.__cause__, OSError):
-                    raise
+                if isinstance(error.__cause__, OSError | MemoryError):
+                    raise  # there may be room the next time
                 found = {"refused": str(error)}
             self._keep(key, found)
         kept = self._kept[key]
@@ -97,7 +97,7 @@ class Shipping:
                 one = exporter(folder).export(self._format, self._quantize)
                 kept = asdict(replace(one, path=""))
             except ExportError as error:
-                if isinstance(error.__cause__, OSError):
+                if isinstance(error.__cause__, OSError | MemoryError):
                     raise  # there may be room the next time
                 kept = {"refused": str(error)}
             self._keep(key, kept)

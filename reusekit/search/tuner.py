@@ -303,6 +303,10 @@ class CutTuner(base_tuner.BaseTuner):
         self.records.sort(key=lambda one: one.number)
         self._report(record)
 
+    def keeps(self, number: int) -> bool:
+        """Return whether the weights that a trial has trained are in the folder."""
+        return self._checkpoints.file(number).exists()
+
     def _best(self) -> list[TrialRecord]:
         """Return the trials whose weights are kept: the best, and those Hyperband may resume."""
         if isinstance(self.oracle, keras_tuner.oracles.HyperbandOracle):
@@ -371,10 +375,8 @@ class CutTuner(base_tuner.BaseTuner):
             ReusekitError: Its weights were not kept, or are damaged.
         """
         record = next((one for one in self.records if one.number == number), None)
-        if record is None or not self._checkpoints.file(number).exists():
-            best = [
-                one.number for one in self._best() if self._checkpoints.file(one.number).exists()
-            ]
+        if record is None or not self.keeps(number):
+            best = [one.number for one in self._best() if self.keeps(one.number)]
             kept = ", ".join(map(str, best))
             raise ReusekitError(
                 f"Expected a trial whose weights are kept: {kept or 'none'}. Received: {number}. "

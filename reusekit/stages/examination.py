@@ -1,4 +1,4 @@
-"""The stage of an examination: what is wrong with a saved model, and what of it can be mended."""
+"""The stage of an examination: faults of a model that nothing tells of, and their mending."""
 
 import math
 import tempfile
@@ -17,7 +17,7 @@ from reusekit.backbones.files import SUFFIXES, check_file, read_file
 from reusekit.backbones.preprocessing import RANGES, range_ratio, scaling
 from reusekit.data import DataSplit, Treatment, from_folder, from_table, load
 from reusekit.errors import BackboneError, ConfigError, NoGraphError, ReusekitError
-from reusekit.graph import Call, Graph, keras_internals, read
+from reusekit.graph import Call, Graph, keras_internals, may_agree, read
 from reusekit.graph.addresses import without_call_number
 from reusekit.sharing import count_params, tie, tied_weights
 from reusekit.surgery import clone, prepend, rates, remove
@@ -30,6 +30,12 @@ _BATCH = 64
 _FEW_NUMBERS = 16
 """The numbers of a weight below which two that are equal may be so by chance."""
 
+_CROSSENTROPIES = (
+    keras.losses.binary_crossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+)
+_UNBUILT = "saved optimizer has 2 variables"  # a rate and a number of steps: it never trained
 Mend = Callable[[keras.Model], keras.Model]
 
 
@@ -38,20 +44,20 @@ class Finding:
     """One thing that is wrong with a model.
 
     Attributes:
-        check: The check that found it.
         address: The address of the layer, or "" for the model.
         what: What is wrong, and what follows from it.
         remedy: What to do.
         reported: A public report of it.
         mend: Makes a model without it; None where nobody but the user can tell how.
+        check: The check that found it.
     """
 
-    check: str
     address: str
     what: str
     remedy: str
     reported: str = ""
     mend: Mend | None = field(default=None, repr=False, compare=False)
+    check: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,8 @@ class Examination:
     def mended(self) -> keras.Model:
         """Return a model of its own in which all that can be mended is; the examined one stays.
 
+        It is not compiled: an optimizer belongs to the variables that it was made for.
+
         Raises:
             ConfigError: Nothing can be mended.
         """
@@ -89,12 +97,9 @@ class Examination:
                 f"Expected something that can be mended without you. Received: {self.name}, in "
                 f"which {'nothing is wrong' if self.is_well else 'only you can mend it'}."
             )
-        compiled = self.model.get_compile_config() if self.model.compiled else None
         model = clone(self.model)
         for mend in mends:
             model = mend(model)
-        if compiled:
-            model.compile_from_config(compiled)
         return model
 
     def __str__(self) -> str:
@@ -153,9 +158,10 @@ def examine(
         if "not registered with Keras" not in str(error):
             raise
         missing = Finding(
-            "classes", "", str(error),
+            "", str(error),
             "Register the class with keras.saving.register_keras_serializable where it is defined.",
             "keras #19373",
+            check="classes",
         )  # fmt: skip
         return Examination(name, None, (missing,), ("classes",))
     split = _opened(data, loaded, input, label)
@@ -197,7 +203,10 @@ def _opened(
     if not Path(data).is_file():
         return load(data, "train", input=input, label=label, treatment=treatment)
     if input is None or label is None:
-        raise ConfigError(f"Expected the columns of input and label of the table {data}.")
+        raise ConfigError(
+            f"Expected the columns of input and label of the table {data}. Received: input="
+            f"{input!r} and label={label!r}."
+        )
     return from_table(data, "train", input=input, label=label, treatment=treatment)
 
 
@@ -301,7 +310,7 @@ class _Patient:
             if _is_batch_norm(call.operation) and call.operation.trainable:
                 address = without_call_number(call.address)
                 yield Finding(
-                    "", address,
+                    address,
                     "BatchNormalization is trained though what surrounds it is frozen: its moving "
                     "statistics leave those that the frozen weights were trained with.",
                     f"rk.freeze(model, up_to=...), or get_layer({address!r}).trainable = False.",
@@ -309,11 +318,12 @@ class _Patient:
                     _frozen_at(address),
                 )  # fmt: skip
         for call in self._calls:
-            if _is_batch_norm(call.operation) and call.kwargs.get("training") is True:
+            obeys = _is_batch_norm(call.operation) and call.operation.trainable
+            if obeys and call.kwargs.get("training") is True:
                 yield Finding(
-                    "", call.address,
-                    "BatchNormalization is called with training=True: predictions depend on what "
-                    "else is in the batch.",
+                    call.address,
+                    "BatchNormalization is called with training=True: where that is obeyed, as in "
+                    "model(x), predictions depend on what else is in the batch.",
                     "Build the model again without training=True.",
                     "keras #9214",
                 )  # fmt: skip
@@ -328,7 +338,7 @@ class _Patient:
             if any(map(rates.drops, keras_internals.all_layers(call.operation))):
                 address = without_call_number(call.address)
                 yield Finding(
-                    "", address,
+                    address,
                     "A frozen layer drops values or adds noise whenever the model is trained"
                     + ("." if _fit_obeys_training() else ", also where the base was called with "
                        "training=False, which `fit` of this Keras overrides."),
@@ -340,17 +350,18 @@ class _Patient:
     # --- what the model does to inputs ---------------------------------------------------------
 
     def augmentation(self) -> Iterator[Finding]:
-        """Look for layers that vary examples, which an exported model would carry along."""
+        """Look for layers that vary inputs, which an exported model would carry along."""
         for call in self._once(self._calls):
             layer = call.operation
-            if not isinstance(layer, keras.Layer) or layer.weights or in_training(call) != "random":
-                continue
+            first = len(call.inputs) == 1 and self.graph.free.issuperset(call.outputs)  # type: ignore[union-attr]
+            if not first or not isinstance(layer, keras.Layer) or in_training(call) != "random":
+                continue  # behind weights, randomness regularises or is what the model does
             address = without_call_number(call.address)
             always = call.kwargs.get("training") is True
             yield Finding(
-                "", address,
+                address,
                 "Data augmentation is a layer of the model"
-                + (", and varies inputs in inference, too" if always else "")
+                + (", and varies inputs where training=True is obeyed" if always else "")
                 + ": it goes along into every export and server.",
                 f"rk.remove(model, {address!r}); rk.data and configurations augment by `augment`.",
                 "keras #19108",
@@ -359,7 +370,7 @@ class _Patient:
 
     def scaling(self) -> Iterator[Finding]:
         """Look for inputs that are scaled twice."""
-        for call in self._calls:
+        for call in self._once(self._calls):
             second = call.operation
             if not isinstance(second, keras.layers.Rescaling) or len(call.inputs) != 1:
                 continue
@@ -369,7 +380,7 @@ class _Patient:
             if isinstance(first.operation, keras.layers.Rescaling) and _shrinks(first, call):
                 address = without_call_number(first.address)
                 yield Finding(
-                    "", without_call_number(call.address),
+                    without_call_number(call.address),
                     f"Inputs are scaled twice: by {first.address!r}, and again by "
                     f"{call.address!r}.",
                     f"rk.remove(model, {first.address!r}) where the model behind scales by itself.",
@@ -385,7 +396,7 @@ class _Patient:
             return
         name = self._fitting_scale(images)
         yield Finding(
-            "", self.graph.inputs[0].address,  # type: ignore[union-attr]
+            self.graph.inputs[0].address,  # type: ignore[union-attr]
             f"Inputs vary {ratio:.3g} times as much in front of the first normalisation as they "
             "did in training: preprocessing is "
             + ("missing." if ratio > 1 else "applied twice, here and where the data come from."),
@@ -398,7 +409,7 @@ class _Patient:
     def _images(self) -> np.ndarray | None:
         shapes = [tensor.shape for tensor in self.graph.inputs]  # type: ignore[union-attr]
         fed = next(iter(self.data.batches(_BATCH)))[0]  # type: ignore[union-attr]
-        if len(shapes) != 1 or isinstance(fed, dict) or len(shapes[0]) != len(fed.shape):
+        if len(shapes) != 1 or isinstance(fed, dict) or not may_agree(shapes[0], fed.shape):
             return None
         return np.asarray(fed)
 
@@ -415,9 +426,10 @@ class _Patient:
     def outputs(self) -> Iterator[Finding]:
         """Look for a loss that takes scores where the model gives probabilities, or the reverse."""
         loss: Any = getattr(self.model, "loss", None)
-        if isinstance(loss, str):
-            loss = keras.losses.get(loss)
-        from_logits = loss.get_config().get("from_logits") if _is_loss(loss) else None
+        loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+        from_logits = False if loss in _CROSSENTROPIES else None
+        if isinstance(loss, keras.losses.Loss):
+            from_logits = loss.get_config().get("from_logits")
         if from_logits is None or len(self.graph.outputs) != 1:  # type: ignore[union-attr]
             return
         maker = self.graph.maker[self.graph.outputs[0]]  # type: ignore[union-attr]
@@ -426,9 +438,9 @@ class _Patient:
             return
         gives, takes = ("probabilities", "scores") if told else ("scores", "probabilities")
         yield Finding(
-            "", maker.address,
-            f"The model gives {gives}, and its loss {loss.name!r} takes {takes} "
-            f"(from_logits={from_logits}): it trains badly or not at all.",
+            maker.address,
+            f"The model gives {gives}, and its loss takes {takes} (from_logits={from_logits}): it "
+            "trains badly, if Keras does not look behind the activation.",
             f"Compile with from_logits={not from_logits}.",
             "keras-hub #1008",
         )  # fmt: skip
@@ -443,7 +455,7 @@ class _Patient:
         if width in (None, wanted) or binary:
             return
         yield Finding(
-            "", self.graph.outputs[0].address,  # type: ignore[union-attr]
+            self.graph.outputs[0].address,  # type: ignore[union-attr]
             f"The model has {width} outputs, and the data {wanted} "
             + ("classes: " if task.kind == "classification" else "labels: ")
             + ", ".join(task.names[:5]) + (", ..." if wanted > 5 else "") + ".",
@@ -471,15 +483,16 @@ class _Patient:
             for variable in call.operation.weights
             if math.prod(variable.shape) >= _FEW_NUMBERS and len(variable.shape) == 2
         ]
+        trained = {id(variable) for variable in self.model.trainable_variables}
         for (one, mine), (other, theirs) in _pairs(embeddings, others):
-            turned = _equal(mine, theirs)
+            turned = None if trained.isdisjoint((id(mine), id(theirs))) else _equal(mine, theirs)
             if turned is None:
                 continue
             a = f"{without_call_number(one.address)}/{mine.name}"
             b = f"{without_call_number(other.address)}/{theirs.name}"
             how: Any = "transpose" if turned else None
             yield Finding(
-                "", b,
+                b,
                 f"It is equal to {a}{' transposed' if turned else ''} and a weight of its own: a "
                 "tie was lost when the model was saved or copied, and training parts them.",
                 f"rk.tie(model, {a!r}, {b!r}, transform={how!r}).",
@@ -493,7 +506,7 @@ class _Patient:
                 for one, mine in embeddings:
                     if _equal(mine, constant) is not None:
                         yield Finding(
-                            "", call.address,
+                            call.address,
                             f"It takes the numbers that {one.address!r} had as a constant, and "
                             "not the weight: they are never trained, and no tie.",
                             f"rk.layers.TiedDense on the layer {one.address!r}.",
@@ -504,16 +517,26 @@ class _Patient:
         known = tied_weights(self.model) if self.model.built else []
         if not known:
             return
+        kept: set[Any] = set()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.keras")
             try:
+                # A model whose layers cannot be read back by themselves says nothing of its ties.
+                keras.saving.deserialize_keras_object(
+                    keras.saving.serialize_keras_object(self.model), safe_mode=True
+                )
+            except Exception:  # whatever a user's configuration raises
+                return
+            try:
                 self.model.save(path)
-                kept = tied_weights(read_file(path, self.name))
+                kept = {(one.owners, one.name) for one in tied_weights(read_file(path, self.name))}
             except (ReusekitError, ValueError, TypeError, NotImplementedError, RuntimeError):
-                kept = []
-        for one in known[len(kept) :]:
+                pass  # it cannot be loaded: none is kept
+        for one in known:
+            if (one.owners, one.name) in kept:
+                continue
             yield Finding(
-                "", one.owners[0],
+                one.owners[0],
                 f"{' and '.join(one.owners)} share {one.name!r}, and a saved file does not keep "
                 "that: loaded, they are two weights, or it does not load.",
                 "rk.layers.TiedDense(source), or rk.tie on a model without the tie.",
@@ -522,7 +545,11 @@ class _Patient:
 
     def optimizer(self) -> Iterator[Finding]:
         """Look for an optimizer that was made for other variables than are trainable now."""
-        skipped = [one for one in self._complaints or () if "variable loading for opt" in one]
+        skipped = [
+            one
+            for one in self._complaints or ()
+            if "variable loading for opt" in one and _UNBUILT not in one
+        ]
         optimizer = self._optimizer()
         held = keras_internals.variables_of(optimizer) if optimizer and optimizer.built else None
         trained = {id(variable) for variable in self.model.trainable_variables}
@@ -530,12 +557,12 @@ class _Patient:
         if not (skipped or strange) or isinstance(optimizer, LayerwiseOptimizer):
             return  # `rates` looks at that one
         yield Finding(
-            "", "",
+            "",
             "The optimizer was made for other variables than are trainable now: frozen ones are "
             "among its state, or thawed ones are not trained.",
             "Compile the model again after every change of trainable.",
             "keras #9965",
-            lambda model: model,  # `mended` compiles it anew
+            lambda model: model,  # what is mended is not compiled
         )  # fmt: skip
 
     def rates(self) -> Iterator[Finding]:
@@ -548,7 +575,7 @@ class _Patient:
         without = [path for path in wanted if path not in known]
         if without:
             yield Finding(
-                "", ", ".join(without[:3]),
+                ", ".join(without[:3]),
                 f"{len(without)} of {len(wanted)} trainable variables have no learning rate.",
                 "rk.layerwise_optimizer(model, ...) after the last change of trainable.",
                 "timm #2691, #2712",
@@ -602,10 +629,6 @@ def _fit_obeys_training() -> bool:
     inner = keras.Model(x, keras.layers.Dropout(0.5)(x))
     outer = keras.Model(x, inner(x, training=False))
     return bool(np.all(np.asarray(outer(np.ones((1, 64), "float32"), training=True)) == 1))
-
-
-def _is_loss(loss: Any) -> bool:
-    return isinstance(loss, keras.losses.Loss)
 
 
 def _is_scaling(optimizer: Any) -> bool:

@@ -325,6 +325,11 @@ def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
     stored = Stored.of_logged(model_id, client)
     refuse_links(folder, stored.named)
     combined = (folder / COMBINATION).is_file()
+    if combined and not stored.references:  # a reference of earlier versions has none either
+        raise TrackingError(
+            f"{stored.named} cannot be loaded: its folder says that it is of several models, and "
+            "its record does not."
+        )
     _check_description(folder, stored.named, combined)
     if combined:
         stored._check(folder / COMBINATION, COMBINATION, stored.references)

@@ -103,6 +103,45 @@ def compiled(from_logits: bool, activation: str | None) -> keras.Model:
     return model
 
 
+def by_name(activation: str | None) -> keras.Model:
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, L.Dense(3, activation=activation, name="out")(x))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    return model
+
+
+def compiled_file() -> Path:
+    """Return a file whose optimizer was never used."""
+    path = Path(tempfile.mkdtemp()) / "compiled.keras"
+    by_name("softmax").save(path)
+    return path
+
+
+class Sampling(L.Layer):
+    """A draw around a mean, as in a variational autoencoder."""
+
+    def call(self, mean, spread):
+        return mean + spread * keras.random.normal(keras.ops.shape(mean))
+
+
+def random_inside() -> keras.Model:
+    x = keras.Input((4,), name="x")
+    drawn = Sampling(name="drawn")(L.Dense(2, name="mean")(x), L.Dense(2, name="spread")(x))
+    return keras.Model(x, L.Dense(4, name="out")(drawn))
+
+
+def two_towers() -> keras.Model:
+    table = keras.initializers.RandomNormal(seed=1)
+    sides = [keras.Input((5,), dtype="int32", name=name) for name in ("one", "other")]
+    towers = [
+        L.Embedding(20, 4, embeddings_initializer=table, trainable=False, name=f"in_{side.name}")(
+            side
+        )
+        for side in sides
+    ]
+    return keras.Model(sides, L.Dense(1, name="out")(L.Add(name="add")(towers)))
+
+
 def trained_on(scale: float) -> keras.Model:
     """Return a model whose normalisation remembers pixels that were multiplied by a number."""
     x = keras.Input((8, 8, 3), name="pixels")
@@ -150,13 +189,14 @@ def siamese() -> keras.Model:
 
 ILL = {
     "batch-norm": lambda: headed(convolutions(norm_trains=True)),
-    "batch-norm, always": lambda: headed(convolutions(training=True)),
+    "batch-norm, always": lambda: thawed(convolutions(training=True)),
     "training-mode": lambda: headed(convolutions(drop=0.3)),
     "augmentation": lambda: headed(convolutions(), augmented=True, training=False),
     "scaling": scaled_twice,
     "input-range, missing": lambda: (trained_on(1 / 255), labelled()),
     "labels": lambda: (headed(convolutions(), units=5, training=False), labelled()),
     "outputs": lambda: compiled(from_logits=True, activation="softmax"),
+    "outputs, by the name of a loss": lambda: by_name(None),
     "outputs, reverse": lambda: compiled(from_logits=False, activation=None),
     "ties": untied,
     "ties, by a constant": lambda: tied_by_hand(constant=True),
@@ -178,6 +218,10 @@ WELL = {
     "tied": lambda: language(tied=True),
     "not tied": language,
     "rates": lambda: rated(thawed=False),
+    "scores, by the name of a loss": lambda: by_name("softmax"),
+    "random behind weights": random_inside,
+    "compiled, and not trained": lambda: compiled_file(),
+    "one table twice, frozen": two_towers,
     "probabilities": lambda: compiled(from_logits=False, activation="softmax"),
     "scores": lambda: compiled(from_logits=True, activation=None),
     "trained on pixels": lambda: (trained_on(1.0), labelled()),
