@@ -271,10 +271,30 @@ class SearchResult:
             told[f"shipped_{export.measure}"] = export.file.value
         return told
 
+    @checked(ConfigError)
     def cost(self, trial: TrialRecord, name: str) -> float:
-        """Return what the whole model of a trial costs, by the name of a column."""
+        """Return what the whole model of a trial costs, by the name of a column.
+
+        Raises:
+            ConfigError: Another cost, or one that was not measured.
+        """
+        self._check_cost(name)
         known = {**asdict(trial.sizes), **self._shipped(trial.number)}
         return self.latencies[trial.place] if name == "latency" else known[name]
+
+    def _check_cost(self, cost: str) -> None:
+        if cost not in COSTS:
+            raise ConfigError(
+                f"Expected a cost, one of {', '.join(COSTS)}. Received: {cost!r}. "
+                f"{nearest(cost, COSTS)}"
+            )
+        if cost == "latency" and not self.latencies:
+            raise ConfigError("Latency was not measured. Ask for it with measure_latency().")
+        if cost.startswith("shipped_") and not self.files:
+            raise ConfigError(
+                f"Expected SearchConfig(ship=...), the format of files, for {cost!r}. Received: a "
+                "search without."
+            )
 
     @checked(ConfigError)
     def pareto(self, cost: str = "parameters") -> pd.DataFrame:
@@ -290,18 +310,7 @@ class SearchResult:
         Raises:
             ConfigError: Another cost, one that was not measured, or no completed trial.
         """
-        if cost not in COSTS:
-            raise ConfigError(
-                f"Expected a cost, one of {', '.join(COSTS)}. Received: {cost!r}. "
-                f"{nearest(cost, COSTS)}"
-            )
-        if cost == "latency" and not self.latencies:
-            raise ConfigError("Latency was not measured. Ask for it with measure_latency().")
-        if cost.startswith("shipped_") and not self.files:
-            raise ConfigError(
-                f"Expected SearchConfig(ship=...), the format of files, for {cost!r}. Received: a "
-                "search without."
-            )
+        self._check_cost(cost)
         if not self.completed:
             raise ConfigError("No trial was completed, so there is no front.")
         frame = self.to_frame()

@@ -303,6 +303,7 @@ class CutTuner(base_tuner.BaseTuner):
         self.records.sort(key=lambda one: one.number)
         self._report(record)
 
+    @checked(ConfigError)
     def keeps(self, number: int) -> bool:
         """Return whether the weights that a trial has trained are in the folder."""
         return self._checkpoints.file(number).exists()

@@ -336,7 +336,11 @@ class Usage(Answers):
             raise column.refused("some of different shapes") from error
         if not np.can_cast(array.dtype, column.dtype, "same_kind") or array.dtype.kind == "O":
             raise column.refused(f"values of {array.dtype}")
-        return column.checked(self._treated(array, column)).astype(column.dtype)
+        ready = column.checked(self._treated(array, column)).astype(column.dtype)
+        # Not left to the outputs: some kernels make 0 of what is no number.
+        if ready.dtype.kind == "f" and not np.isfinite(ready).all():
+            raise column.refused("some that are not finite")
+        return ready
 
     def _treated(self, array: np.ndarray, column: "_Column") -> np.ndarray:
         """Treat pictures of 8 or 16 bits and series as those of the training data were."""

@@ -357,6 +357,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "SearchSpace.head": (space.head, {"spec": spec, "rules": data.rules}),
         "SearchSpace.sample": (space.sample, {"hp": hp}),
         "SearchSpace.parts": (space.parts, {"cut": "a"}),
+        "SearchSpace.shapes": (space.shapes, {"backbone": None}),
         "SearchSpace.targets_of": (space.targets_of, {"adaptation": "lora:2"}),
         "TrialData": (
             TrialData,
@@ -372,6 +373,10 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "TrialSpec.from_dict": (TrialSpec.from_dict, {"values": spec.to_dict()}),
         "TrialRecord.from_dict": (type(record).from_dict, {"values": record.to_dict()}),
         "SearchResult.pareto": (SearchResult((record,), {"stem_out": 0.5}).pareto, {}),
+        "SearchResult.cost": (
+            SearchResult((record,), {"stem_out": 0.5}).cost,
+            {"trial": record, "name": "flops"},
+        ),
         "FeatureStore": (rk.FeatureStore, {"path": folder / "other"}),
         "FeatureStore.gc": (store.gc, {}),
         "FeatureStore.get": (store.get, {"key": key}),
@@ -460,6 +465,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
             },
         ),
         "CutTuner.trained": (search.tuner.trained, {"number": 0}),
+        "CutTuner.keeps": (search.tuner.keeps, {"number": 0}),
         "CutSearch": (
             rk.CutSearch,
             {"backbones": glyphnet, "train": digits, "validation": digits, "folder": folder / "s"},
