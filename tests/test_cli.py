@@ -97,7 +97,7 @@ def store(tmp_path):
 
 
 def run_cache(capsys, store, *words):
-    """What the command prints, line by line, and its error, where there is one."""
+    """The lines that the command prints, and its error, where there is one."""
     try:
         launch_one_of(COMMANDS, ["cache", words[0], f"--path={store.path}", *words[1:]])
     except SystemExit as stopped:

@@ -1,4 +1,4 @@
-"""What was found, as tables; the front of what no other trial beats."""
+"""The results of a search as tables; the front of what no other trial beats."""
 
 import json
 from itertools import pairwise

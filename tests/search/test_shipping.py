@@ -1,4 +1,4 @@
-"""What ships: measured as files before training, limited by that, and the best file wins."""
+"""Models that ship: measured as files before training, limited by that, and the best file wins."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def test_a_cut_that_cannot_be_a_file_is_left_out_with_the_layer(begin):
 
 @pytest.fixture(scope="module")
 def calls():
-    """How often models were measured and exported; the second export is made the best."""
+    """Counts of models measured and exported; the second export is made the best."""
     counted = {"measure": 0, "export": 0}
     measure, export = Exporter.measure, Exporter.export
 

@@ -1,4 +1,4 @@
-"""What must hold for every model, and at every tensor of it: the contract of this room."""
+"""Laws for every model, at every tensor of it: the contract of this room."""
 
 import keras
 import numpy as np
@@ -133,7 +133,7 @@ def _check_clones(model, x, expected, not_rebuilt):
 
 
 def _holds(model, classes):
-    """Whether a model is made again from the configuration of a layer of some classes."""
+    """True where a model is made again from the configuration of a layer of some classes."""
     if not is_rebuilt(model):
         return False
     return not {type(layer).__name__ for layer in leaves(model)}.isdisjoint(classes)
@@ -144,7 +144,7 @@ def _own(model):
 
 
 def _check_edit(model, tensor, x, expected, run_again):
-    """What does nothing may be put in anywhere, and taken out again."""
+    """A layer that does nothing may be put in anywhere, and taken out again."""
     probe = keras.layers.Identity(name="probe", dtype=tensor.dtype)
     result = edit(model, Insert(probe, after=tensor.address))
     assert_equal(arrays(result.model(x, training=False)), expected)

@@ -185,7 +185,7 @@ def test_what_is_made_is_exported_where_the_source_is(name, tmp_path):
 
 
 def exported(model, folder, x):
-    """What a SavedModel of a model gives for some inputs."""
+    """The outputs of a SavedModel of a model for some inputs."""
     import tensorflow as tf
 
     model.export(folder, verbose=False)
