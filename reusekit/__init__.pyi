@@ -7,6 +7,7 @@ from .errors import DataError as DataError
 from .errors import ReusekitError as ReusekitError
 from .errors import SurgeryError as SurgeryError
 from .errors import TrackingError as TrackingError
+from .explanation import explain as explain
 from .exports import export as export
 from .features import FeatureStore as FeatureStore
 from .graph import CutPoint as CutPoint

@@ -730,6 +730,11 @@ def with_scaled_rate(
     return view
 
 
+def logits(outputs: Any) -> Any:
+    """Return the logits of eager outputs of softmax or sigmoid; other outputs as they are."""
+    return getattr(outputs, "_keras_logits", outputs)
+
+
 def missing() -> list[str]:
     """Return the private attributes used here that the installed Keras does not have.
 
@@ -743,6 +748,10 @@ def missing() -> list[str]:
     stack = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
     wanted = {
         "KerasTensor._keras_history": (model.outputs[0], "_keras_history"),
+        "softmax()._keras_logits": (
+            keras.activations.softmax(keras.ops.ones((1, 2))),
+            "_keras_logits",
+        ),
         "Operation._inbound_nodes": (layer, "_inbound_nodes"),
         "Operation._outbound_nodes": (layer, "_outbound_nodes"),
         "Layer._call_has_context_arg": (layer, "_call_has_context_arg"),

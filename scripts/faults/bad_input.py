@@ -266,6 +266,8 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
     frontier = reusekit.features.frontier(glyphnet, "stem_out", "avg")
     stored = reusekit.features.stored_features(store, glyphnet, ["stem_out"], digits)[0]
     heads, at, on = rk.heads, {"model": model, "at": "hidden"}, {"model": model}
+    answering = rk.attach(rk.split(_model(), "hidden").bottom, heads.Classifier(2))
+    explained = {"model": answering, "inputs": np.ones((2, 4), "int32"), "method": "gradient"}
     head, record = heads.Classifier(3), search.tuner.records[0]
 
     def calls_of_heads() -> Iterator[tuple[str, tuple[Callable[..., Any], Arguments]]]:
@@ -291,6 +293,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "Split.verify": (split.verify, {}),
         "segment": (rk.segment, {"model": model, "at": ["hidden"]}),
         "extract": (rk.extract, at),
+        "explain": (rk.explain, {**at, **explained}),
         "insert": (rk.insert, {"model": model, "layer": layer, "after": "hidden"}),
         "replace": (rk.replace, {**at, "layer": layer}),
         "remove": (rk.remove, {"model": model, "at": "drop"}),
