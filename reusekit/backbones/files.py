@@ -171,19 +171,20 @@ def _of_shape(model: keras.Model, source: str, input_shape: tuple[int | None, ..
         raise BackboneError(f"{source} cannot take input_shape {input_shape}: {cause}") from error
 
 
-def read_file(file: Path, named: str) -> keras.Model:
+def read_file(file: Path, named: str, compiled: bool = False) -> keras.Model:
     """Read a Keras file, which may run no code of its own.
 
     Args:
         file: A `.keras`, `.h5` or `.hdf5` file.
         named: What it is called in an error.
+        compiled: Read the optimizer, losses and metrics, too.
 
     Raises:
         BackboneError: It asks for code to be run, holds no Keras model, lacks a vocabulary, or has
             a layer whose class is not known here.
     """
     try:
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
+        model = keras.saving.load_model(file, compile=compiled, safe_mode=True)
     except Exception as error:  # Keras, h5py and zipfile raise whatever they like for a bad file
         raise BackboneError(_explained(error, named)) from error
     if not isinstance(model, keras.Model):

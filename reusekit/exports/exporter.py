@@ -149,7 +149,10 @@ class Exporter:
         if self._measuring is None:
             return self
         rules, labels = self._measuring
-        return replace(self, rules=rules.tuned(self._outputs(self._expected), labels))
+        tuned = replace(self, rules=rules.tuned(self._outputs(self._expected), labels))
+        # The examples and what the model says of them stay, so that it runs on them only once.
+        vars(tuned).update(_batches=self._batches, _expected=self._expected)
+        return tuned
 
     def measure(self, format: AnyFormat, quantize: Quantization | None = None) -> Figures:
         """Return what a file takes that is written and gone at once, whatever its numbers are.

@@ -16,7 +16,8 @@ from reusekit.backbones import load_backbone
 from reusekit.backbones.files import SUFFIXES, check_file, read_file
 from reusekit.backbones.preprocessing import RANGES, range_ratio, scaling
 from reusekit.data import DataSplit, Treatment, from_folder, from_table, load
-from reusekit.errors import BackboneError, ConfigError, NoGraphError, ReusekitError
+from reusekit.data.treatment import treatment_for
+from reusekit.errors import BackboneError, ConfigError, NoGraphError
 from reusekit.graph import Call, Graph, keras_internals, may_agree, read
 from reusekit.graph.addresses import without_call_number
 from reusekit.sharing import count_params, tie, tied_weights
@@ -197,7 +198,7 @@ def _opened(
     shape: tuple = model.inputs[0].shape if len(model.inputs or ()) == 1 else ()
     treatment = Treatment()
     if len(shape) == 4 and None not in shape[1:]:
-        treatment = Treatment(image_size=shape[1:3], channels=shape[3])
+        treatment = Treatment(**treatment_for(shape[1:]))
     if Path(data).is_dir():
         return from_folder(data, "train", treatment=treatment)
     if not Path(data).is_file():
@@ -215,13 +216,14 @@ def _loaded(name: str) -> tuple[keras.Model, list[str]]:
     if not name.endswith(SUFFIXES):
         return load_backbone(name).model, []
     check_file(Path(name), name)
-    plain = read_file(Path(name), name)  # refuses what cannot be read, in one sentence
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            model = keras.saving.load_model(name, compile=True, safe_mode=True)
-        except Exception as error:  # a loss or metric of the user's own
-            return plain, [f"The compilation cannot be read: {' '.join(str(error).split())[:200]}"]
+            model = read_file(Path(name), name, compiled=True)
+        except BackboneError as error:  # perhaps for a loss or metric of the user's own
+            plain = read_file(Path(name), name)
+            said = " ".join(str(error.__cause__ or error).split())[:200]
+            return plain, [f"The compilation cannot be read: {said}"]
     return model, [str(one.message) for one in caught]
 
 
@@ -238,9 +240,15 @@ class _Patient:
         self.model, self.name, self.data = model, name, data
         self._complaints = complaints  # None for a model that is no file
         try:
-            self.graph: Graph | None = read(model)
+            self._graph: Graph | None = read(model)
         except NoGraphError:
-            self.graph = None
+            self._graph = None
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that most checks look at, made only where there is one."""
+        assert self._graph is not None
+        return self._graph
 
     def examination(self) -> Examination:
         """Make every check that can be made."""
@@ -249,7 +257,7 @@ class _Patient:
             "optimizer": self.optimizer,
             "rates": self.rates,
         }
-        if self.graph is not None:
+        if self._graph is not None:
             checks |= {
                 "batch-norm": self.batch_norm,
                 "training-mode": self.training_mode,
@@ -302,11 +310,11 @@ class _Patient:
 
     @property
     def _calls(self) -> list[Call]:
-        return [] if self.graph is None else [c for c in self.graph.calls if not c.is_input]
+        return [] if self._graph is None else [c for c in self.graph.calls if not c.is_input]
 
     def batch_norm(self) -> Iterator[Finding]:
         """Look for BatchNormalization that trains among frozen layers, or always."""
-        for call in self._once(self._inside):
+        for call in _once(self._inside):
             if _is_batch_norm(call.operation) and call.operation.trainable:
                 address = without_call_number(call.address)
                 yield Finding(
@@ -330,7 +338,7 @@ class _Patient:
 
     def training_mode(self) -> Iterator[Finding]:
         """Look for dropout and noise inside the frozen part that training switches on."""
-        for call in self._once(self._inside):
+        for call in _once(self._inside):
             if _fit_obeys_training() and any(
                 s.kwargs.get("training") is False for s in call.scopes
             ):
@@ -351,9 +359,9 @@ class _Patient:
 
     def augmentation(self) -> Iterator[Finding]:
         """Look for layers that vary inputs, which an exported model would carry along."""
-        for call in self._once(self._calls):
+        for call in _once(self._calls):
             layer = call.operation
-            first = len(call.inputs) == 1 and self.graph.free.issuperset(call.outputs)  # type: ignore[union-attr]
+            first = len(call.inputs) == 1 and self.graph.free.issuperset(call.outputs)
             if not first or not isinstance(layer, keras.Layer) or in_training(call) != "random":
                 continue  # behind weights, randomness regularises or is what the model does
             address = without_call_number(call.address)
@@ -370,13 +378,13 @@ class _Patient:
 
     def scaling(self) -> Iterator[Finding]:
         """Look for inputs that are scaled twice."""
-        for call in self._once(self._calls):
+        for call in _once(self._calls):
             second = call.operation
             if not isinstance(second, keras.layers.Rescaling) or len(call.inputs) != 1:
                 continue
-            first = self.graph.maker[call.inputs[0]]  # type: ignore[union-attr]
+            first = self.graph.maker[call.inputs[0]]
             while isinstance(first.operation, keras.layers.Identity):
-                first = self.graph.maker[first.inputs[0]]  # type: ignore[union-attr]
+                first = self.graph.maker[first.inputs[0]]
             if isinstance(first.operation, keras.layers.Rescaling) and _shrinks(first, call):
                 address = without_call_number(first.address)
                 yield Finding(
@@ -396,7 +404,7 @@ class _Patient:
             return
         name = self._fitting_scale(images)
         yield Finding(
-            self.graph.inputs[0].address,  # type: ignore[union-attr]
+            self.graph.inputs[0].address,
             f"Inputs vary {ratio:.3g} times as much in front of the first normalisation as they "
             "did in training: preprocessing is "
             + ("missing." if ratio > 1 else "applied twice, here and where the data come from."),
@@ -407,8 +415,9 @@ class _Patient:
         )  # fmt: skip
 
     def _images(self) -> np.ndarray | None:
-        shapes = [tensor.shape for tensor in self.graph.inputs]  # type: ignore[union-attr]
-        fed = next(iter(self.data.batches(_BATCH)))[0]  # type: ignore[union-attr]
+        shapes = [tensor.shape for tensor in self.graph.inputs]
+        assert self.data is not None
+        fed = next(iter(self.data.batches(_BATCH)))[0]
         if len(shapes) != 1 or isinstance(fed, dict) or not may_agree(shapes[0], fed.shape):
             return None
         return np.asarray(fed)
@@ -430,9 +439,9 @@ class _Patient:
         from_logits = False if loss in _CROSSENTROPIES else None
         if isinstance(loss, keras.losses.Loss):
             from_logits = loss.get_config().get("from_logits")
-        if from_logits is None or len(self.graph.outputs) != 1:  # type: ignore[union-attr]
+        if from_logits is None or len(self.graph.outputs) != 1:
             return
-        maker = self.graph.maker[self.graph.outputs[0]]  # type: ignore[union-attr]
+        maker = self.graph.maker[self.graph.outputs[0]]
         told = _gives_probabilities(maker.operation)
         if told is None or told != from_logits:
             return
@@ -447,7 +456,8 @@ class _Patient:
 
     def labels(self) -> Iterator[Finding]:
         """Look for labels that the outputs cannot tell."""
-        task, shapes = self.data.task, [one.shape for one in self.graph.outputs]  # type: ignore[union-attr]
+        assert self.data is not None
+        task, shapes = self.data.task, [one.shape for one in self.graph.outputs]
         if task.parts or len(shapes) != 1 or len(shapes[0]) != 2:
             return
         width, wanted = shapes[0][-1], task.size
@@ -455,7 +465,7 @@ class _Patient:
         if width in (None, wanted) or binary:
             return
         yield Finding(
-            self.graph.outputs[0].address,  # type: ignore[union-attr]
+            self.graph.outputs[0].address,
             f"The model has {width} outputs, and the data {wanted} "
             + ("classes: " if task.kind == "classification" else "labels: ")
             + ", ".join(task.names[:5]) + (", ..." if wanted > 5 else "") + ".",
@@ -469,16 +479,16 @@ class _Patient:
         """Look for weights that were one, or will be two once saved."""
         if self._complaints is None:
             yield from self._lost_when_saved()
-        if self.graph is None:
+        if self._graph is None:
             return
         embeddings = [
             (call, call.operation.embeddings)
-            for call in self._once(self._calls)
+            for call in _once(self._calls)
             if isinstance(call.operation, keras.layers.Embedding)
         ]
         others = [
             (call, variable)
-            for call in self._once(self._calls)
+            for call in _once(self._calls)
             if isinstance(call.operation, keras.Layer)
             for variable in call.operation.weights
             if math.prod(variable.shape) >= _FEW_NUMBERS and len(variable.shape) == 2
@@ -530,7 +540,7 @@ class _Patient:
             try:
                 self.model.save(path)
                 kept = {(one.owners, one.name) for one in tied_weights(read_file(path, self.name))}
-            except (ReusekitError, ValueError, TypeError, NotImplementedError, RuntimeError):
+            except (ValueError, TypeError, NotImplementedError, RuntimeError):
                 pass  # it cannot be loaded: none is kept
         for one in known:
             if (one.owners, one.name) in kept:
@@ -583,10 +593,12 @@ class _Patient:
 
     def _optimizer(self) -> Any:
         optimizer = getattr(self.model, "optimizer", None)
-        return getattr(optimizer, "inner_optimizer", None) if _is_scaling(optimizer) else optimizer
+        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+            return optimizer.inner_optimizer
+        return optimizer
 
     def _notes(self) -> Iterator[str]:
-        if self.graph is None:
+        if self._graph is None:
             yield (
                 "The model has no functional graph, so that only ties, optimizer and rates were "
                 "looked at."
@@ -604,9 +616,10 @@ class _Patient:
             if one.startswith("The compilation"):
                 yield one
 
-    def _once(self, calls: list[Call]) -> list[Call]:
-        """Return the first call of each operation."""
-        return list({id(call.operation): call for call in reversed(calls)}.values())[::-1]
+
+def _once(calls: list[Call]) -> list[Call]:
+    """Return the first call of each operation."""
+    return list({id(call.operation): call for call in reversed(calls)}.values())[::-1]
 
 
 def _is_batch_norm(operation: Any) -> bool:
@@ -629,10 +642,6 @@ def _fit_obeys_training() -> bool:
     inner = keras.Model(x, keras.layers.Dropout(0.5)(x))
     outer = keras.Model(x, inner(x, training=False))
     return bool(np.all(np.asarray(outer(np.ones((1, 64), "float32"), training=True)) == 1))
-
-
-def _is_scaling(optimizer: Any) -> bool:
-    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def _gives_probabilities(operation: Any) -> bool | None:
