@@ -1,6 +1,8 @@
 """Importing reusekit is quiet and light."""
 
 import ast
+import os
+import platform
 import subprocess
 import sys
 from importlib import import_module, metadata
@@ -10,7 +12,7 @@ import pytest
 from processes import run_python
 
 import reusekit
-from reusekit.startup import without_noise
+from reusekit.startup import use_onednn, without_noise
 
 
 def run(code: str) -> subprocess.CompletedProcess:
@@ -20,6 +22,16 @@ def run(code: str) -> subprocess.CompletedProcess:
 def test_import_and_first_operation_print_nothing():
     done = run("import reusekit; import keras; keras.ops.zeros(3)")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_onednn_computes_unless_the_user_has_chosen(monkeypatch):
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    use_onednn()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    use_onednn()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
 
 
 def test_import_brings_in_nothing_but_keras_and_itself():
