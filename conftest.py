@@ -16,6 +16,8 @@ os.environ["TFDS_DATA_DIR"] = str(_SCRATCH / "data")
 os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{_SCRATCH / 'unused.db'}"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["CI"] = "true"
+# As reusekit has it; many tests import Keras first.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 def pytest_collection_finish() -> None:
@@ -45,6 +47,13 @@ def _prepared_digits(request: pytest.FixtureRequest) -> None:
     """Doctests print nothing but what they show, so TFDS has its say before them."""
     if isinstance(request.node, pytest.DoctestItem) and "reusekit.data" in request.node.name:
         request.getfixturevalue("digits")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_of_earlier_modules_to_look_through():
+    """Take what is alive out of the collector's way; Keras calls it at each deleted variable."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
