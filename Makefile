@@ -18,7 +18,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
 endef
 
-.PHONY: help demo demo-text test test-jax test-next lint lock clean
+.PHONY: help demo demo-text test test-jax test-next lint lock dist clean
 
 help:
 	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if (text) printf "make %-9s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
@@ -60,6 +60,10 @@ lock:
 		--constraint requirements.lock --override /dev/stdin --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
 		--output-file requirements-jax.lock
+
+## Build wheel and sdist into dist/, twice and compared, and try them in empty environments.
+dist: $(INSTALLED)
+	$(BIN)/python scripts/verify_dist.py
 
 ## Remove what these targets made, .venv among it.
 clean:
