@@ -5,6 +5,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.resources import files
@@ -18,11 +19,22 @@ from rich.table import Table
 
 from reusekit.arguments import AnyPath, Choices, check, expanded
 from reusekit.errors import CacheError, ConfigError, TrackingError
-from reusekit.launch import launch_one_of
+from reusekit.launch import completion_of, launch_one_of
 from reusekit.startup import start_keras
 
 _ENVIRONMENT = "python_env.yaml"
 """The file that `MLproject` names."""
+
+GREETING = """\
+reusekit reuses pretrained Keras models. Five things to begin with:
+
+  reusekit cuts reusekit/glyphnet                             list where a model can be cut
+  reusekit init mine                                          lay pipelines into a project of yours
+  reusekit doctor model.keras                                 find what is wrong with a model
+  reusekit predict models:/digits@champion one.png            ask a registered model
+  reusekit export models:/digits@champion --to litert,onnx    write it for other runtimes
+
+'reusekit --help' lists all subcommands; 'reusekit SUBCOMMAND --help' says more of one."""
 
 # The rooms are imported by the commands that need them: Keras takes seconds.
 if TYPE_CHECKING:
@@ -354,6 +366,18 @@ def doctor(
     raise SystemExit(1)
 
 
+def completion(shell: Literal["bash", "zsh"], verbose: bool = False) -> None:
+    """Print a script that completes this command: eval "$(reusekit completion bash)" in ~/.bashrc.
+
+    For zsh, in ~/.zshrc behind `compinit`: eval "$(reusekit completion zsh)".
+
+    Args:
+        shell: The shell.
+        verbose: Show the traceback of an error.
+    """
+    print(completion_of(_commands(), shell))
+
+
 def _flat(answers: "pd.DataFrame") -> "pd.DataFrame":
     """Return answers with a column for each probability, and lists as JSON."""
     import pandas as pd
@@ -404,7 +428,11 @@ def _carried() -> dict[str, Path]:
     return {name: root / name for name in ("pipelines", "configs", "MLproject")}
 
 
+def _commands() -> dict[str, Callable[..., None]]:
+    commands = (cuts, init, cache, sync, predict, combine, export, doctor, completion)
+    return {command.__name__: command for command in commands}
+
+
 def main() -> None:
     """Run the command line."""
-    commands = (cuts, init, cache, sync, predict, combine, export, doctor)
-    launch_one_of({command.__name__: command for command in commands})
+    launch_one_of(_commands(), greeting=GREETING)

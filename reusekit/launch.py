@@ -1,5 +1,6 @@
 """Run a typed function as a command: configuration in, one line out where something is wrong."""
 
+import argparse
 import importlib
 import json
 import os
@@ -9,9 +10,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import getdoc, isclass, signature
+from inspect import Parameter, getdoc, isclass, signature
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -121,24 +122,60 @@ def make_parser(
 
 
 def launch_one_of(
-    functions: Mapping[str, Callable[..., Any]], arguments: Sequence[str] | None = None
+    functions: Mapping[str, Callable[..., Any]],
+    arguments: Sequence[str] | None = None,
+    greeting: str = "",
 ) -> None:
     """Run the function that the first word of the command line names; see `launch`.
 
     Args:
         functions: Subcommands by name.
         arguments: The command line; the process's own where None.
+        greeting: Printed where there are no arguments; the help where it is empty.
     """
-    name, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if greeting and not words:
+        with _ending_quietly():
+            print(greeting)
+        return
+    name, *rest = words or ["--help"]
     if name in ("-h", "--help"):
         with _ending_quietly():
             for subcommand, function in functions.items():
-                print(f"reusekit {subcommand:<8} {_summary(function)}")
+                print(f"reusekit {subcommand:<10} {_summary(function)}")
             print("'reusekit SUBCOMMAND --help' says more.")
     elif name in functions:
         launch(functions[name], rest, positional=True)
     else:
         _stop(f"Unknown subcommand {name!r}. {nearest(name, functions)}", verbose=False)
+
+
+def completion_of(functions: Mapping[str, Callable[..., Any]], shell: str) -> str:
+    """Return a script with which a shell completes subcommands, options, choices and files.
+
+    Args:
+        functions: Subcommands by name.
+        shell: `bash` or `zsh`.
+    """
+    import shtab
+
+    parser = argparse.ArgumentParser(prog="reusekit")
+    subcommands = parser.add_subparsers()
+    for name, function in functions.items():
+        one = subcommands.add_parser(name, help=_summary(function))
+        for option, hint in _hints(function).items():
+            needed = signature(function).parameters[option].default is Parameter.empty
+            choices = get_args(hint) if get_origin(hint) is Literal else None
+            flag = option if needed or hint == list[str] | None else f"--{option}"
+            # By argparse's own rules a list takes every further word.
+            several = {"nargs": "*"} if hint == list[str] | None else {}
+            bare = hint is bool
+            action = one.add_argument(
+                flag, **({"action": "store_true"} if bare else {"choices": choices, **several})
+            )
+            if not bare and not choices:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    return shtab.complete(parser, shell)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from PIL import Image
 from processes import run_python
 
 import reusekit as rk
-from reusekit.cli import cache, cuts, doctor, init
+from reusekit.cli import cache, completion, cuts, doctor, init, main
 from reusekit.features import FeatureKey, FeatureStore
 from reusekit.launch import launch_one_of
 from reusekit.stages import clean_cut
@@ -177,3 +177,33 @@ def test_the_doctor_tells_by_its_code_and_mends_into_a_new_file(tmp_path, capsys
     assert (code, "nothing is ever written over" in said.err) == (2, True)
     code, said = told(tmp_path / "gone.keras")
     assert (code, "There is no file" in said.err) == (2, True)
+
+
+def test_without_arguments_five_things_are_shown_that_work(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["reusekit"])
+    main()
+    said = capsys.readouterr().out
+    shown = [line.split() for line in said.splitlines() if line.startswith("  reusekit ")]
+    assert len(shown) == 5
+    for _, name, *_ in shown:
+        with pytest.raises(SystemExit, match="0"):
+            monkeypatch.setattr(sys, "argv", ["reusekit", name, "--help"])
+            main()
+        assert f"usage: reusekit {name}" in capsys.readouterr().out
+
+
+def test_bash_completes_subcommands_options_and_choices(capsys):
+    completion("bash")
+    ask = (
+        "COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=(); "
+        "_shtab_reusekit; echo ${{COMPREPLY[@]}}\n"
+    )
+    asked = (
+        "reusekit doc",
+        "reusekit export m --quan",
+        "reusekit cache v",
+        "reusekit completion z",
+    )
+    script = capsys.readouterr().out + "".join(ask.format(words=words) for words in asked)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["doctor", "--quantize", "verify", "zsh"], done.stderr

@@ -119,7 +119,7 @@ def objective_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
 def _empty(result: SearchResult, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, parse_math=False)
+    axes.set_title(title, parse_math=False, pad=24)  # above the legend
     axes.set_ylabel(result.objective.replace("val_", "validation "))
     axes.grid(alpha=0.3)
     return figure, axes
@@ -128,7 +128,6 @@ def _empty(result: SearchResult, title: str) -> tuple[Figure, Axes]:
 def _legend(axes: Axes) -> None:
     """Explain the marks beside the axes, where no point lies."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=8, frameon=False)
-    axes.title.set_y(1.08)
 
 
 def _ring(axes: Axes, result: SearchResult, x: float) -> None:
