@@ -124,6 +124,8 @@ def cut_search(
                     name=tracking.model,
                     folder=job.folder,
                 )
+        with job.stage("Write the report"):
+            stages.write_report(job=job, tuned=tuned, splits=splits, test=test, version=version)
     stages.report(
         job=job,
         tuned=tuned,

@@ -103,6 +103,8 @@ def fine_tune(
                 folder=job.folder,
                 standalone=options.standalone,
             )
+        with job.stage("Write the report"):
+            stages.write_report(job=job, tuned=tuned, splits=splits, test=test, version=version)
     stages.report(job=job, tuned=tuned, scores=scores, version=version, tracking=tracking)
 
 

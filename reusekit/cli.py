@@ -325,6 +325,29 @@ def export(
     print(export_version(model, formats, chosen, folder, max_accuracy_loss, data))  # type: ignore[arg-type]
 
 
+def report(model: str, output: str = "report.html", verbose: bool = False) -> None:
+    """Write what a pipeline found as one page of HTML: report RUN | models:/NAME@ALIAS.
+
+    Args:
+        model: The id of a pipeline's run, or a registered version: models:/NAME@ALIAS or
+            models:/NAME/VERSION, on the server or database that MLFLOW_TRACKING_URI names.
+        output: The file.
+        verbose: Show the traceback of an error.
+    """
+    check(AnyPath, output, "--output", ConfigError)
+    target = expanded(output, ConfigError)
+    if target.is_dir() or not os.access(target.parent, os.W_OK):
+        raise ConfigError(
+            f"Expected --output as a file in a folder that can be written. Received: {output!r}."
+        )
+    start_keras()
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from reusekit.tracking import find_run, report_page
+
+    target.write_text(report_page(*find_run(model)), "utf-8")
+    print(output)
+
+
 def doctor(
     model: str,
     data: str | None = None,
@@ -429,7 +452,7 @@ def _carried() -> dict[str, Path]:
 
 
 def _commands() -> dict[str, Callable[..., None]]:
-    commands = (cuts, init, cache, sync, predict, combine, export, doctor, completion)
+    commands = (cuts, init, cache, sync, predict, combine, export, report, doctor, completion)
     return {command.__name__: command for command in commands}
 
 

@@ -32,6 +32,7 @@ from reusekit.stages.promote import (
     roll_back,
 )
 from reusekit.stages.registration import Scores, register
+from reusekit.stages.report_page import write_report
 from reusekit.stages.reports import report
 from reusekit.stages.search import Searched, extract_features, plan_search, search_cut, winner
 
@@ -80,4 +81,5 @@ __all__ = [
     "train_head",
     "winner",
     "write_mended",
+    "write_report",
 ]

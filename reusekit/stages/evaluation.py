@@ -28,6 +28,8 @@ class Evaluation:
         interval: Where the measure lies, as sure as 95 %, for examples like these.
         tables: A row for each class, label or number, as `TaskRules.table` has it; by what
             `TaskRules.each` puts before the names of a task.
+        outputs: The outputs, shape (examples, `task.size`).
+        labels: The true labels, as `TaskRules.targets` returns them.
     """
 
     scores: Mapping[str, float]
@@ -35,6 +37,8 @@ class Evaluation:
     examples: int
     interval: tuple[float, float]
     tables: Mapping[str, pd.DataFrame] = field(repr=False, compare=False)
+    outputs: np.ndarray = field(repr=False, compare=False)
+    labels: np.ndarray = field(repr=False, compare=False)
 
     @property
     def value(self) -> float:
@@ -126,6 +130,8 @@ def record(
         len(labels),
         rules.interval(outputs, labels),
         {before: one.table(*told) for before, one, *told in rules.each(outputs, labels)},
+        outputs,
+        labels,
     )
     with step_run(name, "evaluation", parameters):
         log_data(split, "test")

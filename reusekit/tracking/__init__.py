@@ -29,6 +29,7 @@ from reusekit.tracking.registry import (
     recorded_splits,
     set_alias,
 )
+from reusekit.tracking.report import find_run, report_page
 from reusekit.tracking.runs import log_trial, pipeline_run, step_run
 from reusekit.tracking.saved import requirements
 from reusekit.tracking.server import connect, ui_command
@@ -49,6 +50,7 @@ __all__ = [
     "connect",
     "describe",
     "find_registered_version",
+    "find_run",
     "find_version",
     "load_version",
     "log_artifact",
@@ -70,6 +72,7 @@ __all__ = [
     "promote",
     "recorded_splits",
     "refuse",
+    "report_page",
     "requirements",
     "roll_back",
     "send",

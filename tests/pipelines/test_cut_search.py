@@ -146,7 +146,9 @@ def test_settings_are_parameters_of_the_parent(runs, module_tracking):
     assert parent.info.run_name == "cut_search reusekit/glyphnet on sklearn_digits:1.0.0"
     assert 0 < parent.data.metrics["val_accuracy"] <= 1
     files = {info.path for info in module_tracking.list_artifacts(parent.info.run_id)}
-    assert {"config.yaml", "classes.json", "confusion.png"} <= files
+    assert {"config.yaml", "classes.json", "confusion.png", "report.html"} <= files
+    page = Path(module_tracking.download_artifacts(parent.info.run_id, "report.html")).read_text()
+    assert page.count('class="map"') == page.count("<figure>") > 0  # each mistake is explained
     counts = {k: int(parent.data.params[f"parameters.{k}"]) for k in ("total", "trainable")}
     assert 0 < counts["trainable"] < counts["total"]
 
@@ -212,6 +214,8 @@ def test_figure_and_tables_are_there(finished, runs):
         "phases.csv",
         "plan.json",
         "plan.txt",
+        "report.html",
+        "report.json",
         "trials.csv",
     }
 

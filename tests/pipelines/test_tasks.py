@@ -55,6 +55,8 @@ def test_numbers_are_predicted_from_a_configuration_on(run_pipeline, tracking, c
     assert "| mean absolute error |" in version.description
     files = {one.path for one in tracking.list_artifacts(version.run_id)}
     assert files >= {"numbers.json", "residuals.png"} and "confusion.png" not in files
+    page = Path(tracking.download_artifacts(version.run_id, "report.html")).read_text("utf-8")
+    assert "Not shown: the task is regression." in page and page.count("data:image/png") > 12
     assert mlflow.keras.load_model("models:/value@champion").output_shape == (None, 1)
 
 

@@ -1,0 +1,196 @@
+"""The stage of the report: the mistakes explained, and the page that shows the whole run."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import mlflow
+import numpy as np
+from mlflow.entities.model_registry import ModelVersion
+from PIL import Image
+
+from reusekit.data import DataSplit, Task
+from reusekit.errors import ReusekitError
+from reusekit.explanation import explain
+from reusekit.progress import say
+from reusekit.stages.evaluation import Evaluation
+from reusekit.stages.fine_tuning import FineTuned
+from reusekit.stages.inputs import INFERENCE_BATCH, Splits
+from reusekit.stages.job import Job
+from reusekit.tasks import SingleRules
+from reusekit.tracking import log_artifact, report_page
+
+_MISTAKES = 12
+_CLASSES = 40  # more make a table of confusions that nobody reads
+_SIDE = 160  # pixels of a picture at most
+_CHARACTERS = 1200  # of a text
+
+
+def write_report(
+    job: Job, tuned: FineTuned, splits: Splits, test: Evaluation, version: ModelVersion | None
+) -> Path | None:
+    """Log the worst mistakes with their explanations, and a page that shows the whole run.
+
+    The page is written from what is in MLflow, as `reusekit report` writes it again.
+
+    Args:
+        job: The running job.
+        tuned: Its model.
+        splits: The data; the mistakes are those on the test split.
+        test: What the model says of that.
+        version: Its version in the registry; None where the tracking server is away.
+
+    Returns:
+        The page's file; None where the server is away: `reusekit report` writes it later.
+    """
+    told = {"seconds": job.clock.seconds, **_told(tuned, splits, test)}
+    file = job.folder / "report.json"
+    file.write_text(json.dumps(told))
+    log_artifact(file)
+    run = mlflow.active_run()
+    if version is None or run is None:
+        say("The report waits for the tracking server: reusekit report RUN writes it then.")
+        return None
+    page = job.folder / "report.html"
+    page.write_text(report_page(run.info.run_id, version), "utf-8")
+    log_artifact(page)
+    return page
+
+
+def _told(tuned: FineTuned, splits: Splits, test: Evaluation) -> dict[str, Any]:
+    """Return confusions and mistakes as plain data, and why there are none where that is so."""
+    rules, missing = tuned.rules, {}
+    if not isinstance(rules, SingleRules):
+        why = "there are several tasks, of which MLflow has a table each"
+        return {"missing": {"confusion": why, "mistakes": why}}
+    task, told = rules.task, {}
+    if task.kind != "classification":
+        missing["confusion"] = f"the task is {task.kind}"
+    elif task.size > _CLASSES:
+        missing["confusion"] = f"there are {task.size} classes; confusion.png has them"
+    else:
+        counts = np.zeros((task.size, task.size), int)
+        np.add.at(counts, (test.labels, test.outputs.argmax(-1)), 1)
+        told["confusion"] = {"names": list(task.names), "counts": counts.tolist()}
+    mistakes, why = _mistakes(tuned, rules, splits, test)
+    if why:
+        missing["explanations"] = why
+    return {**told, "mistakes": mistakes, "missing": missing}
+
+
+def _mistakes(
+    tuned: FineTuned, rules: SingleRules, splits: Splits, test: Evaluation
+) -> tuple[list[dict[str, Any]], str]:
+    losses = np.nan_to_num(rules.losses(test.outputs, test.labels), posinf=1e30)
+    if rules.task.kind == "classification":
+        losses = np.where(test.outputs.argmax(-1) == test.labels, -1.0, losses)
+    order = [int(one) for one in np.argsort(-losses, kind="stable")[:_MISTAKES] if losses[one] >= 0]
+    if not order:
+        return [], ""
+    fed, raw = _taken(splits.test, order), _taken(splits.raw.test, order)
+    batch = keras.tree.map_structure(lambda *ones: np.stack(ones), *fed)
+    values, why = None, ""
+    is_image = isinstance(raw[0], np.ndarray) and raw[0].ndim == 3
+    if is_image or splits.tokenizer is not None:
+        try:
+            how = "grad_cam" if is_image else "gradient"
+            values = explain(tuned.whole, batch, tuned.cut, how).values  # type: ignore[arg-type]
+        except ReusekitError as error:
+            why = str(error)
+    found = []
+    for place, at in enumerate(order):
+        weights = None if values is None else values[place]
+        shown = {
+            "truth": _in_words(test.labels[at], rules.task),
+            "said": _in_words(test.outputs[at], rules.task, said=True),
+            "loss": float(losses[at]),
+        }
+        if is_image:
+            shown["image"] = _picture(raw[place])
+            if weights is not None and weights.ndim == 2:
+                shown["map"] = _heat(weights)
+        else:
+            shown["text"] = _text(raw[place])[:_CHARACTERS]
+            if weights is not None and weights.ndim == 1:
+                shown["words"] = _words(splits.tokenizer, fed[place], weights)
+        found.append(shown)
+    return found, why
+
+
+def _taken(split: DataSplit, places: list[int]) -> list[Any]:
+    """Return the inputs of some examples, in the order of their places."""
+    found, first, wanted = {}, 0, set(places)
+    for inputs, labels, *_ in split.batches(INFERENCE_BATCH):
+        count = len(keras.tree.flatten(labels)[0])
+        for place in wanted.intersection(range(first, first + count)):
+            found[place] = keras.tree.map_structure(
+                lambda one, at=place - first: np.asarray(one[at]), inputs
+            )
+        first += count
+        if len(found) == len(wanted):
+            break
+    return [found[place] for place in places]
+
+
+def _in_words(value: np.ndarray, task: Task, said: bool = False) -> str:
+    if task.kind == "classification":
+        if not said:
+            return str(task.names[int(value)])
+        return f"{task.names[int(value.argmax())]} ({value.max():.0%})"
+    pairs = list(zip(task.names, np.atleast_1d(value), strict=True))
+    if task.kind == "regression":
+        return ", ".join(f"{name} {number:.4g}" for name, number in pairs)
+    return ", ".join(f"{n} ({v:.0%})" if said else n for n, v in pairs if v >= 0.5) or "none"
+
+
+def _picture(pixels: np.ndarray) -> str:
+    pixels = pixels.astype("float32")
+    low, high = min(0.0, float(pixels.min())), float(pixels.max())
+    high = 255.0 if 1 < high <= 255 else max(high, 1.0)
+    scaled = (255 * (pixels - low) / (high - low)).clip(0, 255).astype("uint8")
+    image = Image.fromarray(scaled[..., 0] if scaled.shape[-1] != 3 else scaled)
+    image.thumbnail((_SIDE, _SIDE))
+    return _png(image)
+
+
+def _heat(values: np.ndarray) -> str:
+    """Return a map as red of which the opacity is the value."""
+    share = values / max(float(values.max()), 1e-12)
+    pixels = np.zeros((*values.shape, 4), "uint8")
+    pixels[..., 0], pixels[..., 1] = 255, 40
+    pixels[..., 3] = (190 * share).astype("uint8")
+    return _png(Image.fromarray(pixels, "RGBA").resize((64, 64), Image.Resampling.BILINEAR))
+
+
+def _png(image: Image.Image) -> str:
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    return base64.b64encode(written.getvalue()).decode()
+
+
+def _text(raw: Any) -> str:
+    parts = [
+        str(one.item().decode("utf-8", "replace") if isinstance(one.item(), bytes) else one)
+        if one.ndim == 0
+        else np.array2string(one.ravel(), precision=3, threshold=20)
+        for one in map(np.asarray, keras.tree.flatten(raw))
+    ]
+    return " | ".join(parts)
+
+
+def _words(tokenizer: Any, tokens: Any, weights: np.ndarray) -> list[tuple[str, float]]:
+    """Return the words that are no filling, with their weights as shares of the largest."""
+    numbers = tokens["token_ids"] if isinstance(tokens, dict) else tokens
+    vocabularies = [
+        one.get_vocabulary() for one in tokenizer.layers if hasattr(one, "get_vocabulary")
+    ]
+    names = vocabularies[0] if vocabularies else []
+    largest = max(float(np.abs(weights).max()), 1e-12)
+    return [
+        (str(names[one]) if one < len(names) else f"token {one}", round(float(weight) / largest, 3))
+        for one, weight in zip(numbers.tolist(), weights.tolist(), strict=True)
+        if one
+    ]
