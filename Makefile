@@ -9,6 +9,8 @@ WORKERS ?= 3
 JAX_BIN := .venv-jax/bin
 JAX_INSTALLED := .venv-jax/.installed
 NEXT_INSTALLED := .venv-next/.installed
+DOCS_BIN := .venv-docs/bin
+DOCS_INSTALLED := .venv-docs/.installed
 # What imports Keras and never TensorFlow, so that it runs on every backend of Keras.
 JAX_ROOMS := graph surgery sharing
 JAX_TESTS := tests/test_backends.py $(JAX_ROOMS:%=tests/%) $(JAX_ROOMS:%=reusekit/%)
@@ -18,7 +20,7 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
 endef
 
-.PHONY: help demo demo-text test test-jax test-next lint lock dist clean
+.PHONY: help demo demo-text test test-jax test-next lint docs lock dist clean
 
 help:
 	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if (text) printf "make %-9s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
@@ -51,6 +53,11 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
+## Build the site into site/, its tutorials executed, its links checked.
+docs: $(DOCS_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/python -m mkdocs build --clean
+	$(DOCS_BIN)/python scripts/site/offline.py site
+
 ## Pin the newest versions that pyproject.toml allows. Needs uv.
 lock:
 	uv pip compile pyproject.toml --extra test --group build --universal --python-version 3.11 \
@@ -60,6 +67,9 @@ lock:
 		--constraint requirements.lock --override /dev/stdin --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
 		--output-file requirements-jax.lock
+	uv pip compile requirements-docs.in --constraint requirements.lock --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --upgrade \
+		--output-file requirements-docs.lock
 
 ## Build wheel and sdist into dist/, twice and compared, and try them in empty environments.
 dist: $(INSTALLED)
@@ -67,7 +77,7 @@ dist: $(INSTALLED)
 
 ## Remove what these targets made, .venv among it.
 clean:
-	rm -rf .venv .venv-jax .venv-next build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .mypy_cache .hypothesis
+	rm -rf .venv .venv-jax .venv-next .venv-docs site build dist *.egg-info .pytest_cache .ruff_cache .import_linter_cache .mypy_cache .hypothesis
 	find reusekit pipelines scripts tests -name __pycache__ -type d -exec rm -rf {} +
 
 $(INSTALLED): requirements.lock pyproject.toml
@@ -98,4 +108,13 @@ $(NEXT_INSTALLED): requirements-jax.lock
 	.venv-next/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-jax.lock
 	.venv-next/bin/python -m pip uninstall --quiet --yes keras
 	.venv-next/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --pre keras-nightly
+	@touch $@
+
+# It looks for packages in .venv, too, where the tutorials find TensorFlow and the library itself.
+$(DOCS_INSTALLED): requirements-docs.lock $(INSTALLED)
+	@echo "Installing into .venv-docs, once: about 200 MB, half a minute ..."
+	$(BIN)/python -m venv .venv-docs
+	$(DOCS_BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-docs.lock
+	$(BIN)/python -c "import site; print('import site; site.addsitedir(%r)' % site.getsitepackages()[0])" \
+		> "$$($(DOCS_BIN)/python -c 'import site; print(site.getsitepackages()[0])')/reusekit-venv.pth"
 	@touch $@

@@ -1,0 +1,47 @@
+"""Hooks of MkDocs: drawings of real models, and tutorials executed as notebooks."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import drawings
+import jupytext
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from nbclient import NotebookClient
+from nbconvert import MarkdownExporter
+
+os.environ["CI"] = "true"  # no moving bars in a page
+
+_SECONDS = 300  # for one cell
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages of the tutorials and the drawings of the concepts."""
+    for source in sorted(Path(config.docs_dir, "tutorials").glob("*.py")):
+        if (file := files.get_file_from_path(f"tutorials/{source.name}")) is not None:
+            files.remove(file)
+        for name, content in executed(source).items():
+            files.append(File.generated(config, f"tutorials/{name}", content=content))
+    for name, drawn in drawings.drawn().items():
+        files.append(File.generated(config, f"drawings/{name}.svg", content=drawn))
+    return files
+
+
+def executed(source: Path) -> dict[str, str | bytes]:
+    """Return the page of a tutorial, its notebook and its pictures, by their names."""
+    notebook = jupytext.read(source)
+    if not os.environ.get("DOCS_QUICK"):
+        with tempfile.TemporaryDirectory() as folder:
+            place = {"metadata": {"path": folder}}
+            NotebookClient(notebook, timeout=_SECONDS, resources=place).execute()
+    page, resources = MarkdownExporter().from_notebook_node(
+        notebook, resources={"output_files_dir": source.stem, "unique_key": source.stem}
+    )
+    first, rest = page.lstrip().split("\n", 1)
+    link = f"[The notebook]({source.stem}.ipynb), with these outputs."
+    return {
+        f"{source.stem}.md": f"{first}\n\n{link}\n{rest}",
+        f"{source.stem}.ipynb": jupytext.writes(notebook, fmt="ipynb"),
+        **resources["outputs"],
+    }
