@@ -13,7 +13,9 @@ words = [
     ["error", "missing", "fails", "broken", "invalid"],
     ["returns", "simple", "fast", "clear", "useful"],
 ]
-texts = [f"A {' '.join(numbers.choice(words[one], 3))} function, {n}." for n, one in enumerate(good)]
+texts = [
+    f"A {' '.join(numbers.choice(words[one], 3))} function, {n}." for n, one in enumerate(good)
+]
 reviews = pd.DataFrame({"text": texts, "verdict": np.array(["complaint", "praise"])[good]})
 reviews.to_csv("reviews.csv", index=False)
 reviews.head()
