@@ -1,4 +1,4 @@
-"""The commands that pipelines, configurations and the README show are commands that work."""
+"""The commands that pipelines, configurations and pages show are commands that work."""
 
 import re
 import shlex
@@ -7,7 +7,8 @@ import pytest
 from repository import ROOT
 
 SHOWN = re.compile(r"^\W*(?:\.venv/bin/)?python pipelines/(\w+)\.py (.+)$", re.MULTILINE)
-FILES = [*ROOT.glob("pipelines/*.py"), *ROOT.glob("configs/*.yaml"), ROOT / "README.md"]
+PAGES = [ROOT / "README.md", ROOT / "docs/pipelines.md", ROOT / "docs/search.md"]
+FILES = [*ROOT.glob("pipelines/*.py"), *ROOT.glob("configs/*.yaml"), *PAGES]
 COMMANDS = sorted({match for file in FILES for match in SHOWN.findall(file.read_text())})
 
 
