@@ -115,9 +115,10 @@ SETS: dict[str, tuple[Callable[[str, int], DataSplit], dict[str, Callable[[], Ba
 }
 
 
-def judged(name: str, quick: bool, folder: Path) -> dict[str, dict[str, float]]:
+def judged(name: str, quick: bool, folder: Path, seed: int) -> dict[str, dict[str, float]]:
     """Return Kendall's tau of each ranking on a data set, within backbones and among all."""
     opened, loaders = SETS[name]
+    keras.utils.set_random_seed(seed)  # whatever sets were searched before
     backbones = {of: load() for of, load in list(loaders.items())[: 2 if quick else None]}
     sizes = QUICK if quick else EXAMPLES
     train, validation = (
@@ -128,7 +129,7 @@ def judged(name: str, quick: bool, folder: Path) -> dict[str, dict[str, float]]:
         for of, one in backbones.items()
     }
     space = SearchSpace(cuts, units=[0], dropout=[0.0], learning_rates=[1e-2, 1e-1])
-    config = SearchConfig(epochs=2 if quick else 60, patience=10)
+    config = SearchConfig(epochs=2 if quick else 60, patience=10, seed=seed)
     store = FeatureStore(folder / "features")
     search = CutSearch(backbones, train, validation, space, config, folder / name, store)
     reached = {cut.place: cut.best.accuracy for cut in search.run().cuts}
@@ -170,14 +171,22 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--set", choices=list(SETS), action="append", help="all by default")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="random networks and heads of each set"
+    )
     parser.add_argument("--quick", action="store_true", help="little of everything")
     options = parser.parse_args()
-    keras.utils.set_random_seed(0)
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.set or SETS:
-            found[name] = judged(name, options.quick, Path(folder))
-            print(json.dumps({"set": name, **found[name]}), flush=True)
+    for name in options.set or SETS:
+        drawn = []
+        for seed in range(options.seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                drawn.append(judged(name, options.quick, Path(folder), seed))
+            print(json.dumps({"set": name, "seed": seed, **drawn[-1]}), flush=True)
+        found[name] = {
+            method: {of: float(np.nanmean([one[method][of] for one in drawn])) for of in known}
+            for method, known in drawn[0].items()
+        }
     table = Table("ranking", *found, "mean", title="Kendall's tau within backbones / among all")
     for method in METHODS:
         pairs = [(one[method]["within"], one[method]["among"]) for one in found.values()]
