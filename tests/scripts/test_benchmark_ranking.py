@@ -12,7 +12,7 @@ def test_every_ranking_is_judged(monkeypatch, capsys):
     benchmark_ranking.main()
     out = capsys.readouterr().out
     line = json.loads(out.splitlines()[0])
-    assert list(line) == ["set", *benchmark_ranking.METHODS]
+    assert list(line) == ["set", "seed", *benchmark_ranking.METHODS]
     for method in benchmark_ranking.METHODS:
         assert -1 <= line[method]["among"] <= 1 or math.isnan(line[method]["among"])
     assert "Kendall's tau" in out
