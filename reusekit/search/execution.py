@@ -196,6 +196,7 @@ def _fit_together(
         _batches(validation, VALIDATION_BATCH),
         initial_epoch=group[0].initial_epoch,
         progress=progress,
+        optimized=any(hypermodel.data_of(one.spec).trunk(one.spec) is not None for one in group),
     )
 
 

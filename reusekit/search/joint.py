@@ -1,7 +1,8 @@
 """Several models trained at once on the same batches, each as it would be alone."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -11,7 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.errors import ReusekitError, TrainingError
+from reusekit.search.traces import Trace, structure
 from reusekit.training.fit import MONITORED, Fit, Stopping, best_epoch, make_variables
+
+_UNOPTIMIZED = "disable_meta_optimizer"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def fit_together(
     *,
     initial_epoch: int = 0,
     progress: Callable[[int, int], None] = lambda epoch, active: None,
+    optimized: bool = True,
 ) -> list[Fit | TrainingError]:
     """Train models on the same batches in one pass over them each epoch.
 
@@ -58,6 +63,8 @@ def fit_together(
         validation: The same in a fixed order.
         initial_epoch: The number of the first epoch.
         progress: Called after each epoch with its number and with how many models go on.
+        optimized: Whether TensorFlow optimizes the graphs of steps. Of many small heads that takes
+            longer than it saves, and their numbers are the same without.
 
     Returns:
         The fit of each, or the reason why it came to nothing. The models hold the weights that
@@ -104,8 +111,9 @@ def fit_together(
             break
         for number in going:
             callbacks[number].on_epoch_begin(epoch)
-        logs = _pass(members, going, train_step, train, "")
-        validated = _pass(members, going, test_step, validation, "val_")
+        with _graphs(optimized):
+            logs = _pass(members, going, train_step, train, "")
+            validated = _pass(members, going, test_step, validation, "val_")
         for number in going:
             member = members[number]
             callbacks[number].on_epoch_end(epoch, logs[number] | validated[number])
@@ -148,42 +156,54 @@ def _goes_to_the_end(member: Member, initial_epoch: int, longest: int) -> bool:
     return member.epochs == longest and all(patient)
 
 
-class _Alone(tf.distribute.ReplicaContext):
-    """The one replica that a step runs on, so that no gradients are summed over several.
-
-    For that sum TensorFlow registers a gradient of its own, and with it keeps the graph of every
-    step that was ever compiled.
-    """
-
-    def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
-        """Return the value itself."""
-        return value
-
-
 def _step(
     members: Sequence[Member],
     switches: Sequence[tf.Variable | None],
     batches: tf.data.Dataset,
     name: str,
 ) -> Callable:
-    """Return one step of every member that is not switched off, compiled."""
+    """Return one step of every member that is not switched off, compiled.
 
-    def one(member: Member, x: Any, told: tuple[tf.Tensor, ...]) -> tf.Tensor:
-        getattr(member.model, name)((x[member.features], *told))
-        return tf.constant(True)
+    Members of one structure share a trace of theirs.
+    """
+    x_spec, *told_spec = batches.element_spec
+    traces: dict[Any, Trace] = {}
+    calls = []
+    for member in members:
+        spec = (x_spec[member.features], *told_spec)
+        alike = structure(member.model)
+        key = id(member) if alike is None else (alike, repr(spec))
+        trace = traces.get(key)
+        if trace is None or not trace.shared:
+            traces[key] = trace = Trace(member.model, name, spec)
+        calls.append(trace.call_of(member.model))
 
     def step(x: Any, *told: tf.Tensor) -> None:
-        with _Alone(tf.distribute.get_strategy(), 0):
-            for member, on in zip(members, switches, strict=True):
-                if on is None or len(members) == 1:
-                    one(member, x, told)  # a condition would take longer to compile
-                else:
-                    tf.cond(on, lambda m=member: one(m, x, told), lambda: tf.constant(False))
+        for member, call, on in zip(members, calls, switches, strict=True):
+            if on is None or len(members) == 1:
+                call(x[member.features], *told)  # a condition would take longer to compile
+            else:
+                tf.cond(
+                    on,
+                    lambda c=call, m=member: c(x[m.features], *told),
+                    lambda: tf.constant(False),
+                )
 
     # As in Keras, whose layers need no conversion of Python's own control flow. Made concrete here,
     # since TensorFlow warns of functions that are made again and again.
     compiled = tf.function(step, input_signature=batches.element_spec, autograph=False)
     return compiled.get_concrete_function()
+
+
+@contextmanager
+def _graphs(optimized: bool) -> Iterator[None]:
+    """Have TensorFlow optimize the graphs that are run meanwhile, or leave them as they are."""
+    before = tf.config.optimizer.get_experimental_options().get(_UNOPTIMIZED, False)
+    tf.config.optimizer.set_experimental_options({_UNOPTIMIZED: before or not optimized})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({_UNOPTIMIZED: before})
 
 
 def _pass(

@@ -43,7 +43,7 @@ def model_of(kind, optimizer):
     """A small model, always with the same weights and the same random numbers to come."""
     keras.utils.set_random_seed(3)
     shape = TRAINING[0]["map" if kind == "convolutional" else kind.split("_")[0]].shape[1:]
-    x = inputs = keras.Input(shape)
+    x = inputs = keras.Input(shape, name="features")
     if kind == "convolutional":
         x = layers.Conv2D(4, 3, use_bias=False)(x)
         x = layers.BatchNormalization()(x)
@@ -52,8 +52,8 @@ def model_of(kind, optimizer):
     if kind.endswith("_dropout"):
         x = layers.Dense(8, activation="relu")(x)
         x = layers.Dropout(0.5)(x)
-    outputs = layers.Dense(CLASSES, activation="softmax")(x)
-    model = keras.Model(inputs, outputs)
+    outputs = layers.Dense(CLASSES, activation="softmax", name="classes")(x)
+    model = keras.Model(inputs, outputs, name=kind)
     model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     return model
 
@@ -223,6 +223,31 @@ def test_one_model_twice_is_refused():
     one = member("adam")
     with pytest.raises(ReusekitError, match="weights of their own"):
         fit_together([one, Member(one.model, one.features, 3)], *batches())
+
+
+def test_models_that_differ_by_their_rates_share_a_trace(monkeypatch, together):
+    traced, real = [], keras.Model.train_step
+    monkeypatch.setattr(keras.Model, "train_step", lambda *a: traced.append(a[0]) or real(*a))
+    loss = keras.losses.SparseCategoricalCrossentropy()
+    own = model_of("wide", keras.optimizers.Adam(0.01))
+    own.compile(own.optimizer, lambda y, outputs: loss(y, outputs), metrics=["accuracy"])
+    clipped = model_of("wide", keras.optimizers.Adam(0.01, clipnorm=0.001))
+    models = [Member(model, "wide", 6) for model in (clipped, own)]
+    fits = fit_together([member("adam"), member("quick adam"), *models], *batches(["wide"]))
+    assert len(traced) == 3  # one for both rates, and each of those that compute something else
+    for fit, name in zip(fits, ("adam", "quick adam"), strict=False):
+        assert fit.history == together[name][1].history
+    assert fits[2].history["loss"] != fits[0].history["loss"]
+    np.testing.assert_allclose(fits[3].history["loss"], fits[0].history["loss"], rtol=1e-6)
+
+
+def test_graphs_that_are_not_optimized_give_the_same_numbers(together):
+    names = ["sgd, dropout", "adamw"]
+    fits = fit_together(list(map(member, names)), *batches(), optimized=False)
+    for fit, name in zip(fits, names, strict=True):
+        for metric, values in together[name][1].history.items():
+            np.testing.assert_allclose(fit.history[metric], values, rtol=1e-6, err_msg=metric)
+    assert not tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer")
 
 
 def test_fits_say_how_long_they_took(together):
