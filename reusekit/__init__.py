@@ -39,7 +39,7 @@ _MOVED = {
     "reusekit.planning": ("Plan", "Trials"),
     "reusekit.search": ("CutGridOracle", "CutSweepOracle", "Limits", "TrialData"),
     "reusekit.sharing": ("ParameterCounts", "Tie"),
-    "reusekit.surgery": ("Certificate", "Edited", "Split", "prepend"),
+    "reusekit.surgery": ("Certificate", "Edited", "Split", "expand", "prepend"),
     "reusekit.training": ("Freezing", "GradualUnfreezing"),
     "reusekit.training.drawing": ("draw_cut",),
 }

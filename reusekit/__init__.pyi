@@ -30,7 +30,6 @@ from .surgery import Remove as Remove
 from .surgery import Replace as Replace
 from .surgery import clone as clone
 from .surgery import edit as edit
-from .surgery import expand as expand
 from .surgery import extract as extract
 from .surgery import flatten as flatten
 from .surgery import insert as insert

@@ -154,7 +154,7 @@ def find_layers(model: keras.Model | Graph, kind: Kind) -> tuple[str, ...]:
     """List the addresses of the layers of a kind, those inside nested models among them.
 
     Layers inside composite layers, such as the layer that `TimeDistributed` wraps, have no address;
-    `rk.expand` opens some of them. Input layers and nested models are layers, too.
+    `reusekit.surgery.expand` opens some of them. Input layers and nested models are layers, too.
 
     Args:
         model: A model with a functional graph, or one that was read already.

@@ -49,7 +49,7 @@ from reusekit.search import (
     TrialSpec,
     measure_latency,
 )
-from reusekit.surgery import prepend
+from reusekit.surgery import expand, prepend
 from reusekit.training import GradualUnfreezing
 from reusekit.training.drawing import draw_cut
 
@@ -303,7 +303,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "Remove": (rk.Remove, {"at": "drop"}),
         "clone": (rk.clone, on),
         "flatten": (rk.flatten, on),
-        "expand": (rk.expand, at),
+        "expand": (expand, at),
         "prepend": (prepend, {"model": top, "preprocessing": bottom}),
         "join": (rk.join, {"bottom": bottom, "top": top}),
         "tie": (
