@@ -70,7 +70,8 @@ _ = axes.plot(front.shipped_bytes, front.val_accuracy, color="tab:orange", draws
 
 # %%
 model = search.best_model()
-rk.export(model, "saved_model", check=validation, max_accuracy_loss=0.05)
+exported = rk.export(model, "saved_model", check=validation, max_accuracy_loss=0.05)
+print(exported)
 
 # %% [markdown]
 # More formats, and what each can do: [Export](../export.md).

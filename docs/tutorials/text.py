@@ -21,35 +21,10 @@ reviews.to_csv("reviews.csv", index=False)
 reviews.head()
 
 # %% [markdown]
-# ## In Python
+# ## The pipeline
 #
 # The backbone *prosenet*, a small transformer that ships with reusekit, brings its tokenizer. The label
-# column decides the task: words are classes.
-
-# %%
-import reusekit as rk
-
-backbone = rk.load_backbone("reusekit/prosenet")
-columns = {"input": "text", "label": "verdict"}
-train, validation = (
-    rk.data.from_table("reviews.csv", part, **columns) for part in ("train", "validation")
-)
-search = rk.CutSearch(
-    backbone,
-    train,
-    validation,
-    config=rk.SearchConfig(max_trials=1, epochs=6),
-    folder="search",
-    store=rk.FeatureStore("features"),
-)
-search.run()
-model = search.best_model()
-rk.predict(model, ["A clear and simple function.", "It fails, and is broken."], data=train)
-
-# %% [markdown]
-# ## In a pipeline, with MLflow
-#
-# `reusekit init shop` lays the pipelines into a folder of yours. A configuration of a few lines is
+# column decides the task: words are classes. `reusekit init shop` lays the pipelines into a folder of yours. A configuration of a few lines is
 # enough; what is not said has a default.
 
 # %%
@@ -58,7 +33,7 @@ from pathlib import Path
 from reusekit.cli import init
 
 init("shop")
-Path("reviews.yaml").write_text("""
+_ = Path("reviews.yaml").write_text("""
 data: {table: reviews.csv, input: text, label: verdict, sequence_length: 16}
 backbone: {source: reusekit/prosenet}
 search: {max_trials: 2, max_cuts: 2, epochs: 6, store: features}

@@ -16,6 +16,7 @@ from reusekit.graph.frontier import Cut, clean, cut, on_every_path
 from reusekit.graph.graph import Graph, Tensor
 from reusekit.graph.reader import read
 
+_COLUMNS = ("at", "shape", "dtype", "width", "stride", "depth", "params", "bytes")
 _BYTES = {"bool": 1, "float8_e4m3fn": 1, "float8_e5m2": 1, "bfloat16": 2}
 
 
@@ -109,11 +110,12 @@ class CutPoints(Sequence):
         return pandas.DataFrame([asdict(point) for point in self.points])
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False)
+        import pandas
 
-    def __str__(self) -> str:
-        head = ("at", "shape", "dtype", "width", "stride", "depth", "params", "bytes")
-        rows = [
+        return pandas.DataFrame(self._rows(), columns=_COLUMNS).to_html(index=False)
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        return [
             (
                 point.at,
                 "x".join("?" if size is None else str(size) for size in point.shape[1:]),
@@ -126,13 +128,16 @@ class CutPoints(Sequence):
             )
             for point in self.points
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+    def __str__(self) -> str:
+        rows = (_COLUMNS, *self._rows())
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
                 cell.ljust(width) if column < 3 else cell.rjust(width)
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))
             ).rstrip()
-            for row in (head, *rows)
+            for row in rows
         ]
         if self.uncounted:
             lines.append(f"FLOPs not counted: {', '.join(self.uncounted)}")

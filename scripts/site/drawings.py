@@ -54,7 +54,7 @@ def cut_of(model: keras.Model, at: str) -> str:
 def tie_of(model: keras.Model) -> str:
     """Draw a model whose tied layers have one colour."""
     owners = {owner for tie in rk.tied_weights(model) for owner in tie.owners}
-    return _chart(read(model), lambda name: _TIED if name in owners else _BOTTOM)
+    return _chart(read(model), lambda name: _TIED if name in owners else _BOTTOM, tied=owners)
 
 
 def plan_of_digits() -> str:
@@ -64,7 +64,8 @@ def plan_of_digits() -> str:
     with tempfile.TemporaryDirectory() as folder:
         store = rk.FeatureStore(f"{folder}/features")
         backbone = rk.load_backbone("reusekit/glyphnet")
-        search = rk.CutSearch(backbone, *parts, folder=f"{folder}/search", store=store)
+        space = rk.SearchSpace(cuts=[f"block{number}_out" for number in range(1, 8)])
+        search = rk.CutSearch(backbone, *parts, space, folder=f"{folder}/search", store=store)
         table = search.plan.to_frame()
     return _bars(
         [
@@ -94,8 +95,13 @@ def _inputs(graph: Graph) -> Mapping[str, list[str]]:
     return names
 
 
-def _chart(graph: Graph, color: Callable[[str], str], frontier: Collection[str] = ()) -> str:
-    """Draw tensors from left to right by depth, and mark those that cross a cut."""
+def _chart(
+    graph: Graph,
+    color: Callable[[str], str],
+    frontier: Collection[str] = (),
+    tied: Collection[str] = (),
+) -> str:
+    """Draw tensors from left to right by depth; mark those that cross a cut, and join tied ones."""
     above = _inputs(graph)
     depth: dict[str, int] = {}
     for name, inputs in above.items():
@@ -121,7 +127,15 @@ def _chart(graph: Graph, color: Callable[[str], str], frontier: Collection[str] 
             f'fill="{color(name)}" stroke={edge}/>'
             + _text(x + _WIDE / 2, y + _HIGH / 2 + 5, name, "middle")
         )
-    return _svg(width, 2 * _HIGH + 2 * _BELOW, parts)
+    if tied:
+        first, *_, last = sorted(at[name][0] + _WIDE / 2 for name in tied)
+        y = _HIGH + _BELOW
+        way = f"M{first} {y} V{y - _BELOW} H{last} V{y}"
+        parts.append(
+            f'<path d="{way}" fill="none" stroke="#2ca02c" stroke-dasharray="5 4"/>'
+            + _text((first + last) / 2, y - _BELOW - 8, "one weight", "middle")
+        )
+    return _svg(width, 2 * _HIGH + _BELOW + 6, parts)
 
 
 def _bars(rows: Collection[tuple[str, float, float]]) -> str:

@@ -1,6 +1,7 @@
 """Hooks of MkDocs: drawings of real models, and tutorials executed as notebooks."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from nbformat import NotebookNode
 
 os.environ["CI"] = "true"  # no moving bars in a page
 
 _SECONDS = 300  # for one cell
+_PROGRAMS = re.compile(r"/[^\s'\"<>]*/bin/(?=\w)")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -35,6 +38,7 @@ def executed(source: Path) -> dict[str, str | bytes]:
         with tempfile.TemporaryDirectory() as folder:
             place = {"metadata": {"path": folder}}
             NotebookClient(notebook, timeout=_SECONDS, resources=place).execute()
+    _tidy(notebook)
     page, resources = MarkdownExporter().from_notebook_node(
         notebook, resources={"output_files_dir": source.stem, "unique_key": source.stem}
     )
@@ -45,3 +49,19 @@ def executed(source: Path) -> dict[str, str | bytes]:
         f"{source.stem}.ipynb": jupytext.writes(notebook, fmt="ipynb"),
         **resources["outputs"],
     }
+
+
+def _tidy(notebook: NotebookNode) -> None:
+    """Leave out what libraries log, and where this machine has its programs.
+
+    The library's own lines are displayed, not logged, so that none of them is lost.
+    """
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+        for output in cell.outputs:
+            said = output if "text" in output else output.get("data", {})
+            for kind, text in said.items():
+                if isinstance(text, str) and kind.startswith("text"):
+                    said[kind] = _PROGRAMS.sub("", text)
