@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from reusekit.data import DataSplit
 from reusekit.exports import Exports
@@ -11,6 +12,8 @@ DESCRIPTION_LIMIT = 5000
 """Characters of a description that every store of MLflow takes: its column is that wide."""
 
 _SHORTENED = "\n\n*Shortened: a description in the registry has no room for more.*\n"
+
+_NAMES = 20  # of classes or labels that are listed
 
 _EXPORTS = "\n## Exports\n\n"
 
@@ -102,6 +105,7 @@ def model_card(card: ModelCard) -> str:
         >>> print(model_card(card))  # doctest: +ELLIPSIS
         Classifies images into 10 classes. Made from `reusekit/glyphnet`, cut at `block5_out`.
         Frozen up to `block3_out`; what lies between that and the cut was trained with the head.
+        It answers with `0`, `1`, `2`, `3`, `4`, `5`, `6`, `7`, `8`, `9`.
         <BLANKLINE>
         ## How to load it
         ...
@@ -157,8 +161,8 @@ def model_card(card: ModelCard) -> str:
         "Lineage": _table(
             ("part", "where it is"),
             [
-                ("bottom", card.bottom),
-                ("top", card.top),
+                ("bottom", _linked(card.bottom)),
+                ("top", _linked(card.top)),
                 ("made from", card.parent or card.source),
             ],
         ),
@@ -168,6 +172,7 @@ def model_card(card: ModelCard) -> str:
         f"{card.task} Made from `{card.source}`, cut at `{card.cut}`.",
         _trained(card),
         *_augmented(card.train),
+        *_named(card.train),
     ]
     for title, content in sections.items():
         lines += ["", f"## {title}", "", *content]
@@ -197,6 +202,20 @@ def with_exports(text: str, exports: Exports, run_id: str) -> str:
     section = _EXPORTS + "\n".join(lines) + "\n"
     before = text.partition(_EXPORTS)[0].removesuffix(_SHORTENED)
     return _shortened(before, DESCRIPTION_LIMIT - len(section)) + section
+
+
+def _named(train: DataSplit) -> list[str]:
+    """Return the line with the names that it answers with."""
+    if train.task.kind not in ("classification", "multilabel"):
+        return []
+    names = [f"`{' '.join(name.split()).replace('`', chr(39))}`" for name in train.task.names]
+    more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
+    return [f"It answers with {', '.join(names[:_NAMES])}{more}."]
+
+
+def _linked(part: str) -> str:
+    """Return a registered model as a link to its page in MLflow."""
+    return part if ":" in part else f"[{part}](#/models/{quote(part, safe='')})"
 
 
 def _shortened(text: str, limit: int) -> str:
@@ -238,4 +257,5 @@ def _score(value: float | None, card: ModelCard) -> str:
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a Markdown table; whatever a cell holds stays in it."""
     cells = [[" ".join(cell.split()).replace("|", r"\|") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *cells)]
+    first, *others = (f"| {'&emsp; | '.join(row)} |" for row in (header, *cells))  # else MLflow
+    return [first, f"|{'---|' * len(header)}", *others]  # shows no space between columns

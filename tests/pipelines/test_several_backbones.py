@@ -78,7 +78,7 @@ def test_what_ships_is_measured_first_and_the_file_is_logged(finished):
     assert "2 models measured as litert-int8" in printed
     assert "The best trials as litert-int8, on 300 examples" in printed
     version = client.get_model_version_by_alias("several", "champion")
-    assert "| litert-int8 |" in version.description
+    assert "| litert-int8&emsp; |" in version.description
     run = client.get_run(version.run_id)
     assert run.data.metrics["export.litert-int8.lost"] == pytest.approx(0)
     assert [one.path for one in client.list_artifacts(version.run_id, "exports")] == [

@@ -52,7 +52,7 @@ def test_numbers_are_predicted_from_a_configuration_on(run_pipeline, tracking, c
     rivals = {name: one.data.metrics for name, one in children.items() if name.startswith("test ")}
     assert rivals["test constant"]["r2"] < 0.05 < rivals["test ridge regression"]["r2"]
     assert version.description.startswith("Predicts label of images.")
-    assert "| mean absolute error |" in version.description
+    assert "| mean absolute error&emsp; |" in version.description
     files = {one.path for one in tracking.list_artifacts(version.run_id)}
     assert files >= {"numbers.json", "residuals.png"} and "confusion.png" not in files
     page = Path(tracking.download_artifacts(version.run_id, "report.html")).read_text("utf-8")

@@ -53,7 +53,8 @@ def section(text: str, title: str) -> str:
 def rows(text: str) -> list[list[str]]:
     """The cells of a Markdown table, without its header."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    cells = (line.replace("&emsp;", "").strip("|").split("|") for line in lines[2:])
+    return [[cell.strip() for cell in row] for row in cells]
 
 
 def test_it_says_what_the_model_is_and_how_to_load_it():
@@ -106,6 +107,19 @@ def test_it_says_what_was_trained(frozen_up_to, says):
     assert says in model_card(replace(CARD, frozen_up_to=frozen_up_to))
 
 
+def test_registered_parts_are_links_to_their_pages():
+    found = rows(section(model_card(replace(CARD, bottom="my bottom")), "Lineage"))
+    assert ["bottom", "[my bottom](#/models/my%20bottom)"] in found
+
+
+def test_it_lists_the_names_that_it_answers_with():
+    many = tuple(f"kind {number}" for number in range(22))
+    train = replace(CARD.train, task=Task("classification", ("a `b`", *many)))
+    text = model_card(replace(CARD, train=train))
+    assert "It answers with `a 'b'`, `kind 0`, " in text
+    assert "`kind 18` and 3 more." in text
+
+
 def test_a_part_of_another_registered_model_names_it():
     text = model_card(replace(CARD, parent="models:/animals/3"))
     assert ["made from", "models:/animals/3"] in rows(section(text, "Lineage"))
@@ -113,15 +127,15 @@ def test_a_part_of_another_registered_model_names_it():
 
 def test_whatever_a_cell_holds_stays_in_it():
     scores = (CardScore("a | b\nc", 0.5, 0.5),)
-    assert "| a \\| b c | 0.500 | 0.500 |  |" in model_card(replace(CARD, scores=scores)).split(
-        "\n"
-    )
+    text = model_card(replace(CARD, scores=scores))
+    assert "| a \\| b c&emsp; | 0.500&emsp; | 0.500&emsp; |  |" in text.split("\n")
 
 
 def test_one_that_is_too_long_for_a_description_is_shortened_and_says_so():
     short = model_card(replace(CARD, scores=[CardScore("x" * 100, 0.5, 0.5)] * 100))
     assert DESCRIPTION_LIMIT / 2 < len(short) <= DESCRIPTION_LIMIT
-    assert short.partition("\n\n*Shortened")[0].endswith(f"| {'x' * 100} | 0.500 | 0.500 |  |")
+    last = "&emsp; | ".join(["x" * 100, "0.500", "0.500", ""])
+    assert short.partition("\n\n*Shortened")[0].endswith(f"| {last} |")
 
 
 def test_mlflow_keeps_it_as_the_description_of_a_version(tracking):
