@@ -59,9 +59,14 @@ def _tidy(notebook: NotebookNode) -> None:
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
-        cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+        cell.outputs = [one for one in cell.outputs if not _logged(one)]
         for output in cell.outputs:
             said = output if "text" in output else output.get("data", {})
             for kind, text in said.items():
                 if isinstance(text, str) and kind.startswith("text"):
                     said[kind] = _PROGRAMS.sub("", text)
+
+
+def _logged(output: NotebookNode) -> bool:
+    """Return whether a library has logged it: to standard error, or as absl does in Jupyter."""
+    return output.get("name") == "stderr" or output.get("text", "").startswith("WARNING:")
