@@ -19,6 +19,9 @@ os.environ["CI"] = "true"
 # As reusekit has it; many tests import Keras first.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
+# No modules of examples: tests/test_site.py runs them, each in a folder of its own.
+collect_ignore = ["docs/tutorials"]
+
 
 def pytest_collection_finish() -> None:
     """Have the garbage collector pass over the millions of objects that imports have made.
