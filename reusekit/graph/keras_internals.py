@@ -735,6 +735,28 @@ def logits(outputs: Any) -> Any:
     return getattr(outputs, "_keras_logits", outputs)
 
 
+def untold(model: keras.Model) -> list:
+    """Return what the step of a compiled model follows from, and its configuration leaves out.
+
+    Those are arguments of losses and metrics, and what was set at single variables.
+    """
+    measures = [*keras.tree.flatten(model.loss), *model.metrics]
+    said = [
+        [str(getattr(one, "dtype", None)), repr(getattr(one, "_fn_kwargs", None))]
+        for one in measures
+    ]
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    serialize = keras.saving.serialize_keras_object
+    return said + [
+        [
+            bool(optimizer._use_weight_decay(variable)),
+            serialize(variable.regularizer),
+            serialize(variable.constraint),
+        ]
+        for variable in model.trainable_variables
+    ]
+
+
 def missing() -> list[str]:
     """Return the private attributes used here that the installed Keras does not have.
 
@@ -766,6 +788,7 @@ def missing() -> list[str]:
         "Layer._assert_input_compatibility": (layer, "_assert_input_compatibility"),
         "Layer._trainable_variables": (layer, "_trainable_variables"),
         "Layer._tracker": (layer, "_tracker"),
+        "Huber._fn_kwargs": (keras.losses.Huber(), "_fn_kwargs"),
         "MultiHeadAttention._dropout": (keras.layers.MultiHeadAttention(1, 1), "_dropout"),
     }
     parts: tuple[str, ...] = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
@@ -778,6 +801,7 @@ def missing() -> list[str]:
     parts = (
         "_trainable_variables",
         "_apply_weight_decay",
+        "_use_weight_decay",
         "_get_current_learning_rate",
         "_get_variable_index",
     )

@@ -3,12 +3,13 @@
 import json
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from reusekit.graph.keras_internals import stored_value
+from reusekit.graph.keras_internals import all_layers, stored_value, untold
 
 
 class _Alone(tf.distribute.ReplicaContext):
@@ -70,21 +71,24 @@ def structure(model: keras.Model) -> str | None:
     """Return a text that is the same for models whose steps differ by values of variables alone.
 
     None where a model has parts of other packages than Keras, since a configuration may not tell
-    everything of them.
+    everything of them, or another optimizer than it was compiled with.
     """
     if type(model).__module__.split(".")[0] != "keras":
         return None
     try:
         with warnings.catch_warnings(action="ignore"):  # of lambdas, which are never loaded here
             parts = {"model": model.get_config(), "compiled": model.get_compile_config()}
-        if not _of_keras(parts):
+            used = keras.saving.serialize_keras_object(model.optimizer)
+            scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        others = used != parts["compiled"]["optimizer"] and not scaled  # by Keras, while compiling
+        if others or not _of_keras(parts) or any(map(_has_function, all_layers(model))):
             return None
         optimizer = parts["compiled"]["optimizer"]["config"]
         optimizer.pop("name", None)
         if isinstance(optimizer.get("learning_rate"), float):  # else a schedule
             del optimizer["learning_rate"]  # which is a variable
         variables = [[*v.shape, v.dtype, v.trainable] for v in _variables(model)]
-        return json.dumps([parts, variables])
+        return json.dumps([parts, variables, untold(model)])
     except (KeyError, NotImplementedError, TypeError, ValueError):  # no plain data
         return None
 
@@ -93,12 +97,18 @@ def _of_keras(node: Any) -> bool:
     """Return whether all objects that a configuration names are Keras's own."""
     if isinstance(node, dict):
         kind, module = node.get("class_name"), node.get("module")
-        if module is None and kind == "__lambda__":
+        if node.get("registered_name") is not None or (module is None and kind == "__lambda__"):
             return False
         if kind is not None and module is not None and module.split(".")[0] != "keras":
             return False
         return all(map(_of_keras, node.values()))
     return all(map(_of_keras, node)) if isinstance(node, list | tuple) else True
+
+
+def _has_function(layer: keras.Layer) -> bool:
+    """Return whether a layer holds a function that is not Keras's, of which a name may be all."""
+    functions = (one for one in vars(layer).values() if isinstance(one, FunctionType))
+    return any(one.__module__.split(".")[0] != "keras" for one in functions)
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
