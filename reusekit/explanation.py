@@ -189,6 +189,11 @@ def _explained(
             places = np.argmax(outputs, axis=-1).astype("int64")
         explained = tf.gather(keras_internals.logits(outputs), places, axis=-1, batch_dims=1)
     gradient = tape.gradient(explained, tensor)
+    if gradient is None:
+        raise AddressError(
+            "Expected a tensor through which the output has a gradient. Received: one behind "
+            "which it is stopped. Name a later address."
+        )
     values, gradient = (np.asarray(one, "float32") for one in (tensor, gradient))
     if keras.config.image_data_format() == "channels_first":
         values, gradient = (np.moveaxis(one, 1, -1) for one in (values, gradient))

@@ -13,8 +13,9 @@ from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 
 from reusekit.data import DataSplit, Task
-from reusekit.errors import ReusekitError
+from reusekit.errors import ReusekitError, reason
 from reusekit.explanation import explain
+from reusekit.graph import read, resolve
 from reusekit.progress import say
 from reusekit.stages.evaluation import Evaluation
 from reusekit.stages.fine_tuning import FineTuned
@@ -44,8 +45,22 @@ def write_report(
         version: Its version in the registry; None where the tracking server is away.
 
     Returns:
-        The page's file; None where the server is away: `reusekit report` writes it later.
+        The page's file; None where the server is away, or the page cannot be written: `reusekit
+        report` writes it later.
     """
+    try:
+        return _written(job, tuned, splits, test, version)
+    except Exception as error:  # the run is finished, and nothing here may cost it
+        say(
+            f"warning: The report cannot be written: {reason(error)} All else is kept; "
+            "reusekit report models:/NAME/VERSION tries again."
+        )
+        return None
+
+
+def _written(
+    job: Job, tuned: FineTuned, splits: Splits, test: Evaluation, version: ModelVersion | None
+) -> Path | None:
     told = {"seconds": job.clock.seconds, **_told(tuned, splits, test)}
     file = job.folder / "report.json"
     file.write_text(json.dumps(told))
@@ -84,7 +99,7 @@ def _told(tuned: FineTuned, splits: Splits, test: Evaluation) -> dict[str, Any]:
 def _mistakes(
     tuned: FineTuned, rules: SingleRules, splits: Splits, test: Evaluation
 ) -> tuple[list[dict[str, Any]], str]:
-    losses = np.nan_to_num(rules.losses(test.outputs, test.labels), posinf=1e30)
+    losses = np.nan_to_num(rules.losses(test.outputs, test.labels), nan=1e30, posinf=1e30)
     if rules.task.kind == "classification":
         losses = np.where(test.outputs.argmax(-1) == test.labels, -1.0, losses)
     order = [int(one) for one in np.argsort(-losses, kind="stable")[:_MISTAKES] if losses[one] >= 0]
@@ -100,6 +115,9 @@ def _mistakes(
             values = explain(tuned.whole, batch, tuned.cut, how).values  # type: ignore[arg-type]
         except ReusekitError as error:
             why = str(error)
+        tokens = batch.get("token_ids") if isinstance(batch, dict) else batch
+        if values is not None and not is_image and not _is_by_token(tuned, values, tokens):
+            values, why = None, f"the cut {tuned.cut} keeps no place for each token"
     found = []
     for place, at in enumerate(order):
         weights = None if values is None else values[place]
@@ -114,10 +132,16 @@ def _mistakes(
                 shown["map"] = _heat(weights)
         else:
             shown["text"] = _text(raw[place])[:_CHARACTERS]
-            if weights is not None and weights.ndim == 1:
+            if weights is not None:
                 shown["words"] = _words(splits.tokenizer, fed[place], weights)
         found.append(shown)
     return found, why
+
+
+def _is_by_token(tuned: FineTuned, values: np.ndarray, tokens: Any) -> bool:
+    """Return whether there is a value for each token, and not for each channel."""
+    (tensor, *_) = resolve(read(tuned.whole), tuned.cut)
+    return len(tensor.shape) == 3 and tokens is not None and values.shape == np.shape(tokens)
 
 
 def _taken(split: DataSplit, places: list[int]) -> list[Any]:
