@@ -100,8 +100,10 @@ def _mistakes(
     tuned: FineTuned, rules: SingleRules, splits: Splits, test: Evaluation
 ) -> tuple[list[dict[str, Any]], str]:
     losses = np.nan_to_num(rules.losses(test.outputs, test.labels), nan=1e30, posinf=1e30)
-    if rules.task.kind == "classification":
-        losses = np.where(test.outputs.argmax(-1) == test.labels, -1.0, losses)
+    decided = rules.decided(test.outputs)
+    if rules.task.kind != "regression":
+        right = (decided == test.labels).reshape(len(losses), -1).all(-1)
+        losses = np.where(right, -1.0, losses)
     order = [int(one) for one in np.argsort(-losses, kind="stable")[:_MISTAKES] if losses[one] >= 0]
     if not order:
         return [], ""
@@ -123,7 +125,7 @@ def _mistakes(
         weights = None if values is None else values[place]
         shown = {
             "truth": _in_words(test.labels[at], rules.task),
-            "said": _in_words(test.outputs[at], rules.task, said=True),
+            "said": _in_words(test.outputs[at], rules.task, decided[at]),
             "loss": float(losses[at]),
         }
         if is_image:
@@ -159,15 +161,19 @@ def _taken(split: DataSplit, places: list[int]) -> list[Any]:
     return [found[place] for place in places]
 
 
-def _in_words(value: np.ndarray, task: Task, said: bool = False) -> str:
+def _in_words(value: np.ndarray, task: Task, decided: np.ndarray | None = None) -> str:
+    """Return a label in words, or what a model says, given what the rules make of that."""
     if task.kind == "classification":
-        if not said:
+        if decided is None:
             return str(task.names[int(value)])
         return f"{task.names[int(value.argmax())]} ({value.max():.0%})"
     pairs = list(zip(task.names, np.atleast_1d(value), strict=True))
     if task.kind == "regression":
         return ", ".join(f"{name} {number:.4g}" for name, number in pairs)
-    return ", ".join(f"{n} ({v:.0%})" if said else n for n, v in pairs if v >= 0.5) or "none"
+    if decided is None:
+        return ", ".join(name for name, applies in pairs if applies) or "none"
+    chosen = zip(pairs, decided, strict=True)
+    return ", ".join(f"{n} ({v:.0%})" for (n, v), applies in chosen if applies) or "none"
 
 
 def _picture(pixels: np.ndarray) -> str:

@@ -91,7 +91,7 @@ def report_page(run_id: str, version: ModelVersion | None = None) -> str:
     )
     page.filters["number"] = _number
     template = page.from_string(
-        files("reusekit.tracking").joinpath("report.html.jinja").read_text()
+        files("reusekit.tracking").joinpath("report.html.jinja").read_text("utf-8")
     )
     return template.render(
         run=run.info,
