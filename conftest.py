@@ -24,13 +24,11 @@ collect_ignore = ["docs/tutorials"]
 
 
 def pytest_collection_finish() -> None:
-    """Have the garbage collector pass over the millions of objects that imports have made.
+    """Have the garbage collector come by more rarely.
 
     And have TensorFlow note no stack of Python for each operation of a graph, which it does for its
     messages alone: with the depth that tests have, a tenth of all that they take.
     """
-    gc.collect()
-    gc.freeze()
     gc.set_threshold(50_000, 10, 10)
     if "tensorflow" in sys.modules:
         from tensorflow.python.util import tf_stack
