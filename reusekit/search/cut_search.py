@@ -468,8 +468,8 @@ class CutSearch:
                 self.plan.save(self.folder / "plan.json")
             if fresh or oracle is not None:
                 self.tuner = self._tuner(oracle, fresh)
-            with _told(self.config.max_trials, report, progress) as told:
-                self.tuner.search(*told)
+            with _told(self.config.max_trials, report, progress) as (tell, tell_progress):
+                self.tuner.search(tell, tell_progress)
             self._export_best()
         return self.result
 

@@ -1,20 +1,23 @@
 """Trials run: several at a time where they read the same batches, each as it would be alone."""
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import keras_tuner
+import numpy as np
 import tensorflow as tf
 
-from reusekit.errors import ConfigError
+from reusekit.errors import ConfigError, TrainingError
 from reusekit.features import feed
 from reusekit.features.source import FeatureSource
-from reusekit.search.folder import load
+from reusekit.search.folder import load, read_weights, trained_weights
 from reusekit.search.hypermodel import VALIDATION_BATCH, CutHyperModel
 from reusekit.search.joint import Member, fit_together
+from reusekit.search.sizes import Sizes
 from reusekit.search.space import TrialSpec
 from reusekit.search.trial_data import ArrayFeatures
 from reusekit.signals import interruptible
@@ -33,7 +36,7 @@ class QueuedTrial:
         spec: Its specification.
         epochs: The epoch to end at, at the latest.
         initial_epoch: The epoch to begin at.
-        weights: A file of weights to go on from, where it begins later.
+        weights: The weights to go on from where it begins later, or the file of them.
     """
 
     number: int
@@ -45,25 +48,62 @@ class QueuedTrial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a trial.
+    """The outcome of a trial, as plain data: the same wherever it was trained.
 
     Attributes:
-        trial: The trial.
-        model: Its own trained model; None where it failed.
+        number: The trial's number.
         fit: Its training; None where it failed.
-        error: Why it failed.
+        weights: The weights that it trained, as `trained_weights` gives them.
+        sizes: Of its whole model, from the backbone's inputs to the head's outputs.
+        trained: The number of parameters that it trained.
+        error: Why it failed; None where it did not.
     """
 
-    trial: QueuedTrial
-    model: keras.Model | None = None
+    number: int
     fit: Fit | None = None
-    error: Exception | None = None
+    weights: Sequence[np.ndarray] = field(default=(), repr=False)
+    sizes: Sizes = Sizes()  # noqa: RUF009  (immutable)
+    trained: int = 0
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class GroupTrainer:
+    """Trains groups of trials, one group a call.
+
+    Attributes:
+        hypermodel: Builds their models.
+        objective: The metric by which a trial is stopped.
+        progress: Called after each epoch with a text, but where a copy trains elsewhere.
+    """
+
+    hypermodel: CutHyperModel
+    objective: keras_tuner.Objective
+    progress: Callable[[str], None] | None = None
+
+    def __call__(self, group: Sequence[QueuedTrial]) -> Iterator[Outcome]:
+        """Train a group; see `run`."""
+
+        def tell(epoch: int, active: int) -> None:
+            if self.progress is not None:
+                self.progress(f"epoch {epoch + 1}, {active} of {len(group)} trials go on")
+
+        return run(group, self.hypermodel, self.objective, tell)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GroupTrainer, (self.hypermodel, self.objective)
+
+
+def with_weights(trial: QueuedTrial) -> QueuedTrial:
+    """Return the trial with the weights that it goes on from in the place of their file."""
+    return trial if trial.weights is None else replace(trial, weights=read_weights(trial.weights))
 
 
 def groups(
     trials: Sequence[QueuedTrial],
     hypermodel: CutHyperModel,
     together: Callable[[Any, int], int] = lambda features, batch_size: MOST_TOGETHER,
+    workers: int = 1,
 ) -> list[list[QueuedTrial]]:
     """Group the trials that can be trained together: those that see the same batches.
 
@@ -75,7 +115,10 @@ def groups(
         trials: Those to be run.
         hypermodel: Knows where they begin.
         together: The number of trials that may be trained at a time, by features and batch size.
+        workers: The number of groups that are trained at the same time: none has more than its
+            share of the trials.
     """
+    share = math.ceil(len(trials) / workers)
     alike: dict[Any, list[QueuedTrial]] = {}
     most: dict[Any, int] = {}
     for trial in trials:
@@ -85,7 +128,8 @@ def groups(
         alike.setdefault(key, []).append(trial)
         most[key] = 1
         if hypermodel.joint:
-            most[key] = MOST_TOGETHER if in_memory else together(begins, trial.spec.batch_size)
+            allowed = MOST_TOGETHER if in_memory else together(begins, trial.spec.batch_size)
+            most[key] = min(allowed, share)
     return [
         group[first : first + most[key]]
         for key, group in alike.items()
@@ -118,32 +162,34 @@ def run(
     if len(group) > 1:
         try:
             with interruptible():
-                outcomes = list(_run_together(group, hypermodel, objective, progress))
+                trained = _trained(group, hypermodel, objective, progress)
         except ConfigError:
             raise
         except Exception:  # whose fault it is will show
-            outcomes = []
-        if outcomes:
-            yield from outcomes
+            trained = []
+        if trained:
+            yield from _outcomes(group, trained, hypermodel)
             return
         gc.collect()  # only now that the error is gone, which held the models
     for trial in group:
         try:
             with interruptible():
-                (outcome,) = _run_together([trial], hypermodel, objective, progress)
+                trained = _trained([trial], hypermodel, objective, progress)
+                (outcome,) = _outcomes([trial], trained, hypermodel)
         except ConfigError:
             raise
         except Exception as error:  # whatever a layer, a head or the memory raises
-            outcome = Outcome(trial, error=error.with_traceback(None))  # which holds the model
+            outcome = Outcome(trial.number, error=_told(error))
         yield outcome
 
 
-def _run_together(
+def _trained(
     group: Sequence[QueuedTrial],
     hypermodel: CutHyperModel,
     objective: keras_tuner.Objective,
     progress: Callable[[int, int], None],
-) -> Iterator[Outcome]:
+) -> list[tuple[keras.Model, Fit | TrainingError]]:
+    """Return the model of each trial with its training, or with the reason why that failed."""
     models = []
     for trial in group:
         model = hypermodel.build_for(trial.spec)
@@ -156,11 +202,31 @@ def _run_together(
         (trial,), (model,) = group, models
         epochs = trial.epochs, trial.initial_epoch
         fits = [hypermodel.train(trial.spec, model, objective, (), *epochs)]
-    for trial, model, fit in zip(group, models, fits, strict=True):
+    return list(zip(models, fits, strict=True))
+
+
+def _outcomes(
+    group: Sequence[QueuedTrial],
+    trained: Sequence[tuple[keras.Model, Fit | TrainingError]],
+    hypermodel: CutHyperModel,
+) -> Iterator[Outcome]:
+    """Yield what became of each trial; weights are copied one trial at a time."""
+    for trial, (model, fit) in zip(group, trained, strict=True):
         if isinstance(fit, Fit):
-            yield Outcome(trial, model, fit)
+            counter = hypermodel.counters[trial.spec.backbone]
+            yield Outcome(
+                trial.number,
+                fit,
+                trained_weights(model),
+                counter.whole(trial.spec, model),
+                sum(int(keras.ops.size(variable)) for variable in model.trainable_variables),
+            )
         else:
-            yield Outcome(trial, error=fit)
+            yield Outcome(trial.number, error=_told(fit))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _fit_together(

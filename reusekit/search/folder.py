@@ -4,7 +4,7 @@ import json
 import os
 import uuid
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -150,20 +150,21 @@ class Checkpoints:
         before = self.folder / f"{number:04d}.weights.h5"  # of an earlier version, by Keras
         return before if before.exists() else self.folder / f"{number:04d}.npz"
 
-    def save(self, number: int, model: keras.Model) -> str:
+    def save(self, number: int, weights: Sequence[np.ndarray]) -> str:
         """Write a trial's weights beside and rename, so that no kill leaves half of a file.
+
+        Args:
+            number: The trial's number.
+            weights: What `trained_weights` gives.
 
         Returns:
             The SHA-256 of the file, by which `sound` knows it.
         """
         # A name of its own: where a link lies, what it points at would be overwritten.
         beside = self.folder / f"part-{uuid.uuid4().hex}.npz"
-        values = {
-            str(number): keras.ops.convert_to_numpy(keras.ops.cast(variable, _storable(variable)))
-            for number, variable in enumerate(_kept(model))
-        }
+        named: dict[str, Any] = {str(place): values for place, values in enumerate(weights)}
         with beside.open("xb") as file:
-            np.savez(file, **values)
+            np.savez(file, **named)
         digest = file_digest(beside)
         beside.replace(self.file(number))
         return digest
@@ -194,19 +195,37 @@ class Checkpoints:
                 file.unlink()
 
 
-def load(model: keras.Model, file: str | os.PathLike) -> None:
+def trained_weights(model: keras.Model) -> list[np.ndarray]:
+    """Return copies of the weights that training may have changed, as NumPy can store them."""
+    return [
+        np.array(keras.ops.convert_to_numpy(keras.ops.cast(variable, _storable(variable))))
+        for variable in _kept(model)
+    ]
+
+
+def read_weights(file: str | os.PathLike) -> list[np.ndarray]:
+    """Return the weights that `Checkpoints.save` wrote."""
+    with np.load(file) as held:
+        return [held[str(place)] for place in range(len(held))]
+
+
+def load(model: keras.Model, weights: str | os.PathLike | Sequence[np.ndarray]) -> None:
     """Give a model the weights that were saved of one of the same structure.
+
+    Args:
+        model: The model.
+        weights: The file of them, or they themselves.
 
     Raises:
         ConfigError: They are of another structure.
     """
-    if not zipfile.is_zipfile(file):
-        # Without an optimizer, whose state Keras would look for.
-        keras.Model(model.input, model.output).load_weights(file)
-        return
-    variables = _kept(model)
-    with np.load(file) as held:
-        values = [held[str(number)] for number in range(len(held))]
+    if isinstance(weights, str | os.PathLike):
+        if not zipfile.is_zipfile(weights):
+            # Without an optimizer, whose state Keras would look for.
+            keras.Model(model.input, model.output).load_weights(weights)
+            return
+        weights = read_weights(weights)
+    variables, values = _kept(model), weights
     shapes = [tuple(variable.shape) for variable in variables], [one.shape for one in values]
     if shapes[0] != shapes[1]:
         raise ConfigError(f"Expected weights of shapes {shapes[0]}. Received: {shapes[1]}.")

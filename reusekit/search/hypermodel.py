@@ -1,6 +1,8 @@
 """The hypermodel of a cut search, which builds and trains the model of each trial."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +18,7 @@ from reusekit.features.source import FeatureSource
 from reusekit.graph import read
 from reusekit.search.config import SearchConfig
 from reusekit.search.objective import BY_LOSS, objective_of, with_metric
+from reusekit.search.sizes import SizeCounter
 from reusekit.search.space import SearchSpace, TrialSpec
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.surgery import clone
@@ -88,6 +91,17 @@ class CutHyperModel(keras_tuner.HyperModel):
         """Return where a trial begins: features, of several backbones with the name of its own."""
         features = self.data_of(spec).begin(spec)
         return features if spec.backbone is None else (spec.backbone, *features)
+
+    @cached_property
+    def counters(self) -> Mapping[str | None, SizeCounter]:
+        """The counters of sizes by the names of backbones."""
+        return {name: SizeCounter(data) for name, data in self.by_backbone.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what it is made of, without what was built and counted on the way."""
+        state = {name: value for name, value in vars(self).items() if name != "counters"}
+        bare = {name: replace(data, _trunks={}) for name, data in self.by_backbone.items()}
+        return state | {"data": bare.get(None, bare)}
 
     @property
     def rules(self) -> TaskRules:

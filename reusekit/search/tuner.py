@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,14 @@ from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.exports import Figures
 from reusekit.search.config import Limits
-from reusekit.search.execution import MOST_TOGETHER, Outcome, QueuedTrial, groups, run
+from reusekit.search.execution import (
+    MOST_TOGETHER,
+    GroupTrainer,
+    Outcome,
+    QueuedTrial,
+    groups,
+    with_weights,
+)
 from reusekit.search.folder import (
     Checkpoints,
     folder_errors_explained,
@@ -32,11 +39,12 @@ from reusekit.search.folder import (
     write_state,
 )
 from reusekit.search.hypermodel import CutHyperModel
-from reusekit.search.results import TrialRecord, ranked
-from reusekit.search.sizes import SizeCounter, Sizes, exceeded
+from reusekit.search.results import Status, TrialRecord, ranked
+from reusekit.search.sizes import Sizes, exceeded
 from reusekit.search.space import BEFORE, FROZEN_UP_TO, Place, Shape, renamed
 from reusekit.training import heads as all_heads
 from reusekit.training.heads import Head
+from reusekit.workers import HERE, Workers
 
 STATE_FILE = "state.json"
 """The name of the file with the state of a search, in its folder."""
@@ -152,7 +160,6 @@ class CutTuner(base_tuner.BaseTuner):
         self.records: list[TrialRecord] = []
         self._described = described
         self._checkpoints = checkpoints
-        self._sizes = {name: SizeCounter(data) for name, data in hypermodel.by_backbone.items()}
         self._together, self._latencies, self._files = together, latencies or {}, files or {}
         self._report: Report = _say_nothing
         self._progress: Progress = _say_nothing
@@ -180,12 +187,20 @@ class CutTuner(base_tuner.BaseTuner):
             return self.oracle.at_a_time()
         return 1 if isinstance(self.oracle, _LEARNING) else MOST_TOGETHER
 
-    def search(self, report: Report = _say_nothing, progress: Progress = _say_nothing) -> None:
+    def search(
+        self,
+        report: Report = _say_nothing,
+        progress: Progress = _say_nothing,
+        workers: Workers = HERE,
+    ) -> None:
         """Run trials until the oracle has no more.
 
         Args:
             report: Called with the record of each trial, once, when it is finished.
-            progress: Called after each epoch with a text.
+            progress: Called after each epoch with a text; of groups that are trained elsewhere
+                when they are finished.
+            workers: Where groups of trials are trained. The oracle hears of them in one order,
+                wherever that is.
 
         Raises:
             ConfigError: The objective is none of the metrics that trials report.
@@ -194,8 +209,7 @@ class CutTuner(base_tuner.BaseTuner):
         self._report, self._progress = report, progress
         try:
             while trials := self._next_trials():
-                for group in groups(list(trials.values()), self.hypermodel, self._together):
-                    self._run(group, trials)
+                self._run(trials, workers)
         finally:
             self._report = self._progress = _say_nothing
             for held in (oracle_module.LOCKS, oracle_module.THREADS):
@@ -224,27 +238,32 @@ class CutTuner(base_tuner.BaseTuner):
             )
         return found
 
-    def _run(self, group: Sequence[QueuedTrial], trials: dict[str, QueuedTrial]) -> None:
-        ids = {trial.number: trial_id for trial_id, trial in trials.items()}
-        allowed = []
-        for trial in group:
-            over = self._over_the_limit(trial, ids[trial.number])
-            if over is None:
-                allowed.append(trial)
-            else:
-                self._end(ids[trial.number], over)
+    def _run(self, trials: dict[str, QueuedTrial], workers: Workers) -> None:
+        """Run trials in groups; the state is written after each."""
+        numbered = {trial.number: (trial_id, trial) for trial_id, trial in trials.items()}
+        ended: list[list[TrialRecord]] = []  # of each group, those that are not trained
 
-        def tell(epoch: int, active: int) -> None:
-            self._progress(f"epoch {epoch + 1}, {active} of {len(allowed)} trials go on")
+        def allowed() -> Iterator[list[QueuedTrial]]:
+            listed, count = list(trials.values()), workers.count
+            for group in groups(listed, self.hypermodel, self._together, count):
+                over = [self._over_the_limit(one, numbered[one.number][0]) for one in group]
+                ended.append([record for record in over if record is not None])
+                left = [one for one, record in zip(group, over, strict=True) if record is None]
+                yield left if workers is HERE else list(map(with_weights, left))
 
-        for outcome in run(allowed, self.hypermodel, self.oracle.objective, tell):
-            record = self._record(outcome, ids[outcome.trial.number])
-            if outcome.model is not None:
-                digest = self._checkpoints.save(record.number, outcome.model)
-                record = replace(record, weights=digest)
-            self._end(ids[record.number], record)
-        self._save()
-        self._checkpoints.keep([record.number for record in self._best()])
+        trainer = GroupTrainer(self.hypermodel, self.oracle.objective, self._progress)
+        for outcomes in workers.map(trainer, allowed()):
+            for record in ended.pop(0):
+                self._end(numbered[record.number][0], record)
+            for outcome in outcomes:
+                trial_id, trial = numbered[outcome.number]
+                record = self._record(outcome, trial, trial_id)
+                if outcome.error is None:
+                    digest = self._checkpoints.save(record.number, outcome.weights)
+                    record = replace(record, weights=digest)
+                self._end(trial_id, record)
+            self._save()
+            self._checkpoints.keep([record.number for record in self._best()])
 
     def _over_the_limit(self, trial: QueuedTrial, trial_id: str) -> TrialRecord | None:
         limits, file = self.hypermodel.config.limits, self._files.get(trial.spec.shape)
@@ -258,7 +277,7 @@ class CutTuner(base_tuner.BaseTuner):
                 model = self.hypermodel.build_for(trial.spec)
             except Exception:  # it will fail again, and be recorded, where it is run
                 return None
-            sizes = self._sizes[trial.spec.backbone].whole(trial.spec, model)
+            sizes = self.hypermodel.counters[trial.spec.backbone].whole(trial.spec, model)
             over = exceeded(limits, sizes, self._latencies.get(trial.spec.place), file)
             if over is None:
                 return None
@@ -268,21 +287,11 @@ class CutTuner(base_tuner.BaseTuner):
             trial.number, trial.spec, values, "over the limit", sizes=sizes, error=why
         )
 
-    def _record(self, outcome: Outcome, trial_id: str) -> TrialRecord:
-        trial = outcome.trial
+    def _record(self, outcome: Outcome, trial: QueuedTrial, trial_id: str) -> TrialRecord:
         values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
-        if outcome.error is not None:
-            error = f"{type(outcome.error).__name__}: {outcome.error}"
-            return TrialRecord(trial.number, trial.spec, values, "failed", error=error)
-        return TrialRecord(
-            trial.number,
-            trial.spec,
-            values,
-            "completed",
-            outcome.fit,
-            self._sizes[trial.spec.backbone].whole(trial.spec, outcome.model),
-            sum(int(keras.ops.size(v)) for v in outcome.model.trainable_variables),  # type: ignore[union-attr, misc]
-        )
+        status: Status = "completed" if outcome.error is None else "failed"
+        told = outcome.fit, outcome.sizes, outcome.trained, outcome.error
+        return TrialRecord(trial.number, trial.spec, values, status, *told)
 
     def _end(self, trial_id: str, record: TrialRecord) -> None:
         """Tell the oracle, and whoever watches."""

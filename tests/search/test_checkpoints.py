@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from reusekit.errors import ConfigError
-from reusekit.search.folder import Checkpoints, load
+from reusekit.search.folder import Checkpoints, load, trained_weights
 
 
 def model(seed, units=4):
@@ -22,7 +22,7 @@ def test_weights_come_back_into_another_model_of_the_structure(tmp_path):
     one, other = model(1), model(2)
     one.fit(np.ones((8, 3)), np.ones((8, 2)), verbose=0)
     checkpoints = Checkpoints(tmp_path / "new" / "folder")
-    checkpoints.save(7, one)
+    checkpoints.save(7, trained_weights(one))
     load(other, checkpoints.file(7))
     for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -32,7 +32,7 @@ def test_frozen_weights_are_not_stored_and_files_of_before_are_read(tmp_path):
     one, other = model(1), model(2)
     one.layers[1].trainable = other.layers[1].trainable = False
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(0, one)
+    checkpoints.save(0, trained_weights(one))
     load(other, checkpoints.file(0))
     trained, kept = (each.layers[-1].get_weights() for each in (one, other))
     np.testing.assert_array_equal(kept[0], trained[0])
@@ -46,7 +46,7 @@ def test_frozen_weights_are_not_stored_and_files_of_before_are_read(tmp_path):
 def test_only_what_is_kept_stays_and_nothing_half_written(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for number in range(4):
-        checkpoints.save(number, model(number))
+        checkpoints.save(number, trained_weights(model(number)))
     (tmp_path / "part-0009.npz").write_bytes(b"killed while it was written")
     checkpoints.keep([1, 3])
     assert sorted(file.name for file in tmp_path.iterdir()) == [
@@ -59,15 +59,15 @@ def test_only_what_is_kept_stays_and_nothing_half_written(tmp_path):
 
 def test_saving_again_replaces_the_file_whole(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(0, model(1))
+    checkpoints.save(0, trained_weights(model(1)))
     before = checkpoints.file(0).read_bytes()
-    checkpoints.save(0, model(2))
+    checkpoints.save(0, trained_weights(model(2)))
     assert checkpoints.file(0).read_bytes() != before
     assert [file.name for file in tmp_path.iterdir()] == ["0000.npz"]
 
 
 def test_weights_of_another_structure_are_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(0, model(1))
+    checkpoints.save(0, trained_weights(model(1)))
     with pytest.raises(ConfigError, match="Expected weights of shapes"):
         load(model(1, units=5), checkpoints.file(0))
