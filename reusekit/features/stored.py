@@ -26,6 +26,7 @@ from reusekit.features.key import (
     label_array,
 )
 from reusekit.features.known import known_examples, merged
+from reusekit.features.lengths import frontier_lengths
 from reusekit.features.randomness import random_before
 from reusekit.features.source import StoredSource
 from reusekit.features.store import Batch, FeatureStore
@@ -132,21 +133,26 @@ def stored_features(
         if start == stop:
             return
         running = in_compute_dtype(graph, extraction.compute_dtype)
-        run, reseed = tapped(running, [of[key.digest] for key in missing], view is not None)
+        wanted = [of[key.digest] for key in missing]
+        run, reseed = tapped(running, wanted, view is not None)
         batches = example_batches(split, start, stop, extraction.padding, size)
         tracking = tracked(batches, said, total=math.ceil((stop - start) / size))
-        # A pass that goes on starts at a whole batch.
-        for number, (inputs, *told) in enumerate(tracking, start // size):
-            if view is not None:
-                reseed(view, extraction.seed, size, number)
-                if data.augmentation is not None:
-                    drawn = view, extraction.seed, size, number
-                    inputs, *_ = data.augmentation(drawn, inputs, *told)
+
+        def in_order() -> Iterator[tuple[list[dict[str, Any]], Sequence[Any]]]:
+            # A pass that goes on starts at a whole batch.
+            for number, (inputs, *told) in enumerate(tracking, start // size):
+                if view is not None:
+                    reseed(view, extraction.seed, size, number)
+                    if data.augmentation is not None:
+                        drawn = view, extraction.seed, size, number
+                        inputs, *_ = data.augmentation(drawn, inputs, *told)
+                yield run(inputs), told
+
+        lengths = frontier_lengths(wanted) if view is None else None
+        computed = in_order() if lengths is None else lengths.computed(run, tracking, size)
+        for made, told in computed:
             yield (
-                [
-                    {name: _as_stored(values, extraction.dtype) for name, values in made.items()}
-                    for made in run(inputs)
-                ],
+                [{n: _as_stored(v, extraction.dtype) for n, v in one.items()} for one in made],
                 _named(*told),
             )
 

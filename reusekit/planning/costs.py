@@ -89,6 +89,7 @@ class Rehearsal:
         outputs: The outputs of each bottom, by name.
         unsteady: Whether each came out differently: something random acts in inference too.
         augment_seconds: To augment the data set, where that is done.
+        length_share: The share of all positions of texts that the one pass computes.
     """
 
     bottom_seconds: float
@@ -98,6 +99,7 @@ class Rehearsal:
     outputs: Sequence[Mapping[str, ArraySpec]]
     unsteady: Sequence[bool]
     augment_seconds: float = 0.0
+    length_share: float = 1.0
 
 
 def rehearse(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import keras
+import numpy as np
 import psutil
 from annotated_types import MinLen
 from rich.filesize import decimal
@@ -22,6 +23,7 @@ from reusekit.features.bottoms import in_compute_dtype, tapped
 from reusekit.features.frontiers import Features, frontier
 from reusekit.features.key import EXAMPLE_BYTES, Extraction, described, feature_keys
 from reusekit.features.known import known_by_all, known_examples
+from reusekit.features.lengths import frontier_lengths
 from reusekit.features.randomness import random_before, refuse_mixing
 from reusekit.features.store import FeatureStore
 from reusekit.features.stored import check_examples
@@ -220,7 +222,9 @@ class _Looked:
         """Return the rule applied to the facts."""
         rows = {part: split.size for part, split in self.splits.items()}
         rows[VIEWS] = self.extraction.augmented_views * self.asked.train.size
-        return Decision(self.cuts, rows, costs, self.flops.per_call, self.read_bytes, memory, disk)
+        share = self.rehearsal.length_share if self.rehearsal else 1.0
+        facts = rows, costs, self.flops.per_call, self.read_bytes, memory, disk
+        return Decision(self.cuts, *facts, length_share=share)
 
     @property
     def splits(self) -> dict[str, DataSplit]:
@@ -347,8 +351,13 @@ def _rehearsed(
     seen = [replace(o, stored=tuple(dict.fromkeys((*o.crossing, *o.stored)))) for o in seen]
     size = min(extraction.batch_size, _REHEARSED)
     stop = min(train.size, REHEARSED_BATCHES * size)
-    batches = example_batches(train, 0, stop, extraction.padding, size)
-    rehearsal = rehearse(tapped(running, seen, augment=False)[0], batches, train.augmentation)
+    batches, kept = example_batches(train, 0, stop, extraction.padding, size), []
+    noted = (kept.append(batch[0]) or batch for batch in batches)
+    rehearsal = rehearse(tapped(running, seen, augment=False)[0], noted, train.augmentation)
+    lengths = frontier_lengths([one.frontier for one in those if one.kept])
+    if lengths is not None:
+        inputs = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *kept)
+        rehearsal = replace(rehearsal, length_share=lengths.share(inputs, size))
     for one, outputs, differs in zip(those, rehearsal.outputs, rehearsal.unsteady, strict=True):
         if differs or one.randomness.always:
             one.unsteady, one.kept, one.missing = True, set(), set()
@@ -507,6 +516,11 @@ def _notes(
             decision.crowded,
             f"The budget of {decimal(int(decision.disk))} on the disk does not hold "
             f"{listed(decision.crowded)} as well.",
+        ),
+        (
+            decision.making and decision.length_share < 1,
+            f"Texts are run sorted by length: {1 - decision.length_share:.0%} of their positions "
+            "are filled up and not computed.",
         ),
         (decision.held_inputs, "The inputs are read once and held in memory."),
         (

@@ -153,6 +153,7 @@ class Decision:
         memory: Bytes for training and for what is read into memory.
         disk: Bytes for features.
         chosen: The cuts to store, where the disk is shared with other backbones; see `stored_of`.
+        length_share: The share of all positions of texts that the one pass computes.
     """
 
     cuts: Sequence[CutFacts]
@@ -163,6 +164,7 @@ class Decision:
     memory: float
     disk: float
     chosen: frozenset[CutFacts] | None = None
+    length_share: float = 1.0
 
     @cached_property
     def stored(self) -> frozenset[CutFacts]:
@@ -252,7 +254,8 @@ class Decision:
                     writing = one.example_bytes / self.costs.write_bytes_per_second
                     copying = one.example_bytes / self.costs.read_bytes_per_second
                     known = one.known.get(part, 0)
-                    paid[one] += (rows - known) * (reading + self.bottom(one.calls, done))
+                    running = self.length_share * self.bottom(one.calls, done)
+                    paid[one] += (rows - known) * (reading + running)
                     paid[one] += rows * writing + known * copying
                     done, reading = done | one.calls, 0.0
         return paid

@@ -1,0 +1,172 @@
+"""Texts by length: a pass over a bottom that does not compute what is filled up."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import keras
+import numpy as np
+
+from reusekit.features.frontiers import Frontier
+from reusekit.progress import say
+from reusekit.signals import raise_if_interrupted
+from reusekit.surgery import extract
+
+SIZES = 8
+"""Texts are filled up to one of so many lengths, evenly apart, so that few shapes are traced."""
+
+WINDOW_BATCHES = 32
+"""Texts of so many batches are sorted at a time, and their features held meanwhile."""
+
+WINDOW_BYTES = 64 << 20
+"""At most so many bytes of features are held; at least a batch is."""
+
+TOLERANCE = 1e-5
+"""Of the largest feature, and of 1 at least, by which one may differ from that at full length."""
+
+_COMPARED = 2  # examples of each length
+
+Run = Callable[[Any], list[dict[str, Any]]]
+"""A function from a batch of inputs to what is stored of each cut, by address."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths:
+    """The lengths of texts, as the masks tell them under which their features are pooled.
+
+    Attributes:
+        masks: The model from the inputs to these masks.
+        row_bytes: Bytes of the features of an example.
+    """
+
+    masks: keras.Model = field(repr=False)
+    row_bytes: int
+
+    def of(self, inputs: Any) -> tuple[np.ndarray, int]:
+        """Return the length that each example needs, one of a few, and the length it has.
+
+        An example keeps whatever a mask counts, and whatever differs from its own last position
+        in any input, so that a second text, of which these masks do not tell, is never cut. One
+        that is all filling keeps its length.
+
+        Args:
+            inputs: A batch in the model's structure, each part of shape (batch, length, ...).
+        """
+        parts = [np.asarray(part) for part in keras.tree.flatten(inputs)]
+        rows, whole = len(parts[0]), parts[0].shape[1] if parts[0].ndim > 1 else 1
+        told = keras.tree.flatten(self.masks(inputs, training=False))
+        seen = [keras.ops.convert_to_numpy(mask) != 0 for mask in told]
+        needed = np.full(rows, whole)
+        if any(one.shape[:2] != (rows, whole) for one in (*parts, *seen)):
+            return needed, whole
+        for part in parts:
+            flat = part.reshape(rows, whole, -1)
+            seen.append((flat != flat[:, -1:]).any(axis=2))
+        counts = np.any(seen, axis=0)
+        needed -= np.argmax(counts[:, ::-1], axis=1)
+        needed[~counts.any(axis=1)] = whole
+        step = math.ceil(whole / SIZES)
+        return np.minimum(whole, -(-needed // step) * step), whole
+
+    def share(self, inputs: Any, batch_size: int) -> float:
+        """Return the share of all positions that a pass computes, its texts sorted by length."""
+        needed, whole = self.of(inputs)
+        longest = [(one.max(), len(one)) for one in _parts(np.sort(needed), batch_size)]
+        return float(sum(length * rows for length, rows in longest) / (whole * len(needed)))
+
+    def computed(
+        self, run: Run, batches: Iterable[tuple[Any, ...]], batch_size: int
+    ) -> Iterator[tuple[list[dict[str, np.ndarray]], Sequence[Any]]]:
+        """Yield the features of each batch, in order, and what is told of its examples.
+
+        Texts are sorted by length in windows, and each batch of them is as long as its longest.
+        Some of the first that are shortened are computed at full length, too. Where that gives
+        something else, a line says so, and all texts keep their length.
+
+        Args:
+            run: The bottom.
+            batches: Inputs, and what is told, in the data set's order and of one length.
+            batch_size: Examples of a batch.
+        """
+        most = max(1, min(WINDOW_BATCHES, WINDOW_BYTES // (self.row_bytes * batch_size)))
+        batches, equal = iter(batches), None
+        while window := list(islice(batches, most)):
+            inputs = keras.tree.map_structure(
+                lambda *parts: np.concatenate([np.asarray(part) for part in parts]),
+                *(one for one, *_ in window),
+            )
+            needed, whole = self.of(inputs)
+            if equal is None and needed.min() < whole:
+                apart = _apart(run, inputs, needed, whole)
+                equal = apart <= TOLERANCE
+                if not equal:
+                    say(
+                        "warning: texts are computed at their full length, since features differ "
+                        f"by {apart:.1g} where what is filled up is left out."
+                    )
+            if equal is False:
+                needed[:] = whole
+            held: list[dict[str, np.ndarray]] = []
+            for rows in _parts(np.argsort(needed, kind="stable"), batch_size):
+                raise_if_interrupted()
+                made = _run(run, inputs, rows, int(needed[rows].max()))
+                held = held or [
+                    {n: np.empty((len(needed), *v.shape[1:]), v.dtype) for n, v in one.items()}
+                    for one in made
+                ]
+                for into, one in zip(held, made, strict=True):
+                    for name, values in one.items():
+                        into[name][rows] = values
+            low = 0
+            for batch in window:
+                high = low + len(keras.tree.flatten(batch[0])[0])
+                yield [{n: v[low:high] for n, v in one.items()} for one in held], batch[1:]
+                low = high
+
+
+def frontier_lengths(frontiers: Sequence[Frontier]) -> Lengths | None:
+    """Return the lengths of what some cuts of one model are computed from, if texts may be shorter.
+
+    They may where all features are pooled under a mask, and where the model takes any length. Whole
+    maps keep the positions that are filled up, and so their length.
+    """
+    masks = {one.mask.address for one in frontiers if one.pooling and one.mask is not None}
+    pooled = [tensor for one in frontiers for tensor in one.stored]
+    if not frontiers or not all(one.pooling and one.mask is not None for one in frontiers):
+        return None
+    graph = frontiers[0].graph
+    shapes = [tensor.shape for tensor in (*graph.inputs, *pooled)]
+    if any(len(s) < 2 or s[1] is not None or None in s[2:] for s in shapes):
+        return None
+    row_bytes = sum(4 * math.prod(tensor.shape[2:]) for tensor in pooled)
+    return Lengths(extract(graph, sorted(masks)), row_bytes)
+
+
+def _parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[low : low + size] for low in range(0, len(rows), size)]
+
+
+def _run(run: Run, inputs: Any, rows: np.ndarray, length: int) -> list[dict[str, np.ndarray]]:
+    """Return the features of some examples, cut to a length."""
+    made = run(keras.tree.map_structure(lambda part: part[rows, :length], inputs))
+    return [{n: keras.ops.convert_to_numpy(v) for n, v in one.items()} for one in made]
+
+
+def _apart(run: Run, inputs: Any, needed: np.ndarray, whole: int) -> float:
+    """Return how much features of a few examples of each length differ from those at full length.
+
+    The difference is relative to the largest feature of a cut, and to 1 at least.
+    """
+    shorter = np.unique(needed[needed < whole])
+    few = [np.flatnonzero(needed == length)[:_COMPARED] for length in shorter]
+    wanted = _run(run, inputs, np.concatenate(few), whole)
+    made = [_run(run, inputs, rows, length) for rows, length in zip(few, shorter, strict=True)]
+    apart = [0.0]
+    for cut, full in enumerate(wanted):
+        for name, values in full.items():
+            values = values.astype("float64")
+            found = np.concatenate([one[cut][name] for one in made]).astype("float64")
+            apart.append(float(np.abs(found - values).max() / max(1.0, np.abs(values).max())))
+    return max(apart) if np.isfinite(apart).all() else math.inf

@@ -1,0 +1,143 @@
+"""Texts computed at their own lengths have the features that they have at one length."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from reusekit.data import DataSplit, Task
+from reusekit.features import Extraction, FeatureStore, stored_features
+from reusekit.features.lengths import Lengths, frontier_lengths
+from reusekit.planning import Resources, Trials, plan
+
+SIZE, LENGTH, WORDS = 150, 32, 40
+CUTS = [f"transformer_layer_{number}" for number in range(2)]
+SMALL = Extraction(batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def bert():
+    hub = pytest.importorskip("keras_hub")
+    keras.utils.set_random_seed(0)
+    return hub.models.BertBackbone(
+        vocabulary_size=WORDS,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        intermediate_dim=12,
+        max_sequence_length=LENGTH,
+    )
+
+
+def tokens(left=False):
+    """Texts of 0 to 32 words, most of them short, filled up at the end, or at the beginning."""
+    numbers = np.random.default_rng(0)
+    lengths = np.minimum(LENGTH, numbers.geometric(0.12, SIZE))
+    lengths[:3] = 0, 1, LENGTH
+    real = np.arange(LENGTH) < lengths[:, None]
+    real = real[:, ::-1] if left else real
+    return np.where(real, numbers.integers(1, WORDS, real.shape), 0).astype("int32")
+
+
+def data_of(inputs, name="made:1.0.0"):
+    parts = inputs, np.arange(SIZE)
+    examples = tf.data.Dataset.from_tensor_slices(parts)
+    return DataSplit(name, "train", examples, SIZE, Task("classification", ("a", "b")), "digest")
+
+
+def for_bert(ids):
+    mask = (ids > 0).astype("int32")
+    return {"token_ids": ids, "segment_ids": np.zeros_like(ids), "padding_mask": mask}
+
+
+def features(folder, model, cuts, data, monkeypatch=None, pooling="avg"):
+    """The features; with a patch at one length, as without the shortening."""
+    if monkeypatch is not None:
+        monkeypatch.setattr("reusekit.features.stored.frontier_lengths", lambda _: None)
+    store = FeatureStore(folder)
+    found = stored_features(store, model, cuts, data, pooling=pooling, extraction=SMALL)
+    return [(one.arrays(), one.labels) for one in found]
+
+
+def positions(monkeypatch):
+    """Note how many positions each batch has that a bottom is run on."""
+    noted = []
+    before = keras.Model.predict_on_batch
+
+    def predict(self, inputs):
+        noted.append(np.asarray(keras.tree.flatten(inputs)[0]).size)
+        return before(self, inputs)
+
+    monkeypatch.setattr(keras.Model, "predict_on_batch", predict)
+    return noted
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max", "token"])
+def test_features_and_their_order_are_those_at_one_length(bert, tmp_path, monkeypatch, pooling):
+    data = data_of(for_bert(tokens()))
+    ran = positions(monkeypatch)
+    found = features(tmp_path / "own", bert, CUTS, data, pooling=pooling)
+    own = sum(ran)
+    ran.clear()
+    wanted = features(tmp_path / "one", bert, CUTS, data, monkeypatch, pooling=pooling)
+    assert own < 0.7 * sum(ran)
+    for (one, labels), (other, same) in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(labels, same)
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * max(1, np.abs(other).max()))
+
+
+def test_texts_filled_up_at_the_beginning_keep_their_length(bert, tmp_path, monkeypatch):
+    data = data_of(for_bert(tokens(left=True)))
+    ran = positions(monkeypatch)
+    found = features(tmp_path / "own", bert, CUTS, data)
+    # A text of one word, or of none, is short at whichever end it is filled up.
+    assert sum(ran) >= 0.98 * SIZE * LENGTH
+    wanted = features(tmp_path / "one", bert, CUTS, data, monkeypatch)
+    for (one, _), (other, _) in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * max(1, np.abs(other).max()))
+
+
+def test_a_model_that_reads_what_is_filled_up_keeps_its_length(tmp_path, monkeypatch, capsys):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((None,), dtype="int32", name="tokens")
+    y = layers.Embedding(WORDS, 6, name="embedding")(x)
+    mixed = layers.Conv1D(6, 9, padding="same", name="mixed")(y)  # a neighbour may be filling
+    model = keras.Model(x, layers.LSTM(3, name="last")(mixed, mask=keras.ops.not_equal(x, 0)))
+    data = data_of(tokens())
+    (found,) = features(tmp_path / "own", model, ["mixed"], data)
+    assert "computed at their full length" in capsys.readouterr().err
+    (wanted,) = features(tmp_path / "one", model, ["mixed"], data, monkeypatch)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-6)
+
+
+def test_whole_maps_and_models_without_a_mask_keep_their_length(bert, tmp_path, monkeypatch):
+    data = data_of(for_bert(tokens()))
+    ran = positions(monkeypatch)
+    features(tmp_path / "whole", bert, CUTS[:1], data, pooling=None)
+    assert sum(ran) == SIZE * LENGTH
+
+
+def test_a_text_keeps_what_differs_from_its_end_though_no_mask_counts_it():
+    x, other = keras.Input((None,), name="x"), keras.Input((None,), name="other")
+    lengths = Lengths(keras.Model({"x": x, "other": other}, [x]), 4)
+    inputs = {"x": np.zeros((3, 16), "float32"), "other": np.zeros((3, 16), "float32")}
+    inputs["x"][:, 0], inputs["other"][0, 6] = 1, 5  # the second input of the first goes on
+    needed, whole = lengths.of(inputs)
+    assert (needed.tolist(), whole) == ([8, 2, 2], 16)
+    inputs["x"][2, 0] = 0  # nothing but filling
+    assert lengths.of(inputs)[0].tolist() == [8, 2, 16]
+
+
+def test_the_plan_counts_what_is_left_out(bert, tmp_path, monkeypatch):
+    data = data_of(for_bert(tokens()))
+    args = bert, [Trials(at, "avg") for at in CUTS], data, data
+    made = plan(*args, FeatureStore(tmp_path / "own"))
+    (note,) = (text for text in made.notes if "sorted by length" in text)
+    assert int(note.split(": ")[1].split("%")[0]) > 30
+    known = Resources(costs=made.costs)
+    shorter = plan(*args, FeatureStore(tmp_path / "again"), resources=known)
+    monkeypatch.setattr("reusekit.planning.planner.frontier_lengths", lambda _: None)
+    fixed = plan(*args, FeatureStore(tmp_path / "one"), resources=known)
+    assert shorter.seconds < fixed.seconds
+    assert not any("sorted by length" in text for text in fixed.notes)
