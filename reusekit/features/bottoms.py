@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from reusekit.features.frontiers import Frontier
 from reusekit.features.key import tensor_digests
@@ -23,11 +24,12 @@ Reseed = Callable[..., None]
 
 
 def tapped(
-    graph: Graph, frontiers: Sequence[Frontier], augment: bool
+    graph: Graph, frontiers: Sequence[Frontier], augment: bool, any_length: bool = False
 ) -> tuple[Callable[[Any], list[dict[str, Any]]], Reseed]:
     """Return a function from a batch of inputs to what is stored of each frontier, in one run.
 
-    With `augment`, the layers that vary the data do so; the second function reseeds them.
+    With `augment`, the layers that vary the data do so; the second function reseeds them. With
+    `any_length` batches may differ in length, and are traced once for all lengths.
     """
     hows = [(one.pooling, one.pooled_under if one.pooling else None) for one in frontiers]
     graph = read(graph, keep_masks=any(mask is not None for _, mask in hows))
@@ -45,15 +47,34 @@ def tapped(
         under = whole.output[mask] if mask in masks else mask
         outputs[f"{pooling} {mask}"] = extract(whole, wanted, pooling, under).output
     model = keras.Model(whole.input, outputs, name=whole.name)
+    predict = _for_any_length(model) if any_length else model.predict_on_batch
 
     def run(inputs: Any) -> list[dict[str, Any]]:
-        made = model.predict_on_batch(inputs)
+        made = predict(inputs)
         return [
             {name: made[f"{how[0]} {how[1]}"][name] for name in one.names}
             for one, how in zip(frontiers, hows, strict=True)
         ]
 
     return run, reseed
+
+
+def _for_any_length(model: keras.Model) -> Callable[[Any], Any]:
+    """Return a model as a function that is traced for the first batch, with its length left open.
+
+    `predict_on_batch` is traced twice: for the first length, and again when another one comes.
+    """
+    traced: list[Callable] = []
+
+    def predict(inputs: Any) -> Any:
+        if not traced:
+            specs = keras.tree.map_structure(
+                lambda part: tf.TensorSpec((None, None, *part.shape[2:]), part.dtype), inputs
+            )
+            traced.append(tf.function(partial(model, training=False), input_signature=[specs]))
+        return traced[0](inputs)
+
+    return predict
 
 
 def _nothing(*_: int) -> None:

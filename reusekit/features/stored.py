@@ -134,7 +134,8 @@ def stored_features(
             return
         running = in_compute_dtype(graph, extraction.compute_dtype)
         wanted = [of[key.digest] for key in missing]
-        run, reseed = tapped(running, wanted, view is not None)
+        lengths = frontier_lengths(wanted) if view is None else None
+        run, reseed = tapped(running, wanted, view is not None, any_length=lengths is not None)
         batches = example_batches(split, start, stop, extraction.padding, size)
         tracking = tracked(batches, said, total=math.ceil((stop - start) / size))
 
@@ -148,7 +149,6 @@ def stored_features(
                         inputs, *_ = data.augmentation(drawn, inputs, *told)
                 yield run(inputs), told
 
-        lengths = frontier_lengths(wanted) if view is None else None
         computed = in_order() if lengths is None else lengths.computed(run, tracking, size)
         for made, told in computed:
             yield (

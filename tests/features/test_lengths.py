@@ -8,7 +8,8 @@ from keras import layers
 
 from reusekit.data import DataSplit, Task
 from reusekit.features import Extraction, FeatureStore, stored_features
-from reusekit.features.lengths import Lengths, frontier_lengths
+from reusekit.features.bottoms import tapped
+from reusekit.features.lengths import Lengths
 from reusekit.planning import Resources, Trials, plan
 
 SIZE, LENGTH, WORDS = 150, 32, 40
@@ -63,13 +64,17 @@ def features(folder, model, cuts, data, monkeypatch=None, pooling="avg"):
 def positions(monkeypatch):
     """Note how many positions each batch has that a bottom is run on."""
     noted = []
-    before = keras.Model.predict_on_batch
 
-    def predict(self, inputs):
-        noted.append(np.asarray(keras.tree.flatten(inputs)[0]).size)
-        return before(self, inputs)
+    def noting(*args, **kwargs):
+        run, reseed = tapped(*args, **kwargs)
 
-    monkeypatch.setattr(keras.Model, "predict_on_batch", predict)
+        def noted_run(inputs):
+            noted.append(np.asarray(keras.tree.flatten(inputs)[0]).size)
+            return run(inputs)
+
+        return noted_run, reseed
+
+    monkeypatch.setattr("reusekit.features.stored.tapped", noting)
     return noted
 
 
