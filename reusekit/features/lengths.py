@@ -140,7 +140,7 @@ def frontier_lengths(frontiers: Sequence[Frontier]) -> Lengths | None:
     shapes = [tensor.shape for tensor in (*graph.inputs, *pooled)]
     if any(len(s) < 2 or s[1] is not None or None in s[2:] for s in shapes):
         return None
-    row_bytes = sum(4 * math.prod(tensor.shape[2:]) for tensor in pooled)
+    row_bytes = sum(4 * math.prod(s or 1 for s in tensor.shape[2:]) for tensor in pooled)
     return Lengths(extract(graph, sorted(masks)), row_bytes)
 
 

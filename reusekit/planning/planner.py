@@ -5,7 +5,7 @@ Nautilus (Nakandala and Kumar, SIGMOD 2022) chooses with fixed speeds; here they
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -351,9 +351,14 @@ def _rehearsed(
     seen = [replace(o, stored=tuple(dict.fromkeys((*o.crossing, *o.stored)))) for o in seen]
     size = min(extraction.batch_size, _REHEARSED)
     stop = min(train.size, REHEARSED_BATCHES * size)
-    batches, kept = example_batches(train, 0, stop, extraction.padding, size), []
-    noted = (kept.append(batch[0]) or batch for batch in batches)
-    rehearsal = rehearse(tapped(running, seen, augment=False)[0], noted, train.augmentation)
+    kept: list[Any] = []
+
+    def noted() -> Iterator[tuple[Any, ...]]:
+        for batch in example_batches(train, 0, stop, extraction.padding, size):
+            kept.append(batch[0])
+            yield batch
+
+    rehearsal = rehearse(tapped(running, seen, augment=False)[0], noted(), train.augmentation)
     lengths = frontier_lengths([one.frontier for one in those if one.kept])
     if lengths is not None:
         inputs = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *kept)
