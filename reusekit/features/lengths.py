@@ -70,10 +70,16 @@ class Lengths:
         step = math.ceil(whole / SIZES)
         return np.minimum(whole, -(-needed // step) * step), whole
 
-    def share(self, inputs: Any, batch_size: int) -> float:
+    def window(self, batch_size: int) -> int:
+        """Return how many examples are sorted at a time."""
+        held = WINDOW_BYTES // (self.row_bytes * batch_size)
+        return batch_size * max(1, min(WINDOW_BATCHES, held))
+
+    def share(self, batches: Sequence[Any]) -> float:
         """Return the share of all positions that a pass computes, its texts sorted by length."""
-        needed, whole = self.of(inputs)
-        longest = [(one.max(), len(one)) for one in _parts(np.sort(needed), batch_size)]
+        needed, whole = self.of(_joined(batches))
+        size = len(keras.tree.flatten(batches[0])[0])
+        longest = [(one.max(), len(one)) for one in _parts(np.sort(needed), size)]
         return float(sum(length * rows for length, rows in longest) / (whole * len(needed)))
 
     def computed(
@@ -90,13 +96,9 @@ class Lengths:
             batches: Inputs, and what is told, in the data set's order and of one length.
             batch_size: Examples of a batch.
         """
-        most = max(1, min(WINDOW_BATCHES, WINDOW_BYTES // (self.row_bytes * batch_size)))
         batches, equal = iter(batches), None
-        while window := list(islice(batches, most)):
-            inputs = keras.tree.map_structure(
-                lambda *parts: np.concatenate([np.asarray(part) for part in parts]),
-                *(one for one, *_ in window),
-            )
+        while window := list(islice(batches, self.window(batch_size) // batch_size)):
+            inputs = _joined([one for one, *_ in window])
             needed, whole = self.of(inputs)
             if equal is None and needed.min() < whole:
                 apart = _apart(run, inputs, needed, whole)
@@ -142,6 +144,13 @@ def frontier_lengths(frontiers: Sequence[Frontier]) -> Lengths | None:
         return None
     row_bytes = sum(4 * math.prod(s or 1 for s in tensor.shape[2:]) for tensor in pooled)
     return Lengths(extract(graph, sorted(masks)), row_bytes)
+
+
+def _joined(batches: Sequence[Any]) -> Any:
+    """Return the inputs of several batches as one, as arrays of NumPy."""
+    return keras.tree.map_structure(
+        lambda *parts: np.concatenate([np.asarray(part) for part in parts]), *batches
+    )
 
 
 def _parts(rows: np.ndarray, size: int) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import keras
@@ -136,11 +137,13 @@ def stored_features(
         wanted = [of[key.digest] for key in missing]
         lengths = frontier_lengths(wanted) if view is None else None
         run, reseed = tapped(running, wanted, view is not None, any_length=lengths is not None)
-        batches = example_batches(split, start, stop, extraction.padding, size)
-        tracking = tracked(batches, said, total=math.ceil((stop - start) / size))
+        # A pass that goes on starts at a whole batch; of texts, so that they are sorted among the
+        # same ones, at a whole window.
+        begin = start if lengths is None else start - start % lengths.window(size)
+        batches = example_batches(split, begin, stop, extraction.padding, size)
+        tracking = tracked(batches, said, total=math.ceil((stop - begin) / size))
 
         def in_order() -> Iterator[tuple[list[dict[str, Any]], Sequence[Any]]]:
-            # A pass that goes on starts at a whole batch.
             for number, (inputs, *told) in enumerate(tracking, start // size):
                 if view is not None:
                     reseed(view, extraction.seed, size, number)
@@ -150,7 +153,7 @@ def stored_features(
                 yield run(inputs), told
 
         computed = in_order() if lengths is None else lengths.computed(run, tracking, size)
-        for made, told in computed:
+        for made, told in islice(computed, (start - begin) // size, None):
             yield (
                 [{n: _as_stored(v, extraction.dtype) for n, v in one.items()} for one in made],
                 _named(*told),

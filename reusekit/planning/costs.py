@@ -22,6 +22,7 @@ from reusekit.errors import CacheError, DataError
 from reusekit.features.batches import feed
 from reusekit.features.entry import ArraySpec
 from reusekit.features.layout import store_errors_explained
+from reusekit.features.lengths import Lengths
 from reusekit.features.store import FeatureStore
 
 REHEARSED_BATCHES = 4
@@ -106,10 +107,12 @@ def rehearse(
     run: Callable[[Any], Sequence[Mapping[str, Any]]],
     batches: Iterable[tuple[Any, ...]],
     augment: Callable[..., Any] | None = None,
+    lengths: Lengths | None = None,
 ) -> Rehearsal:
     """Run bottoms, which give their outputs by name, on the first batch of a data set.
 
-    What augments a batch runs on it, too, and its outputs are dropped.
+    What augments a batch runs on it, too, and its outputs are dropped. Texts of several batches are
+    measured where their lengths can be told.
     """
     examples, times, runs, ran = [], [perf_counter()], [], 0.0
     for batch in islice(batches, REHEARSED_BATCHES):
@@ -145,6 +148,7 @@ def rehearse(
             for one, other in zip(*runs, strict=True)
         ],
         augment_seconds=augmented / len(labels),
+        length_share=lengths.share([one for one, *_ in examples]) if lengths else 1.0,
     )
 
 

@@ -5,12 +5,11 @@ Nautilus (Nakandala and Kumar, SIGMOD 2022) chooses with fixed speeds; here they
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import keras
-import numpy as np
 import psutil
 from annotated_types import MinLen
 from rich.filesize import decimal
@@ -30,6 +29,7 @@ from reusekit.features.stored import check_examples
 from reusekit.graph import Flops, Graph, ancestors, count_flops, read
 from reusekit.graph.addresses import resolve_one
 from reusekit.planning.costs import REHEARSED_BATCHES, Costs, Rehearsal, measure, rehearse
+from reusekit.planning.notes import notes_of
 from reusekit.planning.planned import (
     JointPlan,
     Plan,
@@ -272,7 +272,7 @@ def _planned(decision: Decision, looked: _Looked) -> Plan:
         costs=costs,
         seconds=seconds,
         plain_seconds=_plain_seconds(decision),
-        notes=tuple(_notes(decision, extraction, window, not train.mixes_labels)),
+        notes=tuple(notes_of(decision, extraction, window, not train.mixes_labels)),
     )
 
 
@@ -351,18 +351,10 @@ def _rehearsed(
     seen = [replace(o, stored=tuple(dict.fromkeys((*o.crossing, *o.stored)))) for o in seen]
     size = min(extraction.batch_size, _REHEARSED)
     stop = min(train.size, REHEARSED_BATCHES * size)
-    kept: list[Any] = []
-
-    def noted() -> Iterator[tuple[Any, ...]]:
-        for batch in example_batches(train, 0, stop, extraction.padding, size):
-            kept.append(batch[0])
-            yield batch
-
-    rehearsal = rehearse(tapped(running, seen, augment=False)[0], noted(), train.augmentation)
+    batches = example_batches(train, 0, stop, extraction.padding, size)
     lengths = frontier_lengths([one.frontier for one in those if one.kept])
-    if lengths is not None:
-        inputs = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *kept)
-        rehearsal = replace(rehearsal, length_share=lengths.share(inputs, size))
+    run, _ = tapped(running, seen, augment=False)
+    rehearsal = rehearse(run, batches, train.augmentation, lengths)
     for one, outputs, differs in zip(those, rehearsal.outputs, rehearsal.unsteady, strict=True):
         if differs or one.randomness.always:
             one.unsteady, one.kept, one.missing = True, set(), set()
@@ -435,104 +427,3 @@ def _plain_seconds(decision: Decision) -> float | None:
             alone = schedule(single, one.activations, rows, reading, costs, decision.memory)
             total += trials.count * (alone.feature_seconds + alone.seconds)
     return total
-
-
-def _notes(
-    decision: Decision, extraction: Extraction, window: int | None, may_be_views: bool
-) -> list[str]:
-    """Return the notes that a reader needs beside the tables."""
-    cuts, views = decision.cuts, extraction.augmented_views
-
-    def listed(those: Sequence[CutFacts]) -> str:
-        return ", ".join(map(str, those))
-
-    def layers(those: Sequence[CutFacts], kind: str = "augmenting") -> str:
-        named = dict.fromkeys(name for one in those for name in getattr(one.randomness, kind))
-        return ", ".join(map(repr, named))
-
-    masks: dict[str, list[CutFacts]] = {}
-    for one in cuts:
-        if one.frontier.mask is not None:
-            masks.setdefault(one.frontier.mask.address, []).append(one)
-    augmented = [one for one in cuts if one.randomness.augmenting]
-    viewed = [one for one in augmented if VIEWS in one.kept and one in decision.stored]
-    others = [one for one in augmented if one not in viewed]
-    unseeded = [one for one in others if views and one.randomness.unseeded]
-    unsteady = [one for one in cuts if one.unsteady]
-    copied: dict[str, list[CutFacts]] = {}
-    for one in cuts:
-        if one.known and one in decision.stored:
-            told = (
-                f"{one.known.get(part, 0):,} of {decision.rows[part]:,} {kind} examples"
-                for part, kind in ((TRAIN, "training"), (VALIDATION, "validation"))
-                if part in one.missing
-            )
-            copied.setdefault(" and ".join(told), []).append(one)
-    notes: list[tuple[Any, str]] = [
-        *((True, doubt) for one in cuts for doubt in one.frontier.doubts),
-        *(
-            (True, f"Pooling passes over what {address!r} leaves out, at {listed(those)}.")
-            for address, those in masks.items()
-        ),
-        *(
-            (
-                True,
-                f"{told} are known at {listed(those)}: "
-                f"{decimal(sum(one.example_bytes * sum(one.known.values()) for one in those))} of "
-                "features are copied in the store, and the bottom runs on the other examples "
-                "alone.",
-            )
-            for told, those in copied.items()
-        ),
-        (
-            views and not augmented,
-            "No random augmentation lies before a cut, so no augmented views are stored.",
-        ),
-        (
-            viewed,
-            f"Random augmentation ({layers(viewed)}) lies before {listed(viewed)}: {views} "
-            "augmented views of the training examples are stored, and each pass reads the next. "
-            "Validation examples are not augmented.",
-        ),
-        (
-            others,
-            f"Random augmentation ({layers(others)}) lies before {listed(others)}: the training "
-            "examples' features are not stored, the bottom runs on every batch and augments it "
-            "anew. Validation examples are not augmented."
-            + " augmented_views=k would store k views instead."
-            * (not views and may_be_views),
-        ),
-        (
-            unseeded,
-            f"No views are stored of {listed(unseeded)}: what {layers(unseeded, 'unseeded')} draw "
-            "cannot be drawn again.",
-        ),
-        (
-            unsteady,
-            f"What crosses {listed(unsteady)} is random in inference too: it is never stored, and "
-            "the bottom runs on every batch.",
-        ),
-        (
-            layers(cuts, "silenced"),
-            f"The frozen bottom runs in inference mode, where {layers(cuts, 'silenced')} drop "
-            "nothing and add no noise.",
-        ),
-        (
-            decision.crowded,
-            f"The budget of {decimal(int(decision.disk))} on the disk does not hold "
-            f"{listed(decision.crowded)} as well.",
-        ),
-        (
-            decision.making and decision.length_share < 1,
-            f"Texts are run sorted by length: {1 - decision.length_share:.0%} of their positions "
-            "are filled up and not computed.",
-        ),
-        (decision.held_inputs, "The inputs are read once and held in memory."),
-        (
-            decision.running and window is not None,
-            "The inputs do not fit into memory: each pass reads the data set itself, shuffled "
-            f"within a window of {window or 0:,} examples, so that batches come in another order "
-            "than those of stored features.",
-        ),
-    ]
-    return [text for applies, text in notes if applies]

@@ -146,3 +146,33 @@ def test_the_plan_counts_what_is_left_out(bert, tmp_path, monkeypatch):
     fixed = plan(*args, FeatureStore(tmp_path / "one"), resources=known)
     assert shorter.seconds < fixed.seconds
     assert not any("sorted by length" in text for text in fixed.notes)
+
+
+def test_a_pass_that_goes_on_gives_the_same_bits(bert, tmp_path, monkeypatch):
+    monkeypatch.setattr("reusekit.features.lengths.WINDOW_BATCHES", 3)
+    data = data_of(for_bert(tokens()))
+    wanted = features(tmp_path / "whole", bert, CUTS, data)
+    store = FeatureStore(tmp_path / "stopped", block_bytes=64 * 40)  # 64 examples
+    stops = [True]
+
+    def stopping(*args, **kwargs):
+        run, reseed = tapped(*args, **kwargs)
+        runs = []
+
+        def stopped(inputs):
+            runs.append(len(inputs["token_ids"]))
+            if stops and sum(runs) > 130:
+                stops.clear()
+                raise KeyboardInterrupt
+            return run(inputs)
+
+        return stopped, reseed
+
+    monkeypatch.setattr("reusekit.features.stored.tapped", stopping)
+    args = store, bert, CUTS, data
+    with pytest.raises(KeyboardInterrupt):
+        stored_features(*args, pooling="avg", extraction=SMALL)
+    found = stored_features(*args, pooling="avg", extraction=SMALL)
+    assert not stops
+    for one, (other, _) in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one.arrays(), other)
