@@ -20,6 +20,7 @@ from rich.table import Table
 from reusekit.arguments import AnyPath, Choices, check, expanded
 from reusekit.errors import CacheError, ConfigError, TrackingError
 from reusekit.launch import completion_of, launch_one_of
+from reusekit.sealed_json import write_durably
 from reusekit.startup import start_keras
 
 _ENVIRONMENT = "python_env.yaml"
@@ -344,7 +345,18 @@ def report(model: str, output: str = "report.html", verbose: bool = False) -> No
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from reusekit.tracking import find_run, report_page
 
-    target.write_text(report_page(*find_run(model)), "utf-8")
+    page = report_page(*find_run(model))
+    is_plain = target.is_file() and not target.is_symlink()
+    try:
+        if is_plain or not target.exists():
+            write_durably(target, page)
+        else:  # such as /dev/stdout
+            target.write_text(page, "utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"Expected --output as a file that can be written. Received: {output!r}: "
+            f"{error.strerror}."
+        ) from error
     print(output)
 
 

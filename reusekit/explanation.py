@@ -90,6 +90,7 @@ def explain(
         )
     graph = read(model)
     tensor = _explainable(graph, at, method)
+    is_first = _has_channels_first(graph, tensor)
     parts = split(graph, tensor.address)
     try:
         arrays = keras.tree.map_structure(np.asarray, inputs)
@@ -105,7 +106,7 @@ def explain(
         for first, last in pairwise(borders):
             batch = keras.tree.map_structure(lambda one, a=first, b=last: one[a:b], arrays)
             chosen = None if places is None else places[first:last]
-            found.append(_explained(parts, batch, chosen, method == "grad_cam"))
+            found.append(_explained(parts, batch, chosen, method == "grad_cam", is_first))
     except ReusekitError:
         raise
     except Exception as error:
@@ -175,8 +176,26 @@ def _places(
     return np.broadcast_to(places.astype("int64"), (count,))
 
 
+def _has_channels_first(graph: Graph, tensor: Tensor) -> bool:
+    """Return whether channels stand before positions, as the layer says that laid them out.
+
+    Layers on the way there that have no such setting, such as activations and sums, keep it. What
+    none has laid out, such as embedded tokens, has its channels last.
+    """
+    call, rank = graph.maker[tensor], len(tensor.shape)
+    while not call.is_input:
+        order = getattr(call.operation, "data_format", None)
+        if order is not None:
+            return order == "channels_first"
+        same = [one for one in call.inputs if len(one.shape) == rank]
+        if not same:
+            return False
+        call = graph.maker[same[0]]
+    return rank > 3 and keras.config.image_data_format() == "channels_first"
+
+
 def _explained(
-    parts: Split, batch: Any, places: np.ndarray | None, is_grad_cam: bool
+    parts: Split, batch: Any, places: np.ndarray | None, is_grad_cam: bool, channels_first: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the explained places, the outputs and the values of one batch."""
     crossing = parts.bottom(batch, training=False)
@@ -195,7 +214,7 @@ def _explained(
             "which it is stopped. Name a later address."
         )
     values, gradient = (np.asarray(one, "float32") for one in (tensor, gradient))
-    if keras.config.image_data_format() == "channels_first":
+    if channels_first and values.ndim > 2:
         values, gradient = (np.moveaxis(one, 1, -1) for one in (values, gradient))
     if is_grad_cam:
         axes = tuple(range(1, values.ndim - 1))

@@ -88,6 +88,23 @@ def test_tokens_are_explained_at_their_embedding_where_filling_counts_nothing():
         rk.explain(model, tokens, "tokens", "gradient")
 
 
+def test_channels_are_where_the_layer_says_and_never_moved_in_texts(monkeypatch):
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    rows = np.random.default_rng(0).normal(size=(5, 6, 3)).astype("float32")
+    x = keras.Input((6, 3), name="x")
+    y = layers.LayerNormalization(name="norm")(layers.Dense(4, name="words")(x))
+    z = layers.ReLU(name="act")(layers.Conv1D(2, 3, data_format="channels_last", name="last")(y))
+    pooled = layers.GlobalAveragePooling1D("channels_last", name="pool")(z)
+    model = keras.Model(x, layers.Dense(2, name="head")(pooled), name="texts")
+    for at, positions in (("words", 6), ("norm", 6), ("act", 4)):
+        assert rk.explain(model, rows, at, "gradient").values.shape == (5, positions)
+    x = keras.Input((3, 8, 8), name="x")
+    y = layers.ReLU(name="act")(layers.Conv2D(4, 3, data_format="channels_first", name="conv")(x))
+    pooled = layers.GlobalAveragePooling2D("channels_first", name="pool")(y)
+    model = keras.Model(x, layers.Dense(2, name="head")(pooled), name="first")
+    assert rk.explain(model, IMAGES.transpose(0, 3, 1, 2), "act").values.shape == (5, 6, 6)
+
+
 def test_a_sure_prediction_is_explained_though_its_gradient_vanishes():
     model = nested()
     head = model.get_layer("head")

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from PIL import Image
 
+from reusekit.backbones.hub import PresetTokens
 from reusekit.data import DataSplit, Task
 from reusekit.errors import ReusekitError, reason
 from reusekit.explanation import explain
@@ -22,7 +24,7 @@ from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.job import Job
 from reusekit.tasks import SingleRules
-from reusekit.tracking import log_artifact, report_page
+from reusekit.tracking import Usage, log_artifact, report_page
 
 _MISTAKES = 12
 _CLASSES = 40  # more make a table of confusions that nobody reads
@@ -93,7 +95,7 @@ def _told(tuned: FineTuned, splits: Splits, test: Evaluation) -> dict[str, Any]:
     mistakes, why = _mistakes(tuned, rules, splits, test)
     if why:
         missing["explanations"] = why
-    return {**told, "mistakes": mistakes, "missing": missing}
+    return {**told, "kind": task.kind, "mistakes": mistakes, "missing": missing}
 
 
 def _mistakes(
@@ -111,31 +113,40 @@ def _mistakes(
     batch = keras.tree.map_structure(lambda *ones: np.stack(ones), *fed)
     values, why = None, ""
     is_image = isinstance(raw[0], np.ndarray) and raw[0].ndim == 3
+    task, of = rules.task, None  # of classes, the one that was said is explained
+    if task.kind != "classification":
+        of = np.abs(test.outputs[order] - test.labels[order]).argmax(-1)
     if is_image or splits.tokenizer is not None:
         try:
             how = "grad_cam" if is_image else "gradient"
-            values = explain(tuned.whole, batch, tuned.cut, how).values  # type: ignore[arg-type]
+            values = explain(tuned.whole, batch, tuned.cut, how, of).values  # type: ignore[arg-type]
         except ReusekitError as error:
             why = str(error)
         tokens = batch.get("token_ids") if isinstance(batch, dict) else batch
-        if values is not None and not is_image and not _is_by_token(tuned, values, tokens):
-            values, why = None, f"the cut {tuned.cut} keeps no place for each token"
+        if values is not None and is_image and values.ndim != 3:
+            values, why = None, f"the cut {tuned.cut} has no axes of height and width."
+        elif values is not None and not is_image and not _is_by_token(tuned, values, tokens):
+            values, why = None, f"the cut {tuned.cut} keeps no place for each token."
+    columns = Usage.of(splits.raw.test).columns
     found = []
     for place, at in enumerate(order):
-        weights = None if values is None else values[place]
         shown = {
-            "truth": _in_words(test.labels[at], rules.task),
-            "said": _in_words(test.outputs[at], rules.task, decided[at]),
+            "truth": _in_words(test.labels[at], task),
+            "said": _in_words(test.outputs[at], task, decided[at]),
             "loss": float(losses[at]),
         }
+        if task.kind == "regression":
+            shown["off"] = _in_words(test.outputs[at] - test.labels[at], task)
+        if of is not None and values is not None and task.size > 1:
+            shown["explained"] = task.names[of[place]]
         if is_image:
             shown["image"] = _picture(raw[place])
-            if weights is not None and weights.ndim == 2:
-                shown["map"] = _heat(weights)
+            if values is not None:
+                shown["map"] = _heat(values[place])
         else:
-            shown["text"] = _text(raw[place])[:_CHARACTERS]
-            if weights is not None:
-                shown["words"] = _words(splits.tokenizer, fed[place], weights)
+            shown["text"] = _text(raw[place], columns)[:_CHARACTERS]
+            if values is not None:
+                shown["words"] = _words(splits.tokenizer, fed[place], values[place])
         found.append(shown)
     return found, why
 
@@ -169,7 +180,8 @@ def _in_words(value: np.ndarray, task: Task, decided: np.ndarray | None = None) 
         return f"{task.names[int(value.argmax())]} ({value.max():.0%})"
     pairs = list(zip(task.names, np.atleast_1d(value), strict=True))
     if task.kind == "regression":
-        return ", ".join(f"{name} {number:.4g}" for name, number in pairs)
+        alone = len(pairs) == 1
+        return ", ".join(f"{'' if alone else f'{name} '}{number:.4g}" for name, number in pairs)
     if decided is None:
         return ", ".join(name for name, applies in pairs if applies) or "none"
     chosen = zip(pairs, decided, strict=True)
@@ -201,26 +213,45 @@ def _png(image: Image.Image) -> str:
     return base64.b64encode(written.getvalue()).decode()
 
 
-def _text(raw: Any) -> str:
-    parts = [
-        str(one.item().decode("utf-8", "replace") if isinstance(one.item(), bytes) else one)
-        if one.ndim == 0
-        else np.array2string(one.ravel(), precision=3, threshold=20)
-        for one in map(np.asarray, keras.tree.flatten(raw))
-    ]
-    return " | ".join(parts)
+def _text(raw: Any, columns: Any) -> str:
+    """Return an input in words, numbers by the names of their columns where they have some."""
+    if isinstance(raw, dict):
+        own = columns if isinstance(columns, Mapping) else {}
+        return " | ".join(f"{name}: {_text(one, own.get(name))}" for name, one in raw.items())
+    parts = [np.asarray(one) for one in keras.tree.flatten(raw)]
+    return " | ".join(_part(one, columns) for one in parts)
+
+
+def _part(value: np.ndarray, columns: Any) -> str:
+    if value.ndim == 0:
+        one = value.item()
+        return one.decode("utf-8", "replace") if isinstance(one, bytes) else str(one)
+    if columns is not None and value.shape == (len(columns),) and value.dtype.kind in "iuf":
+        return ", ".join(f"{name} {one:.4g}" for name, one in zip(columns, value, strict=True))
+    return np.array2string(value.ravel(), precision=3, threshold=20)
 
 
 def _words(tokenizer: Any, tokens: Any, weights: np.ndarray) -> list[tuple[str, float]]:
     """Return the words that are no filling, with their weights as shares of the largest."""
-    numbers = tokens["token_ids"] if isinstance(tokens, dict) else tokens
-    vocabularies = [
-        one.get_vocabulary() for one in tokenizer.layers if hasattr(one, "get_vocabulary")
-    ]
-    names = vocabularies[0] if vocabularies else []
-    largest = max(float(np.abs(weights).max()), 1e-12)
+    named = isinstance(tokens, dict)
+    numbers = tokens["token_ids"] if named else tokens
+    kept = tokens["padding_mask"] if named and "padding_mask" in tokens else numbers
+    word, largest = _vocabulary(tokenizer), max(float(np.abs(weights).max()), 1e-12)
     return [
-        (str(names[one]) if one < len(names) else f"token {one}", round(float(weight) / largest, 3))
-        for one, weight in zip(numbers.tolist(), weights.tolist(), strict=True)
-        if one
+        (word(one), round(float(weight) / largest, 3))
+        for one, weight, there in zip(numbers.tolist(), weights.tolist(), kept, strict=True)
+        if there
     ]
+
+
+def _vocabulary(tokenizer: Any) -> Callable[[int], str]:
+    """Return what gives the word of a token: of a layer of Keras, or of a preset of KerasHub."""
+    for layer in tokenizer.layers:
+        if hasattr(layer, "get_vocabulary"):
+            names = layer.get_vocabulary()
+            return lambda one: str(names[one]) if one < len(names) else f"token {one}"
+        if isinstance(layer, PresetTokens):
+            own = layer.preprocessor.tokenizer
+            # Signs by which some tokenizers mark that a word begins.
+            return lambda one: str(own.id_to_token(one)).lstrip("\u0120\u2581")
+    return lambda one: f"token {one}"

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -29,7 +30,9 @@ _COLUMNS = (
     *("learning_rate", "batch_size", "adaptation", "parameters", "latency", "best_epoch"),
 )
 _PLANNED = ("Extract the features of every cut", "Search the cut")
-_WIDTH, _HEIGHT, _MARGIN = 640, 300, 48  # of a chart
+_WIDTH, _HEIGHT = 640, 300  # of a chart
+_LEFT, _RIGHT, _TOP, _BOTTOM = 100, 600, 20, 230  # of the dots in it
+_MOST = 200  # trials of a page, besides those of the Pareto front
 
 
 def find_run(address: str) -> tuple[str, ModelVersion | None]:
@@ -85,7 +88,9 @@ def report_page(run_id: str, version: ModelVersion | None = None) -> str:
             found = _read(run_id, Path(scratch))
     tables = {name: _rows(found[f"{name}.json"]) for name in _TABLES if f"{name}.json" in found}
     told = found.get("report.json", {})
-    measure = _measure(tables.get("trials", []))
+    every = tables.get("trials", [])
+    measure = _measure(every, run.data.params.get("search.objective"))
+    trials = _best(every, tables.get("pareto_parameters", []), measure)
     page = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -103,11 +108,13 @@ def report_page(run_id: str, version: ModelVersion | None = None) -> str:
         plan=found.get("plan.txt", ""),
         spent=_spent(found.get("plan.json"), told),
         depth=_depth(tables.get("cuts", []), measure),
-        front=_front(tables, measure),
+        front=_front(trials, tables.get("pareto_parameters", []), measure),
         measure=measure,
-        trials=_shown(tables.get("trials", []), measure),
+        trials=_shown(trials, measure),
+        count=len(every),
         per_output=next((tables[n] for n in _OUTPUTS if n in tables), []),
         confusion=_confusion(told.get("confusion")),
+        kind=told.get("kind"),
         mistakes=told.get("mistakes"),
         missing=told.get("missing", {}),
         exports=tables.get("exports", []),
@@ -134,10 +141,26 @@ def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
-def _measure(trials: Sequence[Mapping[str, Any]]) -> str:
-    """Return the column of trials that is shown: a score, or else the loss."""
+def _measure(trials: Sequence[Mapping[str, Any]], objective: str | None) -> str:
+    """Return the column of trials that is shown: the objective, a score, or else the loss."""
     scores = [name for name in (trials[0] if trials else ()) if name.startswith("val_")]
+    if objective in scores:
+        return str(objective)
     return next((name for name in scores if name != "val_loss"), "val_loss")
+
+
+def _best(
+    trials: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], measure: str
+) -> list[Mapping[str, Any]]:
+    """Return all trials, or the best and those of the Pareto front where there are too many."""
+    if len(trials) <= _MOST:
+        return list(trials)
+    done = [row for row in trials if row.get(measure) is not None]
+    # The front ends with the best trial of all, whichever way the measure goes.
+    rises = not front or front[-1][measure] >= max(row[measure] for row in done)
+    done.sort(key=lambda row: row[measure], reverse=rises)
+    on_front = {row["trial"] for row in front}
+    return [*done[:_MOST], *(row for row in done[_MOST:] if row["trial"] in on_front)]
 
 
 def _asked(run: Run) -> dict[str, dict[str, str]]:
@@ -156,57 +179,83 @@ def _spent(plan: Any, told: Mapping[str, Any]) -> list[tuple[str, float | None, 
     rows: list[tuple[str, float | None, float]] = []
     planned = [took.pop(name) for name in _PLANNED if name in took]
     if planned and isinstance(plan, dict):
-        rows.append(("Extract features and search, as planned", plan.get("seconds"), sum(planned)))
+        plans = plan.get("plans", {"": plan}).values()  # of several backbones each
+        estimate = sum(one["seconds"] for one in plans)
+        rows.append(("Extract features and search, as planned", estimate, sum(planned)))
     return [*rows, *((name, None, seconds) for name, seconds in took.items())]
 
 
-def _scaled(values: Sequence[float], length: float, start: float, flip: bool) -> list[float]:
-    low, high = min(values), max(values)
-    span = high - low or 1.0
-    shares = [(value - low) / span for value in values]
-    return [round(start + length * (1 - share if flip else share), 1) for share in shares]
+@dataclass(frozen=True)
+class Dot:
+    """A dot of a chart, before it has a place.
+
+    Attributes:
+        x: Its value across.
+        y: Its value upwards.
+        title: Its name.
+        line: The line that goes through it; None where none does.
+    """
+
+    x: float
+    y: float
+    title: str
+    line: str | None
 
 
-def _chart(points: Sequence[tuple[float, float, str, bool]]) -> dict[str, Any] | None:
-    """Return points with their places in a drawing; None where there are none."""
-    if not points:
+def _chart(dots: Sequence[Dot], across: str) -> dict[str, Any] | None:
+    """Return dots with their places in a drawing, and lines; None where there are none.
+
+    Args:
+        dots: The dots, in the order in which lines go through them.
+        across: The format of values across.
+    """
+    if not dots:
         return None
-    xs, ys = [one[0] for one in points], [one[1] for one in points]
-    left = _scaled(xs, _WIDTH - 2 * _MARGIN, _MARGIN, False)
-    top = _scaled(ys, _HEIGHT - 2 * _MARGIN, _MARGIN / 2, True)
-    placed = [
-        {"x": x, "y": y, "title": one[2], "best": one[3]}
-        for x, y, one in zip(left, top, points, strict=True)
-    ]
-    ends = {"low_x": min(xs), "high_x": max(xs), "low_y": min(ys), "high_y": max(ys)}
-    return {"points": placed, "width": _WIDTH, "height": _HEIGHT, "margin": _MARGIN, **ends}
+    (low_x, high_x), (low_y, high_y) = (
+        (min(values), max(values)) for values in zip(*((one.x, one.y) for one in dots), strict=True)
+    )
+    points, lines = [], dict[str, list[str]]()
+    for one in dots:
+        x = round(_LEFT + (_RIGHT - _LEFT) * (one.x - low_x) / (high_x - low_x or 1), 1)
+        y = round(_BOTTOM - (_BOTTOM - _TOP) * (one.y - low_y) / (high_y - low_y or 1), 1)
+        points.append({"x": x, "y": y, "title": one.title, "best": one.line is not None})
+        if one.line is not None:
+            lines.setdefault(one.line, []).append(f"{x},{y}")
+    ends = {"low_x": f"{low_x:{across}}", "high_x": f"{high_x:{across}}"}
+    room = {"width": _WIDTH, "height": _HEIGHT, "left": _LEFT, "right": _RIGHT}
+    tall = {"top": _TOP, "bottom": _BOTTOM, "low_y": low_y, "high_y": high_y}
+    joined = [" ".join(line) for line in lines.values()]
+    return {"points": points, "lines": joined, **ends, **room, **tall}
 
 
 def _depth(cuts: Sequence[Mapping[str, Any]], measure: str) -> dict[str, Any] | None:
+    """Return the best of each cut over its depth, a line for each backbone."""
     name = measure.replace("val_", "validation_")
-    points = [
-        (row["depth"], row[name], f"{_place(row)}: {row[name]:.4g}", False)
+    dots = [
+        Dot(row["depth"], row[name], f"{_place(row)}: {row[name]:.4g}", str(row.get("backbone")))
         for row in cuts
         if row.get(name) is not None
     ]
-    return _chart(points)
+    return _chart(dots, ".0%")
 
 
-def _front(tables: Mapping[str, Any], measure: str) -> dict[str, Any] | None:
-    """Return all trials over their parameters, those of the Pareto front marked."""
-    best = {row["trial"] for row in tables.get("pareto_parameters", [])}
-    points = [
-        (
+def _front(
+    trials: Sequence[Mapping[str, Any]], front: Sequence[Mapping[str, Any]], measure: str
+) -> dict[str, Any] | None:
+    """Return trials over their parameters, with a line through those of the Pareto front."""
+    best = {row["trial"] for row in front}
+    dots = [
+        Dot(
             row["parameters"],
             row[measure],
             f"trial {row['trial']}, {_place(row)}: {row[measure]:.4g}, "
             f"{row['parameters']:,} parameters",
-            row["trial"] in best,
+            "front" if row["trial"] in best else None,
         )
-        for row in tables.get("trials", [])
+        for row in sorted(trials, key=lambda row: row["parameters"])
         if row.get(measure) is not None
     ]
-    return _chart(sorted(points))
+    return _chart(dots, ",")
 
 
 def _place(row: Mapping[str, Any]) -> str:

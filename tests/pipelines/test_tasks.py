@@ -57,6 +57,7 @@ def test_numbers_are_predicted_from_a_configuration_on(run_pipeline, tracking, c
     assert files >= {"numbers.json", "residuals.png"} and "confusion.png" not in files
     page = Path(tracking.download_artifacts(version.run_id, "report.html")).read_text("utf-8")
     assert "Not shown: the task is regression." in page and page.count("data:image/png") > 12
+    assert "Largest errors" in page and page.count(", off by ") == 12
     assert mlflow.keras.load_model("models:/value@champion").output_shape == (None, 1)
 
 
@@ -95,6 +96,9 @@ def test_several_labels_are_told_from_a_configuration_on(run_pipeline, tracking,
     ).keys()
     files = {one.path for one in tracking.list_artifacts(version.run_id)}
     assert files >= {"labels.json", "auc_over_depth.png"}
+    page = Path(tracking.download_artifacts(version.run_id, "report.html")).read_text("utf-8")
+    assert 0 < page.count(", explained: ") == page.count('class="map"') <= 12
+    assert "Auc over depth" in page and "Not shown: the task is multilabel." in page
     file = tracking.download_artifacts(version.run_id, "labels.json", str(tmp_path))
     told = [row[1] for row in json.loads(Path(file).read_text())["data"]]
     assert told == pytest.approx(json.loads(version.tags["reusekit.thresholds"]), abs=1e-5)

@@ -4,14 +4,16 @@ import json
 import re
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 
 from reusekit.cli import report
-from reusekit.errors import TrackingError
+from reusekit.errors import ConfigError, TrackingError
 from reusekit.tracking import log_artifact, log_metrics, log_table, pipeline_run, step_run
 
 EVIL = "<script>alert('x')</script>"
+PLANS = {"plans": {"one": {"seconds": 1.0}, "other": {"seconds": 0.25}}}  # of two backbones
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def run_id(tracking, tmp_path):
     cuts = trials.rename(columns={"val_accuracy": "validation_accuracy"})
     with pipeline_run(f"a job on {EVIL}", "shown", {"data": {"name": EVIL}}):
         log_metrics({"test_accuracy": 0.625})
-        for name, value in (("report", told), ("plan", {"seconds": 1.25})):
+        for name, value in (("report", told), ("plan", PLANS)):
             (tmp_path / f"{name}.json").write_text(json.dumps(value))
             log_artifact(tmp_path / f"{name}.json")
         log_table(trials, "trials.json")
@@ -53,6 +55,7 @@ def test_figures_of_the_run_are_on_the_page(run_id, tmp_path):
     assert re.search(r"as planned</td><td class=\"n\">1\.25</td><td class=\"n\">2\.0</td>", page)
     assert page.count("<circle") == 4
     assert page.count('class="best"') == 3  # both cuts, and the one trial of the front
+    assert page.count("<polyline") == 2
     assert "trial 1, deep: 0.75, 2,000 parameters" in page
 
 
@@ -61,10 +64,40 @@ def test_parts_that_a_run_lacks_are_named(tracking, tmp_path):
         run_id = mlflow.active_run().info.run_id
     report(run_id, str(tmp_path / "report.html"))
     page = (tmp_path / "report.html").read_text("utf-8")
-    for said in ("Nothing was searched", "there is no plan", "has registered no version"):
+    for said in (
+        "Nothing was searched: there is no accuracy over depth, no Pareto front and no table",
+        "there is no plan",
+        "has registered no version",
+    ):
         assert said in page
     assert page.count("the run has logged none") == 2
     assert "<svg" not in page
+
+
+@pytest.mark.parametrize("rises", [True, False])
+def test_of_very_many_trials_the_best_are_shown_and_the_rest_named(tracking, tmp_path, rises):
+    numbers = np.arange(10_000)
+    name, best = ("val_accuracy", 9_998) if rises else ("val_mean_absolute_error", 1)
+    trials = pd.DataFrame(
+        {"trial": numbers, "cut": "deep", name: numbers, "parameters": 7 + numbers}
+    )
+    front = trials[::-4000] if rises else trials[:1]
+    with pipeline_run("a long job", "shown", {"seed": 1}):
+        log_table(trials, "trials.json")
+        log_table(front[::-1] if rises else front, "pareto_parameters.json")
+        run_id = mlflow.active_run().info.run_id
+    report(run_id, str(tmp_path / "report.html"))
+    page = (tmp_path / "report.html").read_text("utf-8")
+    shown = page.count("<title>trial ")
+    assert shown == (202 if rises else 200)
+    assert f"The best {shown} of 10,000 with those of the Pareto front; trials.json among" in page
+    assert f"<title>trial {best}, deep" in page
+    assert len(page) < 200_000
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(run_id):
+    with pytest.raises(ConfigError, match=r"can be written\. Received: '/dev/full': No space"):
+        report(run_id, "/dev/full")
 
 
 def test_what_is_no_run_of_a_pipeline_is_refused(tracking, tmp_path):
