@@ -1,5 +1,6 @@
-"""Progress a person can see: bars on a terminal, plain lines elsewhere, no bars in CI."""
+"""Progress a person can see: bars on terminals and in notebooks, no bars elsewhere and in CI."""
 
+import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,7 +9,9 @@ from typing import Any, TypeVar
 
 import keras
 from rich.console import Console
-from rich.progress import Progress, track
+from rich.jupyter import JUPYTER_HTML_FORMAT
+from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 T = TypeVar("T")
@@ -16,14 +19,71 @@ T = TypeVar("T")
 console = Console(stderr=True, highlight=False)
 
 
+_CELL_WIDTH = 100  # characters of a line in a notebook
+_CELL_SECONDS = 0.2  # between two drawings there
+
+
 def bars_wanted() -> bool:
-    """Return whether moving bars make sense: a terminal, and no CI."""
+    """Return whether moving bars of any library make sense: a terminal, and no CI."""
     return console.is_terminal and not os.environ.get("CI")
 
 
 def say(line: str) -> None:
     """Print a line to standard error, whatever signs are in it, unbroken."""
     console.print(line, soft_wrap=True, markup=False)
+
+
+class _CellProgress(Progress):
+    """Bars in the cell of a notebook: one output that is drawn anew, kept as it was at the end.
+
+    Rich's own needs ipywidgets, and leaves nothing that can be read in a notebook that is kept.
+    """
+
+    def __init__(self) -> None:
+        # No thread: what is drawn in a cell belongs to the one that runs it.
+        super().__init__(console=console, auto_refresh=False)
+        self._output: Any = None
+        self._drawn = 0.0
+
+    def start(self) -> None:
+        """Begin an output."""
+        from IPython.display import display  # type: ignore[import-not-found]  # a notebook has it
+
+        self._output = display(self._bundle(), raw=True, display_id=True)
+
+    def refresh(self) -> None:
+        """Draw it anew, unless that was done a moment ago."""
+        if self._output is not None and perf_counter() > self._drawn + _CELL_SECONDS:
+            self._draw()
+
+    def stop(self) -> None:
+        """Draw it for the last time."""
+        self._draw()
+
+    def update(self, *task: Any, **values: Any) -> None:
+        """Change a task, and draw it."""
+        super().update(*task, **values)
+        self.refresh()
+
+    def _draw(self) -> None:
+        self._output.update(self._bundle(), raw=True)
+        self._drawn = perf_counter()
+
+    def _bundle(self) -> dict[str, str]:
+        """Return the bars as HTML, and as text without escape sequences."""
+        drawn = Console(record=True, width=_CELL_WIDTH, file=io.StringIO(), force_jupyter=False)
+        drawn.print(self.get_renderable())
+        return {
+            "text/plain": drawn.export_text(clear=False),
+            "text/html": drawn.export_html(inline_styles=True, code_format=JUPYTER_HTML_FORMAT),
+        }
+
+
+def _progress() -> Progress:
+    """Return bars for where the process runs; disabled ones where nobody looks."""
+    if console.is_jupyter and not os.environ.get("CI"):
+        return _CellProgress()
+    return Progress(console=console, disable=not bars_wanted())
 
 
 def tracked(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -38,7 +98,8 @@ def tracked(items: Iterable[T], description: str, total: int | None = None) -> I
         >>> sum(tracked([1, 2, 3], "Adding"))
         6
     """
-    return iter(track(items, description, total=total, console=console, disable=not bars_wanted()))
+    with _progress() as progress:
+        yield from progress.track(items, total, description=escape(description))
 
 
 @contextmanager
@@ -51,10 +112,10 @@ def counted(description: str, total: int | None) -> Iterator:
         description: What is being done.
         total: How many steps there will be; None where nobody knows.
     """
-    with Progress(console=console, disable=not bars_wanted()) as progress:
-        task = progress.add_task(description, total=total)
+    with _progress() as progress:
+        task = progress.add_task(escape(description), total=total)
         yield lambda text=description, steps=1: progress.update(
-            task, advance=steps, description=text
+            task, advance=steps, description=escape(text)
         )
 
 

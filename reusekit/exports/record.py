@@ -147,7 +147,13 @@ class Exports(Sequence):
                 "-" if one.agreement is None else f"{one.agreement:.2%}",
                 f"{one.max_difference:.1e}",
             )
-        console = Console(width=_PRINTED_WIDTH, color_system=None, highlight=False, markup=False)
+        console = Console(
+            width=_PRINTED_WIDTH,
+            color_system=None,
+            highlight=False,
+            markup=False,
+            force_jupyter=False,  # else a notebook gets an empty output
+        )
         with console.capture() as printed:
             console.print(table)
             console.print(f"Compared on {self.exports[0].examples:,} examples.")

@@ -280,7 +280,9 @@ def _printed(plans: Mapping[str, Plan]) -> str:
             f"{_seconds(sum(measured))} s"
             + (" for those whose bottom has to run." if partly else f"{times}.")
         )
-    console = Console(width=_PRINTED_WIDTH, color_system=None, highlight=False, markup=False)
+    console = Console(
+        width=_PRINTED_WIDTH, color_system=None, highlight=False, markup=False, force_jupyter=False
+    )  # else a notebook gets an empty output
     with console.capture() as printed:
         console.print(_table("Features", features), _table("Training", groups), sep="\n")
         console.print(f"{total} {plain}")

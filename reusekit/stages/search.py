@@ -25,7 +25,7 @@ from reusekit.settings import SearchJobSettings, SearchSettings
 from reusekit.stages.candidates import Candidates
 from reusekit.stages.inputs import Splits
 from reusekit.tasks import rules_of
-from reusekit.tracking import log_artifact, log_metrics, log_table, log_trial
+from reusekit.tracking import log_artifact, log_metrics, log_params, log_table, log_trial
 
 # What decides where features and results are kept and how fast they come, never what they are.
 # More trials are more of the same search; every combination of the choices is another one.
@@ -209,6 +209,7 @@ def search_cut(search: CutSearch, folder: Path, fresh: bool = False) -> Searched
     log_metrics({"search_seconds": seconds, "search_resumed_trials": sum(resumed.values())})
     search.measure_latencies()  # so that the result has them
     result = search.result
+    log_params({"objective": result.objective})  # which the settings may leave open
     if search.ranking is not None and len(result.cuts) > 1:
         agreements = {
             "ranking": search.rank_correlation(),

@@ -89,7 +89,7 @@ def report_page(run_id: str, version: ModelVersion | None = None) -> str:
     tables = {name: _rows(found[f"{name}.json"]) for name in _TABLES if f"{name}.json" in found}
     told = found.get("report.json", {})
     every = tables.get("trials", [])
-    measure = _measure(every, run.data.params.get("search.objective"))
+    measure = _measure(every, run.data.params.get("objective"))
     trials = _best(every, tables.get("pareto_parameters", []), measure)
     page = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
@@ -142,7 +142,7 @@ def _rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _measure(trials: Sequence[Mapping[str, Any]], objective: str | None) -> str:
-    """Return the column of trials that is shown: the objective, a score, or else the loss."""
+    """Return the column of trials that is shown: the objective, if the run has named it."""
     scores = [name for name in (trials[0] if trials else ()) if name.startswith("val_")]
     if objective in scores:
         return str(objective)
