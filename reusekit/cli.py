@@ -11,7 +11,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveInt
 from rich.console import Console
@@ -120,20 +120,22 @@ def cache(
         action: "list" shows what is stored. "verify" reads all of it and compares its checksums.
             "gc" removes what was left unfinished and, where there is a budget, what was used
             longest ago. "clear" removes everything. Features in use always stay.
-        path: The store's folder; ~/.cache/reusekit/features where none is given.
+        path: The store's folder, or its address such as s3://BUCKET/PREFIX;
+            ~/.cache/reusekit/features where none is given.
         budget: How many bytes may stay; for gc.
         verbose: Show the traceback of an error.
     """
     start_keras()
     from reusekit.features import FeatureStore, default_path
+    from reusekit.objects import is_url
 
     check(AnyPath | None, path, "--path", CacheError)
-    folder = default_path() if path is None else expanded(path, CacheError)
+    folder: Any = path if is_url(path) else expanded(path or default_path(), CacheError)
     if not FeatureStore.exists(folder):
         raise CacheError(f"There is no feature store in {folder}. Name its folder with --path.")
     if budget is not None and action != "gc":
         raise CacheError(f"Expected a budget with 'gc' alone. Received: {action!r} with one.")
-    store = FeatureStore(folder, budget)
+    store = FeatureStore(folder)
     if action == "list":
         _show(store.entries(), f"Features in {folder}")
     elif action == "verify":
@@ -146,7 +148,7 @@ def cache(
                 "again when they are next asked for."
             )
     else:
-        removed = store.gc() if action == "gc" else store.clear()
+        removed = store.gc(budget) if action == "gc" else store.clear()
         _show(removed, f"Removed from {folder}")
         print(f"{len(store.entries())} entries stay.")
 

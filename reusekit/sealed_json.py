@@ -40,9 +40,13 @@ def write_durably(path: Path, text: str, private: bool = False) -> None:
 
 def write_sealed(path: Path, content: Mapping[str, Any], private: bool = False) -> None:
     """Write JSON with its checksum; see `write_durably`."""
+    write_durably(path, sealed(content), private)
+
+
+def sealed(content: Mapping[str, Any]) -> str:
+    """Return JSON with its checksum, as `write_sealed` writes it."""
     content = json.loads(json.dumps(content))  # as it will be read
-    sealed = {**content, _SEAL: checksum(content)}
-    write_durably(path, json.dumps(sealed, indent=1), private)
+    return json.dumps({**content, _SEAL: checksum(content)}, indent=1)
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -65,16 +69,31 @@ def read_sealed(path: Path) -> dict[str, Any]:
         reusekit.sealed_json.DamagedFileError: .../sealed.json is damaged.
     """
     try:
-        content = json.loads(path.read_bytes())
-        sound = isinstance(content, dict) and content.pop(_SEAL, None) == checksum(content)
-    except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path} is damaged ({type(error).__name__}).") from error
+        told = path.read_bytes()
     except OSError as error:
         if not is_damage(error):
             raise
         raise DamagedFileError(f"{path} is missing or damaged: {error.strerror}.") from error
+    return unsealed(told, path)
+
+
+def unsealed(told: bytes, name: Any) -> dict[str, Any]:
+    """Return the JSON that `sealed` gave, without its checksum.
+
+    Args:
+        told: What was read.
+        name: Where from, for the message.
+
+    Raises:
+        DamagedFileError: It has been altered in any way.
+    """
+    try:
+        content = json.loads(told)
+        sound = isinstance(content, dict) and content.pop(_SEAL, None) == checksum(content)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{name} is damaged ({type(error).__name__}).") from error
     if not sound:
-        raise DamagedFileError(f"{path} is damaged.")
+        raise DamagedFileError(f"{name} is damaged.")
     return content
 
 

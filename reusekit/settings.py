@@ -230,7 +230,9 @@ class SearchSettings(TrialChoices, SearchOptions):
         24, description=SearchOptions.model_fields["max_trials"].description
     )
     store: str | None = Field(
-        None, description="Folder of the feature store; null for ~/.cache/reusekit/features."
+        None,
+        description="Folder of the feature store, or its address such as s3://BUCKET/PREFIX, with "
+        "~/.cache/reusekit/features as its cache; null for that folder alone.",
     )
     disk: PositiveInt | None = Field(
         None, description=SearchOptions.model_fields["disk"].description
@@ -453,5 +455,7 @@ class FineTuneJobSettings(TrainingJobSettings):
         description="Where to cut the backbone; `reusekit cuts SOURCE` lists the choices."
     )
     store: str | None = Field(
-        None, description="Folder of the feature store; null for ~/.cache/reusekit/features."
+        None,
+        description="Folder of the feature store, or its address such as s3://BUCKET/PREFIX, with "
+        "~/.cache/reusekit/features as its cache; null for that folder alone.",
     )

@@ -111,11 +111,22 @@ class Manifest:
     @classmethod
     def read(cls, folder: Path, key: FeatureKey | None = None) -> "Manifest | None":
         """Read the manifest of a folder; None where none belongs to its name, or to a key."""
+        if folder.is_symlink():
+            return None
         try:
-            told = _MANIFEST.validate_python(read_sealed(folder / MANIFEST_FILE))
+            return cls.of(read_sealed(folder / MANIFEST_FILE), folder.name, key)
+        except ValueError:
+            return None
+
+    @classmethod
+    def of(
+        cls, content: Mapping[str, Any], digest: str, key: FeatureKey | None = None
+    ) -> "Manifest | None":
+        """Return the manifest of an entry as it was written; None where it is another's."""
+        try:
+            told = _MANIFEST.validate_python(content)
             consistent = (
-                told.digest == folder.name
-                and not folder.is_symlink()
+                told.digest == digest
                 and told.bytes > 0
                 and len(told.checksums) <= math.ceil(told.size / told.rows_per_block)
                 and {len(found) for found in told.checksums} <= {len(told.arrays)}
@@ -327,6 +338,15 @@ class Draft:
         key, rows = self.key, batches * batch_size
         return Manifest(key.digest, key.size, arrays, rows, (), made, key.about, key.alike)
 
+    def take_over(self, told: Manifest) -> None:
+        """Go on as the same entry was begun elsewhere, after own blocks that are its first."""
+        own = () if self.manifest is None else self.manifest.checksums
+        begun = self.manifest and (self.manifest.rows_per_block, self.manifest.arrays)
+        if begun != (told.rows_per_block, told.arrays) or told.checksums[: len(own)] != own:
+            self._layout.remove(self.folder)
+            own = ()
+        self.manifest = replace(told, checksums=own)
+
     def begin(self) -> None:
         """Claim the disk: the manifest says from now on how much will be written."""
         if not self.folder.is_dir():
@@ -343,8 +363,12 @@ class Draft:
             self._files[-1].truncate(written + self.done * array.row_bytes)
             self._files[-1].seek(0, os.SEEK_END)
 
-    def write(self, batch: Mapping[str, np.ndarray], start: int) -> None:
-        """Append those of a batch's examples that are not there. Batches come in order."""
+    def write(self, batch: Mapping[str, np.ndarray], start: int) -> bool:
+        """Append those of a batch's examples that are not there. Batches come in order.
+
+        Returns whether a block has become whole.
+        """
+        blocks = len(self.manifest.checksums)
         stop = start + len(batch[self.key.arrays[0]])
         position = max(start, self.done)
         while position < stop:
@@ -358,6 +382,7 @@ class Draft:
             if end == rows.stop:
                 self._close()
             position = end
+        return len(self.manifest.checksums) > blocks
 
     def _close(self) -> None:
         """Make a whole block safe from a power failure."""

@@ -2,9 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from reusekit.features.batches import changed_since
 from reusekit.features.entry import BLOCK_BYTES, Draft, Entry, Manifest
 from reusekit.features.key import FeatureKey
 from reusekit.features.layout import Layout, store_errors_explained
+from reusekit.features.remote import Remote, StorageError, is_left
+from reusekit.objects import is_url
 from reusekit.signals import interruptible, raise_if_interrupted
 
 Batch = Mapping[str, np.ndarray]
@@ -36,7 +38,7 @@ class EntryInfo:
         arrays: The names of its arrays.
         used: When it was last used, UTC.
         about: What its maker said of it: model, cut, data set and split.
-        folder: The folder of its files.
+        folder: The folder of its files; of one in object storage where they are fetched to.
     """
 
     digest: str
@@ -60,7 +62,7 @@ def default_path() -> Path:
 
 
 class FeatureStore:
-    """A folder of features that any number of processes read and fill.
+    """A folder of features that any number of processes read and fill, on one machine or many.
 
     An entry holds several arrays: the tensors that cross a cut. One process makes an entry; others
     that want it wait and read. A killed one leaves its whole blocks to the next. Each block has a
@@ -71,14 +73,28 @@ class FeatureStore:
     Several users may share a store: what is made in it can be used by whoever may use its folder.
     One that may only be read serves what it holds.
 
+    Machines without a folder in common share a store in object storage, with a folder on each as
+    its cache. What the cache lacks is fetched, with the same checks; each whole block that is
+    computed is written to the storage, too, so that any machine goes on with what another has
+    begun. Nothing there is locked: where two machines make one entry at a time, both compute it,
+    and the features are the same.
+
     Args:
-        path: The folder; it is made where there is none. None for `default_path()`.
-        budget: How many bytes of features it may hold. Where more are wanted, what was used longest
-            ago is removed, but nothing that is in use. None for as many as the disk has.
+        path: The folder; it is made where there is none. None for `default_path()`. Or the address
+            of object storage, such as `s3://BUCKET/PREFIX`, or any other that fsspec knows.
+        budget: How many bytes of features the folder may hold. Where more are wanted, what was used
+            longest ago is removed, but nothing that is in use. None for as many as the disk has. Of
+            object storage it bounds the cache; `gc(budget)` bounds the storage.
         block_bytes: About how large each block of an entry shall be.
+        cache: The folder that features in object storage are fetched to; None for
+            `default_path()`. It is a store of its own, and may be the cache of several.
+
+    Attributes:
+        path: The folder.
+        url: The address of object storage; None without.
 
     Raises:
-        CacheError: The folder holds something else or cannot be written.
+        CacheError: The folder or the address holds something else, or cannot be used.
 
     Example:
         >>> import tempfile
@@ -100,21 +116,46 @@ class FeatureStore:
         path: AnyPath | None = None,
         budget: PositiveInt | None = None,
         block_bytes: PositiveInt = BLOCK_BYTES,
+        cache: AnyPath | None = None,
     ) -> None:
-        self.path = default_path() if path is None else expanded(path, CacheError)
+        self._remote = Remote(str(path)) if is_url(path) else None
+        self.url = None if self._remote is None else self._remote.url
+        folder = path if self._remote is None else cache
+        if self._remote is None and cache is not None:
+            raise CacheError(
+                f"Expected a cache with the address of object storage. Received: {path!r} with "
+                f"cache={str(cache)!r}."
+            )
+        self.path = default_path() if folder is None else expanded(folder, CacheError)
         self.budget, self.block_bytes = budget, block_bytes
+        if self._remote is not None:
+            self._remote.open()
         self._layout = Layout(self.path)
         self._layout.create()
 
     @staticmethod
     @checked(CacheError)
     def exists(path: AnyPath) -> bool:
-        """Return whether a folder is a feature store; nothing is made."""
+        """Return whether a folder or an address is a feature store; nothing is made."""
+        if is_url(path):
+            return Remote(str(path)).exists()
         return Layout(expanded(path, CacheError)).exists()
 
     @checked(CacheError)
     def get(self, key: FeatureKey) -> Entry | None:
-        """Return the entry of a key; None where there is none, or where it is damaged."""
+        """Return the entry of a key; None where there is none, or where it is damaged.
+
+        Raises:
+            CacheError: The folder cannot be used, or what is in object storage cannot be fetched.
+        """
+        entry = self._in_folder(key)
+        if entry is None and self._remote is not None and self._remote.holds(key.digest):
+            with self._making([key]):
+                entry = self._in_folder(key) or self._fetched(key, self._remote)
+        return entry
+
+    def _in_folder(self, key: FeatureKey) -> Entry | None:
+        """Return the entry of a key as the folder has it."""
         with store_errors_explained(self.path):
             lease, folder = self._layout.lease(key.digest), self._layout.entry(key.digest)
             manifest, values = Manifest.read(folder, key), []
@@ -163,27 +204,77 @@ class FeatureStore:
         """
         if len({key.size for key in keys}) > 1:
             raise CacheError("Expected keys of one size: they are computed in one pass.")
-        found = [self.get(key) for key in keys]
+        found = [self._in_folder(key) for key in keys]
         missing = {k.digest: k for k, entry in zip(keys, found, strict=True) if entry is None}
-        with ExitStack() as held:
-            # In one order, so that two processes that want the same never wait for each other.
-            for digest, key in sorted(missing.items()):
-                with store_errors_explained(self.path):
-                    cut = str(key.about.get("cut", digest[:12]))
-                    held.enter_context(self._layout.alone(digest, cut))
+        with self._making(missing.values()):
             # Another process may have made some of them while this one waited.
-            to_make = [key for key in missing.values() if self.get(key) is None]
+            to_make = [key for key in missing.values() if self._in_folder(key) is None]
+            if self._remote is not None:
+                to_make = [k for k in to_make if self._fetched(k, self._remote, True) is None]
             if to_make:
                 self._make(to_make, compute)
-            found = [entry or self.get(key) for key, entry in zip(keys, found, strict=True)]
+            found = [entry or self._in_folder(key) for key, entry in zip(keys, found, strict=True)]
         entries = [entry for entry in found if entry is not None]
         if len(entries) < len(found):
             raise CacheError(f"What was just written to {self.path} does not read back. Try again.")
+        for key in keys:
+            if key in to_make or (self._remote and not self._remote.holds(key.digest)):
+                self._put(self._layout.entry(key.digest), whole=True)
         return entries
+
+    @contextmanager
+    def _making(self, keys: Iterable[FeatureKey]) -> Iterator[None]:
+        """Keep other processes of this machine from making some entries."""
+        with ExitStack() as held:
+            # In one order, so that two processes that want the same never wait for each other.
+            for key in sorted(keys, key=lambda one: one.digest):
+                with store_errors_explained(self.path):
+                    cut = str(key.about.get("cut", key.digest[:12]))
+                    held.enter_context(self._layout.alone(key.digest, cut))
+            yield
+
+    @interruptible()
+    def _fetched(self, key: FeatureKey, remote: Remote, begun: bool = False) -> Entry | None:
+        """Fetch an entry into the folder, and return it; its whole blocks where it was begun.
+
+        The caller holds its lock.
+        """
+        told = remote.manifest(key, begun)
+        if told is None:
+            return None
+        with store_errors_explained(self.path):
+            draft = Draft(self._layout, key, self.block_bytes)
+            if draft.done >= told.done:
+                return None
+            draft.take_over(told)
+            self._begin([draft])
+            try:
+                for start, arrays in remote.blocks(told, len(draft.manifest.checksums)):
+                    raise_if_interrupted()
+                    draft.write({key.arrays[n]: values for n, values in arrays.items()}, start)
+                if draft.done == told.size:
+                    draft.finish()
+            finally:
+                draft.abandon()
+        entry = self._in_folder(key)
+        if entry is not None:
+            with suppress(StorageError):  # which one may only read
+                remote.used(told)
+        return entry
+
+    def _put(self, folder: Path, whole: bool) -> None:
+        """Write what object storage lacks of an entry there."""
+        if self._remote is not None:
+            with store_errors_explained(self.path):
+                manifest = Manifest.read(folder)
+                if manifest is not None:
+                    self._remote.put(folder, manifest, whole)
 
     @interruptible()
     def _make(self, keys: Sequence[FeatureKey], compute: Callable) -> None:
         """Compute what these entries lack, in one pass. The caller holds their locks."""
+        if self._remote is not None:
+            self._remote.claim()
         with store_errors_explained(self.path):
             drafts = [Draft(self._layout, key, self.block_bytes) for key in keys]
         begun = False
@@ -201,18 +292,23 @@ class FeatureStore:
                         begun = True
                     raise_if_interrupted()
                     for draft, batch in zip(drafts, batches, strict=True):
-                        draft.write(batch, position)
+                        if draft.write(batch, position):
+                            self._put(draft.folder, whole=False)
                     position = stop
             if position != size:
                 raise changed_since(size, f"{position}, and no more")
             with store_errors_explained(self.path):
                 for draft in drafts:
                     draft.finish()
+        except StorageError:  # as a kill: the draft stays
+            raise
         except (CacheError, DataError):
             raise_if_interrupted()  # which is no fault of the data: the draft stays
             for draft in drafts if begun else ():  # they can never become whole
                 draft.abandon()
                 self._layout.remove(draft.folder)
+                if self._remote is not None:
+                    self._remote.forget(draft.key.digest)
             raise
         finally:
             for draft in drafts:
@@ -248,7 +344,20 @@ class FeatureStore:
                 draft.begin()
 
     def entries(self) -> list[EntryInfo]:
-        """Return all entries, unfinished ones among them, the one that was used last at the end."""
+        """Return all entries, unfinished ones among them, the one that was used last at the end.
+
+        With object storage, this and what follows is about the storage; for its cache open
+        `FeatureStore(store.path)`. An entry counts as used there when it was made or fetched.
+        """
+        if self._remote is None:
+            return self._entries()
+        found = [
+            _told(self._layout.entry(digest), whole, used, manifest)
+            for digest, whole, used, manifest in self._remote.manifests()
+        ]
+        return sorted(found, key=lambda entry: entry.used)
+
+    def _entries(self) -> list[EntryInfo]:
         found = []
         with store_errors_explained(self.path):
             for kind in ("entries", "drafts"):
@@ -260,9 +369,14 @@ class FeatureStore:
 
     def verify(self) -> dict[str, int]:
         """Return how many blocks of each whole entry are damaged; 1 where its manifest is."""
-        damaged = {}
+        damaged: dict[str, int] = {}
+        if self._remote is not None:
+            for digest, whole, _, told in self._remote.manifests():
+                if whole:
+                    damaged[digest] = 1 if told is None else self._remote.damaged(told)
+            return damaged
         with store_errors_explained(self.path):
-            for entry in self.entries():
+            for entry in self._entries():
                 if entry.whole:
                     lease, manifest = self._layout.lease(entry.digest), Manifest.read(entry.folder)
                     if manifest is not None:
@@ -276,22 +390,48 @@ class FeatureStore:
     def gc(self, budget: NonNegativeInt | None = None) -> list[EntryInfo]:
         """Remove what was left unfinished, and what was used longest ago until the rest fits.
 
-        Nothing that is in use is removed. Returns what was.
+        Nothing that is in use is removed. Returns what was. In object storage nobody knows what is
+        in use: there that counts as left unfinished which nobody has added to for a day.
 
         Args:
-            budget: How many bytes may stay; the store's own where None.
+            budget: How many bytes may stay; the store's own where None, and in object storage all
+                that are whole.
         """
+        if self._remote is not None:
+            return self._gc_remote(self._remote, budget)
         with store_errors_explained(self.path):
             self._layout.sweep()
-            removed = [entry for entry in self.entries() if not entry.whole and self._remove(entry)]
+            entries = self._entries()
+            removed = [entry for entry in entries if not entry.whole and self._remove(entry)]
             budget = self.budget if budget is None else budget
             return removed if budget is None else removed + self._shrink(budget)[0]
 
+    def _gc_remote(self, remote: Remote, budget: int | None) -> list[EntryInfo]:
+        entries = self.entries()
+        removed = [one for one in entries if not one.whole and is_left(one.used)]
+        whole = [one for one in entries if one.whole]
+        left = sum(one.bytes for one in whole)
+        for one in whole if budget is not None else ():
+            if left > budget:  # type: ignore[operator]
+                removed.append(one)
+                left -= one.bytes
+        for one in removed:
+            remote.remove(one.digest)
+        remote.sweep()
+        return removed
+
     def clear(self) -> list[EntryInfo]:
-        """Remove everything that is not in use; returns what was removed."""
+        """Remove everything that is not in use; returns what was removed.
+
+        Of object storage all is removed; who has fetched some of it keeps that.
+        """
+        if self._remote is not None:
+            removed = self.entries()
+            self._remote.clear()
+            return removed
         with store_errors_explained(self.path):
             self._layout.sweep()
-            return [entry for entry in self.entries() if self._remove(entry)]
+            return [entry for entry in self._entries() if self._remove(entry)]
 
     def _remove(self, entry: EntryInfo) -> bool:
         """Remove an entry that nobody makes or reads, and return whether it is gone."""
@@ -308,7 +448,7 @@ class FeatureStore:
 
         Returns what was removed and the bytes that are left, which are in use if they are too many.
         """
-        others = [entry for entry in self.entries() if entry.digest not in keep]
+        others = [entry for entry in self._entries() if entry.digest not in keep]
         left, removed = sum(entry.bytes for entry in others), []
         for entry in others:
             if left > budget and self._remove(entry):
@@ -319,8 +459,17 @@ class FeatureStore:
 
 def _info(folder: Path, whole: bool) -> EntryInfo:
     used = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
-    if (told := Manifest.read(folder)) is None:
-        on_disk = sum(file.stat(follow_symlinks=False).st_size for file in os.scandir(folder))
-        return EntryInfo(folder.name, whole, 0, on_disk, (), used, {}, folder)
+    told = Manifest.read(folder)
+    info = _told(folder, whole, used, told)
+    if told is not None:
+        return info
+    on_disk = sum(file.stat(follow_symlinks=False).st_size for file in os.scandir(folder))
+    return replace(info, bytes=on_disk)
+
+
+def _told(folder: Path, whole: bool, used: datetime, told: Manifest | None) -> EntryInfo:
+    """Return what a manifest tells of an entry; nothing where it is damaged."""
+    if told is None:
+        return EntryInfo(folder.name, whole, 0, 0, (), used, {}, folder)
     names = tuple(array.name for array in told.arrays)
     return EntryInfo(folder.name, whole, told.size, told.bytes, names, used, told.about, folder)

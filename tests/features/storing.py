@@ -65,3 +65,17 @@ def fill(path: Path, doing: str, parent: Connection) -> None:
     parent.send(("sum", int(np.asarray(entry["x"]).sum())))
     if doing == "hold":
         time.sleep(600)
+
+
+def fill_shared(url: str, cache: Path, variables: dict[str, str], parent: Connection) -> None:
+    """Fill a store in object storage slowly, and say how far it is."""
+    os.environ.update(variables)
+
+    def compute(start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
+        for at in range(start, stop, BATCH):
+            parent.send((at,))
+            yield rows(at)
+            time.sleep(0.02)
+
+    FeatureStore(url, block_bytes=50 * WIDTH * 4, cache=cache).get_or_compute(KEY, compute)
+    parent.send(("done",))

@@ -1,0 +1,253 @@
+"""Entries of a feature store in object storage.
+
+`entries/KEY.json` are manifests of whole entries, `drafts/KEY.json` of what is being made, and
+`blocks/KEY/` holds the blocks of both. An entry is there once its manifest is, which is written
+last. There are no locks: keys tell all that features follow from, so that two makers of one entry
+make the same. A block is named by its checksums as well, so that a manifest finds its own blocks
+even where two machines round differently.
+"""
+
+import json
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from reusekit.errors import CacheError
+from reusekit.features.entry import Manifest, array_file
+from reusekit.features.key import FeatureKey
+from reusekit.objects import Listed, Objects
+from reusekit.progress import tracked
+from reusekit.sealed_json import DamagedFileError, sealed, unsealed
+
+_MARK, _FORMAT = "feature_store.json", {"format": 2}
+_AT_A_TIME = 4  # blocks that are fetched together, and in memory
+
+UNFINISHED = timedelta(days=1)
+"""What nobody has added to for so long counts as left unfinished."""
+
+
+class StorageError(CacheError):
+    """Object storage does not give or take what a store asks; what is on the disk stays."""
+
+
+class Remote:
+    """The entries of a feature store under an address of object storage.
+
+    Args:
+        url: The address, such as `s3://BUCKET/PREFIX`.
+
+    Raises:
+        CacheError: It cannot be used, or holds something else.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._objects = Objects(url, StorageError)
+        self.url = self._objects.url
+        self._there: dict[str, set[str]] = {}  # blocks by key, as far as they were asked for
+        self._whole: set[str] = set()
+
+    def open(self) -> None:
+        """Look for the store, and make it where there is nothing.
+
+        Raises:
+            CacheError: There is something else, or the storage refuses.
+        """
+        found = self._objects.get(_MARK)
+        if found is None:
+            there = self._objects.under()
+            if there and _MARK not in there:  # which another process may just have written
+                raise CacheError(
+                    f"Expected a feature store, or an address to make one at. {self.url} holds "
+                    "something else."
+                )
+            self.claim()
+        elif found != json.dumps(_FORMAT).encode():
+            received = found[:80].decode(errors="replace")
+            raise CacheError(
+                f"Expected {json.dumps(_FORMAT)} in {self.url}/{_MARK}. Received: {received!r}. "
+                "Choose another address."
+            )
+
+    def exists(self) -> bool:
+        """Look for a store; nothing is made."""
+        return self._objects.exists(_MARK)
+
+    def claim(self) -> None:
+        """See that one may write, before anything is computed."""
+        self._objects.put(_MARK, json.dumps(_FORMAT).encode())
+
+    # --- one entry ------------------------------------------------------------------------------
+
+    def manifest(self, key: FeatureKey, begun: bool = False) -> Manifest | None:
+        """Return the manifest of a whole entry, or else of one that was begun; None without."""
+        for kind in ("entries", "drafts") if begun else ("entries",):
+            found = self._manifest(f"{kind}/{key.digest}.json", key.digest, key)
+            whole = found is not None and found.done == found.size
+            if found is not None and (whole or kind == "drafts"):
+                return found
+        return None
+
+    def blocks(self, told: Manifest, first: int) -> Iterator[tuple[int, dict[int, np.ndarray]]]:
+        """Yield the blocks of an entry from one on, each with its first example's number.
+
+        It ends before a block that is missing or damaged. The entry is then taken out of the
+        storage, and that block with it.
+        """
+        numbers = range(first, len(told.checksums))
+        groups = [numbers[low : low + _AT_A_TIME] for low in range(0, len(numbers), _AT_A_TIME)]
+        for group in tracked(groups, f"Fetching {told.about.get('cut', told.digest[:12])}"):
+            names = [_block_name(told, number) for number in group]
+            for number, name, content in zip(
+                group, names, self._objects.get_all(names), strict=True
+            ):
+                arrays = None if content is None else _unpacked(told, number, content)
+                if arrays is None:
+                    self.forget(told.digest, [name])
+                    return
+                self._there.setdefault(told.digest, set()).add(name)
+                yield told.rows(number).start, arrays
+
+    def used(self, told: Manifest) -> None:
+        """Write the manifest of an entry anew, by whose time `gc` knows when it was used."""
+        self._objects.put(f"entries/{told.digest}.json", _written(told))
+
+    def holds(self, digest: str) -> bool:
+        """Return whether there is a whole entry; asked once."""
+        if digest not in self._whole and self._objects.exists(f"entries/{digest}.json"):
+            self._whole.add(digest)
+        return digest in self._whole
+
+    def put(self, folder: Path, manifest: Manifest, whole: bool) -> None:
+        """Write the blocks of an entry that are not there, and then its manifest.
+
+        Args:
+            folder: Where its arrays are.
+            manifest: What it has so far.
+            whole: Whether it is shown; else others may go on with it.
+        """
+        digest = manifest.digest
+        if whole or digest not in self._there:  # another may have removed some
+            self._there[digest] = set(self._objects.under(f"blocks/{digest}"))
+        there = self._there[digest]
+        for number in range(len(manifest.checksums)):
+            name = _block_name(manifest, number)
+            if name not in there:
+                self._objects.put(name, _packed(folder, manifest, number))
+                there.add(name)
+        kind = "entries" if whole else "drafts"
+        self._objects.put(f"{kind}/{digest}.json", _written(manifest))
+        if whole:
+            self._objects.delete([f"drafts/{digest}.json"])
+            self._whole.add(digest)
+
+    def forget(self, digest: str, blocks: list[str] | None = None) -> None:
+        """Take the manifests of an entry out of the storage, and some of its blocks."""
+        names = [f"{kind}/{digest}.json" for kind in ("entries", "drafts")]
+        self._objects.delete([*names, *(blocks or [])])
+        self._there.pop(digest, None)
+        self._whole.discard(digest)
+
+    # --- all of them ----------------------------------------------------------------------------
+
+    def manifests(self) -> list[tuple[str, bool, datetime, Manifest | None]]:
+        """Return of each entry its key, whether it is whole, when it was used, and its manifest."""
+        found = []
+        for kind in ("entries", "drafts"):
+            listed = self._objects.under(kind)
+            names = [name for name in listed if name.endswith(".json")]
+            for name, content in zip(names, self._objects.get_all(names), strict=True):
+                digest = name[len(kind) + 1 : -len(".json")]
+                told = None if content is None else _read(content, digest)
+                found.append((digest, kind == "entries", listed[name].modified, told))
+        return found
+
+    def damaged(self, told: Manifest) -> int:
+        """Return how many blocks of an entry are missing or damaged; all of it is read."""
+        names = [_block_name(told, number) for number in range(len(told.checksums))]
+        count = 0
+        for low in range(0, len(names), _AT_A_TIME):
+            contents = self._objects.get_all(names[low : low + _AT_A_TIME])
+            for number, content in enumerate(contents, low):
+                count += content is None or _unpacked(told, number, content) is None
+        return count
+
+    def remove(self, digest: str) -> None:
+        """Remove an entry: its manifests first, then its blocks."""
+        self.forget(digest)
+        self._objects.delete(self._objects.under(f"blocks/{digest}"))
+
+    def clear(self) -> None:
+        """Remove all entries and all blocks."""
+        for kind in ("entries", "drafts", "blocks"):
+            self._objects.delete(self._objects.under(kind))
+        self._there.clear()
+        self._whole.clear()
+
+    def sweep(self) -> None:
+        """Remove blocks that no manifest names, if nobody has added to their entry for a day."""
+        named = {
+            _block_name(told, number)
+            for *_, told in self.manifests()
+            if told is not None
+            for number in range(len(told.checksums))
+        }
+        by_entry: dict[str, dict[str, Listed]] = {}
+        for name, one in self._objects.under("blocks").items():
+            by_entry.setdefault(name.split("/")[1], {})[name] = one
+        for blocks in by_entry.values():
+            if is_left(max(one.modified for one in blocks.values())):
+                self._objects.delete([name for name in blocks if name not in named])
+
+    def _manifest(self, name: str, digest: str, key: FeatureKey | None = None) -> Manifest | None:
+        content = self._objects.get(name)
+        return None if content is None else _read(content, digest, key)
+
+
+def is_left(modified: datetime) -> bool:
+    """Return whether what was last added to then counts as left unfinished."""
+    return datetime.now(UTC) - modified > UNFINISHED
+
+
+def _read(content: bytes, digest: str, key: FeatureKey | None = None) -> Manifest | None:
+    try:
+        return Manifest.of(unsealed(content, digest), digest, key)
+    except DamagedFileError:
+        return None
+
+
+def _written(manifest: Manifest) -> bytes:
+    return sealed(asdict(manifest)).encode()
+
+
+def _block_name(told: Manifest, number: int) -> str:
+    rows, checksums = told.rows(number), "-".join(f"{one:08x}" for one in told.checksums[number])
+    return f"blocks/{told.digest}/{rows.start:012d}-{rows.stop:012d}-{checksums}"
+
+
+def _packed(folder: Path, told: Manifest, number: int) -> bytes:
+    """Return a block of each array, one after the other."""
+    rows, parts = told.rows(number), []
+    for place, array in enumerate(told.arrays):
+        with array_file(folder, place).open("rb") as file:
+            file.seek(len(array.header(told.size)) + rows.start * array.row_bytes)
+            parts.append(file.read(len(rows) * array.row_bytes))
+    return b"".join(parts)
+
+
+def _unpacked(told: Manifest, number: int, content: bytes) -> dict[int, np.ndarray] | None:
+    """Return the arrays of a block by their numbers; None where they have other checksums."""
+    count, start, found = len(told.rows(number)), 0, {}
+    if len(content) != count * sum(array.row_bytes for array in told.arrays):
+        return None
+    view = memoryview(content)
+    for place, array in enumerate(told.arrays):
+        part = view[start : start + count * array.row_bytes]
+        if zlib.crc32(part) != told.checksums[number][place]:
+            return None
+        found[place] = np.frombuffer(part, array.stored_dtype).reshape(count, *array.shape)
+        start += len(part)
+    return found
