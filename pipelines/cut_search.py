@@ -11,6 +11,7 @@ from reusekit.settings import (
     BackboneSettings,
     BaselineSettings,
     CandidateSettings,
+    ClusterSettings,
     DataSettings,
     FineTuneSettings,
     SearchJobSettings,
@@ -27,6 +28,7 @@ def cut_search(
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
     tracking: TrackingSettings = TrackingSettings(),
+    cluster: ClusterSettings = ClusterSettings(),
     options: SearchJobSettings = SearchJobSettings(),
 ) -> None:
     """Search how deep to cut a pretrained model, fine-tune the best cut, register it.
@@ -43,21 +45,25 @@ def cut_search(
         finetune: The phase after the search, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
         tracking: Where MLflow keeps the run, and the name in the registry.
+        cluster: Where features are computed and trials are trained.
         options: The seed, the output folder, and how the job is run.
     """
-    with stages.start_job(
-        name="cut_search",
-        output=options.output,
-        tracking=tracking,
-        seed=options.seed,
-        verbose=options.verbose,
-        data=data,
-    ) as job:
+    with (
+        stages.start_job(
+            name="cut_search",
+            output=options.output,
+            tracking=tracking,
+            seed=options.seed,
+            verbose=options.verbose,
+            data=data,
+        ) as job,
+        stages.connected(settings=cluster) as workers,
+    ):
         with job.stage("Load the backbone"):
             candidates = stages.load_candidates(
                 backbone=backbone, backbones=backbones, search=search, finetune=finetune
             )
-            store = FeatureStore(search.store, search.disk)
+            store = FeatureStore(search.store, search.disk).computed_by(workers)
         with job.stage("Load the data"):
             candidates = stages.load_data_of_all(
                 candidates=candidates, settings=data, seed=options.seed
@@ -65,7 +71,11 @@ def cut_search(
             stages.check_phases(candidates.splits, finetune)
         with job.stage("Plan the search"):
             planned = stages.plan_search(
-                candidates=candidates, settings=search, store=store, job=options
+                candidates=candidates,
+                settings=search,
+                store=store,
+                job=options,
+                workers=workers,
             )
         job.record(
             candidates.splits,

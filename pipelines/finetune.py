@@ -8,6 +8,7 @@ from reusekit.launch import launch
 from reusekit.settings import (
     BackboneSettings,
     BaselineSettings,
+    ClusterSettings,
     DataSettings,
     FineTuneJobSettings,
     FineTuneSettings,
@@ -24,6 +25,7 @@ def fine_tune(
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
     tracking: TrackingSettings = TrackingSettings(),
+    cluster: ClusterSettings = ClusterSettings(),
 ) -> None:
     """Fine-tune a pretrained model at a cut you name, and register it.
 
@@ -35,22 +37,26 @@ def fine_tune(
         finetune: The second phase, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
         tracking: Where MLflow keeps the run, and the name in the registry.
+        cluster: Where features are computed.
     """
     cut = options.cut
-    with stages.start_job(
-        name="finetune",
-        output=options.output,
-        tracking=tracking,
-        seed=options.seed,
-        verbose=options.verbose,
-        data=data,
-    ) as job:
+    with (
+        stages.start_job(
+            name="finetune",
+            output=options.output,
+            tracking=tracking,
+            seed=options.seed,
+            verbose=options.verbose,
+            data=data,
+        ) as job,
+        stages.connected(settings=cluster) as workers,
+    ):
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(settings=backbone)
             stages.clean_cut(backbone=pretrained, at=cut)
             if finetune.frozen_up_to is not None:
                 stages.clean_cut(backbone=pretrained, at=finetune.frozen_up_to, before=cut)
-            store = FeatureStore(options.store)
+            store = FeatureStore(options.store).computed_by(workers)
         with job.stage("Load the data"):
             splits = stages.load_data(settings=data, backbone=pretrained, seed=options.seed)
             stages.check_phases(splits, head, finetune)

@@ -103,6 +103,10 @@ class ConfigError(ReusekitError):
     """A pipeline's configuration does not fit its data, model or machine."""
 
 
+class ClusterError(ConfigError):
+    """A cluster cannot be reached, or cannot do what was asked of it."""
+
+
 class TrackingError(ReusekitError):
     """The tracking server or registry does not answer, or refuses what was asked."""
 

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from reusekit.arguments import Alias, Choices, Rate, Seed, Settings, Share
+from reusekit.cluster import ClusterSettings as ClusterSettings
 from reusekit.data.augmentation import Recipe, layers_of
 from reusekit.data.shares import Shares
 from reusekit.data.task import Kind

@@ -1,19 +1,21 @@
 """Processes that run a function over many items: this one, or others."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
-class Workers(Protocol):
-    """Processes that run a function over items; `reusekit.cluster.Cluster` is on other machines."""
+class Workers(ABC):
+    """Processes that run a function over items; those of `reusekit.cluster.Cluster` are others."""
 
     @property
+    @abstractmethod
     def count(self) -> int:
         """The number of items that are worked on at the same time."""
 
+    @abstractmethod
     def map(self, function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Any]:
         """Yield the result of each item, in the order of the items.
 
@@ -23,16 +25,20 @@ class Workers(Protocol):
             items: What it is run on, one after another.
         """
 
+    @abstractmethod
     def check_folder(self, folder: Any) -> None:
         """Raise an error where a worker does not see a folder."""
 
 
-class Here:
+class Here(Workers):
     """This process, which works on one item at a time, when its result is asked for."""
 
-    count = 1
+    @property
+    def count(self) -> int:
+        """One."""
+        return 1
 
-    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    def map(self, function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Any]:
         """Yield the result of each item, as the builtin does."""
         return map(function, items)
 

@@ -51,6 +51,7 @@ class Augmentation:
     """
 
     def __init__(self, layers: Any, spec: tuple[Any, ...], task: Task) -> None:
+        self._spec = spec
         self.layers = tuple(map(_copied, layers_of(layers)))
         self.recipe = tuple(map(_in_words, self.layers))
         described = [described_operation(layer, layer.name) for layer in self.layers]
@@ -65,6 +66,11 @@ class Augmentation:
         self._one_at_a_time = Lock()
         self._run = tf.function(self._vary, autograph=False, reduce_retracing=True)
         self._try(spec)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as the configurations of the layers."""
+        told = [keras.saving.serialize_keras_object(layer) for layer in self.layers]
+        return _made_again, (told, self._spec, self._task)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Augmentation) and self.digest == other.digest
@@ -184,6 +190,10 @@ class Augmentation:
                 "Expected classes or labels for CutMix, which shares them out by area. Received: "
                 "numbers to predict; MixUp mixes these."
             )
+
+
+def _made_again(told: Sequence[Any], spec: tuple[Any, ...], task: Task) -> Augmentation:
+    return Augmentation([keras.saving.deserialize_keras_object(one) for one in told], spec, task)
 
 
 def layers_of(recipe: Any) -> list[keras.Layer]:

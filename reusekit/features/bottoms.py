@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import keras
@@ -10,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.features.frontiers import Frontier
-from reusekit.features.key import tensor_digests
+from reusekit.features.key import Extraction, tensor_digests
+from reusekit.features.lengths import Lengths, Run, frontier_lengths
 from reusekit.features.randomness import is_augmenting, random_before
 from reusekit.graph import Graph, ancestors, keras_internals, read
 from reusekit.graph.padding_mask import AUTO
@@ -21,6 +23,60 @@ from reusekit.surgery.extraction import taps
 
 Reseed = Callable[..., None]
 """Sets the random numbers of a model so that they follow from some integers, none negative."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bottom:
+    """A bottom that computes what is stored of some frontiers, one batch a call.
+
+    Attributes:
+        graph: The model.
+        frontiers: The frontiers.
+        extraction: How features are computed.
+        view: The number of an augmented view; None where nothing is varied.
+    """
+
+    graph: Graph
+    frontiers: tuple[Frontier, ...]
+    extraction: Extraction
+    view: int | None = None
+
+    @cached_property
+    def lengths(self) -> Lengths | None:
+        """The lengths of texts, where these may be shorter than they are filled up to."""
+        return frontier_lengths(self.frontiers) if self.view is None else None
+
+    @cached_property
+    def _tapped(self) -> tuple[Run, Reseed]:
+        running = in_compute_dtype(self.graph, self.extraction.compute_dtype)
+        any_length = self.lengths is not None
+        return tapped(running, self.frontiers, self.view is not None, any_length=any_length)
+
+    def __call__(self, given: Any) -> Any:
+        """Return what is stored of each frontier, given the number of a batch and its inputs.
+
+        Of texts by their length it is given a `Window`, and returns the same of that.
+        """
+        run, reseed = self._tapped
+        size, dtype = self.extraction.batch_size, self.extraction.dtype
+        if self.lengths is not None:
+            window = self.lengths.run(run, given, size)
+            return replace(window, held=_as_stored(window.held, dtype))
+        number, inputs = given
+        if self.view is not None:
+            reseed(self.view, self.extraction.seed, size, number)
+        return _as_stored(run(inputs), dtype)
+
+
+def _as_stored(made: Sequence[dict[str, Any]], dtype: str | None) -> list[dict[str, np.ndarray]]:
+    def converted(values: Any) -> np.ndarray:
+        values = keras.ops.convert_to_numpy(values)
+        if dtype is None or not keras.backend.is_float_dtype(values.dtype.name):
+            return values
+        with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused
+            return values.astype(dtype)
+
+    return [{name: converted(values) for name, values in one.items()} for one in made]
 
 
 def tapped(

@@ -248,17 +248,37 @@ class Entry(dict[str, MappedArray]):
     """
 
     def __init__(
-        self, key: FeatureKey, manifest: Manifest, values: list[np.ndarray], lease: ExitStack
+        self,
+        key: FeatureKey,
+        manifest: Manifest,
+        values: list[np.ndarray],
+        lease: ExitStack,
+        store: Any = None,
     ) -> None:
         arrays = zip(key.arrays[: len(values)], values, manifest.arrays, strict=True)
         super().__init__({n: MappedArray(v, np.dtype(a.dtype), lease) for n, v, a in arrays})
         self.nbytes, self.close = manifest.bytes, lease.close
+        self._key, self._store = key, store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as a key of the store, which is opened there again."""
+        return _opened_again, (self._store, self._key)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _opened_again(store: Any, key: FeatureKey) -> Entry:
+    found = store.get(key)
+    if found is None:
+        raise CacheError(
+            f"Expected the features of {key.about.get('cut', key.digest)!r} in {store.path}, as "
+            "another process has them there. Received: none."
+        )
+    return found
 
 
 class Draft:

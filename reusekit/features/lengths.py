@@ -83,49 +83,88 @@ class Lengths:
         return float(sum(length * rows for length, rows in longest) / (whole * len(needed)))
 
     def computed(
-        self, run: Run, batches: Iterable[tuple[Any, ...]], batch_size: int
-    ) -> Iterator[tuple[list[dict[str, np.ndarray]], Sequence[Any]]]:
-        """Yield the features of each batch, in order, and what is told of its examples.
+        self,
+        map_windows: Callable[[Iterable["Window"]], Iterator["Window"]],
+        batches: Iterable[tuple[int, Any]],
+        batch_size: int,
+    ) -> Iterator[list[dict[str, np.ndarray]]]:
+        """Yield the features of each batch, in order.
 
         Texts are sorted by length in windows, and each batch of them is as long as its longest.
         Some of the first that are shortened are computed at full length, too. Where that gives
         something else, a line says so, and all texts keep their length.
 
         Args:
-            run: The bottom.
-            batches: Inputs, and what is told, in the data set's order and of one length.
+            map_windows: Runs the bottom over windows, in order, as `run` does.
+            batches: The number and the inputs of each, in the data set's order and of one length.
             batch_size: Examples of a batch.
         """
-        batches, equal = iter(batches), None
-        while window := list(islice(batches, self.window(batch_size) // batch_size)):
-            inputs = _joined([one for one, *_ in window])
-            needed, whole = self.of(inputs)
-            if equal is None and needed.min() < whole:
-                apart = _apart(run, inputs, needed, whole)
-                equal = apart <= TOLERANCE
-                if not equal:
-                    say(
-                        "warning: texts are computed at their full length, since features differ "
-                        f"by {apart:.1g} where what is filled up is left out."
-                    )
-            if equal is False:
-                needed[:] = whole
-            held: list[dict[str, np.ndarray]] = []
-            for rows in _parts(np.argsort(needed, kind="stable"), batch_size):
-                raise_if_interrupted()
-                made = _run(run, inputs, rows, int(needed[rows].max()))
-                held = held or [
-                    {n: np.empty((len(needed), *v.shape[1:]), v.dtype) for n, v in one.items()}
-                    for one in made
-                ]
-                for into, one in zip(held, made, strict=True):
-                    for name, values in one.items():
-                        into[name][rows] = values
-            low = 0
-            for batch in window:
-                high = low + len(keras.tree.flatten(batch[0])[0])
-                yield [{n: v[low:high] for n, v in one.items()} for one in held], batch[1:]
-                low = high
+        batches, apart = iter(batches), None
+
+        def windows() -> Iterator[Window]:
+            while found := list(islice(batches, self.window(batch_size) // batch_size)):
+                inputs = [one for _, one in found]
+                rows = tuple(len(keras.tree.flatten(one)[0]) for one in inputs)
+                yield Window(_joined(inputs), rows, apart)
+
+        coming = windows()
+        while apart is None and (window := next(coming, None)) is not None:
+            (made,) = map_windows([window])  # which may tell how those after it are to be computed
+            apart = made.apart
+            if apart is not None and apart > TOLERANCE:
+                say(
+                    "warning: texts are computed at their full length, since features differ "
+                    f"by {apart:.1g} where what is filled up is left out."
+                )
+            yield from made.batches()
+        for made in map_windows(coming):
+            yield from made.batches()
+
+    def run(self, bottom: Run, window: "Window", batch_size: int) -> "Window":
+        """Return a window with the features of its texts, sorted by length meanwhile."""
+        inputs, apart = window.inputs, window.apart
+        needed, whole = self.of(inputs)
+        if apart is None and needed.min() < whole:
+            apart = _apart(bottom, inputs, needed, whole)
+        if apart is not None and apart > TOLERANCE:
+            needed[:] = whole
+        held: list[dict[str, np.ndarray]] = []
+        for rows in _parts(np.argsort(needed, kind="stable"), batch_size):
+            raise_if_interrupted()
+            made = _run(bottom, inputs, rows, int(needed[rows].max()))
+            held = held or [
+                {n: np.empty((len(needed), *v.shape[1:]), v.dtype) for n, v in one.items()}
+                for one in made
+            ]
+            for into, one in zip(held, made, strict=True):
+                for name, values in one.items():
+                    into[name][rows] = values
+        return Window(None, window.rows, apart, held)
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Texts that are sorted among each other.
+
+    Attributes:
+        inputs: Their inputs; None where they are computed.
+        rows: The number of examples of each of its batches.
+        apart: How much features differ where what is filled up is left out; None where no text was
+            shortened yet.
+        held: Their features, where they are computed.
+    """
+
+    inputs: Any
+    rows: tuple[int, ...]
+    apart: float | None
+    held: Sequence[dict[str, np.ndarray]] = ()
+
+    def batches(self) -> Iterator[list[dict[str, np.ndarray]]]:
+        """Yield the features of each batch."""
+        low = 0
+        for rows in self.rows:
+            yield [{n: v[low : low + rows] for n, v in one.items()} for one in self.held]
+            low += rows
 
 
 def frontier_lengths(frontiers: Sequence[Frontier]) -> Lengths | None:

@@ -86,6 +86,14 @@ class StoredSource(FeatureSource):
         self.stored = {name: entry[name] for name in frontier.names}
         self.in_memory = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as arrays where they are held, else as the entry."""
+        held: Any = self.entry
+        if self.in_memory:
+            told = {name: np.asarray(self.entry[name]) for name in self.entry}
+            held = told | {name: np.asarray(array) for name, array in self._read.items()}
+        return StoredSource, (self.frontier, held), {"in_memory": self.in_memory}
+
     @cached_property
     def _told(self) -> tuple[np.ndarray, ...]:
         arrays = {task: self.entry[label_array(task)] for task in self._tasks}
@@ -158,6 +166,21 @@ class InputSource(FeatureSource):
     def __init__(self, data: DataSplit, padding: Padding | None, window: int) -> None:
         self._data, self._padding, self._window = data, padding, window
         self.size = data.size
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what goes to another process: the inputs where they are held.
+
+        Raises:
+            CacheError: They are not, since there is no room for them.
+        """
+        if self._window < self.size:
+            raise CacheError(
+                "Expected inputs that fit into memory, to be sent to workers, where features are "
+                f"computed for every batch. Received: {self.size:,} examples, of which there is "
+                f"room for {self._window:,}. Raise memory, or disk so that features are stored."
+            )
+        held = {"_held": self._held, "_told": self._told}
+        return held | {"_padding": self._padding, "_window": self._window, "size": self.size}
 
     @cached_property
     def _held(self) -> tuple[Any, ...]:
@@ -239,6 +262,7 @@ class ComputedSource(FeatureSource):
     """
 
     def __init__(self, source: FeatureSource, frontier: Frontier, seed: int | None = None) -> None:
+        self._made_of = source, frontier, seed
         self._source, self.size, self._seed = source, source.size, seed
         self.mixes = source.mixes
         model, self._reseed = computing(frontier, augment=seed is not None)
@@ -249,6 +273,9 @@ class ComputedSource(FeatureSource):
             for tensor, output in zip(frontier.crossing, model.outputs, strict=True)
         ]
         self._one_at_a_time = Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ComputedSource, self._made_of
 
     @property
     def _told(self) -> tuple[np.ndarray, ...]:

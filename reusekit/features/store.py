@@ -21,6 +21,7 @@ from reusekit.features.layout import Layout, store_errors_explained
 from reusekit.features.remote import Remote, StorageError, is_left
 from reusekit.objects import is_url
 from reusekit.signals import interruptible, raise_if_interrupted
+from reusekit.workers import HERE, Workers
 
 Batch = Mapping[str, np.ndarray]
 """Some examples of each array of an entry, by name; examples come first."""
@@ -128,6 +129,7 @@ class FeatureStore:
             )
         self.path = default_path() if folder is None else expanded(folder, CacheError)
         self.budget, self.block_bytes = budget, block_bytes
+        self.workers: Workers = HERE
         if self._remote is not None:
             self._remote.open()
         self._layout = Layout(self.path)
@@ -140,6 +142,22 @@ class FeatureStore:
         if is_url(path):
             return Remote(str(path)).exists()
         return Layout(expanded(path, CacheError)).exists()
+
+    @checked(CacheError)
+    def computed_by(self, workers: Workers) -> "FeatureStore":
+        """Return this store with workers that compute what is missing; this process writes it.
+
+        Args:
+            workers: Such as a `reusekit.cluster.Cluster`.
+        """
+        store = FeatureStore.__new__(FeatureStore)
+        vars(store).update(vars(self) | {"workers": workers})
+        return store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Go to another process as what opens it there."""
+        cache = None if self.url is None else self.path
+        return FeatureStore, (self.url or self.path, self.budget, self.block_bytes, cache)
 
     @checked(CacheError)
     def get(self, key: FeatureKey) -> Entry | None:
@@ -167,7 +185,7 @@ class FeatureStore:
                 return None
             with suppress(PermissionError):  # of another user's entry
                 os.utime(folder)  # this is what `used` tells
-            return Entry(key, manifest, values, lease)
+            return Entry(key, manifest, values, lease, self)
 
     @checked(CacheError)
     def get_or_compute(

@@ -1,9 +1,10 @@
 """The features of a data set at some cuts: from the store, or from one pass over the bottom."""
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from reusekit.arguments import checked
 from reusekit.data import DataSplit
 from reusekit.errors import CacheError, DataError
 from reusekit.features.batches import Padding, example_batches
-from reusekit.features.bottoms import in_compute_dtype, tapped
+from reusekit.features.bottoms import Bottom
 from reusekit.features.frontiers import Frontier, frontier
 from reusekit.features.key import (
     EXAMPLES,
@@ -27,7 +28,6 @@ from reusekit.features.key import (
     label_array,
 )
 from reusekit.features.known import known_examples, merged
-from reusekit.features.lengths import frontier_lengths
 from reusekit.features.randomness import random_before
 from reusekit.features.source import StoredSource
 from reusekit.features.store import Batch, FeatureStore
@@ -133,31 +133,30 @@ def stored_features(
         """Yield what is stored of each batch for each key, and what is told of its examples."""
         if start == stop:
             return
-        running = in_compute_dtype(graph, extraction.compute_dtype)
-        wanted = [of[key.digest] for key in missing]
-        lengths = frontier_lengths(wanted) if view is None else None
-        run, reseed = tapped(running, wanted, view is not None, any_length=lengths is not None)
+        wanted = tuple(of[key.digest] for key in missing)
+        bottom = Bottom(graph, wanted, extraction, view)
+        lengths = bottom.lengths
         # A pass that goes on starts at a whole batch; of texts, so that they are sorted among the
         # same ones, at a whole window.
         begin = start if lengths is None else start - start % lengths.window(size)
         batches = example_batches(split, begin, stop, extraction.padding, size)
-        tracking = tracked(batches, said, total=math.ceil((stop - begin) / size))
+        told_of: deque[Sequence[Any]] = deque()
 
-        def in_order() -> Iterator[tuple[list[dict[str, Any]], Sequence[Any]]]:
-            for number, (inputs, *told) in enumerate(tracking, start // size):
-                if view is not None:
-                    reseed(view, extraction.seed, size, number)
-                    if data.augmentation is not None:
-                        drawn = view, extraction.seed, size, number
-                        inputs, *_ = data.augmentation(drawn, inputs, *told)
-                yield run(inputs), told
+        def inputs_of() -> Iterator[tuple[int, Any]]:
+            for number, (inputs, *told) in enumerate(batches, start // size):
+                if view is not None and data.augmentation is not None:
+                    drawn = view, extraction.seed, size, number
+                    inputs, *_ = data.augmentation(drawn, inputs, *told)
+                told_of.append(told)
+                yield number, inputs
 
-        computed = in_order() if lengths is None else lengths.computed(run, tracking, size)
-        for made, told in islice(computed, (start - begin) // size, None):
-            yield (
-                [{n: _as_stored(v, extraction.dtype) for n, v in one.items()} for one in made],
-                _named(*told),
-            )
+        run = partial(store.workers.map, bottom)
+        computed = run(inputs_of()) if lengths is None else lengths.computed(run, inputs_of(), size)
+        tracking = tracked(computed, said, total=math.ceil((stop - begin) / size))
+        for place, made in enumerate(tracking, begin // size):
+            told = told_of.popleft()
+            if place >= start // size:
+                yield made, _named(*told)
 
     entries = store.get_or_compute_all(keys, compute)
     return [StoredSource(*pair) for pair in zip(frontiers, entries, strict=True)]
@@ -272,11 +271,3 @@ def _named(labels: Any, *weights: Any) -> dict[str, np.ndarray]:
     named = {LABELS: labels} if by_task is None else {label_array(n): by_task[n] for n in by_task}
     named |= dict(zip([WEIGHTS], weights, strict=False))
     return {name: np.asarray(part) for name, part in named.items()}
-
-
-def _as_stored(values: Any, dtype: str | None) -> np.ndarray:
-    values = keras.ops.convert_to_numpy(values)
-    if dtype is None or not keras.backend.is_float_dtype(values.dtype.name):
-        return values
-    with np.errstate(over="ignore"):  # what is too large becomes infinite and is refused
-        return values.astype(dtype)

@@ -97,6 +97,11 @@ class PlannedFeatures:
     reason: str
     known: int = 0
 
+    @property
+    def is_stored(self) -> bool:
+        """True where some of them are read from the store."""
+        return {self.how, self.validation} != {"recompute"}
+
 
 @dataclass(frozen=True)
 class PlannedGroup:

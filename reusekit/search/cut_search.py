@@ -43,6 +43,7 @@ from reusekit.surgery import prepend
 from reusekit.tasks import rules_of
 from reusekit.training import fold_standardization
 from reusekit.training.adaptation import merge_lora
+from reusekit.workers import HERE, Workers
 
 Searchable: TypeAlias = keras.Model | Graph | Backbone
 """A backbone, or a model, read or not."""
@@ -73,6 +74,9 @@ class CutSearch:
         folder: Where trials and their state are kept. The same search goes on there where it was
             stopped; another one is refused.
         store: Where features are kept; None for `reusekit.features.default_path()`.
+        **elsewhere: `cluster`, a `reusekit.cluster.Cluster` whose workers compute features and
+            train groups of trials; None, or none, does it in this process. The numbers are the same
+            where workers have as many threads, and the same kind of processor.
 
     Raises:
         ConfigError: No clean cut, no cut within the limits, or a bad argument.
@@ -108,8 +112,10 @@ class CutSearch:
         config: SearchConfig = SearchConfig(),
         folder: AnyPath = "search",
         store: FeatureStore | None = None,
+        **elsewhere: Any,
     ) -> None:
         check_backend()
+        self._workers = _workers(**elsewhere)
         self.backbones: dict[str | None, SearchedBackbone] = {}
         for name, backbone in _by_name(backbones).items():
             own = _of(train, name, "train"), _of(validation, name, "validation")
@@ -306,7 +312,7 @@ class CutSearch:
 
     @cached_property
     def _features(self) -> FeatureStore:
-        return self.store or FeatureStore()
+        return (self.store or FeatureStore()).computed_by(self._workers)
 
     def extract(self) -> TrialData | Mapping[str, TrialData]:
         """Return features where trials begin, computed at the first call as the plan says.
@@ -322,6 +328,10 @@ class CutSearch:
     @cached_property
     def _data(self) -> TrialData | Mapping[str, TrialData]:
         found: dict[Any, TrialData] = {}
+        plans = filter(None, map(self.plan_of, _names(self._allowed)))
+        kept = [one for plan in plans for one in plan.features if one.is_stored]
+        if not all(one.in_memory for one in kept) and self._features.url is None:
+            self._workers.check_folder(self._features.path)
         for name in _names(self._allowed):
             plan = self.plan_of(name)
             store = None if plan is None else self._features
@@ -469,7 +479,7 @@ class CutSearch:
             if fresh or oracle is not None:
                 self.tuner = self._tuner(oracle, fresh)
             with _told(self.config.max_trials, report, progress) as (tell, tell_progress):
-                self.tuner.search(tell, tell_progress)
+                self.tuner.search(tell, tell_progress, self._workers)
             self._export_best()
         return self.result
 
@@ -621,6 +631,15 @@ class CutSearch:
         if whole is not trained:
             whole.compile(**self.space.head(spec, self.hypermodel.rules).compile_args)
         return whole
+
+
+def _workers(cluster: Workers | None = None) -> Workers:
+    """Return where work is done, given what `CutSearch` takes beside its seven arguments."""
+    if cluster is not None and not isinstance(cluster, Workers):
+        raise ConfigError(
+            f"Expected cluster to be a reusekit.cluster.Cluster, or None. Received: {cluster!r}."
+        )
+    return cluster or HERE
 
 
 def _by_name(

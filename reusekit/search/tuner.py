@@ -162,7 +162,6 @@ class CutTuner(base_tuner.BaseTuner):
         self._checkpoints = checkpoints
         self._together, self._latencies, self._files = together, latencies or {}, files or {}
         self._report: Report = _say_nothing
-        self._progress: Progress = _say_nothing
         self._unfinished = 0
         if state is not None:
             self._restore(state)
@@ -197,8 +196,7 @@ class CutTuner(base_tuner.BaseTuner):
 
         Args:
             report: Called with the record of each trial, once, when it is finished.
-            progress: Called after each epoch with a text; of groups that are trained elsewhere
-                when they are finished.
+            progress: Called after each epoch of trials that are trained here with a text.
             workers: Where groups of trials are trained. The oracle hears of them in one order,
                 wherever that is.
 
@@ -206,12 +204,13 @@ class CutTuner(base_tuner.BaseTuner):
             ConfigError: The objective is none of the metrics that trials report.
             ReusekitError: Every trial failed; the first cause is named.
         """
-        self._report, self._progress = report, progress
+        self._report = report
         try:
+            trainer = GroupTrainer(self.hypermodel, self.oracle.objective, progress)
             while trials := self._next_trials():
-                self._run(trials, workers)
+                self._run(trials, trainer, workers)
         finally:
-            self._report = self._progress = _say_nothing
+            self._report = _say_nothing
             for held in (oracle_module.LOCKS, oracle_module.THREADS):
                 held.pop(self.oracle, None)  # keras-tuner keeps it for good, with all trials
         failed = [record for record in self.records if record.status != "completed"]
@@ -238,7 +237,7 @@ class CutTuner(base_tuner.BaseTuner):
             )
         return found
 
-    def _run(self, trials: dict[str, QueuedTrial], workers: Workers) -> None:
+    def _run(self, trials: dict[str, QueuedTrial], trainer: GroupTrainer, workers: Workers) -> None:
         """Run trials in groups; the state is written after each."""
         numbered = {trial.number: (trial_id, trial) for trial_id, trial in trials.items()}
         ended: list[list[TrialRecord]] = []  # of each group, those that are not trained
@@ -251,7 +250,6 @@ class CutTuner(base_tuner.BaseTuner):
                 left = [one for one, record in zip(group, over, strict=True) if record is None]
                 yield left if workers is HERE else list(map(with_weights, left))
 
-        trainer = GroupTrainer(self.hypermodel, self.oracle.objective, self._progress)
         for outcomes in workers.map(trainer, allowed()):
             for record in ended.pop(0):
                 self._end(numbered[record.number][0], record)

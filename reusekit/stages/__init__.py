@@ -7,6 +7,7 @@ from reusekit.stages.candidates import (
     load_candidates,
     load_data_of_all,
 )
+from reusekit.stages.cluster import connected
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluation import Evaluation, evaluate
 from reusekit.stages.examination import Examination, Finding, examine, write_mended
@@ -56,6 +57,7 @@ __all__ = [
     "carry_out",
     "check_phases",
     "clean_cut",
+    "connected",
     "evaluate",
     "evaluate_version",
     "examine",

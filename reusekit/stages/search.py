@@ -26,6 +26,7 @@ from reusekit.stages.candidates import Candidates
 from reusekit.stages.inputs import Splits
 from reusekit.tasks import rules_of
 from reusekit.tracking import log_artifact, log_metrics, log_params, log_table, log_trial
+from reusekit.workers import HERE, Workers
 
 # What decides where features and results are kept and how fast they come, never what they are.
 # More trials are more of the same search; every combination of the choices is another one.
@@ -72,7 +73,11 @@ class Searched:
 
 
 def plan_search(
-    candidates: Candidates, settings: SearchSettings, store: FeatureStore, job: SearchJobSettings
+    candidates: Candidates,
+    settings: SearchSettings,
+    store: FeatureStore,
+    job: SearchJobSettings,
+    workers: Workers = HERE,
 ) -> CutSearch:
     """Set a search up and print its plan; nothing is computed but to measure.
 
@@ -87,6 +92,7 @@ def plan_search(
         store: Where features are kept.
         job: The seed, whether to run the plain way, and the folder of all runs, in which the
             search's own lies unless the settings name one.
+        workers: Where features are computed and trials are trained.
 
     Raises:
         ConfigError: Nothing keeps within the limits, or a choice is unknown.
@@ -110,6 +116,7 @@ def plan_search(
         settings.config(job.seed, job.plain),
         folder=settings.folder or folder,
         store=store,
+        cluster=workers,
     )
     print(search.plan or "The ordinary way: each trial alone, the backbone run for every batch.")
     measured = [file for file in search.files.values() if isinstance(file, Figures)]

@@ -52,6 +52,7 @@ from reusekit.search import (
 from reusekit.surgery import expand, prepend
 from reusekit.training import GradualUnfreezing
 from reusekit.training.drawing import draw_cut
+from reusekit.workers import HERE
 
 TRIES = 1_600
 
@@ -443,6 +444,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "FeatureSource.batches": (source.batches, {"batch_size": 4}),
         "plan": (rk.plan, planned),
         "obtain": (reusekit.planning.obtain, obtained),
+        "FeatureStore.computed_by": (store.computed_by, {"workers": HERE}),
         "KeptPlan.save": (plan.save, {"path": folder / "plan.json"}),
         "KeptPlan.load": (Plan.load, {"path": folder / "plan.json"}),
         "CutHyperModel": (CutHyperModel, {"data": data, "space": space}),

@@ -55,7 +55,7 @@ def for_bert(ids):
 def features(folder, model, cuts, data, monkeypatch=None, pooling="avg"):
     """The features; with a patch at one length, as without the shortening."""
     if monkeypatch is not None:
-        monkeypatch.setattr("reusekit.features.stored.frontier_lengths", lambda _: None)
+        monkeypatch.setattr("reusekit.features.bottoms.frontier_lengths", lambda _: None)
     store = FeatureStore(folder)
     found = stored_features(store, model, cuts, data, pooling=pooling, extraction=SMALL)
     return [(one.arrays(), one.labels) for one in found]
@@ -74,7 +74,7 @@ def positions(monkeypatch):
 
         return noted_run, reseed
 
-    monkeypatch.setattr("reusekit.features.stored.tapped", noting)
+    monkeypatch.setattr("reusekit.features.bottoms.tapped", noting)
     return noted
 
 
@@ -168,7 +168,7 @@ def test_a_pass_that_goes_on_gives_the_same_bits(bert, tmp_path, monkeypatch):
 
         return stopped, reseed
 
-    monkeypatch.setattr("reusekit.features.stored.tapped", stopping)
+    monkeypatch.setattr("reusekit.features.bottoms.tapped", stopping)
     args = store, bert, CUTS, data
     with pytest.raises(KeyboardInterrupt):
         stored_features(*args, pooling="avg", extraction=SMALL)

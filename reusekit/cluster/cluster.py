@@ -1,0 +1,276 @@
+"""A cluster of Ray's, on which functions are run over many items."""
+
+import itertools
+import tempfile
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, Self
+
+from reusekit.arguments import AnyPath, expanded
+from reusekit.cluster.connection import connect, look_of, threads_of, versions
+from reusekit.cluster.settings import ClusterSettings
+from reusekit.errors import ClusterError
+from reusekit.workers import Workers
+
+_SECONDS = 0.5
+"""The time that a task should take at least, beside which what a task costs is little."""
+_BYTES = 32 * 2**20
+"""The most that a task's results should take, unless one item has more."""
+_AHEAD = 2
+"""Tasks for each worker that are sent before the first of them is finished."""
+_WINDOW = 4
+"""Tasks for each worker whose results are not taken yet: those after a slow one wait."""
+_LOOK = 2.0
+"""Seconds between two looks at the nodes."""
+
+
+class Cluster(Workers):
+    """Workers on a Ray cluster: processes that compute features and train groups of trials.
+
+    Each has its share of CPUs and GPUs, and takes its next task when it has finished one, so that a
+    fast one does more. A task whose worker or node died is given to another. The driver, which is
+    this process, reads examples, writes the store and keeps the search, so that workers need none
+    of these; only features that are too large for memory are read by workers, in the store's
+    folder.
+
+    Args:
+        address: "local" starts a cluster on this machine, which ends with this process; "auto"
+            finds the one that this machine is in; `HOST:PORT` and `ray://HOST:PORT` are others. A
+            process that is connected stays so.
+        **options: The other settings of `ClusterSettings`.
+
+    Raises:
+        ClusterError: On entry: Ray is not installed, no cluster answers, its versions are others
+            than those here, or no node has room for a worker.
+        ConfigError: No such option, or not such a value.
+
+    Example:
+        >>> with Cluster("local", workers=2) as cluster:  # doctest: +SKIP
+        ...     search = CutSearch(backbone, train, validation, cluster=cluster)
+        ...     result = search.run()
+    """
+
+    def __init__(self, address: str = "local", **options: Any) -> None:
+        self.options = ClusterSettings(address=address, **options)
+        self._ray: Any = None
+        self._mine = False
+        self._models: dict[str, Any] = {}
+        self._sent: tuple[Any, Sequence[Any]] = (None, ())
+
+    def __enter__(self) -> Self:
+        self._ray, self._mine = connect(self.options)
+        try:
+            self._wanted = versions()
+            self._look(None)
+            if not self.count:
+                raise self._no_room()
+            self._task = self._remote()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._models.clear()
+        self._sent = (None, ())
+        if self._mine:
+            self._ray.shutdown()
+        self._ray = None
+
+    @property
+    def _connected(self) -> Any:
+        if self._ray is None:
+            raise ClusterError(
+                "Expected a cluster that is connected. Received: one outside of its block; open it "
+                "with `with Cluster(...) as cluster:`."
+            )
+        return self._ray
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        return [one for one in self._connected.nodes() if one["Alive"]]
+
+    @property
+    def count(self) -> int:
+        """The number of workers that there is room for now."""
+        options, rooms = self.options, 0
+        for node in self._nodes():
+            has = node["Resources"]
+            room = has.get("CPU", 0) // options.cpus
+            if options.gpus:
+                room = min(room, has.get("GPU", 0) // options.gpus)
+            rooms += int(room)
+        return rooms if options.workers is None else min(rooms, options.workers)
+
+    def _no_room(self) -> ClusterError:
+        options, nodes = self.options, self._nodes()
+        wanted = f"{options.cpus} CPUs" + (f" and {options.gpus:g} GPUs" if options.gpus else "")
+        has = [
+            f"{node['Resources'].get('CPU', 0):g} CPUs, {node['Resources'].get('GPU', 0):g} GPUs"
+            for node in nodes
+        ]
+        return ClusterError(
+            f"Expected a node with {wanted} for a worker. Received: {'; '.join(has) or 'no node'}."
+        )
+
+    def _look(self, folder: Path | None, token: str = "") -> None:
+        """Raise ClusterError for what keeps a node from being used."""
+        ray = self._connected
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        look = ray.remote(num_cpus=0, max_retries=1)(look_of(self._wanted))
+        named = None if folder is None else str(folder)
+        asked = {
+            look.options(
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ).remote(named, token): node["NodeManagerAddress"]
+            for node in self._nodes()
+            if node["Resources"].get("CPU", 0)
+        }
+        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=self.options.wait)
+        if late:
+            raise ClusterError(
+                f"Expected every node to answer in {self.options.wait} seconds. Received: nothing "
+                f"from {asked[late[0]]}."
+            )
+        for one in ready:
+            with suppress(ray.exceptions.RayError):  # of a node that has died meanwhile
+                why = ray.get(one)
+                if why is not None:
+                    raise ClusterError(f"{why} (node {asked[one]}).")
+
+    def check_folder(self, folder: AnyPath) -> None:
+        """Raise ClusterError where a node does not see a folder that this process sees."""
+        path = expanded(folder, ClusterError).absolute()
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".seen-") as marker:
+            self._look(path, Path(marker.name).name)
+
+    def _remote(self) -> Any:
+        """Return the task of Ray's that runs a function over a block of items."""
+        environment, look = threads_of(self.options), look_of(self._wanted)
+
+        # Sent as it is: what it needs of reusekit is imported where it runs, which imports
+        # TensorFlow, whose threads are to be known before.
+        def perform(*sent: Any) -> Any:
+            import os
+
+            os.environ.update(environment)
+            why = look()  # for a node that came later
+            if why is not None:
+                return why
+            from reusekit.cluster import worker
+
+            return worker.perform(*sent)
+
+        options = self.options
+        return self._connected.remote(
+            num_cpus=options.cpus,
+            num_gpus=options.gpus,
+            max_retries=options.retries,
+            max_calls=0,  # with GPUs a process would end with its first task
+        )(perform)
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Yield the result of each item, in the order of the items; see `reusekit.workers`.
+
+        Args:
+            function: What is run; of an iterator that it returns a list comes back.
+            items: What it is run on. They are read as workers need them, a few tasks ahead.
+
+        Raises:
+            ClusterError: The function cannot be sent; a worker or its node died too often in the
+                same task, or no node is left.
+        """
+        ray = self._connected
+        from reusekit.cluster.parcel import packed
+
+        told = self._told(function)
+        yield from _Run(ray, self, lambda block: self._task.remote(packed(block)[0], *told), items)
+
+    def _told(self, function: Any) -> Sequence[Any]:
+        """Return a function and its models as Ray keeps them for all tasks."""
+        from reusekit.cluster.parcel import packed, packed_model
+
+        known, told = self._sent
+        if known is not function:
+            sent, models = packed(function)
+            for key, graph in models.items():
+                if key not in self._models:
+                    self._models[key] = self._ray.put(packed_model(graph.model, key))
+            held = self._ray.put({"key": uuid.uuid4().hex, **sent})
+            told = held, *(self._models[key] for key in models)
+            self._sent = function, told
+        return told
+
+
+class _Run:
+    """One run over some items, in blocks of so many that a task takes a while."""
+
+    def __init__(
+        self, ray: Any, cluster: Cluster, send: Callable[[Sequence[Any]], Any], items: Iterable[Any]
+    ) -> None:
+        self._ray, self._cluster, self._send = ray, cluster, send
+        self._items = iter(items)
+        self._per_block = 1
+
+    def __iter__(self) -> Iterator[Any]:
+        order: deque[Any] = deque()  # of tasks whose results are not taken
+        running: set[Any] = set()
+        looked, seen = -_LOOK, monotonic()
+        workers = 0
+        try:
+            while True:
+                now = monotonic()
+                if now - looked >= _LOOK:
+                    workers, looked = self._cluster.count, now
+                    seen = now if workers else seen
+                    self._check_left(now - seen)
+                ahead = workers if self._cluster.options.workers else _AHEAD * workers
+                while len(running) < ahead and len(order) < _WINDOW * workers:
+                    block = list(itertools.islice(self._items, self._per_block))
+                    if not block:
+                        break
+                    order.append(self._send(block))
+                    running.add(order[-1])
+                if not order and workers:
+                    return
+                if running:
+                    ready, _ = self._ray.wait(list(running), timeout=_LOOK)
+                    running.difference_update(ready)
+                else:
+                    sleep(_LOOK / 10)
+                while order and order[0] not in running:
+                    yield from self._taken(order.popleft())
+        finally:
+            for task in running:  # where the run ends before its items do
+                with suppress(self._ray.exceptions.RayError):
+                    self._ray.cancel(task)
+
+    def _check_left(self, seconds: float) -> None:
+        if seconds > self._cluster.options.wait:
+            raise ClusterError(
+                "Expected a node that is alive. Received: none for "
+                f"{self._cluster.options.wait} seconds."
+            )
+
+    def _taken(self, task: Any) -> Sequence[Any]:
+        errors = self._ray.exceptions
+        try:
+            found = self._ray.get(task)
+        except errors.RayTaskError as error:  # what the function itself raised
+            raise error.cause from None
+        except errors.RayError as error:
+            retries = self._cluster.options.retries
+            raise ClusterError(
+                f"Expected a worker that lives through a task, in {retries + 1} tries. Received: "
+                f"{type(error).__name__}: {' '.join(str(error).split())}"
+            ) from error
+        if isinstance(found, str):
+            raise ClusterError(f"{found}.")
+        results, seconds, size = found
+        fitting = min(_SECONDS / max(seconds, 1e-6), _BYTES / max(size, 1)) * len(results)
+        self._per_block = max(1, min(int(fitting), 2 * self._per_block))
+        return results

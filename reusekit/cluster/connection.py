@@ -1,0 +1,138 @@
+"""The way to a cluster, and the checks of its nodes before any work begins."""
+
+import os
+import platform
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module, metadata
+from typing import Any
+
+from reusekit.cluster.settings import ClusterSettings
+from reusekit.errors import ClusterError
+
+_LOOPBACK = "127.0.0.1"
+
+
+def connect(options: ClusterSettings) -> tuple[Any, bool]:
+    """Connect this process to a cluster, or start one.
+
+    A cluster that is started listens on 127.0.0.1 alone, and answers nobody without its token.
+
+    Args:
+        options: Where it is.
+
+    Returns:
+        The module `ray`, and whether this process was not connected before.
+
+    Raises:
+        ClusterError: Ray is not installed, or no cluster answers there in time.
+    """
+    local = options.address == "local"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if local and "ray" not in sys.modules:
+        # Read once, when Ray is imported.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        ray: Any = import_module("ray")
+    except ModuleNotFoundError as error:
+        raise ClusterError(
+            "Expected Ray, which runs work on a cluster, to be installed. Received: no module "
+            f'{error.name!r}. Install it with pip install "reusekit[ray]".'
+        ) from error
+    if ray.is_initialized():
+        return ray, False
+    told: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+    if local:
+        told["include_dashboard"] = False
+        if options.workers is not None:
+            told["num_cpus"] = options.workers * options.cpus
+    elif options.address != "auto":
+        _check_listening(options)
+    try:
+        ray.init(options.address, **told)
+        if local and ray.nodes()[0]["NodeManagerAddress"] != _LOOPBACK:
+            ray.shutdown()
+            raise ClusterError(
+                "Expected address='local' before Ray is imported, so that it listens on "
+                f"{_LOOPBACK} alone. Received: a process that has imported it."
+            )
+    except ClusterError:
+        raise
+    except Exception as error:  # Ray raises errors of many kinds
+        lines = " ".join(str(error).split())
+        raise ClusterError(
+            f"Expected a Ray cluster of this Python and Ray at {options.address!r}. Received: "
+            f"{lines or type(error).__name__}"
+        ) from error
+    return ray, True
+
+
+def _check_listening(options: ClusterSettings) -> None:
+    host, _, port = str(options.address).removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), options.wait).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(
+            f"Expected a Ray cluster at {options.address!r}. Received: {error}. Start one with "
+            "ray start --head, or name another."
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a driver and its workers have in common."""
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in ("keras", "tensorflow", "reusekit")
+    }
+
+
+def look_of(wanted: Mapping[str, str]) -> Callable[..., str | None]:
+    """Return a function that finds out why a worker cannot be used; None where it can.
+
+    It needs nothing of reusekit where it runs, since that may be another version, or not there.
+    """
+
+    def look(folder: str | None = None, token: str = "") -> str | None:
+        import os
+        import platform
+        from importlib import metadata
+
+        found = {"python": platform.python_version()}
+        for name in wanted:
+            if name != "python":
+                try:
+                    found[name] = metadata.version(name)
+                except metadata.PackageNotFoundError:
+                    found[name] = "none"
+        differ = [name for name in wanted if wanted[name] != found[name]]
+        if differ:
+            mine, theirs = (
+                ", ".join(f"{name} {one[name]}" for name in differ) for one in (wanted, found)
+            )
+            return f"Expected workers with the driver's {mine}. Received: {theirs}"
+        if folder is not None and not os.path.exists(os.path.join(folder, token)):
+            return f"Expected a folder that every worker sees. Received: {folder!r}"
+        return None
+
+    return look
+
+
+def threads_of(options: ClusterSettings) -> dict[str, str]:
+    """Return the environment of a worker, as it is before TensorFlow is imported there."""
+    own = ("TF_", "KERAS_")
+    taken = {name: value for name, value in os.environ.items() if name.startswith(own)}
+    taken.pop("TF_CONFIG", None)
+    threads = str(options.cpus)
+    hidden = {} if options.gpus else {"CUDA_VISIBLE_DEVICES": "-1"}
+    return (
+        taken
+        | hidden
+        | {
+            "TF_NUM_INTRAOP_THREADS": threads,
+            "OMP_NUM_THREADS": threads,
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        }
+    )

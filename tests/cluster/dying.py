@@ -1,0 +1,83 @@
+"""Functions that end the process that runs them, and workers that run such functions."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reusekit.workers import Workers
+
+
+@dataclass(frozen=True)
+class Dying:
+    """A function whose process is killed, as by `kill -9`, when it is called.
+
+    Attributes:
+        function: The function.
+        once: A file that the first one to die makes, after which nobody dies; None: everybody.
+        node: Whether its node is killed with it; the head is spared.
+    """
+
+    function: Callable[[Any], Any]
+    once: Path | None
+    node: bool = False
+
+    def __call__(self, item: Any) -> Any:
+        if self._dies():
+            if self.node:
+                os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.function(item)
+
+    def _dies(self) -> bool:
+        import ray
+
+        if self.node:
+            here = ray.get_runtime_context().get_node_id()
+            head = [one for one in ray.nodes() if "node:__internal_head__" in one["Resources"]]
+            if here == head[0]["NodeID"]:
+                return False
+        if self.once is None:
+            return True
+        try:
+            self.once.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class DyingWorkers(Workers):
+    """Workers of a cluster of which one dies in each run over items.
+
+    Attributes:
+        cluster: The cluster.
+        folder: The folder of the marks of those that died.
+        node: Whether the node of the first of them dies, too.
+    """
+
+    cluster: Workers
+    folder: Path
+    node: bool = False
+
+    @property
+    def count(self) -> int:
+        return self.cluster.count
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        number = len(list(self.folder.iterdir()))
+        dying = Dying(function, self.folder / f"{number}", self.node and number == 0)
+        return self.cluster.map(dying, items)
+
+    def check_folder(self, folder: Any) -> None:
+        self.cluster.check_folder(folder)
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def refuse(number: int) -> int:
+    raise KeyError(number)

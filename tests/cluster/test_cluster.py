@@ -1,0 +1,102 @@
+"""Clusters: what they refuse before any work begins, and runs over items."""
+
+import os
+import socket
+import sys
+
+import keras
+import numpy as np
+import pytest
+from cluster.conftest import THREADS
+from cluster.dying import Dying, double, refuse
+
+from reusekit.cluster import Cluster
+from reusekit.cluster import cluster as cluster_module
+from reusekit.cluster.connection import connect
+from reusekit.cluster.settings import ClusterSettings
+from reusekit.errors import ClusterError, ConfigError
+from reusekit.features.bottoms import Bottom
+from reusekit.features.frontiers import frontier
+from reusekit.features.key import Extraction
+
+
+def test_results_come_in_the_order_of_items(cluster):
+    assert list(cluster.map(double, range(100))) == [2 * n for n in range(100)]
+    assert list(cluster.map(double, [])) == []
+
+
+def test_an_error_of_the_function_is_raised_as_here(cluster):
+    with pytest.raises(KeyError, match="7"):
+        list(cluster.map(refuse, [7]))
+
+
+def test_work_that_kills_every_worker_ends_in_one_sentence(cluster):
+    with pytest.raises(ClusterError, match=r"lives through a task, in 2 tries\. Received"):
+        list(cluster.map(Dying(double, None), [1]))
+    assert list(cluster.map(double, [1])) == [2]
+
+
+def test_a_run_that_is_left_in_the_middle_leaves_the_workers_free(cluster):
+    assert next(cluster.map(double, range(1_000))) == 0
+    assert list(cluster.map(double, [1])) == [2]
+
+
+def test_a_backbone_that_cannot_be_loaded_is_refused_in_one_sentence(cluster):
+    inputs = keras.Input((4,))
+    x = keras.layers.Lambda(lambda x: x + 1, name="odd")(keras.layers.Dense(3)(inputs))
+    model = keras.Model(inputs, x, name="with_lambda")
+    bottom = Bottom(frontier(model, "odd").graph, (frontier(model, "odd"),), Extraction())
+    with pytest.raises(ClusterError, match=r"save and load again.*Received: 'with_lambda'"):
+        list(cluster.map(bottom, [(0, np.ones((1, 4)))]))
+
+
+def test_other_versions_are_named_before_any_work(cluster, nodes, monkeypatch):
+    found = cluster_module.versions()
+    monkeypatch.setattr(cluster_module, "versions", lambda: found | {"keras": "2.0"})
+    with pytest.raises(ClusterError, match=r"the driver's keras 2\.0\. Received: keras 3") as error:
+        Cluster(nodes.address, cpus=THREADS).__enter__()
+    assert "\n" not in str(error.value)
+
+
+def test_a_gpu_that_is_not_there_is_missed_before_any_work(cluster, nodes):
+    with pytest.raises(ClusterError, match=r"and 1 GPUs for a worker\. Received: . CPUs, 0 GPUs"):
+        Cluster(nodes.address, cpus=THREADS, gpus=1).__enter__()
+
+
+def test_a_folder_that_workers_do_not_see_is_refused(cluster, tmp_path):
+    cluster.check_folder(tmp_path)
+    descriptor = os.open(tmp_path, os.O_RDONLY)  # the path is another one in each process
+    try:
+        with pytest.raises(ClusterError, match=r"a folder that every worker sees\. Received"):
+            cluster.check_folder(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_outside_of_its_block_is_refused(nodes):
+    with pytest.raises(ClusterError, match="Expected a cluster that is connected"):
+        list(Cluster(nodes.address).map(double, [1]))
+
+
+@pytest.mark.parametrize("changed", [{"address": "host"}, {"cpus": 0}, {"retries": -1}, {"odd": 1}])
+def test_settings_are_checked(changed):
+    with pytest.raises(ConfigError):
+        Cluster(**changed)
+
+
+def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ClusterError, match=r'pip install "reusekit\[ray\]"'):
+        connect(ClusterSettings(address="auto"))
+
+
+def test_no_cluster_at_an_address_is_one_line(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for one in (address, f"ray://{address}"):
+        with pytest.raises(ClusterError, match=f"Expected a Ray cluster at '{one}'") as error:
+            connect(ClusterSettings(address=one, wait=5))
+        assert "\n" not in str(error.value)
