@@ -100,9 +100,10 @@ def register(
     }
     said = f"test {measure.replace('_', ' ')}"
     compared = [(said, test), *((b.name, b.test) for b in baselines)]
+    # In two lines, since MLflow folds a description after a few.
     describe(
-        f"{backbone.source} on {splits.train.name}: {tuned.choice}.\n\n"
-        + "".join(f"- {name}: {one.value:{rules.numbers}}\n" for name, one in compared)
+        f"{backbone.source} on {splits.train.name}: {tuned.choice}.\n"
+        + "; ".join(f"{name}: {one.value:{rules.numbers}}" for name, one in compared)
     )
     card_scores = [
         CardScore("this model", test.value, tuned.validation, tuned.choice),

@@ -24,7 +24,7 @@ from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.job import Job
 from reusekit.tasks import SingleRules
-from reusekit.tracking import Usage, log_artifact, report_page
+from reusekit.tracking import Usage, link_findings, log_artifact, report_page
 
 _MISTAKES = 12
 _CLASSES = 40  # more make a table of confusions that nobody reads
@@ -74,6 +74,7 @@ def _written(
     page = job.folder / "report.html"
     page.write_text(report_page(run.info.run_id, version), "utf-8")
     log_artifact(page)
+    link_findings(run.info.run_id, version)
     return page
 
 

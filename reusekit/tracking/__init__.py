@@ -19,6 +19,7 @@ from reusekit.tracking.log import (
     log_tags,
     send_models,
 )
+from reusekit.tracking.pages import link_findings
 from reusekit.tracking.parts import ROLES, Registration, prepare
 from reusekit.tracking.prediction import predict, predict_table
 from reusekit.tracking.promotion import promote, refuse, roll_back
@@ -52,6 +53,7 @@ __all__ = [
     "find_registered_version",
     "find_run",
     "find_version",
+    "link_findings",
     "load_version",
     "log_artifact",
     "log_data",

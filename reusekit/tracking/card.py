@@ -179,6 +179,19 @@ def model_card(card: ModelCard) -> str:
     return _shortened("\n".join(lines) + "\n", DESCRIPTION_LIMIT)
 
 
+def with_picture(text: str, lines: Sequence[str]) -> str:
+    """Return a model card with more lines before its first heading.
+
+    Args:
+        text: The card.
+        lines: Markdown, such as a link and a picture.
+    """
+    card, mark, exports = text.partition(_EXPORTS)
+    first, heading, rest = card.removesuffix(_SHORTENED).partition("\n\n## ")
+    more = "\n".join([first, "", *lines]) + heading + rest
+    return _shortened(more, DESCRIPTION_LIMIT - len(mark + exports)) + mark + exports
+
+
 def with_exports(text: str, exports: Exports, run_id: str) -> str:
     """Return a model card with a section of exports, in the place of an earlier one.
 

@@ -294,6 +294,7 @@ def combine(
         said = {
             "name": "".join("-" if letter in "/.:%\"'" else letter for letter in name),
             "registered": name,
+            "about": _card(content),
             "tags": tags,
             "params": {"heads": ", ".join(content.heads)},
             "metrics": {},
@@ -308,9 +309,7 @@ def combine(
             for one in found.values():
                 if one.model_id is not None:
                     sending.link_input(one.model_id)
-            made = sending.part(
-                names.COMBINED, {names.PARENT: content.bottom.model_id}, _card(content)
-            )
+            made = sending.part(names.COMBINED, {names.PARENT: content.bottom.model_id})
             return move_alias(client, made.version, alias)
 
 

@@ -11,6 +11,7 @@ from reusekit.errors import TrackingError
 from reusekit.exports import Exports
 from reusekit.tracking.card import with_exports
 from reusekit.tracking.log import log_artifact, log_data, log_metrics, log_table, now
+from reusekit.tracking.pages import set_card
 from reusekit.tracking.registry import asking, logged_model_id, original_of
 from reusekit.tracking.runs import pipeline_run
 
@@ -59,8 +60,7 @@ def _show(version: ModelVersion, exports: Exports, run_id: str) -> None:
     """Show exports on the card of a version."""
     client = MlflowClient()
     card = client.get_model_version(version.name, version.version).description or ""
-    card = with_exports(card, exports, run_id)
-    client.update_model_version(version.name, version.version, card)
+    set_card(client, version, with_exports(card, exports, run_id))
 
 
 def log_shipped(version: ModelVersion | None, exports: Exports) -> None:

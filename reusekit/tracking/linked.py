@@ -5,7 +5,7 @@ Everything here may be interrupted and repeated: what an earlier attempt made is
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,12 @@ from mlflow.entities import (
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models.model import MLMODEL_FILE_NAME
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_DATASET_CONTEXT,
+    MLFLOW_MODEL_VERSIONS,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+)
 
 from reusekit.digests import file_digest
 from reusekit.errors import TrackingError
@@ -120,7 +125,7 @@ class Sending:
             file.parent.mkdir(parents=True)
             file.write_text(reference.model_dump_json(indent=1))
             below[names.REFERENCE] = file_digest(file)
-        whole = self.part("whole", below, self.content["card"])
+        whole = self.part("whole", below)
         return self._measured_with_alias(whole)
 
     def _same(self) -> StoredPart | None:
@@ -156,14 +161,14 @@ class Sending:
             self.link_input(stored.model.model_id)
         return stored
 
-    def part(self, role: str, tags: Mapping[str, str], card: str = "") -> StoredPart:
+    def part(self, role: str, tags: Mapping[str, str]) -> StoredPart:
         """Log one of the models and register it."""
         said = self.content["models"][role]
         tags = {**said["tags"], **tags, names.KEY: self._key(role)}
         model = self._logged(role, tags)
         self._measured(role, model)
         # Last, since what is registered is found by others and has to be whole.
-        return StoredPart(model, self._registered(role, model, tags, card))
+        return StoredPart(model, self._registered(role, model, tags))
 
     def _key(self, role: str) -> str:
         return f"{self.content['key']}-{role}"
@@ -171,6 +176,7 @@ class Sending:
     def _logged(self, role: str, tags: Mapping[str, str]) -> LoggedModel:
         said, experiment = self.content["models"][role], self.run.info.experiment_id
         key, run_id = self._key(role), self.run.info.run_id
+        tags = {**tags, MLFLOW_RUN_NOTE: self._about(role)} if self._about(role) else tags
         found = self.client.search_logged_models([experiment], f"tags.`{names.KEY}` = '{key}'")
         model = (
             found[0]
@@ -196,13 +202,18 @@ class Sending:
             self.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
         return model
 
-    def _registered(
-        self, role: str, model: LoggedModel, tags: Mapping[str, str], card: str
-    ) -> ModelVersion:
-        said = self.content["models"][role]
+    def _about(self, role: str) -> str:
+        """Return the description of a part; records of before have a card alone."""
+        card = self.content.get("card", "") if role == "whole" else ""
+        return self.content["models"][role].get("about", card)
+
+    def _registered(self, role: str, model: LoggedModel, tags: Mapping[str, str]) -> ModelVersion:
+        said, about = self.content["models"][role], self._about(role)
         name, scheme = said["registered"], SCHEME if said["through_reusekit"] else "models"
         try:
-            self.client.create_registered_model(name)
+            # The first sentence alone, which holds for later versions, too.
+            first, more, _ = about.partition("\n")[0].partition(". ")
+            self.client.create_registered_model(name, description=(first + more).strip() or None)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -215,7 +226,7 @@ class Sending:
                 f"{scheme}:/{model.model_id}",
                 self.run.info.run_id,
                 tags=dict(tags),
-                description=card or None,
+                description=about or None,
                 model_id=model.model_id,
             )
         )
@@ -250,10 +261,13 @@ class Sending:
         self.client.set_terminated(run.info.run_id)
 
     def _log(self, run: Run, values: Mapping[str, float], model: LoggedModel) -> None:
-        """Log metrics to a run and, with it, to a model, unless the run has them."""
-        now = int(time.time() * 1000)
+        """Log metrics to a run and, with it, to a model, unless the run has them.
+
+        Those of a split say so, by which MLflow's page of a model names its data sets.
+        """
+        now, measured_on = int(time.time() * 1000), _data_of(run)
         new = [
-            Metric(name, float(value), now, 0, model_id=model.model_id)
+            Metric(name, float(value), now, 0, model.model_id, **measured_on(name))
             for name, value in values.items()
             if name not in run.data.metrics
         ]
@@ -265,6 +279,19 @@ class Sending:
         inputs: Any = self.client.get_run(self.run.info.run_id).inputs
         if model_id not in {found.model_id for found in inputs.model_inputs}:
             self.client.log_inputs(self.run.info.run_id, models=[LoggedModelInput(model_id)])
+
+
+def _data_of(run: Run) -> Callable[[str], dict[str, str]]:
+    """Return what gives the data set of a metric of a run, as `Metric` takes it."""
+    inputs: Any = run.inputs
+    by_use = {
+        tag.value: {"dataset_name": one.dataset.name, "dataset_digest": one.dataset.digest}
+        for one in inputs.dataset_inputs
+        for tag in one.tags
+        if tag.key == MLFLOW_DATASET_CONTEXT
+    }
+    uses = {"test": "test", "val": "validation"}
+    return lambda metric: by_use.get(uses.get(metric.partition("_")[0], ""), {})
 
 
 def move_alias(client: MlflowClient, version: ModelVersion, alias: str | None) -> ModelVersion:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from reusekit.backbones import Backbone
 from reusekit.backbones.digest import model_digest
@@ -92,6 +93,17 @@ def prepare(
         "top": f"{registration.name}-top",
         "whole": registration.name,
     }
+    whole, bottom = (
+        f"[{registered[role]}](#/models/{quote(registered[role], safe='')})"
+        for role in ("whole", "bottom")
+    )
+    about = {
+        "bottom": f"The bottom of models made from `{backbone.source}`, as it was before any "
+        f"training. It ends at `{end}`.",
+        "top": f"The top of {whole}: what was trained, the head included. It begins behind `{end}` "
+        f"and stands on {bottom}.",
+        "whole": registration.card,
+    }
     said: dict[str, Any] = {}
     for role, model in models.items():
         by_reference = role == "whole" and not registration.standalone
@@ -100,6 +112,7 @@ def prepare(
         said[role] = {
             "name": re.sub(r"[/.:%\"']", "-", registered[role]),  # what MLflow takes for a model
             "registered": registered[role],
+            "about": about[role],
             "tags": {
                 **common,
                 # Others have the same bottom, whatever it is used for.
@@ -125,7 +138,6 @@ def prepare(
         "shared": parts.shared,
         "parent": backbone.parent,
         "alias": registration.alias,
-        "card": registration.card,
         "standalone": registration.standalone,
     }
     (folder / MODELS).write_text(json.dumps(content, indent=1))

@@ -20,6 +20,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 from reusekit.errors import TrackingError
 from reusekit.tracking.backbones import find_registered_version
 from reusekit.tracking.names import KIND, ROLE
+from reusekit.tracking.pages import without_links
 from reusekit.tracking.registry import asking
 
 _OUTPUTS = ("classes", "labels", "numbers")
@@ -101,7 +102,7 @@ def report_page(run_id: str, version: ModelVersion | None = None) -> str:
     return template.render(
         run=run.info,
         began=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-        note=run.data.tags.get(MLFLOW_RUN_NOTE, ""),
+        note=without_links(run.data.tags.get(MLFLOW_RUN_NOTE, "")),
         asked=_asked(run),
         metrics=run.data.metrics,
         params=run.data.params,
@@ -244,6 +245,7 @@ def _front(
 ) -> dict[str, Any] | None:
     """Return trials over their parameters, with a line through those of the Pareto front."""
     best = {row["trial"] for row in front}
+    done = [row for row in trials if row.get(measure) is not None]
     dots = [
         Dot(
             row["parameters"],
@@ -252,8 +254,7 @@ def _front(
             f"{row['parameters']:,} parameters",
             "front" if row["trial"] in best else None,
         )
-        for row in sorted(trials, key=lambda row: row["parameters"])
-        if row.get(measure) is not None
+        for row in sorted(done, key=lambda row: row["parameters"])
     ]
     return _chart(dots, ",")
 

@@ -161,6 +161,38 @@ def test_the_run_says_what_came_of_it(runs):
     assert "logistic regression on pixels: 0." in said
 
 
+def test_pages_of_run_version_and_models_have_links_a_picture_and_data(finished, runs):
+    _, client, _ = finished
+    run, version = runs[0], client.get_model_version_by_alias("digits", "champion")
+    artifacts = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts"
+    links, said = run.data.tags["mlflow.note.content"].split("\n\n")
+    for name in ("report.html", "accuracy_over_depth.png", "confusion.png"):
+        assert f"({artifacts}/{name})" in links
+    assert "(#/models/digits/versions/1)" in links and said.count("\n") == 1
+    head, *_ = version.description.split("\n\n## ")
+    shown = f"(get-artifact?path=accuracy_over_depth.png&run_uuid={run.info.run_id})"
+    assert f"[The report]({artifacts}/report.html)" in head and shown in head
+    of_run = f"source_run_id = '{run.info.run_id}'"
+    models = {
+        model.tags["reusekit.role"]: model
+        for model in client.search_logged_models([run.info.experiment_id], of_run)
+    }
+    notes = {role: model.tags["mlflow.note.content"] for role, model in models.items()}
+    assert notes["whole"] == version.description
+    assert "[digits](#/models/digits)" in notes["top"]
+    assert "[glyphnet-bottom](#/models/glyphnet-bottom)" in notes["top"]
+    assert notes["bottom"].startswith("The bottom of models made from `reusekit/glyphnet`")
+    digests = {d.tags[0].value: d.dataset.digest for d in run.inputs.dataset_inputs}
+    measured = {one.key: one.dataset_digest for one in models["whole"].metrics}
+    assert measured["test_accuracy"] == digests["test"]
+    assert measured["val_accuracy"] == digests["validation"]
+    assert measured["parameters.total"] is None
+    about = client.get_registered_model("digits").description
+    assert about == "Classifies images into 10 classes."
+    page = Path(client.download_artifacts(run.info.run_id, "report.html")).read_text()
+    assert artifacts not in page  # it stands alone
+
+
 def test_steps_of_the_two_phases_never_overlap(finished, runs):
     _, client, _ = finished
     head, tuned = best_of(runs[1]["trial"]), runs[1]["phase"][0]

@@ -121,6 +121,8 @@ def test_runs_name_the_models_they_made_and_those_they_stand_on(registry):
         assert bottom.model_id in (made if name == "ships" else used)
         assert bottom.model_id not in (used if name == "ships" else made)
         assert version.description == f"# {name}"
+        model = registry.get_logged_model(logged_model_id(version))
+        assert model.tags["mlflow.note.content"] == f"# {name}"
 
 
 def test_models_are_found_by_what_they_cost(registry, models):

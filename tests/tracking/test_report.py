@@ -26,9 +26,10 @@ def run_id(tracking, tmp_path):
             {"truth": "b", "said": EVIL, "loss": 1.5, "image": '"><script>alert(1)</script>'},
         ],
     }
-    trials = {"trial": [0, 1], "cut": [EVIL, "deep"], "val_accuracy": [0.5, 0.75]}
-    trials = pd.DataFrame({**trials, "parameters": [10, 2000], "depth": [0.2, 0.9]})
-    cuts = trials.rename(columns={"val_accuracy": "validation_accuracy"})
+    trials = {"trial": [0, 1, 2], "cut": [EVIL, "deep", "failed"], "depth": [0.2, 0.9, 0.4]}
+    trials = pd.DataFrame({**trials, "val_accuracy": [0.5, 0.75, None]})
+    trials["parameters"] = [10, 2000, None]
+    cuts = trials[:2].rename(columns={"val_accuracy": "validation_accuracy"})
     with pipeline_run(f"a job on {EVIL}", "shown", {"data": {"name": EVIL}}):
         log_metrics({"test_accuracy": 0.625})
         for name, value in (("report", told), ("plan", PLANS)):
