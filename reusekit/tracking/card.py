@@ -176,6 +176,8 @@ def model_card(card: ModelCard) -> str:
     ]
     for title, content in sections.items():
         lines += ["", f"## {title}", "", *content]
+        if content[-1].startswith("|"):
+            lines += ["", "<br>"]  # since MLflow leaves no space behind a table
     return _shortened("\n".join(lines) + "\n", DESCRIPTION_LIMIT)
 
 
