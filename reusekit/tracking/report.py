@@ -251,12 +251,12 @@ def _front(
             row["parameters"],
             row[measure],
             f"trial {row['trial']}, {_place(row)}: {row[measure]:.4g}, "
-            f"{row['parameters']:,} parameters",
+            f"{row['parameters']:,.0f} parameters",
             "front" if row["trial"] in best else None,
         )
         for row in sorted(done, key=lambda row: row["parameters"])
     ]
-    return _chart(dots, ",")
+    return _chart(dots, ",.0f")
 
 
 def _place(row: Mapping[str, Any]) -> str:
