@@ -240,8 +240,9 @@ class SearchSettings(TrialChoices, SearchOptions):
     )
     folder: str | None = Field(
         None,
-        description="Where the search is kept and gone on with; null for a folder in the output "
-        "folder that is named by what is searched.",
+        description="Where the search is kept and gone on with, a folder or an address such as "
+        "s3://BUCKET/PREFIX; null for a folder in the output folder that is named by what is "
+        "searched.",
     )
 
     @model_validator(mode="after")

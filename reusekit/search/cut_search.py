@@ -21,6 +21,7 @@ from reusekit.errors import ConfigError, ExportError, ReusekitError, nearest
 from reusekit.exports import Export, Exporter, Figures
 from reusekit.features import FeatureStore
 from reusekit.graph import Graph
+from reusekit.objects import is_url
 from reusekit.planning import Plan, PlannedGroup, Resources
 from reusekit.planning.planned import JointPlan
 from reusekit.planning.planner import check_backend, plan_all
@@ -31,6 +32,7 @@ from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.objective import configured_objective
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
 from reusekit.search.ranking import RankCorrelation, in_order, rank_correlation, rank_cuts
+from reusekit.search.remote_folder import RemoteFolder
 from reusekit.search.results import SearchResult, TrialRecord
 from reusekit.search.searched_backbone import SearchedBackbone, cells_of, ranked_pooling
 from reusekit.search.shipping import MODEL, Shipping
@@ -72,7 +74,8 @@ class CutSearch:
             that it has.
         config: All other settings.
         folder: Where trials and their state are kept. The same search goes on there where it was
-            stopped; another one is refused.
+            stopped; another one is refused. At an address such as `s3://BUCKET/PREFIX` it goes on
+            on any machine; while one runs it, another is refused.
         store: Where features are kept; None for `reusekit.features.default_path()`.
         **elsewhere: `cluster`, a `reusekit.cluster.Cluster` whose workers compute features and
             train groups of trials; None, or none, does it in this process. The numbers are the same
@@ -136,7 +139,9 @@ class CutSearch:
                 f"in another order. Received: {config.rank!r}."
             )
         self.config = config
-        self.folder, self.store = expanded(folder, ConfigError), store
+        self._remote = RemoteFolder(str(folder)) if is_url(folder) else None
+        self.folder = self._remote.folder if self._remote else expanded(folder, ConfigError)
+        self.store = store
         self._all_cuts = self._space_of_all(space)
         for name, one in self.backbones.items():
             with _naming(name):
@@ -405,8 +410,8 @@ class CutSearch:
             for group in getattr(self.plan_of(name), "groups", ())
         }
         hypermodel, oracle = self.hypermodel, oracle or self._default_oracle()
-        with alone(self.folder):  # it tidies up the folder
-            return CutTuner(
+        with self._alone():  # it tidies up the folder
+            tuner = CutTuner(
                 hypermodel,
                 oracle,
                 self.folder,
@@ -415,6 +420,25 @@ class CutSearch:
                 latencies=self._limited_latencies(),
                 files=self.files,
             )
+            if self._remote is not None:
+                tuner.on_saved = self._remote.put
+                self._remote.put()
+        return tuner
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes off the folder, and other machines off its address."""
+        with alone(self.folder):
+            if self._remote is None:
+                yield
+                return
+            try:
+                with self._remote.held() as fetched:
+                    if fetched:
+                        self.__dict__.pop("tuner", None)  # it knows what was there before
+                    yield
+            except ConfigError as error:
+                raise ConfigError(str(error).replace(str(self.folder), self._remote.url)) from error
 
     def _default_oracle(self) -> keras_tuner.Oracle:
         # 0 is no seed to it.
@@ -473,7 +497,7 @@ class CutSearch:
             ConfigError: The folder holds another search, or one that runs at this moment.
             ReusekitError: Every trial failed; the first cause is named.
         """
-        with alone(self.folder):
+        with self._alone():
             if self.plan is not None:
                 self.plan.save(self.folder / "plan.json")
             if fresh or oracle is not None:

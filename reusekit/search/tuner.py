@@ -88,6 +88,7 @@ class CutTuner(base_tuner.BaseTuner):
 
     Attributes:
         records: The finished trials, in the order of their numbers.
+        on_saved: Called after each group of trials, when the folder is as it is to be kept.
 
     Raises:
         ConfigError: The folder holds another search, or the oracle has several objectives.
@@ -163,6 +164,7 @@ class CutTuner(base_tuner.BaseTuner):
         self._together, self._latencies, self._files = together, latencies or {}, files or {}
         self._report: Report = _say_nothing
         self._unfinished = 0
+        self.on_saved: Callable[[], None] = lambda: None
         if state is not None:
             self._restore(state)
         self._checkpoints.keep([record.number for record in self._best()])
@@ -262,6 +264,7 @@ class CutTuner(base_tuner.BaseTuner):
                 self._end(trial_id, record)
             self._save()
             self._checkpoints.keep([record.number for record in self._best()])
+            self.on_saved()
 
     def _over_the_limit(self, trial: QueuedTrial, trial_id: str) -> TrialRecord | None:
         limits, file = self.hypermodel.config.limits, self._files.get(trial.spec.shape)

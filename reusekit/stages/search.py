@@ -16,6 +16,7 @@ from reusekit.errors import ConfigError
 from reusekit.exports import Figures
 from reusekit.features import FeatureStore
 from reusekit.graph import CutPoint
+from reusekit.objects import is_url
 from reusekit.progress import counted
 from reusekit.search import CutSearch, SearchResult, TrialData, TrialRecord
 from reusekit.search.figure import objective_over_cost, objective_over_depth
@@ -97,7 +98,7 @@ def plan_search(
     Raises:
         ConfigError: Nothing keeps within the limits, or a choice is unknown.
     """
-    if settings.folder is not None:
+    if settings.folder is not None and not is_url(settings.folder):
         _check_folder(expanded(settings.folder, ConfigError))
     models: dict[Any, Any] = {}
     train, validation, cuts, names = models.copy(), models.copy(), models.copy(), models.copy()

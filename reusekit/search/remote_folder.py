@@ -1,0 +1,239 @@
+"""The folder of a search in object storage, and the lease that lets one driver at a time use it."""
+
+import json
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from reusekit.digests import digest
+from reusekit.errors import ConfigError
+from reusekit.features import default_path
+from reusekit.objects import Objects
+from reusekit.progress import say
+from reusekit.sealed_json import write_durably
+from reusekit.search.folder import folder_errors_explained
+from reusekit.secrets import shown
+
+LEASE = 60.0
+"""After so many seconds without a renewal a driver counts as dead, by the storage's clock."""
+
+RENEWAL = 15.0
+"""A driver renews its lease so often, in seconds."""
+
+_STATE, _LEASES, _OWNER = "state.json", "lease", "lease.json"
+# What this machine alone needs, and what is no part of the folder.
+_NOT_KEPT = ("keras_tuner/", "running.lock", _OWNER, f"{_LEASES}/", "asks/")
+
+
+class RemoteFolder:
+    """The folder of a search in object storage, and the folder of this machine that stands for it.
+
+    A search works in the latter. What it keeps is written to the storage after each group of
+    trials, the state last, and fetched from there at the start, so that any machine goes on with
+    it. The object `lease/N` is written where there is none; whoever wrote the one with the largest
+    number is the driver.
+
+    Args:
+        url: The address, such as `s3://BUCKET/PREFIX`.
+
+    Attributes:
+        url: The address.
+        folder: The folder of this machine.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._objects = Objects(url, ConfigError)
+        self.url = shown(self._objects.url)
+        self.folder = default_path().parent / "searches" / digest(self._objects.url)[:16]
+        self._objects.under(_LEASES)  # refused before any work where it is
+        self._number = 0  # that of the own lease; 0 without one
+        self._told = b""
+        self._known: dict[str, tuple[int, int]] = {}  # files that are in the storage as they are
+        self._behind = False  # something could not be written
+        self._lost: ConfigError | None = None
+        self._ended = threading.Event()
+
+    @contextmanager
+    def held(self) -> Iterator[bool]:
+        """Keep other drivers off, and yield whether the folder was fetched anew.
+
+        The caller holds the lock of this machine's folder. Within the block it may be asked for
+        again.
+
+        Raises:
+            ConfigError: Another driver has it.
+        """
+        if self._number:
+            yield False
+            return
+        own = self._take()
+        renewing = threading.Thread(target=self._renew, daemon=True)
+        self._ended.clear()
+        renewing.start()
+        try:
+            kept = [one for one in self._objects.under() if not one.startswith(_NOT_KEPT)]
+            if own:  # what a process that died here left is as new as the storage, or newer
+                self._known = dict.fromkeys(kept, (-1, -1))
+            else:
+                self._fetch(kept)
+            yield not own
+            self.put()
+        finally:
+            self._ended.set()
+            renewing.join()
+            number, self._number = self._number, 0
+            if not self._behind and self._lost is None:
+                self._objects.delete([_name(number)])
+
+    def put(self) -> None:
+        """Write the files that have changed, the state last, and remove those that are gone.
+
+        Raises:
+            ConfigError: The storage does not take them, or another driver has the search now.
+        """
+        self._behind = True
+        self._check()
+        with folder_errors_explained(self.folder):
+            files = self._files()
+            changed = [name for name, stat in files.items() if self._known.get(name) != stat]
+            for name in sorted(changed, key=lambda name: name == _STATE):
+                self._objects.put(name, (self.folder / name).read_bytes())
+                self._known[name] = files[name]
+        gone = [name for name in self._known if name not in files]
+        self._objects.delete(gone)
+        for name in gone:
+            del self._known[name]
+        self._behind = False
+
+    def _files(self) -> dict[str, tuple[int, int]]:
+        """Return size and time of each file that is kept, by its name."""
+        found = {}
+        for path in self.folder.rglob("*"):
+            name = path.relative_to(self.folder).as_posix()
+            if path.is_file() and not name.startswith(_NOT_KEPT) and path.suffix != ".part":
+                stat = path.stat()
+                found[name] = (stat.st_size, stat.st_mtime_ns)
+        return found
+
+    def _fetch(self, listed: list[str]) -> None:
+        """Make the folder what the storage holds."""
+        names = [name for name in listed if ".." not in PurePosixPath(name).parts]
+        with folder_errors_explained(self.folder):
+            for name in self._files():
+                (self.folder / name).unlink()
+            for name in sorted(names, key=lambda name: name == _STATE):
+                content = self._objects.get(name)
+                if content is not None:
+                    path = self.folder / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content)
+            self._known = self._files()
+
+    # --- the lease ------------------------------------------------------------------------------
+
+    def _take(self) -> bool:
+        """Take the lease, and return whether a process that died in this folder had it."""
+        leases = self._leases()
+        last = max(leases, default=0)
+        before = self._objects.get(_name(last)) if last else None
+        mine = self.folder / _OWNER
+        own = before is not None and mine.is_file() and mine.read_bytes() == before
+        if before is not None and not own:
+            self._wait_for_end(last, before)
+        told = {
+            "owner": uuid.uuid4().hex,
+            "machine": platform.node(),
+            "process": os.getpid(),
+            "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._told = json.dumps(told).encode()
+        if not self._objects.create(_name(last + 1), self._told):
+            raise self._refused(self._objects.get(_name(last + 1)))
+        if self._objects.create(_name(last + 1), b""):
+            raise ConfigError(
+                f"{self.url} writes over an object that must not be there, so that nothing keeps "
+                "two drivers apart. Choose S3, or a folder that all machines share."
+            )
+        self._number, self._lost, self._behind = last + 1, None, False
+        self._objects.delete(map(_name, leases))
+        with folder_errors_explained(self.folder):
+            write_durably(mine, self._told.decode())
+        return own
+
+    def _leases(self) -> dict[int, datetime]:
+        """Return when each lease was renewed, by its number."""
+        found = self._objects.under(_LEASES)
+        return {int(n.split("/")[1]): one.modified for n, one in found.items() if n[-6:].isdigit()}
+
+    def _wait_for_end(self, number: int, told: bytes) -> None:
+        """Wait until a lease was not renewed for long enough, or is given up.
+
+        Raises:
+            ConfigError: It was renewed.
+        """
+        renewed = self._leases().get(number)
+        asked = f"asks/{uuid.uuid4().hex}"  # the storage's clock counts
+        self._objects.put(asked, b"")
+        now = self._objects.under("asks")[asked].modified
+        self._objects.delete([asked])
+        left = 0.0 if renewed is None else LEASE - (now - renewed).total_seconds()
+        if left > 0:
+            say(f"{self.url} is held by {_described(told)}; looking whether it lives ...")
+        ends = time.monotonic() + left
+        while renewed is not None and time.monotonic() < ends:
+            time.sleep(min(1.0, RENEWAL / 4))
+            leases = self._leases()
+            if max(leases, default=number) > number or leases.get(number, renewed) != renewed:
+                raise self._refused(told)
+            renewed = leases.get(number)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWAL):
+            with suppress(ConfigError):  # the storage is away: `put` will say so if it stays
+                self._check()
+                self._objects.put(_name(self._number), self._told)
+            if self._lost is not None:
+                return
+
+    def _check(self) -> None:
+        """Raise ConfigError where another driver has taken the lease."""
+        if self._lost is None:
+            last = max(self._leases(), default=0)
+            found = self._objects.get(_name(last)) if last else None
+            if found != self._told:
+                self._lost = ConfigError(
+                    f"The search in {self.url} was taken over by {_described(found)}, since this "
+                    f"process did not renew its lease for {LEASE:.0f} s. What it kept is there: "
+                    "leave it to that one."
+                )
+        if self._lost is not None:
+            raise self._lost
+
+    def _refused(self, told: bytes | None) -> ConfigError:
+        return ConfigError(
+            f"A search in {self.url} is running: it is held by {_described(told)}. Wait for it, or "
+            "choose another folder."
+        )
+
+
+def _name(number: int) -> str:
+    return f"{_LEASES}/{number:06d}"
+
+
+def _described(told: bytes | None) -> str:
+    """Return who wrote a lease, in words."""
+    try:
+        found: dict[str, Any] = json.loads(told or b"")
+        return f"process {found['process']} on {found['machine']}, since {found['since']}"
+    except (ValueError, TypeError, KeyError):
+        return "another process"

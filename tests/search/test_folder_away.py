@@ -1,0 +1,193 @@
+"""A search whose folder is in object storage goes on on any machine, one driver at a time."""
+
+import dataclasses
+import os
+import re
+import signal
+import threading
+
+import pytest
+from processes import forked
+from search.killed_search import machine, run, search, search_elsewhere
+from storage import BUCKET, s3_server
+
+import reusekit.objects
+from reusekit.errors import ConfigError
+from reusekit.search import remote_folder
+from reusekit.search.remote_folder import RemoteFolder
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def url(s3, request):
+    """An address of its own for each test."""
+    return f"s3://{BUCKET}/{request.node.name.translate({91: '-', 93: ''})}"
+
+
+@pytest.fixture(scope="module")
+def whole(s3, tmp_path_factory):
+    """The same search, left in peace on one machine."""
+    folder = tmp_path_factory.mktemp("whole")
+    one = search(folder)
+    one.run()
+    return told(one), weights_in(folder / "search")
+
+
+def told(one):
+    """All of the records but the seconds."""
+    records = []
+    for record in one.result.trials:
+        fit = dataclasses.replace(record.fit, seconds=0.0)
+        records.append((dataclasses.replace(record, fit=fit), record.weights))
+    return records
+
+
+def weights_in(folder):
+    return {file.name: file.read_bytes() for file in sorted((folder / "weights").iterdir())}
+
+
+def in_storage(s3, url):
+    """What lies at the address of the search, by its names."""
+    prefix = f"{url.split('/', 3)[3]}/search/"
+    return {key.removeprefix(prefix): one for key, one in s3.objects(prefix).items()}
+
+
+def died(folder, url, s3, put):
+    """Run a search until it dies, and return the numbers of its trials."""
+    with forked(search_elsewhere, folder, url, s3.variables, put) as (process, said):
+        said.all()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    return [int(words[1]) for words in said if words[0] == "trial"]
+
+
+def test_killed_on_one_machine_it_goes_on_on_another(whole, url, s3, tmp_path):
+    # The first group is kept; of the second the weights were written, and not the state.
+    assert died(tmp_path / "one", url, s3, put=2) == [0, 1, 2, 3]
+    assert set(in_storage(s3, url)) >= {"state.json", "lease/000001"}
+    said = []
+    with machine(tmp_path / "other"):
+        last = search(tmp_path / "other", url=url)
+        run(last, said.append)
+    assert [one for one in said if one.startswith("trial")] == [f"trial {n}" for n in (2, 3, 4, 5)]
+    assert (told(last), weights_in(last.folder)) == whole
+    kept = in_storage(s3, url)
+    weights = {f"weights/{name}" for name in whole[1]}
+    assert set(kept) == {"state.json", "plan.json", *weights}  # no lease is left
+    for name, content in whole[1].items():
+        assert kept[f"weights/{name}"] == content
+    # On a third machine nothing is left to do, and models are there.
+    with machine(tmp_path / "third"):
+        third = search(tmp_path / "third", url=url)
+        assert told(third) == whole[0]
+        assert third.best_model().output_shape == last.best_model().output_shape
+        said.clear()
+        run(third, said.append)
+        assert said == []
+
+
+def test_killed_it_goes_on_in_the_same_folder_at_once(whole, url, s3, tmp_path, monkeypatch):
+    died(tmp_path / "one", url, s3, put=2)
+    monkeypatch.setattr(remote_folder.time, "sleep", lambda seconds: pytest.fail("it waited"))
+    said = []
+    with machine(tmp_path / "one"):
+        last = search(tmp_path / "one", url=url)
+        run(last, said.append)
+    # What was written on this machine alone is not lost.
+    assert [one for one in said if one.startswith("trial")] == ["trial 4", "trial 5"]
+    assert (told(last), weights_in(last.folder)) == whole
+
+
+def test_a_second_driver_is_refused_and_one_that_was_taken_over_stops(url, s3, tmp_path):
+    with forked(search_elsewhere, tmp_path / "one", url, s3.variables, 0) as (process, said):
+        said.until("waiting")
+        before = in_storage(s3, url)["state.json"]
+        with machine(tmp_path / "other"):
+            other = search(tmp_path / "other", url=url)
+            with pytest.raises(
+                ConfigError, match=rf"held by process {process.pid} on .*, since 20"
+            ):
+                other.run()
+            assert in_storage(s3, url)["state.json"] == before
+            # As a machine that sleeps: it renews nothing, and another goes on.
+            os.kill(process.pid, signal.SIGSTOP)
+            other.run()
+            os.kill(process.pid, signal.SIGCONT)
+        state = in_storage(s3, url)["state.json"]
+        said.answer()
+        said.all()
+        process.join()
+        assert process.exitcode not in (0, -signal.SIGKILL)
+        assert ["ended"] not in said
+        assert in_storage(s3, url)["state.json"] == state
+
+
+def test_of_many_at_the_same_moment_one_has_the_lease(url, tmp_path, monkeypatch):
+    both, taken, refused = threading.Barrier(4), [], []
+
+    def take(number):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        one = RemoteFolder(f"{url}/search")
+        one.folder = tmp_path / str(number)
+        one.folder.mkdir()
+        both.wait()
+        try:
+            with one.held():
+                taken.append(number)
+                ended.wait(20)
+        except ConfigError as error:
+            refused.append(str(error))
+            if len(refused) == 3:
+                ended.set()
+
+    ended = threading.Event()
+    monkeypatch.setattr(remote_folder, "RENEWAL", 1.2)
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == 1 and len(refused) == 3
+    assert all(re.search("is running: it is held by process", one) for one in refused)
+
+
+def test_a_storage_that_goes_away_ends_the_search_and_nothing_is_lost(
+    whole, url, s3, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(reusekit.objects, "PATIENCE", 0.5)
+    with machine(tmp_path / "one"):
+        one = search(tmp_path / "one", url=url)
+
+        def stop(record):
+            if record.number == 3:
+                s3.stop()
+
+        try:
+            with pytest.raises(ConfigError, match=r"did not answer for \d+ s.*kept"):
+                one.run(report=stop)
+        finally:
+            s3.start()
+        said = []
+        again = search(tmp_path / "one", url=url)
+        run(again, said.append)
+    assert [one for one in said if one.startswith("trial")] == ["trial 4", "trial 5"]
+    assert told(again) == whole[0]
+
+
+def test_an_address_that_cannot_be_used_is_refused_before_any_work(s3, tmp_path):
+    with pytest.raises(ConfigError, match="bucket") as raised:
+        search(tmp_path, url="s3://no-such-bucket/a")
+    assert "\n" not in str(raised.value)
+
+
+def test_another_search_is_refused_by_its_address(url, tmp_path, whole):
+    with machine(tmp_path / "one"):
+        search(tmp_path / "one", url=url, epochs=1).run()
+        with pytest.raises(ConfigError, match=f"{url}/search holds a search of something else"):
+            search(tmp_path / "one", url=url, epochs=2).run()
+        search(tmp_path / "one", url=url, epochs=2).run(fresh=True)
