@@ -53,6 +53,18 @@ def is_remote(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def is_shared(uri: str) -> bool:
+    """Return whether an address is that of a database on another machine.
+
+    Example:
+        >>> is_shared("postgresql://me@database/runs"), is_shared("postgresql://localhost/runs")
+        (True, False)
+    """
+    parts = urlsplit(uri)
+    is_database = parts.scheme.partition("+")[0] in _PORTS
+    return is_database and parts.hostname not in (None, "localhost", "127.0.0.1", "::1")
+
+
 def check_health(uri: str, seconds: int = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
     """Ask a server whether it is well; of a database's, see whether it can be reached.
 

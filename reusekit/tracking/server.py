@@ -15,10 +15,12 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from reusekit.errors import TrackingError
+from reusekit.progress import say
 from reusekit.secrets import shown
 from reusekit.tracking.network import (
     cause_of,
@@ -26,6 +28,7 @@ from reusekit.tracking.network import (
     explained,
     is_away,
     is_remote,
+    is_shared,
     patience,
 )
 from reusekit.tracking.operations import Target
@@ -86,6 +89,13 @@ def check_artifacts(target: Target) -> None:
         location = target.client.get_experiment(target.experiment_id).artifact_location
         try:
             folder = get_artifact_repository(location, target.destination.uri)
+            if isinstance(folder, LocalArtifactRepository) and is_shared(target.destination.uri):
+                say(
+                    f"warning: the experiment keeps files in {shown(location)}, a folder of this "
+                    f"machine, and others that use {shown(target.destination.uri)} cannot read "
+                    "them. Make one whose files are for all: mlflow experiments create "
+                    "--experiment-name NAME --artifact-location s3://BUCKET/PREFIX"
+                )
             with TemporaryDirectory() as scratch:
                 probe = Path(scratch, f"reusekit-{uuid4().hex}.txt")
                 probe.write_text("Written to see whether files can be stored here.\n")

@@ -179,9 +179,9 @@ def test_a_storage_that_goes_away_ends_the_search_and_nothing_is_lost(
     assert told(again) == whole[0]
 
 
-def test_an_address_that_cannot_be_used_is_refused_before_any_work(s3, tmp_path):
-    with pytest.raises(ConfigError, match="bucket") as raised:
-        search(tmp_path, url="s3://no-such-bucket/a")
+def test_an_address_that_cannot_be_used_is_refused_before_any_work(s3):
+    with pytest.raises(ConfigError, match="bucket does not exist") as raised:
+        RemoteFolder("s3://no-such-bucket/a")
     assert "\n" not in str(raised.value)
 
 
