@@ -385,7 +385,7 @@ def test_what_is_frozen_and_still_random_is_named():  # surgery F14
         Holding(layers.Dropout(0.5), name="holds_dropout"),
         Holding(Depth(), name="holds_depth"),
         layers.Lambda(lambda x: x / 255, name="scale"),
-        layers.Lambda(lambda x: keras.random.dropout(x, 0.5), name="dropped"),
+        layers.Lambda(lambda x: keras.random.dropout(x, 0.5), lambda shape: shape, name="dropped"),
         layers.TimeDistributed(Depth(), name="each"),
     ]
     for layer in called[:-1]:
