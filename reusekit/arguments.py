@@ -469,8 +469,15 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _plain_text(self) -> Self:
-        """Refuse text that was meant as a list or a dictionary, or holds NUL."""
+        """Refuse text that was meant as a list or a dictionary, or holds NUL.
+
+        jsonargparse takes `{a: 1}`, where values are texts, for `{"a": "{a: 1}"}`.
+        """
+        texts = dict(self)
         for name, value in self:
+            if isinstance(value, Mapping):
+                texts |= {f"{name}[{key!r}]": one for key, one in value.items()}
+        for name, value in texts.items():
             if isinstance(value, str) and (value[:1] in ("{", "[") or "\0" in value):
                 raise ConfigError(f"Expected {name} as plain text. Received: {value!r}.")
         return self

@@ -249,6 +249,8 @@ def _nearest(key: str, options: Sequence[str]) -> str:
 def _read_yaml(file: str) -> Any:
     """Read a configuration file."""
     try:
+        if Path(file).exists() and not (Path(file).is_file() or Path(file).is_dir()):
+            raise ValueError("a pipe, which can be read only once; save it as a file")
         written = Path(file).read_bytes()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error

@@ -3,6 +3,7 @@
 import os
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -186,7 +187,7 @@ def read_file(file: Path, named: str, compiled: bool = False) -> keras.Model:
     try:
         model = keras.saving.load_model(file, compile=compiled, safe_mode=True)
     except Exception as error:  # Keras, h5py and zipfile raise whatever they like for a bad file
-        raise BackboneError(_explained(error, named)) from error
+        raise BackboneError(_explained(error, file, named)) from error
     if not isinstance(model, keras.Model):
         raise BackboneError(
             f"{named} holds a {type(model).__name__}. Expected a model that model.save wrote."
@@ -217,7 +218,7 @@ def _check_vocabularies(model: keras.Model, named: str) -> None:
 _UNKNOWN = re.compile(r"(?:Could not locate (?:class|function)|Unknown \w+:?) '(?:.*?>)?(\w+)'")
 
 
-def _explained(error: Exception, named: str) -> str:
+def _explained(error: Exception, file: Path, named: str) -> str:
     cause = " ".join(str(error).split())
     unknown = _UNKNOWN.search(cause)
     if unknown:
@@ -229,5 +230,10 @@ def _explained(error: Exception, named: str) -> str:
         return (
             f"{named} cannot be loaded: it holds weights and no model. Expected a file that "
             "model.save wrote."
+        )
+    if file.suffix == ".keras" and not zipfile.is_zipfile(file):
+        return (
+            f"{named} cannot be loaded: it is damaged, or was never a .keras file, which is a zip "
+            "archive. Save the model again with model.save('NAME.keras')."
         )
     return f"{named} cannot be loaded: {cause[:1000] or type(error).__name__}"

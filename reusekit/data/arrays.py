@@ -43,7 +43,8 @@ def from_arrays(
 
     Args:
         inputs: Shape (examples, ...): numbers, text, or pictures as uint8; or a dictionary of
-            arrays by the names of a model's inputs. It is not copied, so leave it as it is.
+            arrays by the names of a model's inputs. It is not copied, so leave it as it is;
+            a pass that finds it changed fails.
         labels: Shape (examples,) or (examples, outputs). Words, true and false, and whole numbers
             are classes, and so are rows with a single 1; other rows of 0 and 1 are several labels,
             other numbers are predicted. `treatment.task` says otherwise. A dictionary of such
@@ -94,7 +95,14 @@ def from_arrays(
     def taken(positions: np.ndarray, treatment: Treatment) -> tuple[tf.data.Dataset, np.ndarray]:
         def blocks() -> Iterator[Any]:
             for start in range(0, len(positions), step):
-                yield block(positions[start : start + step])
+                rows = positions[start : start + step]
+                found = block(rows)
+                ends = tf.nest.map_structure(lambda part: part[[0, -1]], found)
+                if not np.array_equal(row_keys(ends), keys[rows[[0, -1]]]):
+                    raise DataError(
+                        "The arrays have changed since they were opened; open them again."
+                    )
+                yield found
 
         read = streamed(blocks, block(positions[:1]), len(positions))
         return treated(read, treatment), positions
@@ -128,11 +136,18 @@ def _array(values: Any, what: str) -> np.ndarray:
     try:
         found = np.asanyarray(values)
         listed = isinstance(values, list | tuple) and found.dtype.kind in "SU"
-        return np.array(values, object) if listed else found  # else a missing word becomes "nan"
+        found = np.array(values, object) if listed else found  # else a missing word becomes "nan"
     except ValueError as error:
         raise DataError(
             f"Expected {what} as an array, each example of one shape. Received: {cause_of(error)}"
         ) from error
+    if np.ma.is_masked(found):
+        raise DataError(
+            f"Expected a value in each row of {what}. Received: a masked array, of which "
+            f"{np.ma.count_masked(found):,} values are masked."
+        )
+    # Neither pandas nor TensorFlow takes numbers in the other order of bytes.
+    return found if found.dtype.isnative else found.astype(found.dtype.newbyteorder("="))
 
 
 def _by_name(inputs: Any) -> dict[str | None, np.ndarray]:

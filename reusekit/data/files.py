@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 import shutil
+import stat
 import struct
 import tempfile
 import weakref
@@ -53,7 +54,7 @@ def stamp(path: str | os.PathLike) -> Stamp:
     """Return the stamp of a file.
 
     Raises:
-        DataError: It is not there, or may not be read.
+        DataError: It is not there, may not be read, or is a pipe or a device.
     """
     try:
         found = os.stat(path)
@@ -61,6 +62,8 @@ def stamp(path: str | os.PathLike) -> Stamp:
         raise DataError(
             f"Expected a file that can be read. Received: {os.fspath(path)!r}: {error.strerror}."
         ) from error
+    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for who writes into it
+        raise DataError(f"Expected a file that can be read. Received: {os.fspath(path)!r}: a pipe.")
     return Stamp(os.fspath(path), found.st_size, found.st_mtime_ns)
 
 
@@ -159,7 +162,7 @@ def _sound(found: ExampleFile, data: bytes) -> ExampleFile:
         _, channels, rate, _, width, bits = struct.unpack_from("<HHIIHH", data, chunks[b"fmt "][0])
     except (KeyError, struct.error):
         return replace(found, trouble="a WAV file that does not say what it holds")
-    if b"data" not in chunks or not width:
+    if not (rate and width and chunks.get(b"data", (0, 0))[1] >= width):
         return replace(found, trouble="a WAV file without a sound")
     start, size = chunks[b"data"]
     if bits != 16:

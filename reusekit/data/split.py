@@ -23,7 +23,7 @@ _CHOOSING = ("examples_per_class", "seed", "task", "skip_unreadable")
 
 def cause_of(error: BaseException) -> str:
     """Return an error of TFDS or TensorFlow in one line, without TensorFlow's node names."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).partition("Traceback (most recent call last)")[0].split())
     noise = r"Error in user-defined .*? with iterator: \S+ |\{\{.*?\}\}|\[\[.*|\[Op:.*"
     return re.sub(noise, "", text).strip()[:300]
 

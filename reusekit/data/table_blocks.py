@@ -95,6 +95,11 @@ def open_table(table: Any) -> Table:
     if isinstance(table, pd.DataFrame):
         frame = table.copy(deep=False)
         frame.columns = [*map(str, table.columns)]
+        # pandas itself cannot sort or look up numbers in the other order of bytes.
+        kinds = dict(enumerate(frame.dtypes))
+        swapped = {at: k for at, k in kinds.items() if not getattr(k, "isnative", True)}
+        for at, kind in swapped.items():
+            frame.isetitem(at, frame.iloc[:, at].astype(kind.newbyteorder("=")))
 
         def rows(columns: Sequence[str], _: Any) -> Iterator[pd.DataFrame]:
             for start in range(0, len(frame), ROWS):

@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 import numpy as np
+import psutil
+import tensorflow as tf
 from matplotlib.figure import Figure
 from rich.markup import escape
 
@@ -23,7 +25,7 @@ from reusekit.data.texts import names_of_texts, tokenized
 from reusekit.data.treatment import treatment_for
 from reusekit.errors import ConfigError
 from reusekit.features.stored import check_examples
-from reusekit.graph import read
+from reusekit.graph import keras_internals, read
 from reusekit.progress import console, say
 from reusekit.settings import BackboneSettings, DataSettings
 from reusekit.tasks import rules_of
@@ -99,11 +101,14 @@ def load_data(
 
     Raises:
         ConfigError: The backbone takes several inputs of numbers, or images of any size; the data
-            are no texts where it takes texts; or two splits share examples.
+            are no texts where it takes texts, or these become more tokens than it can take or fewer
+            than tell them apart; or two splits share examples.
         DataError: The data cannot be read, or are of another shape than the backbone takes; or the
             training examples cannot be augmented as they are to be.
     """
     decided = _decided_by(backbone)
+    if backbone.tokenizer is not None:
+        _check_length(backbone, settings.sequence_length)
     if opened is None:
         splits = _read_once(settings, settings.treatment(**decided, seed=seed))
     else:
@@ -199,19 +204,53 @@ def _check_texts(backbone: Backbone, split: DataSplit) -> None:
         )
 
 
+def _check_length(backbone: Backbone, length: int) -> None:
+    """Refuse more tokens than a backbone has positions for, or than memory holds attention over.
+
+    Raises:
+        ConfigError: There are more.
+    """
+    layers = keras_internals.all_layers(backbone.model)
+    positions = [
+        part.sequence_length
+        for part in layers
+        if hasattr(part, "position_embeddings") and hasattr(part, "sequence_length")
+    ]
+    heads = [part.num_heads for part in layers if isinstance(part, keras.layers.MultiHeadAttention)]
+    limits = {"it has positions for no more": min(positions, default=length)}
+    if heads and not tf.config.list_physical_devices("GPU"):
+        # Each head weighs each pair of tokens of a text, in 4 bytes.
+        pairs = psutil.virtual_memory().total // (4 * INFERENCE_BATCH * max(heads))
+        limits[f"attention over more of {INFERENCE_BATCH} texts exceeds memory"] = math.isqrt(pairs)
+    reason, most = min(limits.items(), key=lambda limit: limit[1])
+    if length > most:
+        raise ConfigError(
+            f"Expected data.sequence_length to be at most {most} for {backbone.source}, since "
+            f"{reason}. Received: {length}."
+        )
+
+
 def _as_tokens(splits: Splits, tokenizer: Tokenizer, length: int) -> Splits:
     """Return the parts with their texts as tokens; say where many texts are cut short."""
     names = names_of_texts(splits.train)
     own, longer = (tokenizer(tokens, names) for tokens in (length, 2 * length))
     texts = next(iter(splits.train.examples.batch(_LOOKED_AT)))[0]
-    short = float(np.mean(_told(own(texts)) < _told(longer(texts))))
+    tokens = own(texts)
+    parts = [np.asarray(part) for part in keras.tree.flatten(tokens)]
+    count = len(parts[0])
+    if count > 1 and all((part == part[:1]).all() for part in parts):
+        raise ConfigError(
+            "Expected data.sequence_length to leave room for words. Received: "
+            f"{length}, with which the first {count:,} training texts become the same tokens."
+        )
+    short = float(np.mean(_told(tokens) < _told(longer(texts))))
     if short > _MANY:
         say(
             f"warning: {short:.0%} of the training texts have more than {length} tokens, and lose "
             "their end. --data.sequence_length allows more."
         )
-    parts = (splits.train, splits.validation, splits.test)
-    train, validation, test = (tokenized(part, own) for part in parts)
+    of_all = (splits.train, splits.validation, splits.test)
+    train, validation, test = (tokenized(part, own) for part in of_all)
     return Splits(train, validation, test, own)
 
 

@@ -48,7 +48,7 @@ def test_a_file_that_asks_for_code_to_be_run_is_refused(tmp_path):
 def test_a_truncated_file_is_refused(file, tmp_path, size):
     broken = tmp_path / "broken.keras"
     broken.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(rk.BackboneError, match=r"broken\.keras cannot be loaded"):
+    with pytest.raises(rk.BackboneError, match=r"broken\.keras cannot be loaded: it is damaged"):
         rk.load_backbone(broken)
 
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import struct
 import tempfile
 import wave
 import zlib
@@ -248,6 +249,23 @@ def test_texts_and_sounds_by_class(tmp_path):
         number = len(sound) - 50
         assert label == sounds.task.names.index(("good", "bad")[number % 2])
         np.testing.assert_allclose(sound[:, 0], np.arange(len(sound)) * 50 * number / 32768)
+
+
+def test_sounds_of_nothing_and_pipes_are_refused(tmp_path):
+    for number, (rate, count) in enumerate([(8000, 9), (8000, 0), (0, 9)]):
+        header = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+        data = struct.pack("<4sI", b"data", 2 * count) + bytes(2 * count)
+        file = tmp_path / "sounds" / f"{number}.wav"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"RIFF" + bytes(4) + b"WAVEfmt " + header + data)
+    every = Shares(train=1, validation=0, test=0)
+    with pytest.raises(rk.DataError) as caught:
+        from_folder(tmp_path, "train", shares=every, treatment=Treatment(length=9))
+    assert "2 of 3 files" in str(caught.value)
+    assert all(f"{n}.wav (a WAV file without a sound)" in str(caught.value) for n in (1, 2))
+    os.mkfifo(tmp_path / "sounds" / "pipe.wav")  # which nobody writes into
+    with pytest.raises(rk.DataError, match=r"pipe\.wav': a pipe"):
+        from_folder(tmp_path, "train", shares=every)
 
 
 @pytest.mark.parametrize(

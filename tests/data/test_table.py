@@ -391,6 +391,15 @@ def test_columns_wherever_a_frame_has_them(tmp_path):
     assert from_table(plain, "all", input="0", label="1", parts=None).class_names == ("a", "b")
 
 
+def test_numbers_in_the_other_order_of_bytes():
+    frame = pd.DataFrame({"x": np.arange(40.0), "whole": np.arange(40), "y": np.arange(40) % 2})
+    swapped = frame.astype({"x": ">f8", "whole": ">i4", "y": ">i8"})
+    one, other = (from_table(f, "train", input=["x", "whole"], label="y") for f in (frame, swapped))
+    assert swapped["x"].dtype == ">f8"
+    for expected, found in zip(one.arrays(), other.arrays(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_memory_does_not_follow_the_number_of_rows(tmp_path):
     # scripts/benchmark_table.py measures whole processes with 100,000 and 1,000,000 rows
     columns = [f"x{number}" for number in range(40)]

@@ -35,6 +35,7 @@ DATA = "--data.name=sklearn_digits"
         (["--data.train=trian"], "Did you mean 'train'"),
         (["--data.data_dir=photos"], "Expected no data_dir"),  # pipeline W2
         (["--data.shares={train: 0.9}"], "add up to 1. Received: 0.9 + 0.15 + 0.15 = 1.2."),
+        (["--data.label={a: 1}"], "Expected label['a'] as plain text"),
         (["--data.label=[]"], "Expected label to name a feature or a column. Received: []"),
         (["--data.examples_per_class=10000"], "examples_per_class=10000"),
         (["--tracking.uri=http://127.0.0.1:9"], "does not answer"),
@@ -85,6 +86,14 @@ def test_the_unknown_key_of_a_file_is_named(run_pipeline, tracking, tmp_path, ca
     with pytest.raises(SystemExit):
         run_pipeline("cut_search", "--config=typo.yaml")
     assert "Did you mean 'search.max_trials'" in capfd.readouterr().err
+
+
+def test_a_pipe_is_no_configuration(run_pipeline, tracking, tmp_path, capfd):
+    os.mkfifo("pipe")  # which nobody writes into
+    with pytest.raises(SystemExit) as stopped:
+        run_pipeline("cut_search", "--config=pipe")
+    assert stopped.value.code == EXIT_BAD_INPUT
+    assert "Received: 'pipe': a pipe, which can be read only once" in capfd.readouterr().err
 
 
 def test_a_folder_without_a_name_is_no_data_set(run_pipeline, tracking, tmp_path, capfd):

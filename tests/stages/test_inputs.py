@@ -70,6 +70,26 @@ def test_texts_of_a_folder_and_of_the_catalogue_become_tokens(tmp_path):
         stages.load_data(DataSettings(name=DIGITS), backbone, seed=0)
 
 
+def test_more_tokens_than_a_backbone_can_take_are_refused_before_any_data_is_read(tmp_path):
+    keras_hub = pytest.importorskip("keras_hub")
+    prosenet = stages.load_backbone(BackboneSettings(source="reusekit/prosenet", weights=None))
+    ids = keras.Input((None,), dtype="int32", name="token_ids")
+    placed = keras_hub.layers.TokenAndPositionEmbedding(9, 12, 4)(ids)
+    placed = Backbone(keras.Model(ids, placed), None, "made/bert", None, tokenizer=lambda *_: None)
+    for backbone, length, says in (
+        (prosenet, 100_000, r"since attention over more .* Received: 100000"),
+        (placed, 13, "at most 12 for made/bert, since it has positions for no more"),
+    ):
+        data = DataSettings(name="no_such_data", sequence_length=length)
+        with pytest.raises(rk.ConfigError, match=says):
+            stages.load_data(data, backbone, seed=0)
+    pairs = pd.DataFrame({"a": [f"read {n}" for n in range(40)], "b": "files", "y": [0, 1] * 20})
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    pairs = {"table": str(tmp_path / "pairs.csv"), "input": ["a", "b"], "label": "y"}
+    with pytest.raises(rk.ConfigError, match=r"room for words\. Received: 1, with which"):
+        stages.load_data(DataSettings(**pairs, sequence_length=1), prosenet, seed=0)
+
+
 def test_a_setting_of_its_own_is_no_option():
     with pytest.raises(rk.ConfigError, match=r"backbone\.weights"):
         stages.load_backbone(BackboneSettings(options={"weights": None}))
