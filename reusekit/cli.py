@@ -325,7 +325,9 @@ def export(
 
     folder = expanded(output, ConfigError)
     chosen = [None if word == "none" else word for word in precisions]
-    print(export_version(model, formats, chosen, folder, max_accuracy_loss, data))  # type: ignore[arg-type]
+    made = export_version(model, formats, chosen, folder, max_accuracy_loss, data)  # type: ignore[arg-type]
+    print(made)
+    print("Files:", *(one.path for one in made), sep="\n  ")
 
 
 def report(model: str, output: str = "report.html", verbose: bool = False) -> None:

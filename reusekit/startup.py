@@ -5,6 +5,7 @@ before it reads `TF_CPP_MIN_LOG_LEVEL`, so the only way to keep them out is to c
 descriptor. Everything that is not on the short list of known noise is passed on unchanged.
 """
 
+import logging
 import os
 import platform
 import re
@@ -22,6 +23,7 @@ _INFORMATIONAL = re.compile(
     r"I\d{4} .*"  # glog's mark of an informational line
     r"|WARNING: All log messages before absl::InitializeLog\(\) is called .*"
     r"|To enable the following instructions: .*"  # second line of an informational message
+    r"|W\d{4} .*tf_tfl_flatbuffer_helpers.*Ignored \w+\."  # LiteRT's converter, on each model
 )
 _CUDA_INIT_FAILED = re.compile(r"E\d{4} .*failed call to cuInit")
 _NVIDIA_DRIVER = "/proc/driver/nvidia"
@@ -83,6 +85,25 @@ def quiet() -> Iterator[None]:
             kept = without_noise(caught.read().decode(errors="replace").splitlines())
             if kept:
                 print("\n".join(kept), file=sys.stderr)
+
+
+def is_no_retracing(record: logging.LogRecord) -> bool:
+    """Return False for TensorFlow's retracing warning, caused by many models in a process."""
+    return "triggered tf.function retracing" not in record.getMessage()
+
+
+@contextmanager
+def without_retracing() -> Iterator[None]:
+    """Hold back TensorFlow's retracing warning, which counts over all models of a process."""
+    log = logging.getLogger("tensorflow")
+    if is_no_retracing in log.filters:
+        yield
+        return
+    log.addFilter(is_no_retracing)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_no_retracing)
 
 
 def use_onednn() -> None:

@@ -91,6 +91,8 @@ def test_warnings_and_errors_come_through():
     ]
     assert without_noise(lines, has_driver=False) == [lines[1], lines[3]]
     assert without_noise(lines, has_driver=True) == lines[1:]
+    remark = "W0000 00:00:1795 32060 tf_tfl_flatbuffer_helpers.cc:364] Ignored output_format."
+    assert without_noise([remark, lines[1]]) == [lines[1]]
 
 
 def test_a_failing_import_is_shown_whole():

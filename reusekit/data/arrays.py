@@ -14,7 +14,7 @@ from reusekit.data.rows import ROWS, Rows, numbers, row_keys, streamed, treated,
 from reusekit.data.selection import only
 from reusekit.data.shares import Shares
 from reusekit.data.split import DataSplit, cause_of
-from reusekit.data.task import by_task, joined
+from reusekit.data.task import Kind, by_task, joined
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
 
@@ -69,6 +69,42 @@ def from_arrays(
         >>> train.size, train.input_shape, train.class_names
         (124, (13,), ('class_0', 'class_1', 'class_2'))
     """
+    if shares is not None and shares.group is not None:
+        raise DataError(
+            "Expected shares without a group, which is a column: rk.data.from_table takes a "
+            f"DataFrame with it. Received: {shares.group!r}."
+        )
+    rows = array_rows(inputs, labels, "arrays", names, weights, treatment.task)
+    positions = np.arange(len(rows.keys)) if shares is None else rows.drawn(shares).of(split)
+    return rows.split(split, positions, treatment, {})
+
+
+def array_rows(
+    inputs: Any,
+    labels: Any,
+    source: str,
+    names: AnyNames | None = None,
+    weights: Any = None,
+    task: Kind | Mapping[str, Kind] | None = None,
+) -> Rows:
+    """Return arrays as labelled rows, of which a reader of another source takes splits.
+
+    Args:
+        inputs: As for `from_arrays`.
+        labels: As for `from_arrays`.
+        source: Name of the source, the same from call to call.
+        names: As for `from_arrays`.
+        weights: As for `from_arrays`.
+        task: The task that is asked for, as in a `Treatment`; None for what the labels state.
+
+    Raises:
+        DataError: As for `from_arrays`.
+
+    Example:
+        >>> rows = array_rows(np.eye(4), ["cat", "dog", "cat", "dog"], "pets")
+        >>> rows.split("all", np.arange(4), Treatment(), {}).class_names
+        ('cat', 'dog')
+    """
     held = _by_name(inputs)
     told = _labels(labels)
     sizes = {name or "inputs": len(part) for name, part in held.items()}
@@ -78,12 +114,7 @@ def from_arrays(
     if len(set(sizes.values())) > 1 or not all(sizes.values()):
         listed = ", ".join(f"{count:,} of {name}" for name, count in sizes.items())
         raise DataError(f"Expected one label for each example, and some. Received: {listed}.")
-    if shares is not None and shares.group is not None:
-        raise DataError(
-            "Expected shares without a group, which is a column: rk.data.from_table takes a "
-            f"DataFrame with it. Received: {shares.group!r}."
-        )
-    task, found = labels_from(told, "the arrays", names, treatment.task)
+    stated, found = labels_from(told, "the arrays", names, task)
 
     def block(rows: np.ndarray) -> Any:
         parts = {
@@ -113,9 +144,7 @@ def from_arrays(
     keys = np.concatenate([row_keys(block(np.arange(s, min(s + step, size)))) for s in starts])
     texts = any(part.dtype.kind in "OSU" for part in held.values())
     stored = str({name: (str(part.dtype), part.shape[1:]) for name, part in held.items()})
-    rows = Rows("arrays", taken, keys, task, found, weighed, open_length=texts, stored=stored)
-    positions = np.arange(size) if shares is None else rows.drawn(shares).of(split)
-    return rows.split(split, positions, treatment, {})
+    return Rows(source, taken, keys, stated, found, weighed, open_length=texts, stored=stored)
 
 
 def _labels(labels: Any) -> Any:

@@ -105,6 +105,9 @@ class DataSplit:
         if known and (known.fingerprint, len(known.keys)) != (self.fingerprint, self.size):
             object.__setattr__(self, "contents", None)
 
+    def __len__(self) -> int:
+        return self.size
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes, or of whatever is to be told, in the order of outputs."""

@@ -42,9 +42,10 @@ def notes_of(
             copied.setdefault(" and ".join(told), []).append(one)
     notes: list[tuple[Any, str]] = [
         *((True, doubt) for one in cuts for doubt in one.frontier.doubts),
-        *(
-            (True, f"Pooling passes over what {address!r} leaves out, at {listed(those)}.")
-            for address, those in masks.items()
+        (
+            masks,
+            "Pooling passes over positions that a mask leaves out, such as the filling of short "
+            f"texts: {', '.join(f'{mask!r} at {listed(those)}' for mask, those in masks.items())}.",
         ),
         *(
             (

@@ -275,7 +275,10 @@ def _printed(plans: Mapping[str, Plan]) -> str:
     seconds = sum(plan.seconds for plan in plans.values())
     size = sum(plan.bytes for plan in plans.values())
     measured = [plan.plain_seconds for plan in plans.values() if plan.plain_seconds is not None]
-    total = f"In all {_seconds(seconds)} s and {decimal(size)}."
+    total = (
+        f"In all {_seconds(seconds)} s and {decimal(size)}, beside what Keras takes to build and "
+        "trace models."
+    )
     plain = "The plain way was not measured: no part of the bottom has to run."
     if measured:
         partly = len(measured) < len(plans)

@@ -34,7 +34,8 @@ def export_version(
 ) -> Exports:
     """Write a registered version as files, compare them with it, and log them beside it.
 
-    The test split, and the training split for calibration, are those that its run has recorded.
+    The test split, and the training split for calibration, are those that its run has recorded. A
+    file beside them, `NAME.json`, has the names of outputs, and size and channels of pictures.
 
     Args:
         address: Of the version, such as `models:/digits@champion`.
@@ -70,6 +71,8 @@ def export_version(
         made.append(exporter.export(one, how))
     exports = Exports(tuple(made))
     tracking.log_exports(version, exports, check)
+    meaning = tracking.Usage.of(check).model_dump_json(indent=2)
+    Path(folder, f"{version.name}.json").write_text(meaning, "utf-8")
     return exports
 
 

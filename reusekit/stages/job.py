@@ -24,7 +24,7 @@ from reusekit.progress import StageClock, bars_wanted, console, say
 from reusekit.settings import BackboneSettings, DataSettings, TrackingSettings
 from reusekit.signals import interruptible
 from reusekit.stages.inputs import Splits, draw_augmented
-from reusekit.startup import BEGAN
+from reusekit.startup import BEGAN, is_no_retracing
 from reusekit.tracking import connect, log_artifact, log_data, pipeline_run
 from reusekit.tracking.outbox import Outbox
 from reusekit.tracking.unfinished import end_killed, has_open_runs, is_marked, living
@@ -44,6 +44,7 @@ class Job:
         experiment: The experiment that its run belongs to; None for MLflow's own choice.
         seed: What all randomness starts from.
         clock: The seconds of each stage.
+        settings: What `record` was told, by name.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Job:
     experiment: str | None
     seed: int
     clock: StageClock = field(repr=False)
+    settings: dict[str, object] = field(default_factory=dict, repr=False)
     _open: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @contextmanager
@@ -79,6 +81,7 @@ class Job:
             for mode in ("python", "json")
         )
         outbox = self.folder / "outbox"
+        self.settings.update(settings)
         told = settings.get("backbones", [settings.get("backbone")])
         several = [one.source for one in told if isinstance(one, BackboneSettings)]  # type: ignore[attr-defined]
         source = f" {', '.join(several)}" if several else ""
@@ -183,14 +186,9 @@ def _is_of_use(folder: Path) -> bool:
     return waits or any(one for kind in ("*.keras", "*.csv") for one in folder.rglob(kind))
 
 
-def _no_retracing(record: logging.LogRecord) -> bool:
-    """Return False for TensorFlow's retracing warning, caused by many models in a process."""
-    return "triggered tf.function retracing" not in record.getMessage()
-
-
 def _let_talk(verbose: bool) -> None:
     """Let warnings of the libraries through, and their other messages where wanted."""
-    logging.getLogger("tensorflow").addFilter(_no_retracing)
+    logging.getLogger("tensorflow").addFilter(is_no_retracing)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # sixty lines for a new database
     if not bars_wanted():
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -439,6 +439,9 @@ def _refuse_known(
             continue
         if seen.fingerprint != one.source.fingerprint:  # shares draw other parts of more examples
             unknown = f"{one.name}, {one.split}, has other examples now than when it was trained"
+            if seen.name != one.name:  # parts of another folder or table, which nobody was shown
+                unknown = f"{one.name}, {one.split}, is not where the settings say: {seen.name}"
+                continue
         if seen.overlaps(split):
             shared = one.context
         elif equal := split.equal_examples(seen):

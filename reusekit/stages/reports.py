@@ -1,5 +1,6 @@
 """The report at the end of a job."""
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from reusekit.exports import Exports
 from reusekit.search import SearchResult
 from reusekit.search.space import label
 from reusekit.secrets import shown
-from reusekit.settings import TrackingSettings
+from reusekit.settings import DataSettings, TrackingSettings
 from reusekit.sharing import count_params
 from reusekit.stages.baselines import Baseline
 from reusekit.stages.evaluation import Evaluation
@@ -82,14 +83,14 @@ def report(
     if exports is not None:
         out.print(f"{escape(str(exports))}\nThe file: {escape(exports[0].path)}", soft_wrap=True)
     out.print(
-        f"{_registered(version, tracking)}\n"
+        f"{_registered(version, tracking, job.settings.get('data'))}\n"
         f"Tables and figures: {escape(str(job.folder))}\n"
         f"See the run: {ui_command(job.tracking_uri)}",
         soft_wrap=True,
     )
 
 
-def _registered(version: ModelVersion | None, tracking: TrackingSettings) -> str:
+def _registered(version: ModelVersion | None, tracking: TrackingSettings, data: object) -> str:
     """Return the registered name and how to load it, or that it waits."""
     if version is None:
         return (
@@ -107,8 +108,22 @@ def _registered(version: ModelVersion | None, tracking: TrackingSettings) -> str
         words = ["python", "pipelines/promote.py", "--tracking.model", version.name]
         words += ["--promote.candidate", str(version.version)]
         words += ["--tracking.uri", shown(tracking.uri)] if tracking.uri else []
+        words += _where(data) if isinstance(data, DataSettings) else []
         lines.append(f"Compare it with the {tracking.promoted}: {shlex.join(words)}")
     return "\n".join(lines)
+
+
+def _where(data: DataSettings) -> list[str]:
+    """Return the options of a command that finds the same test split."""
+    of_training = {
+        "train", "validation", "examples_per_class", "augment", "class_weights", "sequence_length",
+    }  # fmt: skip
+    told = data.model_dump(mode="json", exclude_defaults=True, exclude=of_training)
+    pairs = (
+        (f"--data.{name}", value if isinstance(value, str) else json.dumps(value))
+        for name, value in told.items()
+    )
+    return [word for pair in pairs for word in pair]
 
 
 def _search(searched: Searched) -> str:

@@ -21,6 +21,7 @@ from reusekit.data.files import look_at, open_files, stamp
 from reusekit.data.task import AnyKind, Task
 from reusekit.errors import DataError, TrackingError, nearest
 from reusekit.graph import read
+from reusekit.startup import without_retracing
 
 USAGE = Path("data", "usage.json")
 """Where the usage lies in a model's folder, beside the model."""
@@ -201,7 +202,9 @@ class Usage(Answers):
             for at in range(0, len(arrays[0]), _BATCH):
                 batch = [array[at : at + _BATCH] for array in arrays]
                 fed = keras.tree.pack_sequence_as(structure, batch)
-                outputs.append(self.outputs(behind(model.predict_on_batch(fed))))
+                with without_retracing():
+                    made = model.predict_on_batch(fed)
+                outputs.append(self.outputs(behind(made)))
         answers = pd.concat(
             [
                 one.named(np.concatenate([batch[task] for batch in outputs]), probabilities, task)
@@ -476,7 +479,9 @@ def _texts(column: _Column) -> Any:
         found = _opened([values[place] for place in paths], Treatment(), "text")
         for place, text in zip(paths, found, strict=True):
             values[place] = text.decode()
-    for value in values:
+    for place, value in enumerate(values):
+        if isinstance(value, bytes):  # as the arrays of a split have texts
+            values[place] = value = _read_text(value)
         if not isinstance(value, str):
             raise DataError(
                 f"Expected texts for the input {column.name!r}. Received: {str(value)[:80]!r}, of "
@@ -484,6 +489,13 @@ def _texts(column: _Column) -> Any:
             )
     texts = tf.constant(values)
     return texts[:, None] if column.shape == (1,) else texts
+
+
+def _read_text(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"Expected text in UTF-8. Received: {value[:80]!r}.") from error
 
 
 def _opened(values: Sequence[Any], treatment: Treatment, kind: str) -> np.ndarray:
@@ -496,7 +508,10 @@ def _opened(values: Sequence[Any], treatment: Treatment, kind: str) -> np.ndarra
                 paths[-1] = Path(scratch, f"input {place}")
                 paths[-1].write_bytes(value)
             elif not os.path.isfile(value):
-                raise DataError(f"Expected the path of a {kind}. Received: {str(value)[:200]!r}.")
+                raise DataError(
+                    f"Expected the path of a {kind}. Received: {str(value)[:200]!r}, where no file "
+                    "is."
+                )
         try:
             found = look_at(tuple(stamp(path) for path in paths))
             for file in found:

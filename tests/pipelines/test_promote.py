@@ -12,6 +12,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.linear_model import RidgeClassifier
 
 import reusekit as rk
@@ -288,6 +290,30 @@ def test_it_says_where_it_cannot_tell_what_a_version_was_trained_on(
         assert f"Whether version {version} has seen this split cannot be told" in said
         assert why in said
         assert "Whether version 1" not in said
+
+
+def test_fresh_pictures_of_another_folder_are_no_part_of_the_training_data(
+    register, module_tracking, tmp_path
+):
+    data = load_digits()
+    for number, (image, digit) in enumerate(zip(data.images[:150], data.target, strict=False)):
+        folder = tmp_path / ("old" if number < 80 else "fresh") / str(digit)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15.9).astype("uint8")).save(folder / f"{number}.png")
+    treatment = rk.data.Treatment(image_size=GREY[:2], channels=1)
+    with mlflow.start_run():
+        log_data(rk.data.from_folder(tmp_path / "old", "train", treatment=treatment), "training")
+        uri = mlflow.keras.log_model(model("good"), name="whole").model_uri
+    version = mlflow.register_model(uri, "of a folder")
+    every = rk.data.Shares(train=0, validation=0, test=1)
+    tested = stages.evaluate_version(
+        version, DataSettings(folder=str(tmp_path / "fresh"), shares=every)
+    )
+    assert tested.split.size == 70
+    assert "old, train, is not where the settings say" in tested.unknown
+    (tmp_path / "old").rename(tmp_path / "moved")
+    with pytest.raises(rk.ConfigError, match="shares examples with the training data"):
+        stages.evaluate_version(version, DataSettings(folder=str(tmp_path / "moved"), test="train"))
 
 
 @pytest.mark.parametrize(

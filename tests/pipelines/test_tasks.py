@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shlex
 from pathlib import Path
 
 import keras
@@ -162,7 +164,8 @@ def test_several_tasks_at_once_from_a_configuration_on(run_pipeline, tracking, t
     assert recorded_splits(version)[0].class_names["both"] == ("across", "upright")
     untrained = ["--head.epochs=1", "--head.learning_rate=1e-6", "--finetune.share=0"]
     run_pipeline("finetune", "--cut=conv0", *untrained, *data, *tracked)
-    run_pipeline("promote", *data, tracked[0])
+    printed = re.search("promote.py (.*)", capsys.readouterr().out)[1]  # with the data in it
+    run_pipeline("promote", *shlex.split(printed))
     assert "does not become inked@champion: relative_loss " in capsys.readouterr().out
     experiment = tracking.get_experiment_by_name("reusekit").experiment_id
     (decided,) = tracking.search_runs([experiment], "tags.`reusekit.decision` = 'refuse'")

@@ -1,5 +1,7 @@
 """A registered version as files: found again data, figures in MLflow, a section of its card."""
 
+import json
+
 import keras
 import mlflow
 import pytest
@@ -59,6 +61,10 @@ def test_a_version_is_exported_and_its_figures_are_kept(registered, tmp_path, ca
     said = run_export(capsys, *words)
     assert "litert-int8-calibrated" in said.out, said.err
     assert "Compared on 60 examples." in said.out
+    assert f"\n  {tmp_path / 'pixels.tflite'}\n" in said.out
+    told = json.loads((tmp_path / "pixels.json").read_text())
+    assert (told["names"][3], told["kind"]) == ("3", "classification")
+    assert told["treatment"].keys() >= {"image_size", "channels"}
     files = {"pixels.tflite", "pixels-int8-calibrated.tflite", "pixels-saved_model"}
     assert {path.name for path in tmp_path.iterdir()} == files
     client = registered

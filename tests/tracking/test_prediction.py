@@ -160,6 +160,9 @@ def test_texts_are_known_by_their_words(served, tmp_path):
     ):
         assert served["tone"].predict(inputs)["label"].tolist() == ["good", "bad", "good"]
     assert served["tone"].predict("bad")["label"].tolist() == ["bad"]
+    split = rk.data.from_arrays(["bad", "good"], ["good", "bad"])  # whose arrays are of bytes
+    found = rk.predict("models:/tone@champion", split.arrays()[0])
+    assert found["label"].tolist() == ["bad", "good"] and len(split) == 2
     (tmp_path / "one.txt").write_text("bad")
     assert rk.predict("models:/tone/1", [tmp_path / "one.txt"])["label"].tolist() == ["bad"]
 
