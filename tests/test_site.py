@@ -69,7 +69,7 @@ def test_the_essay_is_gone_through(folder, capsys):
     assert found["edited"].output_shape == (None, 3)
 
 
-@pytest.mark.parametrize("page", ["concepts", "questions", "index"])
+@pytest.mark.parametrize("page", ["concepts", "faq", "index"])
 def test_examples_of_a_page_are_true(page, folder):
     text = (DOCS / f"{page}.md").read_text("utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))

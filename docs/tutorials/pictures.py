@@ -81,15 +81,29 @@ for axes, picture, heat, of in zip(row, pictures, found.values, found.of, strict
 # %% [markdown]
 # ## The same as a command
 #
-# A configuration of one line searches, trains on with the top of the backbone unfrozen, measures on the
-# test part and registers the model:
+# A configuration of two lines searches, trains on with the top of the backbone unfrozen, measures on the
+# test part and registers the model. `skip_unreadable` leaves out broken files, and names them:
 #
 # ```yaml
-# data: {folder: photos}
+# data: {folder: photos, skip_unreadable: true}
+# tracking: {model: photos}
 # ```
 #
 # ```shell
 # python pipelines/cut_search.py --config photos.yaml
+# reusekit predict models:/photos@champion one.png two.jpg
 # ```
+#
+# Another version, a comparison of the two, files for other runtimes, and back to the version of before:
+#
+# ```shell
+# python pipelines/finetune.py --config photos.yaml --cut block3_out
+# python pipelines/promote.py --data.folder photos --tracking.model photos
+# reusekit export models:/photos@champion --to litert,onnx --data photos
+# python pipelines/rollback.py --tracking.model photos
+# ```
+#
+# A comparison takes 30 test examples; with fewer see [Few examples](../pipelines.md#few-examples). The lines
+# that run an exported file are in [Export](../export.md#run-it-elsewhere).
 #
 # Broken files, equal pictures in two parts, colours and rotations: see [Data](../data.md).

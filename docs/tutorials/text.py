@@ -75,7 +75,10 @@ served.predict(pd.DataFrame({"text": ["A fast and useful function.", "An invalid
 # mlflow models serve -m models:/reviews@champion --env-manager local --port 5001
 # curl localhost:5001/invocations -H 'Content-Type: application/json' \
 #   -d '{"dataframe_records": [{"text": "A fast and useful function."}]}'
+# {"predictions": [{"label": "praise", "probability": 0.98}]}
 # ```
+#
+# The column is called as in your table, here `text`. `mlflow` is that of the environment in which reusekit is.
 #
 # A later version becomes champion only by `promote`, which compares both on the test part; `rollback`
 # goes back. See [Find it in MLflow](../tracking.md).
