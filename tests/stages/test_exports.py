@@ -66,7 +66,7 @@ def test_a_version_is_exported_and_its_figures_are_kept(registered, tmp_path, ca
     assert (told["names"][3], told["kind"]) == ("3", "classification")
     assert told["treatment"].keys() >= {"image_size", "channels"}
     files = {"pixels.tflite", "pixels-int8-calibrated.tflite", "pixels-saved_model"}
-    assert {path.name for path in tmp_path.iterdir()} == files
+    assert {path.name for path in tmp_path.iterdir()} == {*files, "pixels.json"}
     client = registered
     (experiment,) = client.search_experiments(filter_string="name = 'exported'")
     run, *_ = client.search_runs([experiment.experiment_id], "params.model = 'pixels'")
