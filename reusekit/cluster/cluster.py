@@ -2,10 +2,9 @@
 
 import itertools
 import tempfile
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Self
@@ -59,7 +58,7 @@ class Cluster(Workers):
         self._ray: Any = None
         self._mine = False
         self._models: dict[str, Any] = {}
-        self._sent: tuple[Any, Sequence[Any]] = (None, ())
+        self._held: tuple[Any, Sequence[Any]] = (None, ())
 
     def __enter__(self) -> Self:
         self._ray, self._mine = connect(self.options)
@@ -76,7 +75,7 @@ class Cluster(Workers):
 
     def __exit__(self, *_: object) -> None:
         self._models.clear()
-        self._sent = (None, ())
+        self._held = (None, ())
         if self._mine:
             self._ray.shutdown()
         self._ray = None
@@ -144,9 +143,12 @@ class Cluster(Workers):
 
     def check_folder(self, folder: AnyPath) -> None:
         """Raise ClusterError where a node does not see a folder that this process sees."""
-        path = expanded(folder, ClusterError).absolute()
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".seen-") as marker:
-            self._look(path, Path(marker.name).name)
+        path, token = expanded(folder, ClusterError).absolute(), ""
+        with ExitStack() as held:
+            with suppress(OSError):  # where one may only read, a folder of that name has to do
+                marker = held.enter_context(tempfile.NamedTemporaryFile(dir=path, prefix=".seen-"))
+                token = Path(marker.name).name
+            self._look(path, token)
 
     def _remote(self) -> Any:
         """Return the task of Ray's that runs a function over a block of items."""
@@ -187,23 +189,22 @@ class Cluster(Workers):
         ray = self._connected
         from reusekit.cluster.parcel import packed
 
-        told = self._told(function)
-        yield from _Run(ray, self, lambda block: self._task.remote(packed(block)[0], *told), items)
+        held = self._put(function)
+        yield from _Run(ray, self, lambda block: self._task.remote(packed(block)[0], *held), items)
 
-    def _told(self, function: Any) -> Sequence[Any]:
-        """Return a function and its models as Ray keeps them for all tasks."""
+    def _put(self, function: Any) -> Sequence[Any]:
+        """Return a function and its models as Ray holds them for all tasks."""
         from reusekit.cluster.parcel import packed, packed_model
 
-        known, told = self._sent
+        known, held = self._held
         if known is not function:
             sent, models = packed(function)
             for key, graph in models.items():
                 if key not in self._models:
                     self._models[key] = self._ray.put(packed_model(graph.model, key))
-            held = self._ray.put({"key": uuid.uuid4().hex, **sent})
-            told = held, *(self._models[key] for key in models)
-            self._sent = function, told
-        return told
+            held = self._ray.put(sent), *(self._models[key] for key in models)
+            self._held = function, held
+        return held
 
 
 class _Run:

@@ -6,6 +6,7 @@ in it are not copied.
 """
 
 import copyreg
+import hashlib
 import io
 import pickle
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,8 @@ def packed(content: Any) -> tuple[Sent, Mapping[str, Graph]]:
     """Pack something for a worker.
 
     Returns:
-        The pickle and the bytes of its arrays, and the models that it stands on by their keys.
+        The pickle, the bytes of its arrays and a key of both, and the models that it stands on, by
+        keys of theirs.
 
     Raises:
         ClusterError: It holds what cannot be sent.
@@ -48,8 +50,12 @@ def packed(content: Any) -> tuple[Sent, Mapping[str, Graph]]:
             "Expected heads, layers and settings that can be sent to workers: classes that are "
             f"defined in a module. Received: {type(error).__name__}: {error}"
         ) from error
-    arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
-    return {"content": _bytes(file.getvalue()), "buffers": arrays}, pickler.models
+    parts: list[Any] = [file.getvalue(), *(buffer.raw() for buffer in buffers)]
+    key = hashlib.sha256()
+    for part in parts:
+        key.update(part)
+    content, *arrays = (np.frombuffer(part, np.uint8) for part in parts)
+    return {"key": key.hexdigest(), "content": content, "buffers": arrays}, pickler.models
 
 
 def unpacked(sent: Sent, models: Mapping[str, Graph]) -> Any:

@@ -21,7 +21,7 @@ def perform(items: Sent, function: Sent, *models: Sent) -> tuple[list[Any], floa
 
     Args:
         items: The items, packed.
-        function: The function, packed, with a key.
+        function: The function, packed.
         *models: The models that it stands on.
 
     Returns:

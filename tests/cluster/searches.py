@@ -10,13 +10,13 @@ from reusekit.features import FeatureStore
 from reusekit.search import CutSearch
 
 
-def searched(folder, cluster=None, heads=None, **changed) -> CutSearch:
+def searched(folder, cluster=None, heads=None, oracle=None, **changed) -> CutSearch:
     """Return a finished search."""
     one: Any = search(folder, **changed)
     space = one._all_cuts.changed(heads=heads)
     given = one.graph, one.train, one.validation, space, one.config, one.folder, one.store
     found = CutSearch(*given, cluster=cluster)
-    found.run()
+    found.run(oracle=oracle)
     return found
 
 

@@ -2,10 +2,17 @@
 
 from time import sleep
 
+import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 from cluster.dying import DyingWorkers
 from cluster.searches import assert_equal, searched, told
+from keras_tuner.oracles import HyperbandOracle
+from search.textures import textures
 
+from reusekit.data import DataSplit, Task
+from reusekit.features import Extraction, FeatureStore, lengths, stored_features
 from reusekit.training import heads
 
 
@@ -29,6 +36,40 @@ def test_a_trial_that_fails_is_recorded_as_on_one_machine(tmp_path, cluster):
     assert [one["status"] for one in told(there)] == [one["status"] for one in told(here)]
     assert {one["status"] for one in told(there)} == {"completed", "failed"}
     assert told(there)[0] == told(here)[0]
+
+
+def test_features_that_vary_and_trials_that_go_on_are_equal(tmp_path, cluster):
+    """Features are computed for every batch, by workers of their own, of augmented inputs."""
+
+    def run(name, workers=None):
+        train = textures("train", 60, 1).augmented(["RandomFlip"])
+        oracle = HyperbandOracle("val_loss", max_epochs=2, factor=2, seed=3)
+        changed = {"train": train, "cuts": ["out1"], "frozen_up_to": ["out0"]}
+        return searched(tmp_path / name, workers, oracle=oracle, **changed)
+
+    here, there = run("here"), run("there", cluster)
+    assert {one.how for one in there.plan.features} == {"recompute"}
+    assert any(one["values"]["tuner/initial_epoch"] for one in told(there))
+    assert told(there) == told(here)
+
+
+def test_texts_are_sorted_among_the_same_ones(tmp_path, cluster, monkeypatch):
+    monkeypatch.setattr(lengths, "WINDOW_BATCHES", 2)
+    keras.utils.set_random_seed(0)
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    x = keras.layers.Embedding(30, 8, mask_zero=True, name="words")(ids)
+    model = keras.Model(ids, keras.layers.Dense(8, name="dense")(x))
+    numbers = np.random.default_rng(0)
+    texts = numbers.integers(1, 30, (100, 32)) * (np.arange(32) < numbers.integers(1, 33, (100, 1)))
+    examples = tf.data.Dataset.from_tensor_slices((texts.astype("int32"), np.arange(100) % 2))
+    data = DataSplit("texts:1.0.0", "train", examples, 100, Task("classification", ("a", "b")), "x")
+    small = Extraction(batch_size=8)
+    stores = FeatureStore(tmp_path / "a"), FeatureStore(tmp_path / "b").computed_by(cluster)
+    here, there = (
+        stored_features(store, model, ["dense"], data, pooling="avg", extraction=small)[0].arrays()
+        for store in stores
+    )
+    np.testing.assert_array_equal(here, there)
 
 
 def test_workers_and_a_node_that_are_killed_cost_nothing_but_time(tmp_path, cluster, here):
