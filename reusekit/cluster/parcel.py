@@ -65,6 +65,8 @@ def unpacked(sent: Sent, models: Mapping[str, Graph]) -> Any:
 
 def key_of(graph: Graph) -> str:
     """Return a key of a model's weights, layers and their names."""
+    if graph.keeps_masks:
+        graph = read(graph.model)  # the names of masks are there only where they are asked for
     digests = tensor_digests(graph, graph.outputs)
     return digest([[digests[tensor] for tensor in graph.outputs], sorted(graph.names)])
 
