@@ -136,7 +136,10 @@ class RemoteFolder:
                 if content is not None:
                     path = self.folder / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
+                    try:
+                        path.write_bytes(content)
+                    except OSError as error:  # a full disk names no file
+                        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
             self._known = self._files()
 
     # --- the lease ------------------------------------------------------------------------------
