@@ -154,6 +154,11 @@ class CutSearch:
         self._shipping = None if config.ship is None else Shipping(config.ship, self.folder)
 
     @property
+    def kept_in(self) -> str:
+        """The folder or the address at which the same search goes on."""
+        return str(self.folder) if self._remote is None else self._remote.url
+
+    @property
     def graph(self) -> Graph:
         """The backbone, read once, where there is only one.
 

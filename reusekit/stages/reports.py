@@ -142,7 +142,7 @@ def _search(searched: Searched) -> str:
             f"The ranking before training ({search.config.rank}) agrees with what the cuts reached "
             f"to {agreed.kendall:.2f} (Kendall's tau), one by size to {by_size.kendall:.2f}."
         )
-    lines.append(f"The search is kept in {search.folder}; the same command goes on there.")
+    lines.append(f"The search is kept in {search.kept_in}; the same command goes on there.")
     return "\n".join(lines)
 
 

@@ -83,6 +83,7 @@ def test_runs_are_in_the_database(finished):
         assert len(trials) == 4
         assert {one.info.status for one in [parent, *nested]} == {"FINISHED"}
     # The other machine trained none of them again.
+    assert f"The search is kept in s3://{BUCKET}/search;" in finished[0][0][1]
     resumed = [parent.data.metrics["search_resumed_trials"] for parent, _ in (first, second)]
     assert resumed == [0, 4]
     values = [
