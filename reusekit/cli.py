@@ -84,7 +84,8 @@ def init(folder: str, verbose: bool = False) -> None:
     taken = [name for name in (*carried, _ENVIRONMENT) if (target / name).exists()]
     if taken:
         raise ConfigError(
-            f"{target} has a {taken[0]!r} already. Choose a new one, or move it away."
+            f"Expected a folder without {taken[0]!r}. Received: {target}, which has it already. "
+            "Choose a new one, or move that away."
         )
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,10 @@ def init(folder: str, verbose: bool = False) -> None:
             for name in (*carried, _ENVIRONMENT):
                 (Path(draft) / name).rename(target / name)
     except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {error.strerror}.") from error
+        raise ConfigError(
+            f"Expected a folder that can be written. Received: {target}: {error.strerror}. Choose "
+            "another one."
+        ) from error
     pipeline, config = target / "pipelines" / "cut_search.py", target / "configs" / "digits.yaml"
     print(shlex.join([sys.executable, str(pipeline), "--config", str(config)]))
 
@@ -132,7 +136,10 @@ def cache(
     check(AnyPath | None, path, "--path", CacheError)
     folder: Any = path if is_url(path) else expanded(path or default_path(), CacheError)
     if not FeatureStore.exists(folder):
-        raise CacheError(f"There is no feature store in {folder}. Name its folder with --path.")
+        raise CacheError(
+            f"Expected the folder of a feature store. Received: {folder}, in which there is none. "
+            "Name its folder with --path."
+        )
     if budget is not None and action != "gc":
         raise CacheError(f"Expected a budget with 'gc' alone. Received: {action!r} with one.")
     store = FeatureStore(folder)
@@ -144,8 +151,8 @@ def cache(
         bad = sum(count > 0 for count in damaged.values())
         if bad:
             raise CacheError(
-                f"{bad} of {len(damaged)} entries are damaged. Their damaged blocks are computed "
-                "again when they are next asked for."
+                f"Expected entries as they were written. Received: {bad} of {len(damaged)} that "
+                "are damaged. Ask for them again, which computes their damaged blocks anew."
             )
     else:
         removed = store.gc(budget) if action == "gc" else store.clear()
@@ -171,7 +178,10 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
     check(AnyPath, folder, "folder", ConfigError)
     root = expanded(folder, ConfigError)
     if not root.is_dir():
-        raise ConfigError(f"There is no folder {folder}. Name that of a job, or of many.")
+        raise ConfigError(
+            f"Expected the folder of a job, or of many. Received: {folder!r}, which is no folder. "
+            "Check its path."
+        )
     outboxes, problems = find_outboxes(root), []
     if not outboxes:
         print(f"Nothing waits in {folder}.")
@@ -190,9 +200,12 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
         left, refused = len(outbox.records()), taken.count(False)
         print(f"{outbox.folder}: sent {taken.count(True)}, refused {refused}, left {left}")
         if refused:
-            problems.append(f"What was refused is kept in {outbox.folder / 'refused'}.")
+            problems.append(
+                f"Expected a tracking server that takes all records. Received: {refused} refusals, "
+                f"kept in {outbox.folder / 'refused'}. See the causes beside them."
+            )
     if problems:
-        raise TrackingError(f"Not all could be sent. {problems[0]}")
+        raise TrackingError(f"{problems[0]}")
 
 
 def predict(

@@ -147,7 +147,9 @@ def launch_one_of(
     elif name in functions:
         launch(functions[name], rest, positional=True)
     else:
-        _stop(f"Unknown subcommand {name!r}. {nearest(name, functions)}", verbose=False)
+        _stop(
+            f"Expected a subcommand. Received: {name!r}. {nearest(name, functions)}", verbose=False
+        )
 
 
 def completion_of(functions: Mapping[str, Callable[..., Any]], shell: str) -> str:
@@ -158,24 +160,32 @@ def completion_of(functions: Mapping[str, Callable[..., Any]], shell: str) -> st
         shell: `bash` or `zsh`.
     """
     import shtab
+    from docstring_parser import parse as parse_docstring
 
     parser = argparse.ArgumentParser(prog="reusekit")
     subcommands = parser.add_subparsers()
     for name, function in functions.items():
-        one = subcommands.add_parser(name, help=_summary(function))
-        for option, hint in _hints(function).items():
-            needed = signature(function).parameters[option].default is Parameter.empty
-            choices = get_args(hint) if get_origin(hint) is Literal else None
-            flag = option if needed or hint == list[str] | None else f"--{option}"
+        parsed = subcommands.add_parser(name, help=_summary(function))
+        hints, helps = _hints(function), parse_docstring(getdoc(function) or "").params
+        said = {one.arg_name: re.split(r"[.;]\s", one.description or "")[0] for one in helps}
+        for option, hint in {**hints, "config": str, "import": str}.items():
+            if hint is bool:
+                parsed.add_argument(f"--{option}", action="store_true", help=said.get(option))
+                continue
+            several = hint == list[str] | None
+            needed = option in hints and _is_needed(function, option)
+            by_position = needed or several or option == next(iter(hints))
             # By argparse's own rules a list takes every further word.
-            several = {"nargs": "*"} if hint == list[str] | None else {}
-            bare = hint is bool
-            action = one.add_argument(
-                flag, **({"action": "store_true"} if bare else {"choices": choices, **several})
+            count: dict[str, Any] = (
+                {"nargs": "*" if several else "?"} if by_position and not needed else {}
             )
-            if not bare and not choices:
+            choices = get_args(hint) if get_origin(hint) is Literal else None
+            flag = option if by_position else f"--{option}"
+            action = parsed.add_argument(flag, choices=choices, help=said.get(option), **count)
+            if not choices:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
-    return shtab.complete(parser, shell)
+    # In zsh shtab would have only the first of several words completed.
+    return shtab.complete(parser, shell).replace('"(*)::', '"*:')
 
 
 @contextmanager
@@ -236,7 +246,9 @@ def _check_keys(found: Any, section: str, options: Sequence[str], where: str) ->
         if full in options:
             continue
         if key not in parts:
-            raise ConfigError(f"Unknown option {full!r} in {where}. {_nearest(full, options)}")
+            raise ConfigError(
+                f"Expected a known option in {where}. Received: {full!r}. {_nearest(full, options)}"
+            )
         _check_keys(value, full, options, where)
 
 
@@ -273,9 +285,15 @@ def _loaded(text: str, where: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{where}{line} is no YAML: {problem}.") from error
+        mend = "Indent it with spaces." if "\\t" in problem else "Mend that."
+        raise ConfigError(
+            f"Expected {where} to be YAML. Received: {problem}{line}. {mend}"
+        ) from error
     except RecursionError as error:
-        raise ConfigError(f"{where} is nested too deep, or in itself.") from error
+        raise ConfigError(
+            f"Expected {where} to be YAML of some levels. Received: one that is nested too deep, "
+            "or in itself."
+        ) from error
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -370,14 +388,20 @@ def _import(modules: str | Sequence[str]) -> None:
             importlib.import_module(module)
         except Exception as error:  # of the caller's own code
             cause = f"{type(error).__name__}: {error}"
-            raise ConfigError(f"--import cannot import {module!r}: {cause}.") from error
+            raise ConfigError(
+                f"Expected a module for --import that can be imported. Received: {module!r}: "
+                f"{cause.rstrip('.')}. Check that it is installed, or lies in the current folder."
+            ) from error
 
 
 def _check_order(arguments: Sequence[str]) -> None:
     """Refuse options that a configuration file behind them would silently override."""
     options = [word.partition("=")[0] for word in arguments if word.startswith("--")]
     if "--config" in options and options[0] not in ("--config", "--verbose"):
-        raise ConfigError(f"Put --config first: it would override {options[0]}.")
+        raise ConfigError(
+            f"Expected --config before the options that it would override. Received: {options[0]} "
+            "before it. Put --config first."
+        )
 
 
 def _stop(message: str, verbose: bool) -> None:
@@ -404,7 +428,7 @@ def _configuration_error(message: str, keys: Sequence[str], function: Callable[.
     if unknown:
         found = unknown.groupdict()
         key = ".".join(part for part in (found.get("group"), found["key"]) if part)
-        return f"Unknown option {key!r}. {_nearest(key, keys)}"
+        return f"Expected a known option. Received: {key!r}. {_nearest(key, keys)}"
     bad = re.search(
         r'Parser key "(?P<key>[\w.]+)":.*(?:Got|Given) value: (?P<value>.*)', message, re.S
     )
@@ -449,6 +473,10 @@ def _flat(function: Callable[..., Any]) -> dict[str, type[Settings]]:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     hints = get_type_hints(function, include_extras=True)
     return {name: hints[name] for name in signature(function).parameters if name in hints}
+
+
+def _is_needed(function: Callable[..., Any], parameter: str) -> bool:
+    return signature(function).parameters[parameter].default is Parameter.empty
 
 
 def _description(function: Callable[..., Any]) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -24,8 +25,21 @@ _CELL_SECONDS = 0.2  # between two drawings there
 
 
 def bars_wanted() -> bool:
-    """Return whether moving bars of any library make sense: a terminal, and no CI."""
-    return console.is_terminal and not os.environ.get("CI")
+    """Return whether bars of any library make sense: a terminal where they move, and no CI."""
+    return console.is_terminal and not console.is_dumb_terminal and not os.environ.get("CI")
+
+
+@contextmanager
+def kept_to_terminals() -> Iterator[None]:
+    """Keep Keras's own bars to terminals and notebooks: elsewhere each of their steps is a line."""
+    wanted = keras.config.is_interactive_logging_enabled()
+    if not sys.stdout.isatty() and not console.is_jupyter:
+        keras.config.disable_interactive_logging()
+    try:
+        yield
+    finally:
+        if wanted:
+            keras.config.enable_interactive_logging()
 
 
 def say(line: str) -> None:

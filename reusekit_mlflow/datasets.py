@@ -97,7 +97,10 @@ class SplitSource(DatasetSource):
     def _read(self, **where: Any) -> "DataSplit":
         from reusekit.errors import DataError
 
-        raise DataError(f"{self.name}, {self.split}, was in a program's memory and is not kept.")
+        raise DataError(
+            f"Expected a data set that can be found again. Received: {self.name}, {self.split}, "
+            "which was in a program's memory and is not kept. Make it again as it was made."
+        )
 
     @classmethod
     def _can_resolve(cls, raw_source: Any) -> bool:
@@ -289,7 +292,7 @@ def from_tfds(
         given = [*(["split"] if split is not None else []), *options]
         raise DataError(
             "Expected a TFDS name and a split, such as from_tfds('mnist', split='train'), or a "
-            f"split of rk.data alone. Received {data!r}"
+            f"split of rk.data alone. Received: {data!r}"
             f"{' with ' + ', '.join(given) if given else ' without a split'}."
         )
     if digest is not None:
@@ -318,8 +321,8 @@ def _check_fingerprint(split: "DataSplit", expected: str) -> None:
         from reusekit.errors import DataError
 
         raise DataError(
-            f"{split.name}, {split.split}, is not the data that was asked for: expected the "
-            f"fingerprint {expected}, found {split.fingerprint}. What is there now is loaded by "
+            f"Expected {split.name}, {split.split}, with the fingerprint {expected}. Received: "
+            f"{split.fingerprint}. Load what is there now with "
             f"rk.data.{split.origin.get('reader', 'load')}."
         )
 

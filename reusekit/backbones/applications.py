@@ -13,6 +13,7 @@ import keras
 from reusekit.backbones.backbone import Backbone
 from reusekit.backbones.preprocessing import as_layers
 from reusekit.errors import BackboneError, nearest
+from reusekit.progress import kept_to_terminals
 from reusekit.surgery import prepend
 
 PREFIX = "keras.applications/"
@@ -73,19 +74,24 @@ def load_application(
     """
     builder = builders().get(name)
     if builder is None:
-        raise BackboneError(f"Unknown backbone {PREFIX + name!r}. {nearest(name, builders())}")
+        raise BackboneError(
+            f"Expected the name of a backbone. Received: {PREFIX + name!r}. "
+            f"{nearest(name, builders())}"
+        )
     allowed = set(inspect.signature(builder).parameters) - _OURS - {"kwargs"}
     for option in options:
         if option not in allowed:
-            raise BackboneError(f"{name} has no option {option!r}. {nearest(option, allowed)}")
+            raise BackboneError(
+                f"Expected an option of {name}. Received: {option!r}. {nearest(option, allowed)}"
+            )
     if input_shape is not None and (len(input_shape) != 3 or input_shape[-1] != 3):
         raise BackboneError(
-            f"{name} takes input_shape=(height, width, 3). Received: {tuple(input_shape)}. "
-            "Grey images are turned into three channels where the data is loaded."
+            f"Expected input_shape=(height, width, 3) for {name}. Received: {tuple(input_shape)}. "
+            "Leave grey images as they are: they get three channels where the data is loaded."
         )
     weights = _checked(weights, name)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), kept_to_terminals():
             # Keras warns where it leaves a layer at its random weights; here that is an error.
             warnings.filterwarnings("error", message=".*freshly-initialized weights.*")
             model = builder(
@@ -108,8 +114,8 @@ def _checked(weights: str | os.PathLike | None, name: str) -> str | None:
         return weights
     if not Path(weights).is_file():
         raise BackboneError(
-            f"No weights file {str(weights)!r} for {name}. Expected 'imagenet', None (random "
-            "weights) or the path of a .weights.h5 or .h5 file."
+            f"Expected weights of {name} as 'imagenet', None (random weights) or the path of a "
+            f".weights.h5 or .h5 file that is there. Received: {str(weights)!r}."
         )
     return str(weights)
 
@@ -120,10 +126,10 @@ def _explained(error: Exception, name: str, weights: str | None) -> str:
     if "URL fetch failure" in cause:
         cache_folder = Path(os.environ.get("KERAS_HOME", "~/.keras")) / "models"
         return (
-            f"The {weights!r} weights of {name} could not be downloaded ({cause}). Fetch that file "
-            "elsewhere and pass its path as weights, or copy the folder "
+            f"Expected the {weights!r} weights of {name} to be downloaded. Received: {cause}. "
+            "Fetch that file elsewhere and pass its path as weights, or copy the folder "
             f"{cache_folder} from a machine where this worked; weights=None is for random weights."
         )
     if weights is None or weights == "imagenet":
-        return f"{name} could not be built: {cause}"
-    return f"The weights in {weights!r} do not fit {name}: {cause}"
+        return f"Expected arguments that {name} takes. Received: others, of which it says: {cause}"
+    return f"Expected weights that fit {name}. Received: those in {weights!r}: {cause}"

@@ -46,26 +46,30 @@ def check_file(path: Path, named: str) -> None:
         BackboneError: There is nothing, or neither a `.keras` nor a `.h5` file with a model.
     """
     if not os.path.exists(path):  # unlike Path, it takes any text
-        raise BackboneError(f"There is no file {named!r}.")
+        raise BackboneError(
+            f"Expected a file or folder that is there. Received: {named!r}. Check its path."
+        )
     if (path / "saved_model.pb").is_file():
         raise BackboneError(
-            f"{named} is a SavedModel, which holds programs and no graph of layers to cut, also "
-            f"behind a TFSMLayer. Expected a .keras file. {_SAVE}."
+            f"Expected a .keras file. Received: {named}, a SavedModel, which holds programs and no "
+            f"graph of layers to cut, also behind a TFSMLayer. {_SAVE}."
         )
     if path.is_dir():
         raise BackboneError(
-            f"{named} is a folder without the config.json of a KerasHub preset. Expected a .keras "
-            "or .h5 file, or the folder of a preset."
+            "Expected a .keras or .h5 file, or the folder of a KerasHub preset. Received: "
+            f"{named}, a folder without the config.json of one."
         )
     if path.name.endswith(".weights.h5"):
         raise BackboneError(
-            f"{named} holds weights and no model. Expected a .keras file. Build its model, call "
-            "model.load_weights with this file, and save it with model.save('NAME.keras'); weights "
-            "of keras.applications and of glyphnet can be given as weights."
+            f"Expected a .keras file. Received: {named}, which holds weights and no model. Build "
+            "its model, call model.load_weights with this file, and save it with "
+            "model.save('NAME.keras'); weights of keras.applications and of glyphnet can be given "
+            "as weights."
         )
     if path.suffix not in SUFFIXES:
         raise BackboneError(
-            f"{named} is no saved Keras model. Expected a .keras, .h5 or .hdf5 file. {_SAVE}."
+            f"Expected a .keras, .h5 or .hdf5 file. Received: {named}, which is no saved Keras "
+            f"model. {_SAVE}."
         )
 
 
@@ -106,8 +110,8 @@ def check_weights(source: str, weights: str | os.PathLike | None) -> None:
     """
     if weights not in ("default", None):
         raise BackboneError(
-            f"{source} holds its own weights. Expected weights 'default' or None (random weights). "
-            f"Received: {str(weights)!r}."
+            f"Expected weights 'default' or None (random weights) for {source}, which holds its "
+            f"own weights. Received: {str(weights)!r}."
         )
 
 
@@ -126,8 +130,8 @@ def own_weights(weights: str | os.PathLike, shipped: Mapping[str, Path]) -> Path
         return path
     known = " or ".join(map(repr, shipped))
     raise BackboneError(
-        f"`weights` must be {known}, None, or the path of a file that is there. "
-        f"{nearest(str(weights), list(shipped))} Received: weights={str(weights)!r}"
+        f"Expected weights to be {known}, None, or the path of a file that is there. Received: "
+        f"{str(weights)!r}. {nearest(str(weights), list(shipped))}"
     )
 
 
@@ -145,7 +149,8 @@ def load_own_weights(model: keras.Model, path: Path) -> None:
     except (ValueError, OSError, KeyError, UserWarning) as error:
         reason = str(error).splitlines()[0]
         raise BackboneError(
-            f"{path} does not hold the weights of {model.name}: {reason}"
+            f"Expected the weights of {model.name}. Received: {path}, which does not hold them: "
+            f"{reason}"
         ) from error
 
 
@@ -153,8 +158,8 @@ def _of_shape(model: keras.Model, source: str, input_shape: tuple[int | None, ..
     """Return the model on examples of one shape; its weights stay what they are."""
     if len(model.inputs) != 1:
         raise BackboneError(
-            f"{source} has {len(model.inputs)} inputs. Expected no input_shape, which is for "
-            f"models with one. Received: {input_shape}."
+            f"Expected no input_shape, which is for models with one input. Received: {input_shape} "
+            f"for {source} with {len(model.inputs)} inputs."
         )
     own = tuple(model.inputs[0].shape[1:])
     if input_shape == own:
@@ -163,13 +168,15 @@ def _of_shape(model: keras.Model, source: str, input_shape: tuple[int | None, ..
         size in (None, asked) for size, asked in zip(own, input_shape, strict=True)
     )
     if not fits:
-        raise BackboneError(f"{source} takes input_shape {own}. Received: {input_shape}.")
+        raise BackboneError(f"Expected input_shape {own} for {source}. Received: {input_shape}.")
     sized = keras.Input(input_shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
     try:
         return prepend(model, keras.Model(sized, sized))
     except ValueError as error:  # too small for its layers, for instance
         cause = " ".join(str(error).split())
-        raise BackboneError(f"{source} cannot take input_shape {input_shape}: {cause}") from error
+        raise BackboneError(
+            f"Expected an input_shape that {source} can take. Received: {input_shape}: {cause}"
+        ) from error
 
 
 def read_file(file: Path, named: str, compiled: bool = False) -> keras.Model:
@@ -190,7 +197,8 @@ def read_file(file: Path, named: str, compiled: bool = False) -> keras.Model:
         raise BackboneError(_explained(error, file, named)) from error
     if not isinstance(model, keras.Model):
         raise BackboneError(
-            f"{named} holds a {type(model).__name__}. Expected a model that model.save wrote."
+            f"Expected a model that model.save wrote. Received: {named}, which holds a "
+            f"{type(model).__name__}."
         )
     if file.suffix != ".keras":
         _check_vocabularies(model, named)
@@ -209,9 +217,9 @@ def _check_vocabularies(model: keras.Model, named: str) -> None:
     for layer in keras_internals.all_layers(model):
         if isinstance(layer, _LOOKUPS) and not layer.get_vocabulary(include_special_tokens=False):
             raise BackboneError(
-                f"{named} cannot be loaded: it lacks the vocabulary of {layer.name!r}, which "
-                "adapt found. Expected a .keras file, which holds vocabularies. Adapt the layer "
-                "again where the model was made, and save that with model.save('NAME.keras')."
+                f"Expected a .keras file, which holds vocabularies. Received: {named}, which lacks "
+                f"the vocabulary of {layer.name!r}, which adapt found. Adapt the layer again where "
+                "the model was made, and save that with model.save('NAME.keras')."
             )
 
 
@@ -223,17 +231,21 @@ def _explained(error: Exception, file: Path, named: str) -> str:
     unknown = _UNKNOWN.search(cause)
     if unknown:
         return (
-            f"{named} cannot be loaded: it needs {unknown[1]}, which is not registered with Keras "
-            "here. Import the module that defines it first: --import MODULE."
+            f"Expected a model of classes that Keras knows. Received: {named}, which needs "
+            f"{unknown[1]}, not registered with Keras here. Import the module that defines it "
+            "first: --import MODULE."
         )
     if "No model config found" in cause:
         return (
-            f"{named} cannot be loaded: it holds weights and no model. Expected a file that "
-            "model.save wrote."
+            f"Expected a file that model.save wrote. Received: {named}, which holds weights and "
+            f"no model. {_SAVE}."
         )
     if file.suffix == ".keras" and not zipfile.is_zipfile(file):
         return (
-            f"{named} cannot be loaded: it is damaged, or was never a .keras file, which is a zip "
-            "archive. Save the model again with model.save('NAME.keras')."
+            f"Expected a .keras file, which is a zip archive. Received: {named}, which is damaged, "
+            "or was never one. Save the model again with model.save('NAME.keras')."
         )
-    return f"{named} cannot be loaded: {cause[:1000] or type(error).__name__}"
+    return (
+        f"Expected a model that can be loaded. Received: {named}: "
+        f"{cause[:1000].rstrip('.') or type(error).__name__}. {_SAVE}."
+    )

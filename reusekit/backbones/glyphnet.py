@@ -69,8 +69,9 @@ def load_glyphnet(
     """
     if input_shape is not None and tuple(input_shape) != INPUT_SHAPE:
         raise BackboneError(
-            f"{SOURCE} takes input_shape={INPUT_SHAPE}, or None. Received: {tuple(input_shape)}. "
-            "Images are resized and made grey where the data is loaded."
+            f"Expected input_shape={INPUT_SHAPE}, or None, for {SOURCE}. Received: "
+            f"{tuple(input_shape)}. Leave images as they are: they are resized and made grey where "
+            "the data is loaded."
         )
     weights = "letters" if weights == "default" else weights
     front = preprocessing()

@@ -48,7 +48,8 @@ def load_preset(
         import keras_hub
     except ImportError as error:
         raise BackboneError(
-            f"{source} needs KerasHub. Install it with: pip install 'reusekit[hub]'"
+            f"Expected KerasHub, which {source} needs. Received: no module keras_hub is installed "
+            "here. Install it with: pip install 'reusekit[hub]'"
         ) from error
     preset = source.removeprefix(PREFIX)
     if input_shape is not None:
@@ -60,10 +61,14 @@ def load_preset(
     except Exception as error:
         if isinstance(error, ImportError) and error.name == "safetensors":
             raise BackboneError(
-                f"{source} needs safetensors. Install it with: pip install 'reusekit[hub]'"
+                f"Expected safetensors, which {source} needs. Received: no module safetensors is "
+                "installed here. Install it with: pip install 'reusekit[hub]'"
             ) from error
         cause = " ".join(str(error).split())
-        raise BackboneError(f"{source} cannot be loaded: {cause}") from error
+        raise BackboneError(
+            f"Expected a preset of KerasHub that can be loaded. Received: {source}: "
+            f"{cause.rstrip('.')}. Check its name, and the network."
+        ) from error
     preprocessing = _scaling(keras_hub, preset, model)
     if preprocessing is not None:
         model = prepend(model, preprocessing)

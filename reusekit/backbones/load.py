@@ -83,7 +83,7 @@ def load_backbone(
         >>> rk.load_backbone("keras.applications/ResNet5")
         Traceback (most recent call last):
         ...
-        reusekit.errors.BackboneError: Unknown backbone 'keras.applications/ResNet5'. Did you ...
+        reusekit.errors.BackboneError: Expected the name of a backbone. Received: ...
     """
     source = _home(os.fspath(source))
     weights = weights if weights is None else _home(os.fspath(weights))
@@ -126,14 +126,19 @@ def _load(
     elif os.path.exists(source) or source.endswith(files.SUFFIXES):
         loader = files.load_file
     else:
-        raise BackboneError(f"Unknown backbone {source!r}. {nearest(source, sources())}")
+        raise BackboneError(
+            f"Expected the name of a backbone, or the path of a model. Received: {source!r}. "
+            f"{nearest(source, sources())}"
+        )
     _refuse_options(source, options)
     return loader(source, weights, input_shape)
 
 
 def _refuse_options(source: str, options: dict[str, Any]) -> None:
     if options:
-        raise BackboneError(f"{source} takes no options. Received: {', '.join(options)}.")
+        raise BackboneError(
+            f"Expected no options for {source}, which takes none. Received: {', '.join(options)}."
+        )
 
 
 def _scaled(backbone: Backbone, scale: str | Sequence[float]) -> Backbone:
@@ -141,7 +146,8 @@ def _scaled(backbone: Backbone, scale: str | Sequence[float]) -> Backbone:
     shapes = [tuple(tensor.shape) for tensor in backbone.model.inputs]
     if backbone.preprocessing is not None or len(shapes) != 1 or len(shapes[0]) != 4:
         raise BackboneError(
-            f"Expected a scale for a saved model of one image input alone. {backbone.source} "
+            f"Expected a scale for a saved model of one image input alone. Received: "
+            f"{backbone.source}, which "
             + (
                 "brings the preprocessing that it was trained with."
                 if backbone.preprocessing is not None

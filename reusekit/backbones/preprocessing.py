@@ -52,8 +52,8 @@ def scaling(scale: str | Sequence[float], input_shape: Sequence[int | None]) -> 
     if scale in IMAGENET:
         if input_shape[-1] != 3:
             raise BackboneError(
-                f"scale {scale!r} centres the three channels of colour images. Expected images of "
-                f"3 channels. Received: {input_shape[-1]}."
+                f"Expected images of 3 channels with scale {scale!r}, which centres those of "
+                f"colours. Received: {input_shape[-1]}."
             )
         preprocess = keras.applications.imagenet_utils.preprocess_input
         return as_layers(partial(preprocess, mode=scale, data_format="channels_last"), input_shape)
@@ -107,7 +107,10 @@ def as_layers(
     if reverse:
         matrix = matrix[::-1]
     if not _is_diagonal(matrix):
-        raise BackboneError("This preprocessing mixes channels; expected one affine map for each.")
+        raise BackboneError(
+            "Expected preprocessing that is one affine map for each channel. Received: one that "
+            "mixes channels."
+        )
 
     scale = _scalar_or_list(np.diag(matrix))
     offset = _scalar_or_list(offset)

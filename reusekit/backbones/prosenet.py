@@ -60,8 +60,8 @@ def load_prosenet(
     """
     if input_shape is not None:
         raise BackboneError(
-            f"{SOURCE} takes texts of any length. Expected no input_shape. Received: "
-            f"{tuple(input_shape)}. Texts are cut to data.sequence_length words."
+            f"Expected no input_shape for {SOURCE}, which takes texts of any length. Received: "
+            f"{tuple(input_shape)}. Set data.sequence_length, to which texts are cut."
         )
     weights = "documentation" if weights == "default" else weights
     stated = None if weights is None else str(weights)

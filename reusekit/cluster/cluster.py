@@ -139,7 +139,7 @@ class Cluster(Workers):
             with suppress(ray.exceptions.RayError):  # of a node that has died meanwhile
                 why = ray.get(one)
                 if why is not None:
-                    raise ClusterError(f"{why} (node {asked[one]}).")
+                    raise ClusterError(f"{why} See node {asked[one]}.")
 
     def check_folder(self, folder: AnyPath) -> None:
         """Raise ClusterError where a node does not see a folder that this process sees."""
@@ -270,7 +270,7 @@ class _Run:
                 f"{type(error).__name__}: {' '.join(str(error).split())}"
             ) from error
         if isinstance(found, str):
-            raise ClusterError(f"{found}.")
+            raise ClusterError(found)
         results, seconds, size = found
         fitting = min(_SECONDS / max(seconds, 1e-6), _BYTES / max(size, 1)) * len(results)
         self._per_block = max(1, min(int(fitting), 2 * self._per_block))

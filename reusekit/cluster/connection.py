@@ -112,9 +112,15 @@ def look_of(wanted: Mapping[str, str]) -> Callable[..., str | None]:
             mine, theirs = (
                 ", ".join(f"{name} {one[name]}" for name in differ) for one in (wanted, found)
             )
-            return f"Expected workers with the driver's {mine}. Received: {theirs}"
+            return (
+                f"Expected workers with the driver's {mine}. Received: {theirs}. Install the "
+                "same versions there."
+            )
         if folder is not None and not os.path.exists(os.path.join(folder, token)):
-            return f"Expected a folder that every worker sees. Received: {folder!r}"
+            return (
+                f"Expected a folder that every worker sees. Received: {folder!r}. Choose one that "
+                "all nodes share."
+            )
         return None
 
     return look

@@ -340,7 +340,9 @@ def _read(batches: tf.data.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray 
             weights += [one.numpy() for one in weight]
             start += len(keys[-1])
     except tf.errors.OpError as error:
-        raise DataError(f"The data set cannot be read: {cause_of(error)}") from error
+        raise DataError(
+            f"Expected a data set that can be read to its end. Received: {cause_of(error)}"
+        ) from error
     if not start:
         raise DataError("Expected a data set with examples. Received: none.")
     weighed = weights_from(np.concatenate(weights), "weights") if weights else None

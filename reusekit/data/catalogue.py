@@ -84,7 +84,8 @@ def load(
         >>> load("sklearn_digits", "trian")
         Traceback (most recent call last):
         ...
-        reusekit.errors.DataError: sklearn_digits has no split 'trian'. Did you mean 'train'?
+        reusekit.errors.DataError: Expected a split of sklearn_digits. Received: 'trian'. Did you
+        mean 'train'?
     """
     data_dir = None if data_dir is None else expanded(data_dir, DataError)
     split = "".join(split.split())  # as people write it: train + test
@@ -205,15 +206,15 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Dataset
         plain = tfds.core.naming.parse_builder_name_kwargs(name)[0].name
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(
-            "Expected the name of a TFDS data set, perhaps with configuration and version, such as "
-            f"mnist:3.0.1. Received: {name!r}. A folder of TFDS is named by data_dir."
+            "Expected the name of a TFDS data set, perhaps with configuration and version, such "
+            f"as mnist:3.0.1. Received: {name!r}. Name a folder of TFDS with data_dir."
         ) from error
     module = _EMBEDDED.get(plain)
     if module:
         if data_dir is not None:
             raise DataError(
-                f"{plain} comes with this package and is kept in TFDS's own folder. Expected no "
-                f"data_dir. Received: {os.fspath(data_dir)!r}."
+                f"Expected no data_dir for {plain}, which comes with this package and is kept in "
+                f"TFDS's own folder. Received: {os.fspath(data_dir)!r}."
             )
         importlib.import_module(module)  # registers the builder with TFDS
     try:
@@ -222,10 +223,15 @@ def _builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Dataset
         known = [*_EMBEDDED, *tfds.list_builders(with_community_datasets=False)]
         hint = nearest(name, known)
         if not hint.startswith("Did you mean"):  # a list of hundreds helps nobody
-            hint = "tfds.list_builders() lists the data sets of TFDS."
-        raise DataError(f"Unknown data set {name!r}. {hint}") from error
+            hint = "See tfds.list_builders() for those there are."
+        raise DataError(
+            f"Expected the name of a TFDS data set. Received: {name!r}. {hint}"
+        ) from error
     except Exception as error:  # an unknown version, a catalogue elsewhere that does not answer
-        raise DataError(f"The data set {name!r} cannot be used: {cause_of(error)}") from error
+        raise DataError(
+            f"Expected a TFDS data set that can be used. Received: {name!r}: "
+            f"{cause_of(error).rstrip('.')}. Check its configuration, its version and data_dir."
+        ) from error
 
 
 def _prepare(
@@ -249,7 +255,9 @@ def _prepare(
     except Exception as error:  # TFDS lets through whatever a builder, a disk or a network raises
         what = "prepared" if builder.name in _EMBEDDED else "downloaded and prepared"
         raise DataError(
-            f"{builder.name} could not be {what} in {builder.data_dir}: {cause_of(error)}"
+            f"Expected {builder.name} to be {what} in {builder.data_dir}. Received: "
+            f"{cause_of(error).rstrip('.')}. Check the network and the disk, or name a folder that "
+            "has it (data_dir)."
         ) from error
 
 
@@ -263,14 +271,15 @@ def _features(
         asked = own[("input", "label").index(role)] if own and len(own) == 2 else None
         if not isinstance(asked, str) or asked not in known:
             raise DataError(
-                f"{builder.name} has no (input, label) pair that says its {role}. Expected "
-                f"{role} (--data.{role}) to name one of its features: {', '.join(known)}."
+                f"Expected {role} (--data.{role}) to name a feature of {builder.name}, which has "
+                f"no (input, label) pair of its own: {', '.join(known)}. Received: none."
             )
     names = [asked] if isinstance(asked, str) else asked
     for name in names:
         if name not in known:
             raise DataError(
-                f"{builder.name} has no feature {name!r} for {role}. {nearest(name, known)}"
+                f"Expected a feature of {builder.name} as {role}. Received: {name!r}. "
+                f"{nearest(name, known)}"
             )
     return [known[name] for name in names]
 
@@ -299,8 +308,9 @@ def _check_folder(folder: Path) -> None:
         and not any(match for pattern in prepared for match in folder.glob(pattern))
     ):
         raise DataError(
-            f"{str(folder)!r} holds files that are none of TFDS's, and nothing is downloaded "
-            "between them. Expected data_dir to be TFDS's folder, or a new one."
+            f"Expected data_dir to be TFDS's folder, or a new one. Received: {str(folder)!r}, "
+            "which holds files that are none of TFDS's. Choose another folder, since nothing is "
+            "downloaded between them."
         )
 
 
@@ -308,23 +318,23 @@ def _explained(error: Exception, builder: tfds.core.DatasetBuilder, split: str) 
     splits = list(builder.info.splits or {})
     if isinstance(error, AssertionError):
         return DataError(
-            f"{builder.name} is not in {builder.data_dir}. Allow its download (download=True, "
-            "or --data.download true), or name the folder that has it (data_dir)."
+            f"Expected {builder.name} in {builder.data_dir}. Received: nothing. Allow its download "
+            "(download=True, or --data.download true), or name the folder that has it (data_dir)."
         )
     for unknown in (part.partition("[")[0] for part in split.split("+")):
         if unknown not in (*splits, "all"):
             hint = nearest(unknown, splits)
             if len(splits) == 1:
-                hint += f" Parts of it do as well, such as {splits[0]}[:80%] and {splits[0]}[80%:]."
-            return DataError(f"{builder.name} has no split {unknown!r}. {hint}")
+                hint += f" Take parts of it, such as {splits[0]}[:80%] and {splits[0]}[80%:]."
+            return DataError(f"Expected a split of {builder.name}. Received: {unknown!r}. {hint}")
     if "format" in str(error) or "literal" in str(error):  # TFDS cannot parse it
         return DataError(
             f"Expected a split of {builder.name}, or parts of some, such as {splits[0]}[:80%] or "
             f"{splits[0]}[100:200]. Received: {split!r}."
         )
     return DataError(
-        f"The split {split!r} of {builder.name} cannot be read: {cause_of(error)} "
-        f"Its splits: {', '.join(splits)}."
+        f"Expected a split of {builder.name} that can be read, of {', '.join(splits)}. Received: "
+        f"{split!r}: {cause_of(error)}"
     )
 
 

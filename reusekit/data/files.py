@@ -60,7 +60,8 @@ def stamp(path: str | os.PathLike) -> Stamp:
         found = os.stat(path)
     except OSError as error:
         raise DataError(
-            f"Expected a file that can be read. Received: {os.fspath(path)!r}: {error.strerror}."
+            f"Expected a file that can be read. Received: {os.fspath(path)!r}: {error.strerror}. "
+            "Check its path."
         ) from error
     if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for who writes into it
         raise DataError(f"Expected a file that can be read. Received: {os.fspath(path)!r}: a pipe.")
@@ -261,8 +262,8 @@ def _report(
     )
     if not treatment.skip_unreadable or len(bad) == len(files):
         raise DataError(
-            f"{where} has {listed}. Remove them, or leave them out with skip_unreadable "
-            "(--data.skip_unreadable true)."
+            f"Expected files that can be read in {where.rstrip(',')}. Received: {listed}. Remove "
+            "them, or leave them out with skip_unreadable (--data.skip_unreadable true)."
         )
     say(f"warning: {where} is read without {listed}.")
 
@@ -403,7 +404,7 @@ def _pixels(channels: int, data: bytes) -> np.ndarray:
             return _on_white(_of_16_bits(data, opened), channels)
         image: Any = ImageOps.exif_transpose(opened)
         if image.mode in ("I", "F"):
-            raise DataError(f"pixels of 32 bits ({image.mode}), whose range is not known")
+            raise ValueError(f"pixels of 32 bits ({image.mode}), whose range is not known")
         if image.mode.startswith("I;16"):
             return _on_white(np.asarray(image)[..., None] * np.float32(255 / 65535), channels)
         clear = image.has_transparency_data

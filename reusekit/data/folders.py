@@ -144,9 +144,10 @@ def _listed(folder: Path, split: str, shares: Shares | None) -> _Listed:
         for name in sorted(_names(split) - {"all"}):
             if name not in nested:
                 raise DataError(
-                    f"Expected a folder {name!r} in {str(folder)!r}. {nearest(name, inside)} Parts "
-                    "of one do as well, such as train[:80%] and train[80%:]; where these folders "
-                    "are classes, shares (--data.shares) draw the parts."
+                    f"Expected split to name folders of {str(folder)!r}. Received: {name!r}. "
+                    f"{nearest(name, inside)} Take parts of one, such as train[:80%] and "
+                    "train[80%:], or have shares (--data.shares) draw them where these folders "
+                    "are classes."
                 )
         parts = {name: _files_by_class(folder / name, classes) for name, classes in nested.items()}
         classes = {label for files in parts.values() for _, label in files}
@@ -156,8 +157,8 @@ def _listed(folder: Path, split: str, shares: Shares | None) -> _Listed:
     if shares is None and flat and deep:
         raise DataError(
             f"Expected either class folders or parts with class folders in {str(folder)!r}. "
-            f"Received: {deep!r} with folders, {flat!r} without. Where all are classes, shares "
-            "(--data.shares) draw the parts."
+            f"Received: {deep!r} with folders, {flat!r} without. Have shares (--data.shares) draw "
+            "the parts where all are classes."
         )
     files = _files_by_class(folder, inside)
     return _Listed(tuple(sorted(inside)), {}, files)
@@ -211,7 +212,7 @@ def _task(listed: _Listed, treatment: Treatment, folder: Path) -> Task:
     if treatment.task not in (None, "classification"):
         raise DataError(
             f"Expected task to be None or 'classification' for {str(folder)!r}, whose folders are "
-            f"classes. Received: {treatment.task!r}. A table names files with other labels."
+            f"classes. Received: {treatment.task!r}. Name files with other labels in a table."
         )
     return Task("classification", listed.classes)
 

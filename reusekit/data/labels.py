@@ -47,8 +47,8 @@ class _Asked:
         received = "; ".join(" ".join(str(feature).split()) for feature in self.features)
         wanted = f" as labels of {self.kind}" if self.kind else ""
         return DataError(
-            f"The label {said} of {self.builder.name} cannot be taken{wanted}. Expected "
-            f"{expected}. Received: {received}."
+            f"Expected {expected}, as the label {said} of {self.builder.name}{wanted}. "
+            f"Received: {received}. Choose another label, or another task."
         )
 
 
@@ -177,9 +177,9 @@ def counted_labels(builder: tfds.core.DatasetBuilder, name: str, path: FeaturePa
     values = np.unique([value for (value,) in stored.as_numpy_iterator()])
     if len(values) > MOST_CLASSES:
         raise DataError(
-            f"The label {name!r} of {builder.name} is no class. Expected at most {MOST_CLASSES} "
-            f"different values; numbers are predicted where task is 'regression'. Received: "
-            f"{len(values):,}."
+            f"Expected at most {MOST_CLASSES} different values of the label {name!r} of "
+            f"{builder.name} as classes. Received: {len(values):,}. Set task to 'regression' where "
+            "numbers are predicted."
         )
     if values.dtype.kind in "SO":
         names = tuple(value.decode(errors="replace") for value in values.tolist())
@@ -260,7 +260,7 @@ def check_labels(labels: np.ndarray, task: Task, where: str) -> None:
     if len(rows):
         missing = "a class" if task.kind == "classification" else "a label"
         raise DataError(
-            f"{where} has examples without {missing}: {len(rows):,} of {len(labels):,}, the first "
-            f"at position {rows[0]}. Expected {expected}. Received: {labels[rows[0]].tolist()}. "
-            "Choose another split, or another label."
+            f"Expected {expected} for each example of {where.rstrip(',')}. Received: "
+            f"{len(rows):,} of {len(labels):,} without {missing}, the first at position {rows[0]}: "
+            f"{labels[rows[0]].tolist()}. Choose another split, or another label."
         )

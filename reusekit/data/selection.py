@@ -44,8 +44,8 @@ def few_per_class(labels: np.ndarray, task: Task, treatment: Treatment) -> np.nd
         positions = np.flatnonzero(labels == label)
         if len(positions) < count:
             raise DataError(
-                f"examples_per_class={count} is more than class {task.names[label]!r} has: "
-                f"{len(positions)}."
+                f"Expected examples_per_class to be at most {len(positions)}, as class "
+                f"{task.names[label]!r} has. Received: {count}."
             )
         chosen.append(generator.permutation(positions)[:count])
     return np.sort(np.concatenate(chosen))
@@ -82,7 +82,7 @@ def positions_of(split: str, sizes: Mapping[str, int], where: str) -> list[tuple
     if "all" in sizes:
         raise DataError(
             f"Expected parts of {where} by other names than 'all', which stands for all of them. "
-            "Rename that folder."
+            "Received: 'all'. Rename that folder."
         )
     infos = {
         name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
@@ -90,7 +90,9 @@ def positions_of(split: str, sizes: Mapping[str, int], where: str) -> list[tuple
     }
     for name in (part.partition("[")[0] for part in split.split("+")):
         if name not in (*sizes, "all"):
-            raise DataError(f"{where} has no part {name!r}. {nearest(name, sizes)}")
+            raise DataError(
+                f"Expected a part of {where}. Received: {name!r}. {nearest(name, sizes)}"
+            )
     try:
         taken = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
     except (ValueError, AssertionError, NotImplementedError) as error:

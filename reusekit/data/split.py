@@ -170,8 +170,8 @@ class DataSplit:
         if any(None in part.shape for part in parts):
             shapes = [tf.nest.map_structure(lambda part: tuple(part.shape), one) for one in spec]
             raise DataError(
-                f"Expected examples of one shape. {self.name}, split {self.split!r}, has inputs of "
-                f"shape {shapes[0]} and labels of shape {shapes[1]}: load images with an "
+                f"Expected examples of one shape in {self.name}, split {self.split!r}. Received: "
+                f"inputs of shape {shapes[0]} and labels of shape {shapes[1]}. Load images with an "
                 "image_size."
             )
         several = len(tf.nest.flatten(spec[0])) > 1
@@ -345,9 +345,9 @@ class DataSplit:
             raise self._unreadable(error) from error
         if missing:
             raise DataError(
-                f"{self.name}, split {self.split!r}, has examples without a label of its task, "
-                f"{self.task.kind}: {int(missing):,} of {self.size:,}, the first at position "
-                f"{int(first)}."
+                f"Expected a label of the task, {self.task.kind}, for each example of {self.name}, "
+                f"split {self.split!r}. Received: none for {int(missing):,} of {self.size:,}, the "
+                f"first at position {int(first)}. Give them labels, or leave them out."
             )
         return counts.numpy()
 
@@ -365,8 +365,9 @@ class DataSplit:
                 break
         where = f", the first at position {broken[0]}" if broken else ""
         return DataError(
-            f"{self.name}, split {self.split!r}, has examples that cannot be read: "
-            f"{len(broken) or 'some'} of {self.size:,}{where}. {cause_of(cause)}"
+            f"Expected examples of {self.name}, split {self.split!r}, that can be read. Received: "
+            f"{len(broken) or 'some'} of {self.size:,} that cannot be read{where}: "
+            f"{cause_of(cause).rstrip('.')}. Mend them, or leave them out."
         )
 
     @checked(DataError)

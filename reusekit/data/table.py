@@ -78,7 +78,8 @@ def from_table(
         >>> from_table(frame, "train", input="sayd", label="stars")
         Traceback (most recent call last):
         ...
-        reusekit.errors.DataError: DataFrame has no column 'sayd'. Did you mean 'said'?
+        reusekit.errors.DataError: Expected a column of DataFrame. Received: 'sayd'. Did you
+        mean 'said'?
     """
     taken = table_splits(
         table, [split], input=input, label=label, weight=weight, parts=parts, treatment=treatment
@@ -467,8 +468,8 @@ class _Reading:
             if others or (len(columns) > 1 and kind != "number" and not by_name):
                 listed = ", ".join(f"{one!r} holds {kind}" for one, kind in list(kinds.items())[:5])
                 raise DataError(
-                    f"Expected columns of numbers, or one of text or lists, for an input. Of "
-                    f"{self._table.name} received: {listed}."
+                    "Expected columns of numbers, or one of text or lists, for an input. "
+                    f"Received: {listed} in {self._table.name}."
                 )
             if by_name and len(columns) > 1:
                 found |= {one: _Part([one], kind) for one in columns}
@@ -565,7 +566,10 @@ class _Reading:
 
             def blocks() -> Iterator[Any]:
                 if table.stamp() != stamped:
-                    raise DataError(f"{table.name} has changed since it was opened; open it again.")
+                    raise DataError(
+                        f"Expected {table.name} as it was when it was opened. Received: one that "
+                        "has changed since. Open it again."
+                    )
                 for start, block in table.read(columns, text & set(columns)):
                     low, high = np.searchsorted(wanted, [start, start + len(block)])
                     if high > low:
@@ -588,9 +592,9 @@ class _Reading:
             stamps = tuple(stamp(self._table.folder / path) for path in self._paths)
         except DataError as error:
             raise DataError(
-                f"{error} Where pictures or sounds are wanted (image_size, channels, length), text "
-                f"in column {self._inputs().popitem()[1].columns[0]!r} of {self._table.name} is "
-                "the path of one, from the table's folder."
+                f"{error} Give the path of one, from the table's folder, in each row of column "
+                f"{self._inputs().popitem()[1].columns[0]!r} of {self._table.name} where pictures "
+                "or sounds are wanted (image_size, channels, length)."
             ) from error
         files = look_at(stamps)
 

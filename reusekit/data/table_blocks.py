@@ -58,10 +58,13 @@ class Table:
         for column in wanted:
             count = list(self.columns).count(column)
             if count > 1:
-                raise DataError(f"Expected {self.name} to have one column {column!r}, not {count}.")
+                raise DataError(
+                    f"Expected {self.name} to have one column {column!r}. Received: {count}. "
+                    "Rename all but one."
+                )
             if not count:
                 hint = nearest(column, map(str, self.columns))
-                raise DataError(f"{self.name} has no column {column!r}. {hint}")
+                raise DataError(f"Expected a column of {self.name}. Received: {column!r}. {hint}")
 
     def read(
         self, columns: Sequence[str], text: Collection[str] = ()
@@ -80,7 +83,10 @@ class Table:
         except ReusekitError:
             raise
         except _BROKEN as error:
-            raise DataError(f"{self.name} cannot be read: {cause_of(error)}") from error
+            raise DataError(
+                f"Expected a table that can be read. Received: {self.name}: "
+                f"{cause_of(error).rstrip('.')}. Mend the file, or pass a DataFrame."
+            ) from error
 
 
 def open_table(table: Any) -> Table:
@@ -118,7 +124,10 @@ def open_table(table: Any) -> Table:
         with (gzip.open if packed else open)(path, "rb") as opened:
             head = opened.read(65_536)
     except _BROKEN as error:
-        raise DataError(f"{path.name} cannot be read: {cause_of(error)}") from error
+        raise DataError(
+            f"Expected a table that can be read. Received: {path.name}: "
+            f"{cause_of(error).rstrip('.')}. Mend the file, or pass a DataFrame."
+        ) from error
     packing = "gzip" if packed else None
     if head.startswith(b"PAR1"):
         return _parquet(path)
@@ -150,7 +159,10 @@ def _parquet(path: Path) -> Table:
     try:
         columns = pq.read_schema(path).names
     except (ValueError, OSError) as error:
-        raise DataError(f"{path.name} cannot be read: {cause_of(error)}") from error
+        raise DataError(
+            f"Expected a table that can be read. Received: {path.name}: "
+            f"{cause_of(error).rstrip('.')}. Mend the file, or pass a DataFrame."
+        ) from error
     return Table(path.name, columns, blocks, path=path)
 
 
@@ -178,7 +190,10 @@ def _json_lines(path: Path, packing: str | None) -> Table:
     try:
         first = next(rows())
     except _BROKEN as error:
-        raise DataError(f"{path.name} cannot be read: {cause_of(error)}") from error
+        raise DataError(
+            f"Expected a table that can be read. Received: {path.name}: "
+            f"{cause_of(error).rstrip('.')}. Mend the file, or pass a DataFrame."
+        ) from error
     columns = list(dict.fromkeys(name for row in first for name in row))
     return Table(path.name, columns, blocks, path=path)
 

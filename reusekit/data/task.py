@@ -115,7 +115,10 @@ def kinds_of(
                 f"label: {{breed: ..., age: ...}}. Received: {dict(asked)!r}."
             )
         if name not in names:
-            raise DataError(f"There is no label of a task {name!r}. {nearest(name, names)}")
+            raise DataError(
+                f"Expected the name of a task that has a label. Received: {name!r}. "
+                f"{nearest(name, names)}"
+            )
     return {name: asked.get(name) for name in names or ()}
 
 

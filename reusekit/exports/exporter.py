@@ -194,7 +194,7 @@ class Exporter:
         if quantize == "int8-calibrated" and self.calibrate is None:
             raise ExportError(
                 "Expected calibrate, some training examples, for quantize='int8-calibrated'. "
-                "Received: None. quantize='int8' takes none."
+                "Received: None. Choose quantize='int8', which takes none."
             )
         if self.max_accuracy_loss is not None and self._measuring is None:
             raise ExportError(
@@ -225,7 +225,10 @@ class Exporter:
             for run in both:
                 found = run(example)
                 if set(found) != set(face.outputs):
-                    raise ExportError(f"The file has outputs {', '.join(found)}.")
+                    raise ExportError(
+                        f"Expected the file to have outputs {', '.join(face.outputs)}. Received: "
+                        f"{', '.join(found)}. Choose another format."
+                    )
             return both  # type: ignore[return-value]
         except OSError:
             raise
@@ -386,7 +389,8 @@ class Exporter:
         if self.max_accuracy_loss is not None and not lost <= self.max_accuracy_loss:
             raise ExportError(
                 f"Expected {rules.measure} to lose {self.max_accuracy_loss:g} at most. Received: "
-                f"{values[1]:.4g} in the file, and {values[0]:.4g} in Keras. No file was left."
+                f"{values[1]:.4g} in the file, and {values[0]:.4g} in Keras, so that no file was "
+                "left. Raise max_accuracy_loss, or choose another quantize."
             )
         return values, rules.agreement(known, found), rules.measure, lost
 
@@ -441,7 +445,9 @@ def _refused(
     where = f"its layer {calls[low].address!r}" if low < len(calls) else "it as a whole"
     said = " ".join(str(why).split())[:400]
     return ExportError(
-        f"The format {kind.name!r} cannot express {graph.model.name!r}: {where}. {said}"
+        f"Expected a model that the format {kind.name!r} can express. Received: "
+        f"{graph.model.name!r}, of which it cannot express {where} ({said}). Choose another "
+        "format, or replace that part."
     )
 
 

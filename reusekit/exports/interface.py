@@ -128,8 +128,9 @@ def _without_texts(source: Graph) -> tuple[keras.Model, keras.Model, list[str]]:
     if not inner or any(tensor.dtype == "string" for tensor in source.outputs):
         strange = next((t for t in source.outputs if t.dtype == "string"), source.inputs[0])
         raise ExportError(
-            f"Expected a model whose strings become numbers on their way, since this format has no "
-            f"strings. Received: {strange.address!r}. The format 'saved_model' has them."
+            "Expected a model whose strings become numbers on their way, since this format has no "
+            f"strings. Received: {strange.address!r}. Choose the format 'saved_model', which has "
+            "them."
         )
     parts = split(source, [tensor.address for tensor in inner])
     layers = [source.maker[tensor].address for tensor in inner]

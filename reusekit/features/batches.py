@@ -213,8 +213,8 @@ class Padding:
 def changed_since(expected: int, received: str) -> DataError:
     """Return the error for a data set that has lost or got examples since it was loaded."""
     return DataError(
-        f"Expected {expected} examples. Received: {received}. The data set is not what it was when "
-        "it was loaded; load it again."
+        f"Expected {expected} examples. Received: {received}. Load the data set again, since it is "
+        "not what it was."
     )
 
 
@@ -235,12 +235,13 @@ def example_batches(
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
         if "to pad to a smaller size" in str(error):
             raise DataError(
-                f"An example is longer than {padding}. Raise the length, or pass longer='truncate'."
+                f"Expected examples that fit {padding}. Received: a longer one. Raise the length, "
+                "or pass longer='truncate'."
             ) from error
         if "different shapes" in str(error):
             raise DataError(
-                "The examples differ in shape. Bring them to one with Padding(length=...), or load "
-                "images with an image_size."
+                "Expected examples of one shape. Received: several shapes. Bring them to one with "
+                "Padding(length=...), or load images with an image_size."
             ) from error
         data.check()  # which says which example cannot be read, where it is that
         raise

@@ -335,8 +335,9 @@ class Draft:
             if keras.backend.is_float_dtype(dtype) and not np.isfinite(values).all():
                 more = ", or store more than float16 can hold" * (dtype == "float16")
                 raise CacheError(
-                    f"The features at {name!r} are not finite (examples {start} to "
-                    f"{start + len(values) - 1}). Check the input's range and the weights{more}."
+                    f"Expected finite features at {name!r}. Received: some that are not finite "
+                    f"(examples {start} to {start + len(values) - 1}). Check the input's range and "
+                    f"the weights{more}."
                 )
 
     def _first(self, batch: Mapping[str, np.ndarray]) -> Manifest:
@@ -347,7 +348,10 @@ class Draft:
         )
         row_bytes, batch_size = sum(array.row_bytes for array in arrays), len(batch[arrays[0].name])
         if not all(array.row_bytes for array in arrays):
-            raise CacheError("Expected arrays with at least one number for each example.")
+            raise CacheError(
+                "Expected arrays with at least one number for each example. Received: shapes "
+                f"{', '.join(str(array.shape) for array in arrays)} of an example."
+            )
         # Whole batches: what is computed again after a kill is then computed in the same batches.
         batches = max(1, min(BLOCK_ROWS, self._block_bytes // row_bytes) // batch_size)
         made = {

@@ -205,7 +205,10 @@ def described(preprocessing: Any) -> Any:
     try:
         return json.loads(json.dumps(preprocessing))
     except (TypeError, ValueError) as error:
-        raise CacheError(f"Expected preprocessing that serialises to JSON: {error}.") from error
+        raise CacheError(
+            "Expected preprocessing as a Keras model, or as data that serialises to JSON. "
+            f"Received: a {type(preprocessing).__name__}: {error}."
+        ) from error
 
 
 def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]:

@@ -68,9 +68,9 @@ class Layout:
             if not os.path.lexists(mark):
                 if others:
                     raise CacheError(
-                        f"Expected a feature store, or a folder to make one in. {self.root} holds "
-                        f"something else. If it is a store that has lost {_MARK}, write {_FORMAT} "
-                        "into that file."
+                        "Expected a feature store, or a folder to make one in. Received: "
+                        f"{self.root}, which holds something else. Choose another folder, or write "
+                        f"{_FORMAT} into its {_MARK} if it is a store that has lost it."
                     )
                 write_durably(mark, _FORMAT)
             told = b"a folder" if mark.is_dir() else mark.read_bytes()
@@ -81,10 +81,10 @@ class Layout:
             if known != json.loads(_FORMAT):
                 received = told[:80].decode(errors="replace")
                 raise CacheError(
-                    f"Expected {_FORMAT} in {mark}. Received: {received!r}. If the file was "
-                    "damaged, write that into it. If an earlier version of reusekit made the "
-                    "store, its files are not read: Remove that folder, and its features are "
-                    "computed again, or choose another one."
+                    f"Expected {_FORMAT} in {mark}. Received: {received!r}. Write that into the "
+                    "file if it was damaged. Remove its folder, or choose another one, if an "
+                    "earlier version of reusekit made it: its files are not read, and its "
+                    "features are computed again."
                 )
             for name in ("entries", "drafts", "locks", "removed"):
                 folder = self.root / name
@@ -222,6 +222,6 @@ def store_errors_explained(root: Path) -> Iterator[None]:
         file = getattr(error, "filename", None)
         where = f" ({file})" if file else ""
         raise CacheError(
-            f"The feature store {root} cannot be used: {reason}{where}. Choose another "
-            "folder, or see that this one can be written and its disk is not full."
+            f"Expected a feature store that can be used. Received: {root}: {reason}{where}. Choose "
+            "another folder, or see that this one can be written and its disk is not full."
         ) from error

@@ -61,8 +61,8 @@ class Remote:
             there = self._objects.under()
             if there and _MARK not in there:  # which another process may just have written
                 raise CacheError(
-                    f"Expected a feature store, or an address to make one at. {self.url} holds "
-                    "something else."
+                    "Expected a feature store, or an address to make one at. Received: "
+                    f"{self.url}, which holds something else. Choose another address."
                 )
             self.claim()
         elif found != json.dumps(_FORMAT).encode():

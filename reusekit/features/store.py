@@ -221,7 +221,10 @@ class FeatureStore:
                 returns for each batch one mapping for each of them.
         """
         if len({key.size for key in keys}) > 1:
-            raise CacheError("Expected keys of one size: they are computed in one pass.")
+            raise CacheError(
+                "Expected keys of one size, since they are computed in one pass. Received: sizes "
+                f"{', '.join(str(key.size) for key in keys)}."
+            )
         found = [self._in_folder(key) for key in keys]
         missing = {k.digest: k for k, entry in zip(keys, found, strict=True) if entry is None}
         with self._making(missing.values()):
@@ -234,7 +237,10 @@ class FeatureStore:
             found = [entry or self._in_folder(key) for key, entry in zip(keys, found, strict=True)]
         entries = [entry for entry in found if entry is not None]
         if len(entries) < len(found):
-            raise CacheError(f"What was just written to {self.path} does not read back. Try again.")
+            raise CacheError(
+                "Expected features that read back as they were written. Received: others from "
+                f"{self.path}. Check its disk, and store them again."
+            )
         for key in keys:
             if key in to_make or (self._remote and not self._remote.holds(key.digest)):
                 self._put(self._layout.entry(key.digest), whole=True)
@@ -347,16 +353,17 @@ class FeatureStore:
                 _, left = self._shrink(self.budget - total, [draft.key.digest for draft in drafts])
                 if left + total > self.budget:
                     raise CacheError(
-                        f"These features need {total:,} bytes of a budget of {self.budget:,}, of "
-                        f"which {left:,} are in use. Raise the budget, or wait until they are read "
+                        f"Expected room for {total:,} bytes in a budget of {self.budget:,}. "
+                        f"Received: {left:,} in use. Raise the budget, or wait until they are read "
                         "no more."
                     )
             there = sum(draft.done * draft.manifest.bytes // draft.key.size for draft in drafts)
             free = shutil.disk_usage(self.path).free
             if total - there > free:
                 raise CacheError(
-                    f"These features need {total - there:,} bytes, and the disk of {self.path} has "
-                    f"{free:,}. Choose another folder, pool the features, or store them as float16."
+                    f"Expected {total - there:,} bytes on the disk of {self.path}, which these "
+                    f"features need. Received: {free:,}. Choose another folder, pool the features, "
+                    "or store them as float16."
                 )
             for draft in drafts:
                 draft.begin()

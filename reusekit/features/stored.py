@@ -244,14 +244,14 @@ def _check_randomness(one: Frontier, view: int | None, data: DataSplit) -> None:
     always, unseeded = (", ".join(map(repr, each)) for each in (found.always, found.unseeded))
     if view is None and always:
         raise CacheError(
-            f"Expected features that are the same each time. What crosses at {cut!r} depends "
-            f"on {always}, random in inference as well. Cut before, or store a view."
+            f"Expected features that are the same each time. Received: a cut at {cut!r}, which "
+            f"depends on {always}, random in inference as well. Cut before, or store a view."
         )
     if view is not None and unseeded:
         raise CacheError(
-            f"Expected a view to be made of random numbers that can be drawn again. What crosses "
-            f"at {cut!r} depends on {unseeded}, which should draw from a keras.random."
-            "SeedGenerator that the layer holds."
+            "Expected a view to be made of random numbers that can be drawn again. Received: a "
+            f"cut at {cut!r}, which depends on {unseeded}. Have them draw from a "
+            "keras.random.SeedGenerator that the layer holds."
         )
     if view is not None and data.mixes_labels:
         raise CacheError(
@@ -260,8 +260,8 @@ def _check_randomness(one: Frontier, view: int | None, data: DataSplit) -> None:
         )
     if view is not None and not found.augmenting and not always and data.augmentation is None:
         raise CacheError(
-            f"Expected a cut after layers that vary the data in training. There are none before "
-            f"{cut!r}, so that every view is the same: leave out view={view}."
+            "Expected a cut after layers that vary the data in training. Received: a cut at "
+            f"{cut!r}, with none before it, so that every view is the same. Leave out view={view}."
         )
 
 

@@ -135,7 +135,7 @@ def _same_layer(graph: Graph, given: keras.KerasTensor) -> str:
         return ""
     layer = keras_internals.producer_key(given)[0]
     calls = [call.address for call in graph.calls if id(call.operation) == layer]
-    return f" The model calls its layer at {', '.join(map(repr, calls))}." if calls else ""
+    return f" Name one of the calls of its layer: {', '.join(map(repr, calls))}." if calls else ""
 
 
 def without_call_number(address: str) -> str:

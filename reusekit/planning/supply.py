@@ -59,7 +59,7 @@ def obtain(
     if training and split.augmentation is not None and not all(f.varies for f in plan.features):
         raise ConfigError(
             "Expected a plan made for augmented training examples. Received: one that stores what "
-            f"is not augmented, and {split.augmentation}."
+            f"is not augmented, and {split.augmentation}. Make the plan again, with these examples."
         )
     graph = read(model, keep_masks=extraction.mask is not None)
     planned = {(one.at, one.pooling): one for one in plan.features}

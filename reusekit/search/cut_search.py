@@ -281,9 +281,14 @@ class CutSearch:
         if not kept:
             nearest_one, (times, why) = min(self._over.items(), key=lambda one: one[1][0])
             if times == math.inf:
-                raise ConfigError(f"No cut can be shipped as {self.config.ship!r}. {why}")
+                raise ConfigError(
+                    f"Expected a cut that can be shipped as {self.config.ship!r}. Received: none. "
+                    f"{why}"
+                )
             raise ConfigError(
-                f"No cut keeps within the limits. Nearest comes {label(nearest_one)!r} ({why})."
+                "Expected limits within which a cut keeps. Received: limits that each one "
+                f"exceeds, nearest {label(nearest_one)!r} ({why}). Raise them, or search a smaller "
+                "backbone."
             )
         return _narrowed(self._all_cuts, kept)
 
@@ -524,7 +529,7 @@ class CutSearch:
         for record in tracked(best, f"Exporting as {self._shipping.name}"):
             made = self._shipping.exported(self._told_of(record))
             if made is None and not self.tuner.keeps(record.number):
-                made = "Its weights were not kept, by a search that shipped nothing."
+                made = "Its weights were not kept. Search anew (fresh=True), with the same ship."
             if made is None:
                 exporter = partial(self._exporter, record)
                 made = self._shipping.exported(self._told_of(record), exporter)
@@ -532,7 +537,10 @@ class CutSearch:
                 why = made
                 say(f"warning: trial {record.number} cannot be shipped. {made}")
         if best and not self.result.exports:
-            raise ExportError(f"None of the best {len(best)} trials can be shipped. {why}")
+            raise ExportError(
+                f"Expected one of the best {len(best)} trials to be shipped. Received: none that "
+                f"can be. {why}"
+            )
 
     def _told_of(self, record: TrialRecord) -> Any:
         """Return plain data that the model of a trial follows from."""
@@ -602,7 +610,10 @@ class CutSearch:
             ConfigError: There is no ranking.
         """
         if by == "rank" and self.ranking is None:
-            raise ConfigError("There is no ranking: give rank='logme' or another.")
+            raise ConfigError(
+                "Expected a ranking to compare with. Received: a search with rank=None. Give "
+                "rank='logme' or another."
+            )
         ranking = self._by_size if by == "size" else self.ranking
         assert ranking is not None
         sign = 1 if self.result.maximize else -1

@@ -30,7 +30,8 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"The folder {folder} of a search cannot be made: {error.strerror}. Choose another one."
+            f"Expected a folder for a search that can be made. Received: {folder}: "
+            f"{error.strerror}. Choose another one."
         ) from error
     # One for each folder in a process, so that who has it may ask for it again.
     lock = FileLock(folder.absolute() / "running.lock", blocking=False, is_singleton=True)
@@ -39,7 +40,8 @@ def alone(folder: Path) -> Iterator[None]:
             lock.acquire()
         except Timeout as error:
             raise ConfigError(
-                f"A search in {folder} is running. Wait for it, or choose another folder."
+                f"Expected a folder in which no search is running. Received: {folder}. Wait for "
+                "the one there, or choose another folder."
             ) from error
         try:
             yield
@@ -61,8 +63,8 @@ def folder_errors_explained(folder: Path) -> Iterator[None]:
         if not isinstance(where, str | os.PathLike) or not Path(where).is_relative_to(folder):
             raise
         raise ConfigError(
-            f"The folder {folder} of a search cannot be used: {error.strerror} ({where}). Remove "
-            "what is in the way, or choose another folder."
+            f"Expected the folder of a search that can be used. Received: {folder}: "
+            f"{error.strerror} ({where}). Remove what is in the way, or choose another folder."
         ) from error
 
 
@@ -75,7 +77,10 @@ def write_state(file: Path, content: Mapping[str, Any]) -> None:
     try:
         write_sealed(file, content)
     except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror}.") from error
+        raise ConfigError(
+            f"Expected a file that can be written. Received: {file}: {error.strerror}. Free some "
+            "of its disk, or choose another folder."
+        ) from error
 
 
 def read_state(file: Path) -> dict[str, Any] | None:
@@ -90,8 +95,9 @@ def read_state(file: Path) -> dict[str, Any] | None:
         return read_sealed(file)
     except (DamagedFileError, PermissionError) as error:
         raise ConfigError(
-            f"{file} is not the state of a search, as it was written: {error} Choose another "
-            "folder, or discard it (fresh=True, or --fresh)."
+            f"Expected the state of a search in {file}, as it was written. Received: "
+            f"{str(error).rstrip('.')}. Choose another folder, or discard it (fresh=True, or "
+            "--fresh)."
         ) from error
 
 
@@ -110,8 +116,9 @@ def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
     different = list(_differences(before, now))
     if different:
         raise ConfigError(
-            f"{folder} holds a search of something else: {'; '.join(different)}. Choose another "
-            "folder, or discard what was found there (fresh=True, or --fresh)."
+            f"Expected the search that {folder} holds. Received: another one: "
+            f"{'; '.join(different)}. Choose another folder, or discard what was found there "
+            "(fresh=True, or --fresh)."
         )
 
 
@@ -182,8 +189,8 @@ class Checkpoints:
             sound = False
         if not sound:
             raise ReusekitError(
-                f"{file} is missing or damaged, which held the weights of trial {number}. Search "
-                "anew (fresh=True, or --fresh)."
+                f"Expected the weights of trial {number} as they were written. Received: {file}, "
+                "which is missing or damaged. Search anew (fresh=True, or --fresh)."
             )
         return file
 

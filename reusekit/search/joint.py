@@ -142,8 +142,8 @@ def _refuse_shared(members: Sequence[Member]) -> None:
         for variable in member.model.trainable_variables:
             if users[id(variable)] > 1:
                 raise ReusekitError(
-                    f"Expected models that train weights of their own. {variable.path!r} belongs "
-                    "to two of them."
+                    "Expected models that train weights of their own. Received: two with "
+                    f"{variable.path!r}. Build each of them anew."
                 )
 
 

@@ -75,7 +75,7 @@ class TrialRecord:
         if "val_accuracy" not in self.metrics:
             raise ConfigError(
                 f"Expected a trial that reports an accuracy. Received: one that reports "
-                f"{', '.join(self.metrics) or 'nothing'}; see `metrics`."
+                f"{', '.join(self.metrics) or 'nothing'}. See metrics."
             )
         return self.metrics["val_accuracy"]
 
@@ -194,7 +194,10 @@ class SearchResult:
             ConfigError: None was completed.
         """
         if not self.completed:
-            raise ConfigError("No trial was completed, so none is the best.")
+            raise ConfigError(
+                "Expected a completed trial. Received: none, so none is the best. See "
+                "to_frame() for what went wrong."
+            )
         return self.completed[0]
 
     @property
@@ -289,7 +292,10 @@ class SearchResult:
                 f"{nearest(cost, COSTS)}"
             )
         if cost == "latency" and not self.latencies:
-            raise ConfigError("Latency was not measured. Ask for it with measure_latency().")
+            raise ConfigError(
+                "Expected a cost that was measured. Received: 'latency', which was not measured. "
+                "Ask for it with measure_latency()."
+            )
         if cost.startswith("shipped_") and not self.files:
             raise ConfigError(
                 f"Expected SearchConfig(ship=...), the format of files, for {cost!r}. Received: a "
@@ -312,7 +318,10 @@ class SearchResult:
         """
         self._check_cost(cost)
         if not self.completed:
-            raise ConfigError("No trial was completed, so there is no front.")
+            raise ConfigError(
+                "Expected a completed trial. Received: none, so there is no front. See "
+                "to_frame() for what went wrong."
+            )
         frame = self.to_frame()
         frame = frame[frame["status"] == "completed"]
         sign = 1 if self.maximize else -1

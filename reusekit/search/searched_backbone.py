@@ -105,8 +105,9 @@ class SearchedBackbone:
         found = list(feature_cuts(self.graph, self.train.classes, self._old_head))
         if not found:
             raise ConfigError(
-                f"{self.graph.model.name!r} has no clean cut. Give a space with cuts of your own; "
-                "rk.cut_points(model, max_width=None) lists every tensor."
+                f"Expected a backbone with a clean cut. Received: {self.graph.model.name!r}, which "
+                "has none. Give a space with cuts of your own, of those that rk.cut_points(model, "
+                "max_width=None) lists."
             )
         return found
 

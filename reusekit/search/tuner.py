@@ -218,7 +218,8 @@ class CutTuner(base_tuner.BaseTuner):
         failed = [record for record in self.records if record.status != "completed"]
         if self.records and len(failed) == len(self.records):
             raise ReusekitError(
-                f"Each of {len(failed)} trials failed. The first cause: {failed[0].error}"
+                f"Expected a trial that can be trained. Received: {len(failed)} that failed. Mend "
+                f"what the first says: {failed[0].error}"
             )
 
     def _next_trials(self) -> dict[str, QueuedTrial]:
@@ -391,7 +392,7 @@ class CutTuner(base_tuner.BaseTuner):
             kept = ", ".join(map(str, best))
             raise ReusekitError(
                 f"Expected a trial whose weights are kept: {kept or 'none'}. Received: {number}. "
-                "More are kept with keep=."
+                "Keep more of them with keep=."
             )
         model = self.hypermodel.build_for(record.spec)
         load(model, self._sound_weights(number))

@@ -82,10 +82,10 @@ def _pairs(
         if unsure:
             names = ", ".join(repr(a.name) for a, _ in unsure)
             raise TieError(
-                f"Expected shared= to say whether {names} of {bottom.name!r}"
-                f" and of {top.name!r}, which have equal weights, are one layer each: pass "
-                f"shared={[f'{a.name}/{a.weights[0].name}' for a, _ in unsure]} to join "
-                "them, shared=[] to keep two."
+                f"Expected shared= to say whether {names} of {bottom.name!r} and of {top.name!r}, "
+                "which have equal weights, are one layer each. Received: None. Pass "
+                f"shared={[f'{a.name}/{a.weights[0].name}' for a, _ in unsure]} to join them, "
+                "shared=[] to keep two."
             )
         chosen = [pair for pair in alike if brought & {id(layer) for layer in pair}]
         _check_reachable(bottom, top, alike)
@@ -96,8 +96,8 @@ def _pairs(
         if lost:
             raise TieError(
                 f"Expected weights of layers that {bottom.name!r} and {top.name!r} both have, with "
-                f"equal configurations. Received: {', '.join(map(repr, lost))}. Layers of both: "
-                f"{', '.join(repr(a.name) for a, _ in alike) or 'none'}."
+                f"equal configurations. Received: {', '.join(map(repr, lost))}. Name layers of "
+                f"both: {', '.join(repr(a.name) for a, _ in alike) or 'none'}."
             )
         chosen = [pair for pair in alike if any(pair in pairs for pairs in named.values())]
     counts = Counter(a.name for a, _ in chosen)
@@ -151,11 +151,13 @@ def _check_reachable(
         if not parted or tied_source.kernel_shape(a) != tied_source.kernel_shape(b):
             continue
         differing = _differences(a, b)
-        why = f"they differ in {', '.join(differing)}" if differing else "another layer holds one"
+        differ = f"which differ in {', '.join(differing)}"
+        why = differ if differing else "one of which another layer holds"
         raise TieError(
             f"Expected {a.name!r}, which a layer is tied to, to be the same layer in "
-            f"{bottom.name!r} and in {top.name!r}, but {why}. Make them equal layers of the two, "
-            "or join the parts before they are saved or cloned; shared=[] keeps two weights."
+            f"{bottom.name!r} and in {top.name!r}. Received: two, {why}. Make them equal "
+            "layers of the two, or join the parts before they are saved or cloned; shared=[] "
+            "keeps two weights."
         )
 
 
@@ -177,8 +179,9 @@ def _check_equal(pairs: Iterable[tuple[keras.Layer, keras.Layer]]) -> None:
     differing = [a.name for a, b in pairs if not _equal(a, b)]
     if differing:
         raise TieError(
-            f"Expected the weights of {', '.join(map(repr, differing))} to be equal in both parts, "
-            "but they were trained apart. Say which count with keep='bottom' or keep='top'."
+            f"Expected the weights of {', '.join(map(repr, differing))} to be equal in both parts. "
+            "Received: others, since they were trained apart. Say which count with keep='bottom' "
+            "or keep='top'."
         )
 
 

@@ -117,8 +117,8 @@ class TiedDense(keras.layers.Layer):
         else:
             raise TieError(
                 f"Expected {self.name!r} to be called after {self.source.name!r}, the layer it is "
-                "tied to, whose input width is not known yet. Call or build that layer first"
-                f"{', or pass units=' if self.units is None else ''}."
+                "tied to. Received: one whose input width is not known yet. Call or build that "
+                f"layer first{', or pass units=' if self.units is None else ''}."
             )
 
     def _sizes(self, input_shape: tuple) -> dict[str, int | None]:
@@ -135,9 +135,9 @@ class TiedDense(keras.layers.Layer):
             taken = tuple(sizes.get(axis) for axis in axes)
             raise TieError(
                 f"Expected {self.name!r} to be fed {('...', *taken)}, the shape that "
-                f"{self.source.name!r} {'gives' if self.transpose else 'takes'}. Received: "
-                f"{tuple(input_shape)}. The shared weight is {shape}"
-                f"{' and transposed' if self.transpose else ''}."
+                f"{self.source.name!r} {'gives' if self.transpose else 'takes'}, since the shared "
+                f"weight is {shape}{' and transposed' if self.transpose else ''}. Received: "
+                f"{tuple(input_shape)}."
             )
         width = sizes[equation.outputs[-1]]
         if self.units not in (None, width):
@@ -227,8 +227,9 @@ class TiedDense(keras.layers.Layer):
         if not keras_internals.in_sharing_scope():
             raise TieError(
                 f"Expected {config.get('name')!r} to be copied together with the layer that it is "
-                "tied to: by itself, the one weight would become two. Use rk.clone in place of "
-                "keras.models.clone_model and from_config; saving as .keras and loading is fine."
+                "tied to. Received: a copy of it by itself, of which the one weight would become "
+                "two. Use rk.clone in place of keras.models.clone_model and from_config; saving "
+                "as .keras and loading is fine."
             )
         config = dict(config)
         source = keras.saving.deserialize_keras_object(config.pop("source"))

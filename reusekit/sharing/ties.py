@@ -225,7 +225,9 @@ def tie(
 
 def _check(first: _Weight, second: _Weight, transform: str | None) -> None:
     if first.variable is second.variable:
-        raise TieError(f"Expected two weights. Received: one: {first.address!r} is tied already.")
+        raise TieError(
+            f"Expected two weights. Received: one, {first.address!r}, which is tied already."
+        )
     for weight in (first, second):
         layer = weight.layer
         if layer.quantization_mode or getattr(layer, "lora_enabled", False):
@@ -236,7 +238,7 @@ def _check(first: _Weight, second: _Weight, transform: str | None) -> None:
     one, other = first.shape, second.shape
     if one != (other[::-1] if transform else other):
         turned = one == (other if transform else other[::-1])
-        hint = f" They would with transform={None if transform else 'transpose'!r}."
+        hint = f" Pass transform={None if transform else 'transpose'!r}."
         raise TieError(
             f"Expected weights whose shapes agree{' once transposed' if transform else ''}. "
             f"Received: {first.address!r} {one} and {second.address!r} {other}."
@@ -253,12 +255,12 @@ def _union(a: _Weight, b: _Weight, transform: str | None) -> _Union:
         differing = differences(a.layer, b.layer)
         if not differing:
             return _Union(a, b, merged=True)
-        hint = f" The two differ in {', '.join(differing)}."
+        hint = f", which differ in {', '.join(differing)}"
     raise TieError(
         "Expected a Dense, an EinsumDense or a convolution of size and stride 1 together with "
         "another layer that multiplies with a matrix over the same axes, or two layers of equal "
         f"configuration with one weight each. Received: {a.address!r} of {type(a.layer).__name__} "
-        f"and {b.address!r} of {type(b.layer).__name__}.{hint}"
+        f"and {b.address!r} of {type(b.layer).__name__}{hint}."
     )
 
 

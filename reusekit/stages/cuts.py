@@ -77,7 +77,7 @@ def clean_cut(backbone: Backbone, at: str, before: str | None = None) -> CutPoin
             raise ConfigError(
                 f"Expected a cut before {before!r}, from which on the bottom is trained. "
                 f"Received: {at!r}. "
-                + (f"The nearest before it is {shallower[-1]!r}." if shallower else "")
+                + (f"Choose the nearest before it, {shallower[-1]!r}." if shallower else "")
             )
     return found
 
@@ -86,13 +86,18 @@ def _clean(backbone: Backbone) -> dict[str, CutPoint]:
     """Return every clean cut with a weight before it, shallow to deep."""
     clean = clean_cuts(backbone.model)
     if not clean:
-        raise ConfigError(f"{backbone.source} has no clean cut.")
+        raise ConfigError(
+            f"Expected a backbone with a clean cut. Received: {backbone.source}, which has no "
+            "clean cut. Choose another one."
+        )
     return clean
 
 
 def _known(clean: dict[str, CutPoint], at: str, backbone: Backbone) -> CutPoint:
     if at not in clean:
-        raise ConfigError(f"{backbone.source} has no clean cut {at!r}. {nearest(at, clean)}")
+        raise ConfigError(
+            f"Expected a clean cut of {backbone.source}. Received: {at!r}. {nearest(at, clean)}"
+        )
     return clean[at]
 
 

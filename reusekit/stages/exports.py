@@ -124,7 +124,7 @@ def _recorded(version: Any, context: str, where: str | None) -> DataSplit:
     if not found:
         raise ConfigError(
             f"Expected a {context} split among the inputs of the run of {named}. Received: none. "
-            "rk.export takes one that is at hand."
+            "Give rk.export one that is at hand."
         )
     place = PLACES.get(found[0].source.reader)
     given = {} if where is None or place is None else {_argument(place): where}
@@ -132,8 +132,8 @@ def _recorded(version: Any, context: str, where: str | None) -> DataSplit:
         return found[0].source.load_split(**given)
     except DataError as error:
         raise ConfigError(
-            f"The {context} split of {named} cannot be read again: {error} --data says where it "
-            "lies; rk.export takes one that is at hand."
+            f"{error} Say where the {context} split of {named} lies with --data, or give rk.export "
+            "one that is at hand."
         ) from error
 
 

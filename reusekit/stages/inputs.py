@@ -71,7 +71,8 @@ def load_backbone(settings: BackboneSettings) -> Backbone:
     taken = settings.options.keys() & {"weights", "input_shape", "scale"}
     if taken:
         raise ConfigError(
-            f"backbone.options.{min(taken)} is a setting of its own: backbone.{min(taken)}."
+            f"Expected backbone.options without {min(taken)}, which is a setting of its own. "
+            f"Received: {settings.options[min(taken)]!r}. Set backbone.{min(taken)} instead."
         )
     return load_pretrained(
         settings.source,
@@ -146,7 +147,10 @@ def _looked_at(settings: DataSettings, splits: Splits) -> Splits:
         named = (f"data.{split}={getattr(settings, split)!r}" for split in (one, other))
         both = " and ".join(named)
         if getattr(splits, one).overlaps(getattr(splits, other)):
-            raise ConfigError(f"{both} share examples; expected splits that do not.")
+            raise ConfigError(
+                f"Expected splits that share no examples. Received: {both}, which do. Choose parts "
+                "that do not overlap, such as train[:80%] and train[80%:]."
+            )
         equal = getattr(splits, other).equal_examples(getattr(splits, one))
         if equal:
             say(
@@ -185,7 +189,8 @@ def _decided_by(backbone: Backbone) -> dict[str, Any]:
     shape = inputs[0].shape[1:]
     if len(shape) == 3 and None in shape[:2]:
         raise ConfigError(
-            f"{backbone.source} takes images of any size. Choose one with --backbone.input_shape."
+            f"Expected a size of images for {backbone.source}, which takes any. Received: none. "
+            "Choose one with --backbone.input_shape."
         )
     return treatment_for(shape)
 

@@ -203,7 +203,7 @@ def _new_folder(output: Path, name: str) -> Path:
         folder.mkdir(parents=True)
     except OSError as error:
         raise ConfigError(
-            f"The output folder {str(output)!r} cannot be written: {error.strerror}. "
-            "Choose another with --output."
+            f"Expected an output folder that can be written. Received: {str(output)!r}: "
+            f"{error.strerror}. Choose another with --output."
         ) from error
     return folder

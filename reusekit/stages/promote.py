@@ -124,9 +124,10 @@ def find_contest(settings: PromoteSettings, registry: TrackingSettings) -> Conte
     champion = tracking.champion(registry.model, registry.promoted)
     if champion is not None and int(champion.version) == int(candidate.version):
         raise ConfigError(
-            f"The candidate, version {candidate.version} of {registry.model}, has the alias "
-            f"{registry.promoted!r} already. Name another with --promote.candidate; a model that "
-            "is trained while there is a champion is registered without becoming it."
+            f"Expected a candidate without the alias {registry.promoted!r}. Received: version "
+            f"{candidate.version} of {registry.model}, which has it already. Name another with "
+            "--promote.candidate; a model that is trained while there is a champion is registered "
+            "without becoming it."
         )
     return Contest(candidate, champion)
 
@@ -353,9 +354,10 @@ def _load(version: ModelVersion) -> keras.Model:
     alike = len(inputs) == 1 or {tensor.dtype for tensor in inputs} == {"string"}
     if not alike or (len(outputs) != 1 and not isinstance(model.output, dict)):
         raise ConfigError(
-            f"{uri} has {len(inputs)} inputs and {len(outputs)} outputs. Expected one of each: an "
-            "image or texts, and a number for each class, label or number to predict, or a "
-            "dictionary of several tasks."
+            "Expected a model with one input and one output: an image or texts, and a number for "
+            "each class, label or number to predict, or a dictionary of several tasks. Received: "
+            f"{uri} with {len(inputs)} inputs and {len(outputs)} outputs. Name another version "
+            "with --promote.candidate."
         )
     return model
 
@@ -366,8 +368,9 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
     first, gives = next(iter(takes)), _widths(model)
     if any(None in shape for shape in takes.values()):
         raise ConfigError(
-            f"Version {version.version} of {version.name} takes inputs of any size. Expected one "
-            "with a size of its own, as every version that a pipeline registers has."
+            "Expected a version with an input size of its own, as every version that a pipeline "
+            f"registers has. Received: version {version.version} of {version.name}, which takes "
+            "inputs of any size. Name another with --promote.candidate."
         )
     shaped = {} if model.inputs[0].dtype == "string" else treatment_for(takes[first])
     treatment = data.treatment(**shaped, examples_per_class=None)
@@ -379,15 +382,16 @@ def _held_out(version: ModelVersion, model: keras.Model, data: DataSettings) -> 
     known = given.keys() == takes.keys()
     if not known or gives != wanted or not all(fits(given[n].shape, takes[n]) for n in takes):
         raise ConfigError(
-            f"Version {version.version} of {version.name} does not fit {split.name}. Expected it "
-            f"to turn shape {split.input_shape} into {wanted}, as the task, a {split.task.kind}, "
+            f"Expected version {version.version} of {version.name} to turn shape "
+            f"{split.input_shape} into {wanted}, as the task of {split.name}, a {split.task.kind}, "
             f"asks for. Received: {takes if len(takes) > 1 else takes[first]} into {gives}."
         )
     counts_of(split)
     if split.size < _FEWEST:
         raise ConfigError(
-            f"{split.name}, {split.split}, has {split.size} examples. Expected {_FEWEST} at least, "
-            "since fewer tell no two versions apart."
+            f"Expected {_FEWEST} examples at least, since fewer tell no two versions apart. "
+            f"Received: {split.size} in {split.name}, {split.split}. Choose a larger split as "
+            "data.test."
         )
     return split
 
@@ -412,9 +416,10 @@ def _class_order(
     if len(set(names)) < len(names) or set(names) != set(task.names):
         strange = sorted(set(names) ^ set(task.names)) or list(names)
         raise ConfigError(
-            f"Version {version.version} of {version.name} was trained on other classes than "
-            f"{split.name} has now. Expected the same names, once each. Different: "
-            f"{reprlib.repr(strange)}."
+            f"Expected version {version.version} of {version.name} to be trained on the classes of "
+            f"{split.name}, once each. Received: one trained on other classes: "
+            f"{reprlib.repr(strange)} differ. Name data with the same classes, or train the "
+            "version anew."
         )
     return np.array([task.names.index(name) for name in names])
 
@@ -451,8 +456,9 @@ def _refuse_known(
             )
     if shared is not None:
         raise ConfigError(
-            f"data.test={data.test!r} shares examples with the {shared} data of version "
-            f"{version.version} of {version.name}; expected a split that it has not seen."
+            f"Expected a split that version {version.version} of {version.name} has not seen. "
+            f"Received: data.test={data.test!r}, which shares examples with its {shared} data. "
+            "Choose another as data.test."
         )
     return unknown
 

@@ -146,19 +146,23 @@ def certify(
     )
     if not error <= tolerance:
         raise CertificateError(
-            f"Expected the parts of {original.name!r} to give its outputs within {tolerance:.1e}"
-            f"{' in training' if training else ''}{' with other weights' if state else ''}, "
-            f"but they differ by {error:.1e}."
+            f"Expected the parts of {original.name!r} to give its outputs within "
+            f"{tolerance:.1e}{' in training' if training else ''}"
+            f"{' with other weights' if state else ''}. "
+            f"Received: outputs that differ by {error:.1e}. Cut elsewhere, or raise the tolerance "
+            "if that is rounding."
         )
     if not certificate.parameters_conserved:
         lost = [v.path for key, v in used.items() if key not in kept]
         raise CertificateError(
-            f"Expected the parts of {original.name!r} to have its {len(used)} weights, but "
-            f"{lost or 'weights of another model'} {'are missing' if lost else 'were added'}."
+            f"Expected the parts of {original.name!r} to have its {len(used)} weights. Received: "
+            f"parts {f'without {lost}' if lost else 'with weights of another model'}. Split the "
+            "model again."
         )
     if changes:
         raise CertificateError(
-            f"Expected {original.name!r} to be as it was, but {' and '.join(changes)} changed."
+            f"Expected {original.name!r} to be as it was. Received: one whose "
+            f"{' and '.join(changes)} changed. Load it again."
         )
     return certificate
 
@@ -211,14 +215,15 @@ def prove_copy(
             received = _arrays(copy(given, training=False))
     except Exception as error:
         raise CopyError(
-            f"Expected the copy of {original.name!r} to run as it does. Keras says: {reason(error)}"
+            f"Expected the copy of {original.name!r} to run as it does. Received: one of which "
+            f"Keras says: {reason(error).rstrip('.')}. Use weights='share'."
         ) from error
     read_ones = [own[each].path for each in own if each in scope.read]
     if read_ones:
         raise CopyError(
-            f"Expected the copy of {original.name!r} to have weights of its own, but it still "
-            f"reads {', '.join(map(repr, read_ones[:3]))} of its original: a function or an object "
-            "that no layer holds refers to it. Use weights='share'."
+            f"Expected the copy of {original.name!r} to have weights of its own. Received: one "
+            f"that still reads {', '.join(map(repr, read_ones[:3]))} of its original: a function "
+            "or an object that no layer holds refers to it. Use weights='share'."
         )
     difference = _difference(expected, received, tolerance)
     if difference and _difference(expected, outputs_on(original, given, original_state), tolerance):
@@ -227,8 +232,9 @@ def prove_copy(
         )
     elif difference:
         raise CopyError(
-            f"Expected the copy of {original.name!r} to give its outputs, but {difference}: a "
-            "layer keeps something where no copy can find it. Use weights='share'."
+            f"Expected the copy of {original.name!r} to give its outputs. Received: others: "
+            f"{difference}. Use weights='share', since a layer keeps something where no copy can "
+            "find it."
         )
 
 
@@ -263,7 +269,9 @@ def prove_equal(
     if difference and _difference(expected, outputs_on(model, given), tolerance):
         _warn_unproved(changed, _RANDOM)
     elif difference:
-        raise CopyError(f"Expected {model.name!r} to give the same outputs, but {difference}.")
+        raise CopyError(
+            f"Expected {model.name!r} to give the same outputs. Received: others: {difference}."
+        )
 
 
 def runs(model: keras.Model, x: Any) -> bool:
@@ -303,7 +311,7 @@ def _difference(
         error, allowed, _ = _compare(expected, received, tolerance)
     except CertificateError as differing:
         return str(differing)
-    return "" if error <= allowed else f"they differ by {error:.1e}, more than {allowed:.1e}"
+    return "" if error <= allowed else f"a difference of {error:.1e}, above {allowed:.1e}"
 
 
 def _warn_unproved(what: str, why: str) -> None:
@@ -392,7 +400,7 @@ def random_inputs(graph: Graph, batch: int = 2, seed: int = 0) -> Any:
     raise SurgeryError(
         f"Expected x, inputs of {graph.model.name!r} to compare with, since it takes no random "
         f"ones with open axes of {', '.join(map(str, _SEQUENCES))} (images: "
-        f"{', '.join(map(str, _IMAGES))}). Keras says: {reason(error)}"
+        f"{', '.join(map(str, _IMAGES))}). Received: None, and Keras says of those: {reason(error)}"
     ) from error
 
 

@@ -218,7 +218,7 @@ def _check_runs(graph: Graph, twin: keras.Model, given: Any) -> None:
     except Exception as error:
         raise ShapeError(
             f"Expected an input shape that {graph.model.name!r} runs on. Received: "
-            f"{twin.input_shape}. Keras says: {reason(error)}"
+            f"{twin.input_shape}, of which Keras says: {reason(error)}"
         ) from error
     if received != expected:
         raise ShapeError(

@@ -128,7 +128,10 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
             case Replace():
                 for step in _steps(graph, steps, edit.at):
                     if step in found.replaced:
-                        raise EditError(f"Expected one replacement of {step.address!r}, not two.")
+                        raise EditError(
+                            f"Expected one replacement of {step.address!r}. Received: two. Leave "
+                            "one of them out."
+                        )
                     found.replaced[step] = edit.layer
             case Remove():
                 found.removed.update(_steps(graph, steps, edit.at))
@@ -138,7 +141,10 @@ def orders(graph: Graph, edits: Iterable[Edit]) -> Orders:
                 )
     for step in found.removed:
         if step in found.replaced or step in found.before or found.after.keys() & {*step.outputs}:
-            raise EditError(f"Expected {step.address!r} to be removed or kept, not both.")
+            raise EditError(
+                f"Expected {step.address!r} to be removed or kept. Received: edits for both. Leave "
+                "one of them out."
+            )
     return found
 
 
@@ -215,8 +221,9 @@ def check_ties(graph: Graph, wanted: Orders, copied: bool) -> None:
 
 def _parted(graph: Graph, lost: Call, kept: Call) -> str:
     return (
-        f"Expected to keep {lost.address!r} of model {graph.model.name!r}: {kept.address!r} is "
-        f"tied to its weights, and would keep the old ones. Edit {kept.address!r} as well, in the "
+        f"Expected an edit that keeps {lost.address!r} of model {graph.model.name!r}. Received: "
+        f"one after which {kept.address!r}, tied to its weights, would keep the old ones. Edit "
+        f"{kept.address!r} as well, in the "
         "same rk.edit."
     )
 
@@ -228,8 +235,9 @@ def _check_new(graph: Graph, wanted: Orders) -> None:
         for inner in _inner_layers(layer):
             if id(inner) in own:
                 raise TieError(
-                    f"Expected weights='share': {layer.name!r} is tied to {inner.name!r} of model "
-                    f"{graph.model.name!r}, not to the copy that the result would have."
+                    f"Expected weights='share' for {layer.name!r}, which is tied to {inner.name!r} "
+                    f"of model {graph.model.name!r} and not to the copy that the result would "
+                    "have. Received: weights='copy'."
                 )
 
 

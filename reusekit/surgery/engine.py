@@ -404,8 +404,8 @@ def call_step(step: Step, operation: Any, args: tuple, kwargs: dict) -> list[ker
         expected = ", ".join(str(t.shape) for t in tensors_in((step.args, step.kwargs)))
         received = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
         raise ShapeError(
-            f"Expected {step.address!r} to take what it is fed; its inputs were {expected} and "
-            f"would now be {received}. Keras says: {reason(error)}"
+            f"Expected {step.address!r} to take what it is fed, which was {expected}. Received: "
+            f"{received}, of which Keras says: {reason(error)}"
         ) from error
 
 

@@ -139,7 +139,9 @@ def _nested(graph: Graph, calls: Sequence[Call]) -> Any:
     pattern = _pattern(call)
     for other in calls[1:]:
         if _pattern(other) != pattern:
-            raise _refusal(call, f"but {other.address!r} passes other arguments or other shapes")
+            raise _refusal(
+                call, f"the call {other.address!r} passes other arguments or other shapes"
+            )
     _check_layer(graph, calls)
     names = Names()
     for inner in keras_internals.direct_layers(layer):
@@ -159,7 +161,7 @@ def _nested(graph: Graph, calls: Sequence[Call]) -> Any:
     except Exception as error:
         raise _refusal(
             call,
-            f"but its call does not run on symbolic tensors. Keras says: {reason(error)}",
+            f"Keras says on symbolic tensors: {reason(error).rstrip('.')}",
         ) from error
     model.supports_masking = layer.supports_masking
     _check_weights(call, model)
@@ -236,10 +238,10 @@ def _check_layer(graph: Graph, calls: Sequence[Call]) -> None:
     """Check what can be seen of a layer without running its code."""
     call, layer = calls[0], calls[0].operation
     if layer.activity_regularizer is not None:
-        raise _refusal(call, "but it has an activity regulariser of its own")
+        raise _refusal(call, "an activity regulariser of its own would be lost")
     training = inspect.signature(layer.call).parameters.get("training")
     if training is not None and training.default is True:
-        raise _refusal(call, "but it takes training=True where nothing is said")
+        raise _refusal(call, "the call takes training=True where nothing is said")
     for each in calls:
         masked = [tensor for tensor in each.inputs if tensor in graph.masks]
         own_mask = type(layer).compute_mask is not keras.Layer.compute_mask
@@ -247,7 +249,7 @@ def _check_layer(graph: Graph, calls: Sequence[Call]) -> None:
             tensors = masked or [tensor for tensor, _ in each.masks]
             raise _refusal(
                 each,
-                f"but its code has to do with the mask that {tensors[0].address!r} carries",
+                f"the code has to do with the mask that {tensors[0].address!r} carries",
             )
 
 
@@ -257,7 +259,7 @@ def _check_weights(call: Call, model: keras.Model) -> None:
     lost = [v.path for v in call.operation.variables if id(v) not in reached]
     if lost:
         listed = ", ".join(map(repr, lost))
-        raise _refusal(call, f"but no layer that its call calls holds its weights {listed}")
+        raise _refusal(call, f"no layer that its call calls holds the weights {listed}")
 
 
 def _other_weights(graph: Graph) -> list[tuple[keras.Variable, Any]]:
@@ -269,5 +271,5 @@ def _other_weights(graph: Graph) -> list[tuple[keras.Variable, Any]]:
 def _refusal(call: Call, reason: str) -> EditError:
     return EditError(
         f"Expected {call.address!r} of class {type(call.operation).__name__} to do nothing but "
-        f"call the layers it holds, {reason}. Cut before or after it."
+        f"call the layers it holds. Received: one of which {reason}. Cut before or after it."
     )

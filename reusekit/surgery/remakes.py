@@ -108,15 +108,16 @@ def _pairs(
         if differing and reshaped and differing[0] in others and differing[0] in ones:
             was, now = (tuple(each[differing[0]].shape) for each in (ones, others))
             raise ShapeError(
-                f"Expected an input shape that the weights of {old.name!r} fit, but "
-                f"{differing[0][0]!r} is {was} and would be {now}: only sizes that no weight "
+                f"Expected an input shape that the weights of {old.name!r} fit. Received: one by "
+                f"which {differing[0][0]!r}, {was}, would be {now}: only sizes that no weight "
                 "depends on can change. Cut before this layer and attach another."
             )
         if differing:
             raise CopyError(
                 f"Expected the configuration of {old.name!r} of class {type(old).__name__} to give "
-                f"the weights that it has, but they differ in {differing[0][0]!r}: it was changed "
-                "after it was made, as by LoRA or quantisation. Use weights='copy' or 'share'."
+                f"the weights that it has. Received: others, which differ in {differing[0][0]!r}: "
+                "it was changed after it was made, as by LoRA or quantisation. Use weights='copy' "
+                "or 'share'."
             )
         pairs |= {id(v): (v, others[name]) for name, v in ones.items()}
     return list(pairs.values())
@@ -162,9 +163,10 @@ def _check_ties(model: keras.Model, twin: keras.Model) -> None:
     if uses[0] != uses[1]:
         raise TieError(
             f"Expected the weights of {model.name!r} to be shared between layers in a way that "
-            "copies of the layers keep, but some layers share a weight without one holding the "
-            "other in its configuration. Use weights='share', tie them by rk.layers.TiedDense, or "
-            "rk.flatten the model first where a nested one of a class of its own has such a layer."
+            "copies of the layers keep. Received: layers that share a weight without one holding "
+            "the other in its configuration. Use weights='share', tie them by "
+            "rk.layers.TiedDense, or rk.flatten the model first where a nested one of a class of "
+            "its own has such a layer."
         )
 
 
@@ -253,8 +255,8 @@ def _revived(operation: Any, configuration: dict) -> Any:
 def _refusal(operation: Any, error: Exception) -> CopyError:
     return CopyError(
         f"Expected the layer {operation.name!r} of class {type(operation).__name__} to come back "
-        "from its configuration (get_config and from_config); or use weights='copy' or 'share'. "
-        f"Keras says: {reason(error)}"
+        "from its configuration (get_config and from_config). Received: one of which Keras says: "
+        f"{reason(error).rstrip('.')}. Use weights='copy' or 'share', or mend its configuration."
     )
 
 

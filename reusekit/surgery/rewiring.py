@@ -244,7 +244,7 @@ class Rewiring:
                 was = f", which took {shapes},"
             raise ShapeError(
                 f"Expected {operation.name if step is None else step.address!r}{was} to take what "
-                f"it would be fed after the edit: {now}. Keras says: "
+                f"it would be fed after the edit. Received: {now}, of which Keras says: "
                 f"{reason(error)}"
             ) from error
 

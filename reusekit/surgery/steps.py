@@ -193,14 +193,16 @@ def _check_connected(
             missing = [tensor for tensor in step.reads if tensor not in known]
             raise DisconnectedError(
                 f"Expected every tensor that {step.address!r} of model {graph.model.name!r} reads "
-                f"to be fed or computed, missing {_listed(missing)}."
+                f"to be fed or computed. Received: {_listed(missing)}, of which that is missing. "
+                "Name these as inputs too, or cut elsewhere."
             )
         known.update(step.outputs)
     missing = [tensor for tensor in wanted if tensor not in known]
     if missing:
         raise DisconnectedError(
-            f"Expected the result to be connected to its inputs, but {_listed(missing)} of model "
-            f"{graph.model.name!r} is not computed from them."
+            f"Expected the result to be connected to its inputs. Received: {_listed(missing)} of "
+            f"model {graph.model.name!r}, which is not computed from them. Name inputs from which "
+            "it is."
         )
 
 
@@ -212,10 +214,10 @@ def _check_not_hidden(graph: Graph, hidden: list[Step], wanted: list[Tensor]) ->
         layer = step.address.removesuffix("/mask")
         readers = ", ".join(repr(call.address) for call in graph.readers[step.outputs[0]])
         raise DisconnectedError(
-            f"Expected the masks that cross a cut to be computed by calls that Keras recorded, but "
-            f"that of {layer!r} in model {graph.model.name!r} is set by the layer when it runs and "
-            f"read by {readers}. Cut before {layer!r} or after what reads its mask, or have the "
-            "layer's class compute it in compute_mask."
+            "Expected the masks that cross a cut to be computed by calls that Keras recorded. "
+            f"Received: that of {layer!r} in model {graph.model.name!r}, which is set by the layer "
+            f"when it runs and read by {readers}. Cut before {layer!r} or after what reads its "
+            "mask, or have the layer's class compute it in compute_mask."
         )
 
 

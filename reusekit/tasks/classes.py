@@ -58,7 +58,7 @@ class ClassRules(SingleRules):
             raise ConfigError(
                 "Expected training examples of two classes at least. Received: "
                 f"data.train={train!r}, {trained.sum():,} of {names[trained.argmax()]!r} alone. "
-                "Where a data set is sorted by class, choose another split."
+                "Choose another split where a data set is sorted by class."
             )
         remarks, alone = [], np.flatnonzero(trained == 1)
         if len(alone) and not few:

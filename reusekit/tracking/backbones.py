@@ -110,6 +110,7 @@ def _logged_by(run_id: str, name: str) -> str:
     if not named:
         choices = nearest(name, dict.fromkeys(model.name for model in made))
         raise TrackingError(
-            f"The run {run_id} has logged no model {name!r}. {choices or 'It has logged none.'}"
+            f"Expected a model that the run {run_id} has logged. Received: {name!r}. "
+            f"{choices or 'Name another run, since it has logged none.'}"
         )
     return max(named, key=lambda model: model.creation_timestamp).model_id

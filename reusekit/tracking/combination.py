@@ -72,7 +72,8 @@ class Combination(BaseModel):
         except ValidationError as error:
             where = COMBINATION.as_posix()
             raise TrackingError(
-                f"{named} cannot be loaded: its {where} is damaged{first_fault(error)}."
+                f"Expected {where} of {named} as it was written. Received: one that is "
+                f"damaged{first_fault(error)}. Combine the models again."
             ) from error
 
     @classmethod

@@ -148,7 +148,9 @@ class Combined:
         state = self._state  # of this answer, whatever another thread makes of it
         for name in heads:
             if name not in state.heads:
-                raise DataError(f"There is no head {name!r}. {nearest(name, state.heads)}")
+                raise DataError(
+                    f"Expected the name of a head. Received: {name!r}. {nearest(name, state.heads)}"
+                )
         asked = {n: one for n, one in state.heads.items() if not heads or n in heads}
         return _together(state.content, asked).predict(
             self.bottom, inputs, probabilities, files, lambda features: _outputs(asked, features)

@@ -113,5 +113,7 @@ def _experiment_of(version: ModelVersion) -> str | None:
         return client.get_experiment(run.info.experiment_id).name
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise TrackingError(f"The run of {version.name} cannot be had: {error}") from error
+            raise TrackingError(
+                f"Expected the run of {version.name} to be had. Received: {error}"
+            ) from error
         return None

@@ -72,7 +72,9 @@ def send(folder: Path, client: MlflowClient, run_id: str) -> ModelVersion:
         if is_away(error):
             raise
         name = content["models"]["whole"]["registered"]
-        raise TrackingError(f"The registry refuses {name!r}: {cause_of(error)}") from error
+        raise TrackingError(
+            f"Expected a registry that takes {name!r}. Received: a refusal: {cause_of(error)}"
+        ) from error
 
 
 @dataclass(frozen=True)

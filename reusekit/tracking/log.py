@@ -134,7 +134,10 @@ def log_artifact(local_path: str | Path, artifact_path: str | None = None) -> No
         TrackingError: There is no such file.
     """
     if not Path(local_path).exists():
-        raise TrackingError(f"There is no file {local_path} to be logged.")
+        raise TrackingError(
+            f"Expected a file or folder to log. Received: {local_path}, which is not there. Check "
+            "its path."
+        )
     current().write(LogArtifact, path=str(local_path), folder=artifact_path)
 
 
@@ -184,5 +187,5 @@ def send_models(folder: Path) -> ModelVersion | None:
             if kept:
                 shutil.rmtree(folder)
         except TrackingError as full:
-            kept = f"{full} The trained model lies in {folder / 'whole'} and beside it."
+            kept = f"{full} See {folder / 'whole'} for the trained model, and beside it."
         raise TrackingError(f"{error} {kept}") from error

@@ -81,24 +81,24 @@ def check_health(uri: str, seconds: int = _SECONDS_TO_SAY_IT_IS_WELL) -> None:
         port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     except ValueError as error:
         hide_in(error, uri)
-        raise TrackingError(f"{shown(uri)} is no address: {hide(str(error), uri)}.") from error
+        raise TrackingError(
+            f"Expected the address of a tracking server or database. Received: {shown(uri)}: "
+            f"{hide(str(error), uri)}."
+        ) from error
     if is_remote(uri):
         with patience(seconds), explained(uri):
             answer = http_request(
                 get_default_host_creds(uri), "/health", "GET", raise_on_status=False
             )
             if answer.status_code >= 500 or answer.status_code in _NOT_NOW:
-                raise ServerAwayError(
-                    f"The tracking server {shown(uri)} does not answer "
-                    f"(status {answer.status_code})."
-                )
+                raise _away(uri, f"status {answer.status_code}")
         return
     if parts.hostname and port:
         # MLflow would try for minutes to open a database that is away.
         try:
             socket.create_connection((parts.hostname, port), timeout=seconds).close()
         except OSError as error:
-            raise _away(uri, error) from error
+            raise _away(uri, type(error).__name__) from error
 
 
 @contextmanager
@@ -138,9 +138,11 @@ def explained(uri: str) -> Iterator[None]:
     except (MlflowException, requests.RequestException) as error:
         if is_away(error):
             hide_in(error, uri)
-            raise _away(uri, _cause(error)) from error
+            raise _away(uri, type(_cause(error)).__name__) from error
         raise TrackingError(
-            f"The tracking server {shown(uri)} refuses: {cause_of(error, uri)}"
+            "Expected a tracking server that takes what it is asked. Received: a refusal of "
+            f"{shown(uri)}: {cause_of(error, uri).rstrip('.')}. See its log, and what you may do "
+            "there."
         ) from error
     finally:
         traces.disabled = before
@@ -165,9 +167,12 @@ def is_away(error: Exception) -> bool:
     return status >= 500 or status in _NOT_NOW
 
 
-def _away(uri: str, cause: BaseException) -> ServerAwayError:
-    kind = type(cause).__name__
-    return ServerAwayError(f"The tracking server {shown(uri)} does not answer ({kind}).")
+def _away(uri: str, cause: str) -> ServerAwayError:
+    start = "Start it with 'mlflow server'" if is_remote(uri) else "Start it"
+    return ServerAwayError(
+        f"Expected a tracking server that answers. Received: {shown(uri)}, which does not answer "
+        f"({cause}). {start}, or check its address."
+    )
 
 
 def _cause(error: Exception) -> BaseException:

@@ -82,8 +82,8 @@ class Target:
                 found = self.client.get_experiment_by_name(name)
         if found.lifecycle_stage == "deleted":
             raise TrackingError(
-                f"The experiment {name!r} cannot be used: it has been deleted. Restore it, or name "
-                "another with --tracking.experiment."
+                f"Expected an experiment that can be used. Received: {name!r}, which has been "
+                "deleted. Restore it, or name another with --tracking.experiment."
             )
         return found.experiment_id
 
@@ -102,7 +102,10 @@ class Target:
         """Return the id of the run of a key, which the server has to have."""
         found = self.find(key)
         if found is None:
-            raise TrackingError(f"There is no run with the tag {KEY} = {key}.")
+            raise TrackingError(
+                f"Expected a run with the tag {KEY} = {key}. Received: none. Send the records of "
+                "its job first."
+            )
         return found
 
 
@@ -240,7 +243,10 @@ class Carrying(Operation):
         except ReusekitError:
             raise
         except Exception as error:  # the client of an artifact store raises whatever it likes
-            raise TrackingError(f"The artifact store refuses: {cause_of(error, uri)}") from error
+            raise TrackingError(
+                "Expected an artifact store that takes files. Received: a refusal: "
+                f"{cause_of(error, uri).rstrip('.')}. See that it can be written."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -301,7 +307,9 @@ def read_operation(told: Any) -> Operation:
     try:
         return _ANY.validate_python(told)
     except ValidationError as error:
-        raise TrackingError(f"This is no operation: {type(error).__name__}.") from error
+        raise TrackingError(
+            f"Expected an operation of a job. Received: what is none: {type(error).__name__}."
+        ) from error
 
 
 def _tags(tags: dict[str, str]) -> list[RunTag]:

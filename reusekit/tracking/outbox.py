@@ -81,10 +81,14 @@ class Outbox:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise InUseError(
-                f"{self.folder} is in use: its job still runs, or it is being sent."
+                f"Expected a folder that is not in use. Received: {self.folder}, whose job still "
+                "runs, or which is being sent. Wait until that has ended."
             ) from None
         except OSError as error:
-            raise TrackingError(f"{self.folder} cannot be used: {error.strerror}.") from error
+            raise TrackingError(
+                f"Expected a folder that can be used. Received: {self.folder}: {error.strerror}. "
+                "Choose another one."
+            ) from error
 
     def release(self) -> None:
         """Let other processes have it; where nothing is left, the folder goes.
@@ -116,13 +120,17 @@ class Outbox:
         if told is None:
             if uri is None:
                 raise TrackingError(
-                    f"{self.folder / 'address.json'}, which says where its records are meant for, "
-                    "is missing or damaged. Give the URI of the tracking server with --uri."
+                    f"Expected {self.folder / 'address.json'}, which says where its records are "
+                    "meant for. Received: one that is missing or damaged. Give the URI of the "
+                    "tracking server with --uri."
                 )
             told = next(filter(None, map(_sealed, self.records())), {})
         experiment, run_id = told.get("experiment"), told.get("run_id")
         if experiment is None and run_id is None:
-            raise TrackingError(f"{self.folder} does not say which experiment it is meant for.")
+            raise TrackingError(
+                f"Expected {self.folder} to say which experiment it is meant for. Received: "
+                "neither an experiment nor a run. Run the job again in another folder."
+            )
         return Destination(told["uri"] if uri is None else uri, experiment, run_id)
 
     def put(self, operation: Operation, destination: Destination) -> None:
@@ -144,8 +152,8 @@ class Outbox:
                 self.put(operation, destination)
                 return
             raise TrackingError(
-                f"{self.folder} cannot keep what the tracking server {shown(destination.uri)} does "
-                f"not take: {error.strerror}."
+                f"Expected {self.folder} to keep what the tracking server {shown(destination.uri)} "
+                f"does not take. Received: {error.strerror}. Free some of its disk."
             ) from error
 
     def _put(self, operation: Operation, destination: Destination) -> None:
@@ -213,7 +221,10 @@ class Outbox:
             TrackingError: The folder for what is refused is a link.
         """
         if self._refused.is_symlink():
-            raise TrackingError(f"{self._refused} is a link. Remove it, and sync again.")
+            raise TrackingError(
+                f"Expected a folder for what is refused. Received: {self._refused}, which is a "
+                "link. Remove it, and sync again."
+            )
         self._give_room()  # which sending needs as well
         before = self._told() or {}
         present = {int(record.stem): record for record in self.records()}
@@ -274,21 +285,28 @@ class Outbox:
         told = _sealed(record)
         if told is None:
             raise TrackingError(
-                f"{record} is damaged, or of a version of reusekit whose records had no checksums; "
-                "that version can send it."
+                f"Expected a record as it was written. Received: {record}, which is damaged, or of "
+                "a version of reusekit whose records had no checksums. Send the latter with that "
+                "version."
             )
         operation = read_operation(told["operation"])
         if isinstance(operation, Carrying):
             carried, path = _carried(record), Path(operation.path)
             if path.parts != (carried.name, path.name) or path.name == "..":
                 raise TrackingError(
-                    f"{record} carries {operation.path}. Expected what lies in {carried.name}."
+                    f"Expected a record that carries what lies in {carried.name}. Received: "
+                    f"{record}, which carries {operation.path}."
                 )
             found = _digests(carried)
             if not (self.folder / path).exists():
-                raise TrackingError(f"{self.folder / path}, which it carries, is not there.")
+                raise TrackingError(
+                    f"Expected {self.folder / path}, which the record carries. Received: nothing "
+                    "there."
+                )
             if found != told.get("files", found):
-                raise TrackingError(f"{carried} does not hold the files that were put there.")
+                raise TrackingError(
+                    f"Expected {carried} to hold the files that were put there. Received: others."
+                )
             operation = replace(operation, path=str(self.folder / path))
         return operation
 
@@ -359,8 +377,9 @@ def _destination(outbox: Outbox, uri: str | None) -> tuple[Destination, str]:
         return replace(kept, uri=current), kept.uri  # with the password, which is not kept
     if "***" in kept.uri:
         raise TrackingError(
-            f"{outbox.folder} is meant for {kept.uri}, and the password is not kept. Give the "
-            "whole URI with --uri, or in the environment's MLFLOW_TRACKING_URI."
+            f"Expected the password of {kept.uri}, for which {outbox.folder} is meant. Received: "
+            "none, since it is not kept. Give the whole URI with --uri, or in the environment's "
+            "MLFLOW_TRACKING_URI."
         )
     return kept, kept.uri
 
@@ -407,12 +426,18 @@ def _digests(folder: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in (folder, *sorted(folder.rglob("*"))):
         if not os.path.lexists(path):
-            raise TrackingError(f"{path} is not there.")
+            raise TrackingError(
+                f"Expected a file or a folder. Received: {path}, which is not there. Check its "
+                "path."
+            )
         kind = path.lstat().st_mode
         if stat.S_ISREG(kind):
             found[path.relative_to(folder).as_posix()] = file_digest(path)
         elif not stat.S_ISDIR(kind):
-            raise TrackingError(f"{path} is a link or no file, and links are not followed.")
+            raise TrackingError(
+                f"Expected files and folders, since links are not followed. Received: {path}, "
+                "which is a link or no file. Copy what it points to in its place."
+            )
     return found
 
 

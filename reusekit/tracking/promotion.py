@@ -91,15 +91,16 @@ def previous_champion(version: ModelVersion, alias: str) -> int:
     written = version.tags.get(f"{PREVIOUS}.{alias}")
     if written is None:
         raise TrackingError(
-            f"Version {version.version} of {version.name} did not take {alias!r} over from another "
-            f"version by a promotion: there is nothing on record to go back to."
+            f"Expected version {version.version} of {version.name} to have taken {alias!r} over "
+            "from another by a promotion. Received: none, so there is nothing on record to go "
+            "back to. Set the alias on another version in the registry."
         )
     there = version_numbers(version.name)
     if written not in map(str, there) or written == str(version.version):
         raise TrackingError(
-            f"The version of {version.name} that had {alias!r} before version {version.version} "
-            f"was {written[:20]}, which has been deleted. Versions that are there: "
-            f"{', '.join(map(str, there))}."
+            f"Expected the version of {version.name} that had {alias!r} before version "
+            f"{version.version}. Received: {written[:20]}, which has been deleted. Set the alias "
+            f"on one that is there: {', '.join(map(str, there))}."
         )
     return int(written)
 
@@ -114,8 +115,8 @@ def _expect(name: str, alias: str, number: int | None) -> None:
     found = registered_model(name).aliases.get(alias)
     if (None if found is None else int(found)) != number:
         raise TrackingError(
-            f"{name}@{alias} was moved meanwhile. Expected {_called(number)}. "
-            f"Found: {_called(found)}. Start again."
+            f"Expected {name}@{alias} to be {_called(number)}. Received: {_called(found)}, since "
+            "it was moved meanwhile. Start again."
         )
 
 

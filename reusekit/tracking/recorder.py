@@ -44,8 +44,9 @@ class Recorder:
         self._next_attempt = 0.0
         if outbox is not None and outbox.waits():
             raise TrackingError(
-                f"{outbox.folder} holds what an earlier job could not send. Send it first: "
-                f"reusekit sync {shlex.quote(str(outbox.folder.parent))}"
+                f"Expected a folder from which all was sent. Received: {outbox.folder}, which "
+                "holds what an earlier job could not send. Send it first: reusekit sync "
+                f"{shlex.quote(str(outbox.folder.parent))}"
             )
 
     def submit(self, operation: Operation) -> Any:
@@ -83,7 +84,7 @@ class Recorder:
             return ""
         self._outbox.put(operation, self.target.destination)
         command = shlex.join(["reusekit", "sync", str(self._outbox.folder.parent)])
-        return f"It is kept in {self._outbox.folder}. Once that is put right, send it: {command}"
+        return f"It is kept in {self._outbox.folder}. Send it once that is put right: {command}"
 
     def close(self) -> None:
         """Send what waits, or say how that is done later."""

@@ -50,8 +50,8 @@ def registered_model(name: str) -> RegisteredModel:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
         names = [model.name for model in client.search_registered_models()]
-    choices = nearest(name, names) or "The registry is empty."
-    raise TrackingError(f"No model is registered as {name!r}. {choices}")
+    choices = nearest(name, names) or "Register one first, since the registry is empty."
+    raise TrackingError(f"Expected the name of a registered model. Received: {name!r}. {choices}")
 
 
 def filter_of(name: str) -> str:
@@ -81,7 +81,9 @@ def find_version(name: str, wanted: int | str | None = None) -> ModelVersion:
     if wanted is None:
         numbers = version_numbers(name)
         if not numbers:
-            raise TrackingError(f"{name} has no version.")
+            raise TrackingError(
+                f"Expected {name} to have a version. Received: none. Register one first."
+            )
         return _version(name, numbers[-1])
     if isinstance(wanted, int) or (wanted.isdecimal() and wanted not in model.aliases):
         return _version(name, int(wanted))
@@ -96,8 +98,8 @@ def aliased_version(name: str, alias: str) -> ModelVersion:
     """
     model = registered_model(name)
     if alias not in model.aliases:
-        choices = nearest(alias, model.aliases) or "It has no alias."
-        raise TrackingError(f"{name} has no alias {alias!r}. {choices}")
+        choices = nearest(alias, model.aliases) or "Set one first, since it has none."
+        raise TrackingError(f"Expected an alias of {name}. Received: {alias!r}. {choices}")
     return _version(name, int(model.aliases[alias]))
 
 
@@ -149,7 +151,10 @@ def asking(what: str) -> Iterator[None]:
         with patience():
             yield
     except MlflowException as error:
-        raise TrackingError(f"The registry cannot {what}: {cause_of(error)}") from error
+        raise TrackingError(
+            f"Expected a registry that can {what}. Received: a refusal: "
+            f"{cause_of(error).rstrip('.')}. Check the name, and what you may do there."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,6 @@ def _version(name: str, number: int) -> ModelVersion:
                 raise
     there = ", ".join(map(str, version_numbers(name)))
     raise TrackingError(
-        f"{name} has no version {number}. "
-        + (f"Versions that are there: {there}." if there else "It has none.")
+        f"Expected a version of {name}. Received: {number}. "
+        + (f"Choose one that is there: {there}." if there else "Register one first.")
     )

@@ -227,8 +227,8 @@ def _outer_run() -> str | None:
         if is_away(error):
             return active.info.run_id
         raise TrackingError(
-            f"The active run {active.info.run_id} is not one of {shown(mlflow.get_tracking_uri())}."
-            " End it first: mlflow.end_run()."
+            f"Expected an active run of {shown(mlflow.get_tracking_uri())}. Received: "
+            f"{active.info.run_id}, which is not one of it. End it first: mlflow.end_run()."
         ) from error
 
 
@@ -243,8 +243,8 @@ def _current_experiment() -> str:
             pass
         except TrackingError as error:
             raise TrackingError(
-                f"The experiment that MLflow was told of cannot be used: {error} Set "
-                "MLFLOW_EXPERIMENT_ID to another, or name one with --tracking.experiment."
+                f"{error} Set MLFLOW_EXPERIMENT_ID to an experiment that can be used, or name one "
+                "with --tracking.experiment."
             ) from error
     return MLFLOW_EXPERIMENT_NAME.get() or "reusekit"
 

@@ -67,8 +67,8 @@ def connect(uri: str | None, model: str) -> str:
         except Exception as error:  # a store's driver raises whatever it likes
             if attempt + 1 == _ATTEMPTS:
                 raise TrackingError(
-                    f"The tracking store {shown(uri)} cannot be used: {cause_of(error, uri)}."
-                    f"{_way_out(uri)}"
+                    f"Expected a tracking store that can be used. Received: {shown(uri)}: "
+                    f"{cause_of(error, uri)}.{_way_out(uri)}"
                 ) from error
             time.sleep(1)  # another process may be making the tables of a new database
         else:
@@ -106,18 +106,19 @@ def check_artifacts(target: Target) -> None:
             if is_away(error):
                 raise
             raise TrackingError(
-                f"The artifact store {shown(location)} takes no files, so that no model could be "
-                f"kept: {cause_of(error, location)}"
+                "Expected an artifact store that takes files, so that models can be kept. "
+                f"Received: {shown(location)}: {cause_of(error, location).rstrip('.')}. See that "
+                "it can be written, or choose another experiment."
             ) from error
 
 
 def _way_out(uri: str) -> str:
     file = _sqlite_file(uri)
     if file is None or not file.exists():
-        return ""
+        return " Name another with --tracking.uri."
     return (
-        f" If a process was killed while it made that, delete {shlex.quote(str(file))} and try "
-        "again; else name another with --tracking.uri."
+        f" Delete {shlex.quote(str(file))} if a process was killed while it made that, else name "
+        "another with --tracking.uri."
     )
 
 
@@ -144,7 +145,9 @@ def _check_name(model: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise TrackingError(
-                f"{shown(mlflow.get_tracking_uri())} cannot register {model!r}: {cause_of(error)}"
+                f"Expected {shown(mlflow.get_tracking_uri())} to register {model!r}. Received: a "
+                f"refusal: {cause_of(error).rstrip('.')}. Choose another name with "
+                "--tracking.model."
             ) from error
 
 
@@ -152,9 +155,8 @@ def _check_answers(uri: str) -> None:
     try:
         check_health(uri, _SECONDS_TO_ANSWER)
     except TrackingError as error:
-        start = "Start it with 'mlflow server', or" if is_remote(uri) else "Start it, or"
         raise TrackingError(
-            f"{error} {start} keep runs in a file: --tracking.uri sqlite:///mlflow.db"
+            f"{error} Keep runs in a file instead: --tracking.uri sqlite:///mlflow.db"
         ) from error
     if uri.startswith("sqlite:///"):
         # As SQLAlchemy reads it: MLflow's own default has its spaces encoded.
@@ -162,8 +164,9 @@ def _check_answers(uri: str) -> None:
         folder = Path(file or ".").absolute().parent
         if not (folder.is_dir() and os.access(folder, os.W_OK)):
             raise TrackingError(
-                f"The tracking database {shown(uri)} cannot be written: there is no writable "
-                f"folder {folder}. Choose another, such as --tracking.uri sqlite:///mlflow.db"
+                f"Expected a tracking database that can be written. Received: {shown(uri)}, with "
+                f"no writable folder {folder}. Choose another, such as --tracking.uri "
+                "sqlite:///mlflow.db"
             )
 
 

@@ -112,7 +112,8 @@ class Reference(_Checked):
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise TrackingError(
-                f"{named} cannot be loaded: its {FILE.as_posix()} is damaged{first_fault(error)}."
+                f"Expected {FILE.as_posix()} of {named} as it was written. Received: one that is "
+                f"damaged{first_fault(error)}. Register the model again."
             ) from error
 
 
@@ -151,12 +152,15 @@ class Stored:
         """
         named = named or f"models:/{model_id}"
         if not re.fullmatch(MODEL_ID, model_id):
-            raise TrackingError(f"{named} names no model. Expected m-... Received: {model_id!r}.")
+            raise TrackingError(
+                f"Expected the id of a model, m-..., in {named}. Received: {model_id!r}."
+            )
         try:
             model = client.get_logged_model(model_id)
         except MlflowException as error:
             raise TrackingError(
-                f"{named} cannot be had: it may have been deleted. {cause_of(error)}"
+                f"Expected a model that can be had. Received: {named}, which may have been "
+                f"deleted: {cause_of(error).rstrip('.')}. Choose another version."
             ) from error
         head = model.tags.get(names.CUT if names.FROZEN_UP_TO in model.tags else names.HEAD)
         return cls(
@@ -238,8 +242,8 @@ class Stored:
         elsewhere = location.hostname and there != (server.hostname, server.port)
         if location.scheme in _INDIRECT or (location.scheme in _SERVERS and elsewhere):
             raise TrackingError(
-                f"{self.named} says that it lies at another address. Expected a folder in an "
-                f"artifact store. Received: {shown(self.location)[:200]}."
+                f"Expected a folder in an artifact store for {self.named}. Received: "
+                f"{shown(self.location)[:200]}, which is at another address."
             )
         with self._reading():
             return get_artifact_repository(self.location, client.tracking_uri)
@@ -265,12 +269,16 @@ class Stored:
 
     def _check(self, file: Path, name: Path, digests: frozenset[str]) -> None:
         if not file.is_file():
-            raise TrackingError(f"{self.named} cannot be loaded: its {name.as_posix()} is no file.")
+            raise TrackingError(
+                f"Expected a file {name.as_posix()} of {self.named}. Received: none. Register the "
+                "model again."
+            )
         found = file_digest(file)
         for digest in digests - {found}:
             raise TrackingError(
-                f"{self.named} is not what {self.purpose}: expected a file {name.as_posix()} with "
-                f"SHA-256 {digest}. Received: {found}."
+                f"Expected {self.named} to be what {self.purpose}: a file {name.as_posix()} with "
+                f"SHA-256 {digest}. Received: {found}. Register the model again if you trust "
+                "neither."
             )
 
     @contextmanager
@@ -279,8 +287,9 @@ class Stored:
             yield
         except Exception as error:  # the client of an artifact store raises whatever it likes
             raise TrackingError(
-                f"{self.named} cannot be loaded: its {WEIGHTS.as_posix()} cannot be had, and may "
-                f"have been deleted. {cause_of(error, self.location)}"
+                f"Expected {WEIGHTS.as_posix()} of {self.named}. Received: none that can be had; "
+                f"it may have been deleted: {cause_of(error, self.location).rstrip('.')}. Choose "
+                "another version."
             ) from error
 
 
@@ -306,8 +315,8 @@ def refuse_links(root: Path, named: str, *inside: Path) -> None:
     for path in [root / name for name in inside] or root.rglob("*"):
         if os.path.islink(path):  # which has no error for a name that no system has
             raise TrackingError(
-                f"{named} cannot be loaded: {path.relative_to(root)} in its folder is a link. "
-                "Expected a file or a folder."
+                f"Expected a file or a folder in that of {named}. Received: "
+                f"{path.relative_to(root)}, which is a link. Register the model again."
             )
 
 
@@ -327,8 +336,8 @@ def complete(folder: Path, model_id: str, client: MlflowClient) -> None:
     combined = (folder / COMBINATION).is_file()
     if combined and not stored.references:  # a reference of earlier versions has none either
         raise TrackingError(
-            f"{stored.named} cannot be loaded: its folder says that it is of several models, and "
-            "its record does not."
+            f"Expected {stored.named} to be one model, as its record says. Received: a folder that "
+            "says that it is of several models. Combine them again."
         )
     _check_description(folder, stored.named, combined)
     if combined:
@@ -353,7 +362,8 @@ def _check_description(folder: Path, named: str, combined: bool) -> None:
         loader = served.get("loader_module", "mlflow.keras")
     except Exception as error:  # YAML and MLflow raise whatever they like
         raise TrackingError(
-            f"{named} cannot be loaded: its {MLMODEL_FILE_NAME} is damaged. {cause_of(error)}"
+            f"Expected {MLMODEL_FILE_NAME} of {named} as it was written. Received: one that is "
+            f"damaged: {cause_of(error).rstrip('.')}. Register the model again."
         ) from error
     expected: dict[str, Any] = {"data": WEIGHTS.parent.as_posix(), "save_exported_model": False}
     allowed = [expected, expected | {"save_exported_model": None}]
@@ -362,9 +372,9 @@ def _check_description(folder: Path, named: str, combined: bool) -> None:
         expected, allowed, loaders = {}, [{}], (COMBINED_LOADER,)
     if asks not in allowed or loader not in loaders or not served.keys().isdisjoint(_MORE):
         raise TrackingError(
-            f"{named} cannot be loaded: its {MLMODEL_FILE_NAME} asks for more than to read "
-            f"{(COMBINATION if combined else WEIGHTS).as_posix()}. Expected {expected}, no code "
-            f"and no other folder. Received: {str(asks)[:200]}, loaded by {str(loader)[:80]!r}."
+            f"Expected {expected} in {MLMODEL_FILE_NAME} of {named}, which is to read "
+            f"{(COMBINATION if combined else WEIGHTS).as_posix()} and no more: no code and no "
+            f"other folder. Received: {str(asks)[:200]}, loaded by {str(loader)[:80]!r}."
         )
 
 
@@ -377,7 +387,10 @@ def _joined(reference: Reference, client: MlflowClient) -> keras.Model:
     except ReusekitError:
         raise
     except (ValueError, TypeError) as error:  # a name that Keras does not take
-        raise TrackingError(f"{reference.name!r} cannot be joined: {error}") from error
+        raise TrackingError(
+            f"Expected parts of {reference.name!r} that can be joined. Received: others: "
+            f"{str(error).rstrip('.')}. Register the model again."
+        ) from error
 
 
 def _on_record(

@@ -71,10 +71,16 @@ def mark(folder: Path, key: str, destination: Destination) -> Iterator[Path]:
             told = asdict(replace(destination, uri=_known_as(destination.uri)))
             write_sealed(file, told, private=True)
         except Timeout as error:
-            raise TrackingError(f"A job runs in {folder}. Choose another folder.") from error
+            raise TrackingError(
+                f"Expected a folder in which no job runs. Received: {folder}. Choose another "
+                "folder."
+            ) from error
         except OSError as error:
             reason = error.strerror
-            raise TrackingError(f"The folder {folder} cannot be used: {reason}.") from error
+            raise TrackingError(
+                f"Expected a folder that can be used. Received: {folder}: {reason}. Choose another "
+                "folder."
+            ) from error
         yield file
 
 

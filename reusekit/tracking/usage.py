@@ -164,7 +164,8 @@ class Usage(Answers):
             return cls.model_validate_json(file.read_bytes())
         except ValidationError as error:
             raise TrackingError(
-                f"{named} cannot be used: its {USAGE.as_posix()} is damaged{first_fault(error)}."
+                f"Expected {USAGE.as_posix()} of {named} as it was written. Received: one that is "
+                f"damaged{first_fault(error)}. Register the model again."
             ) from error
 
     def predict(
@@ -306,7 +307,8 @@ class Usage(Answers):
         for column in _flat(wanted):
             if column not in frame.columns:
                 raise DataError(
-                    f"Expected a column {column!r}. {nearest(str(column), map(str, frame.columns))}"
+                    f"Expected a column of the table. Received: {column!r}. "
+                    f"{nearest(str(column), map(str, frame.columns))}"
                 )
         return [
             frame[wanted[name][0]] if len(wanted[name]) == 1 else _numbers(frame[[*wanted[name]]])

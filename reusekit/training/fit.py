@@ -251,6 +251,7 @@ def best_epoch(
         if not finite:
             what = "validation loss" if name == MONITORED else name
             raise TrainingError(
-                f"The {what} was never finite in {len(values)} epochs. Try a lower learning rate."
+                f"Expected the {what} to be finite. Received: one that was never finite in "
+                f"{len(values)} epochs. Choose a lower learning rate."
             )
     return (max if maximize else min)(finite, key=values.__getitem__)

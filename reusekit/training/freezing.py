@@ -290,8 +290,8 @@ def freeze(
     graph = read(model)
     if up_to is _UNSAID and layers is None:
         raise TrainingError(
-            "Expected up_to, a cut up to which the model is frozen, or layers to freeze. Received: "
-            "neither. up_to=None thaws the model."
+            "Expected up_to, a cut up to which the model is frozen, or layers to freeze. "
+            "Received: neither. Pass up_to=None to thaw the model."
         )
     part = FrozenPart(graph, None if up_to is _UNSAID else up_to, batch_norm, layers)
     before = Flags.of(graph.model)

@@ -213,7 +213,7 @@ class _Ledger:
         if self._variables is not None:
             for variable, share in zip(variables, self._built, strict=True):
                 if share is None:
-                    raise TrainingError(_without_a_rate(f"{variable.path!r} has none"))
+                    raise TrainingError(_without_a_rate(f"none for {variable.path!r}"))
 
     def multiplier(self, index: int) -> float:
         """Return the multiplier of a variable, by its index in the optimizer."""
@@ -222,7 +222,7 @@ class _Ledger:
             saved, loaded = len(self._shares), len(self._built)
             raise TrainingError(
                 _without_a_rate(
-                    f"{saved} variables were trained when the model was saved, and now {loaded} are"
+                    f"those of {saved} variables, of which {loaded} are trained since it was loaded"
                 )
             )
         return share.multiplier
@@ -235,8 +235,8 @@ class _Ledger:
 
 def _without_a_rate(found: str) -> str:
     return (
-        f"Expected a learning rate for each trainable variable, but {found}. Make the optimizer "
-        "anew with layerwise_optimizer and compile the model."
+        f"Expected a learning rate for each trainable variable. Received: {found}. Make the "
+        "optimizer anew with layerwise_optimizer and compile the model."
     )
 
 

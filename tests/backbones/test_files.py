@@ -40,7 +40,7 @@ def test_random_weights_on_demand(file, model):
 def test_a_file_that_asks_for_code_to_be_run_is_refused(tmp_path):
     inputs = keras.Input((6,))
     keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs)).save(tmp_path / "l.keras")
-    with pytest.raises(rk.BackboneError, match=r"l\.keras cannot be loaded.*lambda"):
+    with pytest.raises(rk.BackboneError, match=r"can be loaded.*l\.keras: .*lambda"):
         rk.load_backbone(tmp_path / "l.keras")
 
 
@@ -48,18 +48,18 @@ def test_a_file_that_asks_for_code_to_be_run_is_refused(tmp_path):
 def test_a_truncated_file_is_refused(file, tmp_path, size):
     broken = tmp_path / "broken.keras"
     broken.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(rk.BackboneError, match=r"broken\.keras cannot be loaded: it is damaged"):
+    with pytest.raises(rk.BackboneError, match=r"broken\.keras, which is damaged"):
         rk.load_backbone(broken)
 
 
 def test_what_it_does_not_take_is_refused(file):
-    with pytest.raises(rk.BackboneError, match="There is no file"):
+    with pytest.raises(rk.BackboneError, match="file or folder that is there"):
         rk.load_backbone("no/such.keras")
-    with pytest.raises(rk.BackboneError, match=r"takes input_shape \(6,\)"):
+    with pytest.raises(rk.BackboneError, match=r"input_shape \(6,\)"):
         rk.load_backbone(file, input_shape=(7,))
     with pytest.raises(rk.BackboneError, match="its own weights"):
         rk.load_backbone(file, weights="imagenet")
-    with pytest.raises(rk.BackboneError, match="takes no options"):
+    with pytest.raises(rk.BackboneError, match="Expected no options"):
         rk.load_backbone(file, alpha=1)
 
 
@@ -70,6 +70,6 @@ def test_an_adapted_vocabulary_that_the_file_lacks_is_missed(tmp_path):  # an h5
     given = keras.layers.StringLookup(vocabulary=["a", "b"], name="given")
     for name, layer in (("adapted", adapted), ("given", given)):
         keras.Model(words, layer(words)).save(tmp_path / f"{name}.h5")
-    with pytest.raises(rk.BackboneError, match=r"the vocabulary of 'adapted'.* \.keras file"):
+    with pytest.raises(rk.BackboneError, match=r"a \.keras file.* the vocabulary of 'adapted'"):
         rk.load_backbone(tmp_path / "adapted.h5")
     assert rk.load_backbone(tmp_path / "given.h5").model.get_layer("given").vocabulary_size() == 3

@@ -109,9 +109,9 @@ def test_pairs_of_texts_are_told_apart(bert):
 
 def test_what_cannot_be_had_is_said(images, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(rk.BackboneError, match="cannot be loaded"):
+    with pytest.raises(rk.BackboneError, match="can be loaded"):
         rk.load_backbone(tmp_path)
-    with pytest.raises(rk.BackboneError, match="keras_hub/no_such_preset cannot be loaded"):
+    with pytest.raises(rk.BackboneError, match=r"can be loaded.*keras_hub/no_such_preset"):
         rk.load_backbone("keras_hub/no_such_preset")
     with pytest.raises(rk.BackboneError, match="its own weights"):
         rk.load_backbone(images[0], weights="imagenet")

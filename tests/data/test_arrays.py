@@ -78,7 +78,7 @@ def test_labels_state_their_task(labels, names, kind, found, expected):
         (np.array([10, 2] * 20, object), "classification", ("2", "10")),
         (np.array(["cat", b"dog", "dog", b"cat"] * 10, object), "classification", ("cat", "dog")),
         (["1,5", "2,5"] * 20, None, "without commas"),
-        (["cat", float("nan")] * 20, None, "20 of 40, the first at position 1"),
+        (["cat", float("nan")] * 20, None, "20 of 40 without a class, the first at position 1"),
         (["cat", 1] * 20, None, "to be all words, or all numbers"),
         (np.array([b"\xe4", b"b"] * 20), None, "in UTF-8"),
         (np.array([1j, 2] * 20), None, "Received: complex128"),

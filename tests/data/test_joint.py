@@ -110,12 +110,12 @@ def test_a_data_set_of_tfds_names_the_feature_of_each_task(tmp_path):
         (lambda: rk.data.from_arrays(X, KIND, names={"a": ["cat"]}), "names of one task"),
         (
             lambda: rk.data.from_arrays(X, {"kind": KIND, "agee": AGE}, treatment=NUMBERS),
-            "no label of a task 'age'. Did you mean 'agee'",
+            "has a label. Received: 'age'. Did you mean 'agee'",
         ),
         (lambda: rk.data.from_arrays(X, KIND, treatment=NUMBERS), "Expected one task, since"),
         (
             lambda: rk.data.from_arrays(X, {"kind": KIND, "age": np.where(AGE > 3, AGE, np.nan)}),
-            "task 'age', has examples without a label: 4 of 40, the first at position 0",
+            "task 'age'. Received: 4 of 40 without a label, the first at position 0",
         ),
         (lambda: of_table().balanced(), "Received: joint"),
         (

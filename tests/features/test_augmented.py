@@ -258,7 +258,7 @@ def test_a_free_tensor_is_stored_as_it_was_augmented(store):
 def test_what_never_stops_is_stored_in_views_only(store):
     x = keras.Input((6, 6, 1))
     model = keras.Model(x, layers.Rescaling(1.0, name="end")(Sampling(name="sampling")(x)))
-    with pytest.raises(CacheError, match="'end' depends on 'sampling', random in inference"):
+    with pytest.raises(CacheError, match="'end', which depends on 'sampling', random in inference"):
         stored_features(store, model, ["end"], data())
     one, other = (view(store, model, number, at="end")[0] for number in (0, 1))
     assert not np.array_equal(one, other)
@@ -277,7 +277,7 @@ def test_what_cannot_be_repeated_augments_on_the_fly_and_makes_no_view(store):
     bottom = augmented_bottom(model, "end", seed=0)
     one, other = (bottom.predict(images(), verbose=0) for _ in range(2))
     assert not np.array_equal(one, other)
-    with pytest.raises(CacheError, match=r"'end' depends on 'bare', which should draw from a ker"):
+    with pytest.raises(CacheError, match=r"'end', which depends on 'bare'.* draw from a ker"):
         view(store, model, 0, at="end")
     (still,) = stored_features(store, model, ["end"], data())
     np.testing.assert_allclose(np.asarray(still.stored["end"]), 2 * images())
@@ -285,7 +285,7 @@ def test_what_cannot_be_repeated_augments_on_the_fly_and_makes_no_view(store):
 
 def test_wrong_views_are_refused(store):
     model = rk.replace(flipping(), "treatment", layers.Rescaling(1.0, name="treatment"))
-    with pytest.raises(CacheError, match=r"none before 'norm'.*leave out view=2"):
+    with pytest.raises(CacheError, match=r"'norm', with none before.* Leave out view=2"):
         view(store, model, 2)
     with pytest.raises(CacheError, match=r"at least 0\. Received: -1"):
         view(store, flipping(), -1)

@@ -217,7 +217,7 @@ def test_entries_are_listed_verified_and_removed_by_the_command(url, tmp_path, c
     assert "1 entries stay" in run("gc", f"--path={url}", f"--budget={SIZE * WIDTH * 4}")
     assert [one.digest for one in opened(url, tmp_path / "one").entries()] == ["later"]
     assert "0 entries stay" in run("clear", f"--path={url}")
-    assert "There is no feature store" in run("list", f"--path={url}/nowhere")
+    assert "Expected the folder of a feature store" in run("list", f"--path={url}/nowhere")
     assert len(FeatureStore(tmp_path / "one").entries()) == 2  # the cache has them still
 
 
@@ -273,7 +273,7 @@ def test_a_storage_that_stays_away_ends_in_one_sentence_and_nothing_is_lost(
 def test_a_full_disk_ends_in_one_sentence(url, tmp_path, monkeypatch):
     fill(opened(url, tmp_path / "one"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("U", (), {"free": 100})())
-    with pytest.raises(CacheError, match="need 40,000 bytes, and the disk of"):
+    with pytest.raises(CacheError, match="40,000 bytes on the disk of"):
         opened(url, tmp_path / "other").get(KEY)
 
 

@@ -275,7 +275,7 @@ def nothing_is_left(store):
 def test_features_that_are_not_finite_are_refused(value, dtype, store):
     source = Source(dtype=dtype)
     source.values[60, 3] = value
-    with pytest.raises(CacheError, match=r"'x' are not finite \(examples 56 to 62\)"):
+    with pytest.raises(CacheError, match=r"at 'x'.* not finite \(examples 56 to 62\)"):
         store.get_or_compute(key(), source)
     assert nothing_is_left(store)
 
@@ -388,7 +388,7 @@ def test_gc_removes_what_was_left_and_what_is_too_much(store):
 def test_a_store_that_lost_a_folder_says_so(store):
     shutil.rmtree(store.path / "locks")
     for use in (lambda: store.get(key()), lambda: store.get_or_compute(key(), Source())):
-        with pytest.raises(CacheError, match="cannot be used"):
+        with pytest.raises(CacheError, match="that can be used"):
             use()
     shutil.rmtree(store.path)
     with pytest.raises(CacheError, match="No such file"):
@@ -400,7 +400,7 @@ def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
     with pytest.raises(CacheError, match="holds something else"):
         FeatureStore(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
-    with pytest.raises(CacheError, match="cannot be used: Not a directory"):
+    with pytest.raises(CacheError, match=r"can be used.*Not a directory"):
         FeatureStore(tmp_path / "thesis.txt" / "store")
     other = tmp_path / "future"
     other.mkdir()
@@ -408,7 +408,7 @@ def test_a_folder_that_is_no_store_is_left_alone(tmp_path):
     with pytest.raises(CacheError, match=r'"format": 2.*Received: .*"format": 3'):
         FeatureStore(other)
     (other / "feature_store.json").write_text('{"format": 1}')
-    with pytest.raises(CacheError, match=r"earlier version .* Remove that folder"):
+    with pytest.raises(CacheError, match=r"Remove its folder, .* earlier version"):
         FeatureStore(other)
 
 

@@ -116,7 +116,7 @@ def test_a_damaged_mark_is_one_sentence_with_a_way_out(content, store):  # fault
         mark.mkdir()
     else:
         mark.write_bytes(content)
-    with pytest.raises(CacheError, match="write that into it") as raised:
+    with pytest.raises(CacheError, match="Write that into the file") as raised:
         FeatureStore(store.path)
     assert len(str(raised.value)) < 500
     if content is None:
@@ -127,7 +127,7 @@ def test_a_damaged_mark_is_one_sentence_with_a_way_out(content, store):  # fault
 
 def test_a_store_that_lost_its_mark_says_how_it_comes_back(store):
     (store.path / "feature_store.json").unlink()
-    with pytest.raises(CacheError, match=r"write .*format.* into that file"):
+    with pytest.raises(CacheError, match=r"write .*format.* into its feature_store"):
         FeatureStore(store.path)
 
 

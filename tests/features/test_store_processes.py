@@ -89,7 +89,9 @@ def test_a_full_disk_leaves_nothing_and_says_so(store):
         begun, (error, message) = said.all()
     assert begun == ("computing", 0)
     assert error == "CacheError"
-    assert message.startswith(f"The feature store {store.path} cannot be used: File too")
+    assert message.startswith(
+        f"Expected a feature store that can be used. Received: {store.path}: File too"
+    )
     assert "its disk is not full" in message
     assert store.entries() == []
     assert not list(store.path.glob("*/k*/*"))
@@ -97,6 +99,6 @@ def test_a_full_disk_leaves_nothing_and_says_so(store):
 
 def test_features_larger_than_the_disk_are_refused_before_they_are_written(store, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(ValueError, match=r"need 40,000 bytes, and the disk of .* has 1,000"):
+    with pytest.raises(ValueError, match=r"40,000 bytes on the disk of .* Received: 1,000"):
         fill(store)
     assert store.entries() == []

@@ -255,9 +255,9 @@ def test_booleans_are_filled_with_false_whatever_numbers_are_filled_with():
 
 def test_examples_of_several_lengths_need_a_padding_that_is_long_enough(store):
     model, data = attending(8), data_of(sentences())
-    with pytest.raises(DataError, match=r"differ in shape.*Padding\(length="):
+    with pytest.raises(DataError, match=r"of one shape.*Padding\(length="):
         stored_features(store, model, ["embedding"], data)
-    with pytest.raises(DataError, match=r"longer than Padding\(length=8"):
+    with pytest.raises(DataError, match=r"that fit Padding\(length=8"):
         stored_features(store, model, ["embedding"], data, extraction=padded(8))
     assert not [entry for entry in store.entries() if entry.whole]
     cut = padded(8, longer="truncate")

@@ -70,7 +70,7 @@ def test_a_layers_tensor_in_another_model_is_pointed_to_by_its_address():
     first = keras.Model(x, layer(x), name="first")
     other = keras.Input((4,), name="other")
     second = keras.Model(other, layer(other), name="second")
-    with pytest.raises(ForeignTensorError, match="calls its layer at 'd'"):
+    with pytest.raises(ForeignTensorError, match="calls of its layer: 'd'"):
         resolve(read(second), first.output)
 
 

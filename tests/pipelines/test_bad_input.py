@@ -37,7 +37,7 @@ DATA = "--data.name=sklearn_digits"
         (["--data.shares={train: 0.9}"], "add up to 1. Received: 0.9 + 0.15 + 0.15 = 1.2."),
         (["--data.label={a: 1}"], "Expected label['a'] as plain text"),
         (["--data.label=[]"], "Expected label to name a feature or a column. Received: []"),
-        (["--data.examples_per_class=10000"], "examples_per_class=10000"),
+        (["--data.examples_per_class=10000"], "Expected examples_per_class to be at most"),
         (["--tracking.uri=http://127.0.0.1:9"], "does not answer"),
         (["--tracking.alias=latest"], "MLflow keeps"),
         (["--seed=-1"], "seed to be a whole number of at least 0"),
@@ -52,16 +52,16 @@ DATA = "--data.name=sklearn_digits"
         (["--search.ship=litert-in8"], "Did you mean 'litert-int8'"),
         (["--plain", "--search.rank=logme"], "no ranking"),
         (["--plain=perhaps"], "plain"),
-        (["--search.limits.parameters=10"], "No cut keeps within the limits"),
+        (["--search.limits.parameters=10"], "limits within which a cut keeps"),
         (["--search.limits.parameter=10"], "Did you mean 'search.limits.parameters'"),
         (["--search.max_trials=null"], "learning_rates"),
         (["--search.disk=0"], "search.disk to be None or a whole number of at least 1"),
         (["--search.store=taken/store"], "taken/store"),
         (["--backbone.options={weights: null}"], "backbone.weights"),
-        (["--data.test=validation"], "share examples"),
+        (["--data.test=validation"], "share no examples"),
         (["--data.name=imagenet2012", "--data.download=true"], "imagenet2012"),
-        (["--tracking.model=a/b"], "cannot register 'a/b'"),
-        (["--output=taken/runs"], "'taken/runs' cannot be written"),
+        (["--tracking.model=a/b"], "to register 'a/b'"),
+        (["--output=taken/runs"], "can be written. Received: 'taken/runs'"),
     ],
 )
 def test_one_line_and_exit_code_2(words, says, run_pipeline, tracking, digits, capfd):
@@ -155,7 +155,7 @@ def test_a_job_that_breaks_leaves_a_failed_run_and_no_open_one(
     experiment = tracking.get_experiment_by_name("broken")
     (run,) = tracking.search_runs([experiment.experiment_id])
     assert run.info.status == "FAILED"
-    assert "'block2_out' are not finite" in capfd.readouterr().err
+    assert "finite features at 'block2_out'" in capfd.readouterr().err
 
 
 def test_the_traceback_is_there_where_it_is_asked_for(run_pipeline, tracking, capfd):

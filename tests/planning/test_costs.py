@@ -76,5 +76,5 @@ def test_a_rehearsal_without_examples():
 def test_a_disk_that_is_gone(tmp_path):
     store = FeatureStore(tmp_path / "store")
     shutil.rmtree(store.path)
-    with pytest.raises(CacheError, match="cannot be used"):
+    with pytest.raises(CacheError, match="that can be used"):
         measure(store)

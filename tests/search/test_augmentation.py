@@ -123,7 +123,7 @@ def test_views_are_stored_under_names_of_their_own(tmp_path):
     other = PLAIN.augmented([keras.layers.RandomRotation(0.2)])
     stored_features(store, small_backbone(), ["out1"], other, pooling="avg", view=0)
     assert len(store.entries()) == before + 1
-    with pytest.raises(CacheError, match="leave out view=0"):
+    with pytest.raises(CacheError, match="Leave out view=0"):
         stored_features(store, small_backbone(), ["out1"], PLAIN, pooling="avg", view=0)
     with pytest.raises(CacheError, match="mixed, each anew"):
         mixing = PLAIN.augmented(RECIPE)

@@ -272,7 +272,7 @@ def test_rankings_that_make_no_sense(small):
         small(best_cuts=2)
     with pytest.raises(ConfigError, match="no ranking with plain=True"):
         small(plain=True, rank="ridge")
-    with pytest.raises(ConfigError, match="There is no ranking"):
+    with pytest.raises(ConfigError, match="Expected a ranking"):
         small().rank_correlation()
 
 
@@ -285,7 +285,7 @@ def test_cuts_over_the_limits_are_left_out(small, backbone):
     stem, out0 = search.run().trials
     assert (stem.status, out0.status) == ("completed", "over the limit")
     assert out0.sizes.parameters == most
-    with pytest.raises(ConfigError, match=r"the limits. Nearest comes 'stem' \(flops: "):
+    with pytest.raises(ConfigError, match=r"limits .* nearest 'stem' \(flops: "):
         _ = small(limits=Limits(flops=1)).plan
     with pytest.raises(ConfigError, match="latency"):
         _ = small(limits=Limits(latency=1e-9)).plan
@@ -316,7 +316,7 @@ def test_an_oracle_of_keras_tuner(small):
 def test_a_model_without_a_clean_cut(train, validation, tmp_path):
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, layers.Rescaling(2.0)(inputs), name="weightless")
-    with pytest.raises(ConfigError, match=r"'weightless' has no clean cut.*cut_points"):
+    with pytest.raises(ConfigError, match=r"'weightless', which has none.*cut_points"):
         CutSearch(model, train, validation, folder=tmp_path)
 
 
@@ -329,7 +329,7 @@ def test_features_that_are_not_numbers(small, tmp_path):
     inputs = keras.Input((8, 8, 1))
     x = layers.Conv2D(2, 3, name="conv")(inputs)
     model = keras.Model(inputs, layers.Rescaling(float("nan"), name="lost")(x))
-    with pytest.raises(CacheError, match="'lost' are not finite"):
+    with pytest.raises(CacheError, match=r"at 'lost'. Received: some that are not finite"):
         small(cuts=["lost"], model=model).run()
     assert not list((tmp_path / "search").glob("state.json"))
 
@@ -345,7 +345,7 @@ def test_a_data_set_that_has_another_size_than_it_had(small, train, validation):
 
 def test_a_folder_that_cannot_be_written(small, tmp_path):
     (tmp_path / "search").write_text("a file is here")
-    with pytest.raises(ConfigError, match="cannot be made: File exists"):
+    with pytest.raises(ConfigError, match=r"can be made.*File exists"):
         small().run()
 
 

@@ -229,7 +229,7 @@ def test_fresh_discards_what_is_there(hypermodel, data, tmp_path):
 
 def test_a_state_that_cannot_be_read_is_named(hypermodel, tmp_path):
     (tmp_path / "state.json").write_text('{"search": ')
-    with pytest.raises(ConfigError, match=r"state\.json is not the state of a search"):
+    with pytest.raises(ConfigError, match=r"the state of a search in .*state\.json"):
         CutTuner(hypermodel, ORACLES["sweep"](), tmp_path)
     CutTuner(hypermodel, ORACLES["sweep"](), tmp_path, fresh=True)
 
@@ -298,7 +298,7 @@ def test_a_damaged_state_is_one_sentence(name, data, damaged):  # faults C6
     before = state.read_bytes()
     state.write_bytes(DAMAGES[name](before))
     assert state.read_bytes() != before
-    with pytest.raises(ConfigError, match=r"is not the state of a search.*--fresh"):
+    with pytest.raises(ConfigError, match=r"the state of a search.*as it was written.*--fresh"):
         sweep(data, damaged)
     assert sweep(data, damaged, fresh=True).records == []
 
@@ -319,7 +319,7 @@ def test_what_is_in_the_way_is_named(name, data, damaged):  # faults C6
 @pytest.mark.parametrize("name", ["running.lock", "plan.json"])
 def test_what_is_in_the_way_of_a_search_is_named(name, tmp_path):  # faults C6
     (tmp_path / "search" / name).mkdir(parents=True)
-    with pytest.raises(ConfigError, match=f"(cannot be used|can be written).*{name}"):
+    with pytest.raises(ConfigError, match=f"can be (used|written).*{name}"):
         search(tmp_path).run()
 
 

@@ -49,7 +49,7 @@ def test_a_cut_that_cannot_be_a_file_is_left_out_with_the_layer(begin):
     (trial,) = search.run().trials
     export = search.result.exports[trial.number]
     assert export.file.value == pytest.approx(trial.accuracy, abs=0.1)
-    with pytest.raises(ConfigError, match=r"No cut can be shipped .* its layer 'strange'"):
+    with pytest.raises(ConfigError, match=r"a cut that can be shipped .* its layer 'strange'"):
         _ = begin("strange", model, ["strange"], units=(0,)).plan
 
 
@@ -113,10 +113,10 @@ def test_limits_are_about_the_file(finished, begin):
     assert list(narrow.left_out) == ["out2"]
     assert "bytes of the file: " in narrow.left_out["out2"]
     least = min(sizes.values())
-    nothing = rf"Nearest comes 'stem' \(bytes of the file: {least:,}, and the limit is 9\)"
+    nothing = rf"nearest 'stem' \(bytes of the file: {least:,}, and the limit is 9\)"
     with pytest.raises(ConfigError, match=nothing):
         _ = begin(limits=Limits(bytes=9)).plan
-    with pytest.raises(ConfigError, match=r"Nearest comes .*latency of the file: "):
+    with pytest.raises(ConfigError, match=r"nearest .*latency of the file: "):
         _ = begin(limits=Limits(latency=1e-12)).plan
     # A head that is too large is not trained where another on that cut is not.
     some = begin("limited", limits=Limits(bytes=least), cuts=["stem"]).run()

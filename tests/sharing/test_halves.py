@@ -65,7 +65,7 @@ def test_a_frozen_part_is_joined_and_one_that_differs_otherwise_is_refused():
     assert whole.count_params() == tied.model.count_params()
     assert not whole.get_layer("embedding").trainable
     top.get_layer("logits").source.quantize("int8")
-    with pytest.raises(rk.errors.TieError, match="they differ in dtype"):
+    with pytest.raises(rk.errors.TieError, match="which differ in dtype"):
         rk.join(bottom, top)
 
 

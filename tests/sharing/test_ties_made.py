@@ -157,7 +157,7 @@ def test_flags_and_the_model_stay_as_they_were():
     [
         ("embeding", "logits", "transpose", "Did you mean 'embedding/embeddings'"),
         ("embedding", "embedding", None, "tied already"),
-        ("embedding", "logits", None, "with transform='transpose'"),
+        ("embedding", "logits", None, "Pass transform='transpose'"),
         ("hidden", "logits", None, r"\(4, 4\)"),
         ("hidden/bias", "embedding", None, r"\(4,\)"),
         ("embedding", "logits", "flip", "'flip'"),

@@ -28,7 +28,7 @@ DIGITS = "sklearn_digits"
 )
 def test_splits_that_share_examples_are_refused(splits):
     backbone = stages.load_backbone(BackboneSettings())
-    with pytest.raises(rk.ConfigError, match="share examples"):
+    with pytest.raises(rk.ConfigError, match="share no examples"):
         stages.load_data(DataSettings(name=DIGITS, **splits), backbone, seed=0)
 
 
@@ -131,7 +131,7 @@ def test_one_class_is_no_task_and_a_class_that_training_never_shows_is_named(
     )
     load("some", validation="again")
     assert "have equal examples: the content of 3 of the latter's 3" in capsys.readouterr().err
-    with pytest.raises(rk.DataError, match=r"no split 'validation'.*train, some, test|Valid"):
+    with pytest.raises(rk.DataError, match=r"Received: 'validation'.*train|Valid"):
         load("some", validation="validation")
 
 

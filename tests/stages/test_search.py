@@ -155,7 +155,7 @@ def test_the_top_of_the_backbone_may_be_trained_in_the_search(plan, carry_out, b
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"limits": Limits(parameters=10)}, "No cut keeps within the limits"),
+        ({"limits": Limits(parameters=10)}, "limits within which a cut keeps"),
         ({"optimizers": ["adm"]}, "Did you mean 'adam'"),
         ({"best_cuts": 2}, "needs a ranking"),
         ({"rank": "logme", "plain": True}, "no ranking with plain"),

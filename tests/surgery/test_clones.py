@@ -274,9 +274,7 @@ def test_shapes_that_the_weights_do_not_fit_are_refused():
     x = keras.Input((8, 8, 3), name="x")
     y = keras.layers.Flatten()(keras.layers.Conv2D(2, 3, name="conv")(x))
     model = keras.Model(x, keras.layers.Dense(2, name="d")(y), name="m")
-    with pytest.raises(
-        SurgeryError, match=r"weights of 'd' fit, but 'kernel' is \(72, 2\) and would"
-    ):
+    with pytest.raises(SurgeryError, match=r"weights of 'd' fit.* 'kernel', \(72, 2\), would"):
         clone(model, input_shape=(9, 9, 3))
     with pytest.raises(SurgeryError, match="weights of 'conv' fit"):
         clone(model, input_shape=(8, 8, 4))

@@ -200,7 +200,7 @@ def test_what_a_configuration_forgets_is_copied_and_not_made_afresh():
     copied(model, normal(2, 4))
     model.layers[-1].factor = 7.0
     copied(model, normal(2, 4))
-    with pytest.raises(CopyError, match="the copy of 'm' to give its outputs, but they differ"):
+    with pytest.raises(CopyError, match=r"the copy of 'm' to give its outputs.* a difference of"):
         clone(model, "fresh")
 
 
@@ -250,7 +250,7 @@ def test_a_weight_that_no_layer_holds_is_named(held):
     y = OUTSIDE(x)
     scaled = layers.Lambda(lambda t: ops.matmul(t, OUTSIDE.kernel))
     model = keras.Model(x, scaled(y if held else x), name="m")
-    with pytest.raises(CopyError, match="weights of its own, but it still reads 'outside/kernel'"):
+    with pytest.raises(CopyError, match=r"weights of its own.* still reads 'outside/kernel'"):
         clone(model)
 
 

@@ -281,7 +281,7 @@ def test_a_mask_that_only_its_layer_can_make_is_refused_where_it_would_cross(at)
     before = [len(layer._inbound_nodes) for layer in model.layers]
     with pytest.raises(DisconnectedError) as caught:
         split(model, at)
-    assert "'tokens' in model 'hidden' is set by the layer" in str(caught.value)
+    assert "'tokens' in model 'hidden', which is set by the layer" in str(caught.value)
     assert "read by 'lstm'" in str(caught.value)
     assert "Cut before 'tokens'" in str(caught.value)
     assert [len(layer._inbound_nodes) for layer in model.layers] == before
@@ -315,6 +315,8 @@ def test_a_mask_that_is_made_of_values_is_refused_where_it_would_cross():
     block = keras.Model(inner, layers.LSTM(3, name="lstm")(y), name="block")
     x = ids()
     model = keras.Model(x, layers.Dense(2, name="head")(block(embedding()(x))), name="m")
-    with pytest.raises(DisconnectedError, match="'block/by_value' in model 'm' is set by the"):
+    with pytest.raises(
+        DisconnectedError, match="'block/by_value' in model 'm', which is set by the"
+    ):
         split(model, "block/a")
     assert split(model, "block/lstm").verify().exact

@@ -41,7 +41,7 @@ def test_an_alias_that_was_asked_for_moves_and_a_rollback_undoes_it(tracking, mo
     with pytest.raises(rk.TrackingError, match="nothing on record"):
         roll_back("m", "candidate", "it was the first")
     assert champion("m", "2") is None
-    with pytest.raises(rk.TrackingError, match="no alias '2'"):
+    with pytest.raises(rk.TrackingError, match=r"Expected an alias of m. Received: '2'"):
         roll_back("m", "2", "pipeline B5: an alias, never a number")
 
 

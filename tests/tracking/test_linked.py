@@ -208,7 +208,7 @@ def test_an_altered_part_is_refused(tracking, tmp_path):
     location = tracking.get_logged_model(logged_model_id(version)).artifact_location
     file = Path(location.removeprefix("file://"), "data", "model.keras")
     backbone(9).model.save(file)
-    with pytest.raises(rk.TrackingError, match="not what this model was joined from"):
+    with pytest.raises(rk.TrackingError, match="to be what this model was joined from"):
         mlflow.keras.load_model("models:/m@champion")
     found = hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.raises(rk.TrackingError, match=found):
@@ -222,7 +222,7 @@ def test_a_part_that_asks_for_code_to_be_run_is_refused(tracking, tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
     for name, standalone in (("by-reference", False), ("alone", True)):
         sent(tmp_path / name, model, body, name, "code", standalone=standalone)
-        with pytest.raises(rk.BackboneError, match=r"cannot be loaded.*lambda"):
+        with pytest.raises(rk.BackboneError, match=r"can be loaded.*lambda"):
             rk.load_backbone(f"models:/{name}@champion")
 
 

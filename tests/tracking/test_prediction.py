@@ -240,7 +240,11 @@ def test_keras_and_models_without_names_answer_with_numbers(registered):
         ("numbers", ["words"], r"Expected float32 of shape \(n, 6\) .* text, bytes or paths"),
         ("numbers", [[1, 2], [3]], "some of different shapes"),
         ("numbers", np.full((2, 6), np.nan), "finite"),
-        ("numbers", pd.DataFrame(X, columns=list("abcdeg")), "Expected a column 'f'"),
+        (
+            "numbers",
+            pd.DataFrame(X, columns=list("abcdeg")),
+            "Expected a column of the table. Received: 'f'",
+        ),
         ("numbers", 7, "Expected a list or an array of inputs"),
         ("numbers", dict.fromkeys("abcdef", 7), "Expected a list or an array of inputs"),
         ("numbers", {"f": [7, 8]} | {one: [7] for one in "abcde"}, "of each kind. Received: 1, 2"),

@@ -89,7 +89,7 @@ def test_an_artifact_store_that_takes_no_files_is_found_before_any_work(tracking
         location = Path("no folder").absolute().as_uri()
     experiment = tracking.create_experiment("stuck", location)
     with (
-        pytest.raises(rk.TrackingError, match=r"The artifact store .* takes no files"),
+        pytest.raises(rk.TrackingError, match=r"an artifact store that takes files"),
         pipeline_run("job", "stuck", {}, Path("outbox")),
     ):
         pytest.fail("it began to work")

@@ -33,7 +33,7 @@ def test_the_ui_command_runs_as_printed_and_tells_no_password():
 def test_a_server_that_does_not_answer_is_named_with_what_to_do(tracking):
     with pytest.raises(rk.TrackingError) as caught:
         connect("http://127.0.0.1:9", "x")
-    assert "http://127.0.0.1:9 does not answer" in str(caught.value)
+    assert "http://127.0.0.1:9, which does not answer" in str(caught.value)
     assert "mlflow server" in str(caught.value)
 
 

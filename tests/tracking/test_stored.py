@@ -94,7 +94,7 @@ def test_a_path_in_the_description_is_not_followed(
     edit(folder / "MLmodel", "  keras:\n    data: data", f"  keras:\n    data: {data}")
     found = rk.load_backbone(f"models:/{name}/1").model
     assert np.array_equal(found.predict(X, verbose=0), expected(model))
-    with pytest.raises(rk.TrackingError, match="asks for more than to read"):
+    with pytest.raises(rk.TrackingError, match=r"to read .* and no more"):
         mlflow.keras.load_model(f"models:/{name}/1")
 
 
@@ -112,7 +112,7 @@ def test_a_path_in_the_description_is_not_followed(
 def test_mlflow_is_not_handed_a_description_that_asks_for_more(registry, folder_of, pattern, new):
     # faults D1, D6, for what is fetched through reusekit by plain MLflow
     edit(folder_of("ships") / "MLmodel", pattern, new)
-    with pytest.raises(rk.TrackingError, match=r"MLmodel (asks for more|is damaged)"):
+    with pytest.raises(rk.TrackingError, match=r"MLmodel .*(and no more|damaged)"):
         mlflow.keras.load_model("models:/ships/1")
     assert rk.load_backbone("models:/ships/1").model.count_params()
 
@@ -131,7 +131,7 @@ def test_a_file_that_was_exchanged_is_refused_wherever_it_is_loaded(registry, fo
         lambda: mlflow.keras.load_model(f"models:/{address}"),
     ]
     for load in loads:
-        with pytest.raises(rk.TrackingError, match=r"is not what was logged: expected .* SHA-256"):
+        with pytest.raises(rk.TrackingError, match=r"to be what was logged: .* SHA-256"):
             load()
 
 
@@ -146,7 +146,7 @@ def test_a_version_that_is_another_address_is_refused_at_once(registry, source):
     source = source.replace("loop", name)
     made = registry.create_model_version(name, "file:///nowhere")
     _set_source(name, source)
-    with pytest.raises(rk.TrackingError, match="lies at another address"):
+    with pytest.raises(rk.TrackingError, match="at another address"):
         rk.load_backbone(f"models:/{name}/{made.version}")
 
 
@@ -167,7 +167,7 @@ def test_a_part_that_is_no_logged_model_is_refused(registry, folder_of):
         told["bottom"]["model_id"] = received
         file.write_text(json.dumps(told))
         for load in (rk.load_backbone, mlflow.keras.load_model):
-            with pytest.raises(rk.TrackingError, match="names no model"):
+            with pytest.raises(rk.TrackingError, match="the id of a model"):
                 load("models:/ships/1")
 
 
@@ -189,7 +189,7 @@ def test_nothing_but_the_model_is_copied_from_a_folder(registry, tmp_path, monke
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     registry.create_registered_model("folder")
     registry.create_model_version("folder", (tmp_path / "private").as_uri())
-    with pytest.raises(rk.TrackingError, match=r"models:/folder/1 cannot be loaded"):
+    with pytest.raises(rk.TrackingError, match=r"of models:/folder/1. Received: none"):
         rk.load_backbone("models:/folder/1")
     assert not list(scratch.iterdir())
 
@@ -206,7 +206,7 @@ def test_a_damaged_reference_is_one_sentence(registry, folder_of, content):
     _forget_hashes()
     (folder_of("ships") / "data" / "reference.json").write_bytes(content)
     for load in (rk.load_backbone, mlflow.keras.load_model):
-        with pytest.raises(rk.TrackingError, match=r"reference\.json is damaged") as caught:
+        with pytest.raises(rk.TrackingError, match=r"reference\.json .* damaged") as caught:
             load("models:/ships/1")
         assert len(str(caught.value)) < 500
 
@@ -219,7 +219,7 @@ def test_a_configuration_of_any_depth_is_one_sentence(tmp_path):
         for name in read.namelist():
             deep = b"[" * 200_000 + b"]" * 200_000
             written.writestr(name, deep if name == "config.json" else read.read(name))
-    with pytest.raises(rk.BackboneError, match="cannot be loaded"):
+    with pytest.raises(rk.BackboneError, match="can be loaded"):
         rk.load_backbone(file)
 
 
@@ -275,7 +275,7 @@ def test_by_the_latest_by_a_run_and_by_an_alias_that_looks_like_a_number(registr
         "models:/planes/2", "models:/planes/2", "models:/planes/1", "models:/planes/2",
         f"models:/{logged_model_id(alone)}",
     ]  # fmt: skip
-    with pytest.raises(rk.TrackingError, match="has no alias '1'"):
+    with pytest.raises(rk.TrackingError, match=r"an alias of planes. Received: '1'"):
         rk.load_backbone("models:/planes@1")
     with pytest.raises(rk.TrackingError, match="Did you mean 'alone'"):
         rk.load_backbone(f"runs:/{alone.run_id}/alon")

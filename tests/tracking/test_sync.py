@@ -70,7 +70,7 @@ def test_a_server_that_is_still_away_is_one_line_and_nothing_is_lost(
     code, out, err = run_sync(str(JOB))
     assert code == 2
     assert "sent 0, refused 0, left 2" in out
-    assert err.startswith("error: Not all could be sent.")
+    assert err.startswith("error: Expected a tracking server")
     assert err.count("\n") == 1
     assert remote.uri in err
     remote.fault = None
@@ -275,4 +275,4 @@ def test_a_folder_that_is_not_there_is_named(run_sync, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, _, err = run_sync("rnus")
     assert (code, os.listdir()) == (2, [])
-    assert "no folder rnus" in err
+    assert "Received: 'rnus', which is no folder" in err

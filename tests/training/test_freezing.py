@@ -430,7 +430,7 @@ def test_any_set_of_layers_can_be_frozen():  # surgery, asked for 6
         freeze(model, layers="haed")
     with pytest.raises(rk.errors.AddressError, match="which the model does not call"):
         freeze(model, layers=layers.Dense(1))
-    with pytest.raises(TrainingError, match="up_to=None thaws the model"):
+    with pytest.raises(TrainingError, match="Pass up_to=None to thaw the model"):
         freeze(model)
 
 

@@ -165,13 +165,13 @@ def test_bert_is_trained_as_it_was(tmp_path):
 
 
 def test_what_cannot_be_tied_is_refused():
-    with pytest.raises(rk.errors.HeadError, match=r"embedding=None.*'tokens', 'kinds'"):
+    with pytest.raises(rk.errors.HeadError, match=r"'tokens', 'kinds'.* embedding=None"):
         rk.attach(several_embeddings(), heads.MaskedLanguageModel())
-    with pytest.raises(rk.errors.HeadError, match=r"embedding='sum'.*'tokens', 'kinds'"):
+    with pytest.raises(rk.errors.HeadError, match=r"'tokens', 'kinds'.* embedding='sum'"):
         rk.attach(several_embeddings(), heads.MaskedLanguageModel(embedding="sum"))
     with pytest.raises(rk.errors.AddressError, match="Did you mean 'tokens'"):
         rk.attach(several_embeddings(), heads.MaskedLanguageModel(embedding="token"))
-    with pytest.raises(rk.errors.HeadError, match="The bottom's embeddings: none"):
+    with pytest.raises(rk.errors.HeadError, match="to tie the head to: none"):
         x = keras.Input((7, 6))
         rk.attach(keras.Model(x, layers.Dense(6)(x)), heads.MaskedLanguageModel())
     with pytest.raises(

@@ -119,9 +119,9 @@ class MaskedLanguageModel(Head):
         if layer not in found:
             listed = ", ".join(map(repr, found.values())) or "none"
             raise HeadError(
-                "Expected one embedding that the bottom calls, to tie the head to. Received: "
-                f"embedding={self.embedding!r}. The bottom's embeddings: {listed}. A head with "
-                "vocabulary=N has weights of its own."
+                f"Expected one embedding that the bottom calls, to tie the head to: {listed}. "
+                f"Received: embedding={self.embedding!r}. Give vocabulary=N for a head with "
+                "weights of its own."
             )
         return replace(self, embedding=layer)
 
