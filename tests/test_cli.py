@@ -2,8 +2,10 @@
 
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import keras
 import numpy as np
@@ -46,7 +48,7 @@ def test_init_overwrites_nothing(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         launch_one_of(COMMANDS, ["init", str(tmp_path)])
     assert stopped.value.code == 2
-    assert "'configs' already" in capsys.readouterr().err
+    assert "without 'configs'" in capsys.readouterr().err
     assert not (tmp_path / "pipelines").exists()
 
 
@@ -81,7 +83,7 @@ def test_classes_of_ones_own_are_found_once_imported(tmp_path, monkeypatch, caps
     assert "needs Twice" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         launch_one_of(COMMANDS, ["cuts", "own.keras", "--import=nowhere"])
-    assert "--import cannot import 'nowhere'" in capsys.readouterr().err
+    assert "can be imported. Received: 'nowhere'" in capsys.readouterr().err
     launch_one_of(COMMANDS, ["cuts", "own.keras", "--import=own_layers"])
     assert "hidden" in capsys.readouterr().out
 
@@ -120,7 +122,7 @@ def test_the_cache_is_verified(store, capsys):
     path.write_bytes(path.read_bytes()[:-1])
     found = run_cache(capsys, store, "verify")
     assert "1 blocks damaged" in found.out
-    assert "error: 1 of 2 entries are damaged" in found.err
+    assert "Received: 1 of 2 that are damaged" in found.err
 
 
 def test_the_cache_is_reduced_and_cleared(store, capsys):
@@ -136,7 +138,7 @@ def test_mistaken_cache_commands_are_refused_and_touch_nothing(store, tmp_path, 
     assert "'list'" in run_cache(capsys, store, "lits").err
     with pytest.raises(SystemExit):
         launch_one_of(COMMANDS, ["cache", "clear", f"--path={tmp_path / 'nowhere'}"])
-    assert "no feature store in" in capsys.readouterr().err
+    assert "the folder of a feature store" in capsys.readouterr().err
     assert not (tmp_path / "nowhere").exists()
     assert len(store.entries()) == 2
 
@@ -176,7 +178,7 @@ def test_the_doctor_tells_by_its_code_and_mends_into_a_new_file(tmp_path, capsys
     code, said = told(tmp_path / "ill.keras", "--fix", tmp_path / "mended.keras")
     assert (code, "nothing is ever written over" in said.err) == (2, True)
     code, said = told(tmp_path / "gone.keras")
-    assert (code, "There is no file" in said.err) == (2, True)
+    assert (code, "Expected a file or folder" in said.err) == (2, True)
 
 
 def test_without_arguments_five_things_are_shown_that_work(capsys, monkeypatch):
@@ -192,18 +194,62 @@ def test_without_arguments_five_things_are_shown_that_work(capsys, monkeypatch):
         assert f"usage: reusekit {name}" in capsys.readouterr().out
 
 
-def test_bash_completes_subcommands_options_and_choices(capsys):
+ASKED = {
+    "reusekit doc": "doctor",
+    "reusekit export m --quan": "--quantize",
+    "reusekit cache v": "verify",
+    "reusekit completion z": "zsh",
+    "reusekit sync mi": "mine.keras",
+    "reusekit predict m mine.keras mi": "mine.keras",
+}
+# An interactive shell in a terminal of its own, in which the words are typed.
+IN_ZSH = r"""
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell 'TERM=dumb PS1=; autoload -Uz compinit; compinit -u -D; eval "$(<script)"'
+zpty -w shell 'reusekit() { print "ran:${@[-1]}:" }; print be""gun'
+zpty -r -m shell line '*begun*'
+for words in $@; do
+  zpty -n -w shell $words$'\t\n'
+  zpty -r -m shell line '*ran:*:*'
+  print -r -- ${${line#*ran:}%%:*}
+done
+zpty -d shell
+"""
+
+
+def test_bash_completes_subcommands_options_choices_and_files(capsys, tmp_path):
     completion("bash")
     ask = (
         "COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); COMPREPLY=(); "
         "_shtab_reusekit; echo ${{COMPREPLY[@]}}\n"
     )
-    asked = (
-        "reusekit doc",
-        "reusekit export m --quan",
-        "reusekit cache v",
-        "reusekit completion z",
-    )
-    script = capsys.readouterr().out + "".join(ask.format(words=words) for words in asked)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["doctor", "--quantize", "verify", "zsh"], done.stderr
+    (tmp_path / "mine.keras").touch()
+    script = capsys.readouterr().out + "".join(ask.format(words=words) for words in ASKED)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == [*ASKED.values()], done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed")
+def test_zsh_completes_the_same(capsys, tmp_path):
+    completion("zsh")
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "mine.keras").touch()
+    command = ["zsh", "-f", "-c", IN_ZSH, "zsh", *ASKED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.stdout.splitlines() == [*ASKED.values()], done.stderr
+
+
+@pytest.mark.parametrize("variable", ["", "NO_COLOR=1", "TERM=dumb"])
+def test_nothing_but_text_goes_into_a_pipe(variable, store, capsys, monkeypatch):
+    name, _, value = variable.partition("=")
+    if name:
+        monkeypatch.setenv(name, value)
+    for words in ([], ["--help"], ["cuts", "--help"], ["cuts", "reusekit/glyphnet"], ["cust"]):
+        with suppress(SystemExit):
+            launch_one_of(COMMANDS, words)
+    run_cache(capsys, store, "lits")
+    launch_one_of(COMMANDS, ["cache", "verify", f"--path={store.path}"])
+    said = capsys.readouterr()
+    assert "block3_out" in said.out
+    assert "\x1b" not in said.out + said.err

@@ -1,11 +1,14 @@
-"""Bars in a notebook: one output that is drawn anew, without escape sequences; none in CI."""
+"""Bars: in a notebook one output that is drawn anew; none in CI and on terminals that cannot."""
 
+import os
+import pty
 import sys
 import types
+from contextlib import suppress
 
 import pytest
 
-from reusekit.progress import console, counted, tracked
+from reusekit.progress import console, counted, say, tracked
 
 
 class Output:
@@ -66,3 +69,21 @@ def test_there_is_no_bar_in_ci(outputs, monkeypatch, capsys):
     monkeypatch.setenv("CI", "true")
     assert list(tracked([1, 2], "Adding")) == [1, 2]
     assert outputs == [] and capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("term", "moves"), [("xterm", True), ("dumb", False)])
+def test_bars_move_on_terminals_that_can(term, moves, monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", term)
+    inner, outer = pty.openpty()
+    with os.fdopen(outer, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        assert sum(tracked([1, 2, 3], "Adding")) == 6
+        say("Done.")
+    said = b""
+    with suppress(OSError):  # which Linux has for the end
+        while read := os.read(inner, 65_536):
+            said += read
+    os.close(inner)
+    assert b"Done." in said
+    assert (b"\x1b" in said) == moves

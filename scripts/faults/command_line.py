@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from faults.outcome import LONGEST, Outcome
+from faults.outcome import Outcome, is_clear
 from reusekit.cli import cache, cuts, init, sync
 from reusekit.launch import EXIT_BAD_INPUT, launch, launch_one_of, make_parser
 
@@ -130,7 +130,7 @@ def _judged(detail: str, start: Callable[..., None], *arguments: Any) -> Outcome
     except SystemExit as stopped:
         lines = errors.getvalue().splitlines()
         made = {path: path.stat().st_mtime_ns for path in Path().rglob("*")} != before
-        good = len(lines) == 1 and lines[0].startswith("error: ") and len(lines[0]) <= LONGEST
+        good = len(lines) == 1 and is_clear(lines[0].removeprefix("error: "))
         if made:
             return Outcome("E command", "outside", f"{detail}: files were made")
         if stopped.code == EXIT_BAD_INPUT and good:

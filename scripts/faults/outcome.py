@@ -1,5 +1,6 @@
 """The end of one try, and the sandbox that all tries of a campaign run in."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +10,8 @@ from reusekit.errors import ReusekitError
 End = Literal["right", "refused", "wrong", "foreign", "accepted", "running", "outside"]
 """How a try ended.
 
-"right" and "refused" (one clear sentence) are good. "wrong" is another answer than the right one,
-"foreign" an error in another's words, "accepted" nonsense that was taken, "running" a run or
+"right" and "refused" (in one clear sentence) are good. "wrong" is another answer than the right
+one, "foreign" an error in another's words, "accepted" nonsense that was taken, "running" a run or
 process that never ends, "outside" a file touched outside its folder.
 """
 GOOD = ("right", "refused")
@@ -32,6 +33,12 @@ class Outcome:
     detail: str = ""
 
 
+def is_clear(message: str) -> bool:
+    """Return whether a message says what was expected and what was received, and is no novel."""
+    told = re.match(r"Expected .*[.?] Received: .", message, re.DOTALL)
+    return told is not None and len(message) <= LONGEST
+
+
 def tried(case: str, call: Callable[[], object], nonsense: bool, detail: str) -> Outcome:
     """Call once and judge the end: nonsense must be refused in one sentence of reusekit's.
 
@@ -44,8 +51,8 @@ def tried(case: str, call: Callable[[], object], nonsense: bool, detail: str) ->
     try:
         call()
     except ReusekitError as error:
-        long = len(str(error)) > LONGEST
-        return Outcome(case, "foreign" if long else "refused", f"{detail}: {str(error)[:200]}")
+        end: End = "refused" if is_clear(str(error)) else "foreign"
+        return Outcome(case, end, f"{detail}: {str(error)[:200]}")
     except Exception as error:
         return Outcome(case, "foreign", f"{detail}: {type(error).__name__}: {str(error)[:200]}")
     return Outcome(case, "accepted" if nonsense else "right", detail)
