@@ -487,4 +487,7 @@ def _commands() -> dict[str, Callable[..., None]]:
 
 def main() -> None:
     """Run the command line."""
+    if sys.argv[1:] == ["--version"]:
+        print(version("reusekit"))
+        return
     launch_one_of(_commands(), greeting=GREETING)

@@ -68,7 +68,8 @@ def launch(
         with interruptible(), _ending_quietly():
             function(**options)
     except ArgumentError as error:
-        _stop(_configuration_error(str(error), _options(parser), function), verbose)
+        why = _configuration_error(str(error), _options(parser), function, positional)
+        _stop(why, verbose)
     except ReusekitError as error:
         _stop(str(error), verbose)
     except KeyboardInterrupt as interrupt:
@@ -411,11 +412,17 @@ def _stop(message: str, verbose: bool) -> None:
     sys.exit(EXIT_BAD_INPUT)
 
 
-def _configuration_error(message: str, keys: Sequence[str], function: Callable[..., Any]) -> str:
+def _configuration_error(
+    message: str, keys: Sequence[str], function: Callable[..., Any], positional: bool
+) -> str:
     """Return jsonargparse's message in one sentence, with the nearest key to an unknown one."""
     missing = re.search(r"the following arguments are required: (?P<keys>[^\n]+)", message)
     if missing:
-        given = ", ".join(f"--{key}" for key in missing["keys"].split(", "))
+        needed = missing["keys"].split(", ")
+        if positional:
+            see = f"See 'reusekit {function.__name__} --help'."
+            return f"Expected {' and '.join(map(str.upper, needed))}. Received: nothing. {see}"
+        given = ", ".join(f"--{key}" for key in needed)
         return f"Expected {given}, as an option or in a configuration file. Received: nothing."
     unknown = (
         re.search(r"(?:Parser key|Option) '(?P<key>[^']+)' is not accepted", message)
@@ -432,7 +439,10 @@ def _configuration_error(message: str, keys: Sequence[str], function: Callable[.
     bad = re.search(
         r'Parser key "(?P<key>[\w.]+)":.*(?:Got|Given) value: (?P<value>.*)', message, re.S
     )
-    return (bad and _refusal(bad["key"], bad["value"].strip(), function)) or message
+    if bad and (why := _refusal(bad["key"], bad["value"].strip(), function)):
+        return why
+    words = message.removeprefix("unrecognized arguments: ")
+    return f"Expected arguments as --help lists them. Received: {words}"
 
 
 def _refusal(key: str, text: str, function: Callable[..., Any]) -> str | None:

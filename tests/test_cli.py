@@ -240,6 +240,33 @@ def test_zsh_completes_the_same(capsys, tmp_path):
     assert done.stdout.splitlines() == [*ASKED.values()], done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("cust", "Received: 'cust'. Did you mean 'cuts'?"),
+        ("cuts", "Expected SOURCE. Received: nothing. See 'reusekit cuts --help'."),
+        ("cuts m --max_widht=1", "Received: 'max_widht'. Did you mean 'max_width'?"),
+        ("cuts m other", "Received: other"),
+        ("cuts m -v", "Received: -v"),
+        ("cuts --config=nowhere.yaml", "Received: 'nowhere.yaml': No such file"),
+        ("cuts --config=tab.yaml", "line 2. Indent it with spaces."),
+        ("cuts --config=key.yaml", "Received: 'sourec'. Did you mean 'source'?"),
+        ("cache lits", "Did you mean 'list'?"),
+        ("cuts reusekit/glyfnet", "Did you mean 'reusekit/glyphnet'?"),
+        ("doctor nowhere.keras", "Received: 'nowhere.keras'. Check its path."),
+    ],
+)
+def test_a_wrong_turn_is_one_line_with_the_way_on(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tab.yaml").write_text("source:\n\tm\n")
+    (tmp_path / "key.yaml").write_text("sourec: m\n")
+    with pytest.raises(SystemExit) as stopped:
+        launch_one_of(COMMANDS, words.split())
+    said = capsys.readouterr()
+    assert (stopped.value.code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert said.err.startswith("error: Expected ") and says in said.err
+
+
 @pytest.mark.parametrize("variable", ["", "NO_COLOR=1", "TERM=dumb"])
 def test_nothing_but_text_goes_into_a_pipe(variable, store, capsys, monkeypatch):
     name, _, value = variable.partition("=")
