@@ -205,7 +205,7 @@ def sync(folder: str = "runs", uri: str | None = None, verbose: bool = False) ->
                 f"kept in {outbox.folder / 'refused'}. See the causes beside them."
             )
     if problems:
-        raise TrackingError(f"{problems[0]}")
+        raise TrackingError(problems[0])
 
 
 def predict(

@@ -252,7 +252,7 @@ def test_zsh_completes_the_same(capsys, tmp_path):
         ("cuts --config=tab.yaml", "line 2. Indent it with spaces."),
         ("cuts --config=key.yaml", "Received: 'sourec'. Did you mean 'source'?"),
         ("cache lits", "Did you mean 'list'?"),
-        ("cuts reusekit/glyfnet", "Did you mean 'reusekit/glyphnet'?"),
+        ("cuts reusekit/glyfnet", "Did you mean 'reusekit/glyphnet'"),
         ("doctor nowhere.keras", "Received: 'nowhere.keras'. Check its path."),
     ],
 )

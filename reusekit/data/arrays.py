@@ -131,7 +131,8 @@ def array_rows(
                 ends = tf.nest.map_structure(lambda part: part[[0, -1]], found)
                 if not np.array_equal(row_keys(ends), keys[rows[[0, -1]]]):
                     raise DataError(
-                        "The arrays have changed since they were opened; open them again."
+                        "Expected arrays as they were when they were opened. Received: arrays that "
+                        "have changed since. Open them again."
                     )
                 yield found
 

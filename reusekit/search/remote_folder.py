@@ -139,7 +139,10 @@ class RemoteFolder:
                     try:
                         path.write_bytes(content)
                     except OSError as error:  # a full disk names no file
-                        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+                        raise ConfigError(
+                            f"Expected a file that can be written. Received: {path}: "
+                            f"{error.strerror}. Free some of its disk, or choose another folder."
+                        ) from error
             self._known = self._files()
 
     # --- the lease ------------------------------------------------------------------------------
@@ -164,8 +167,9 @@ class RemoteFolder:
             raise self._refused(self._objects.get(_name(last + 1)))
         if self._objects.create(_name(last + 1), b""):
             raise ConfigError(
-                f"{self.url} writes over an object that must not be there, so that nothing keeps "
-                "two drivers apart. Choose S3, or a folder that all machines share."
+                "Expected storage that creates an object once, which keeps two drivers apart. "
+                f"Received: {self.url}, which writes over one that is there. Choose S3, or a "
+                "folder that all machines share."
             )
         self._number, self._lost, self._behind = last + 1, None, False
         self._objects.delete(map(_name, leases))
@@ -215,17 +219,17 @@ class RemoteFolder:
             found = self._objects.get(_name(last)) if last else None
             if found != self._told:
                 self._lost = ConfigError(
-                    f"The search in {self.url} was taken over by {_described(found)}, since this "
-                    f"process did not renew its lease for {LEASE:.0f} s. What it kept is there: "
-                    "leave it to that one."
+                    f"Expected a search in {self.url} to be this process's. Received: one taken "
+                    f"over by {_described(found)}, since this process did not renew its lease for "
+                    f"{LEASE:.0f} s. Leave what it kept to that one."
                 )
         if self._lost is not None:
             raise self._lost
 
     def _refused(self, told: bytes | None) -> ConfigError:
         return ConfigError(
-            f"A search in {self.url} is running: it is held by {_described(told)}. Wait for it, or "
-            "choose another folder."
+            f"Expected a folder in which no search is running. Received: {self.url}, held by "
+            f"{_described(told)}. Wait for the one there, or choose another folder."
         )
 
 

@@ -238,7 +238,7 @@ def test_arrays_that_change_are_not_read_on():
     x = X.copy()
     split = from_arrays({"a": x}, Y)
     x /= 2
-    with pytest.raises(rk.DataError, match="arrays have changed since they were opened"):
+    with pytest.raises(rk.DataError, match="arrays that have changed since"):
         split.check()
 
 
