@@ -20,7 +20,7 @@ from reusekit.search.config import SearchConfig
 from reusekit.search.objective import BY_LOSS, objective_of, with_metric
 from reusekit.search.sizes import SizeCounter
 from reusekit.search.space import SearchSpace, TrialSpec
-from reusekit.search.trial_data import TrialData, collected
+from reusekit.search.trial_data import TrialData, stand_ins
 from reusekit.surgery import clone
 from reusekit.tasks import TaskRules
 from reusekit.training import adapt, attach, freeze
@@ -74,6 +74,7 @@ class CutHyperModel(keras_tuner.HyperModel):
     ) -> None:
         super().__init__(name="cut_search")
         self.data, self.space, self.config = data, space, config
+        self._stand_ins: dict[Any, np.ndarray | None] = {}  # for the features where trials begin
 
     @property
     def by_backbone(self) -> Mapping[str | None, TrialData]:
@@ -189,16 +190,18 @@ class CutHyperModel(keras_tuner.HyperModel):
         )
 
     def _to_standardize(self, spec: TrialSpec, trunk: keras.Model | None) -> np.ndarray | None:
+        """Return examples with the mean and the variance of the features that a head takes."""
         data = self.data_of(spec)
         source = data.train[data.begin(spec)]
-        if trunk is None:
-            if keras.tree.is_nested(_element(source)):
-                return None  # several tensors, which the head takes or refuses
-            features = collected(source)
-        else:
-            batches = source.batches(VALIDATION_BATCH)
-            features = np.concatenate([trunk.predict_on_batch(x) for x, *_ in batches])
-        return features if features.ndim == 2 else None
+        batches = (features for features, *_ in source.batches(VALIDATION_BATCH))
+        if trunk is not None:
+            return stand_ins(map(trunk.predict_on_batch, batches))
+        if keras.tree.is_nested(_element(source)):
+            return None  # several tensors, which the head takes or refuses
+        begins = self.begin(spec)
+        if begins not in self._stand_ins:
+            self._stand_ins[begins] = stand_ins(batches)
+        return self._stand_ins[begins]
 
     def _optimizer(self, spec: TrialSpec) -> keras.optimizers.Optimizer:
         config = {"learning_rate": spec.learning_rate}

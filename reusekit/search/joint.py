@@ -1,9 +1,10 @@
 """Several models trained at once on the same batches, each as it would be alone."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -111,7 +112,7 @@ def fit_together(
             break
         for number in going:
             callbacks[number].on_epoch_begin(epoch)
-        with _graphs(optimized):
+        with nullcontext() if optimized else _unoptimized:
             logs = _pass(members, going, train_step, train, "")
             validated = _pass(members, going, test_step, validation, "val_")
         for number in going:
@@ -195,15 +196,31 @@ def _step(
     return compiled.get_concrete_function()
 
 
-@contextmanager
-def _graphs(optimized: bool) -> Iterator[None]:
-    """Have TensorFlow optimize the graphs that are run meanwhile, or leave them as they are."""
-    before = tf.config.optimizer.get_experimental_options().get(_UNOPTIMIZED, False)
-    tf.config.optimizer.set_experimental_options({_UNOPTIMIZED: before or not optimized})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({_UNOPTIMIZED: before})
+class _Unoptimized(AbstractContextManager):
+    """Has TensorFlow run graphs as they are for as long as anybody is in it.
+
+    The switch is one for the process: the last one out, of several threads, puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = Lock(), 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                options = tf.config.optimizer.get_experimental_options()
+                self._before = options.get(_UNOPTIMIZED, False)
+                tf.config.optimizer.set_experimental_options({_UNOPTIMIZED: True})
+            self._inside += 1
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                tf.config.optimizer.set_experimental_options({_UNOPTIMIZED: self._before})
+
+
+_unoptimized = _Unoptimized()
 
 
 def _pass(

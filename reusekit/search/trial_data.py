@@ -1,6 +1,6 @@
 """The data that trials are trained and compared on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -59,6 +59,40 @@ def collected(source: FeatureSource) -> np.ndarray:
     if features is None:
         features = np.concatenate([np.asarray(batch) for batch, *_ in source.batches(256)])
     return features
+
+
+def stand_ins(batches: Iterable[Any]) -> np.ndarray | None:
+    """Return two examples with the mean and the variance that all pooled features have.
+
+    They are summed up in float64, batch by batch, so that no more than a batch is held. Channels
+    that never vary are the same in both.
+
+    Args:
+        batches: Features of shape (examples, channels) each.
+
+    Returns:
+        Shape (2, channels), float64; None for features that are not pooled.
+
+    Example:
+        >>> stand_ins([np.array([[1.0, 5.0], [2.0, 5.0]]), np.array([[6.0, 5.0]])]).round(3)
+        array([[0.84, 5.  ],
+               [5.16, 5.  ]])
+    """
+    sums: tuple[Any, ...] = 0, 0.0, 0.0, np.inf, -np.inf
+    count, mean, squares, low, high = sums
+    for batch in batches:
+        features = np.asarray(batch, "float64")
+        if features.ndim != 2:
+            return None
+        rows, center = len(features), features.mean(axis=0)
+        count += rows
+        apart = center - mean
+        squares += ((features - center) ** 2).sum(axis=0) + apart**2 * rows * (1 - rows / count)
+        mean += apart * rows / count
+        low, high = np.minimum(low, features.min(axis=0)), np.maximum(high, features.max(axis=0))
+    deviation = np.where(low == high, 0.0, np.sqrt(squares / count))
+    mean = np.where(low == high, low, mean)
+    return np.stack([mean - deviation, mean + deviation])
 
 
 def _held(cut: str, features: Any, labels: Any) -> ArrayFeatures:

@@ -11,6 +11,7 @@ import reusekit as rk
 from reusekit.features import FeatureStore
 from reusekit.planning import Trials, obtain, plan
 from reusekit.search import CutHyperModel, SearchConfig, SearchSpace, TrialData, TrialSpec
+from reusekit.search.trial_data import stand_ins
 from reusekit.surgery import extract
 
 CUTS = ["shallow", "middle", "deep"]
@@ -180,3 +181,18 @@ def test_the_optimizer_and_its_rate_are_those_of_the_trial(hypermodel, name):
 def test_features_that_were_not_obtained(hypermodel):
     with pytest.raises(KeyError, match="nowhere"):
         hypermodel.build_for(TrialSpec("nowhere", "nowhere"))
+
+
+def test_mean_and_variance_of_features_are_those_of_all_at_once():
+    numbers = np.random.default_rng(0)
+    features = numbers.normal(1000, 0.01, (1003, 5)).astype("float32")
+    features[:, 3] = 0.1  # of which a sum in blocks is no multiple
+    features[:, 4] = numbers.normal(size=1003)
+    found = stand_ins(np.array_split(features, [256, 512, 513]))
+    exact = features.astype("float64")
+    np.testing.assert_allclose(found.mean(axis=0), exact.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(
+        found.var(axis=0)[[0, 1, 2, 4]], exact.var(axis=0)[[0, 1, 2, 4]], rtol=1e-9
+    )
+    assert np.ptp(found, axis=0)[3] == 0
+    assert stand_ins([np.zeros((2, 3, 4))]) is None

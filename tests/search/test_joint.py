@@ -1,5 +1,7 @@
 """Models trained together: each has the numbers that it has alone, and that Keras's `fit` gives."""
 
+from threading import Event, Thread
+
 import keras
 import numpy as np
 import pytest
@@ -252,3 +254,32 @@ def test_graphs_that_are_not_optimized_give_the_same_numbers(together):
 
 def test_fits_say_how_long_they_took(together):
     assert all(isinstance(fit, Fit) and fit.seconds > 0 for _, fit in together.values())
+
+
+def test_searches_in_two_threads_leave_the_optimizer_of_graphs_on():
+    def training(entered, leave):
+        def once():
+            yield {"wide": TRAINING[0]["wide"]}, TRAINING[1]
+            entered.set()
+            leave.wait(60)
+
+        spec = batches(["wide"])[0].element_spec
+        train = tf.data.Dataset.from_generator(once, output_signature=spec)
+        one = Member(model_of("wide", keras.optimizers.SGD(0.1)), "wide", 1)
+        fit_together([one], train, batches(["wide"])[1], optimized=False)
+
+    (in_first, end_first), (in_last, end_last) = [(Event(), Event()) for _ in range(2)]
+    first, last = (
+        Thread(target=training, args=events)
+        for events in ((in_first, end_first), (in_last, end_last))
+    )
+    first.start()
+    assert in_first.wait(60)
+    last.start()
+    assert in_last.wait(60)
+    end_first.set()
+    first.join()
+    assert tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
+    end_last.set()
+    last.join()
+    assert not tf.config.optimizer.get_experimental_options()["disable_meta_optimizer"]
