@@ -103,7 +103,7 @@ def tapped(
         under = whole.output[mask] if mask in masks else mask
         outputs[f"{pooling} {mask}"] = extract(whole, wanted, pooling, under).output
     model = keras.Model(whole.input, outputs, name=whole.name)
-    predict = _for_any_length(model) if any_length else model.predict_on_batch
+    predict = _traced_once(model, any_length)
 
     def run(inputs: Any) -> list[dict[str, Any]]:
         made = predict(inputs)
@@ -115,17 +115,18 @@ def tapped(
     return run, reseed
 
 
-def _for_any_length(model: keras.Model) -> Callable[[Any], Any]:
-    """Return a model as a function that is traced for the first batch, with its length left open.
+def _traced_once(model: keras.Model, any_length: bool) -> Callable[[Any], Any]:
+    """Return a model as a function that is traced for the first batch, with its size left open.
 
-    `predict_on_batch` is traced twice: for the first length, and again when another one comes.
+    `predict_on_batch` is traced twice: for the first size, and again for that of the last batch.
     """
     traced: list[Callable] = []
 
     def predict(inputs: Any) -> Any:
         if not traced:
+            open_axes = (None, None) if any_length else (None,)
             specs = keras.tree.map_structure(
-                lambda part: tf.TensorSpec((None, None, *part.shape[2:]), part.dtype), inputs
+                lambda p: tf.TensorSpec((*open_axes, *p.shape[len(open_axes) :]), p.dtype), inputs
             )
             traced.append(tf.function(partial(model, training=False), input_signature=[specs]))
         return traced[0](inputs)

@@ -52,6 +52,8 @@ class Costs:
         seconds_per_flop: Of what is trained.
         cores: Processor cores.
         augment_seconds: To augment one training example.
+        trace_seconds: To trace the bottom, for each pass and for what is computed for every batch.
+        trial_seconds: To build the model of a trial, and to trace its steps.
     """
 
     bottom_seconds: float | None
@@ -64,18 +66,22 @@ class Costs:
     seconds_per_flop: float = 2e-11
     cores: int = 1
     augment_seconds: float = 0.0
+    trace_seconds: float = 0.0
+    trial_seconds: float = 0.0
 
     def __str__(self) -> str:
         ran = self.bottom_seconds
-        bottom = "not run" if ran is None else f"{1e3 * ran:.2f} ms an example"
+        traced = f"{self.trace_seconds:.2f} s to trace and "
+        bottom = "not run" if ran is None else f"{traced}{1e3 * ran:.2f} ms an example"
         augmented = self.augment_seconds
         bottom += f", augmentation {1e3 * augmented:.2f} ms" if augmented else ""
         return (
             f"Speeds: bottom {bottom}, inputs {1e3 * self.input_seconds:.2f} ms an example, disk "
             f"{self.read_bytes_per_second / 1e9:.2f} GB/s read and "
             f"{self.write_bytes_per_second / 1e9:.2f} written, memory "
-            f"{self.gather_bytes_per_second / 1e9:.2f} GB/s, {1e3 * self.step_overhead:.2f} ms a "
-            f"training step and {1e9 * self.seconds_per_parameter:.2f} ns for each parameter, "
+            f"{self.gather_bytes_per_second / 1e9:.2f} GB/s, {1e3 * self.trial_seconds:.0f} ms to "
+            f"build a trial, {1e3 * self.step_overhead:.2f} ms a training step and "
+            f"{1e9 * self.seconds_per_parameter:.2f} ns for each parameter, "
             f"{1e-9 / self.seconds_per_flop:.1f} GFLOP/s."
         )
 
@@ -86,6 +92,7 @@ class Rehearsal:
 
     Attributes:
         bottom_seconds, input_seconds: To run all bottoms, and to read the data set.
+        trace_seconds: To trace all bottoms, whatever the number of examples.
         input_bytes, label_bytes: The bytes of what is read.
         outputs: The outputs of each bottom, by name.
         unsteady: Whether each came out differently: something random acts in inference too.
@@ -94,6 +101,7 @@ class Rehearsal:
     """
 
     bottom_seconds: float
+    trace_seconds: float
     input_seconds: float
     input_bytes: int
     label_bytes: int
@@ -114,7 +122,7 @@ def rehearse(
     What augments a batch runs on it, too, and its outputs are dropped. Texts of several batches are
     measured where their lengths can be told.
     """
-    examples, times, runs, ran = [], [perf_counter()], [], 0.0
+    examples, times, runs, ran = [], [perf_counter()], [], []
     for batch in islice(batches, REHEARSED_BATCHES):
         examples.append(batch)
         times.append(perf_counter())
@@ -128,7 +136,7 @@ def rehearse(
             {name: keras.ops.convert_to_numpy(values) for name, values in one.items()}
             for one in run(inputs)
         ]
-        ran = perf_counter() - start
+        ran.append(perf_counter() - start)
         runs.append(made)
     augmented = 0.0
     for _ in range(2 if augment else 0):  # the first time prepares
@@ -136,7 +144,8 @@ def rehearse(
         keras.tree.map_structure(np.asarray, augment((0, 0, 0), *examples[0]))  # type: ignore[misc]
         augmented = perf_counter() - start
     return Rehearsal(
-        bottom_seconds=ran / len(labels),
+        bottom_seconds=ran[1] / len(labels),
+        trace_seconds=max(0.0, ran[0] - ran[1]),
         input_seconds=float(np.diff(times)[-(len(examples) - 1) :].mean()) / len(labels),
         input_bytes=sum(part.numpy().nbytes for part in keras.tree.flatten(inputs)) // len(labels),
         label_bytes=labels.nbytes // len(labels),
@@ -177,7 +186,8 @@ def measure(
     """
     with store_errors_explained(store.path):
         write, read, gather = _disk(store.path)
-    overhead = _step_seconds(*_SMALL)
+    _, large = _step_seconds(*_LARGE)  # with what Keras does once in a process
+    built, overhead = _step_seconds(*_SMALL)
     ran = rehearsal.bottom_seconds if rehearsal else None
     return Costs(
         bottom_seconds=ran,
@@ -186,10 +196,12 @@ def measure(
         write_bytes_per_second=write,
         gather_bytes_per_second=gather,
         step_overhead=overhead,
-        seconds_per_parameter=max(0.0, _step_seconds(*_LARGE) - overhead) / math.prod(_LARGE),
+        seconds_per_parameter=max(0.0, large - overhead) / math.prod(_LARGE),
         seconds_per_flop=ran / flops if ran and flops else _seconds_per_flop(),
         cores=os.cpu_count() or 1,
         augment_seconds=rehearsal.augment_seconds if rehearsal else 0.0,
+        trace_seconds=rehearsal.trace_seconds if rehearsal else 0.0,
+        trial_seconds=built,
     )
 
 
@@ -233,15 +245,17 @@ def _timed(file: IO[bytes]) -> tuple[float, float, float]:
 
 
 @cache
-def _step_seconds(inputs: int, outputs: int) -> float:
-    """Return the seconds of a training step of a dense layer on single examples, by Adam.
+def _step_seconds(inputs: int, outputs: int) -> tuple[float, float]:
+    """Return the seconds to build a dense layer, and of a training step on one example, by Adam.
 
     Timed once a process: the machine stays the same, and TensorFlow never frees a step.
     """
+    began = perf_counter()
     model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs, use_bias=False)])
     model.compile(optimizer="adam", loss="mse")
     # Makes the optimizer's state.
     model.train_on_batch(np.zeros((1, inputs), "float32"), np.zeros((1, outputs)))
+    built = perf_counter() - began
     count = _WARM + _STEPS
     examples = np.zeros((count, inputs), "float32")
     batches = iter(feed(examples, np.zeros((count, outputs), "float32"), 1))
@@ -252,7 +266,8 @@ def _step_seconds(inputs: int, outputs: int) -> float:
         start = perf_counter()
         model.train_function(batches)
         seconds.append(perf_counter() - start)
-    return float(np.median(seconds))  # something else may have had the processor meanwhile
+    # Something else may have had the processor meanwhile.
+    return built, float(np.median(seconds))
 
 
 def _seconds_per_flop() -> float:

@@ -213,6 +213,7 @@ class _Looked:
             costs = replace(
                 costs,
                 bottom_seconds=seconds,
+                trace_seconds=rehearsal.trace_seconds,
                 input_seconds=rehearsal.input_seconds,
                 augment_seconds=rehearsal.augment_seconds,
             )
@@ -263,6 +264,8 @@ def _planned(decision: Decision, looked: _Looked) -> Plan:
     seconds = sum(one.seconds for one in features)
     if decision.held_inputs:
         seconds += (train.size + validation.size) * costs.input_seconds
+    passes = {part for one in decision.making for part in one.missing}
+    seconds += costs.trace_seconds * (len(passes) + decision.running)
     window = None if decision.inputs_fit else int(memory / 4 / max(1, looked.read_bytes))
     return Plan(
         features=tuple(features),

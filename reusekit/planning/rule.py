@@ -85,8 +85,8 @@ def schedule(
     """Return the number of trials to train in one pass over the same batches.
 
     One pass for several trials reads or computes the features once for all of them, which takes
-    `reading` seconds, and starts each step once. The work of each trial itself, and of its
-    optimizer, stays.
+    `reading` seconds. Each trial is built, starts its own steps, of which as many as there are
+    cores run at a time, and has its own work and that of its optimizer.
 
     Args:
         trials: Trials of one cut, pooling and batch size.
@@ -127,6 +127,8 @@ def schedule(
         reason += f"; memory holds {fit} of {one_takes / 1e6:,.0f} MB each"
     together = math.ceil(count / math.ceil(count / min(fit, most, count)))
     passes = math.ceil(count / together) * epochs
+    # The small operations of as many trials as there are cores run at the same time.
+    starting *= max(1, together / costs.cores)
     return PlannedGroup(
         at=trials[0].at,
         pooling=trials[0].pooling,
@@ -135,7 +137,7 @@ def schedule(
         together=together,
         passes=passes,
         feature_seconds=passes * reading,
-        seconds=passes * starting + own,
+        seconds=count * costs.trial_seconds + passes * starting + own,
         reason=reason,
     )
 

@@ -13,7 +13,7 @@ import reusekit as rk
 from reusekit.data import DataSplit, Task
 from reusekit.errors import CacheError
 from reusekit.features import Extraction, FeatureStore, frontier, stored_features
-from reusekit.features.bottoms import augmented
+from reusekit.features.bottoms import augmented, tapped
 from reusekit.graph import read
 
 SIZE = 30
@@ -225,15 +225,19 @@ def test_an_interrupted_view_goes_on_with_the_same_numbers(store, tmp_path, monk
     known = view(store, flipping(), 0, batch_size=4)
     other = FeatureStore(tmp_path / "other", block_bytes=8 * (2 * 36 * 4 + 8))  # two batches
     model, calls = flipping(), []
-    predict = keras.Model.predict_on_batch
 
-    def killed(self, inputs):
-        calls.append(len(inputs))
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return predict(self, inputs)
+    def stopping(*args, **kwargs):
+        run, reseed = tapped(*args, **kwargs)
 
-    monkeypatch.setattr(keras.Model, "predict_on_batch", killed)
+        def killed(inputs):
+            calls.append(len(inputs))
+            if len(calls) == 6:
+                raise KeyboardInterrupt
+            return run(inputs)
+
+        return killed, reseed
+
+    monkeypatch.setattr("reusekit.features.stored.tapped", stopping)
     with pytest.raises(KeyboardInterrupt):
         view(other, model, 0, batch_size=4)
     again = view(other, model, 0, batch_size=4)
