@@ -237,7 +237,7 @@ def test_an_interrupted_view_goes_on_with_the_same_numbers(store, tmp_path, monk
 
         return killed, reseed
 
-    monkeypatch.setattr("reusekit.features.stored.tapped", stopping)
+    monkeypatch.setattr("reusekit.features.bottoms.tapped", stopping)
     with pytest.raises(KeyboardInterrupt):
         view(other, model, 0, batch_size=4)
     again = view(other, model, 0, batch_size=4)
