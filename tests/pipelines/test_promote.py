@@ -312,7 +312,7 @@ def test_fresh_pictures_of_another_folder_are_no_part_of_the_training_data(
     assert tested.split.size == 70
     assert "old, train, is not where the settings say" in tested.unknown
     (tmp_path / "old").rename(tmp_path / "moved")
-    with pytest.raises(rk.ConfigError, match="shares examples with the training data"):
+    with pytest.raises(rk.ConfigError, match="shares examples with its training data"):
         stages.evaluate_version(version, DataSettings(folder=str(tmp_path / "moved"), test="train"))
 
 
