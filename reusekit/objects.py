@@ -200,14 +200,14 @@ class Objects:
                         "and that your credentials may list, read and write in it."
                     ) from error
                 waited = time.monotonic() - began
-                if waited + pause > PATIENCE:
+                if waited >= PATIENCE:
                     raise self._error(
                         f"{shown(self.url)} did not answer for {waited:.0f} s: {reason}. What was "
                         "done is kept: give the same command again once it answers."
                     ) from error
                 if pause == _PAUSE:
                     say(f"warning: {shown(self.url)} does not answer ({reason}); asking again ...")
-                time.sleep(pause)
+                time.sleep(min(pause, PATIENCE - waited))
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
 
