@@ -92,6 +92,31 @@ def refuse_mixing(graph: Graph, at: Any) -> None:
             )
 
 
+def refuse_stateful(graph: Graph, at: Any) -> None:
+    """Raise ConfigError for a stateful RNN before a cut: what it gives follows from its last batch.
+
+    Example:
+        >>> from reusekit.graph import read
+        >>> x = keras.Input(batch_shape=(2, 3, 4))
+        >>> graph = read(keras.Model(x, keras.layers.GRU(5, stateful=True, name="gru")(x)))
+        >>> refuse_stateful(graph, "gru")
+        Traceback (most recent call last):
+        reusekit.errors.ConfigError: Expected layers that give the same for an example, whatever
+        came before it. Received: the layer 'gru', which is stateful. Set its stateful to False, and
+        take rk.clone(model).
+    """
+    for call in ancestors(graph, resolve(graph, at)):
+        if not isinstance(call.operation, keras.Layer):
+            continue
+        parts = keras_internals.all_layers(call.operation)
+        if any(isinstance(part, keras.layers.RNN) and part.stateful for part in parts):
+            raise ConfigError(
+                "Expected layers that give the same for an example, whatever came before it. "
+                f"Received: the layer {call.address!r}, which is stateful. Set its stateful to "
+                "False, and take rk.clone(model)."
+            )
+
+
 def is_augmenting(layer: keras.Layer) -> bool:
     """Return whether a layer itself, not a part of it, varies the data in training only."""
     return _draws(layer) and keras_internals.takes(layer, "training")

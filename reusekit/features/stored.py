@@ -28,7 +28,7 @@ from reusekit.features.key import (
     label_array,
 )
 from reusekit.features.known import known_examples, merged
-from reusekit.features.randomness import random_before
+from reusekit.features.randomness import random_before, refuse_stateful
 from reusekit.features.source import StoredSource
 from reusekit.features.store import Batch, FeatureStore
 from reusekit.graph import Graph, keras_internals, read
@@ -240,6 +240,7 @@ def fits(given: tf.TensorShape, wanted: Sequence[int | None]) -> bool:
 
 def _check_randomness(one: Frontier, view: int | None, data: DataSplit) -> None:
     """Refuse randomness that does not stop without a view, and a view without randomness."""
+    refuse_stateful(one.graph, one.crossing)
     found, cut = random_before(one.graph, one.crossing), one.crossing[0].address
     always, unseeded = (", ".join(map(repr, each)) for each in (found.always, found.unseeded))
     if view is None and always:

@@ -23,7 +23,7 @@ from reusekit.features.frontiers import Features, frontier
 from reusekit.features.key import EXAMPLE_BYTES, Extraction, described, feature_keys
 from reusekit.features.known import known_by_all, known_examples
 from reusekit.features.lengths import frontier_lengths
-from reusekit.features.randomness import random_before, refuse_mixing
+from reusekit.features.randomness import random_before, refuse_mixing, refuse_stateful
 from reusekit.features.store import FeatureStore
 from reusekit.features.stored import check_examples
 from reusekit.graph import Flops, Graph, ancestors, count_flops, read
@@ -240,7 +240,8 @@ def _looked_at(asked: Asked, store: FeatureStore) -> _Looked:
     splits = {TRAIN: train, VALIDATION: asked.validation}
     for name, split in splits.items():
         check_examples(graph, split, name, extraction.padding)
-    refuse_mixing(graph, [trial.at for trial in asked.trials])
+    for refuse in (refuse_mixing, refuse_stateful):
+        refuse(graph, [trial.at for trial in asked.trials])
     check_augmentation(train, asked.validation, extraction.augmented_views)
     extraction = replace(
         extraction,

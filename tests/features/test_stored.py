@@ -280,6 +280,16 @@ def test_wrong_requests_are_refused(store):
     assert store.entries() == []
 
 
+def test_what_follows_from_the_batch_before_is_refused(store):
+    x = keras.Input(batch_shape=(SIZE // 2, 3, 4), name="x")
+    recurrent = layers.Bidirectional(layers.GRU(5, stateful=True), name="both")
+    model = keras.Model(x, layers.Dense(2, name="out")(recurrent(layers.Dense(4, name="a")(x))))
+    data = data_of(np.ones((SIZE, 3, 4), "float32"))
+    stored_features(store, model, ["a"], data, pooling="avg")
+    with pytest.raises(rk.ConfigError, match="Received: the layer 'both', which is stateful"):
+        stored_features(store, model, ["out"], data)
+
+
 def test_a_transformer_is_cut_at_a_block_with_its_mask(store):
     hub = pytest.importorskip("keras_hub")
     keras.utils.set_random_seed(0)
