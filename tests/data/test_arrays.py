@@ -217,7 +217,7 @@ RAGGED = tf.RaggedTensor.from_row_splits(np.arange(60), [*range(SIZE), 60])
             "at most 100 different",
         ),
         (lambda: from_arrays(np.ma.masked_greater(X, 0), Y), "of inputs. Received: a masked array"),
-        (lambda: from_dataset(BROKEN), "read: ZeroDivisionError: division by zero"),
+        (lambda: from_dataset(BROKEN), "Received: ZeroDivisionError: division by zero"),
         (lambda: from_dataset(SLICES((X, Y)).repeat()), "Received: an infinite one"),
         (lambda: from_dataset(SLICES((X, Y)).shuffle(SIZE)), "Received: other ones at the second"),
         (lambda: from_dataset(SLICES(X)), "Expected a data set of (input, label)"),
