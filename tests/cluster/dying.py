@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from reusekit.features import FeatureSource
 from reusekit.workers import Workers
 
 
@@ -77,6 +80,11 @@ class DyingWorkers(Workers):
 
 def double(number: int) -> int:
     return 2 * number
+
+
+def read(source: FeatureSource, batch_size: int) -> Iterator[np.ndarray]:
+    """Yield the features of a source as one array."""
+    yield np.concatenate([features for features, *_ in source.batches(batch_size)])
 
 
 def refuse(number: int) -> int:

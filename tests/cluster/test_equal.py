@@ -1,18 +1,22 @@
 """Features, records and the best model of a cluster: those of one machine to the last bit."""
 
+import shutil
+from functools import partial
 from time import sleep
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from cluster.dying import DyingWorkers
+from cluster.dying import DyingWorkers, read
 from cluster.searches import assert_equal, searched, told
 from keras_tuner.oracles import HyperbandOracle
-from search.textures import textures
+from search.textures import small_backbone, textures
 
 from reusekit.data import DataSplit, Task
+from reusekit.errors import CacheError, ConfigError
 from reusekit.features import Extraction, FeatureStore, lengths, stored_features
+from reusekit.search import CutSearch
 from reusekit.training import heads
 
 
@@ -51,6 +55,35 @@ def test_features_that_vary_and_trials_that_go_on_are_equal(tmp_path, cluster):
     assert {one.how for one in there.plan.features} == {"recompute"}
     assert any(one["values"]["tuner/initial_epoch"] for one in told(there))
     assert told(there) == told(here)
+
+
+SMALL_SEARCH = {"cuts": ["out1"], "frozen_up_to": ["out0"], "learning_rates": (0.1,), "epochs": 1}
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_stored_features_are_read_where_they_lie_or_sent(tmp_path, cluster, in_memory):
+    """What memory does not hold is mapped by each worker; what it holds needs no folder."""
+    store, data = FeatureStore(tmp_path / "store"), textures("train", 20, 1)
+    (source,) = stored_features(store, small_backbone(), ["out1"], data)
+    source.in_memory = in_memory
+    (here,) = read(source, 8)
+    if in_memory:
+        shutil.rmtree(store.path)
+    ((there,),) = cluster.map(partial(read, source), [8])
+    np.testing.assert_array_equal(here, there)
+
+
+def test_inputs_that_memory_does_not_hold_are_refused_in_one_sentence(tmp_path, cluster):
+    train = textures("train", 60, 1).augmented(["RandomFlip"])
+    with pytest.raises(CacheError, match="inputs that fit into memory, to be sent to workers"):
+        searched(tmp_path, cluster, train=train, memory=1_000, **SMALL_SEARCH)
+
+
+def test_a_search_takes_a_cluster_alone_for_one(tmp_path):
+    with pytest.raises(ConfigError, match="Expected cluster to be a reusekit"):
+        searched(tmp_path, "local")
+    with pytest.raises(TypeError, match="clutser"):
+        CutSearch(small_backbone(), textures("train", 6, 1), textures("b", 6, 2), clutser=None)
 
 
 def test_texts_are_sorted_among_the_same_ones(tmp_path, cluster, monkeypatch):
