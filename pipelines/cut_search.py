@@ -90,7 +90,12 @@ def cut_search(
         with job.stage("Extract the features of every cut"):
             stages.extract_features(search=planned, folder=job.folder)
         with job.stage("Search the cut"):
-            searched = stages.search_cut(search=planned, folder=job.folder, fresh=options.fresh)
+            searched = stages.search_cut(
+                search=planned,
+                folder=job.folder,
+                fresh=options.fresh,
+                trial_runs=search.trial_runs,
+            )
         pretrained, splits = stages.winner(candidates=candidates, searched=searched)
         with job.stage("Fine-tune the best trial"):
             tuned = stages.finetune(

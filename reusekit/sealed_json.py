@@ -45,8 +45,9 @@ def write_sealed(path: Path, content: Mapping[str, Any], private: bool = False) 
 
 def sealed(content: Mapping[str, Any]) -> str:
     """Return JSON with its checksum, as `write_sealed` writes it."""
-    content = json.loads(json.dumps(content))  # as it will be read
-    return json.dumps({**content, _SEAL: checksum(content)}, indent=1)
+    text = json.dumps(content)
+    seal = checksum(json.loads(text))  # as it will be read
+    return f'{text[:-1]}{", " if content else ""}"{_SEAL}": {seal}}}'
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

@@ -244,6 +244,11 @@ class SearchSettings(TrialChoices, SearchOptions):
         "s3://BUCKET/PREFIX; null for a folder in the output folder that is named by what is "
         "searched.",
     )
+    trial_runs: NonNegativeInt = Field(
+        200,
+        description="How many trials, the first ones and the best, are runs of their own in "
+        "MLflow; all are rows of the table trials.json.",
+    )
 
     @model_validator(mode="after")
     def _countable(self) -> Self:

@@ -24,6 +24,12 @@ from reusekit.search.space import BACKBONE, CUT, Place, choice_of, place
 # Trials asked for at once after the first pass: they are trained in little more than the time of
 # one, and the Gaussian process allows for those whose results are not there yet.
 _AT_A_TIME = 4
+# What a Gaussian process costs grows with the cube of what it learns from, so that it sees these
+# many trials at most. When it has them, it chooses one of so many, and further ones are at random.
+_LEARNED = 128
+_ONE_OF = 8
+# Combinations asked for at once, in whole groups, so that few are on the way at any time.
+_OF_A_GRID = 1024
 
 _Item = TypeVar("_Item")
 
@@ -34,7 +40,9 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     The first pass gives accuracy over depth at equal settings, which is what a person wants to see;
     the Gaussian process then starts from it. With fewer trials than cuts, the pass takes cuts
     spread evenly from the shallowest to the deepest. A search that goes on with more trials than
-    before takes first what its pass has left out.
+    before takes first what its pass has left out. From trial 128 on the Gaussian process learns
+    from the best 64 and the latest 64 and chooses each eighth trial, and the others are drawn at
+    random, so that thousands of trials take no longer each than the first ones.
 
     Args:
         cuts: Addresses, shallow to deep; of several backbones pairs of the backbone's name and the
@@ -54,6 +62,7 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         **kwargs: Any,
     ) -> None:
         self._best = {one: values for one, values in (best or {}).items() if one in cuts}
+        self._swept: float = math.inf  # the first trial after the first pass
         first = list(self._best)[:max_trials]
         others = [cut for cut in cuts if cut not in self._best]
         left = max_trials - len(first)
@@ -73,22 +82,30 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
 
     def at_a_time(self) -> int:
         """Return the number of trials to ask for now: the rest of the first pass, then a few."""
-        return max(len(self._left(len(self.trials))), _AT_A_TIME)
+        most = _AT_A_TIME if len(self.trials) < _LEARNED else _AT_A_TIME * _ONE_OF
+        return max(len(self._left(len(self.trials))), most)
 
     def _left(self, number: int) -> list[Place]:
         """Return the cuts of the first pass that no trial before this one has tried."""
+        if number >= self._swept:
+            return []
         before = (t for trial_id, t in self.trials.items() if int(trial_id) < number)
         values = [trial.hyperparameters.values for trial in before]
         tried = {
             place(one.get(choice_of(CUT, one.get(BACKBONE))), one.get(BACKBONE)) for one in values
         }
-        return [cut for cut in self.sweep if cut not in tried]
+        left = [cut for cut in self.sweep if cut not in tried]
+        if not left:
+            self._swept = number
+        return left
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Return the values of the next trial; see `keras_tuner.Oracle.populate_space`."""
         number = int(trial_id)
         left = self._left(number)
         if not left:
+            if number >= _LEARNED and number % _ONE_OF:
+                return self._random_populate_space()
             # Of its own for each trial, so that a search that goes on after a kill is the same.
             self._random_state = np.random.RandomState([self.seed, number])
             # Its matrices are tiny: threads would cost more than they gain.
@@ -107,6 +124,22 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         known = self._best.get(first, {})
         values |= {hp.name: known[hp.name] for hp in active if _may_be(hp, known.get(hp.name))}
         return {"status": "RUNNING", "values": values | where}
+
+    def _vectorize_trials(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the Gaussian process learns from, of which there is not too much."""
+        every: Any = self.trials
+        going_on = {one.trial_id for one in self.ongoing_trials.values()}
+        done = [number for number, one in every.items() if one.status == "COMPLETED"]
+        half = _LEARNED // 2
+        if len(done) > _LEARNED:
+            sign = -1 if self.objective.direction == "max" else 1
+            best = sorted(done, key=lambda number: sign * every[number].score)[:half]
+            chosen = {*best, *done[-half:], *going_on}
+            self.trials = {number: one for number, one in every.items() if number in chosen}
+        try:
+            return super()._vectorize_trials()
+        finally:
+            self.trials = every
 
 
 def _may_be(hp: Any, value: Any) -> bool:
@@ -138,14 +171,20 @@ class CutGridOracle(keras_tuner.Oracle):
         # keras-tuner keeps every oracle for as long as the process lives, beside its lock; what a
         # method belongs to (a hypermodel, with all features) is not to live as long.
         self._meaning = WeakMethod(meaning) if inspect.ismethod(meaning) else lambda: meaning
+        self._found: list[dict[str, Any]] = []
+        self._further: Iterator[dict[str, Any]] | None = None
 
     def at_a_time(self) -> int:
-        """Return all that are left."""
-        return sum(math.prod(len(values) for _, values in choices) for choices in self._choices())
+        """Return all that are left, as far as they are not too many."""
+        every = (math.prod(len(values) for _, values in choices) for choices in self._choices())
+        return min(sum(every), _OF_A_GRID)
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """Return the values of the next trial; see `keras_tuner.Oracle.populate_space`."""
-        values = next(itertools.islice(self._combinations(), int(trial_id), None), None)
+        self._further = self._further or self._combinations()
+        missing = int(trial_id) + 1 - len(self._found)
+        self._found += itertools.islice(self._further, max(missing, 0))
+        values = self._found[int(trial_id)] if int(trial_id) < len(self._found) else None
         return {"status": "STOPPED" if values is None else "RUNNING", "values": values}
 
     def _combinations(self) -> Iterator[dict[str, Any]]:

@@ -2,10 +2,10 @@
 
 import ast
 import itertools
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,14 @@ _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
 _DONE = trial_module.TrialStatus.COMPLETED
 _FAILED = trial_module.TrialStatus.FAILED
+_UNWRITTEN = 0.01  # the share of the finished trials that a kill may cost
 
 
 Report = Callable[[TrialRecord], None]
 Progress = Callable[[str], None]
 
 
-def _say_nothing(told: Any) -> None:
+def _say_nothing(*told: Any) -> None:
     """Pass over what is told."""
 
 
@@ -69,7 +70,9 @@ class CutTuner(base_tuner.BaseTuner):
     It asks the oracle for several trials at a time, as many workers would, and trains those
     together that see the same examples. Of a trial nothing is stored but the weights it trained,
     and those of the best few only. After each group of trials the state of the search is written,
-    so that the same search, killed and started again, goes on with what was not finished.
+    so that the same search, killed and started again, goes on with what was not finished. Past 100
+    finished trials it is written whenever 1 % more are finished, which is then the most that a kill
+    costs: each trial takes the same time however many there are.
 
     Args:
         hypermodel: Knows the features and builds what trials train. Of its settings `ask`, `keep`
@@ -88,7 +91,7 @@ class CutTuner(base_tuner.BaseTuner):
 
     Attributes:
         records: The finished trials, in the order of their numbers.
-        on_saved: Called after each group of trials, when the folder is as it is to be kept.
+        on_saved: Called when the state was written, and the folder is as it is to be kept.
 
     Raises:
         ConfigError: The folder holds another search, or the oracle has several objectives.
@@ -150,7 +153,8 @@ class CutTuner(base_tuner.BaseTuner):
             for left in self.folder.glob("*.part"):  # of a process that was killed while it wrote
                 left.unlink()
             checkpoints = Checkpoints(self.folder / "weights")
-        # keras-tuner writes files of its own, which a kill may tear; they are made anew from ours.
+        # keras-tuner would write all of the oracle at each trial, and look at all trials.
+        oracle.save = oracle._save_trial = oracle._check_consecutive_failures = _say_nothing
         project = self.folder / _PROJECT
         if project.is_symlink():
             project.unlink()
@@ -161,6 +165,10 @@ class CutTuner(base_tuner.BaseTuner):
         self.records: list[TrialRecord] = []
         self._described = described
         self._checkpoints = checkpoints
+        self._written = 0  # how many records are in the file
+        # Trials that have ended, and their records, as they are written.
+        self._told: tuple[dict[str, Any], dict[int, Any]] = {}, {}
+        self._leading: list[TrialRecord] = []
         self._together, self._latencies, self._files = together, latencies or {}, files or {}
         self._report: Report = _say_nothing
         self._unfinished = 0
@@ -211,6 +219,8 @@ class CutTuner(base_tuner.BaseTuner):
             trainer = GroupTrainer(self.hypermodel, self.oracle.objective, progress)
             while trials := self._next_trials():
                 self._run(trials, trainer, workers)
+            if self._written < len(self.records):
+                self._save()
         finally:
             self._report = _say_nothing
             for held in (oracle_module.LOCKS, oracle_module.THREADS):
@@ -259,13 +269,12 @@ class CutTuner(base_tuner.BaseTuner):
             for outcome in outcomes:
                 trial_id, trial = numbered[outcome.number]
                 record = self._record(outcome, trial, trial_id)
-                if outcome.error is None:
+                if outcome.error is None and self._leads(record):
                     digest = self._checkpoints.save(record.number, outcome.weights)
                     record = replace(record, weights=digest)
                 self._end(trial_id, record)
-            self._save()
-            self._checkpoints.keep([record.number for record in self._best()])
-            self.on_saved()
+            if len(self.records) - self._written > _UNWRITTEN * self._written:
+                self._save()
 
     def _over_the_limit(self, trial: QueuedTrial, trial_id: str) -> TrialRecord | None:
         limits, file = self.hypermodel.config.limits, self._files.get(trial.spec.shape)
@@ -292,6 +301,12 @@ class CutTuner(base_tuner.BaseTuner):
     def _record(self, outcome: Outcome, trial: QueuedTrial, trial_id: str) -> TrialRecord:
         values = dict(self.oracle.get_trial(trial_id).hyperparameters.values)
         status: Status = "completed" if outcome.error is None else "failed"
+        objective = self.oracle.objective.name
+        if outcome.fit is not None and objective not in outcome.fit.metrics:
+            raise ConfigError(
+                "Expected the objective to be a metric that trials report. Received: "
+                f"{objective!r}. {nearest(objective, outcome.fit.metrics)}"
+            )
         told = outcome.fit, outcome.sizes, outcome.trained, outcome.error
         return TrialRecord(trial.number, trial.spec, values, status, *told)
 
@@ -299,19 +314,12 @@ class CutTuner(base_tuner.BaseTuner):
         """Tell the oracle, and whoever watches."""
         trial = self.oracle.get_trial(trial_id)
         if record.status == "completed":
-            objective = self.oracle.objective.name
-            if objective not in record.metrics:
-                raise ConfigError(
-                    "Expected the objective to be a metric that trials report. Received: "
-                    f"{objective!r}. {nearest(objective, record.metrics)}"
-                )
             self.oracle.update_trial(trial_id, record.metrics, step=record.fit.best_epoch)  # type: ignore[union-attr]
             trial.status = _DONE
         else:
             trial.status, trial.message = _FAILED, record.error
         self.oracle.end_trial(trial)
-        self.records.append(record)
-        self.records.sort(key=lambda one: one.number)
+        insort(self.records, record, key=lambda one: one.number)
         self._report(record)
 
     @checked(ConfigError)
@@ -323,37 +331,59 @@ class CutTuner(base_tuner.BaseTuner):
         """Return the trials whose weights are kept: the best, and those Hyperband may resume."""
         if isinstance(self.oracle, keras_tuner.oracles.HyperbandOracle):
             return self._ranked()
-        return self._ranked()[: self.hypermodel.config.kept]
+        return self._leading
+
+    def _leads(self, record: TrialRecord) -> bool:
+        """Take a completed trial among the best, and return whether its weights are kept."""
+        if isinstance(self.oracle, keras_tuner.oracles.HyperbandOracle):
+            return True
+        found = self._ordered(sorted([*self._leading, record], key=lambda one: one.number))
+        self._leading = found[: self.hypermodel.config.kept]
+        return record in self._leading
 
     def _ranked(self) -> list[TrialRecord]:
-        done = [record for record in self.records if record.status == "completed"]
+        return self._ordered(record for record in self.records if record.status == "completed")
+
+    def _ordered(self, completed: Iterable[TrialRecord]) -> list[TrialRecord]:
         objective = self.oracle.objective
-        return ranked(done, objective.name, objective.direction == "max")
+        return ranked(completed, objective.name, objective.direction == "max")
 
     def _save(self) -> None:
-        trials = {number: trial.get_state() for number, trial in self.oracle.trials.items()}
+        """Write the state, and drop the weights that it has no use for."""
+        oracle, (trials, records) = self.oracle.get_state(), self._told
+        space = oracle["hyperparameters"]["space"]
+        going_on: dict[str, Any] = {}
+        for trial_id, trial in self.oracle.trials.items():
+            if trial_id not in trials:
+                told = trial.get_state()
+                if told["hyperparameters"]["space"] == space:
+                    del told["hyperparameters"]["space"]
+                (trials if trial.status in (_DONE, _FAILED) else going_on)[trial_id] = told
+        for record in self.records:
+            if record.number not in records:
+                records[record.number] = record.to_dict()
         write_state(
             self._file,
             {
                 "search": self._described,
-                "oracle": self.oracle.get_state(),
-                "trials": trials,
-                "records": [record.to_dict() for record in self.records],
+                "oracle": oracle,
+                "trials": {one: trials.get(one) or going_on[one] for one in self.oracle.trials},
+                "records": [records[record.number] for record in self.records],
             },
         )
+        self._written = len(self.records)
+        self._checkpoints.keep([record.number for record in self._best()])
+        self.on_saved()
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Go on where the file says, by the files that keras-tuner itself would have left."""
-        project = self.folder / _PROJECT
-        for trial_id, trial in state["trials"].items():
-            folder = project / f"trial_{trial_id}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "trial.json").write_text(json.dumps(trial))
-        (project / "oracle.json").write_text(json.dumps(state["oracle"]))
-        self.oracle.reload()
+        """Go on where the file says, as if keras-tuner itself had left it."""
         oracle = self.oracle
-        # As they began; it read them in the order of the file system.
-        oracle.trials = {trial_id: oracle.trials[trial_id] for trial_id in state["trials"]}
+        for trial_id, told in state["trials"].items():
+            told["hyperparameters"].setdefault("space", state["oracle"]["hyperparameters"]["space"])
+            oracle.trials[trial_id] = trial_module.Trial.from_state(told)
+        oracle.set_state(state["oracle"])
+        oracle._retry_queue += [trial.trial_id for trial in oracle.ongoing_trials.values()]
+        oracle.ongoing_trials = {}
         if isinstance(oracle, keras_tuner.oracles.GridSearchOracle):
             # It does not write down which combinations it has tried.
             for before, trial_id in itertools.pairwise([None, *oracle.start_order]):
@@ -361,6 +391,8 @@ class CutTuner(base_tuner.BaseTuner):
             oracle._populate_next = list(oracle.end_order)
         self._unfinished = len(oracle.trials) - len(oracle.end_order)
         self.records = [TrialRecord.from_dict(record) for record in state["records"]]
+        self._leading = self._ranked()[: self.hypermodel.config.kept]
+        self._written = len(self.records)
 
     @checked(ConfigError)
     def get_best_models(self, num_models: PositiveInt = 1) -> list[keras.Model]:

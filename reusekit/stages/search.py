@@ -31,7 +31,7 @@ from reusekit.workers import HERE, Workers
 
 # What decides where features and results are kept and how fast they come, never what they are.
 # More trials are more of the same search; every combination of the choices is another one.
-_NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep", "max_trials"}
+_NOT_SEARCHED = {"store", "disk", "memory", "folder", "keep", "max_trials", "trial_runs"}
 # What names a search by all of its values, as those of version 0.1.0 are named. Further settings
 # count where they are not at their default, so that a new one leaves earlier searches their names.
 _ALWAYS = {
@@ -40,6 +40,7 @@ _ALWAYS = {
     *("best_cuts", "augmented_views", "compute_dtype"),
 }
 _FILE = ("latency_alone", "bytes")
+_ROWS, _MORE_ROWS = 100, 1.1  # a table is logged with as many rows more, or as many times the rows
 
 
 def _check_folder(folder: Path) -> None:
@@ -185,16 +186,21 @@ def extract_features(search: CutSearch, folder: Path) -> TrialData | Mapping[str
     return search.extract()
 
 
-def search_cut(search: CutSearch, folder: Path, fresh: bool = False) -> Searched:
+def search_cut(
+    search: CutSearch, folder: Path, fresh: bool = False, trial_runs: int = 200
+) -> Searched:
     """Run the trials that are not finished; each is a nested run of the active MLflow run.
 
     Trials that an earlier run of the same search finished are logged, too, and say so. Tables and
-    figures are written to the folder and logged.
+    figures are written to the folder and logged. Past `trial_runs` trials a trial is a row of the
+    table `trials.json`, which is logged whenever a tenth more are finished; the best trial is a
+    nested run in any case.
 
     Args:
         search: A planned search.
         folder: Where tables and figures are written.
         fresh: Discard what was found before and search anew.
+        trial_runs: How many trials, the first ones, are nested runs.
 
     Raises:
         ConfigError: The folder of the search holds another one, or one that runs at this moment.
@@ -202,17 +208,28 @@ def search_cut(search: CutSearch, folder: Path, fresh: bool = False) -> Searched
     """
     began = perf_counter()
     resumed: dict[int, bool] = {}  # by the numbers of the trials that are logged
+    rows = trial_runs
     with counted("Trials", search.config.max_trials) as step:
 
         def log(finished: TrialRecord | None = None) -> None:
-            for record in search.tuner.records:
+            nonlocal rows
+            # Those of before, with the first that finishes now.
+            news = search.tuner.records if finished is None or not resumed else [finished]
+            for record in news:
                 if record.number not in resumed:
                     resumed[record.number] = record is not finished
-                    log_trial(record, resumed[record.number])
+                    if record.number < trial_runs:
+                        log_trial(record, resumed[record.number])
                     step(f"Trials (last: {record.label}, {record.status})")
+            if len(resumed) >= max(rows + _ROWS, rows * _MORE_ROWS):
+                rows = len(resumed)
+                log_table(search.results(), "trials.json")
 
         search.run(fresh=fresh, report=log, progress=lambda text: step(f"Trials ({text})", 0))
         log()
+    best = search.result.best
+    if best.number >= trial_runs:
+        log_trial(best, resumed[best.number])
     seconds = perf_counter() - began
     log_metrics({"search_seconds": seconds, "search_resumed_trials": sum(resumed.values())})
     search.measure_latencies()  # so that the result has them

@@ -36,10 +36,10 @@ def plan(backbone, splits, store, tmp_path):
 def carry_out(tracking, tmp_path):
     """Carry a planned search out in an MLflow run; returns it and the runs of its trials."""
 
-    def carried_out(search, fresh=False):
+    def carried_out(search, fresh=False, **options):
         with mlflow.start_run() as run:
             stages.extract_features(search, tmp_path)
-            searched = stages.search_cut(search, tmp_path, fresh)
+            searched = stages.search_cut(search, tmp_path, fresh, **options)
         query = f"tags.mlflow.parentRunId = '{run.info.run_id}'"
         trials = tracking.search_runs([run.info.experiment_id], query)
         trials = sorted(trials, key=lambda one: one.info.run_name)
@@ -78,6 +78,20 @@ def test_a_finished_search_is_taken_from_where_it_is_kept_unless_it_is_to_be_fre
     assert [trial.data.tags["reusekit.resumed"] for trial in trials] == ["false"] * 2
     histories = [[t.fit.history for t in one.result.trials] for one in (first, fresh)]
     assert histories[0] == histories[1]
+
+
+def test_past_a_number_of_runs_trials_are_rows_of_a_table(plan, carry_out, monkeypatch):
+    logged = []
+    monkeypatch.setattr(
+        "reusekit.stages.search.log_table", lambda table, name: logged.append((name, len(table)))
+    )
+    monkeypatch.setattr("reusekit.stages.search._ROWS", 2)
+    search = plan(cuts=CUTS[1:], max_trials=6, epochs=1, ask=1)
+    searched, _, runs = carry_out(search, trial_runs=1)
+    best = searched.result.best.number
+    assert [int(run.info.run_name.split()[1]) for run in runs] == sorted({0, best})
+    # Two more, and two more: then the six of the end, as of any search.
+    assert [rows for name, rows in logged if name == "trials.json"] == [3, 5, 6]
 
 
 def test_the_ordinary_way_is_there_for_comparison(plan, carry_out, tracking, capsys):
