@@ -1,6 +1,7 @@
 """The plan as plain data: what is asked for, what is chosen, and the tables that show it."""
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from reusekit.arguments import AnyPath, checked
 from reusekit.errors import ConfigError
 from reusekit.features.key import Extraction
 from reusekit.planning.costs import Costs
+from reusekit.planning.workers import OnWorkers, PlannedPass, TrialTasks, counts_up_to, on_workers
 from reusekit.sealed_json import write_durably
 
 _PRINTED_WIDTH = 140
@@ -56,11 +58,14 @@ class Resources:
             what is free on its disk.
         memory: Bytes that training may take; None for half of what the machine has available.
         costs: The speeds, where they are known; None measures them.
+        workers: The number of workers up to which the plan says what it takes there; None for
+            no cluster.
     """
 
     disk: NonNegativeInt | None = None
     memory: NonNegativeInt | None = None
     costs: Costs | None = None
+    workers: PositiveInt | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class PlannedGroup:
         feature_seconds: Seconds to read or compute the features in all passes.
         seconds: Seconds of the training itself.
         reason: Why so many at a time.
+        shared: Of `feature_seconds` and `seconds` those of each time that trials are trained
+            together, however many these are.
     """
 
     at: str
@@ -125,6 +132,14 @@ class PlannedGroup:
     feature_seconds: float
     seconds: float
     reason: str
+    shared: float = 0.0
+
+    @property
+    def tasks(self) -> TrialTasks:
+        """The trials as tasks for workers."""
+        times = math.ceil(self.count / self.together)
+        own = self.feature_seconds + self.seconds - times * self.shared
+        return TrialTasks(self.count, self.together, self.shared, max(0.0, own) / self.count)
 
 
 @dataclass(frozen=True)
@@ -177,6 +192,8 @@ class Plan(KeptPlan):
         plain_seconds: What it would take with the whole frozen bottom run for every example, epoch
             and trial, each trial alone; None where nothing of the bottom has to run.
         notes: What a person should know.
+        one_pass: The pass over the data, as work for workers.
+        workers: What the plan takes on 1, 2, 4 and more workers, where that was asked for.
 
     Example:
         >>> made = Plan((), (), Extraction(), None, Costs(None), 0.0, None, ())
@@ -195,6 +212,8 @@ class Plan(KeptPlan):
     seconds: float
     plain_seconds: float | None
     notes: tuple[str, ...]
+    one_pass: PlannedPass | None = None
+    workers: tuple[OnWorkers, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -208,7 +227,7 @@ class Plan(KeptPlan):
         return pandas.DataFrame([asdict(one) for one in self.features])
 
     def __str__(self) -> str:
-        return _printed({"": self})
+        return _printed({"": self}, self.workers)
 
 
 @dataclass(frozen=True)
@@ -217,9 +236,11 @@ class JointPlan(KeptPlan):
 
     Attributes:
         plans: The plan of each, by its name.
+        workers: What all of them take on 1, 2, 4 and more workers, where that was asked for.
     """
 
     plans: Mapping[str, Plan]
+    workers: tuple[OnWorkers, ...] = ()
 
     @property
     def seconds(self) -> float:
@@ -239,10 +260,25 @@ class JointPlan(KeptPlan):
         return pandas.concat(frames, names=["backbone"]).reset_index("backbone")
 
     def __str__(self) -> str:
-        return _printed(self.plans)
+        return _printed(self.plans, self.workers)
 
 
-def _printed(plans: Mapping[str, Plan]) -> str:
+def workers_of(plans: Sequence[Plan], workers: int) -> tuple[OnWorkers, ...]:
+    """Return the seconds of plans, one after another, on 1, 2, 4 and more workers."""
+    passes = [one.one_pass for one in plans if one.one_pass is not None]
+    trials = [group.tasks for one in plans for group in one.groups]
+    return tuple(on_workers(passes, trials, count) for count in counts_up_to(workers))
+
+
+_BOUNDS = {
+    "bottom": "the bottom, which workers compute",
+    "store": "the driver, which reads examples and writes the store",
+    "trials": "the trials",
+    "tasks": "tasks: there are few, or each is little work",
+}
+
+
+def _printed(plans: Mapping[str, Plan], workers: Sequence[OnWorkers]) -> str:
     """Return plans as tables, with the names of backbones where there are several."""
     shown = ("if_stored", "if_computed", "seconds")
     features = [
@@ -294,6 +330,8 @@ def _printed(plans: Mapping[str, Plan]) -> str:
     with console.capture() as printed:
         console.print(_table("Features", features), _table("Training", groups), sep="\n")
         console.print(f"{total} {plain}")
+        if workers:
+            console.print(_table("Workers", _on_workers(workers)))
         for name, plan in plans.items():
             before = f"{name}: " if name else ""
             console.print(f"{before}{plan.costs}")
@@ -302,10 +340,23 @@ def _printed(plans: Mapping[str, Plan]) -> str:
     return "\n".join(line.rstrip() for line in printed.get().splitlines())
 
 
+def _on_workers(workers: Sequence[OnWorkers]) -> list[dict[str, str]]:
+    return [
+        {
+            "workers": str(one.workers),
+            "seconds": _seconds(one.seconds),
+            "times as fast": f"{workers[0].seconds / max(one.seconds, 1e-9):.1f}",
+            "idle": f"{one.idle:.0%}",
+            "bound by": _BOUNDS[one.bound],
+        }
+        for one in workers
+    ]
+
+
 def _table(title: str, rows: Sequence[Mapping[str, str]]) -> Table:
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in rows[0] if rows else ():
-        text = column in ("backbone", "cut", "pooled", "how", "why")
+        text = column in ("backbone", "cut", "pooled", "how", "why", "bound by")
         table.add_column(column, justify="left" if text else "right", overflow="fold")
     for row in rows:
         table.add_row(*row.values())

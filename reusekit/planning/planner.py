@@ -37,6 +37,7 @@ from reusekit.planning.planned import (
     PlannedGroup,
     Resources,
     Trials,
+    workers_of,
 )
 from reusekit.planning.rule import (
     TRAIN,
@@ -101,7 +102,8 @@ def plan(
         store: Where features are kept.
         extraction: How features are computed. The mask crosses with whole maps, after all else, so
             that a head can pool these.
-        resources: The room that there is, and the speeds where they are known.
+        resources: The room that there is, the speeds where they are known, and the number of
+            workers, where the plan is to say what it takes on 1, 2, 4 and more of them.
 
     Returns:
         The plan. Print it; `obtain` then does what it says.
@@ -171,12 +173,17 @@ def plan_all(
     decisions = [one.decision(speeds[name], memory, disk) for name, one in looked.items()]
     chosen = stored_of(decisions, disk)
     decisions = [replace(one, chosen=chosen.intersection(one.cuts)) for one in decisions]
-    return JointPlan(
-        {
-            name: _planned(decision, one)
-            for (name, one), decision in zip(looked.items(), decisions, strict=True)
-        }
-    )
+    plans = {
+        name: _planned(decision, one)
+        for (name, one), decision in zip(looked.items(), decisions, strict=True)
+    }
+    if resources.workers is None:
+        return JointPlan(plans)
+    told = {
+        name: replace(made, workers=workers_of([made], resources.workers))
+        for name, made in plans.items()
+    }
+    return JointPlan(told, workers_of(list(told.values()), resources.workers))
 
 
 @dataclass(frozen=True)
@@ -277,6 +284,7 @@ def _planned(decision: Decision, looked: _Looked) -> Plan:
         seconds=seconds,
         plain_seconds=_plain_seconds(decision),
         notes=tuple(notes_of(decision, extraction, window, not train.mixes_labels)),
+        one_pass=decision.one_pass(extraction.batch_size),
     )
 
 

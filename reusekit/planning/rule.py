@@ -13,6 +13,7 @@ from reusekit.features.frontiers import Frontier
 from reusekit.features.randomness import Randomness
 from reusekit.planning.costs import Costs
 from reusekit.planning.planned import PlannedGroup, Trials
+from reusekit.planning.workers import PlannedPass
 
 TRAIN, VALIDATION, VIEWS = "train", "validation", "views"
 """The parts of a cut's features: training examples, validation examples, augmented views."""
@@ -139,6 +140,7 @@ def schedule(
         feature_seconds=passes * reading,
         seconds=count * costs.trial_seconds + passes * starting + own,
         reason=reason,
+        shared=epochs * (reading + starting),
     )
 
 
@@ -261,6 +263,24 @@ class Decision:
                     paid[one] += rows * writing + known * copying
                     done, reading = done | one.calls, 0.0
         return paid
+
+    def one_pass(self, batch_size: int) -> PlannedPass:
+        """Return the work of the pass that makes what is stored, part by part."""
+        examples, reading, bottom, writing, size = 0, 0.0, 0.0, 0.0, 0
+        for part, rows in self.rows.items():
+            done: frozenset[int] = frozenset()
+            made = [one for one in self.open if one in self.stored and part in one.missing]
+            for one in made:
+                known = one.known.get(part, 0)
+                if one is made[0]:
+                    examples += rows - known
+                    reading += (rows - known) * (self.costs.input_seconds + self._augmenting(part))
+                bottom += (rows - known) * self.length_share * self.bottom(one.calls, done)
+                writing += rows * one.example_bytes / self.costs.write_bytes_per_second
+                writing += known * one.example_bytes / self.costs.read_bytes_per_second
+                size += rows * one.example_bytes
+                done |= one.calls
+        return PlannedPass(examples, batch_size, reading, bottom, writing, size)
 
     def groups(self, one: CutFacts, stored: bool, memory: float) -> list[PlannedGroup]:
         """Return the groups of a cut's trials, its features stored or computed in every pass."""

@@ -53,6 +53,8 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         **kwargs: Further arguments of `keras_tuner.oracles.BayesianOptimizationOracle`.
     """
 
+    trials: dict[str, Any]
+
     @checked(ConfigError)
     def __init__(
         self,
@@ -127,7 +129,7 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
 
     def _vectorize_trials(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what the Gaussian process learns from, of which there is not too much."""
-        every: Any = self.trials
+        every = self.trials
         going_on = {one.trial_id for one in self.ongoing_trials.values()}
         done = [number for number, one in every.items() if one.status == "COMPLETED"]
         half = _LEARNED // 2
