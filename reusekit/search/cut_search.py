@@ -304,7 +304,8 @@ class CutSearch:
                 asked[name or ""] = self.backbones[name].asked(space.of(name), share)
         if self.config.plain:
             return None
-        resources = Resources(disk=self.config.disk, memory=self.config.memory)
+        workers = None if self._workers is HERE else max(1, self._workers.count)
+        resources = Resources(self.config.disk, self.config.memory, workers=workers)
         made = plan_all(asked, self._features, resources)
         return made.plans.get("", made)
 
