@@ -20,10 +20,10 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "reusekit needs Python 3.11 or newer; choose one with: make PYTHON=python3.12" >&2; exit 2; }
 endef
 
-.PHONY: help demo demo-text test test-jax test-next lint docs lock dist clean
+.PHONY: help demo demo-text cluster-demo test test-jax test-next lint docs lock dist clean
 
 help:
-	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if (text) printf "make %-9s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
+	@awk '/^## /{text=substr($$0,4)} /^[a-z-]+:/{if (text) printf "make %-12s %s\n", substr($$1,1,length($$1)-1), text; text=""}' Makefile
 
 ## Search how deep to cut glyphnet for handwritten digits, and register the result.
 demo: $(INSTALLED)
@@ -32,6 +32,10 @@ demo: $(INSTALLED)
 ## The same on text: prosenet, which has read documentation, sorts texts by topic.
 demo-text: $(INSTALLED)
 	$(BIN)/python pipelines/cut_search.py --config configs/text.yaml
+
+## The demo on two nodes of Ray on this machine, one killed on the way: the champion is the same.
+cluster-demo: $(INSTALLED)
+	$(BIN)/python scripts/cluster_demo.py
 
 ## Run every test, the examples in the docstrings among them.
 test: $(INSTALLED)

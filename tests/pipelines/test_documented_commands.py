@@ -7,7 +7,10 @@ import pytest
 from repository import ROOT
 
 SHOWN = re.compile(r"^\W*(?:\.venv/bin/)?python pipelines/(\w+)\.py (.+)$", re.MULTILINE)
-PAGES = [ROOT / "README.md", ROOT / "docs/pipelines.md", ROOT / "docs/search.md"]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / f"docs/{name}.md" for name in ("pipelines", "search", "scale")),
+]
 FILES = [*ROOT.glob("pipelines/*.py"), *ROOT.glob("configs/*.yaml"), *PAGES]
 COMMANDS = sorted({match for file in FILES for match in SHOWN.findall(file.read_text())})
 

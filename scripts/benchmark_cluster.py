@@ -1,0 +1,397 @@
+"""A Ray cluster of two nodes of one core each on this machine: how fast, and what it survives.
+
+    python scripts/benchmark_cluster.py                     # every row, small: some minutes
+    python scripts/benchmark_cluster.py --rows frozen node  # some of them
+    python scripts/benchmark_cluster.py --full              # as often as the table asks: hours
+
+Rows: `frozen`, a search of heads on two nodes beside one, and what `simulate_cluster.py` says of
+it; `task`, what an empty task costs; `overhead`, trials that sleep beside what they would take
+without any overhead; `node`, a node killed at random moments; `driver`, the driver killed at random
+moments and started again, with MLflow; `slow`, a node that stands still for a while. Every search
+is compared with an undisturbed one: records, features and weights are equal to the last bit.
+"""
+
+import os
+
+os.environ["TF_NUM_INTRAOP_THREADS"] = "1"  # here as in a worker
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import reusekit as rk  # isort: skip  (first: it starts Keras quietly)
+
+import argparse
+import json
+import math
+import random
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from time import perf_counter, sleep
+from typing import Any
+
+import keras
+import mlflow
+from benchmark_trials import ORACLES, Untrained, hypermodel
+from local_nodes import Nodes
+from rich.console import Console
+from rich.table import Table
+from simulate_cluster import simulate
+
+from reusekit.cluster import Cluster
+from reusekit.digests import digest
+from reusekit.features import FeatureStore
+from reusekit.planning import Plan
+from reusekit.search import CutSearch, CutTuner, SearchConfig, SearchSpace
+from reusekit.search import tuner as tuner_module
+from reusekit.search.execution import Outcome
+from reusekit.workers import HERE
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything.
+
+    Attributes:
+        examples: For training, of digits.
+        side: Of a picture; 0 for the small network that the package carries.
+        epochs: Of a trial.
+        trials: That sleep.
+        seconds: For which each of them sleeps.
+        slots: Workers for these.
+        nodes, drivers: How many are killed.
+        stands: Seconds for which a slow node stands still.
+    """
+
+    examples: int = 200
+    side: int = 0
+    epochs: int = 2
+    trials: int = 64
+    seconds: float = 0.25
+    slots: int = 2
+    nodes: int = 2
+    drivers: int = 1
+    stands: float = 5.0
+
+
+FULL = Sizes(1_400, 96, 20, 10_000, 1.0, 16, 50, 20, 20.0)
+
+
+# --- searches -----------------------------------------------------------------------------------
+
+
+def search(folder: Path, sizes: Sizes, cluster: Cluster | None = None) -> CutSearch:
+    """Return a search of heads on several cuts of a network, not begun."""
+    small = not sizes.side
+    side, channels = (32, 1) if small else (sizes.side, 3)
+    treatment = rk.data.Treatment(image_size=(side, side), channels=channels)
+    splits = [
+        rk.data.load("sklearn_digits", split, treatment=treatment)
+        for split in (f"train[:{sizes.examples}]", "validation[:100]")
+    ]
+    backbone: Any = rk.load_backbone("reusekit/glyphnet")
+    cuts = ["block2_out", "block4_out", "block7_out"]
+    if not small:
+        keras.utils.set_random_seed(0)
+        backbone = keras.applications.MobileNetV2((side, side, 3), include_top=False, weights=None)
+        cuts = ["block_3_expand", "block_6_expand", "block_13_expand", "out_relu"]
+    space = SearchSpace(cuts, units=[0], dropout=[0.0, 0.5], learning_rates=[1e-3, 1e-2, 1e-1])
+    config = SearchConfig(epochs=sizes.epochs, disk=10**9, memory=10**9)
+    store = FeatureStore(folder / "store")
+    return CutSearch(backbone, *splits, space, config, folder / "search", store, cluster=cluster)
+
+
+def told(one: CutSearch) -> str:
+    """Return a digest of records, stored features and the best model's weights."""
+    records = [
+        replace(each, fit=each.fit and replace(each.fit, seconds=0.0)).to_dict() | {"weights": 0}
+        for each in one.result.trials
+    ]
+    assert one.store is not None
+    stored = sorted(
+        (file.name, digest(file.read_bytes().hex()))
+        for entry in one.store.entries()
+        for file in entry.folder.glob("*.npy")
+    )
+    weights = [value.tobytes().hex() for value in one.best_model().get_weights()]
+    return digest([records, stored, weights])
+
+
+def searched(sizes: Sizes, cluster: Cluster | None = None) -> tuple[float, str, Plan]:
+    """Return the seconds of a search, what was found as a digest, and its plan."""
+    with tempfile.TemporaryDirectory() as folder:
+        one = search(Path(folder), sizes, cluster)
+        plan = one.plan
+        assert isinstance(plan, Plan)
+        began = perf_counter()
+        one.run()
+        return perf_counter() - began, told(one), plan
+
+
+class Sleeping(Untrained):
+    """Has each trial sleep, in the place of being trained."""
+
+    seconds = 0.0
+
+    def __call__(self, group: Any) -> Iterator[Outcome]:
+        """Sleep, and return the outcomes of a group."""
+        sleep(self.seconds * len(group))
+        return super().__call__(group)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return asleep, (self.hypermodel, self.objective, self.seconds)
+
+
+def asleep(hypermodel: Any, objective: Any, seconds: float) -> Sleeping:
+    """Return what sleeps for so many seconds a trial."""
+    made = Sleeping(hypermodel, objective)
+    vars(made)["seconds"] = seconds
+    return made
+
+
+def nothing(item: int) -> int:
+    """Return what it is given."""
+    return item
+
+
+@contextmanager
+def meanwhile(work: Callable[[], None], after: float) -> Iterator[None]:
+    """Do something beside the block, some seconds after it has begun."""
+
+    def later() -> None:
+        sleep(after)
+        work()
+
+    thread = Thread(target=later)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+Row = Mapping[str, Any]
+
+
+def frozen(sizes: Sizes) -> Row:
+    """Time a search on one node and on two, and compare it with what its plan says."""
+    found = {}
+    for count in (1, 2):
+        with Nodes(count) as nodes, Cluster(nodes.address) as cluster:
+            searched(Sizes(examples=20, side=sizes.side), cluster)  # workers start, and import
+            found[count] = searched(sizes, cluster)
+    plan = found[1][2]
+    seconds = {count: one[0] for count, one in found.items()}
+    foretold = {count: simulate(plan, count).seconds for count in found}
+    return {
+        "times as fast": seconds[1] / seconds[2],
+        "simulated": foretold[1] / foretold[2],
+        "seconds": seconds,
+        "simulated seconds": foretold,
+        "limit": "at least 1.7",
+        "equal": found[1][1] == found[2][1],
+    }
+
+
+def task(sizes: Sizes) -> Row:
+    """Time empty tasks, one after another and many at a time."""
+    with Nodes(2) as nodes, Cluster(nodes.address) as cluster:
+        list(cluster.map(nothing, range(8)))
+        began = perf_counter()
+        for item in range(30):
+            list(cluster.map(nothing, [item]))
+        alone = (perf_counter() - began) / 30
+        send = partial(cluster._task.remote, *_packed(cluster))
+        began = perf_counter()
+        cluster._connected.get([send() for _ in range(300)])
+        many = (perf_counter() - began) / 300
+    return {"ms alone": 1e3 * alone, "ms of many": 1e3 * many, "limit": "5 to 20 ms", "equal": None}
+
+
+def _packed(cluster: Cluster) -> tuple[Any, ...]:
+    from reusekit.cluster.parcel import packed
+
+    return packed([0])[0], *cluster._told(nothing)
+
+
+def overhead(sizes: Sizes) -> Row:
+    """Time trials that sleep, over what they would take if nothing else took any time."""
+
+    def tuned(workers: Any, folder: str) -> tuple[float, list[Any]]:
+        own = hypermodel(sizes.trials)
+        oracle = ORACLES["grid"](sizes.trials)
+        tuner = CutTuner(own, oracle, folder)
+        began = perf_counter()
+        tuner.search(workers=workers)
+        return perf_counter() - began, tuner.records
+
+    before = tuner_module.GroupTrainer
+    tuner_module.GroupTrainer = lambda *told: asleep(*told[:2], sizes.seconds)  # type: ignore[assignment,misc]
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Nodes(2, math.ceil(sizes.slots / 2)) as nodes,
+            Cluster(nodes.address, workers=sizes.slots) as cluster,
+        ):
+            list(cluster.map(partial(napping, 1.0), range(4 * sizes.slots)))  # workers start
+            seconds, records = tuned(cluster, f"{folder}/cluster")
+            tuner_module.GroupTrainer = Untrained  # type: ignore[misc]
+            _, alone = tuned(HERE, f"{folder}/here")
+    finally:
+        tuner_module.GroupTrainer = before  # type: ignore[misc]
+    ideal = sizes.trials * sizes.seconds / sizes.slots
+    return {
+        "overhead": seconds / ideal - 1,
+        "seconds": seconds,
+        "ideal": ideal,
+        "trials": sizes.trials,
+        "slots": sizes.slots,
+        "limit": "below 10 %",
+        "equal": records == alone,
+    }
+
+
+def napping(seconds: float, item: int) -> int:
+    """Sleep, and return what it is given."""
+    sleep(seconds)
+    return item
+
+
+def node(sizes: Sizes) -> Row:
+    """Kill a node at random moments of a search."""
+    return _disturbed(sizes, sizes.nodes, lambda nodes: nodes.kill_one())
+
+
+def slow(sizes: Sizes) -> Row:
+    """Have a node stand still in the middle of a search."""
+    return _disturbed(sizes, 1, lambda nodes: nodes.stop_one(sizes.stands))
+
+
+def _disturbed(sizes: Sizes, times: int, disturb: Callable[[Nodes], None]) -> Row:
+    moments, same = random.Random(0), 0
+    with Nodes(2) as nodes, Cluster(nodes.address) as cluster:
+        searched(replace(sizes, examples=20), cluster)
+        seconds, expected, _ = searched(sizes, cluster)
+        longest = seconds
+        for _ in range(times):
+            with meanwhile(partial(disturb, nodes), moments.uniform(0, 0.9 * seconds)):
+                took, found, _ = searched(sizes, cluster)
+            same, longest = same + (found == expected), max(longest, took)
+    return {
+        "of": f"{same} of {times}",
+        "seconds": seconds,
+        "longest": longest,
+        "limit": "all",
+        "equal": same == times,
+    }
+
+
+def driver(sizes: Sizes) -> Row:
+    """Kill the driver of a pipeline at random moments, and start it again."""
+    moments, same = random.Random(0), 0
+    with tempfile.TemporaryDirectory() as scratch, Nodes(2) as nodes:
+        undisturbed = Path(scratch, "undisturbed")
+        seconds, _ = _pipeline(nodes, undisturbed, sizes)
+        expected, _ = registered(undisturbed)
+        for number in range(sizes.drivers):
+            folder = Path(scratch, str(number))
+            _pipeline(nodes, folder, sizes, moments.uniform(0.3, 0.9) * seconds)
+            _pipeline(nodes, folder, sizes)
+            found, twice = registered(folder)
+            same += found == expected and not twice
+    return {
+        "of": f"{same} of {sizes.drivers}",
+        "seconds": seconds,
+        "limit": "all, no trial twice in MLflow",
+        "equal": same == sizes.drivers,
+    }
+
+
+def _pipeline(
+    nodes: Nodes, folder: Path, sizes: Sizes, killed: float | None = None
+) -> tuple[float, int]:
+    """Return the seconds and the exit code of the demo's pipeline, small, on a cluster."""
+    name = "killed"
+    command = [sys.executable, ROOT / "pipelines" / "cut_search.py"]
+    command += ["--config", ROOT / "configs" / "digits.yaml", "--cluster.address", nodes.address]
+    command += ["--output", folder, "--search.store", folder / "store", "--finetune.epochs", "1"]
+    command += ["--baselines.from_scratch", "false", "--baselines.linear", "false"]
+    command += [
+        "--search.max_trials",
+        "8",
+        "--search.epochs",
+        str(sizes.epochs),
+        "--search.ask",
+        "4",
+    ]
+    command += ["--tracking.uri", f"sqlite:///{folder}/mlflow.db", "--tracking.model", name]
+    folder.mkdir(exist_ok=True)
+    began = perf_counter()
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        _, said = process.communicate(timeout=killed)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return perf_counter() - began, process.returncode
+    if process.returncode and killed is None:
+        raise RuntimeError(said.decode()[-2000:])
+    return perf_counter() - began, process.returncode
+
+
+def registered(folder: Path, name: str = "killed") -> tuple[str, bool]:
+    """Return a digest of the newest model, and whether a run has a trial twice."""
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
+    version = client.get_latest_versions(name)[0]
+    parent = client.get_run(version.run_id)
+    query = f"tags.mlflow.parentRunId = '{version.run_id}'"
+    runs = client.search_runs([parent.info.experiment_id], query)
+    names = [run.info.run_name for run in runs]
+    model: Any = mlflow.keras.load_model(f"models:/{name}/{version.version}")  # type: ignore[attr-defined]
+    weights = [value.tobytes().hex() for value in model.get_weights()]
+    return digest(weights), len({*names}) != len(names)
+
+
+ROWS: dict[str, Callable[[Sizes], Row]] = {
+    "frozen": frozen,
+    "task": task,
+    "overhead": overhead,
+    "node": node,
+    "driver": driver,
+    "slow": slow,
+}
+
+
+def main() -> None:
+    """Run rows, and print them as a table and as lines of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--full", action="store_true", help="as often as the table asks: hours")
+    parser.add_argument("--slots", type=int, help="workers for trials that sleep")
+    options = parser.parse_args()
+    sizes = FULL if options.full else Sizes()
+    sizes = sizes if options.slots is None else replace(sizes, slots=options.slots)
+    table = Table("row", "figures", "asked for", "equal")
+    for name in options.rows:
+        row = dict(ROWS[name](sizes))
+        print(json.dumps({"row": name, **row}), flush=True)
+        limit, equal = row.pop("limit"), row.pop("equal")
+        table.add_row(name, json.dumps(row), limit, "-" if equal is None else str(equal))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
