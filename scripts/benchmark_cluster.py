@@ -56,7 +56,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything.
+    """The amount of everything.
 
     Attributes:
         examples: For training, of digits.
