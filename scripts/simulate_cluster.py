@@ -64,11 +64,19 @@ class Workers:
         self._random = np.random.default_rng(seed)
         self._fails = [self._next(0.0) for _ in range(count)]
         self.failures, self.lost, self.worked = 0, 0.0, 0.0
+        self._begun: set[int] = set()
 
     def _next(self, now: float) -> float:
         return now + self._random.exponential(1 / self._rate) if self._rate else math.inf
 
-    def run(self, seconds: Sequence[float], began: float, reading: float, writing: float) -> float:
+    def run(
+        self,
+        seconds: Sequence[float],
+        began: float,
+        reading: float,
+        writing: float,
+        first: float = 0.0,
+    ) -> float:
         """Return when tasks are done, each of which the driver reads and writes.
 
         Args:
@@ -76,7 +84,9 @@ class Workers:
             began: When the first may begin.
             reading: Seconds of the driver before a task.
             writing: Seconds of the driver after it.
+            first: Seconds of each worker before its first task.
         """
+        self._begun.clear()
         events: list[tuple[float, int, str, int, int]] = []
         number = itertools.count()
         free, ready = deque(range(self.count)), deque[int]()
@@ -92,10 +102,16 @@ class Workers:
                 event = now + reading, next(number), "read", unread.popleft(), 0
                 heapq.heappush(events, event)
             elif free and ready:
-                worker, task = free.popleft(), ready.popleft()
-                heapq.heappush(
-                    events, (*self._end(worker, now, seconds[task], next(number)), task, worker)
-                )
+                worker = free.popleft()
+                back = self._back(worker, now)
+                if back > now:
+                    heapq.heappush(events, (back, next(number), "back", 0, worker))
+                else:
+                    task = ready.popleft()
+                    ended, event = self._end(
+                        worker, now, seconds[task] + self._first(worker, first)
+                    )
+                    heapq.heappush(events, (ended, next(number), event, task, worker))
             else:
                 now, _, what, task, worker = heapq.heappop(events)
                 if what in ("read", "written"):
@@ -112,19 +128,29 @@ class Workers:
                     left, ahead = left - 1, ahead - 1
         return now
 
-    def _end(self, worker: int, now: float, seconds: float, number: int) -> tuple[float, int, str]:
-        """Return when a worker has ended a task, or failed in it and is back."""
-        while self._fails[worker] <= now:  # it failed while it had nothing to do
-            now = max(now, self._fails[worker] + self._recovery)
-            self._fails[worker] = self._next(now)
+    def _first(self, worker: int, seconds: float) -> float:
+        """Return what a worker takes before its first task."""
+        told = 0.0 if worker in self._begun else seconds
+        self._begun.add(worker)
+        return told
+
+    def _back(self, worker: int, now: float) -> float:
+        """Return when a worker that had nothing to do is there."""
+        while (fails := self._fails[worker]) <= now:
+            self._begun.discard(worker)
+            self._fails[worker] = self._next(fails + self._recovery)
+            now = max(now, fails + self._recovery)
+        return now
+
+    def _end(self, worker: int, now: float, seconds: float) -> tuple[float, str]:
+        """Return when a worker has ended a task, or fails in it."""
         fails = self._fails[worker]
         if fails < now + seconds:
             self.failures, self.lost = self.failures + 1, self.lost + fails - now
             self.worked += fails - now
-            self._fails[worker] = self._next(fails + self._recovery)
-            return fails + self._recovery, number, "failed"
+            return fails, "failed"
         self.worked += seconds
-        return now + seconds, number, "computed"
+        return now + seconds, "computed"
 
 
 def simulate(
@@ -144,8 +170,8 @@ def simulate(
     if one is not None and one.tasks:
         each = one.bottom / one.tasks + TASK_SECONDS
         reading, writing = one.reading / one.tasks, one.writing / one.tasks
-        now = those.run([each] * one.tasks, now, reading + SENDING_SECONDS, writing)
-    tasks = [group.tasks for group in plan.groups]
+        now = those.run([each] * one.tasks, now, reading + SENDING_SECONDS, writing, one.tracing)
+    tasks = plan.tasks
     share = math.ceil(sum(each.count for each in tasks) / workers)
     seconds = [one + TASK_SECONDS for each in tasks for one in each.seconds(share)]
     now = those.run(seconds, now, SENDING_SECONDS, 0.0)

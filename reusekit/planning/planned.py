@@ -134,12 +134,11 @@ class PlannedGroup:
     reason: str
     shared: float = 0.0
 
-    @property
-    def tasks(self) -> TrialTasks:
-        """The trials as tasks for workers."""
+    def tasks(self, trial_seconds: float = 0.0) -> TrialTasks:
+        """Return the trials as tasks for workers, given the seconds to build one."""
         times = math.ceil(self.count / self.together)
-        own = self.feature_seconds + self.seconds - times * self.shared
-        return TrialTasks(self.count, self.together, self.shared, max(0.0, own) / self.count)
+        own = max(0.0, self.feature_seconds + self.seconds - times * self.shared) / self.count
+        return TrialTasks(self.count, self.together, self.shared, own + trial_seconds)
 
 
 @dataclass(frozen=True)
@@ -220,6 +219,11 @@ class Plan(KeptPlan):
         """Bytes of the stored features when all are there."""
         return sum(one.bytes for one in self.features)
 
+    @property
+    def tasks(self) -> tuple[TrialTasks, ...]:
+        """The trials of each group as tasks for workers."""
+        return tuple(group.tasks(self.costs.trial_seconds) for group in self.groups)
+
     def to_frame(self) -> Any:
         """Return the features as a pandas DataFrame, one row each."""
         import pandas
@@ -266,7 +270,7 @@ class JointPlan(KeptPlan):
 def workers_of(plans: Sequence[Plan], workers: int) -> tuple[OnWorkers, ...]:
     """Return the seconds of plans, one after another, on 1, 2, 4 and more workers."""
     passes = [one.one_pass for one in plans if one.one_pass is not None]
-    trials = [group.tasks for one in plans for group in one.groups]
+    trials = [tasks for one in plans for tasks in one.tasks]
     return tuple(on_workers(passes, trials, count) for count in counts_up_to(workers))
 
 

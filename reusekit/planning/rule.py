@@ -280,7 +280,8 @@ class Decision:
                 writing += known * one.example_bytes / self.costs.read_bytes_per_second
                 size += rows * one.example_bytes
                 done |= one.calls
-        return PlannedPass(examples, batch_size, reading, bottom, writing, size)
+        tracing = self.costs.trace_seconds
+        return PlannedPass(examples, batch_size, reading, bottom, writing, size, tracing)
 
     def groups(self, one: CutFacts, stored: bool, memory: float) -> list[PlannedGroup]:
         """Return the groups of a cut's trials, its features stored or computed in every pass."""

@@ -31,6 +31,7 @@ class PlannedPass:
         bottom: Seconds of one worker to compute their features.
         writing: Seconds of the driver to write what is stored, and to copy what is known.
         bytes: What is written.
+        tracing: Seconds of each worker before its first task.
     """
 
     examples: int
@@ -39,6 +40,7 @@ class PlannedPass:
     bottom: float
     writing: float
     bytes: int
+    tracing: float = 0.0
 
     @property
     def tasks(self) -> int:
@@ -129,11 +131,12 @@ def on_workers(
         tasks, driver = one.tasks, one.reading + one.writing
         sending = tasks * SENDING_SECONDS
         each = one.bottom / tasks + TASK_SECONDS if tasks else 0.0
-        computing = math.ceil(tasks / workers) * each
+        tracing = one.tracing if tasks else 0.0
+        computing = math.ceil(tasks / workers) * each + tracing
         waited["store" if driver + sending >= computing else "bottom"] += max(
             driver + sending, computing
         )
-        busy += tasks * each
+        busy += tasks * each + min(tasks, workers) * tracing
     share = math.ceil(sum(one.count for one in trials) / workers)
     every = [seconds for one in trials for seconds in one.seconds(share)]
     if every:
