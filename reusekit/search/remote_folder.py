@@ -86,6 +86,9 @@ class RemoteFolder:
                 self._known = dict.fromkeys(kept, (-1, -1))
             else:
                 self._fetch(kept)
+            # Not before: what is fetched by half is older than the storage.
+            with folder_errors_explained(self.folder):
+                write_durably(self.folder / _OWNER, self._told.decode())
             yield not own
             self.put()
         finally:
@@ -173,8 +176,6 @@ class RemoteFolder:
             )
         self._number, self._lost, self._behind = last + 1, None, False
         self._objects.delete(map(_name, leases))
-        with folder_errors_explained(self.folder):
-            write_durably(mine, self._told.decode())
         return own
 
     def _leases(self) -> dict[int, datetime]:

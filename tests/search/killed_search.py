@@ -103,7 +103,8 @@ def search_elsewhere(
         folder: That of this machine.
         url: The address of the storage.
         variables: By which it is reached.
-        put: From 1; 0 stops at the second group until it is killed.
+        put: From 1; 0 stops at the second group until it is killed, and -1 dies when the state is
+            to be fetched.
         parent: Is told what the search says, word by word.
     """
     before, count = Objects.put, [0]
@@ -120,7 +121,14 @@ def search_elsewhere(
             parent.send(("waiting",))
             parent.recv()
 
-    Objects.put = watched  # type: ignore[method-assign]
+    fetch = Objects.get
+
+    def fetched(self: Objects, name: str) -> bytes | None:
+        if name == "state.json" and put == -1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return fetch(self, name)
+
+    Objects.put, Objects.get = watched, fetched  # type: ignore[method-assign]
     with machine(folder, variables):
         run(search(folder, url=url), say)
     parent.send(("ended",))

@@ -70,6 +70,8 @@ def test_killed_on_one_machine_it_goes_on_on_another(whole, url, s3, tmp_path):
     # The first group is kept; of the second the weights were written, and not the state.
     assert died(tmp_path / "one", url, s3, put=2) == [0, 1, 2, 3]
     assert set(in_storage(s3, url)) >= {"state.json", "lease/000001"}
+    # A machine that dies while it fetches does not take its half for the newest.
+    assert died(tmp_path / "other", url, s3, put=-1) == []
     said = []
     with machine(tmp_path / "other"):
         last = search(tmp_path / "other", url=url)
