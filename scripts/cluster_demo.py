@@ -2,7 +2,8 @@
 
     python scripts/cluster_demo.py
 
-Both runs, with an MLflow database each, are kept in `runs/cluster_demo`.
+Both runs, with an MLflow database each, are kept in `runs/cluster_demo`. The network from scratch,
+a rival that changes nothing about the champion, is left out.
 """
 
 import argparse
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def command(folder: Path, *more: str) -> list[str]:
     """Return the demo's command, with all that it keeps in a folder."""
     search = [sys.executable, "pipelines/cut_search.py", "--config", "configs/digits.yaml"]
+    search += ["--baselines.from_scratch", "false"]
     kept = ["--output", str(folder), "--search.store", str(folder / "store")]
     return [*search, *kept, "--tracking.uri", f"sqlite:///{folder}/mlflow.db", *more]
 
