@@ -9,7 +9,7 @@ from repository import ROOT
 SHOWN = re.compile(r"^\W*(?:\.venv/bin/)?python pipelines/(\w+)\.py (.+)$", re.MULTILINE)
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / f"docs/{name}.md" for name in ("pipelines", "search", "scale")),
+    *(ROOT / f"docs/{name}.md" for name in ("pipelines", "search", "scale", "storage")),
 ]
 FILES = [*ROOT.glob("pipelines/*.py"), *ROOT.glob("configs/*.yaml"), *PAGES]
 COMMANDS = sorted({match for file in FILES for match in SHOWN.findall(file.read_text())})
