@@ -63,7 +63,7 @@ def test_the_essay_is_gone_through(folder, capsys):
     said = capsys.readouterr().out
     assert "clone_model  same numbers: False, trainable: True" in said
     assert "rk.clone     same numbers: True, trainable: False" in said
-    assert "'logits' is tied" in said
+    assert "'logits', tied to its weights" in said
     assert "not connected" in said
     assert found["halves"].frontier == ("one", "stem")
     assert found["edited"].output_shape == (None, 3)

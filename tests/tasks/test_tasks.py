@@ -142,10 +142,10 @@ def test_a_head_of_numbers_begins_at_their_scale():
         (
             CLASSES,
             np.array([0, 3]),
-            "1 of 2, the first at position 1. Expected labels from 0 to 2. Received: 3",
+            "Expected labels from 0 to 2 .* 1 of 2 without a class, the first at position 1: 3",
         ),
         (CLASSES, np.zeros((2, 3)), "one class for each example"),
-        (LABELS, np.array([[0, 1], [0, 2]]), r"position 1. Expected 0 or 1 .*Received: \[0, 2\]"),
+        (LABELS, np.array([[0, 1], [0, 2]]), r"Expected 0 or 1 .* position 1: \[0, 2\]"),
         (LABELS, np.array([0, 1]), "2 labels of 0 and 1 for each"),
         (NUMBERS, np.array([[0, np.nan]]), "finite numbers"),
         (NUMBERS, np.array([1.0]), "2 numbers for each"),
