@@ -35,7 +35,7 @@ class ClusterSettings(Settings):
         1, description="CPUs of each worker, which are the threads that TensorFlow has there."
     )
     gpus: NonNegativeFloat = Field(
-        0, description="GPUs of each worker; 0 keeps off them, 0.5 has two workers share one."
+        0.0, description="GPUs of each worker; 0 keeps off them, 0.5 has two workers share one."
     )
     retries: NonNegativeInt = Field(
         3,
