@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from reusekit.features.frontiers import Frontier
 from reusekit.progress import say
@@ -26,7 +27,7 @@ WINDOW_BYTES = 64 << 20
 TOLERANCE = 1e-5
 """Of the largest feature, and of 1 at least, by which one may differ from that at full length."""
 
-_COMPARED = 2  # examples of each length
+_COMPARED = 2  # examples for each length
 
 Run = Callable[[Any], list[dict[str, Any]]]
 """A function from a batch of inputs to what is stored of each cut, by address."""
@@ -54,6 +55,11 @@ class Lengths:
         Args:
             inputs: A batch in the model's structure, each part of shape (batch, length, ...).
         """
+        counts, whole = self._counts(inputs)
+        return _rounded(counts, whole), whole
+
+    def _counts(self, inputs: Any) -> tuple[np.ndarray, int]:
+        """Return how many positions each example needs, and the length it has."""
         parts = [np.asarray(part) for part in keras.tree.flatten(inputs)]
         rows, whole = len(parts[0]), parts[0].shape[1] if parts[0].ndim > 1 else 1
         told = keras.tree.flatten(self.masks(inputs, training=False))
@@ -67,8 +73,7 @@ class Lengths:
         counts = np.any(seen, axis=0)
         needed -= np.argmax(counts[:, ::-1], axis=1)
         needed[~counts.any(axis=1)] = whole
-        step = math.ceil(whole / SIZES)
-        return np.minimum(whole, -(-needed // step) * step), whole
+        return needed, whole
 
     def window(self, batch_size: int) -> int:
         """Return how many examples are sorted at a time."""
@@ -112,9 +117,10 @@ class Lengths:
             (made,) = map_windows([window])  # which may tell how those after it are to be computed
             apart = made.apart
             if apart is not None and apart > TOLERANCE:
+                differ = f"differ by {apart:.1g}" if apart < math.inf else "cannot be computed"
                 say(
-                    "warning: texts are computed at their full length, since features differ "
-                    f"by {apart:.1g} where what is filled up is left out."
+                    "warning: texts are computed at their full length, since features "
+                    f"{differ} where what is filled up is left out."
                 )
             yield from made.batches()
         for made in map_windows(coming):
@@ -123,9 +129,10 @@ class Lengths:
     def run(self, bottom: Run, window: "Window", batch_size: int) -> "Window":
         """Return a window with the features of its texts, sorted by length meanwhile."""
         inputs, apart = window.inputs, window.apart
-        needed, whole = self.of(inputs)
+        counts, whole = self._counts(inputs)
+        needed = _rounded(counts, whole)
         if apart is None and needed.min() < whole:
-            apart = _apart(bottom, inputs, needed, whole)
+            apart = _apart(bottom, inputs, counts, whole)
         if apart is not None and apart > TOLERANCE:
             needed[:] = whole
         held: list[dict[str, np.ndarray]] = []
@@ -202,19 +209,37 @@ def _run(run: Run, inputs: Any, rows: np.ndarray, length: int) -> list[dict[str,
     return [{n: keras.ops.convert_to_numpy(v) for n, v in one.items()} for one in made]
 
 
-def _apart(run: Run, inputs: Any, needed: np.ndarray, whole: int) -> float:
-    """Return how much features of a few examples of each length differ from those at full length.
+def _step(whole: int) -> int:
+    return math.ceil(whole / SIZES)
 
-    The difference is relative to the largest feature of a cut, and to 1 at least.
+
+def _rounded(counts: np.ndarray, whole: int) -> np.ndarray:
+    """Return the lengths at which examples are computed that need so many positions."""
+    step = _step(whole)
+    return np.minimum(whole, -(-counts // step) * step)
+
+
+def _apart(run: Run, inputs: Any, counts: np.ndarray, whole: int) -> float:
+    """Return how much features of a few examples differ from those at full length.
+
+    For each length the longest that fit are compared, at that length and at their own: there a
+    layer shows that reads a little of what is filled up, such as a convolution. The difference is
+    relative to the largest feature of a cut, and to 1 at least; infinite where one is not finite,
+    or where a length cannot be computed, as of a layer that halves it.
     """
-    shorter = np.unique(needed[needed < whole])
-    few = [np.flatnonzero(needed == length)[:_COMPARED] for length in shorter]
-    wanted = _run(run, inputs, np.concatenate(few), whole)
-    made = [_run(run, inputs, rows, length) for rows, length in zip(few, shorter, strict=True)]
-    apart = [0.0]
-    for cut, full in enumerate(wanted):
-        for name, values in full.items():
-            values = values.astype("float64")
-            found = np.concatenate([one[cut][name] for one in made]).astype("float64")
-            apart.append(float(np.abs(found - values).max() / max(1.0, np.abs(values).max())))
+    apart, by_count = [0.0], np.argsort(counts, kind="stable")
+    shortest = int(_rounded(counts, whole).min())
+    for length in range(shortest, whole, _step(whole)):
+        rows = by_count[counts[by_count] <= length][-_COMPARED:]
+        wanted = _run(run, inputs, rows, whole)
+        for cut_to in {length, int(counts[rows].max())}:
+            try:
+                made = _run(run, inputs, rows, cut_to)
+            except tf.errors.OpError:
+                return math.inf
+            for full, found in zip(wanted, made, strict=True):
+                for name, values in full.items():
+                    values = values.astype("float64")
+                    difference = np.abs(found[name].astype("float64") - values).max()
+                    apart.append(float(difference / max(1.0, np.abs(values).max())))
     return max(apart) if np.isfinite(apart).all() else math.inf

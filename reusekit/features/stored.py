@@ -143,7 +143,7 @@ def stored_features(
         told_of: deque[Sequence[Any]] = deque()
 
         def inputs_of() -> Iterator[tuple[int, Any]]:
-            for number, (inputs, *told) in enumerate(batches, start // size):
+            for number, (inputs, *told) in enumerate(batches, begin // size):
                 if view is not None and data.augmentation is not None:
                     drawn = view, extraction.seed, size, number
                     inputs, *_ = data.augmentation(drawn, inputs, *told)

@@ -116,6 +116,34 @@ def test_a_model_that_reads_what_is_filled_up_keeps_its_length(tmp_path, monkeyp
     np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-6)
 
 
+def test_a_model_that_reads_one_position_of_what_is_filled_up_keeps_its_length(tmp_path, capsys):
+    keras.utils.set_random_seed(0)
+    x = keras.Input((None,), dtype="int32", name="tokens")
+    y = layers.Embedding(WORDS, 6, name="embedding")(x)
+    mixed = layers.Conv1D(6, 3, padding="same", name="mixed")(y)
+    model = keras.Model(x, layers.LSTM(3, name="last")(mixed, mask=keras.ops.not_equal(x, 0)))
+    # Most texts end two positions before the length that they are computed at: there nothing shows.
+    ends = np.tile(np.arange(4, LENGTH + 1, 4), SIZE // 8 + 1)[:SIZE]
+    ends[:-8] = np.maximum(1, ends[:-8] - 2)
+    ids = np.where(np.arange(LENGTH) < ends[:, None], 7, 0).astype("int32")
+    features(tmp_path, model, ["mixed"], data_of(ids))
+    assert "computed at their full length" in capsys.readouterr().err
+
+
+def test_a_model_that_takes_no_odd_length_keeps_its_length(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("reusekit.features.lengths.SIZES", LENGTH)
+    x = keras.Input((None,), dtype="int32", name="tokens")
+    y = layers.Embedding(WORDS, 6, name="embedding")(x)
+    halved = layers.UpSampling1D(2)(layers.AveragePooling1D(2)(y))
+    mixed = layers.Add(name="mixed")([y, halved])
+    model = keras.Model(x, layers.LSTM(3, name="last")(mixed, mask=keras.ops.not_equal(x, 0)))
+    data = data_of(tokens())
+    (found,) = features(tmp_path / "own", model, ["mixed"], data)
+    assert "since features cannot be computed where" in capsys.readouterr().err
+    (wanted,) = features(tmp_path / "one", model, ["mixed"], data, monkeypatch)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-6)
+
+
 def test_whole_maps_and_models_without_a_mask_keep_their_length(bert, tmp_path, monkeypatch):
     data = data_of(for_bert(tokens()))
     ran = positions(monkeypatch)
