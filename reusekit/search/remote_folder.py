@@ -110,6 +110,8 @@ class RemoteFolder:
             files = self._files()
             changed = [name for name, stat in files.items() if self._known.get(name) != stat]
             for name in sorted(changed, key=lambda name: name == _STATE):
+                if name == _STATE and len(changed) > 1:  # what came before may have taken long
+                    self._check()
                 self._objects.put(name, (self.folder / name).read_bytes())
                 self._known[name] = files[name]
         gone = [name for name in self._known if name not in files]
@@ -130,11 +132,13 @@ class RemoteFolder:
 
     def _fetch(self, listed: list[str]) -> None:
         """Make the folder what the storage holds."""
-        names = [name for name in listed if ".." not in PurePosixPath(name).parts]
+        # Who may write into the storage must not choose where this machine writes.
+        paths = map(PurePosixPath, listed)
+        inside = [str(one) for one in paths if not one.is_absolute() and ".." not in one.parts]
         with folder_errors_explained(self.folder):
             for name in self._files():
                 (self.folder / name).unlink()
-            for name in sorted(names, key=lambda name: name == _STATE):
+            for name in sorted(inside, key=lambda name: name == _STATE):
                 content = self._objects.get(name)
                 if content is not None:
                     path = self.folder / name
@@ -174,8 +178,8 @@ class RemoteFolder:
                 f"Received: {self.url}, which writes over one that is there. Choose S3, or a "
                 "folder that all machines share."
             )
-        self._number, self._lost, self._behind = last + 1, None, False
         self._objects.delete(map(_name, leases))
+        self._number, self._lost, self._behind = last + 1, None, False
         return own
 
     def _leases(self) -> dict[int, datetime]:

@@ -13,6 +13,7 @@ from storage import BUCKET, s3_server
 
 import reusekit.objects
 from reusekit.errors import ConfigError
+from reusekit.objects import Objects
 from reusekit.search import remote_folder
 from reusekit.search.remote_folder import RemoteFolder
 
@@ -179,6 +180,52 @@ def test_a_storage_that_goes_away_ends_the_search_and_nothing_is_lost(
         run(again, said.append)
     assert [one for one in said if one.startswith("trial")] == ["trial 4", "trial 5"]
     assert told(again) == whole[0]
+
+
+def kept_at(url, monkeypatch, tmp_path):
+    """Put a folder with a state and two files of weights into the storage, and return it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine"))
+    kept = {"state.json": b"{}", "weights/0000.npz": b"one", "weights/0001.npz": b"two"}
+    objects = Objects(f"{url}/search", ConfigError)
+    for name, content in kept.items():
+        objects.put(name, content)
+    one = RemoteFolder(f"{url}/search")
+    one.folder.mkdir(parents=True)
+    return one, kept
+
+
+def test_a_folder_that_cannot_be_marked_is_not_held(url, tmp_path, monkeypatch):
+    one, _ = kept_at(url, monkeypatch, tmp_path)
+    (one.folder / "lease.json").mkdir()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="Expected the folder of a search"), one.held():
+            pytest.fail("it is held")
+
+
+def test_who_was_taken_over_while_it_writes_leaves_the_state_alone(url, s3, tmp_path, monkeypatch):
+    one, _ = kept_at(url, monkeypatch, tmp_path)
+    put = Objects.put
+
+    def taken_over(self, name, content):
+        put(self, name, content)
+        if name == "weights/0001.npz":
+            put(self, "lease/000002", b"another's")
+
+    with pytest.raises(ConfigError, match="taken over"), one.held():
+        monkeypatch.setattr(Objects, "put", taken_over)
+        (one.folder / "weights" / "0001.npz").write_bytes(b"new")
+        (one.folder / "state.json").write_bytes(b"new")
+        one.put()
+    assert in_storage(s3, url)["state.json"] == b"{}"
+
+
+def test_no_name_in_the_storage_leads_out_of_the_folder(url, s3, tmp_path, monkeypatch):
+    one, _ = kept_at(url, monkeypatch, tmp_path)
+    outside = tmp_path / "outside"
+    for slashes in ("", "/"):  # two of them, and three
+        s3.put(f"{url.split('/', 3)[3]}/search/{slashes}{outside}", b"not here")
+    with one.held():
+        assert not outside.exists()
 
 
 def test_an_address_that_cannot_be_used_is_refused_before_any_work(s3):
