@@ -204,22 +204,23 @@ def frozen(sizes: Sizes) -> Row:
 def task(sizes: Sizes) -> Row:
     """Time empty tasks, one after another and many at a time."""
     with Nodes(2) as nodes, Cluster(nodes.address) as cluster:
-        list(cluster.map(nothing, range(8)))
-        began = perf_counter()
-        for item in range(30):
-            list(cluster.map(nothing, [item]))
-        alone = (perf_counter() - began) / 30
-        send = partial(cluster._task.remote, *_packed(cluster))
-        began = perf_counter()
-        cluster._connected.get([send() for _ in range(300)])
-        many = (perf_counter() - began) / 300
+        alone, many = seconds_of_tasks(cluster)
     return {"ms alone": 1e3 * alone, "ms of many": 1e3 * many, "limit": "5 to 20 ms", "equal": None}
 
 
-def _packed(cluster: Cluster) -> tuple[Any, ...]:
+def seconds_of_tasks(cluster: Cluster, count: int = 300) -> tuple[float, float]:
+    """Return the seconds of an empty task, waited for, and of one among many."""
     from reusekit.cluster.parcel import packed
 
-    return packed([0])[0], *cluster._told(nothing)
+    list(cluster.map(nothing, range(8)))
+    began, waited = perf_counter(), math.ceil(count / 10)
+    for item in range(waited):
+        list(cluster.map(nothing, [item]))
+    alone = (perf_counter() - began) / waited
+    send = partial(cluster._task.remote, packed([0])[0], *cluster._put(nothing))
+    began = perf_counter()
+    cluster._connected.get([send() for _ in range(count)])
+    return alone, (perf_counter() - began) / count
 
 
 def overhead(sizes: Sizes) -> Row:

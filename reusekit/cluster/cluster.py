@@ -12,13 +12,13 @@ from typing import Any, Self
 from reusekit.arguments import AnyPath, expanded
 from reusekit.cluster.connection import connect, look_of, threads_of, versions
 from reusekit.cluster.settings import ClusterSettings
-from reusekit.errors import ClusterError
+from reusekit.errors import ClusterError, ConfigError
 from reusekit.workers import Workers
 
 _SECONDS = 0.5
 """The time that a task should take at least, beside which what a task costs is little."""
 _BYTES = 32 * 2**20
-"""The most that a task's results should take, unless one item has more."""
+"""The most that a task's items should take, or its results, unless one has more."""
 _AHEAD = 2
 """Tasks for each worker that are sent before the first of them is finished."""
 _WINDOW = 4
@@ -55,6 +55,11 @@ class Cluster(Workers):
 
     def __init__(self, address: str = "local", **options: Any) -> None:
         self.options = ClusterSettings(address=address, **options)
+        if self.options.address is None:
+            raise ConfigError(
+                "Expected the address of a cluster, such as local. Received: None. Leave the "
+                "cluster out, to work in this process."
+            )
         self._ray: Any = None
         self._mine = False
         self._models: dict[str, Any] = {}

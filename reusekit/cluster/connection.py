@@ -75,7 +75,7 @@ def _check_listening(options: ClusterSettings) -> None:
     host, _, port = str(options.address).removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), options.wait).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:  # the last of a name that is none
         raise ClusterError(
             f"Expected a Ray cluster at {options.address!r}. Received: {error}. Start one with "
             "ray start --head, or name another."

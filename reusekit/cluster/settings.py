@@ -54,3 +54,12 @@ class ClusterSettings(Settings):
                 f"{self.address!r}."
             )
         return self
+
+    @model_validator(mode="after")
+    def _whole_or_shared(self) -> Self:
+        if self.gpus > 1 and self.gpus % 1:
+            raise ConfigError(
+                "Expected gpus to be whole GPUs, or a share of one. Received: "
+                f"{self.gpus:g}. Give {self.gpus // 1:g}, or {self.gpus // 1 + 1:g}."
+            )
+        return self

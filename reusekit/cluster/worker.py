@@ -25,12 +25,13 @@ def perform(items: Sent, function: Sent, *models: Sent) -> tuple[list[Any], floa
         *models: The models that it stands on.
 
     Returns:
-        The results, the seconds that they took, and their bytes.
+        The results, the seconds that they took, and their bytes, or those of the items if more.
     """
     run, given = _function(function, models), unpacked(items, {})
     began = perf_counter()
     results = [_plain(run(item)) for item in given]
-    return results, perf_counter() - began, bytes_in(results)
+    took = perf_counter() - began
+    return results, took, max(bytes_in(results), bytes_in(items["buffers"]))
 
 
 def bytes_in(results: Any) -> int:

@@ -79,7 +79,40 @@ def test_a_cluster_outside_of_its_block_is_refused(nodes):
         list(Cluster(nodes.address).map(double, [1]))
 
 
-@pytest.mark.parametrize("changed", [{"address": "host"}, {"cpus": 0}, {"retries": -1}, {"odd": 1}])
+def test_the_seconds_of_empty_tasks_are_measured(cluster, monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")  # which the script sets for good
+    from benchmark_cluster import seconds_of_tasks
+
+    assert all(0 < seconds < 1 for seconds in seconds_of_tasks(cluster, 20))
+
+
+def test_large_items_go_a_few_at_a_time(cluster, monkeypatch):
+    """What they give is small, and they take no time: their own bytes are what counts."""
+    monkeypatch.setattr(cluster_module, "_BYTES", 1_000)
+    read = []
+
+    def items():
+        for number in range(60):
+            read.append(number)
+            yield np.zeros(400, "uint8")
+
+    coming = cluster.map(len, items())
+    for taken in range(1, 61):
+        assert next(coming) == 400
+        assert len(read) - taken < 4 * 2 * 2 + 2  # of two workers, two in a task
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"address": "host"},
+        {"address": None},
+        {"cpus": 0},
+        {"retries": -1},
+        {"gpus": 1.5},
+        {"odd": 1},
+    ],
+)
 def test_settings_are_checked(changed):
     with pytest.raises(ConfigError):
         Cluster(**changed)
@@ -89,6 +122,12 @@ def test_without_ray_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError, match=r'pip install "reusekit\[ray\]"'):
         connect(ClusterSettings(address="auto"))
+
+
+def test_a_host_that_cannot_be_a_name_is_one_line(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(ClusterError, match="Expected a Ray cluster at 'aaa"):
+        connect(ClusterSettings(address=f"{'a' * 70}:1", wait=5))
 
 
 def test_no_cluster_at_an_address_is_one_line(monkeypatch):
