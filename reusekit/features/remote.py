@@ -22,6 +22,7 @@ from reusekit.features.key import FeatureKey
 from reusekit.objects import Listed, Objects
 from reusekit.progress import tracked
 from reusekit.sealed_json import DamagedFileError, sealed, unsealed
+from reusekit.secrets import shown
 
 _MARK, _FORMAT = "feature_store.json", {"format": 2}
 _AT_A_TIME = 4  # blocks that are fetched together, and in memory
@@ -62,14 +63,14 @@ class Remote:
             if there and _MARK not in there:  # which another process may just have written
                 raise CacheError(
                     "Expected a feature store, or an address to make one at. Received: "
-                    f"{self.url}, which holds something else. Choose another address."
+                    f"{shown(self.url)}, which holds something else. Choose another address."
                 )
             self.claim()
         elif found != json.dumps(_FORMAT).encode():
             received = found[:80].decode(errors="replace")
             raise CacheError(
-                f"Expected {json.dumps(_FORMAT)} in {self.url}/{_MARK}. Received: {received!r}. "
-                "Choose another address."
+                f"Expected {json.dumps(_FORMAT)} in {shown(self.url)}/{_MARK}. Received: "
+                f"{received!r}. Choose another address."
             )
 
     def exists(self) -> bool:
