@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from reusekit.stages.evaluation import Evaluation
 from reusekit.stages.fine_tuning import FineTuned
 from reusekit.stages.inputs import INFERENCE_BATCH, Splits
 from reusekit.stages.job import Job
+from reusekit.stages.reports import test_data
 from reusekit.tasks import SingleRules
 from reusekit.tracking import Usage, link_findings, log_artifact, report_page
 
@@ -63,7 +65,8 @@ def write_report(
 def _written(
     job: Job, tuned: FineTuned, splits: Splits, test: Evaluation, version: ModelVersion | None
 ) -> Path | None:
-    told = {"seconds": job.clock.seconds, **_told(tuned, splits, test)}
+    where = shlex.join(test_data(job.settings.get("data")))
+    told = {"seconds": job.clock.seconds, "where": where, **_told(tuned, splits, test)}
     file = job.folder / "report.json"
     file.write_text(json.dumps(told))
     log_artifact(file)

@@ -108,13 +108,15 @@ def _registered(version: ModelVersion | None, tracking: TrackingSettings, data: 
         words = ["python", "pipelines/promote.py", "--tracking.model", version.name]
         words += ["--promote.candidate", str(version.version)]
         words += ["--tracking.uri", shown(tracking.uri)] if tracking.uri else []
-        words += _where(data) if isinstance(data, DataSettings) else []
+        words += test_data(data)
         lines.append(f"Compare it with the {tracking.promoted}: {shlex.join(words)}")
     return "\n".join(lines)
 
 
-def _where(data: DataSettings) -> list[str]:
-    """Return the options of a command that finds the same test split."""
+def test_data(data: object) -> list[str]:
+    """Return the options of a command that finds the same test split; none without settings."""
+    if not isinstance(data, DataSettings):
+        return []
     of_training = {
         "train", "validation", "examples_per_class", "augment", "class_weights", "sequence_length",
     }  # fmt: skip

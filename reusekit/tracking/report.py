@@ -118,6 +118,7 @@ def report_page(run_id: str, version: ModelVersion | None = None) -> str:
         kind=told.get("kind"),
         mistakes=told.get("mistakes"),
         missing=told.get("missing", {}),
+        where=told.get("where", ""),
         exports=tables.get("exports", []),
         version=version,
         address=None if version is None else f"models:/{version.name}/{version.version}",

@@ -149,6 +149,7 @@ def test_settings_are_parameters_of_the_parent(runs, module_tracking):
     assert {"config.yaml", "classes.json", "confusion.png", "report.html"} <= files
     page = Path(module_tracking.download_artifacts(parent.info.run_id, "report.html")).read_text()
     assert page.count('class="map"') == page.count("<figure>") > 0  # each mistake is explained
+    assert re.search(r"promote\.py .*--promote\.candidate 1 --data\.name sklearn_digits", page)
     counts = {k: int(parent.data.params[f"parameters.{k}"]) for k in ("total", "trainable")}
     assert 0 < counts["trainable"] < counts["total"]
 

@@ -23,7 +23,7 @@ def told(tracking, tmp_path):
 
     def tell(whole: keras.Model, cut: str, splits: stages.Splits) -> dict:
         tuned = SimpleNamespace(whole=whole, cut=cut, rules=rules_of(splits.test.task))
-        job = SimpleNamespace(clock=StageClock(), folder=tmp_path)
+        job = SimpleNamespace(clock=StageClock(), folder=tmp_path, settings={})
         with mlflow.start_run():
             test = stages.evaluate(whole, splits.test)
             stages.write_report(job, tuned, splits, test, version=None)

@@ -7,10 +7,18 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 
 from reusekit.cli import report
 from reusekit.errors import ConfigError, TrackingError
-from reusekit.tracking import log_artifact, log_metrics, log_table, pipeline_run, step_run
+from reusekit.tracking import (
+    log_artifact,
+    log_metrics,
+    log_table,
+    pipeline_run,
+    report_page,
+    step_run,
+)
 
 EVIL = "<script>alert('x')</script>"
 PLANS = {"plans": {"one": {"seconds": 1.0}, "other": {"seconds": 0.25}}}  # of two backbones
@@ -19,6 +27,7 @@ PLANS = {"plans": {"one": {"seconds": 1.0}, "other": {"seconds": 0.25}}}  # of t
 @pytest.fixture
 def run_id(tracking, tmp_path):
     told = {
+        "where": "--data.folder 'my photos'",
         "seconds": {"Search the cut": 2.0, "Register": 1.5},
         "confusion": {"names": [EVIL, "b"], "counts": [[3, 1], [0, 2]]},
         "mistakes": [
@@ -58,6 +67,11 @@ def test_figures_of_the_run_are_on_the_page(run_id, tmp_path):
     assert page.count('class="best"') == 3  # both cuts, and the one trial of the front
     assert page.count("<polyline") == 2
     assert "trial 1, deep: 0.75, 2,000 parameters" in page
+
+
+def test_the_comparison_is_shown_with_the_data(run_id):
+    page = report_page(run_id, ModelVersion("colours", "2", 0))
+    assert "--promote.candidate 2 --data.folder &#39;my photos&#39;\npython pipelines/roll" in page
 
 
 def test_parts_that_a_run_lacks_are_named(tracking, tmp_path):
