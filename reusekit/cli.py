@@ -222,7 +222,7 @@ def predict(
     Args:
         model: models:/NAME@ALIAS, models:/NAME/VERSION, models:/MODEL_ID or runs:/RUN_ID/NAME, on
             the server or database that MLFLOW_TRACKING_URI names.
-        files: Pictures or texts.
+        files: Pictures or texts. The row of one that cannot be read stays empty, with a warning.
         table: A file of CSV, TSV, Parquet or JSON lines, in place of files.
         column: The column of the table that the model is fed; null for those that it was trained
             on, or all.
@@ -240,18 +240,26 @@ def predict(
         raise ConfigError(
             f"Expected --output as a file in a folder that can be written. Received: {output!r}."
         )
+    paths = [expanded(file, ConfigError) for file in files or ()]
+    lacking = [
+        one for one, path in zip(files or (), paths, strict=True) if not os.path.isfile(path)
+    ]
+    if lacking:
+        raise ConfigError(
+            f"Expected files that are there. Received: {', '.join(map(repr, lacking))[:200]}, "
+            "where none is. Check the paths."
+        )
     start_keras()
     # A bar for each small file would hide the answers.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import pandas as pd
 
-    from reusekit.tracking import predict, predict_table
+    from reusekit.tracking import predict_files, predict_table
 
     if table:
         answered = predict_table(model, table, column, probabilities)
     else:
-        paths = [expanded(file, ConfigError) for file in files or ()]
-        found = predict(model, paths, probabilities=probabilities)
+        found = predict_files(model, paths, probabilities)
         answered = iter([(pd.DataFrame({"file": files}), found)])
     with TemporaryDirectory(dir=target and target.parent) as draft:
         written = Path(draft, "answers.csv")  # whole or not at all
@@ -436,12 +444,13 @@ def _flat(answers: "pd.DataFrame") -> "pd.DataFrame":
 
     flat: dict[str, pd.Series] = {}
     for name, values in answers.items():
-        first = values.iloc[0]
+        first = values.dropna().iloc[0]  # the row of what cannot be read is empty
         if isinstance(first, dict):
             task = str(name).removesuffix("probabilities")  # of several, which may share classes
             flat |= {f"{task}probability of {one}": values.str.get(one) for one in first}
         else:
-            flat[str(name)] = values.map(json.dumps) if isinstance(first, list) else values
+            listed = isinstance(first, list)
+            flat[str(name)] = values.map(json.dumps, na_action="ignore") if listed else values
     return pd.DataFrame(flat)
 
 

@@ -21,7 +21,7 @@ from reusekit.tracking.log import (
 )
 from reusekit.tracking.pages import link_findings
 from reusekit.tracking.parts import ROLES, Registration, prepare
-from reusekit.tracking.prediction import predict, predict_table
+from reusekit.tracking.prediction import predict, predict_files, predict_table
 from reusekit.tracking.promotion import promote, refuse, roll_back
 from reusekit.tracking.registry import (
     RecordedSplit,
@@ -69,6 +69,7 @@ __all__ = [
     "model_card",
     "pipeline_run",
     "predict",
+    "predict_files",
     "predict_table",
     "prepare",
     "promote",

@@ -1,7 +1,7 @@
 """Predictions of a model, whether it is at hand or in the registry."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -12,11 +12,12 @@ from reusekit.arguments import AnyPath, checked
 from reusekit.data import DataSplit
 from reusekit.data.table_blocks import open_table
 from reusekit.errors import DataError
+from reusekit.progress import say
 from reusekit.tracking.backbones import find_registered
 from reusekit.tracking.combination import Combination
 from reusekit.tracking.combined import Combined
 from reusekit.tracking.names import COMBINED
-from reusekit.tracking.usage import Usage
+from reusekit.tracking.usage import Usage, missing_column
 
 
 @checked(DataError)
@@ -65,6 +66,46 @@ def predict(
     return (usage or _unnamed(model)).predict(model, inputs, probabilities, behind=behind)
 
 
+def predict_files(
+    model: str, files: Sequence[AnyPath], probabilities: bool = False
+) -> pd.DataFrame:
+    """Predict files, with an empty row and a warning for each that cannot be read.
+
+    Args:
+        model: The address of a registered model.
+        files: Paths of pictures or texts.
+        probabilities: Give those of all classes or labels, too.
+
+    Returns:
+        A row for each file, as `predict` returns them.
+
+    Raises:
+        DataError: None of them is what the model takes.
+        BackboneError: It is no such address, or no Keras model, or asks for code to be run.
+        TrackingError: There is no such model, or a part of it is gone or altered.
+    """
+    loaded, usage, behind = _loaded(model)
+    use, refused = usage or _unnamed(loaded), []
+
+    def answered(low: int, high: int) -> list[pd.DataFrame]:
+        try:
+            found = use.predict(loaded, list(files[low:high]), probabilities, behind=behind)
+        except DataError as error:
+            if high - low == 1:
+                refused.append(error)
+                return []
+            middle = (low + high) // 2
+            return answered(low, middle) + answered(middle, high)
+        return [found.set_index(pd.RangeIndex(low, high))]
+
+    parts = answered(0, len(files))
+    if not parts:
+        raise refused[0]
+    for error in refused:
+        say(f"warning: a row is left empty. {error}")
+    return pd.concat(parts).reindex(range(len(files)))
+
+
 def predict_table(
     model: str, table: AnyPath, column: str | None = None, probabilities: bool = False
 ) -> Iterator[tuple[pd.DataFrame, pd.DataFrame]]:
@@ -90,6 +131,9 @@ def predict_table(
     if column is not None:
         usage = usage.model_copy(update={"columns": (column,)})
     columns = usage.of_table() or list(opened.columns)
+    for one in columns if column is None else ():
+        if one not in opened.columns:
+            raise missing_column(one, opened.columns)
     opened.check(columns)
     worded = usage.of_pictures or any(one.dtype == "string" for one in loaded.inputs)
     for _, block in opened.read(columns, columns if worded else ()):

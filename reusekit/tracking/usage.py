@@ -19,7 +19,7 @@ from reusekit.arguments import first_fault
 from reusekit.data import DataSplit, Treatment
 from reusekit.data.files import look_at, open_files, stamp
 from reusekit.data.task import AnyKind, Task
-from reusekit.errors import DataError, TrackingError, nearest
+from reusekit.errors import DataError, TrackingError
 from reusekit.graph import read
 from reusekit.startup import without_retracing
 
@@ -306,10 +306,7 @@ class Usage(Answers):
             wanted = dict(zip(names, wanted.values(), strict=False))
         for column in _flat(wanted):
             if column not in frame.columns:
-                raise DataError(
-                    f"Expected a column of the table. Received: {column!r}. "
-                    f"{nearest(str(column), map(str, frame.columns))}"
-                )
+                raise missing_column(column, frame.columns)
         return [
             frame[wanted[name][0]] if len(wanted[name]) == 1 else _numbers(frame[[*wanted[name]]])
             for name in names
@@ -399,6 +396,15 @@ class _Column(NamedTuple):
             f"Expected {self.dtype} of shape ({shape}) for the input {self.name!r}. Received: "
             f"{received}."
         )
+
+
+def missing_column(column: Any, there: Iterable[Any]) -> DataError:
+    """Return the error for a table without a column that a model is fed."""
+    listed = ", ".join(map(repr, there))[:200] or "none"
+    return DataError(
+        f"Expected a table with the column {column!r}, which the model was trained on. Received: "
+        f"the columns {listed}."
+    )
 
 
 def _count(lengths: Iterable[int]) -> int:

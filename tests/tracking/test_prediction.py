@@ -243,7 +243,7 @@ def test_keras_and_models_without_names_answer_with_numbers(registered):
         (
             "numbers",
             pd.DataFrame(X, columns=list("abcdeg")),
-            "Expected a column of the table. Received: 'f'",
+            "the column 'f', which the model .* Received: the columns 'a', 'b'",
         ),
         ("numbers", 7, "Expected a list or an array of inputs"),
         ("numbers", dict.fromkeys("abcdef", 7), "Expected a list or an array of inputs"),
@@ -385,6 +385,17 @@ def test_the_command_writes_a_table(registered, tmp_path, capsys):
     every = found[[f"probability of {name}" for name in KINDS]]
     np.testing.assert_allclose(every.max(axis=1), found["probability"])
 
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    launch_one_of(
+        {"predict": predict},
+        ["predict", "models:/colours@champion", str(tmp_path / "broken.png"), *paths],
+    )
+    printed = capsys.readouterr()
+    found = pd.read_csv(StringIO(printed.out))
+    assert found["file"].tolist() == [str(tmp_path / "broken.png"), *paths]
+    assert found["label"].fillna("").tolist() == ["", "dog", "cat"]
+    assert re.search("warning: a row is left empty.*broken.png", printed.err)
+
     table = tmp_path / "table.csv"
     pd.DataFrame({"path": ["two.jpg", "one.png"], "label": "unknown"}).to_csv(table, index=False)
     found = told("models:/colours@champion", "--table", str(table), "--column=path")
@@ -408,7 +419,8 @@ def test_the_command_writes_a_table(registered, tmp_path, capsys):
         ([], "Expected files, or --table FILE .* Received: neither"),
         (["a.png", "--table", "b.csv"], "Received: both"),
         (["a.png", "--output", "nowhere/b.csv"], "--output as a file in a folder"),
-        (["nowhere.png"], "Expected the path of a picture. Received: '.*nowhere.png'"),
+        (["nowhere.png"], "Expected files that are there. Received: '.*nowhere.png', where none"),
+        ([__file__], "Expected a picture. Received: .*test_prediction.py"),
     ],
 )
 def test_the_command_says_what_it_expects(registered, arguments, message, capsys):
