@@ -1,7 +1,8 @@
 """A backbone of a search: its graph, the examples as it takes them, its cuts and its features."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from reusekit.features.key import tensor_digests
 from reusekit.features.randomness import refuse_mixing
 from reusekit.features.source import FeatureSource, input_source
 from reusekit.features.stored import check_examples
-from reusekit.graph import Graph, cut_points, read, resolve
+from reusekit.graph import Graph, ancestors, cut_points, read, resolve
 from reusekit.graph.padding_mask import AUTO
 from reusekit.planning import Extraction, Plan, Trials, obtain
 from reusekit.planning.planner import Asked, check_augmentation
@@ -40,6 +41,8 @@ from reusekit.training.heads import Head
 
 _TOKENS = 64
 """Tokens of a text where its treatment says no length."""
+_SCOPE = re.compile(r"[a-zA-Z0-9.][\w.\\/>-]*", re.ASCII)
+"""The names that TensorFlow takes for the outermost scope of a graph."""
 _LOOKED_AT = 32
 """Examples that are looked at for the range of their pixels."""
 
@@ -117,6 +120,7 @@ class SearchedBackbone:
             resolve(self.graph, at)
         check_adaptations(space, self.bare)
         refuse_mixing(self.graph, list(space.cuts))
+        _check_names(self.graph, list(space.cuts))
 
     def over(
         self,
@@ -322,6 +326,25 @@ def cells_of(space: SearchSpace) -> int:
 def ranked_pooling(config: SearchConfig) -> str:
     """Return the pooling of the features that rank the cuts."""
     return config.pooling or "avg"
+
+
+def _check_names(graph: Graph, at: Sequence[str]) -> None:
+    """Refuse names of a model and its layers that TensorFlow takes for no scope of a graph.
+
+    Raises:
+        ConfigError: One of those that are run has a space, for instance.
+    """
+    calls = ancestors(graph, resolve(graph, at))
+    layers = {call.operation.name for call in calls if isinstance(call.operation, keras.Layer)}
+    scopes = {graph.model.name: graph.model.name} | {name: f"x/{name}" for name in sorted(layers)}
+    for name, scope in scopes.items():
+        if not _SCOPE.fullmatch(scope):
+            valid = re.sub(r"[^a-zA-Z0-9.]+", "_", name).strip("_") or "renamed"
+            raise ConfigError(
+                "Expected names of a model and its layers of letters from a to z, digits, and _ . "
+                "- or / (the model's not beginning with _), since TensorFlow takes no others. "
+                f"Received: {name!r}. Set its name to {valid!r}."
+            )
 
 
 def _as_taken(graph: Graph, split: DataSplit) -> DataSplit:
