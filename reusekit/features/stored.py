@@ -73,6 +73,7 @@ def stored_features(
         DataError: The examples are not what the model takes, differ in shape and there is no
             padding, or there are more or fewer than there were.
         AddressError: A cut names no tensor of the model, or several.
+        ConfigError: A layer before a cut is stateful.
 
     Example:
         >>> import tempfile
