@@ -2,6 +2,7 @@
 
 import itertools
 import tempfile
+import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -9,7 +10,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Self
 
-from reusekit.arguments import AnyPath, expanded
+from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.cluster.connection import connect, look_of, threads_of, versions
 from reusekit.cluster.settings import ClusterSettings
 from reusekit.errors import ClusterError, ConfigError
@@ -53,13 +54,9 @@ class Cluster(Workers):
         ...     result = search.run()
     """
 
+    @checked(ConfigError)
     def __init__(self, address: str = "local", **options: Any) -> None:
         self.options = ClusterSettings(address=address, **options)
-        if self.options.address is None:
-            raise ConfigError(
-                "Expected the address of a cluster, such as local. Received: None. Leave the "
-                "cluster out, to work in this process."
-            )
         self._ray: Any = None
         self._mine = False
         self._models: dict[str, Any] = {}
@@ -146,6 +143,7 @@ class Cluster(Workers):
                 if why is not None:
                     raise ClusterError(f"{why} See node {asked[one]}.")
 
+    @checked(ClusterError)
     def check_folder(self, folder: AnyPath) -> None:
         """Raise ClusterError where a node does not see a folder that this process sees."""
         path, token = expanded(folder, ClusterError).absolute(), ""
@@ -180,6 +178,7 @@ class Cluster(Workers):
             max_calls=0,  # with GPUs a process would end with its first task
         )(perform)
 
+    @checked(ClusterError)
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """Yield the result of each item, in the order of the items; see `reusekit.workers`.
 
@@ -210,6 +209,10 @@ class Cluster(Workers):
             held = self._ray.put(sent), *(self._models[key] for key in models)
             self._held = function, held
         return held
+
+
+def _short(error: Exception) -> str:
+    return textwrap.shorten(str(error), 300, placeholder=" ...").rstrip(".")
 
 
 class _Run:
@@ -266,13 +269,19 @@ class _Run:
         errors = self._ray.exceptions
         try:
             found = self._ray.get(task)
-        except errors.RayTaskError as error:  # what the function itself raised
-            raise error.cause from None
+        except (errors.RayTaskError, errors.UnserializableException) as error:
+            cause = getattr(error, "cause", error)
+            if not isinstance(cause, errors.RayError):  # what the function itself raised
+                raise cause from None
+            raise ClusterError(
+                "Expected errors of workers that can be sent back. Received: one that cannot: "
+                f"{_short(cause)}. Run it without a cluster, which shows all of it."
+            ) from None
         except errors.RayError as error:
             retries = self._cluster.options.retries
             raise ClusterError(
                 f"Expected a worker that lives through a task, in {retries + 1} tries. Received: "
-                f"{type(error).__name__}: {' '.join(str(error).split())}"
+                f"{type(error).__name__}: {_short(error)}"
             ) from error
         if isinstance(found, str):
             raise ClusterError(found)

@@ -134,6 +134,7 @@ class PlannedGroup:
     reason: str
     shared: float = 0.0
 
+    @checked(ConfigError)
     def tasks(self, trial_seconds: float = 0.0) -> TrialTasks:
         """Return the trials as tasks for workers, given the seconds to build one."""
         times = math.ceil(self.count / self.together)

@@ -21,12 +21,14 @@ import pandas as pd
 import tensorflow as tf
 
 import reusekit as rk
+import reusekit.cluster
 import reusekit.data
 import reusekit.features
 import reusekit.planning
 import reusekit.search
 from faults.outcome import Outcome, tried
 from reusekit.arguments import Settings
+from reusekit.cluster import Cluster, ClusterSettings
 from reusekit.data import (
     Shares,
     Task,
@@ -75,6 +77,7 @@ _ROOMS = (
     rk,
     rk.heads,
     rk.layers,
+    reusekit.cluster,
     reusekit.data,
     reusekit.features,
     reusekit.planning,
@@ -445,6 +448,12 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "plan": (rk.plan, planned),
         "obtain": (reusekit.planning.obtain, obtained),
         "FeatureStore.computed_by": (store.computed_by, {"workers": HERE}),
+        "ClusterSettings": (ClusterSettings, {}),
+        "Cluster": (Cluster, {"address": "local"}),
+        # One that is not connected, since nothing bad may reach a worker.
+        "Cluster.map": (Cluster().map, {"function": str, "items": [1]}),
+        "Cluster.check_folder": (Cluster().check_folder, {"folder": folder}),
+        "PlannedGroup.tasks": (plan.groups[0].tasks, {}),
         "KeptPlan.save": (plan.save, {"path": folder / "plan.json"}),
         "KeptPlan.load": (Plan.load, {"path": folder / "plan.json"}),
         "CutHyperModel": (CutHyperModel, {"data": data, "space": space}),

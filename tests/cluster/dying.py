@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -89,3 +90,22 @@ def read(source: FeatureSource, batch_size: int) -> Iterator[np.ndarray]:
 
 def refuse(number: int) -> int:
     raise KeyError(number)
+
+
+class LockedError(Exception):
+    """An error that holds what cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("locked")
+        self.lock = Lock()
+
+
+class TwoError(Exception):
+    """An error that is pickled, and cannot be made again."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__("two")
+
+
+def refuse_oddly(number: int) -> int:
+    raise (LockedError() if number else TwoError(1, 2))

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 from cluster.conftest import THREADS
-from cluster.dying import Dying, double, refuse
+from cluster.dying import Dying, double, refuse, refuse_oddly
 
 from reusekit.cluster import Cluster
 from reusekit.cluster import cluster as cluster_module
@@ -28,6 +28,13 @@ def test_results_come_in_the_order_of_items(cluster):
 def test_an_error_of_the_function_is_raised_as_here(cluster):
     with pytest.raises(KeyError, match="7"):
         list(cluster.map(refuse, [7]))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_error_that_cannot_be_sent_back_is_one_sentence(cluster, number):
+    with pytest.raises(ClusterError, match=r"sent back\. Received.*Run it without") as error:
+        list(cluster.map(refuse_oddly, [number]))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
 def test_work_that_kills_every_worker_ends_in_one_sentence(cluster):
