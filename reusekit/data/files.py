@@ -54,7 +54,7 @@ def stamp(path: str | os.PathLike) -> Stamp:
     """Return the stamp of a file.
 
     Raises:
-        DataError: It is not there, may not be read, or is a pipe or a device.
+        DataError: It is not there, may not be read, or is a folder, a pipe or a device.
     """
     try:
         found = os.stat(path)
@@ -64,7 +64,8 @@ def stamp(path: str | os.PathLike) -> Stamp:
             "Check its path."
         ) from error
     if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for who writes into it
-        raise DataError(f"Expected a file that can be read. Received: {os.fspath(path)!r}: a pipe.")
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise DataError(f"Expected a file that can be read. Received: {os.fspath(path)!r}: {kind}.")
     return Stamp(os.fspath(path), found.st_size, found.st_mtime_ns)
 
 

@@ -226,6 +226,9 @@ def test_paths_of_pictures_lie_beside_the_table(tmp_path):
     (tmp_path / "pictures" / "3.png").unlink()
     with pytest.raises(rk.DataError, match=r"3.png.*the path of one, .* of column 'path' of table"):
         from_table(path, "train", input="path", label="kind", treatment=small)
+    (tmp_path / "pictures" / "3.png").mkdir()
+    with pytest.raises(rk.DataError, match=r"3\.png': a folder\. Give the path"):
+        from_table(path, "train", input="path", label="kind", treatment=small)
 
 
 def test_texts_with_a_length_are_paths_in_each_row_or_in_none(tmp_path):
