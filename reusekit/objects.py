@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from glob import escape
 from typing import Any, TypeVar
 
 from reusekit.errors import ReusekitError
@@ -109,7 +110,7 @@ class Objects:
             return []
 
         def ask() -> dict[str, Any]:
-            found = self._files.cat(paths, recursive=False, on_error="return")
+            found = self._files.cat([*map(escape, paths)], recursive=False, on_error="return")
             for one in found.values():
                 if isinstance(one, Exception) and not isinstance(one, FileNotFoundError):
                     raise one
@@ -165,13 +166,16 @@ class Objects:
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; those that are not there are passed over."""
         paths = [self._path(name) for name in names]
+        plain = [path for path in paths if escape(path) == path]  # `rm` expands all others
         try:
-            if paths:
-                self._asked(partial(self._files.rm, paths), FileNotFoundError)
+            if plain:
+                self._asked(partial(self._files.rm, plain), FileNotFoundError)
+            left = [path for path in paths if escape(path) != path]
         except FileNotFoundError:
-            for path in paths:
-                with suppress(FileNotFoundError):
-                    self._asked(partial(self._files.rm, path), FileNotFoundError)
+            left = paths
+        for path in left:
+            with suppress(FileNotFoundError):
+                self._asked(partial(self._files.rm_file, path), FileNotFoundError)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -9,6 +9,7 @@ import boto3
 import botocore
 import pytest
 from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
 
 BUCKET = "reusekit"
 
@@ -67,6 +68,7 @@ def s3_server() -> Iterator[S3]:
         for name, value in server.variables.items():
             patch.setenv(name, value)
         server.start()
+        S3FileSystem.clear_instance_cache()  # which keeps the address of another file's server
         try:
             server.client().create_bucket(Bucket=BUCKET)
             yield server

@@ -317,6 +317,17 @@ def test_a_storage_without_rights_is_refused_before_anything_is_computed(s3, tmp
         )
 
 
+@pytest.mark.parametrize("kind", ["s3", "memory", "file"])
+def test_signs_in_a_name_stand_for_themselves(url, s3, tmp_path, kind):
+    address = {"s3": url, "memory": "memory://signs", "file": f"file://{tmp_path}/signs"}[kind]
+    objects, names = reusekit.objects.Objects(address, CacheError), ["a*", "a[1]", "a1", "a?", "ab"]
+    for name in names:
+        objects.put(name, name.encode())
+    assert objects.get_all(names) == [name.encode() for name in names]
+    objects.delete(["a*", "a[1]", "a?", "none", "n*ne"])
+    assert list(objects.under()) == ["a1", "ab"]
+
+
 def test_something_else_at_the_address_is_left_alone(url, s3, tmp_path):
     folder = url.split("/", 3)[3]
     s3.put(f"{folder}/mine.txt", b"mine")
