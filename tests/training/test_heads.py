@@ -302,6 +302,15 @@ def test_the_loss_and_the_metrics_fit_logits_and_probabilities_alike(build):
     np.testing.assert_allclose(*results, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "offset"), [("float32", 1e6), ("float16", 2000)])
+def test_standardizing_many_features_far_from_0_finds_their_variance(dtype, offset):
+    features = np.random.default_rng(0).normal(offset, 4, (3000, 6)).astype(dtype)
+    head = heads.Classifier(3, standardize=features).build((6,))
+    (layer,) = (one for one in head.layers if isinstance(one, layers.Normalization))
+    exact = features.astype("float64").var(axis=0)
+    np.testing.assert_allclose(np.ravel(layer.adapt_variance), exact, rtol=1e-6)
+
+
 def test_standardizing_takes_out_scale_and_offset():
     features = np.random.default_rng(0).normal(size=(100, 6)).astype("float32")
     head = heads.Classifier(3, standardize=features).build((6,))

@@ -86,7 +86,8 @@ class DenseHead(Head):
             )
         # In half precision a small variance would be none.
         layer = layers.Normalization(dtype="float32", name=f"{self.name}_normalization")
-        layer.adapt(features)
+        # In less than float64, sums of many features far from 0 lose their variance, or overflow.
+        layer.adapt(features.astype("float64"))
         # Keras would divide what never varies by next to nothing, so that a channel that is silent
         # in these examples and speaks up in others would drown all else.
         constant = np.ptp(features, axis=0) == 0
