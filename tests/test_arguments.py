@@ -168,7 +168,7 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch, tmp_path, capsys):
     network.save_weights("net.weights.h5")
     assert rk.load_backbone("~/net.keras").source == str(tmp_path / "net.keras")
     assert rk.load_backbone("reusekit/glyphnet", weights="~/net.weights.h5").name == "glyphnet"
-    with pytest.raises(rk.DataError, match=f"not in {tmp_path}/tfds"):
+    with pytest.raises(rk.DataError, match=f"Expected mnist in {tmp_path}/tfds"):
         rk.data.load("mnist", "train", data_dir="~/tfds")
     init("~/mine")
     assert capsys.readouterr().out.startswith(f"{sys.executable} {tmp_path}/mine/pipelines")

@@ -13,7 +13,6 @@ import keras
 from reusekit.backbones.backbone import Backbone
 from reusekit.backbones.preprocessing import as_layers
 from reusekit.errors import BackboneError, nearest
-from reusekit.progress import kept_to_terminals
 from reusekit.surgery import prepend
 
 PREFIX = "keras.applications/"
@@ -90,6 +89,8 @@ def load_application(
             "Leave grey images as they are: they get three channels where the data is loaded."
         )
     weights = _checked(weights, name)
+    from reusekit.progress import kept_to_terminals  # rich's bars, which few who import this need
+
     try:
         with warnings.catch_warnings(), kept_to_terminals():
             # Keras warns where it leaves a layer at its random weights; here that is an error.

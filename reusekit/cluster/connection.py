@@ -3,9 +3,12 @@
 import os
 import platform
 import secrets
+import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module, metadata
 from typing import Any
 
@@ -53,7 +56,8 @@ def connect(options: ClusterSettings) -> tuple[Any, bool]:
     elif options.address != "auto":
         _check_listening(options)
     try:
-        ray.init(options.address, **told)
+        with _handler_of_sigterm_kept():
+            ray.init(options.address, **told)
         if local and ray.nodes()[0]["NodeManagerAddress"] != _LOOPBACK:
             ray.shutdown()
             raise ClusterError(
@@ -69,6 +73,19 @@ def connect(options: ClusterSettings) -> tuple[Any, bool]:
             f"{lines or type(error).__name__}"
         ) from error
     return ray, True
+
+
+@contextmanager
+def _handler_of_sigterm_kept() -> Iterator[None]:
+    """Take SIGTERM as before, where Ray would have it raise SystemExit in the middle of a write."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where Ray sets none
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_listening(options: ClusterSettings) -> None:

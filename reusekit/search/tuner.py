@@ -6,6 +6,7 @@ import os
 import shutil
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -378,8 +379,10 @@ class CutTuner(base_tuner.BaseTuner):
     def _restore(self, state: dict[str, Any]) -> None:
         """Go on where the file says, as if keras-tuner itself had left it."""
         oracle = self.oracle
+        space = state["oracle"]["hyperparameters"]["space"]
         for trial_id, told in state["trials"].items():
-            told["hyperparameters"].setdefault("space", state["oracle"]["hyperparameters"]["space"])
+            # A copy for each, since keras-tuner puts its own objects in the place of what it reads.
+            told["hyperparameters"].setdefault("space", deepcopy(space))
             oracle.trials[trial_id] = trial_module.Trial.from_state(told)
         oracle.set_state(state["oracle"])
         oracle._retry_queue += [trial.trial_id for trial in oracle.ongoing_trials.values()]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 CODE = """
+import signal
 import sys
 import psutil
 from cluster.dying import double
@@ -12,8 +13,10 @@ import reusekit.search, reusekit.settings
 from reusekit.cluster import Cluster
 
 assert "ray" not in sys.modules
+handler = signal.getsignal(signal.SIGTERM)
 with Cluster("local", workers=1) as cluster:
     assert list(cluster.map(double, [1, 2])) == [2, 4]
+    assert signal.getsignal(signal.SIGTERM) is handler
     process = psutil.Process()
     found = [
         one.laddr.ip

@@ -145,7 +145,7 @@ def test_the_password_is_shown_nowhere(finished, s3):
 def test_files_in_a_folder_of_one_machine_are_warned_of(finished, database, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
-    monkeypatch.setattr(progress.console, "file", printed)
+    monkeypatch.setattr(progress.console, "_file", printed)  # .file would not be undone
     connect(database.replace("127.0.0.1", "127.1"), "digits")  # as a machine of another name
     for experiment, warned in (("elsewhere", True), ("digits", False)):
         printed.truncate(0)
