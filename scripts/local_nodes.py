@@ -7,6 +7,8 @@ from time import sleep
 
 import psutil
 
+from reusekit.cluster.connection import sigterm_kept
+
 # Read when Ray is imported: its nodes listen on 127.0.0.1 alone.
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -30,9 +32,10 @@ class Nodes:
         node = {"num_cpus": cpus, "object_store_memory": MEMORY}
         head = {**node, "include_dashboard": False, "_system_config": HEALTH}
         self._node = node
-        self._ray = Cluster(initialize_head=True, head_node_args=head)
-        self.address: str = self._ray.address
-        self.others = [self._ray.add_node(**node) for _ in range(count - 1)]
+        with sigterm_kept():
+            self._ray = Cluster(initialize_head=True, head_node_args=head)
+            self.address: str = self._ray.address
+            self.others = [self._ray.add_node(**node) for _ in range(count - 1)]
 
     def __enter__(self) -> "Nodes":
         return self
@@ -43,7 +46,8 @@ class Nodes:
     def kill_one(self) -> None:
         """Kill all processes of a node that is not the head, by `kill -9`, and start another."""
         self._ray.remove_node(self.others.pop(), allow_graceful=False)
-        self.others.append(self._ray.add_node(**self._node))
+        with sigterm_kept():
+            self.others.append(self._ray.add_node(**self._node))
 
     def stop_one(self, seconds: float) -> None:
         """Have the workers of a node that is not the head stand still for a while."""

@@ -56,7 +56,7 @@ def connect(options: ClusterSettings) -> tuple[Any, bool]:
     elif options.address != "auto":
         _check_listening(options)
     try:
-        with _handler_of_sigterm_kept():
+        with sigterm_kept():
             ray.init(options.address, **told)
         if local and ray.nodes()[0]["NodeManagerAddress"] != _LOOPBACK:
             ray.shutdown()
@@ -76,8 +76,8 @@ def connect(options: ClusterSettings) -> tuple[Any, bool]:
 
 
 @contextmanager
-def _handler_of_sigterm_kept() -> Iterator[None]:
-    """Take SIGTERM as before, where Ray would have it raise SystemExit in the middle of a write."""
+def sigterm_kept() -> Iterator[None]:
+    """Take SIGTERM as before, where Ray would have it end the process in the middle of a write."""
     if threading.current_thread() is not threading.main_thread():
         yield  # where Ray sets none
         return

@@ -26,11 +26,14 @@ def nodes() -> Iterator:
     """A cluster of Ray's with two nodes, whose workers import what tests do."""
     from ray.cluster_utils import Cluster
 
+    from reusekit.cluster.connection import sigterm_kept
+
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     head = {**NODE, "include_dashboard": False, "_system_config": HEALTH}
-    made = Cluster(initialize_head=True, head_node_args=head)
-    made.add_node(**NODE)
+    with sigterm_kept():  # for the tests that come after these in this process
+        made = Cluster(initialize_head=True, head_node_args=head)
+        made.add_node(**NODE)
     yield made
     made.shutdown()
     patch.undo()
