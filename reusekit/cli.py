@@ -241,9 +241,7 @@ def predict(
             f"Expected --output as a file in a folder that can be written. Received: {output!r}."
         )
     paths = [expanded(file, ConfigError) for file in files or ()]
-    lacking = [
-        one for one, path in zip(files or (), paths, strict=True) if not os.path.isfile(path)
-    ]
+    lacking = [str(path) for path in paths if not path.is_file()]
     if lacking:
         raise ConfigError(
             f"Expected files that are there. Received: {', '.join(map(repr, lacking))[:200]}, "

@@ -62,7 +62,7 @@ SMALL_SEARCH = {"cuts": ["out1"], "frozen_up_to": ["out0"], "learning_rates": (0
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_stored_features_are_read_where_they_lie_or_sent(tmp_path, cluster, in_memory):
-    """What memory does not hold is mapped by each worker; what it holds needs no folder."""
+    """Features that memory does not hold are mapped by each worker; others need no folder."""
     store, data = FeatureStore(tmp_path / "store"), textures("train", 20, 1)
     (source,) = stored_features(store, small_backbone(), ["out1"], data)
     source.in_memory = in_memory

@@ -53,7 +53,7 @@ def weights_in(folder):
 
 
 def in_storage(s3, url):
-    """What lies at the address of the search, by its names."""
+    """Return the objects at the address of the search, by their names."""
     prefix = f"{url.split('/', 3)[3]}/search/"
     return {key.removeprefix(prefix): one for key, one in s3.objects(prefix).items()}
 
