@@ -6,6 +6,12 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 
+BLOCK_SECONDS = 0.5
+"""The time that a task should take at least, beside which what a task costs is little."""
+
+BLOCK_BYTES = 32 << 20
+"""The most that a task's items should take, or its results, unless one has more."""
+
 
 class Workers(ABC):
     """Processes that run a function over items; those of `reusekit.cluster.Cluster` are others."""

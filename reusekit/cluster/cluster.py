@@ -14,12 +14,8 @@ from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.cluster.connection import connect, look_of, threads_of, versions
 from reusekit.cluster.settings import ClusterSettings
 from reusekit.errors import ClusterError, ConfigError
-from reusekit.workers import Workers
+from reusekit.workers import BLOCK_BYTES, BLOCK_SECONDS, Workers
 
-_SECONDS = 0.5
-"""The time that a task should take at least, beside which what a task costs is little."""
-_BYTES = 32 * 2**20
-"""The most that a task's items should take, or its results, unless one has more."""
 _AHEAD = 2
 """Tasks for each worker that are sent before the first of them is finished."""
 _WINDOW = 4
@@ -286,6 +282,6 @@ class _Run:
         if isinstance(found, str):
             raise ClusterError(found)
         results, seconds, size = found
-        fitting = min(_SECONDS / max(seconds, 1e-6), _BYTES / max(size, 1)) * len(results)
+        fitting = min(BLOCK_SECONDS / max(seconds, 1e-6), BLOCK_BYTES / max(size, 1)) * len(results)
         self._per_block = max(1, min(int(fitting), 2 * self._per_block))
         return results

@@ -9,15 +9,13 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
+from reusekit.workers import BLOCK_BYTES, BLOCK_SECONDS
 
 TASK_SECONDS = 0.01
 """What a task costs a worker beside its work, as `scripts/benchmark_cluster.py` measures it."""
 
 SENDING_SECONDS = 0.001
 """What a task costs the driver, which sends it and takes its results."""
-
-_BLOCK_SECONDS = 0.5  # of examples that a task computes features of
-_BLOCK_BYTES = 32 << 20  # and of those features, at most
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class PlannedPass:
         """The number of tasks that it is cut into."""
         if not self.examples:
             return 0
-        wanted = max(self.bottom / _BLOCK_SECONDS, self.bytes / _BLOCK_BYTES)
+        wanted = max(self.bottom / BLOCK_SECONDS, self.bytes / BLOCK_BYTES)
         return max(1, min(math.ceil(wanted), math.ceil(self.examples / self.batch_size)))
 
 

@@ -95,7 +95,7 @@ def test_the_seconds_of_empty_tasks_are_measured(cluster, monkeypatch):
 
 def test_large_items_go_a_few_at_a_time(cluster, monkeypatch):
     """Items whose own bytes are what counts, since they give little and take no time."""
-    monkeypatch.setattr(cluster_module, "_BYTES", 1_000)
+    monkeypatch.setattr(cluster_module, "BLOCK_BYTES", 1_000)
     read = []
 
     def items():
