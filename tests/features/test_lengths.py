@@ -103,12 +103,16 @@ def test_texts_filled_up_at_the_beginning_keep_their_length(bert, tmp_path, monk
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * max(1, np.abs(other).max()))
 
 
-def test_a_model_that_reads_what_is_filled_up_keeps_its_length(tmp_path, monkeypatch, capsys):
+def mixing(mix):
+    """A model of texts, cut at "mixed", where each position has read others, filling among them."""
     keras.utils.set_random_seed(0)
     x = keras.Input((None,), dtype="int32", name="tokens")
-    y = layers.Embedding(WORDS, 6, name="embedding")(x)
-    mixed = layers.Conv1D(6, 9, padding="same", name="mixed")(y)  # a neighbour may be filling
-    model = keras.Model(x, layers.LSTM(3, name="last")(mixed, mask=keras.ops.not_equal(x, 0)))
+    mixed = mix(layers.Embedding(WORDS, 6, name="embedding")(x))
+    return keras.Model(x, layers.LSTM(3, name="last")(mixed, mask=keras.ops.not_equal(x, 0)))
+
+
+def test_a_model_that_reads_what_is_filled_up_keeps_its_length(tmp_path, monkeypatch, capsys):
+    model = mixing(layers.Conv1D(6, 9, padding="same", name="mixed"))
     data = data_of(tokens())
     (found,) = features(tmp_path / "own", model, ["mixed"], data)
     assert "computed at their full length" in capsys.readouterr().err
@@ -117,11 +121,7 @@ def test_a_model_that_reads_what_is_filled_up_keeps_its_length(tmp_path, monkeyp
 
 
 def test_a_model_that_reads_one_position_of_what_is_filled_up_keeps_its_length(tmp_path, capsys):
-    keras.utils.set_random_seed(0)
-    x = keras.Input((None,), dtype="int32", name="tokens")
-    y = layers.Embedding(WORDS, 6, name="embedding")(x)
-    mixed = layers.Conv1D(6, 3, padding="same", name="mixed")(y)
-    model = keras.Model(x, layers.LSTM(3, name="last")(mixed, mask=keras.ops.not_equal(x, 0)))
+    model = mixing(layers.Conv1D(6, 3, padding="same", name="mixed"))
     # Most texts end two positions before the length that they are computed at: there nothing shows.
     ends = np.tile(np.arange(4, LENGTH + 1, 4), SIZE // 8 + 1)[:SIZE]
     ends[:-8] = np.maximum(1, ends[:-8] - 2)
@@ -132,11 +132,12 @@ def test_a_model_that_reads_one_position_of_what_is_filled_up_keeps_its_length(t
 
 def test_a_model_that_takes_no_odd_length_keeps_its_length(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("reusekit.features.lengths.SIZES", LENGTH)
-    x = keras.Input((None,), dtype="int32", name="tokens")
-    y = layers.Embedding(WORDS, 6, name="embedding")(x)
-    halved = layers.UpSampling1D(2)(layers.AveragePooling1D(2)(y))
-    mixed = layers.Add(name="mixed")([y, halved])
-    model = keras.Model(x, layers.LSTM(3, name="last")(mixed, mask=keras.ops.not_equal(x, 0)))
+
+    def halved_and_doubled(y):
+        halved = layers.UpSampling1D(2)(layers.AveragePooling1D(2)(y))
+        return layers.Add(name="mixed")([y, halved])
+
+    model = mixing(halved_and_doubled)
     data = data_of(tokens())
     (found,) = features(tmp_path / "own", model, ["mixed"], data)
     assert "since features cannot be computed where" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which version is the champion: the first, until another is promoted or asked for by name."""
+"""The champion: the first version, until another is promoted or asked for by name."""
 
 import mlflow
 import numpy as np

@@ -1,4 +1,4 @@
-"""What waits in an outbox is sent as it was put there, or said to be damaged; nothing else is."""
+"""Records in an outbox: sent as they were put there, or said to be damaged; nothing else is."""
 
 import json
 import os

@@ -49,7 +49,7 @@ def two_waiting(remote, experiment):
 
 
 def is_whole(there) -> bool:
-    """Whether the small job is there, once, with all of it."""
+    """Return whether the small job is there, once, with all of it."""
     (run,) = there()
     return (run["status"], run["metrics"]) == ("FINISHED", {"loss": [(0, "1.0")]})
 
