@@ -117,3 +117,12 @@ def tracking(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     with database(empty_database, tmp_path) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """S3 with an empty bucket, as `storage.s3_server` serves it."""
+    from storage import s3_server  # moto takes a second to import
+
+    with s3_server() as server:
+        yield server

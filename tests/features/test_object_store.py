@@ -12,7 +12,7 @@ from features import storing
 from features.storing import BATCH, KEY, SIZE, WIDTH, rows
 from processes import forked
 from s3fs import S3FileSystem
-from storage import BUCKET, s3_server
+from storage import BUCKET
 
 import reusekit.objects
 from reusekit.cli import cache
@@ -24,12 +24,6 @@ from reusekit.launch import launch_one_of
 BLOCK = 50
 BLOCK_BYTES = BLOCK * WIDTH * 4
 SUM = WIDTH * SIZE * (SIZE - 1) // 2
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import mlflow
 import numpy as np
 import pytest
 from repository import ROOT
-from storage import BUCKET, s3_server
+from storage import BUCKET
 from tracking.postgresql import postgresql_server
 
 import reusekit as rk
@@ -29,12 +29,6 @@ JOB = [
     f"--search.store=s3://{BUCKET}/features",
     f"--search.folder=s3://{BUCKET}/search",
 ]
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,13 @@ import threading
 import pytest
 from processes import forked
 from search.killed_search import machine, run, search, search_elsewhere
-from storage import BUCKET, s3_server
+from storage import BUCKET
 
 import reusekit.objects
 from reusekit.errors import ConfigError
 from reusekit.objects import Objects
 from reusekit.search import remote_folder
 from reusekit.search.remote_folder import RemoteFolder
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with s3_server() as server:
-        yield server
 
 
 @pytest.fixture
