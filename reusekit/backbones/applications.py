@@ -13,7 +13,7 @@ import keras
 from reusekit.backbones.backbone import Backbone
 from reusekit.backbones.preprocessing import as_layers
 from reusekit.errors import BackboneError, nearest
-from reusekit.surgery import prepend
+from reusekit.surgery.prefix import take_over
 
 PREFIX = "keras.applications/"
 
@@ -104,9 +104,10 @@ def load_application(
     except Exception as error:
         raise BackboneError(_explained(error, name, weights)) from error
     preprocess = inspect.getmodule(builder).preprocess_input  # type: ignore[union-attr]
-    preprocessing = as_layers(preprocess, model.input_shape[1:])
+    shape = model.input_shape[1:]
+    preprocessing = as_layers(preprocess, shape)
     if preprocessing is not None:
-        model = prepend(model, preprocessing)
+        model = take_over(model, as_layers(preprocess, shape))
     return Backbone(model, preprocessing, PREFIX + name, weights)
 
 

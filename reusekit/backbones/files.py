@@ -12,7 +12,8 @@ import keras
 from reusekit.backbones.backbone import Backbone
 from reusekit.errors import BackboneError, nearest
 from reusekit.graph import keras_internals
-from reusekit.surgery import clone, prepend
+from reusekit.surgery import clone
+from reusekit.surgery.prefix import take_over
 
 SUFFIXES = (".keras", ".h5", ".hdf5")
 _SAVE = "Load it where it was made, and save the model with model.save('NAME.keras')"
@@ -171,7 +172,7 @@ def _of_shape(model: keras.Model, source: str, input_shape: tuple[int | None, ..
         raise BackboneError(f"Expected input_shape {own} for {source}. Received: {input_shape}.")
     sized = keras.Input(input_shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
     try:
-        return prepend(model, keras.Model(sized, sized))
+        return take_over(model, keras.Model(sized, sized))
     except ValueError as error:  # too small for its layers, for instance
         cause = " ".join(str(error).split())
         raise BackboneError(

@@ -17,7 +17,7 @@ from reusekit.backbones.backbone import Backbone
 from reusekit.backbones.files import load_own_weights, own_weights
 from reusekit.backbones.preprocessing import channels_last
 from reusekit.errors import BackboneError
-from reusekit.surgery import prepend
+from reusekit.surgery.prefix import take_over
 
 SOURCE = "reusekit/glyphnet"
 INPUT_SHAPE = (32, 32, 1)
@@ -74,9 +74,8 @@ def load_glyphnet(
             "the data is loaded."
         )
     weights = "letters" if weights == "default" else weights
-    front = preprocessing()
-    model = prepend(build(weights), front)
-    return Backbone(model, front, SOURCE, None if weights is None else str(weights))
+    model = take_over(build(weights), preprocessing())
+    return Backbone(model, preprocessing(), SOURCE, None if weights is None else str(weights))
 
 
 def preprocessing() -> keras.Model:

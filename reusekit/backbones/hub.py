@@ -12,7 +12,7 @@ from reusekit.backbones.backbone import Backbone, Tokenizer
 from reusekit.backbones.files import check_weights
 from reusekit.backbones.preprocessing import as_layers
 from reusekit.errors import BackboneError
-from reusekit.surgery import prepend
+from reusekit.surgery.prefix import take_over
 
 PREFIX = "keras_hub/"
 SCHEMES = ("hf://", "kaggle://")
@@ -71,7 +71,7 @@ def load_preset(
         ) from error
     preprocessing = _scaling(keras_hub, preset, model)
     if preprocessing is not None:
-        model = prepend(model, preprocessing)
+        model = take_over(model, _scaling(keras_hub, preset, model))
     return Backbone(
         model,
         preprocessing,

@@ -14,7 +14,7 @@ from reusekit.backbones import applications, files, glyphnet, hub, prosenet
 from reusekit.backbones.backbone import Backbone
 from reusekit.backbones.preprocessing import channels_last, scaling
 from reusekit.errors import BackboneError, nearest
-from reusekit.surgery import prepend
+from reusekit.surgery.prefix import take_over
 
 PLUGINS = "reusekit.backbones"
 """Group of entry points: a scheme, and what loads `SCHEME:...`, called as `files.load_file` is."""
@@ -157,5 +157,6 @@ def _scaled(backbone: Backbone, scale: str | Sequence[float]) -> Backbone:
     preprocessing = scaling(scale, shapes[0][1:])
     if preprocessing is None:
         return backbone
-    model = prepend(backbone.model, preprocessing)
+    front: Any = scaling(scale, shapes[0][1:])
+    model = take_over(backbone.model, front)
     return replace(backbone, model=model, preprocessing=preprocessing)

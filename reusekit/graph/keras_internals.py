@@ -395,6 +395,23 @@ def record(operation: Any, args: tuple, kwargs: dict, outputs: Iterable) -> None
     Node(operation=operation, call_args=args, call_kwargs=kwargs, outputs=list(outputs))
 
 
+def forget_calls(model: keras.Model) -> None:
+    """Drop the records of a model's calls from its layers, as if it had never been made.
+
+    Neither it nor any other model that was made of its layers is to be used afterwards: the tensors
+    of these are right, and a model of them is to be made anew.
+    """
+    graph = functional(model)
+    gone = {id(node) for nodes in graph._nodes_by_depth.values() for node in nodes}
+    for operation in graph.operations:
+        for nodes in (operation._inbound_nodes, operation._outbound_nodes):
+            nodes[:] = [node for node in nodes if id(node) not in gone]
+        for number, node in enumerate(operation._inbound_nodes):
+            for tensor in node.outputs:
+                if tensor._keras_history.operation is operation:
+                    tensor._keras_history = tensor._keras_history._replace(node_index=number)
+
+
 @contextmanager
 def forgetting(operations: Iterable[Any], only_after_an_error: bool = False) -> Iterator[None]:
     """Drop the records that Keras keeps of symbolic calls made inside.

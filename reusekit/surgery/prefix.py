@@ -72,6 +72,23 @@ def prepend(
     return assemble(inputs, outputs, name or model.name, len(graph.calls))
 
 
+def take_over(model: keras.Model, preprocessing: keras.Model) -> keras.Model:
+    """Put preprocessing in front as `prepend` does, of two models that are not used afterwards.
+
+    Their layers are then layers of the result alone, so that Keras's own `layer.output` is a tensor
+    of it; of layers in several models, Keras gives that of the first.
+    """
+    whole = prepend(model, preprocessing)
+    calls = len(read(whole).calls)
+    inputs, outputs = (
+        structure(whole)
+        for structure in (keras_internals.input_structure, keras_internals.output_structure)
+    )
+    for former in (model, preprocessing):
+        keras_internals.forget_calls(former)
+    return assemble(inputs, outputs, whole.name, calls)
+
+
 def _call_model(
     graph: Graph, preprocessing: keras.Model, engine: Rebuild
 ) -> tuple[Any, list[keras.KerasTensor]]:

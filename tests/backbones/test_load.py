@@ -45,6 +45,26 @@ def test_layers_keep_their_names_at_the_top_level():
     assert backbone.model.count_params() == 23_587_712
 
 
+@pytest.mark.parametrize("source", [SMALL, "reusekit/glyphnet", "saved"])
+def test_keras_makes_parts_of_a_loaded_model_by_its_layers_outputs(source, tmp_path):
+    if source == "saved":
+        x = keras.Input((None, None, 3), name="x")
+        y = keras.layers.Conv2D(4, 3, name="first")(x)
+        y = keras.layers.GlobalAveragePooling2D(name="pool")(y)
+        keras.Model(x, keras.layers.Dense(2, name="last")(y)).save(tmp_path / "m.keras")
+        model = rk.load_backbone(tmp_path / "m.keras", input_shape=(8, 8, 3), scale="0..1").model
+    else:
+        model = (small(weights=None) if source == SMALL else rk.load_backbone(source)).model
+    pixels = np.random.default_rng(0).uniform(0, 255, (2, *model.input_shape[1:]))
+    for layer in model.layers[:: max(1, len(model.layers) // 8)]:
+        part = keras.Model(model.input, layer.output)
+        expected = rk.extract(model, layer.name)(pixels, training=False)
+        np.testing.assert_array_equal(part(pixels, training=False), expected)
+    part.save(tmp_path / "part.keras")
+    again = keras.saving.load_model(tmp_path / "part.keras")
+    np.testing.assert_array_equal(again(pixels), part(pixels))
+
+
 def test_digest_follows_weights_and_not_names(weights_file):
     one, same, other = small(weights=weights_file), small(weights=weights_file), small(weights=None)
     assert one.digest == same.digest != other.digest
