@@ -24,12 +24,13 @@ from typing import (
     Self,
     TypeVar,
     Union,
+    Unpack,
     get_args,
     get_origin,
     get_type_hints,
 )
 
-from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from annotated_types import MinLen
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -40,25 +41,13 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import core_schema
 
-from reusekit.errors import ConfigError, ReusekitError, nearest
+from reusekit.annotations import DISTINCT, NUMBERS, PLAIN, choices_of, described, members
+from reusekit.errors import ConfigError, ReusekitError, nearest, nearest_setting
 
 _Decorated = TypeVar("_Decorated", bound=Callable[..., Any])
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-_NUMBERS = {int: "a whole number", float: "a number"}
-_PLAIN = {bool: "True or False", str: "text", bytes: "bytes", type(None): "None"}
-_NAMES = {
-    "Model": "a Keras model",
-    "Layer": "a Keras layer",
-    "KerasTensor": "a Keras tensor",
-    "ndarray": "an array",
-    "PathLike": "a path",
-    "dict": "a dictionary",
-    "DataSplit": "a DataSplit, as rk.data.load, from_folder, from_table, from_arrays and "
-    "from_dataset make it",
-}
 
 
 def checked(error: type[ReusekitError]) -> Callable[[_Decorated], _Decorated]:
@@ -104,11 +93,12 @@ def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> 
     parameters = signature.parameters
     names = [p.name for p in parameters.values() if p.kind in (p.POSITIONAL_ONLY, _EITHER)]
     rest = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+    typed = any(get_origin(p.annotation) is Unpack for p in parameters.values())
 
     @functools.cache
     def checks() -> Mapping[str, Callable[[Any], Any]]:
-        hints = get_type_hints(annotated, include_extras=True)
-        wanted = {name: hints[name] for name in parameters if hints.get(name, Any) is not Any}
+        hints = _hints(annotated).items()
+        wanted = {name: one for name, one in hints if name != "return" and one is not Any}
         return {name: _adapter(hint).validate_python for name, hint in wanted.items()}
 
     def check(name: str, value: Any) -> Any:
@@ -119,12 +109,14 @@ def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> 
         try:
             validate(value)
         except ValidationError:
-            hint = get_type_hints(annotated, include_extras=True)[name]
-            raise _refusal(error, name, hint, value) from None
+            raise _refusal(error, name, _hints(annotated)[name], value) from None
         return value
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs if typed else ():
+            if name not in parameters and name not in checks():
+                raise TypeError(f"{function.__qualname__}() got an unexpected argument {name!r}")
         given = [check(name, value) for name, value in zip(names, args, strict=False)]
         given += [check(rest, value) if rest else value for value in args[len(names) :]]
         return function(*given, **{name: check(name, value) for name, value in kwargs.items()})
@@ -135,6 +127,16 @@ def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> 
 
 
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def _hints(annotated: Any) -> dict[str, Any]:
+    """Return the annotations, those of keywords that a TypedDict lists among them."""
+    hints = get_type_hints(annotated, include_extras=True)
+    for name, hint in list(hints.items()):
+        if get_origin(hint) is Unpack:
+            hints |= get_type_hints(get_args(hint)[0], include_extras=True)
+            del hints[name]
+    return hints
 
 
 def check(annotation: Any, value: Any, name: str, error: type[ReusekitError]) -> None:
@@ -168,7 +170,7 @@ def _strict(annotation: Any) -> Any:
         return Annotated[(_strict(base), *metadata)]
     if annotation is int:  # more than 64 bits no backend takes
         return Annotated[int, Field(ge=-(2**63), lt=2**63), BeforeValidator(_number)]
-    if annotation in _NUMBERS or annotation is bool:
+    if annotation in NUMBERS or annotation is bool:
         return Annotated[annotation, BeforeValidator(_number)]
     if origin is Literal and not any(isinstance(one, bool) for one in arguments):
         return Annotated[annotation, BeforeValidator(_no_truth)]
@@ -189,7 +191,7 @@ def _strict(annotation: Any) -> Any:
         return Annotated[(kind, BeforeValidator(_as(dict, Mapping)))]
     if origin is type:
         return Annotated[Any, _Instance(type)]
-    if origin or annotation in (Any, *_PLAIN) or not inspect.isclass(annotation):
+    if origin or annotation in (Any, *PLAIN) or not inspect.isclass(annotation):
         return annotation  # a Literal, a Callable
     return Annotated[Any, _Instance(annotation)]
 
@@ -254,35 +256,27 @@ def _plain_number(value: Any) -> Any:
 def _refusal(error: type[ReusekitError], name: str, annotation: Any, value: Any) -> ReusekitError:
     """Name the innermost part of a value that does not fit, in one sentence."""
     name, annotation, value = _innermost(name, annotation, value)
-    own = _own_error(annotation, value)
+    failed = _failure(annotation, value)
+    own = None if failed is None else _raised(failed)
     if own is not None:
         return own
     hint = ""
-    choices = [c for part in _members(annotation) for c in _choices(part) if isinstance(c, str)]
+    choices = [c for part in members(annotation) for c in choices_of(part) if isinstance(c, str)]
     if isinstance(value, str) and choices:
         hint = nearest(value, choices)
         hint = f" {hint}" if hint.startswith("Did") else ""
     held = getattr(value, "model", None)  # as a Backbone or the result of an edit has one
-    if held is not None and not isinstance(value, type) and _fits(annotation, held):
+    if held is not None and not isinstance(value, type) and _failure(annotation, held) is None:
         hint = " Pass its .model."
     received = " ".join(_REPR.repr(value).split())
     return error(f"Expected {name} to be {described(annotation)}. Received: {received}.{hint}")
 
 
-def _fits(annotation: Any, value: Any) -> bool:
-    try:
-        _adapter(annotation).validate_python(value)
-    except ValidationError:
-        return False
-    return True
-
-
-def _own_error(annotation: Any, value: Any) -> ReusekitError | None:
-    """Return the error that an annotation's own validator raises for a value."""
+def _failure(annotation: Any, value: Any) -> ValidationError | None:
     try:
         _adapter(annotation).validate_python(value)
     except ValidationError as failed:
-        return _raised(failed)
+        return failed
     return None
 
 
@@ -301,7 +295,7 @@ def first_fault(failed: ValidationError) -> str:
 
 def _innermost(name: str, annotation: Any, value: Any) -> tuple[str, Any, Any]:
     """Follow lists and dictionaries of the right kind down to the first part that does not fit."""
-    for member in _members(annotation):
+    for member in members(annotation):
         origin, arguments = get_origin(member), get_args(member)
         if isinstance(value, str | bytes):
             continue
@@ -317,102 +311,9 @@ def _innermost(name: str, annotation: Any, value: Any) -> tuple[str, Any, Any]:
             parts = [(f"each key of {name}", arguments[0], key) for key in value]
             parts += [(f"{name}[{_REPR.repr(k)}]", arguments[1], v) for k, v in value.items()]
         for part in parts:
-            try:
-                _adapter(part[1]).validate_python(part[2])
-            except ValidationError:
+            if _failure(*part[1:]) is not None:
                 return _innermost(*part)
     return name, annotation, value
-
-
-def _members(annotation: Any) -> list[Any]:
-    """Return the members of a union, without the constraints on them."""
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        return _members(arguments[0])
-    if origin in (Union, types.UnionType):
-        return [member for one in arguments for member in _members(one)]
-    return [annotation]
-
-
-def _choices(annotation: Any) -> tuple:
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-def described(annotation: Any, qualities: str = "") -> str:
-    """Return an annotation in words.
-
-    Args:
-        annotation: What is expected.
-        qualities: More to say of text, a list or a dictionary.
-
-    Example:
-        >>> from pydantic import PositiveInt
-        >>> described(PositiveInt | None)
-        'None or a whole number of at least 1'
-        >>> described(Sequence[Annotated[float, Field(ge=0, lt=1)]])
-        'a list, each item a number of at least 0 and below 1'
-    """
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        base, *metadata = arguments
-        flat = [m for one in metadata for m in (one.metadata if _is_field(one) else [one])]
-        text = next((m.description for m in metadata if _is_field(m) and m.description), None)
-        return text or described(base, _qualities(flat)) + _ranges(base, flat)
-    if origin in (Union, types.UnionType):
-        return _joined(map(described, arguments))
-    if origin is Literal:
-        return _joined(map(repr, arguments))
-    if origin is tuple and arguments[1:] != (...,):
-        return f"({', '.join(map(described, arguments))})"
-    if origin in (list, tuple, Sequence, Collection, Iterable):
-        of = "" if arguments[0] is Any else f", each item {described(arguments[0])}"
-        return f"a list{qualities}{of}"
-    if origin in (dict, Mapping):
-        of = "" if arguments[1] is Any else f", each value {described(arguments[1])}"
-        return f"a dictionary{qualities}{of}"
-    if origin is Callable or annotation is Callable:
-        return "a function"
-    if annotation in (*_NUMBERS, *_PLAIN):
-        return {**_NUMBERS, **_PLAIN}[annotation] + qualities
-    named = getattr(origin or annotation, "__name__", str(annotation))
-    if named in _NAMES:
-        return _NAMES[named]
-    return f"{'an' if named[0] in 'AEIOU' else 'a'} {named}"
-
-
-def _is_field(metadata: Any) -> bool:
-    return isinstance(metadata, FieldInfo)
-
-
-def _ranges(base: Any, metadata: Sequence[Any]) -> str:
-    """Describe the constraints on a number."""
-    limits = []
-    for one in metadata:
-        if isinstance(one, Gt) and base is int:
-            limits.append(f"at least {one.gt + 1}")  # type: ignore[operator]
-        elif isinstance(one, Gt):
-            limits.append(f"above {one.gt}")
-        elif isinstance(one, Ge):
-            limits.append(f"at least {one.ge}")
-        elif isinstance(one, Lt):
-            limits.append(f"below {one.lt}")
-        elif isinstance(one, Le):
-            limits.append(f"at most {one.le}")
-    of = " of " if limits and limits[0].startswith("at") else " "
-    return of + " and ".join(limits) if limits else ""
-
-
-def _qualities(metadata: Sequence[Any]) -> str:
-    """Describe the constraints on text, a list or a dictionary."""
-    full = ["not empty"] * any(isinstance(one, MinLen) for one in metadata)
-    short = [f"no longer than {one.max_length}" for one in metadata if isinstance(one, MaxLen)]
-    once = ["with nothing twice"] * (_DISTINCT in metadata)
-    return "".join(f", {quality}" for quality in (*full, *short, *once))
-
-
-def _joined(parts: Iterable[str]) -> str:
-    *first, last = sorted(dict.fromkeys(parts), key="None".__ne__)
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 _REPR = reprlib.Repr()
@@ -481,23 +382,6 @@ class Settings(BaseModel):
             if isinstance(value, str) and (value[:1] in ("{", "[") or "\0" in value):
                 raise ConfigError(f"Expected {name} as plain text. Received: {value!r}.")
         return self
-
-
-_RENAMED = {"freeze": "frozen_up_to", "unfreeze_from": "frozen_up_to", "pixels": "linear"}
-"""Settings by the names that they had before, and may have in a file that was written then."""
-
-
-def nearest_setting(name: str, settings: Iterable[str]) -> str:
-    """Return a sentence that names the settings nearest to a dotted name.
-
-    Example:
-        >>> nearest_setting("search.freeze", ["search.cuts", "search.frozen_up_to"])
-        "It is called 'search.frozen_up_to' now."
-    """
-    group, dot, last = name.rpartition(".")
-    now = f"{group}{dot}{_RENAMED.get(last, last)}"
-    known = list(settings)
-    return f"It is called {now!r} now." if name != now and now in known else nearest(name, known)
 
 
 @dataclass(frozen=True)
@@ -569,12 +453,6 @@ def expanded(path: str | os.PathLike, error: type[ReusekitError]) -> Path:
         ) from None
 
 
-def _each_once(values: list) -> list:
-    if any(value in values[:number] for number, value in enumerate(values)):
-        raise ValueError("the same twice")
-    return values
-
-
 def _name(value: str) -> str:
     if not value or "/" in value:
         raise ValueError("no name")
@@ -602,21 +480,12 @@ Alias = Annotated[
 """The alias of a registered version."""
 
 
-@dataclass(frozen=True)
-class _Distinct(AfterValidator):
-    """The rule that nothing stands twice in a list; a help text shows it by its name."""
-
-    def __repr__(self) -> str:
-        return "nothing twice"
-
-
-_DISTINCT = _Distinct(_each_once)
 _Item = TypeVar("_Item")
 
-Choices = Annotated[Sequence[_Item], MinLen(1), _DISTINCT]
+Choices = Annotated[Sequence[_Item], MinLen(1), DISTINCT]
 """What is chosen from: a list that is not empty, with nothing twice in it."""
 
-Distinct = Annotated[Sequence[_Item], _DISTINCT]
+Distinct = Annotated[Sequence[_Item], DISTINCT]
 """A list with nothing twice in it."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

@@ -175,3 +175,20 @@ def reason(error: Exception) -> str:
     lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith("Exception encountered")]
     return told[0] if told else repr(error)
+
+
+_RENAMED = {"freeze": "frozen_up_to", "unfreeze_from": "frozen_up_to", "pixels": "linear"}
+"""Settings by the names that they had before, and may have in a file that was written then."""
+
+
+def nearest_setting(name: str, settings: Iterable[str]) -> str:
+    """Return a sentence that names the settings nearest to a dotted name.
+
+    Example:
+        >>> nearest_setting("search.freeze", ["search.cuts", "search.frozen_up_to"])
+        "It is called 'search.frozen_up_to' now."
+    """
+    group, dot, last = name.rpartition(".")
+    now = f"{group}{dot}{_RENAMED.get(last, last)}"
+    known = list(settings)
+    return f"It is called {now!r} now." if name != now and now in known else nearest(name, known)

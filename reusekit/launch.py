@@ -18,8 +18,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from pydantic import BaseModel
 
-from reusekit.arguments import Settings, check, nearest_setting
-from reusekit.errors import ConfigError, ReusekitError, nearest, shortened
+from reusekit.arguments import Settings, check
+from reusekit.errors import ConfigError, ReusekitError, nearest, nearest_setting, shortened
 from reusekit.secrets import hide
 from reusekit.signals import Terminated, interruptible
 

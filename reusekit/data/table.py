@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -16,16 +15,25 @@ from reusekit.data.label_values import labels_from
 from reusekit.data.rows import (
     Rows,
     check_values,
-    numbers,
     row_keys,
     streamed,
     treated,
     weights_from,
 )
 from reusekit.data.shares import Parts, Shares
-from reusekit.data.split import DataSplit, cause_of
+from reusekit.data.split import DataSplit
 from reusekit.data.table_blocks import Table, open_table
-from reusekit.data.task import Kind, Task, joined, kinds_of, plain
+from reusekit.data.table_columns import (
+    InputPart,
+    TableColumns,
+    columns_told,
+    floats,
+    is_whole,
+    kind_of,
+    missing_in,
+    typed,
+)
+from reusekit.data.task import Kind, Task, joined, kinds_of
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError, nearest
 from reusekit.progress import say
@@ -112,7 +120,7 @@ def table_splits(
         A function that takes one of these parts, with a treatment like this one.
     """
     opened = open_table(table)
-    named = _Named(opened.name, input, label, weight, parts)
+    named = TableColumns(opened.name, input, label, weight, parts)
     named.pictures = bool(treatment.image_size or treatment.channels)
     named.sounds = treatment.length is not None
     opened.check(named.columns)
@@ -150,133 +158,6 @@ def table_splits(
     return taken
 
 
-class _Named:
-    """The columns that a user named, by what they are for."""
-
-    def __init__(
-        self, table: str, input: Any, label: Any, weight: str | None, parts: Shares | str | None
-    ) -> None:
-        self._input, self._label, self.weight, self._parts = input, label, weight, parts
-        by_name = input if isinstance(input, Mapping) else {None: input}
-        self.inputs = {
-            name: [columns] if isinstance(columns, str) else list(columns)
-            for name, columns in by_name.items()
-        }
-        told = label if isinstance(label, Mapping) else {None: label}
-        self.tasks = {
-            name: [columns] if isinstance(columns, str) else list(columns)
-            for name, columns in told.items()
-        }
-        every = (column for columns in self.tasks.values() for column in columns)
-        self.labels = list(dict.fromkeys(every))
-        self.group = parts.group if isinstance(parts, Shares) else None
-        self.part = parts if isinstance(parts, str) else None
-        fed = [column for columns in self.inputs.values() for column in columns]
-        rest = [one for one in (weight, self.part) if one is not None]
-        both = next((one for one in (*self.labels, *rest) if one in fed), None)
-        if both or not fed:
-            raise DataError(
-                f"Expected columns of {table} as input that are for nothing else. Received: "
-                f"{both!r}."
-            )
-        self.pictures = False  # whether text is the path of a picture
-        self.sounds = False  # whether it may be the path of a sound
-        self.columns = list(dict.fromkeys([*fed, *self.labels, *rest, *filter(None, [self.group])]))
-
-    @property
-    def origin(self) -> dict[str, Any]:
-        """Options that read a split again, beside the table itself."""
-        drawn = self._parts.model_dump() if isinstance(self._parts, Shares) else None
-        said = {"input": self._input, "label": self._label, "weight": self.weight}
-        return {"reader": "from_table", "shares": drawn, "part": self.part, **plain(said)}
-
-
-def _columns(columns: Sequence[str]) -> str:
-    """Return columns as a message calls them."""
-    more = f" and {len(columns) - 5} more" if len(columns) > 5 else ""
-    return f"column{'s' * (len(columns) > 1)} {', '.join(map(repr, columns[:5]))}{more}"
-
-
-def _floats(column: pd.Series) -> np.ndarray:
-    """Return numbers as float64, NaN where they are missing."""
-    return _typed(column).to_numpy(np.float64, na_value=np.nan)
-
-
-def _typed(column: pd.Series) -> pd.Series:
-    """Return values of a category or of objects in a type of numbers."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.astype(column.cat.categories.dtype)
-    return pd.to_numeric(column) if column.dtype == object else column
-
-
-def _is_whole(column: pd.Series) -> bool:
-    return _typed(column).dtype.kind in "iu"
-
-
-def _missing(column: pd.Series) -> np.ndarray:
-    """Return where a value is missing, or is empty text."""
-    none = column.isna().to_numpy(bool)
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return none
-    empty = (isinstance(one, str) and not one for one in column)
-    return none | np.fromiter(empty, bool, len(none))
-
-
-def _kind(column: pd.Series) -> str:
-    """Return the kind of values: `bool`, `number`, `text`, `list`, or pandas' word for others."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return _kind(pd.Series(column.cat.categories))
-    if pd.api.types.is_bool_dtype(column.dtype):
-        return "bool"
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return "complex" if pd.api.types.is_complex_dtype(column.dtype) else "number"
-    kind = pd.api.types.infer_dtype(column, skipna=True)
-    if kind == "mixed" and all(isinstance(one, list | np.ndarray) for one in column.dropna()):
-        return "list"
-    numbers = ("integer", "floating", "mixed-integer-float", "decimal")
-    names = {"string": "text", "boolean": "bool", **dict.fromkeys(numbers, "number")}
-    return names.get(kind, kind)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """The columns of one input of a model, all of one kind: `number`, `text` or `list`."""
-
-    columns: Sequence[str]
-    kind: str
-
-    def of(self, block: pd.DataFrame, at: np.ndarray) -> np.ndarray:
-        """Return the values of rows at some positions, numbers as float64.
-
-        Raises:
-            DataError: Some are missing.
-        """
-        what = _columns(self.columns)
-        if self.kind == "number":
-            found = np.stack([_floats(block[column]) for column in self.columns], axis=1)
-            numbers(found, what, at)
-            return found
-        check_values(_missing(block[self.columns[0]]), what, at)
-        values = block[self.columns[0]].astype(object).to_numpy()
-        if self.kind == "text":
-            return values
-        try:
-            found = np.stack(
-                [np.array(list(map(list, one)) if _nested(one) else one, float) for one in values]
-            )
-        except (ValueError, TypeError) as error:
-            raise DataError(
-                f"Expected lists of numbers in {what}, all of one length. Received: "
-                f"{cause_of(error)}"
-            ) from error
-        numbers(found, what, at)
-        return found
-
-
-def _nested(value: Any) -> bool:
-    return len(value) > 0 and isinstance(value[0], list | np.ndarray)
-
-
 class _Source(NamedTuple):
     """Keys of the parts' inputs, and the inputs themselves, as `Rows` takes them."""
 
@@ -288,7 +169,7 @@ class _Retype(Exception):
     """A column of a CSV file that turned out to hold text, where numbers were guessed."""
 
 
-def _read(table: Table, named: _Named, splits: Sequence[str]) -> "_Reading":
+def _read(table: Table, named: TableColumns, splits: Sequence[str]) -> "_Reading":
     """Read a table once; of CSV, anew where a column turns out to hold text."""
     text: set[str] = set()
     while True:
@@ -325,7 +206,7 @@ class _Reading:
     """
 
     def __init__(
-        self, table: Table, named: _Named, splits: Sequence[str], text: frozenset[str]
+        self, table: Table, named: TableColumns, splits: Sequence[str], text: frozenset[str]
     ) -> None:
         self._table, self._named, self._splits, self._text = table, named, splits, text
         self._stamp = table.stamp()
@@ -372,7 +253,7 @@ class _Reading:
         """Learn the kind of a column, which may not change from block to block."""
         if values.isna().all():
             return
-        kind = _kind(values)
+        kind = kind_of(values)
         known = self._kinds.setdefault(column, kind)
         guessed = not self._table.typed and column not in self._text
         if guessed and (kind == "text" or kind != known):
@@ -389,10 +270,10 @@ class _Reading:
                 f"Received: {kind}."
             )
         if kind == "number":
-            self._whole[column] = self._whole.get(column, True) and _is_whole(values)
+            self._whole[column] = self._whole.get(column, True) and is_whole(values)
 
     def _add_labels(self, block: pd.DataFrame, wanted: np.ndarray, at: np.ndarray) -> None:
-        missing = {column: _missing(block[column]) for column in self._named.labels}
+        missing = {column: missing_in(block[column]) for column in self._named.labels}
         for column, none in missing.items():
             check_values(none & wanted, f"column {column!r} of {self._table.name}", at)
         present = ~np.logical_or.reduce(list(missing.values()))
@@ -410,9 +291,9 @@ class _Reading:
         if len(values) == 1 and part.kind == "text":
             self._add_paths(values[name].tolist(), at)
         if weight is not None:
-            self._weights.append(weights_from(_floats(block[weight]), f"column {weight!r}"))
+            self._weights.append(weights_from(floats(block[weight]), f"column {weight!r}"))
         if group is not None:
-            check_values(_missing(block[group]), f"column {group!r} of {table}", at)
+            check_values(missing_in(block[group]), f"column {group!r} of {table}", at)
             self._groups.append(self._values(group, block[group]))
 
     def _add_paths(self, texts: Sequence[str], at: np.ndarray) -> None:
@@ -454,13 +335,13 @@ class _Reading:
         if self._kinds[column] == "text":
             words = values.astype(object)
             return np.array([self._words.setdefault(word, word) for word in words], object)
-        letter = "b" if self._kinds[column] == "bool" else _typed(values).dtype.kind
+        letter = "b" if self._kinds[column] == "bool" else typed(values).dtype.kind
         kinds = {"b": bool, "i": np.int64, "u": np.int64}
-        return _typed(values).to_numpy(kinds.get(letter, np.float64))
+        return typed(values).to_numpy(kinds.get(letter, np.float64))
 
-    def _inputs(self) -> dict[str | None, _Part]:
+    def _inputs(self) -> dict[str | None, InputPart]:
         """Return the inputs of a model; several columns of text are one each, by their names."""
-        found: dict[str | None, _Part] = {}
+        found: dict[str | None, InputPart] = {}
         for name, columns in self._named.inputs.items():
             kinds = {one: self._kinds.get(one, "text") for one in columns}
             kind, *others = {"number" if kind == "bool" else kind for kind in kinds.values()}
@@ -472,9 +353,9 @@ class _Reading:
                     f"Received: {listed} in {self._table.name}."
                 )
             if by_name and len(columns) > 1:
-                found |= {one: _Part([one], kind) for one in columns}
+                found |= {one: InputPart([one], kind) for one in columns}
             else:
-                found[name] = _Part(columns, kind)
+                found[name] = InputPart(columns, kind)
         return found
 
     @property
@@ -526,7 +407,7 @@ class _Reading:
         """Return the task that some columns state, and its labels."""
         columns = [self._told[column][0] for column in named]
         told = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
-        where = f"{self._table.name}, {_columns(named)},"
+        where = f"{self._table.name}, {columns_told(named)},"
         if told.ndim == 2 and kind is None and told.dtype.kind in "biuf":
             kind = "multilabel" if np.isin(told, (0, 1)).all() else "regression"
         task, labels = labels_from(told, where, named if told.ndim == 2 else None, kind)

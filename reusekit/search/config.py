@@ -1,6 +1,6 @@
 """The settings of a search: everything that decides what is tried, how, and on what resources."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict
 
 from pydantic import (
     Field,
@@ -16,6 +16,7 @@ from reusekit.errors import ConfigError, nearest
 from reusekit.exports.formats import WRITTEN
 from reusekit.features import Padding
 from reusekit.graph.padding_mask import AUTO
+from reusekit.workers import Workers
 
 SHIPPED = 3
 """The number of trials, the best ones, that are exported at the end where `ship` is set."""
@@ -198,3 +199,15 @@ class SearchConfig(SearchOptions):
                 f"examples as they are. Received: {self.padding}."
             )
         return self
+
+
+class Elsewhere(TypedDict, total=False):
+    """Keywords of a search that does not work in this process alone.
+
+    Attributes:
+        cluster: A `reusekit.cluster.Cluster` whose workers compute features and train groups of
+            trials; None does it in this process. The numbers are the same where workers have as
+            many threads, and the same kind of processor.
+    """
+
+    cluster: Workers | None

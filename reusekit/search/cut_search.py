@@ -1,54 +1,57 @@
 """The whole of a cut search: plan, features, ranking, trials, results, the best model."""
 
-import math
-import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Unpack
 
 import keras
 import keras_tuner
-import numpy as np
 import pandas as pd
 
-from reusekit.arguments import AnyPath, checked, expanded
-from reusekit.backbones import Backbone
+from reusekit.arguments import AnyPath, checked
 from reusekit.data import DataSplit
-from reusekit.errors import ConfigError, ExportError, ReusekitError, nearest
-from reusekit.exports import Export, Exporter, Figures
+from reusekit.errors import ConfigError
+from reusekit.exports import Exporter, Figures
 from reusekit.features import FeatureStore
 from reusekit.graph import Graph
-from reusekit.objects import is_url
-from reusekit.planning import Plan, PlannedGroup, Resources
+from reusekit.planning import Plan, Resources
 from reusekit.planning.planned import JointPlan
 from reusekit.planning.planner import check_backend, plan_all
-from reusekit.progress import counted, say, tracked
-from reusekit.search.config import SHIPPED, SearchConfig
-from reusekit.search.folder import alone
+from reusekit.search.backbones import (
+    Searchable,
+    SearchedBackbones,
+    naming,
+    ranked_features,
+    within_limits,
+)
+from reusekit.search.config import Elsewhere, SearchConfig
 from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.objective import configured_objective
 from reusekit.search.oracle import CutGridOracle, CutSweepOracle
-from reusekit.search.ranking import RankCorrelation, in_order, rank_correlation, rank_cuts
-from reusekit.search.remote_folder import RemoteFolder
-from reusekit.search.results import SearchResult, TrialRecord
-from reusekit.search.searched_backbone import SearchedBackbone, cells_of, ranked_pooling
+from reusekit.search.ranking import (
+    RankCorrelation,
+    in_order,
+    rank_correlation,
+    rank_cuts,
+    scores_by_cut,
+)
+from reusekit.search.remote_folder import KeptSearch
+from reusekit.search.results import SearchResult, TrialRecord, best_before, listeners
+from reusekit.search.searched_backbone import ranked_pooling
 from reusekit.search.shipping import MODEL, Shipping
 from reusekit.search.sizes import measure_latency
-from reusekit.search.space import BACKBONE, Place, SearchSpace, Shape, label, place
-from reusekit.search.trial_data import TrialData, collected
-from reusekit.search.tuner import CutTuner, best_trials
+from reusekit.search.space import Place, SearchSpace, Shape
+from reusekit.search.trial_data import TrialData
+from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
 from reusekit.surgery import prepend
 from reusekit.tasks import rules_of
 from reusekit.training import fold_standardization
 from reusekit.training.adaptation import merge_lora
-from reusekit.workers import HERE, Workers
-
-Searchable: TypeAlias = keras.Model | Graph | Backbone
-"""A backbone, or a model, read or not."""
+from reusekit.workers import HERE
 
 
 class CutSearch:
@@ -77,9 +80,7 @@ class CutSearch:
             stopped; another one is refused. At an address such as `s3://BUCKET/PREFIX` it goes on
             on any machine; while one runs it, another is refused.
         store: Where features are kept; None for `reusekit.features.default_path()`.
-        **elsewhere: `cluster`, a `reusekit.cluster.Cluster` whose workers compute features and
-            train groups of trials; None, or none, does it in this process. The numbers are the same
-            where workers have as many threads, and the same kind of processor.
+        **elsewhere: See `Elsewhere`: `cluster=` has the workers of a cluster do the work.
 
     Raises:
         ConfigError: No clean cut, no cut within the limits, or a bad argument.
@@ -115,36 +116,25 @@ class CutSearch:
         config: SearchConfig = SearchConfig(),
         folder: AnyPath = "search",
         store: FeatureStore | None = None,
-        **elsewhere: Any,
+        **elsewhere: Unpack[Elsewhere],
     ) -> None:
         check_backend()
-        self._workers = _workers(**elsewhere)
-        self.backbones: dict[str | None, SearchedBackbone] = {}
-        for name, backbone in _by_name(backbones).items():
-            own = _of(train, name, "train"), _of(validation, name, "validation")
-            with _naming(name):
-                self.backbones[name] = SearchedBackbone(backbone, *own, config, name)
-        _check_alike(self.backbones)
-        first = next(iter(self.backbones.values()))
+        self._workers = elsewhere.get("cluster") or HERE
+        self.backbones = SearchedBackbones(backbones, train, validation, config)
+        first = self.backbones.first
         self.train, self.validation = first.train, first.validation
-        if self.train.task != self.validation.task:
-            raise ConfigError(
-                "Expected training and validation examples of one task, with the same names in the "
-                f"same order. Received: {reprlib.repr(self.train.task)} and "
-                f"{reprlib.repr(self.validation.task)}."
-            )
         if config.rank and self.train.task.parts:
             raise ConfigError(
                 "Expected rank=None for several tasks at once, of which each would rank the cuts "
                 f"in another order. Received: {config.rank!r}."
             )
         self.config = config
-        self._remote = RemoteFolder(str(folder)) if is_url(folder) else None
-        self.folder = self._remote.folder if self._remote else expanded(folder, ConfigError)
+        self._kept = KeptSearch(folder)
+        self.folder = self._kept.folder
         self.store = store
-        self._all_cuts = self._space_of_all(space)
+        self._all_cuts = self.backbones.space(space)
         for name, one in self.backbones.items():
-            with _naming(name):
+            with naming(name):
                 one.check(self._all_cuts.of(name))
         self._rules = rules_of(self.train.task)
         self._objective = configured_objective(
@@ -156,7 +146,7 @@ class CutSearch:
     @property
     def kept_in(self) -> str:
         """The folder or the address at which the same search goes on."""
-        return str(self.folder) if self._remote is None else self._remote.url
+        return self._kept.name
 
     @property
     def graph(self) -> Graph:
@@ -172,56 +162,6 @@ class CutSearch:
             )
         return self.backbones[None].graph
 
-    def _space_of_all(self, space: SearchSpace | None) -> SearchSpace:
-        """Return the choices with those of each backbone by its name, where there are several."""
-        alone = None in self.backbones
-        if space is None:
-            cuts: Any = {name: one.clean_cuts() for name, one in self.backbones.items()}
-            cuts = cuts[None] if alone else cuts
-            return SearchSpace(cuts=cuts, learning_rates=[1e-3, 1e-2, 1e-1])
-        cuts = space.cuts
-        by_name = isinstance(cuts, Mapping)
-        if alone and (by_name or isinstance(space.frozen_up_to, Mapping)):
-            raise ConfigError(
-                "Expected cuts and frozen_up_to as lists of addresses for a single backbone. "
-                f"Received: {space.cuts!r} and {space.frozen_up_to!r}."
-            )
-        if alone:
-            return space
-        names = list(map(str, self.backbones))
-        if not by_name or set(space.cuts) != set(names):
-            raise ConfigError(
-                f"Expected cuts by the names of the backbones, {', '.join(names)}. Received: "
-                f"{reprlib.repr(space.cuts)}."
-            )
-        frozen: Any = space.frozen_up_to
-        if not isinstance(frozen, Mapping):
-            frozen = self._shared_out(frozen)
-        elif set(frozen) - set(names):
-            raise ConfigError(
-                f"Expected frozen_up_to by the names of the backbones, {', '.join(names)}. "
-                f"Received: {reprlib.repr(frozen)}."
-            )
-        return space.changed(
-            cuts={name: cuts[name] for name in names},
-            frozen_up_to={name: frozen[name] for name in names if frozen.get(name)},
-        )
-
-    def _shared_out(self, addresses: Sequence[str]) -> dict[Any, list[str]]:
-        """Return the addresses that each backbone has."""
-        found = {
-            name: [at for at in addresses if at in one.graph.names]
-            for name, one in self.backbones.items()
-        }
-        for at in addresses:
-            if not any(at in those for those in found.values()):
-                known = [address for one in self.backbones.values() for address in one.graph.names]
-                raise ConfigError(
-                    f"Expected frozen_up_to to be addresses that a backbone has. Received: {at!r}. "
-                    f"{nearest(at, known)}"
-                )
-        return found
-
     def measure_latencies(self) -> dict[Place, float]:
         """Return seconds for one example up to each cut, measured at the first call.
 
@@ -229,11 +169,7 @@ class CutSearch:
         `measure_latency` for the conditions. Results have them from then on.
         """
         if not self._latencies:
-            models = {
-                place(at, name): model
-                for name, one in self.backbones.items()
-                for at, model in one.bottoms(self._all_cuts.of(name)).items()
-            }
+            models = self.backbones.bottoms(self._all_cuts)
             found = measure_latency(list(models.values()))
             self._latencies = dict(zip(models, found, strict=True))
         return self._latencies
@@ -249,22 +185,13 @@ class CutSearch:
         They are measured at the first call, with heads that are not trained, and kept in the folder
         of the search. None where nothing is shipped.
         """
-        found: dict[Shape, Figures | str] = {}
-        for name, one in self.backbones.items() if self._shipping else ():
-            assert self._shipping is not None
-            with _naming(name):
-                shapes = list(one.shapes(self._all_cuts, self._rules))
-                told = f"Measuring {name or one.graph.model.name} as {self._shipping.name}"
-                for shape, follows_from, exporter in tracked(shapes, told):
-                    found[shape] = self._shipping.measured(follows_from, exporter)
-        return found
+        if self._shipping is None:
+            return {}
+        return self.backbones.files(self._all_cuts, self._rules, self._shipping)
 
     @cached_property
     def _over(self) -> Mapping[Place, tuple[float, str]]:
-        latencies, found = self._limited_latencies(), {}
-        for one in self.backbones.values():
-            found.update(one.over(self._all_cuts, latencies, self.files))
-        return found
+        return self.backbones.over(self._all_cuts, self._limited_latencies(), self.files)
 
     @property
     def left_out(self) -> Mapping[Place, str]:
@@ -277,31 +204,12 @@ class CutSearch:
     @cached_property
     def _allowed(self) -> SearchSpace:
         """The space without the cuts that exceed the limits."""
-        kept = [one for one in _places(self._all_cuts) if one not in self._over]
-        if not kept:
-            nearest_one, (times, why) = min(self._over.items(), key=lambda one: one[1][0])
-            if times == math.inf:
-                raise ConfigError(
-                    f"Expected a cut that can be shipped as {self.config.ship!r}. Received: none. "
-                    f"{why}"
-                )
-            raise ConfigError(
-                "Expected limits within which a cut keeps. Received: limits that each one "
-                f"exceeds, nearest {label(nearest_one)!r} ({why}). Raise them, or search a smaller "
-                "backbone."
-            )
-        return _narrowed(self._all_cuts, kept)
+        return within_limits(self._all_cuts, self._over, self.config.ship)
 
     @cached_property
     def plan(self) -> Plan | JointPlan | None:
         """The work computed once, stored and trained together; None for the plain way."""
-        space = self._allowed
-        cells = {name: cells_of(space.of(name)) for name in _names(space)}
-        asked = {}
-        for name, count in cells.items():
-            with _naming(name):
-                share = count / sum(cells.values())
-                asked[name or ""] = self.backbones[name].asked(space.of(name), share)
+        asked = self.backbones.work(self._allowed)
         if self.config.plain:
             return None
         workers = None if self._workers is HERE else max(1, self._workers.count)
@@ -343,17 +251,13 @@ class CutSearch:
 
     @cached_property
     def _data(self) -> TrialData | Mapping[str, TrialData]:
-        found: dict[Any, TrialData] = {}
-        plans = filter(None, map(self.plan_of, _names(self._allowed)))
-        kept = [one for plan in plans for one in plan.features if one.is_stored]
+        plans = {name: self.plan_of(name) for name in self._allowed.backbones}
+        kept = [one for plan in plans.values() if plan for one in plan.features if one.is_stored]
         if not all(one.in_memory for one in kept) and self._features.url is None:
             self._workers.check_folder(self._features.path)
-        for name in _names(self._allowed):
-            plan = self.plan_of(name)
-            store = None if plan is None else self._features
-            with _naming(name):
-                own_heads = self._all_cuts.heads is not None
-                found[name] = self.backbones[name].data(plan, store, own_heads)
+        store = None if self.config.plain else self._features
+        own_heads = self._all_cuts.heads is not None
+        found: dict[Any, TrialData] = self.backbones.data(plans, store, own_heads)
         return found.get(None, found)
 
     @cached_property
@@ -364,13 +268,12 @@ class CutSearch:
             return None
         if method == "size":
             return self._by_size
-        found, pooling = self.extract(), ranked_pooling(self.config)
-        by_name: dict[Any, TrialData] = {None: found} if isinstance(found, TrialData) else {**found}
-        features = {
-            name: {at: collected(data.train[at, pooling]) for at in self._allowed.of(name).cuts}
-            for name, data in by_name.items()
-        }
-        labels = next(iter(next(iter(by_name.values())).train.values())).labels
+        found: Any = self.extract()
+        features, labels = ranked_features(
+            {None: found} if isinstance(found, TrialData) else found,
+            self._allowed,
+            ranked_pooling(self.config),
+        )
         if self._all_cuts.heads is None:
             labels = self._rules.targets(labels, "train")
         return rank_cuts(features.get(None, features), labels, method)
@@ -378,23 +281,12 @@ class CutSearch:
     @cached_property
     def _by_size(self) -> pd.DataFrame:
         """Every cut by the parameters before it: what any other ranking has to beat."""
-        return in_order(
-            [
-                {
-                    **({} if name is None else {BACKBONE: name}),
-                    "cut": at,
-                    "score": float(self.backbones[name].points[at].params_before),
-                    "seconds": 0.0,
-                }
-                for name in _names(self._allowed)
-                for at in self._allowed.of(name).cuts
-            ]
-        )
+        return in_order(self.backbones.rows_by_size(self._allowed))
 
     def _in_ranked_order(self) -> list[Place]:
         """Return the cuts as they are ranked, the best first."""
         assert self.ranking is not None
-        return list(_scores(self.ranking))
+        return list(scores_by_cut(self.ranking))
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -402,7 +294,7 @@ class CutSearch:
         if self.ranking is None:
             return self._allowed
         best = self._in_ranked_order()[: self.config.best_cuts]
-        return _narrowed(self._allowed, [one for one in _places(self._allowed) if one in best])
+        return self._allowed.narrowed([one for one in self._allowed.places if one in best])
 
     @cached_property
     def hypermodel(self) -> CutHyperModel:
@@ -416,8 +308,8 @@ class CutSearch:
 
     def _tuner(self, oracle: keras_tuner.Oracle | None = None, fresh: bool = False) -> CutTuner:
         together = {
-            (*_begins(name, group), group.batch_size): group.together
-            for name in _names(self.space)
+            (*filter(None, [name]), group.at, group.pooling, group.batch_size): group.together
+            for name in self.space.backbones
             for group in getattr(self.plan_of(name), "groups", ())
         }
         hypermodel, oracle = self.hypermodel, oracle or self._default_oracle()
@@ -431,59 +323,28 @@ class CutSearch:
                 latencies=self._limited_latencies(),
                 files=self.files,
             )
-            if self._remote is not None:
-                tuner.on_saved = self._remote.put
-                self._remote.put()
+            tuner.on_saved = self._kept.put
+            self._kept.put()
         return tuner
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep other processes off the folder, and other machines off its address."""
-        with alone(self.folder):
-            if self._remote is None:
-                yield
-                return
-            try:
-                with self._remote.held() as fetched:
-                    if fetched:
-                        self.__dict__.pop("tuner", None)  # it knows what was there before
-                    yield
-            except ConfigError as error:
-                raise ConfigError(str(error).replace(str(self.folder), self._remote.url)) from error
+        with self._kept.alone() as fetched:
+            if fetched:
+                self.__dict__.pop("tuner", None)  # it knows what was there before
+            yield
 
     def _default_oracle(self) -> keras_tuner.Oracle:
         # 0 is no seed to it.
         common = {"objective": self._objective, "seed": self.config.seed + 1}
         if self.config.max_trials is None:
             return CutGridOracle(self.hypermodel.spec, **common)
-        order = _places(self.space)
+        order = self.space.places
         if self.ranking is not None:
             order = [one for one in self._in_ranked_order() if one in order]
-        best = self._best_before(order)
+        best = best_before(self.config.start_from, self.folder, order)
         return CutSweepOracle(order, self.config.max_trials, best, **common)
-
-    def _best_before(self, cuts: Sequence[Place]) -> dict[Place, Mapping[str, Any]]:
-        """Return the best values of each cut in the search to start from, the best cut first."""
-        if self.config.start_from is None:
-            return {}
-        folder = expanded(self.config.start_from, ConfigError)
-        if folder.resolve() == self.folder.resolve():
-            raise ConfigError(
-                "Expected start_from to be another folder than that of the search, which goes on "
-                f"with its own trials. Received: {str(folder)!r}."
-            )
-        found: dict[Place, Mapping[str, Any]] = {}
-        for record in best_trials(folder):
-            found.setdefault(record.place, record.values)
-        best = {one: values for one, values in found.items() if one in cuts}
-        if not best:
-            raise ConfigError(
-                f"Expected start_from to be a search with completed trials of these cuts: "
-                f"{reprlib.repr(list(map(label, cuts)))}. Received: {str(folder)!r}, with trials "
-                f"of {', '.join(map(label, found)) or 'none'}."
-            )
-        say(f"Each cut is tried first as it was best in {folder}: {', '.join(map(label, best))}.")
-        return best
 
     @checked(ConfigError)
     def run(
@@ -513,35 +374,13 @@ class CutSearch:
                 self.plan.save(self.folder / "plan.json")
             if fresh or oracle is not None:
                 self.tuner = self._tuner(oracle, fresh)
-            with _told(self.config.max_trials, report, progress) as (tell, tell_progress):
+            with listeners(self.config.max_trials, report, progress) as (tell, tell_progress):
                 self.tuner.search(tell, tell_progress, self._workers)
-            self._export_best()
+            if self._shipping is not None:
+                self._shipping.export_best(
+                    self.result.by_objective, self._told_of, self._exporter, self.tuner.keeps
+                )
         return self.result
-
-    def _export_best(self) -> None:
-        """Export the best trials where models are shipped.
-
-        Raises:
-            ExportError: None of them can be.
-        """
-        if self._shipping is None:
-            return
-        best, why = self.result.by_objective[:SHIPPED], ""
-        for record in tracked(best, f"Exporting as {self._shipping.name}"):
-            made = self._shipping.exported(self._told_of(record))
-            if made is None and not self.tuner.keeps(record.number):
-                made = "Its weights were not kept. Search anew (fresh=True), with the same ship."
-            if made is None:
-                exporter = partial(self._exporter, record)
-                made = self._shipping.exported(self._told_of(record), exporter)
-            if isinstance(made, str):
-                why = made
-                say(f"warning: trial {record.number} cannot be shipped. {made}")
-        if best and not self.result.exports:
-            raise ExportError(
-                f"Expected one of the best {len(best)} trials to be shipped. Received: none that "
-                f"can be. {why}"
-            )
 
     def _told_of(self, record: TrialRecord) -> Any:
         """Return plain data that the model of a trial follows from."""
@@ -554,20 +393,6 @@ class CutSearch:
         made = self.backbones[record.spec.backbone].exporter(whole, folder)
         return made if self._rules.reported else made.tuned()
 
-    def _exports(self, best: Sequence[TrialRecord]) -> dict[int, Export]:
-        """Return the exports of trials as far as they were made, the best file first."""
-        found: dict[int, Export] = {}
-        for record in best if self._shipping else ():
-            assert self._shipping is not None
-            made = self._shipping.exported(self._told_of(record))
-            if isinstance(made, Export):
-                found[record.number] = made
-        values: dict[int, Any] = {number: one.file.value for number, one in found.items()}
-        if None in values.values():  # a head of another task, whose file has no measure
-            return found
-        order = sorted(values, key=lambda number: values[number], reverse=self._rules.maximize)
-        return {number: found[number] for number in order}
-
     @property
     def result(self) -> SearchResult:
         """The results so far."""
@@ -576,17 +401,16 @@ class CutSearch:
         figures = {one.number: self.files.get(one.spec.shape) for one in records}
         result = SearchResult(
             records,
-            {
-                place(at, name): one.points[at].depth
-                for name, one in self.backbones.items()
-                for at in self._all_cuts.of(name).cuts
-            },
+            self.backbones.depths(self._all_cuts),
             self._latencies,
             objective.name,
             objective.direction == "max",
             {number: file for number, file in figures.items() if isinstance(file, Figures)},
         )
-        return replace(result, exports=self._exports(result.by_objective[:SHIPPED]))
+        if self._shipping is None:
+            return result
+        made = self._shipping.exports(result.by_objective, self._told_of, self._rules.maximize)
+        return replace(result, exports=made)
 
     def results(self) -> pd.DataFrame:
         """Return the trials as a table; see `SearchResult.to_frame`."""
@@ -618,7 +442,7 @@ class CutSearch:
         ranking = self._by_size if by == "size" else self.ranking
         assert ranking is not None
         sign = 1 if self.result.maximize else -1
-        scores, cuts = _scores(ranking), self.result.cuts
+        scores, cuts = scores_by_cut(ranking), self.result.cuts
         reached = [sign * cut.best.metrics[self.result.objective] for cut in cuts]
         return rank_correlation([scores[cut.place] for cut in cuts], reached)
 
@@ -672,133 +496,3 @@ class CutSearch:
         if whole is not trained:
             whole.compile(**self.space.head(spec, self.hypermodel.rules).compile_args)
         return whole
-
-
-def _workers(cluster: Workers | None = None) -> Workers:
-    """Return where work is done, given what `CutSearch` takes beside its seven arguments."""
-    if cluster is not None and not isinstance(cluster, Workers):
-        raise ConfigError(
-            f"Expected cluster to be a reusekit.cluster.Cluster, or None. Received: {cluster!r}."
-        )
-    return cluster or HERE
-
-
-def _by_name(
-    backbones: Searchable | Sequence[Searchable] | Mapping[str, Searchable],
-) -> Mapping[str | None, Searchable]:
-    """Return backbones by their names; None is that of an only one."""
-    if isinstance(backbones, Backbone | Graph | keras.Model):
-        return {None: backbones}
-    found = backbones
-    if not isinstance(found, Mapping):
-        pairs = [(_name_of(one), one) for one in found]
-        names = [name for name, _ in pairs]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ConfigError(
-                f"Expected backbones with names of their own. Received: {twice!r} twice. Give a "
-                "dictionary, with a name for each."
-            )
-        found = dict(pairs)
-    if not found or "" in found:
-        raise ConfigError(f"Expected one backbone or several, by names. Received: {found!r}.")
-    by_name: Any = dict(found)
-    return by_name
-
-
-def _name_of(backbone: Searchable) -> str:
-    return backbone.model.name if isinstance(backbone, Graph) else backbone.name
-
-
-def _of(split: DataSplit | Mapping[str, DataSplit], name: str | None, what: str) -> DataSplit:
-    """Return the split of a backbone."""
-    if isinstance(split, DataSplit):
-        return split
-    if name is None or name not in split:
-        raise ConfigError(
-            f"Expected {what} to be a DataSplit, or of several backbones one for each by its name. "
-            f"Received: {', '.join(split) or 'none'}."
-        )
-    return split[name]
-
-
-def _check_alike(backbones: Mapping[str | None, SearchedBackbone]) -> None:
-    """Refuse other examples for one backbone than for another."""
-    (first_name, first), *others = backbones.items()
-    for name, one in others:
-        for what in ("train", "validation"):
-            split, other = getattr(first, what), getattr(one, what)
-            keyed = split.keys is not None and other.keys is not None
-            if (
-                split.task != other.task
-                or split.size != other.size
-                or (keyed and not np.array_equal(split.keys, other.keys))
-            ):
-                raise ConfigError(
-                    f"Expected the same {what} examples in the same order, of one task, for every "
-                    f"backbone. Received: others for {name!r} than for {first_name!r}."
-                )
-
-
-@contextmanager
-def _naming(name: str | None) -> Iterator[None]:
-    """Say in an error of which backbone it is, where there are several."""
-    try:
-        yield
-    except ReusekitError as error:
-        if name is None:
-            raise
-        raise type(error)(f"Backbone {name!r}: {error}") from error
-
-
-def _names(space: SearchSpace) -> list[str | None]:
-    """Return the names of the backbones in a space; None is that of an only one."""
-    return list(space.cuts) if isinstance(space.cuts, Mapping) else [None]
-
-
-def _places(space: SearchSpace) -> list[Place]:
-    """Return the cuts of all backbones in a space."""
-    return [place(at, name) for name in _names(space) for at in space.of(name).cuts]
-
-
-def _narrowed(space: SearchSpace, places: Sequence[Place]) -> SearchSpace:
-    """Return the space with some of its cuts alone; of a backbone without any nothing is left."""
-    kept = {
-        name: [at for at in space.of(name).cuts if place(at, name) in places]
-        for name in _names(space)
-    }
-    kept = {name: cuts for name, cuts in kept.items() if cuts}
-    frozen = space.frozen_up_to
-    if isinstance(frozen, Mapping):
-        frozen = {name: those for name, those in frozen.items() if name in kept}
-    return space.changed(cuts=kept.get(None, kept), frozen_up_to=frozen)
-
-
-def _scores(ranking: pd.DataFrame) -> dict[Place, float]:
-    """Return the score of each cut, the best first."""
-    ranked = ranking.sort_values("rank")
-    names = ranked[BACKBONE] if BACKBONE in ranked else [None] * len(ranked)
-    rows = zip(ranked["cut"], names, ranked["score"], strict=True)
-    return {place(at, name): score for at, name, score in rows}
-
-
-def _begins(name: str | None, group: PlannedGroup) -> tuple[str | None, ...]:
-    """Return where the trials of a planned group begin, as `CutHyperModel.begin` has it."""
-    return (group.at, group.pooling) if name is None else (name, group.at, group.pooling)
-
-
-@contextmanager
-def _told(
-    trials: int | None,
-    report: Callable[[TrialRecord], None] | None,
-    progress: Callable[[str], None] | None,
-) -> Iterator[Sequence[Callable[[Any], None]]]:
-    """Yield the listener to the progress of a search: a bar where there is no other."""
-    if report is not None or progress is not None:
-        yield [one or (lambda told: None) for one in (report, progress)]
-        return
-    with counted("Trials", trials) as step:
-        yield [
-            lambda record: step(f"Trials (last: {record.label}, {record.status})"),
-            lambda text: step(f"Trials ({text})", 0),
-        ]

@@ -18,6 +18,9 @@ from reusekit.errors import ConfigError, ReusekitError
 from reusekit.graph import keras_internals
 from reusekit.sealed_json import DamagedFileError, read_sealed, write_sealed
 
+STATE_FILE = "state.json"
+"""The name of the file with the state of a search, in its folder."""
+
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
+from reusekit.arguments import expanded
 from reusekit.digests import digest
 from reusekit.errors import ConfigError
 from reusekit.features import default_path
-from reusekit.objects import Objects
+from reusekit.objects import Objects, is_url
 from reusekit.progress import say
 from reusekit.sealed_json import write_durably
-from reusekit.search.folder import folder_errors_explained
+from reusekit.search.folder import alone, folder_errors_explained
 from reusekit.secrets import shown
 
 LEASE = 60.0
@@ -249,3 +250,45 @@ def _described(told: bytes | None) -> str:
         return f"process {found['process']} on {found['machine']}, since {found['since']}"
     except (ValueError, TypeError, KeyError):
         return "another process"
+
+
+class KeptSearch:
+    """The folder of a search: one of this machine, or one that stands for an address.
+
+    Args:
+        folder: The folder or the address.
+
+    Attributes:
+        folder: The folder of this machine.
+        name: The folder, or the address at which the same search goes on.
+
+    Raises:
+        ConfigError: It cannot be used.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self._remote = RemoteFolder(str(folder)) if is_url(folder) else None
+        self.folder = self._remote.folder if self._remote else expanded(folder, ConfigError)
+        self.name = self._remote.url if self._remote else str(self.folder)
+
+    def put(self) -> None:
+        """Write what has changed to the address, where there is one."""
+        if self._remote is not None:
+            self._remote.put()
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Keep other processes and machines off; yields whether the folder was fetched anew.
+
+        Raises:
+            ConfigError: Another search in it is running.
+        """
+        with alone(self.folder):
+            if self._remote is None:
+                yield False
+                return
+            try:
+                with self._remote.held() as fetched:
+                    yield fetched
+            except ConfigError as error:
+                raise ConfigError(str(error).replace(str(self.folder), self.name)) from error

@@ -1,14 +1,19 @@
 """The results of a cut search, as data."""
 
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
-from reusekit.arguments import checked
+from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, nearest
 from reusekit.exports import Export, Figures
+from reusekit.progress import counted, say
+from reusekit.search.folder import STATE_FILE, read_state
 from reusekit.search.sizes import Sizes
 from reusekit.search.space import BACKBONE, Place, TrialSpec, label, place, renamed
 from reusekit.training.fit import Fit
@@ -350,3 +355,70 @@ def _validation(trial: TrialRecord) -> dict[str, float]:
         for name, value in trial.metrics.items()
         if name.startswith("val_")
     }
+
+
+def best_trials(folder: Path) -> list[TrialRecord]:
+    """Return the completed trials of a search by its folder, the best first.
+
+    Raises:
+        ConfigError: No search is kept there.
+    """
+    state = read_state(folder / STATE_FILE)
+    if state is None:
+        raise ConfigError(f"Expected the folder of a search. Received: {str(folder)!r}.")
+    records = (TrialRecord.from_dict(record) for record in state["records"])
+    objective, direction = state["search"]["objective"]
+    done = (record for record in records if record.status == "completed")
+    return ranked(done, objective, direction == "max")
+
+
+def best_before(
+    start_from: AnyPath | None, folder: Path, cuts: Sequence[Place]
+) -> dict[Place, Mapping[str, Any]]:
+    """Return the best values of each cut in the search to start from, the best cut first.
+
+    Args:
+        start_from: The folder of that search; None for none.
+        folder: The folder of the search that starts.
+        cuts: The cuts that it searches.
+
+    Raises:
+        ConfigError: No search of these cuts is kept there, or it is the same one.
+    """
+    if start_from is None:
+        return {}
+    before = expanded(start_from, ConfigError)
+    if before.resolve() == folder.resolve():
+        raise ConfigError(
+            "Expected start_from to be another folder than that of the search, which goes on "
+            f"with its own trials. Received: {str(before)!r}."
+        )
+    found: dict[Place, Mapping[str, Any]] = {}
+    for record in best_trials(before):
+        found.setdefault(record.place, record.values)
+    best = {one: values for one, values in found.items() if one in cuts}
+    if not best:
+        raise ConfigError(
+            f"Expected start_from to be a search with completed trials of these cuts: "
+            f"{reprlib.repr(list(map(label, cuts)))}. Received: {str(before)!r}, with trials "
+            f"of {', '.join(map(label, found)) or 'none'}."
+        )
+    say(f"Each cut is tried first as it was best in {before}: {', '.join(map(label, best))}.")
+    return best
+
+
+@contextmanager
+def listeners(
+    trials: int | None,
+    report: Callable[[TrialRecord], None] | None,
+    progress: Callable[[str], None] | None,
+) -> Iterator[Sequence[Callable[[Any], None]]]:
+    """Yield the listeners to records and to progress: a bar where there is no other."""
+    if report is not None or progress is not None:
+        yield [one or (lambda told: None) for one in (report, progress)]
+        return
+    with counted("Trials", trials) as step:
+        yield [
+            lambda record: step(f"Trials (last: {record.label}, {record.status})"),
+            lambda text: step(f"Trials ({text})", 0),
+        ]

@@ -1,8 +1,8 @@
 """The models of a search as files: measured before any training, and compared after it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ from reusekit.errors import ExportError
 from reusekit.exports import Export, Exporter, Figures
 from reusekit.exports.exporter import file_name
 from reusekit.exports.formats import written_as
+from reusekit.progress import say, tracked
 from reusekit.sealed_json import DamagedFileError, read_sealed
+from reusekit.search.config import SHIPPED
 from reusekit.search.folder import alone, folder_errors_explained, write_state
+from reusekit.search.results import TrialRecord
 
 MODEL = "model"
 """The name of an exported model, and of its file."""
@@ -105,3 +108,59 @@ class Shipping:
             return str(kept["refused"])
         figures = {name: Figures(**kept[name]) for name in ("file", "keras")}
         return Export(**{**kept, **figures, "notes": tuple(kept["notes"]), "path": str(path)})
+
+    def export_best(
+        self,
+        records: Sequence[TrialRecord],
+        told_of: Callable[[TrialRecord], Any],
+        exporter: Callable[[TrialRecord, Path], Exporter],
+        is_kept: Callable[[int], bool],
+    ) -> None:
+        """Export the models of the best few trials.
+
+        Args:
+            records: The trials, the best first.
+            told_of: Returns plain data that the model of a trial follows from.
+            exporter: Makes the exporter of a trial's model to a folder.
+            is_kept: Returns whether the weights of the trial of a number are there.
+
+        Raises:
+            ExportError: None of them can be exported.
+        """
+        best, why, shipped = records[:SHIPPED], "", 0
+        for record in tracked(best, f"Exporting as {self.name}"):
+            made = self.exported(told_of(record))
+            if made is None and not is_kept(record.number):
+                made = "Its weights were not kept. Search anew (fresh=True), with the same ship."
+            if made is None:
+                made = self.exported(told_of(record), partial(exporter, record))
+            shipped += isinstance(made, Export)
+            if isinstance(made, str):
+                why = made
+                say(f"warning: trial {record.number} cannot be shipped. {made}")
+        if best and not shipped:
+            raise ExportError(
+                f"Expected one of the best {len(best)} trials to be shipped. Received: none that "
+                f"can be. {why}"
+            )
+
+    def exports(
+        self,
+        records: Sequence[TrialRecord],
+        told_of: Callable[[TrialRecord], Any],
+        maximize: bool,
+    ) -> dict[int, Export]:
+        """Return the exports of the best few trials as far as they were made, the best file first.
+
+        Args:
+            records: The trials, the best first.
+            told_of: Returns plain data that the model of a trial follows from.
+            maximize: Whether more of the task's measure is better.
+        """
+        made = {one.number: self.exported(told_of(one)) for one in records[:SHIPPED]}
+        found = {number: one for number, one in made.items() if isinstance(one, Export)}
+        values: dict[int, Any] = {number: one.file.value for number, one in found.items()}
+        if None in values.values():  # a head of another task, whose file has no measure
+            return found
+        order = sorted(values, key=lambda number: values[number], reverse=maximize)
+        return {number: found[number] for number in order}

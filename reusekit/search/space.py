@@ -354,6 +354,29 @@ class SearchSpace(TrialChoices):
             frozen_up_to = frozen_up_to.get(backbone, [])
         return self.changed(cuts=self.cuts[backbone], frozen_up_to=frozen_up_to)
 
+    @property
+    def backbones(self) -> list[str | None]:
+        """The names of the backbones; None is that of an only one."""
+        return list(self.cuts) if isinstance(self.cuts, Mapping) else [None]
+
+    @property
+    def places(self) -> list[Place]:
+        """The cuts of all backbones."""
+        return [place(at, name) for name in self.backbones for at in self.of(name).cuts]
+
+    @checked(ConfigError)
+    def narrowed(self, places: Sequence[Place]) -> "SearchSpace":
+        """Return the space with some of its cuts alone; a backbone without any is left out."""
+        kept = {
+            name: [at for at in self.of(name).cuts if place(at, name) in places]
+            for name in self.backbones
+        }
+        kept = {name: cuts for name, cuts in kept.items() if cuts}
+        frozen = self.frozen_up_to
+        if isinstance(frozen, Mapping):
+            frozen = {name: those for name, those in frozen.items() if name in kept}
+        return self.changed(cuts=kept.get(None, kept), frozen_up_to=frozen)
+
     @checked(ConfigError)
     def targets_of(self, adaptation: str) -> Targets:
         """Return the layers that an adaptation adds to, by role."""

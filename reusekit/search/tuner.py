@@ -32,6 +32,7 @@ from reusekit.search.execution import (
     with_weights,
 )
 from reusekit.search.folder import (
+    STATE_FILE,
     Checkpoints,
     folder_errors_explained,
     load,
@@ -46,9 +47,6 @@ from reusekit.search.space import BEFORE, FROZEN_UP_TO, Place, Shape, renamed
 from reusekit.training import heads as all_heads
 from reusekit.training.heads import Head
 from reusekit.workers import HERE, Workers
-
-STATE_FILE = "state.json"
-"""The name of the file with the state of a search, in its folder."""
 
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
@@ -437,21 +435,6 @@ class CutTuner(base_tuner.BaseTuner):
         """Return the file of what a finished trial trained, compared with the trial's record."""
         record = next((one for one in self.records if one.number == number), None)
         return self._checkpoints.sound(number, record.weights if record else None)
-
-
-def best_trials(folder: Path) -> list[TrialRecord]:
-    """Return the completed trials of a search by its folder, the best first.
-
-    Raises:
-        ConfigError: No search is kept there.
-    """
-    state = read_state(folder / STATE_FILE)
-    if state is None:
-        raise ConfigError(f"Expected the folder of a search. Received: {str(folder)!r}.")
-    records = (TrialRecord.from_dict(record) for record in state["records"])
-    objective, direction = state["search"]["objective"]
-    done = (record for record in records if record.status == "completed")
-    return ranked(done, objective, direction == "max")
 
 
 def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[str, Any]:

@@ -1,12 +1,9 @@
 """The use of a registered model: how its inputs are treated, and the names of its outputs."""
 
-import base64
-import binascii
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import keras
 import numpy as np
@@ -17,16 +14,24 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reusekit.arguments import first_fault
 from reusekit.data import DataSplit, Treatment
-from reusekit.data.files import look_at, open_files, stamp
 from reusekit.data.task import AnyKind, Task
 from reusekit.errors import DataError, TrackingError
 from reusekit.graph import read
 from reusekit.startup import without_retracing
+from reusekit.tracking.raw_inputs import (
+    CHUNK,
+    InputValues,
+    content_of,
+    count_of,
+    decoded,
+    listed,
+    numbers_of,
+    texts_of,
+)
 
 USAGE = Path("data", "usage.json")
 """Where the usage lies in a model's folder, beside the model."""
 
-_CHUNK = 1024  # inputs that are made ready at a time
 _BATCH = 64
 _BASE64 = "b64"
 """What TensorFlow Serving calls the only entry of an input that is bytes in base64."""
@@ -198,7 +203,7 @@ class Usage(Answers):
         structure = read(model).input_structure
         columns = self._by_input(structure, inputs)
         outputs: list[Mapping[str, np.ndarray]] = []
-        for start in range(0, _count(len(one.values) for one in columns), _CHUNK):
+        for start in range(0, count_of(len(one.values) for one in columns), CHUNK):
             arrays = [self._ready(one.part(start), files) for one in columns]
             for at in range(0, len(arrays[0]), _BATCH):
                 batch = [array[at : at + _BATCH] for array in arrays]
@@ -250,7 +255,7 @@ class Usage(Answers):
         """Return the columns of the table that the model was trained on; none without one."""
         return [] if self.columns is None else _flat(self.columns)
 
-    def _by_input(self, structure: Any, inputs: Any) -> "list[_Column]":
+    def _by_input(self, structure: Any, inputs: Any) -> list[InputValues]:
         """Return the values of each of a model's inputs, in their order."""
         tensors = keras.tree.flatten(structure)
         if isinstance(structure, dict):
@@ -260,10 +265,10 @@ class Usage(Answers):
         if isinstance(inputs, Mapping):
             given = list(inputs)
             if len(tensors) == 1 and (given == [names[0]] or self._is_base64(given)):
-                inputs = _decoded(inputs[given[0]]) if self._is_base64(given) else inputs[given[0]]
+                inputs = decoded(inputs[given[0]]) if self._is_base64(given) else inputs[given[0]]
             elif self.columns is not None and set(self.of_table()) <= set(given):
-                parts = {name: _listed(inputs[name]) for name in given}
-                _count(map(len, parts.values()))
+                parts = {name: listed(inputs[name]) for name in given}
+                count_of(map(len, parts.values()))
                 inputs = pd.DataFrame({name: list(part) for name, part in parts.items()})
         if isinstance(inputs, pd.DataFrame):
             found = self._of_frame(inputs, names)
@@ -283,14 +288,14 @@ class Usage(Answers):
         else:
             found = [inputs]
         return [
-            _Column(name, tuple(tensor.shape[1:]), tensor.dtype, _listed(values))
+            InputValues(name, tuple(tensor.shape[1:]), tensor.dtype, listed(values))
             for name, tensor, values in zip(names, tensors, found, strict=True)
         ]
 
     def _of_frame(self, frame: pd.DataFrame, names: Sequence[str]) -> list[Any]:
         """Return what a DataFrame has for each input."""
         if self._is_base64(list(frame.columns)):
-            return [_decoded(frame[_BASE64])]
+            return [decoded(frame[_BASE64])]
         wanted: Any = self.columns
         if wanted is None and len(names) == 1:  # whatever it is called
             wanted = tuple(frame.columns)
@@ -308,18 +313,18 @@ class Usage(Answers):
             if column not in frame.columns:
                 raise missing_column(column, frame.columns)
         return [
-            frame[wanted[name][0]] if len(wanted[name]) == 1 else _numbers(frame[[*wanted[name]]])
+            frame[wanted[name][0]] if len(wanted[name]) == 1 else numbers_of(frame[[*wanted[name]]])
             for name in names
         ]
 
     def _is_base64(self, given: Sequence[Any]) -> bool:
         return self.of_pictures and list(given) == [_BASE64]
 
-    def _ready(self, column: "_Column", files: bool) -> Any:
+    def _ready(self, column: InputValues, files: bool) -> Any:
         """Return some values as the model takes them."""
         values = column.values
         if column.dtype == "string":
-            return _texts(column)
+            return texts_of(column)
         raw = [isinstance(value, str | bytes | os.PathLike) for value in values]
         if any(raw):
             if not self.of_pictures or not all(raw):
@@ -329,7 +334,7 @@ class Usage(Answers):
                     f"Expected pictures as {{{_BASE64!r}: ...}}, in base64. Received: text; paths "
                     "would be those of the server's own files."
                 )
-            return column.checked(_opened(values, self.treatment, "picture"))
+            return column.checked(content_of(values, self.treatment, "picture"))
         if isinstance(values, list) and all(isinstance(value, np.ndarray) for value in values):
             values = [self._treated(value[None], column)[0] for value in values]
         try:
@@ -344,7 +349,7 @@ class Usage(Answers):
             raise column.refused("some that are not finite")
         return ready
 
-    def _treated(self, array: np.ndarray, column: "_Column") -> np.ndarray:
+    def _treated(self, array: np.ndarray, column: InputValues) -> np.ndarray:
         """Treat pictures of 8 or 16 bits and series as those of the training data were."""
         picture = array.dtype in (np.uint8, np.uint16) and array.ndim == 4
         if picture and len(column.shape) == 3:
@@ -357,47 +362,6 @@ class Usage(Answers):
         return np.stack([np.asarray(treat(tf.constant(one))) for one in array])
 
 
-class _Column(NamedTuple):
-    """The values of one of a model's inputs.
-
-    Attributes:
-        name: The input's.
-        shape: Of one value, as the model takes it.
-        dtype: Of what the model takes.
-        values: The values.
-    """
-
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
-    values: Any
-
-    def part(self, start: int) -> "_Column":
-        """Return the values from a position on that are made ready together."""
-        return self._replace(values=self.values[start : start + _CHUNK])
-
-    def checked(self, array: np.ndarray) -> np.ndarray:
-        """Return an array where its shape is what the model takes."""
-        if array.ndim == len(self.shape) and self.shape[-1:] == (1,):  # as Keras adds it
-            array = array[..., None]
-        elif array.ndim == len(self.shape) + 2 and array.shape[-1] == 1:
-            array = array[..., 0]
-        fits = array.ndim - 1 == len(self.shape) and all(
-            size in (None, found) for size, found in zip(self.shape, array.shape[1:], strict=True)
-        )
-        if not fits:
-            raise self.refused(f"an array of shape {array.shape}")
-        return array
-
-    def refused(self, received: str) -> DataError:
-        """Return the error for values that are of another kind."""
-        shape = ", ".join(["n", *("any" if size is None else str(size) for size in self.shape)])
-        return DataError(
-            f"Expected {self.dtype} of shape ({shape}) for the input {self.name!r}. Received: "
-            f"{received}."
-        )
-
-
 def missing_column(column: Any, there: Iterable[Any]) -> DataError:
     """Return the error for a table without a column that a model is fed."""
     listed = ", ".join(map(repr, there))[:200] or "none"
@@ -405,17 +369,6 @@ def missing_column(column: Any, there: Iterable[Any]) -> DataError:
         f"Expected a table with the column {column!r}, which the model was trained on. Received: "
         f"the columns {listed}."
     )
-
-
-def _count(lengths: Iterable[int]) -> int:
-    """Return how many inputs there are, by how many there are of each kind."""
-    counts = set(lengths)
-    if len(counts) != 1 or 0 in counts:
-        raise DataError(
-            "Expected one input at least, and as many of each kind. Received: "
-            f"{', '.join(map(str, sorted(counts)))}."
-        )
-    return counts.pop()
 
 
 def _meaning(task: Task, thresholds: Sequence[float] | None) -> dict[str, Any]:
@@ -432,104 +385,3 @@ def _flat(columns: Columns) -> list[str]:
     if isinstance(columns, Mapping):
         return [column for some in columns.values() for column in some]
     return list(columns)
-
-
-def _listed(values: Any) -> Any:
-    """Return values as an array of numbers or a list; one text, path or file is a list of one."""
-    if isinstance(values, str | bytes | os.PathLike):
-        return [values]
-    if isinstance(values, np.ndarray) and values.dtype.kind == "S":
-        raise DataError(
-            "Expected bytes in a list: an array of them has lost zeros at their ends. Received: an "
-            f"array of {values.dtype}."
-        )
-    if isinstance(values, np.ndarray) and values.dtype.kind not in "OU":
-        if not values.ndim:
-            raise DataError(f"Expected several inputs. Received: {values}.")
-        return values
-    if isinstance(values, pd.Series):
-        return values.tolist()
-    if isinstance(values, Sequence | np.ndarray | tf.Tensor):
-        return list(values) if not isinstance(values, tf.Tensor) else _listed(values.numpy())
-    raise DataError(
-        "Expected a list or an array of inputs, a DataFrame, or a dictionary. Received: "
-        f"{type(values).__name__}."
-    )
-
-
-def _numbers(frame: pd.DataFrame) -> np.ndarray:
-    """Return columns of numbers as one array."""
-    for column in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[column]):
-            raise DataError(
-                f"Expected numbers in the column {column!r}. Received: {frame[column].dtype}."
-            )
-    return frame.to_numpy("float32")
-
-
-def _decoded(values: Any) -> list[bytes]:
-    """Return bytes that are given in base64."""
-    try:
-        return [base64.b64decode(value, validate=True) for value in _listed(values)]
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise DataError(f"Expected pictures in base64. Received: {str(error)[:200]}.") from error
-
-
-def _texts(column: _Column) -> Any:
-    """Return texts as a tensor; those of files are read."""
-    values = list(column.values)
-    if column.shape == (1,):
-        values = [
-            one[0] if isinstance(one, list | np.ndarray) and len(one) else one for one in values
-        ]
-    paths = [place for place, value in enumerate(values) if isinstance(value, os.PathLike)]
-    if paths:
-        found = _opened([values[place] for place in paths], Treatment(), "text")
-        for place, text in zip(paths, found, strict=True):
-            values[place] = text.decode()
-    for place, value in enumerate(values):
-        if isinstance(value, bytes):  # as the arrays of a split have texts
-            values[place] = value = _read_text(value)
-        if not isinstance(value, str):
-            raise DataError(
-                f"Expected texts for the input {column.name!r}. Received: {str(value)[:80]!r}, of "
-                f"type {type(value).__name__}."
-            )
-    texts = tf.constant(values)
-    return texts[:, None] if column.shape == (1,) else texts
-
-
-def _read_text(value: bytes) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"Expected text in UTF-8. Received: {value[:80]!r}.") from error
-
-
-def _opened(values: Sequence[Any], treatment: Treatment, kind: str) -> np.ndarray:
-    """Return the content of files of one kind, given by their paths or as bytes."""
-    with TemporaryDirectory() as scratch:
-        paths = []
-        for place, value in enumerate(values):
-            paths.append(value)
-            if isinstance(value, bytes):
-                paths[-1] = Path(scratch, f"input {place}")
-                paths[-1].write_bytes(value)
-            elif not os.path.isfile(value):
-                raise DataError(
-                    f"Expected the path of a {kind}. Received: {str(value)[:200]!r}, where no file "
-                    "is."
-                )
-        try:
-            found = look_at(tuple(stamp(path) for path in paths))
-            for file in found:
-                if file.kind != kind:
-                    why = file.trouble or f"a {file.kind}"
-                    raise DataError(f"Expected a {kind}. Received: {file.path} ({why}).")
-            inputs = open_files(found, treatment, "the input").inputs
-            try:
-                return np.stack(list(inputs.as_numpy_iterator()))
-            except ValueError as error:
-                raise DataError("Expected pictures of one size. Received: several.") from error
-        except DataError as error:
-            raise DataError(str(error).replace(f"{scratch}{os.sep}", "")) from error

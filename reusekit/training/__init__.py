@@ -5,7 +5,8 @@ from reusekit.training.adaptation import Adaptation, adapt
 from reusekit.training.attachment import attach
 from reusekit.training.fit import Fit, Monitor, Resumption, fit_model
 from reusekit.training.folding import fold_standardization
-from reusekit.training.freezing import Freezing, VariableState, freeze
+from reusekit.training.freezing import freeze
+from reusekit.training.frozen_state import Freezing, VariableState
 from reusekit.training.layerwise import layerwise_optimizer
 from reusekit.training.optimizer import LayerwiseOptimizer, Rates, VariableRate
 from reusekit.training.unfreezing import GradualUnfreezing

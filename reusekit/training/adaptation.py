@@ -14,15 +14,8 @@ from reusekit.errors import TrainingError, nearest
 from reusekit.graph import Graph, ancestors, keras_internals, read, resolve
 from reusekit.graph.addresses import At
 from reusekit.surgery.certificate import prove_equal
-from reusekit.training.freezing import (
-    Flags,
-    Freezing,
-    FrozenPart,
-    layers_of,
-    other_model,
-    parts_of,
-    set_flags,
-)
+from reusekit.training.freezing import FrozenPart, layers_of, parts_of, set_flags
+from reusekit.training.frozen_state import Flags, Freezing, other_model
 from reusekit.training.roles import NORMS, normalises, roles_of
 
 Targets = Literal["all", "attention", "mlp", "convolution", "embedding"]

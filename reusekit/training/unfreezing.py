@@ -11,7 +11,8 @@ from reusekit.arguments import checked
 from reusekit.errors import TrainingError
 from reusekit.graph import Graph, cut_points, keras_internals, read
 from reusekit.graph.addresses import At
-from reusekit.training.freezing import BatchNorm, Freezing, FrozenPart
+from reusekit.training.freezing import BatchNorm, FrozenPart
+from reusekit.training.frozen_state import Freezing
 
 
 class GradualUnfreezing(keras.callbacks.Callback):
