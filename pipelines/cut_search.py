@@ -11,12 +11,10 @@ from reusekit.settings import (
     BackboneSettings,
     BaselineSettings,
     CandidateSettings,
-    ClusterSettings,
     DataSettings,
     FineTuneSettings,
     SearchJobSettings,
     SearchSettings,
-    TrackingSettings,
 )
 
 
@@ -27,8 +25,6 @@ def cut_search(
     search: SearchSettings = SearchSettings(),
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
-    tracking: TrackingSettings = TrackingSettings(),
-    cluster: ClusterSettings = ClusterSettings(),
     options: SearchJobSettings = SearchJobSettings(),
 ) -> None:
     """Search how deep to cut a pretrained model, fine-tune the best cut, register it.
@@ -44,20 +40,18 @@ def cut_search(
         search: What the search tries.
         finetune: The phase after the search, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
-        tracking: Where MLflow keeps the run, and the name in the registry.
-        cluster: Where features are computed and trials are trained.
-        options: The seed, the output folder, and how the job is run.
+        options: The seed, the output folder, where MLflow keeps the run, and where work is done.
     """
     with (
         stages.start_job(
             name="cut_search",
             output=options.output,
-            tracking=tracking,
+            tracking=options.tracking,
             seed=options.seed,
             verbose=options.verbose,
             data=data,
         ) as job,
-        stages.connected(settings=cluster) as workers,
+        stages.connected(settings=options.cluster) as workers,
     ):
         with job.stage("Load the backbone"):
             candidates = stages.load_candidates(
@@ -124,7 +118,7 @@ def cut_search(
                 backbone=pretrained,
                 splits=splits,
                 scores=scores,
-                settings=tracking,
+                settings=options.tracking,
                 folder=job.folder,
                 standalone=options.standalone,
             )
@@ -136,7 +130,7 @@ def cut_search(
                     splits=splits,
                     ship_as=search.ship,
                     version=version,
-                    name=tracking.model,
+                    name=options.tracking.model,
                     folder=job.folder,
                 )
         with job.stage("Write the report"):
@@ -146,7 +140,7 @@ def cut_search(
         tuned=tuned,
         scores=scores,
         version=version,
-        tracking=tracking,
+        tracking=options.tracking,
         exports=exports,
         left_out=candidates.left_out,
     )

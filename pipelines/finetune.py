@@ -8,12 +8,10 @@ from reusekit.launch import launch
 from reusekit.settings import (
     BackboneSettings,
     BaselineSettings,
-    ClusterSettings,
     DataSettings,
     FineTuneJobSettings,
     FineTuneSettings,
     HeadSettings,
-    TrackingSettings,
 )
 
 
@@ -24,32 +22,29 @@ def fine_tune(
     head: HeadSettings = HeadSettings(),
     finetune: FineTuneSettings = FineTuneSettings(),
     baselines: BaselineSettings = BaselineSettings(),
-    tracking: TrackingSettings = TrackingSettings(),
-    cluster: ClusterSettings = ClusterSettings(),
 ) -> None:
     """Fine-tune a pretrained model at a cut you name, and register it.
 
     Args:
-        options: The cut, the seed, the output folder, and how the job is run.
+        options: The cut, the seed, the output folder, where MLflow keeps the run, and where work is
+            done.
         data: Which data to train on.
         backbone: Which pretrained model to start from.
         head: The head, and the first phase, in which only the head is trained.
         finetune: The second phase, with the top of the backbone unfrozen.
         baselines: What the result is compared with.
-        tracking: Where MLflow keeps the run, and the name in the registry.
-        cluster: Where features are computed.
     """
     cut = options.cut
     with (
         stages.start_job(
             name="finetune",
             output=options.output,
-            tracking=tracking,
+            tracking=options.tracking,
             seed=options.seed,
             verbose=options.verbose,
             data=data,
         ) as job,
-        stages.connected(settings=cluster) as workers,
+        stages.connected(settings=options.cluster) as workers,
     ):
         with job.stage("Load the backbone"):
             pretrained = stages.load_backbone(settings=backbone)
@@ -105,13 +100,13 @@ def fine_tune(
                 backbone=pretrained,
                 splits=splits,
                 scores=scores,
-                settings=tracking,
+                settings=options.tracking,
                 folder=job.folder,
                 standalone=options.standalone,
             )
         with job.stage("Write the report"):
             stages.write_report(job=job, tuned=tuned, splits=splits, test=test, version=version)
-    stages.report(job=job, tuned=tuned, scores=scores, version=version, tracking=tracking)
+    stages.report(job=job, tuned=tuned, scores=scores, version=version, tracking=options.tracking)
 
 
 if __name__ == "__main__":

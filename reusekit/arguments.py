@@ -97,9 +97,8 @@ def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> 
 
     @functools.cache
     def checks() -> Mapping[str, Callable[[Any], Any]]:
-        hints = _hints(annotated).items()
-        wanted = {name: one for name, one in hints if name != "return" and one is not Any}
-        return {name: _adapter(hint).validate_python for name, hint in wanted.items()}
+        wanted = _hints(annotated, parameters).items()
+        return {name: _adapter(one).validate_python for name, one in wanted if one is not Any}
 
     def check(name: str, value: Any) -> Any:
         validate = checks().get(name)
@@ -109,7 +108,7 @@ def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> 
         try:
             validate(value)
         except ValidationError:
-            raise _refusal(error, name, _hints(annotated)[name], value) from None
+            raise _refusal(error, name, _hints(annotated, parameters)[name], value) from None
         return value
 
     @functools.wraps(function)
@@ -129,14 +128,15 @@ def _guarded(function: Callable, annotated: Any, error: type[ReusekitError]) -> 
 _EITHER = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
-def _hints(annotated: Any) -> dict[str, Any]:
-    """Return the annotations, those of keywords that a TypedDict lists among them."""
+def _hints(annotated: Any, parameters: Iterable[str]) -> dict[str, Any]:
+    """Return the annotations of parameters, and of the keywords that a TypedDict lists."""
     hints = get_type_hints(annotated, include_extras=True)
-    for name, hint in list(hints.items()):
+    found = {name: hints[name] for name in parameters if name in hints}
+    for name, hint in list(found.items()):
         if get_origin(hint) is Unpack:
-            hints |= get_type_hints(get_args(hint)[0], include_extras=True)
-            del hints[name]
-    return hints
+            del found[name]
+            found |= get_type_hints(get_args(hint)[0], include_extras=True)
+    return found
 
 
 def check(annotation: Any, value: Any, name: str, error: type[ReusekitError]) -> None:

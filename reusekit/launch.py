@@ -64,7 +64,8 @@ def launch(
         _import(options.pop("import"))
         verbose = options.get("verbose", False)
         for name, kind in jobs.items():
-            options[name] = kind(**{key: options.pop(key) for key in kind.model_fields})
+            own = kind.model_fields.keys() - signature(function).parameters.keys()
+            options[name] = kind(**{key: options.pop(key) for key in own})
         with interruptible(), _ending_quietly():
             function(**options)
     except ArgumentError as error:
@@ -116,8 +117,8 @@ def make_parser(
         help="Modules to import first, which register classes of your own with Keras: a or [a,b].",
     )
     jobs = _flat(function)
-    for kind in jobs.values():
-        parser.add_class_arguments(kind, as_group=False)
+    for kind in jobs.values():  # a parameter of the function's own stands for a setting
+        parser.add_class_arguments(kind, as_group=False, skip={*signature(function).parameters})
     parser.add_function_arguments(function, as_positional=positional, skip={*jobs})
     return parser
 

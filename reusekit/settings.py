@@ -431,6 +431,10 @@ class JobSettings(Settings):
         "trials.",
     )
     verbose: bool = Field(False, description="Say more, and show the traceback of an error.")
+    tracking: TrackingSettings = Field(
+        TrackingSettings(),
+        description="Where MLflow keeps the run, and the name in the registry.",
+    )
 
 
 class TrainingJobSettings(JobSettings):
@@ -440,6 +444,9 @@ class TrainingJobSettings(JobSettings):
         False,
         description="Register the whole model with weights of its own, to be loaded where reusekit "
         "is not installed. Otherwise its bottom is stored once for all models that stand on it.",
+    )
+    cluster: ClusterSettings = Field(
+        ClusterSettings(), description="Where features are computed and trials are trained."
     )
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -149,6 +149,23 @@ def test_signature_and_docstring_are_those_of_the_function():
 def test_a_missing_or_unknown_argument_is_pythons_own_error():
     with pytest.raises(TypeError, match="minutes"):
         Recipe()
+
+
+class Oven(TypedDict, total=False):
+    minutes: PositiveInt
+
+
+@checked(ConfigError)
+def roast(dish: str, **oven: Unpack[Oven]) -> Any:
+    return oven
+
+
+def test_keywords_of_a_typed_dictionary_are_checked_as_arguments_are():
+    assert roast("tart", minutes=3) == {"minutes": 3} and roast("tart") == {}
+    with pytest.raises(ConfigError, match="Expected minutes to be a whole number of at least 1"):
+        roast("tart", minutes=0)
+    with pytest.raises(TypeError, match="unexpected argument 'minute'"):
+        roast("tart", minute=3)
 
 
 def test_no_message_is_longer_than_one_reads():

@@ -90,6 +90,7 @@ class Freezing:
             TrainingError: The model is another one.
 
         Example:
+            >>> from reusekit.training import freeze
             >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dropout(0.5, name="d")])
             >>> frozen = freeze(model, up_to="d")
             >>> model.get_layer("d").rate
