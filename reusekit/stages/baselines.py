@@ -26,7 +26,7 @@ from reusekit.surgery import clone
 from reusekit.tasks import repeated, rules_of
 from reusekit.tracking import log_history, step_run
 from reusekit.training import fit_model
-from reusekit.training.fit import MONITORED
+from reusekit.training.fit import MONITORED, make_variables
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,22 @@ def from_scratch(
         The rate with the best measure on the validation split.
     """
     plain, best = rules_of(splits.train.task), None
+    keras.utils.set_random_seed(seed)
+    model = clone(tuned.whole, weights="fresh")
+    for layer in model.layers:
+        layer.trainable = True
+    args = with_metric(tuned.head, MONITORED, plain, splits.train.mixes_labels)
+    model.compile(keras.optimizers.Adam(), **args)
     with TemporaryDirectory(dir=folder) as scratch:
         train = _fed(splits.train, Path(scratch) / "train.npy", settings.batch_size, seed)
         train = train.repeat(settings.passes)
         validation = _fed(splits.validation, Path(scratch) / "validation.npy", INFERENCE_BATCH)
+        make_variables(model, next(iter(validation)))
+        begun = _values(model)
         for rate in settings.learning_rates:
-            keras.utils.set_random_seed(seed)
-            model = clone(tuned.whole, weights="fresh")
-            for layer in model.layers:
-                layer.trainable = True
-            args = with_metric(tuned.head, MONITORED, plain, splits.train.mixes_labels)
-            model.compile(keras.optimizers.Adam(rate), **args)
+            # The same model each time, since its steps are traced once.
+            _assign(model, begun)
+            model.optimizer.learning_rate = rate
             with (
                 step_run(f"from scratch {rate:g}", "phase", {"learning_rate": rate}),
                 EpochProgress(f"From scratch at rate {rate:g}", settings.epochs) as progress,
@@ -109,11 +114,27 @@ def from_scratch(
                 log_history(fit.history)
             rules, value = validated(model, fit.metrics, splits.validation, plain)
             if best is None or rules.better(value, best[0]):
-                best = value, rules, model, f"learning rate {rate:g}, epoch {fit.best_epoch + 1}"
+                choice = f"learning rate {rate:g}, epoch {fit.best_epoch + 1}"
+                best = value, rules, _values(model), choice
     assert best is not None  # at least one rate is tried
-    value, rules, model, choice = best
+    value, rules, values, choice = best
+    _assign(model, values)
     test = evaluate(model, splits.test, rules, "test from scratch", outside=False)
     return Baseline("same network from scratch", choice, value, test)
+
+
+def _values(model: keras.Model) -> list[np.ndarray]:
+    """Return all that training changes: weights, states of random numbers, the optimizer's own."""
+    return [np.array(variable) for variable in _changing(model)]
+
+
+def _assign(model: keras.Model, values: Sequence[np.ndarray]) -> None:
+    for variable, value in zip(_changing(model), values, strict=True):
+        variable.assign(value)
+
+
+def _changing(model: keras.Model) -> list[keras.Variable]:
+    return [*model.variables, *model.optimizer.variables]
 
 
 def linear_on_inputs(splits: Splits) -> Baseline:
