@@ -22,6 +22,7 @@ import argparse
 import json
 import math
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -346,7 +347,8 @@ def _pipeline(
         process.communicate()
         return perf_counter() - began, process.returncode
     if process.returncode and killed is None:
-        raise RuntimeError(said.decode()[-2000:])
+        told = shlex.join(map(str, command))
+        raise RuntimeError(f"Expected {told} to succeed. Received: {said.decode()[-2000:]}")
     return perf_counter() - began, process.returncode
 
 

@@ -663,7 +663,7 @@ def again_child(bench: Bench) -> dict[str, Any]:
 
     def unreadable() -> Any:
         passes.append(1)
-        raise RuntimeError("The bottom would run again.")
+        raise RuntimeError("Expected the bottom not to run again. Received: a batch for it.")
         yield
 
     def closed(data: DataSplit) -> DataSplit:

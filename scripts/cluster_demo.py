@@ -36,7 +36,7 @@ def start(told: list[str]) -> subprocess.Popen:
 def finished(process: subprocess.Popen) -> None:
     """Wait for a command that has to succeed."""
     if process.wait():
-        sys.exit(f"It ended with exit code {process.returncode}.")
+        sys.exit(f"Expected {process.args} to succeed. Received: exit code {process.returncode}.")
 
 
 def champion(folder: Path) -> str:

@@ -74,8 +74,9 @@ def chromium() -> tuple[str, str]:
     found = [next(filter(None, map(shutil.which, one)), None) for one in (CHROMIUMS, DRIVERS)]
     if None in found:
         raise FileNotFoundError(
-            f"Expected one of {', '.join(CHROMIUMS)} on PATH, and {DRIVERS[0]}. On Debian and "
-            "Ubuntu: apt-get install chromium chromium-driver"
+            f"Expected one of {', '.join(CHROMIUMS)} on PATH, and {DRIVERS[0]}. Received: a PATH "
+            "without. Install them, on Debian and Ubuntu by apt-get install chromium "
+            "chromium-driver."
         )
     return tuple(found)
 
@@ -131,7 +132,7 @@ def server(uri: str) -> Iterator[str]:
             if not _answers(address, process):
                 said.seek(0)
                 raise RuntimeError(
-                    f"mlflow server on {uri} does not answer:\n{said.read()[-2000:]}"
+                    f"Expected mlflow server to answer on {uri}. Received: {said.read()[-2000:]}"
                 )
             yield address
         finally:
@@ -170,7 +171,9 @@ def newest_run(client: MlflowClient) -> Run:
         order_by=["attributes.start_time DESC"],
     )
     if not runs:
-        raise LookupError("No pipeline has finished there. Run one first, such as: make demo")
+        raise LookupError(
+            "Expected a finished pipeline. Received: none. Run one first, such as make demo."
+        )
     return runs[0]
 
 
@@ -257,7 +260,9 @@ def take(driver: webdriver.Chrome, page: Page, file: Path, width: int = 0, dark:
         WebDriverWait(driver, _PAGE_SECONDS).until(lambda _: driver.execute_script(_LOADED))
     except TimeoutException:
         what = f"the words {missing!r}" if missing else "pictures"
-        raise RuntimeError(f"{page.address} does not show {what}.") from None
+        raise RuntimeError(
+            f"Expected {page.address} to be whole. Received: it does not show {what}."
+        ) from None
     if width:
         _resize(driver, width, driver.execute_script(_TALL))
     driver.save_screenshot(str(file))
@@ -269,7 +274,7 @@ def take(driver: webdriver.Chrome, page: Page, file: Path, width: int = 0, dark:
         is_known = any(known in one["message"] for known in _KNOWN)
         faults[f"logs {one['message']}"] = one["level"] == "SEVERE" and not is_known
     for fault in filter(faults.get, faults):
-        raise RuntimeError(f"{page.address} {fault}.")
+        raise RuntimeError(f"Expected {page.address} to be whole. Received: it {fault}.")
 
 
 def _text(driver: webdriver.Chrome) -> str:

@@ -66,7 +66,7 @@ def main() -> None:
         if options.python == ["none"]:
             return
         if not any(tried):
-            sys.exit("The wheel was tried on no Python: install one from 3.11 to 3.13.")
+            sys.exit("Expected a Python from 3.11 to 3.13. Received: none at hand. Install one.")
         try_on_jax(wheel, Path(scratch))
 
 
@@ -97,7 +97,7 @@ def build(folder: Path) -> list[Path]:
                 {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
             )
         if made[0] != made[1]:
-            sys.exit(f"Two builds of one commit differ: {made[0]} and {made[1]}.")
+            sys.exit(f"Expected two equal builds of a commit. Received: {made[0]} and {made[1]}.")
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(source / "built", folder)
     for name, digest in made[0].items():
@@ -185,7 +185,8 @@ def run(*command: str, where: Path, **environment: str) -> str:
         text=True,
     )
     if done.returncode:
-        sys.exit(f"{' '.join(command)[:300]}\n{done.stdout}{done.stderr}")
+        said = f"{done.stdout}{done.stderr}"
+        sys.exit(f"Expected {' '.join(command)[:300]} to succeed. Received: {said}")
     return done.stdout.strip()
 
 

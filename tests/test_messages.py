@@ -101,6 +101,21 @@ def messages(tree: ast.Module, errors: set[str]) -> Iterator[tuple[int, str]]:
                 yield from ((node.lineno, text) for text in dict.fromkeys(texts.of(message)))
 
 
+def last_words(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text, in its variants, of each end that a script comes to."""
+    texts = Texts(tree)
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.Raise(
+                    exc=ast.Call(func=ast.Name(), args=[ast.JoinedStr() | ast.Constant() as said])
+                )
+                | ast.Expr(value=ast.Call(func=ast.Attribute(attr="exit"), args=[said]))
+            ):
+                found = [text for text in texts.of(said) if text != "{}"]
+                yield from ((node.lineno, text) for text in dict.fromkeys(found))
+
+
 def test_every_error_says_what_was_expected_and_what_to_do_next():
     paths = sorted(ROOT.glob("reusekit*/**/*.py"))
     trees = {path.relative_to(ROOT): ast.parse(path.read_text("utf-8")) for path in paths}
@@ -109,6 +124,14 @@ def test_every_error_says_what_was_expected_and_what_to_do_next():
     assert len(found) > 500
     wrong = [f"{path}:{line}: {text}" for path, line, text in found if missing_of(text)]
     assert wrong == []
+
+
+def test_every_script_ends_with_the_same_words():
+    paths = [path for path in sorted(ROOT.glob("scripts/**/*.py")) if path.parent.name != "faults"]
+    trees = [(path.relative_to(ROOT), ast.parse(path.read_text("utf-8"))) for path in paths]
+    found = [(path, *one) for path, tree in trees for one in last_words(tree)]
+    assert len(found) > 8
+    assert [f"{path}:{line}: {text}" for path, line, text in found if missing_of(text)] == []
 
 
 @pytest.mark.parametrize(

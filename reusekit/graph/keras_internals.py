@@ -28,8 +28,11 @@ from keras.src.ops.core import Cast
 from keras.src.ops.nn import DotProductAttention, LogSoftmax, Sigmoid, Softmax
 from keras.src.ops.node import Node
 from keras.src.ops.numpy import (
+    Add,
     BroadcastTo,
+    Divide,
     ExpandDims,
+    Flip,
     GetItem,
     LogicalAnd,
     Minimum,
@@ -37,9 +40,12 @@ from keras.src.ops.numpy import (
     Repeat,
     Reshape,
     Squeeze,
+    Stack,
+    Subtract,
     Take,
     Tile,
     Transpose,
+    TrueDivide,
 )
 from keras.src.random.seed_generator import global_seed_generator
 from keras.src.saving.serialization_lib import ObjectSharingScope
@@ -635,6 +641,15 @@ IMAGE_LAYER: type[keras.layers.Layer] = BaseImagePreprocessingLayer
 ENDING_OPERATIONS = (Softmax, LogSoftmax, Sigmoid)
 """The operations by which scores become probabilities."""
 
+ARITHMETIC = (Add, Subtract, Multiply, Divide, TrueDivide)
+"""The operations by which inputs are scaled and shifted."""
+
+REORDERING = (Cast, Flip, GetItem, Stack)
+"""The operations that select, turn or cast numbers, which stay what they are."""
+
+CONVOLUTIONS: tuple[type[keras.layers.Layer], ...] = (BaseConv, BaseConvTranspose)
+"""The convolutions that have a bias and an activation."""
+
 ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 """The layers of Keras that attend, their projections included."""
 
@@ -704,6 +719,12 @@ def is_governed_by_lora(layer: keras.Layer) -> bool:
 def variables_of(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
     """Return the model's variables that the optimizer was built for."""
     return optimizer._trainable_variables
+
+
+def patterns_of(optimizer: keras.optimizers.Optimizer) -> list[str]:
+    """Return the patterns by which a `MultiOptimizer` chooses an optimizer for a variable."""
+    chosen = getattr(optimizer, "_optimizer_map", None)
+    return list(chosen) if isinstance(chosen, keras.optimizers.OptimizerMap) else []
 
 
 def with_scaled_rate(

@@ -10,10 +10,9 @@ from reusekit.stages.candidates import (
 from reusekit.stages.cluster import connected
 from reusekit.stages.cuts import candidate_cuts, clean_cut
 from reusekit.stages.evaluation import Evaluation, evaluate
-from reusekit.stages.examination import Examination, examine, write_mended
+from reusekit.stages.examination import Examination, Finding, examine, write_mended
 from reusekit.stages.exports import export_version, ship
 from reusekit.stages.features import FrozenFeatures, frozen_features
-from reusekit.stages.findings import Finding
 from reusekit.stages.fine_tuning import (
     Begun,
     FineTuned,

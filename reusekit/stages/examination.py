@@ -2,7 +2,9 @@
 
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 
 import keras
@@ -12,9 +14,15 @@ from reusekit.backbones.files import SUFFIXES, check_file, read_file
 from reusekit.data import DataSplit, Treatment, from_folder, from_table, load
 from reusekit.data.treatment import treatment_for
 from reusekit.errors import BackboneError, ConfigError
-from reusekit.stages.checks import Patient
-from reusekit.stages.findings import Finding
+from reusekit.sharing import count_params
+from reusekit.stages.checks import Finding, Patient, checks_of
+from reusekit.stages.checks.weights import UNREADABLE
 from reusekit.surgery import clone
+
+_IN_PLACE = ("batch-norm", "training-mode")
+"""The checks whose mends leave every address as it is."""
+_NAMED = 3
+"""The layers with the same fault that are named in print."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Examination:
         findings: What is wrong with it.
         checked: The names of the checks that were made.
         notes: What is not wrong, and surprises people.
+        look: Finds what is wrong with a model on the way to the mended one.
     """
 
     name: str
@@ -34,6 +43,7 @@ class Examination:
     findings: tuple[Finding, ...]
     checked: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    look: Callable[[keras.Model], list[Finding]] = field(default=lambda model: [], repr=False)
 
     @property
     def is_well(self) -> bool:
@@ -55,14 +65,21 @@ class Examination:
                 f"which {'nothing is wrong' if self.is_well else 'only you can mend it'}."
             )
         model = clone(self.model)
-        for mend in mends:
-            model = mend(model)
+        # What is put in or taken out moves other layers, so that their addresses are sought anew.
+        for _ in mends:
+            found = [(one.check, one.mend) for one in self.look(model) if one.mend is not None]
+            in_place = [one for one in found if one[0] in _IN_PLACE]
+            for _, mend in in_place or found[:1]:
+                model = mend(model)
         return model
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {', '.join(self.checked)} looked at."]
-        for one in self.findings:
-            at = f", {one.address}" if one.address else ""
+        for _, group in groupby(self.findings, key=lambda one: (one.check, one.what)):
+            same = list(group)
+            one, others = same[0], len(same) - _NAMED
+            at = "".join(f", {each.address}" for each in same[:_NAMED] if each.address)
+            at += f" and {others} more" if others > 0 else ""
             reported = f" ({one.reported})" if one.reported else ""
             lines += [
                 f"- {one.check}{at}: {one.what}{reported}",
@@ -112,14 +129,15 @@ def examine(
     try:
         loaded, complaints = _loaded(name)
     except BackboneError as error:
-        if "not registered with Keras" not in str(error):
+        if "not registered with Keras" in str(error):
+            remedy = "Register the class with keras.saving.register_keras_serializable where it is "
+            remedy += "defined."
+        elif "`Lambda`" in str(error):
+            remedy = "A layer or function with a name, registered with "
+            remedy += "keras.saving.register_keras_serializable, in the place of the Lambda."
+        else:
             raise
-        missing = Finding(
-            "", str(error),
-            "Register the class with keras.saving.register_keras_serializable where it is defined.",
-            "keras #19373",
-            check="classes",
-        )  # fmt: skip
+        missing = Finding("", str(error), remedy, "keras #19373", check="classes")
         return Examination(name, None, (missing,), ("classes",))
     split = _opened(data, loaded, input, label)
     return _examined(Patient(loaded, name, split, complaints))
@@ -143,13 +161,6 @@ def write_mended(examination: Examination, path: Path) -> keras.Model:
         loaded = read_file(written, str(path))
         written.rename(path)
     return loaded
-
-
-def _examined(patient: Patient) -> Examination:
-    checks = patient.checks()
-    findings = [replace(one, check=check) for check, look in checks.items() for one in look()]
-    notes = tuple(patient.notes())
-    return Examination(patient.name, patient.model, tuple(findings), tuple(checks), notes)
 
 
 def _opened(
@@ -186,5 +197,40 @@ def _loaded(name: str) -> tuple[keras.Model, list[str]]:
         except BackboneError as error:  # perhaps for a loss or metric of the user's own
             plain = read_file(Path(name), name)
             said = " ".join(str(error.__cause__ or error).split())[:200]
-            return plain, [f"The compilation cannot be read: {said}"]
+            return plain, [UNREADABLE + said]
     return model, [str(one.message) for one in caught]
+
+
+def _examined(patient: Patient) -> Examination:
+    checks = checks_of(patient)
+
+    def look(model: keras.Model) -> list[Finding]:
+        # Not asked again what a file would keep of it.
+        return _findings(Patient(model, patient.name, patient.data, complaints=[]))
+
+    found, notes = tuple(_findings(patient)), tuple(_notes(patient))
+    return Examination(patient.name, patient.model, found, tuple(checks), notes, look)
+
+
+def _findings(patient: Patient) -> list[Finding]:
+    checks = checks_of(patient).items()
+    return [replace(found, check=check) for check, look in checks for found in look(patient)]
+
+
+def _notes(patient: Patient) -> list[str]:
+    notes, model = [], patient.model
+    if patient.graph is None:
+        parts = ", ".join(prefix.rstrip("/") for prefix in patient.graphs)
+        notes.append(
+            "The model has no functional graph, so that only ties, optimizer and rates were looked "
+            + (f"at, and what training does inside of {parts}." if parts else "at.")
+        )
+    if model.built:
+        rows = sum(layer.count_params() for layer in model.layers if layer.built)
+        total = count_params(model).total
+        if rows > total:
+            notes.append(
+                f"The rows of model.summary() add up to {rows:,} parameters, of which "
+                f"{rows - total:,} are counted twice; there are {total:,} (keras #3661)."
+            )
+    return notes

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from reusekit.errors import TrackingError
+from reusekit.secrets import shown
 from reusekit.tracking.backbones import find_registered_version
 from reusekit.tracking.names import KIND, ROLE
 from reusekit.tracking.pages import without_links
@@ -119,6 +121,7 @@ def report_page(run_id: str, version: ModelVersion | None = None) -> str:
         mistakes=told.get("mistakes"),
         missing=told.get("missing", {}),
         where=told.get("where", ""),
+        uri=shlex.quote(shown(mlflow.get_tracking_uri())),
         exports=tables.get("exports", []),
         version=version,
         address=None if version is None else f"models:/{version.name}/{version.version}",

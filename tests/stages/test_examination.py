@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras import applications
 from keras import layers as L
 
 import reusekit as rk
@@ -181,6 +182,123 @@ def foreign(path: Path) -> Path:
     return path / "odd.keras"
 
 
+def between_operations() -> keras.Model:
+    """Return a frozen base with operations, and stochastic depth, on its branches."""
+    x = keras.Input((8, 8, 3), name="pixels")
+    y = L.Conv2D(4, 3, padding="same", name="a")(x)
+    y = L.Dropout(0.2, noise_shape=(None, 1, 1, 1), name="depth")(y * 0.5) + y
+    base = keras.Model(x, L.Conv2D(4, 3, name="b")(y), name="base")
+    base.trainable = False
+    return headed(base)
+
+
+def norm_at_the_end(trains: bool) -> keras.Model:
+    x = keras.Input((8, 8, 3), name="pixels")
+    y = L.BatchNormalization(name="norm")(L.Conv2D(4, 3, name="a")(x))
+    base = keras.Model(x, L.ReLU(name="relu")(y), name="base")
+    base.trainable = False
+    base.get_layer("norm").trainable = trains
+    return headed(base)
+
+
+class Subclassed(keras.Model):
+    """A model that calls its base as it likes."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.pool, self.out = base, L.GlobalAveragePooling2D(), L.Dense(3)
+
+    def call(self, x):
+        return self.out(self.pool(self.base(x)))
+
+
+def subclassed(norm_trains: bool) -> keras.Model:
+    model = Subclassed(convolutions(norm_trains))
+    model(np.zeros((1, 8, 8, 3), "float32"))
+    return model
+
+
+def augmented_by_a_model() -> keras.Model:
+    varied = keras.Sequential(
+        [keras.Input((8, 8, 3)), L.RandomFlip(name="flip"), L.RandomZoom(0.1, name="zoom")],
+        name="varied",
+    )
+    x = keras.Input((8, 8, 3), name="image")
+    y = L.GlobalAveragePooling2D(name="pool")(convolutions()(varied(x)))
+    return keras.Model(x, L.Dense(3, name="head")(y))
+
+
+def scaled_and(then: Any) -> keras.Model:
+    x = keras.Input((8, 8, 3), name="pixels")
+    y = L.Resizing(8, 8, name="size")(L.Rescaling(1 / 255, name="scaled")(x))
+    base = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(2, 3)], name="base")
+    return keras.Model(x, base(then(y)))
+
+
+def bits_of_16() -> keras.Model:
+    x = keras.Input((8, 8, 3), name="pixels")
+    y = L.Normalization(mean=[0.5] * 3, variance=[0.05] * 3)(L.Rescaling(1 / 65535)(x))
+    return keras.Model(x, L.Conv2D(2, 3)(y))
+
+
+def with_input_dropout() -> keras.Model:
+    x = keras.Input((4,), name="x")
+    y = L.GaussianNoise(0.1, name="noise")(L.Dropout(0.2, name="visible")(x))
+    return keras.Model(x, L.Dense(3)(y))
+
+
+def two_headed(sizes: Any, activation: str = "softmax") -> keras.Model:
+    x = keras.Input((4,), name="x")
+    kind = L.Activation(activation, name="kind")(L.Dense(3, name="scores")(x))
+    model = keras.Model(x, {"kind": kind, "size": L.Dense(1, name="size")(x)})
+    model.compile("sgd", {"kind": "sparse_categorical_crossentropy", "size": sizes})
+    return model
+
+
+def one_number(activation: str, loss: str) -> keras.Model:
+    x = keras.Input((4,), name="x")
+    model = keras.Model(x, L.Dense(1, activation=activation, name="out")(x))
+    model.compile("sgd", loss)
+    return model
+
+
+def by_patterns(pattern: str) -> keras.Model:
+    model = by_name("softmax")
+    chosen = {pattern: keras.optimizers.SGD()}
+    optimizers = keras.optimizers.OptimizerMap(keras.optimizers.SGD(), chosen)
+    model.compile(keras.optimizers.MultiOptimizer(optimizers), "sparse_categorical_crossentropy")
+    return model
+
+
+def thawed_with_rates_for_all() -> keras.Model:
+    model = headed(convolutions())
+    model.compile(rk.layerwise_optimizer(model, "adam", decay=0.5), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.get_layer("base").trainable = True
+    return model
+
+
+def own_loss(truth, said):
+    return keras.ops.mean((truth - said) ** 2)
+
+
+def file_with_a_loss_of_ones_own() -> Path:
+    model = by_name("softmax")
+    model.compile("sgd", own_loss)
+    path = Path(tempfile.mkdtemp()) / "own_loss.keras"
+    model.save(path)
+    return path
+
+
+def wrapped_with_a_new_norm() -> keras.Model:
+    """Return a model whose part has, behind a frozen base, a normalisation of its own."""
+    x = keras.Input((8, 8, 3), name="image")
+    pooled = L.GlobalAveragePooling2D(name="pool")(convolutions()(x))
+    part = keras.Model(x, L.BatchNormalization(name="new")(pooled), name="part")
+    y = keras.Input((8, 8, 3), name="outer")
+    return keras.Model(y, L.Dense(3)(part(y)))
+
+
 def siamese() -> keras.Model:
     tower = keras.Sequential([keras.Input((4,)), L.Dense(3, name="in_tower")], name="tower")
     one, other = keras.Input((4,), name="one"), keras.Input((4,), name="other")
@@ -190,24 +308,39 @@ def siamese() -> keras.Model:
 ILL = {
     "batch-norm": lambda: headed(convolutions(norm_trains=True)),
     "batch-norm, always": lambda: thawed(convolutions(training=True)),
+    "batch-norm, at the end of a base": lambda: norm_at_the_end(trains=True),
+    "batch-norm, in a subclassed model": lambda: subclassed(norm_trains=True),
     "training-mode": lambda: headed(convolutions(drop=0.3)),
+    "training-mode, between operations": between_operations,
     "augmentation": lambda: headed(convolutions(), augmented=True, training=False),
+    "augmentation, by a model": augmented_by_a_model,
     "scaling": scaled_twice,
+    "scaling, by operations": lambda: scaled_and(applications.mobilenet_v2.preprocess_input),
+    "scaling, and centred": lambda: scaled_and(applications.vgg16.preprocess_input),
+    "scaling, and normalised": lambda: scaled_and(L.Normalization(mean=120.0, variance=3600.0)),
     "input-range, missing": lambda: (trained_on(1 / 255), labelled()),
     "labels": lambda: (headed(convolutions(), units=5, training=False), labelled()),
     "outputs": lambda: compiled(from_logits=True, activation="softmax"),
     "outputs, by the name of a loss": lambda: by_name(None),
     "outputs, reverse": lambda: compiled(from_logits=False, activation=None),
+    "outputs, one of two": lambda: two_headed("binary_crossentropy"),
+    "outputs, softmax of one": lambda: one_number("softmax", "binary_crossentropy"),
+    "outputs, classes of one": lambda: one_number("sigmoid", "sparse_categorical_crossentropy"),
     "ties": untied,
     "ties, by a constant": lambda: tied_by_hand(constant=True),
     "ties, by an operation": lambda: tied_by_hand(constant=False),
     "ties, with a nested model": shared_with_a_nested_model,
     "optimizer": frozen_after_compiling,
+    "optimizer, with rates for all": thawed_with_rates_for_all,
+    "classes, of a loss": file_with_a_loss_of_ones_own,
+    "rates, by patterns": lambda: by_patterns("dense/.*"),
     "rates": lambda: rated(thawed=True),
 }
 MENDED = {
-    "batch-norm", "training-mode", "augmentation", "scaling", "input-range, missing", "ties",
-    "optimizer",
+    "batch-norm", "batch-norm, at the end of a base", "training-mode", "augmentation", "scaling",
+    "training-mode, between operations", "augmentation, by a model", "scaling, by operations",
+    "scaling, and centred", "scaling, and normalised", "input-range, missing", "ties", "optimizer",
+    "optimizer, with rates for all", "classes, of a loss",
 }  # fmt: skip
 WELL = {
     "frozen base": lambda: (headed(convolutions(), training=False), labelled()),
@@ -226,6 +359,16 @@ WELL = {
     "scores": lambda: compiled(from_logits=True, activation=None),
     "trained on pixels": lambda: (trained_on(1.0), labelled()),
     "siamese": siamese,
+    "new normalisation behind a frozen base": wrapped_with_a_new_norm,
+    "normalisation frozen with its base": lambda: norm_at_the_end(trains=False),
+    "subclassed": lambda: subclassed(norm_trains=False),
+    "centred, not scaled": lambda: keras.Model(
+        x := keras.Input((8, 8, 3)), applications.vgg16.preprocess_input(x)
+    ),
+    "pixels of 16 bits": bits_of_16,
+    "dropout of inputs": with_input_dropout,
+    "two outputs": lambda: two_headed("mse"),
+    "patterns": lambda: by_patterns("out/.*"),
 }
 
 
@@ -279,9 +422,24 @@ def test_a_class_that_cannot_be_loaded_is_named(tmp_path):
     (found,) = examine(foreign(tmp_path)).findings
     assert found.check == "classes"
     assert "Odd" in found.what
+    keras.Sequential([keras.Input((4,)), L.Lambda(lambda x: x)]).save(tmp_path / "lambda.keras")
+    (found,) = examine(tmp_path / "lambda.keras").findings
+    assert (found.check, "in the place of the Lambda" in found.remedy) == ("classes", True)
     with pytest.raises(ConfigError):
         write_mended(examine(foreign(tmp_path)), tmp_path / "mended.keras")
 
 
 def test_layers_that_are_counted_twice_are_noted():
     assert "20 are counted twice" in examine(shared_with_a_nested_model()).notes[0]
+
+
+def test_layers_with_the_same_fault_are_one_entry_in_print():
+    base = keras.Sequential([keras.Input((8, 8, 3))], name="base")
+    for number in range(6):
+        base.add(L.Conv2D(2, 1, trainable=False))
+        base.add(L.BatchNormalization(name=f"norm{number}"))
+    found = examine(headed(base))
+    assert len(found.findings) == 6
+    (line,) = [line for line in str(found).splitlines() if line.startswith("- ")]
+    assert line.startswith("- batch-norm, base/norm0, base/norm1, base/norm2 and 3 more: ")
+    assert "model.get_layer('base').get_layer('norm0').trainable = False" in str(found)

@@ -71,6 +71,7 @@ def test_figures_of_the_run_are_on_the_page(run_id, tmp_path):
 
 def test_the_comparison_is_shown_with_the_data(run_id):
     page = report_page(run_id, ModelVersion("colours", "2", 0))
+    assert f"<pre>export MLFLOW_TRACKING_URI={mlflow.get_tracking_uri()}\nmlflow models" in page
     assert "--promote.candidate 2 --data.folder &#39;my photos&#39;\npython pipelines/roll" in page
 
 
