@@ -15,28 +15,22 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import psutil
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image
 
+from reusekit.data.pictures import FORMATS, GREY, ORIENTATION, RESIZER, Jpeg, pixels_of
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
 from reusekit.progress import say
 
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO")
 _FAST = ("JPEG", "MPO")
-"""Formats that TensorFlow decodes as Pillow does, and faster."""
-_GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
-_LUMINANCE = np.array([0.2989, 0.5870, 0.1140], "float32")  # as tf.image.rgb_to_grayscale has it
-_ORIENTATION = 0x0112
-_PNG = b"\x89PNG\r\n\x1a\n"
-_SCALES = (1, 2, 4, 8)
-"""By how much libjpeg makes a picture smaller while it decodes it, for less work."""
-_ROOM = 2
-"""Times the wanted size that a picture keeps at least, for the filter that follows."""
+"""Formats that simplejpeg decodes as Pillow does, and faster."""
+_BLOCK, _BLOCK_BYTES = 64, 32 * 2**20
+"""Pictures that are decoded at a time, and the bytes that they may take."""
 _MOST_NAMED = 5
 _SHARE = 0.25
 """Share of the free memory, or else of the free disk, that decoded examples may take."""
@@ -78,7 +72,7 @@ class ExampleFile:
         digest: Of its content, 16 bytes.
         kind: `picture`, `sound` or `text`; empty for none of them.
         trouble: Why it is none of them.
-        fast: Whether TensorFlow decodes it as it should be.
+        fast: Whether simplejpeg decodes it as it should be.
         grey: Whether it is a picture without colours.
         shape: Height and width of a picture as it is seen, samples and channels of a sound.
         rate: Samples a second of a sound.
@@ -132,17 +126,17 @@ def _text(found: ExampleFile, data: bytes) -> ExampleFile | None:
 
 def _picture(found: ExampleFile, data: bytes) -> ExampleFile | None:
     try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
             # Pillow decodes a whole PNG to find that it has none.
             exif = {} if image.format == "PNG" and b"eXIf" not in data else image.getexif()
             # Pillow turns a TIFF by itself, and says the size of what it turned.
-            turned = 1 if image.format == "TIFF" else exif.get(_ORIENTATION, 1)
+            turned = 1 if image.format == "TIFF" else exif.get(ORIENTATION, 1)
             width, height = image.size
             return replace(
                 found,
                 kind="picture",
                 fast=image.format in _FAST and image.mode in ("L", "RGB") and turned == 1,
-                grey=image.mode in _GREY,
+                grey=image.mode in GREY,
                 shape=(width, height) if turned in (5, 6, 7, 8) else (height, width),
             )
     except Image.UnidentifiedImageError:
@@ -172,6 +166,16 @@ def _sound(found: ExampleFile, data: bytes) -> ExampleFile:
     if start + size > len(data):
         return replace(found, trouble="a WAV file that ends too early")
     return replace(found, kind="sound", shape=(size // width, channels), rate=rate)
+
+
+def reading_of(files: Sequence[ExampleFile], treatment: Treatment) -> list[str]:
+    """Return what brings JPEGs to their size, where that decides their pixels, for fingerprints."""
+    stretched = treatment.image_size and treatment.resize == "stretch"
+    return (
+        [RESIZER]
+        if stretched and any(file.fast for file in files if file.kind == "picture")
+        else []
+    )
 
 
 class Opened(NamedTuple):
@@ -273,21 +277,33 @@ def _broken(
     inputs: tf.data.Dataset, files: Mapping[int, ExampleFile], treatment: Treatment
 ) -> dict[int, str]:
     """Find the files that cannot be decoded, and say why; nothing for those that Pillow reads."""
+    if all(file.kind == "picture" for file in files.values()):
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(partial(_picture_trouble, treatment=treatment), files.values())
+            return {place: why for place, why in zip(files, found, strict=True) if why is not None}
     broken = {}
     examples = iter(inputs)
-    for place, file in files.items():
+    for place in files:
         try:
             next(examples)
         except tf.errors.OpError as error:
             broken[place] = _said(error)
-            if file.kind == "picture":
-                try:
-                    with open(file.path, "rb") as opened:
-                        _pixels(3, opened.read())
-                    broken[place] = "" if file.fast else broken[place]
-                except Exception as found:  # as above
-                    broken[place] = _said(found)
     return broken
+
+
+def _picture_trouble(file: ExampleFile, treatment: Treatment) -> str | None:
+    """Say why a picture cannot be decoded; nothing where Pillow reads it, None where it can be."""
+    try:
+        _decoded(file, treatment.channels or 3, treatment)
+        return None
+    except Exception as error:  # as above
+        if not file.fast:
+            return _said(error)
+    try:
+        _decoded(replace(file, fast=False), 3, treatment)
+        return ""
+    except Exception as error:
+        return _said(error)
 
 
 def _said(error: Exception) -> str:
@@ -318,67 +334,68 @@ def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) ->
     channels = treatment.channels or 3
     shapes = {file.shape for file in files} if treatment.image_size is None else set()
     height, width = shapes.pop() if len(shapes) == 1 else (None, None)
-    scales = [_scale(file.shape, treatment.image_size) for file in files]
-    fasts, greys = ({getattr(file, name) for file in files} for name in ("fast", "grey"))
-    small, to_grey = fasts == {True}, tf.image.rgb_to_grayscale
-    quick = small and (channels == 3 or greys == {True}) and treatment.resize == "stretch"
-    size = treatment.image_size if quick else None
-    finish = treatment.resizing() if size is None else partial(_stretched, size)
+    fasts = {file.fast for file in files}
+    small, size = fasts == {True}, _stretched_to(treatment)
+    places = tf.data.Dataset.range(len(files))
 
-    def decode(path: tf.Tensor, fast: tf.Tensor, grey: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-        data = tf.io.read_file(path)
+    def read(place: int) -> np.ndarray:
+        pixels = _decoded(files[place], channels, treatment)
+        return pixels if small else pixels.astype("float32")
 
-        def jpeg(of: int, scale: int) -> tf.Tensor:
-            image = tf.io.decode_jpeg(data, channels=of, ratio=scale)
-            return tf.cast(image, tf.float32) if size is None else image
+    if small and size:
+        return _in_blocks(places, read, (*size, channels))
+    finish = treatment.resizing()
 
-        def scaled(of: int) -> tf.Tensor:
-            if len(set(scales)) == 1:
-                return jpeg(of, _SCALES[scales[0]])
-            return tf.switch_case(scale, [partial(jpeg, of, one) for one in _SCALES])
-
-        def by_tensorflow() -> tf.Tensor:
-            if channels == 3:
-                return scaled(3)
-            return _where(grey, greys, lambda: scaled(1), lambda: to_grey(scaled(3)))
-
-        def by_pillow() -> tf.Tensor:
-            return tf.numpy_function(partial(_pixels, channels), [data], tf.float32)
-
-        image = _where(fast, fasts, by_tensorflow, by_pillow)
-        image = finish(tf.ensure_shape(image, (height, width, channels)))
+    def decode(place: tf.Tensor, fast: tf.Tensor) -> tf.Tensor:
+        image = tf.numpy_function(read, [place], tf.uint8 if small else tf.float32)
+        image = finish(tf.cast(tf.ensure_shape(image, (height, width, channels)), tf.float32))
         # A JPEG has 8 bits, and whole numbers of these take a quarter of the memory.
         image = _where(fast, fasts, lambda: tf.round(image), lambda: image)
         return tf.cast(image, tf.uint8) if small else image
 
-    return _each(files, decode, "path", "fast", "grey", scale=scales)
+    fast = tf.data.Dataset.from_tensor_slices([file.fast for file in files])
+    return tf.data.Dataset.zip(places, fast).map(decode, tf.data.AUTOTUNE)
 
 
-def _stretched(size: tuple[int, int], image: tf.Tensor) -> tf.Tensor:
-    """Return what `Treatment.resizing` does, to the last bit, of a picture of 8 bits.
+def _in_blocks(
+    places: tf.data.Dataset, read: Callable[[int], np.ndarray], shape: tuple[int, ...]
+) -> tf.data.Dataset:
+    """Return pictures of one shape, decoded in threads.
 
-    Rows and columns are resized as rows of numbers, which TensorFlow does faster than pixels.
+    TensorFlow's own threads would take turns for each, which costs as much as to resize it.
     """
-    height, width = size
-    shape, channels = tf.shape(image), image.shape[-1]
-    found = _rows(tf.reshape(image, (shape[0], -1)), height)
-    found = _rows(tf.reshape(tf.transpose(found), (shape[1], -1)), width)
-    found = tf.transpose(tf.reshape(found, (width * channels, height)))
-    return tf.reshape(found, (height, width, channels))
+
+    def read_all(block: np.ndarray) -> np.ndarray:
+        found = np.empty((len(block), *shape), np.uint8)
+
+        def put(row: int, place: int) -> None:
+            found[row] = read(place)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(put, range(len(block)), block):
+                pass
+        return found
+
+    def decode(block: tf.Tensor) -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(read_all, [block], tf.uint8), (None, *shape))
+
+    each = max(1, min(_BLOCK, _BLOCK_BYTES // math.prod(shape)))
+    found = places.batch(each).map(decode).prefetch(1).unbatch()
+    return found.apply(tf.data.experimental.assert_cardinality(int(places.cardinality())))
 
 
-def _rows(matrix: tf.Tensor, count: int) -> tf.Tensor:
-    """Bring a matrix to a number of rows, as `tf.image.resize` with antialiasing does."""
-    scale = tf.cast(count / tf.shape(matrix)[0], tf.float32)
-    found = tf.raw_ops.ScaleAndTranslate(
-        images=matrix[None, :, None],
-        size=(count, 1),
-        scale=tf.stack([scale, 1.0]),
-        translation=(0.0, 0.0),
-        kernel_type="triangle",
-        antialias=True,
-    )
-    return found[0, :, 0]
+def _stretched_to(treatment: Treatment) -> tuple[int, int] | None:
+    return treatment.image_size if treatment.resize == "stretch" else None
+
+
+def _decoded(file: ExampleFile, channels: int, treatment: Treatment) -> np.ndarray:
+    """Decode a picture: a JPEG to 8 bits, stretched to its size if at all; others to float32."""
+    with open(file.path, "rb") as opened:
+        data = opened.read()
+    if not file.fast:
+        return pixels_of(data, channels)
+    jpeg = Jpeg(file.shape, file.grey, channels)
+    return jpeg.decoded(data, treatment.image_size, stretch=treatment.resize == "stretch")
 
 
 def _where(
@@ -388,59 +405,6 @@ def _where(
     if len(ever) == 1:
         return one() if True in ever else other()
     return tf.cond(holds, one, other)
-
-
-def _scale(shape: Sequence[int], wanted: Sequence[int] | None) -> int:
-    """Return the position of the scale at which a picture is decoded."""
-    if wanted is None:
-        return 0
-    room = min(size // (_ROOM * least) for size, least in zip(shape, wanted, strict=True))
-    return max(place for place, scale in enumerate(_SCALES) if scale <= max(room, 1))
-
-
-def _pixels(channels: int, data: bytes) -> np.ndarray:
-    """Decode a picture with Pillow: the first frame, upright, on white, float32 in [0, 255]."""
-    with Image.open(BytesIO(data), formats=_FORMATS) as opened:
-        if data[:8] == _PNG and data[24] == 16:  # which Pillow brings to 8 bits
-            return _on_white(_of_16_bits(data, opened), channels)
-        image: Any = ImageOps.exif_transpose(opened)
-        if image.mode in ("I", "F"):
-            raise ValueError(f"pixels of 32 bits ({image.mode}), whose range is not known")
-        if image.mode.startswith("I;16"):
-            return _on_white(np.asarray(image)[..., None] * np.float32(255 / 65535), channels)
-        clear = image.has_transparency_data
-        mode = ("LA" if clear else "L") if image.mode in _GREY else ("RGBA" if clear else "RGB")
-        pixels = np.asarray(image.convert(mode), "float32")
-    return _on_white(pixels[..., None] if pixels.ndim == 2 else pixels, channels)
-
-
-def _of_16_bits(data: bytes, opened: Image.Image) -> np.ndarray:
-    """Decode a PNG of 16 bits with TensorFlow: upright, float32 in [0, 255]."""
-    pixels = tf.io.decode_png(data, dtype=tf.uint16).numpy()
-    clear = opened.info.get("transparency")
-    if clear is not None and pixels.shape[-1] in (1, 3):
-        alpha = np.where((pixels == clear).all(axis=-1, keepdims=True), 0, 65535)
-        pixels = np.concatenate([pixels, alpha], axis=-1)
-    turned = opened.getexif().get(_ORIENTATION, 1) if b"eXIf" in data else 1
-    if turned in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if turned in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if turned in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels.astype("float32") * np.float32(255 / 65535)
-
-
-def _on_white(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Lay transparent pixels on white, and convert between grey and colour."""
-    if pixels.shape[-1] in (2, 4):
-        alpha = pixels[..., -1:] / np.float32(255)
-        pixels = pixels[..., :-1] * alpha + 255 * (1 - alpha)
-    if channels == 1 and pixels.shape[-1] == 3:
-        pixels = pixels @ _LUMINANCE[:, None]
-    elif channels == 3 and pixels.shape[-1] == 1:
-        pixels = np.repeat(pixels, 3, axis=-1)
-    return np.ascontiguousarray(pixels, "float32")
 
 
 def _sounds(files: Sequence[ExampleFile], treatment: Treatment, where: str) -> tf.data.Dataset:

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from reusekit.arguments import AnyPath, checked, expanded
-from reusekit.data.files import ExampleFile, Stamp, look_at, open_files, stamp
+from reusekit.data.files import ExampleFile, Stamp, look_at, open_files, reading_of, stamp
 from reusekit.data.rows import Rows
 from reusekit.data.selection import positions_of
 from reusekit.data.shares import Shares, draw_parts
@@ -123,6 +124,7 @@ def from_folder(
         task,
         np.array([label for _, label in chosen], np.int64),
         open_length=True,
+        reading=partial(reading_of, files),
     )
     origin = {
         "reader": "from_folder",

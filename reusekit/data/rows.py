@@ -144,6 +144,7 @@ class Rows:
         groups: The group of each; None for no groups.
         open_length: Whether inputs may be series that a treatment brings to its length.
         stored: Shape and dtype of inputs before any treatment, where keys do not follow from them.
+        reading: How inputs of a treatment are read, where an earlier version read them otherwise.
     """
 
     name: str
@@ -155,6 +156,7 @@ class Rows:
     groups: np.ndarray | None = None
     open_length: bool = False
     stored: str = ""
+    reading: Callable[[Treatment], list[str]] = lambda _: []
 
     def drawn(self, shares: Shares) -> Parts:
         """Return the parts that shares draw of the rows."""
@@ -200,11 +202,12 @@ class Rows:
         told = [labels] if self.weights is None else [labels, self.weights[positions]]
         examples = _zipped(inputs, told)
         digest = hashlib.blake2b(digest_size=16)
-        named = [*self.task.stated(), treatment.decisive(), str(inputs.element_spec)]
+        reading = self.reading(treatment)
+        named = [*self.task.stated(), treatment.decisive(), str(inputs.element_spec), *reading]
         digest.update(json.dumps(named, sort_keys=True).encode())
         for part in (keys, *told):
             digest.update(np.ascontiguousarray(part).data)
-        of_inputs = [self.stored, treatment.of_inputs(), str(inputs.element_spec)]
+        of_inputs = [self.stored, treatment.of_inputs(), str(inputs.element_spec), *reading]
         contents = Contents(
             keys=keys,
             treatment=digest_of(of_inputs),

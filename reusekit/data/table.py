@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 from annotated_types import MinLen
 
 from reusekit.arguments import AnyPath, Distinct, checked
-from reusekit.data.files import look_at, open_files, stamp
+from reusekit.data.files import look_at, open_files, reading_of, stamp
 from reusekit.data.label_values import labels_from
 from reusekit.data.rows import (
     Rows,
@@ -139,7 +140,7 @@ def table_splits(
             f"{named.part!r}, which are in no part."
         )
     task, labels = reading.labels(treatment.task)
-    keys, inputs = reading.source()
+    keys, inputs, how = reading.source()
     rows = Rows(
         opened.name,
         inputs,
@@ -149,6 +150,7 @@ def table_splits(
         reading.weights,
         reading.groups,
         open_length=reading.of_text,
+        reading=how,
     )
     drawn = rows.drawn(parts) if isinstance(parts, Shares) else reading.drawn
 
@@ -159,10 +161,11 @@ def table_splits(
 
 
 class _Source(NamedTuple):
-    """Keys of the parts' inputs, and the inputs themselves, as `Rows` takes them."""
+    """Keys of the parts' inputs, the inputs themselves, and their reading, as `Rows` takes them."""
 
     keys: np.ndarray
     inputs: Callable[[np.ndarray, Treatment], tuple[tf.data.Dataset, np.ndarray]]
+    reading: Callable[[Treatment], list[str]] = lambda _: []
 
 
 class _Retype(Exception):
@@ -485,4 +488,5 @@ class _Reading:
             )
             return found.inputs, positions[found.kept]
 
-        return _Source(np.array([file.key for file in files], np.uint64), read)
+        keys = np.array([file.key for file in files], np.uint64)
+        return _Source(keys, read, partial(reading_of, files))

@@ -1,6 +1,7 @@
 """Folders of pictures, sounds and texts by class, as people have them."""
 
 import gc
+import hashlib
 import os
 import shutil
 import struct
@@ -17,7 +18,7 @@ import tensorflow as tf
 from PIL import Image
 
 import reusekit as rk
-from reusekit.data import Shares, Treatment, files, from_folder
+from reusekit.data import Shares, Treatment, files, from_folder, pictures
 
 RNG = np.random.default_rng(0)
 TO_6 = Treatment(image_size=(6, 6), channels=3)
@@ -167,21 +168,47 @@ def test_grey_pictures_stay_grey_and_sizes_may_differ(tmp_path):
     )  # fmt: skip
 
 
-def test_jpegs_are_resized_as_keras_does_with_antialiasing_to_the_last_bit(tmp_path):
-    for number, shape in enumerate([(60, 40, 3), (17, 90, 3), (25, 20, 3)]):
+@pytest.mark.parametrize("resizer", ["cykooz_resizer", "pillow"])
+def test_jpegs_are_resized_with_antialiasing_at_most_a_grey_level_off(
+    tmp_path, resizer, monkeypatch
+):
+    if resizer == "pillow":
+        monkeypatch.setattr(pictures, "cykooz_resizer", None)
+    for number, shape in enumerate([(60, 40, 3), (17, 90, 3), (25, 20, 3), (45, 30), (31, 21, 3)]):
         save(tmp_path / "a" / f"{number}.jpg", pixels(*shape))
     every = Shares(train=1, validation=0, test=0)
-    stretch = Treatment(image_size=(31, 21), channels=3)
-    found = from_folder(tmp_path, "train", shares=every, treatment=stretch).arrays()[0]
     layer = keras.layers.Resizing(31, 21, antialias=True, data_format="channels_last")
-    read = [tf.io.decode_jpeg(one.read_bytes()) for one in (tmp_path / "a").iterdir()]
-    expected = [np.round(layer(tf.cast(image, tf.float32))) for image in read]
-    assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
+    for channels, convert in ((3, tf.identity), (1, tf.image.rgb_to_grayscale)):
+        treatment = Treatment(image_size=(31, 21), channels=channels)
+        opened = from_folder(tmp_path, "train", shares=every, treatment=treatment)
+        read = [tf.io.decode_jpeg(one, channels=3) for one in _contents_in_order(tmp_path / "a")]
+        expected = [convert(layer(tf.cast(image, tf.float32))) for image in read]
+        assert np.abs(opened.arrays()[0] - np.stack(expected)).max() <= 1
+    monkeypatch.setattr(files, "RESIZER", "another")
+    again = from_folder(tmp_path, "train", shares=every, treatment=treatment)
+    assert again.fingerprint != opened.fingerprint
+    assert again.contents.treatment != opened.contents.treatment
+
+
+def _contents_in_order(folder):
+    """The contents of files, as a split has them."""
+    contents = [file.read_bytes() for file in folder.iterdir()]
+    return sorted(contents, key=lambda one: hashlib.blake2b(one, digest_size=16).digest())
+
+
+def test_a_jpeg_is_the_same_beside_pictures_of_other_formats(tmp_path):
+    save(tmp_path / "a" / "1.jpg", pixels(60, 40, 3))
+    every, size = Shares(train=1, validation=0, test=0), Treatment(image_size=(31, 21))
+    alone = from_folder(tmp_path, "train", shares=every, treatment=size)
+    save(tmp_path / "b" / "1.png", pixels(60, 40, 3))
+    both = from_folder(tmp_path, "train", shares=every, treatment=size)
+    images, labels = both.arrays()
+    np.testing.assert_array_equal(images[labels == 0], alone.arrays()[0])
 
 
 def test_pictures_that_memory_does_not_hold_are_decoded_once(pets, tmp_path, monkeypatch):
-    decode, seen = files._pixels, []
-    monkeypatch.setattr(files, "_pixels", lambda *given: seen.append(1) or decode(*given))
+    decode, seen = files.pixels_of, []
+    monkeypatch.setattr(files, "pixels_of", lambda *given: seen.append(1) or decode(*given))
     expected = from_folder(pets, "train", treatment=TO_6).arrays()[0]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 0}))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
