@@ -6,6 +6,7 @@ import os
 import uuid
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,57 @@ def write_sealed(path: Path, content: Mapping[str, Any], private: bool = False) 
     write_durably(path, sealed(content), private)
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """A value as JSON, kept where what holds it is written again and again.
+
+    Attributes:
+        text: As it is written.
+        ordered: As its checksum is of, with keys in order.
+    """
+
+    text: str
+    ordered: str
+
+
+def encoded(value: Any) -> Encoded:
+    """Return a value as JSON; it may hold some that are so already, two levels down at most.
+
+    Example:
+        >>> encoded({"b": 1, "a": [encoded(2)]})
+        Encoded(text='{"b": 1, "a": [2]}', ordered='{"a": [2], "b": 1}')
+    """
+    if isinstance(value, Encoded):
+        return value
+    if isinstance(value, list) and any(map(_holds, value)):
+        items = list(map(encoded, value))
+        return Encoded(*(f"[{', '.join(told)}]" for told in _both(items)))
+    if isinstance(value, dict) and any(map(_holds, value.values())):
+        texts, ordered = _both(list(map(encoded, value.values())))
+        keys = list(map(json.dumps, value))
+        in_order = sorted(zip(value, keys, ordered, strict=True))
+        parts = zip(keys, texts, strict=True), (one[1:] for one in in_order)
+        return Encoded(*(f"{{{', '.join(map(': '.join, part))}}}" for part in parts))
+    text = json.dumps(value)
+    return Encoded(text, json.dumps(json.loads(text), sort_keys=True))  # as it will be read
+
+
+def _holds(value: Any) -> bool:
+    inside = value.values() if isinstance(value, dict) else value
+    return isinstance(value, Encoded) or (
+        isinstance(value, dict | list) and any(isinstance(one, Encoded) for one in inside)
+    )
+
+
+def _both(told: list[Encoded]) -> tuple[list[str], list[str]]:
+    return [one.text for one in told], [one.ordered for one in told]
+
+
 def sealed(content: Mapping[str, Any]) -> str:
     """Return JSON with its checksum, as `write_sealed` writes it."""
-    text = json.dumps(content)
-    seal = checksum(json.loads(text))  # as it will be read
-    return f'{text[:-1]}{", " if content else ""}"{_SEAL}": {seal}}}'
+    told = encoded(content)
+    seal = zlib.crc32(told.ordered.encode())
+    return f'{told.text[:-1]}{", " if content else ""}"{_SEAL}": {seal}}}'
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

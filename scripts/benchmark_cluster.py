@@ -7,8 +7,9 @@
 Rows: `frozen`, a search of heads on two nodes beside one, and what `simulate_cluster.py` says of
 it; `task`, what an empty task costs; `overhead`, trials that sleep beside what they would take
 without any overhead; `node`, a node killed at random moments; `driver`, the driver killed at random
-moments and started again, with MLflow; `slow`, a node that stands still for a while. Every search
-is compared with an undisturbed one: records, features and weights are equal to the last bit.
+moments and started again, with MLflow; `slow`, a node that stands still for a while; `away`, object
+storage that is away for a while; `full`, disks that are full, as root on Linux. Every search is
+compared with an undisturbed one: records, features and weights are equal to the last bit.
 """
 
 import os
@@ -22,12 +23,10 @@ import argparse
 import json
 import math
 import random
-import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,23 +35,23 @@ from time import perf_counter, sleep
 from typing import Any
 
 import keras
-import mlflow
+import killed_driver
 from benchmark_trials import ORACLES, Untrained, hypermodel
 from local_nodes import Nodes
+from local_storage import BUCKET, S3
 from rich.console import Console
 from rich.table import Table
 from simulate_cluster import simulate
 
 from reusekit.cluster import Cluster
 from reusekit.digests import digest
+from reusekit.errors import ReusekitError
 from reusekit.features import FeatureStore
 from reusekit.planning import Plan
 from reusekit.search import CutSearch, CutTuner, SearchConfig, SearchSpace
 from reusekit.search import tuner as tuner_module
 from reusekit.search.execution import Outcome
 from reusekit.workers import HERE
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Sizes:
         seconds: For which each of them sleeps.
         slots: Workers for these.
         nodes, drivers: How many are killed.
-        stands: Seconds for which a slow node stands still.
+        stands, away: Seconds for which a slow node stands still, and the object storage is away.
     """
 
     examples: int = 200
@@ -79,16 +78,29 @@ class Sizes:
     nodes: int = 2
     drivers: int = 1
     stands: float = 5.0
+    away: float = 5.0
 
 
-FULL = Sizes(890, 96, 20, 10_000, 1.0, 16, 50, 20, 20.0)
+SMALL = {"store": "300k", "search": "32k"}
+"""The size of a full disk, by what it is full of."""
+
+FULL = Sizes(890, 96, 20, 10_000, 1.0, 16, 50, 20, 20.0, 20.0)
 
 
 # --- searches -----------------------------------------------------------------------------------
 
 
-def search(folder: Path, sizes: Sizes, cluster: Cluster | None = None) -> CutSearch:
-    """Return a search of heads on several cuts of a network, not begun."""
+def search(
+    folder: Path, sizes: Sizes, cluster: Cluster | None = None, url: str | None = None
+) -> CutSearch:
+    """Return a search of heads on several cuts of a network, not begun.
+
+    Args:
+        folder: Where features and trials are kept; with an address, the cache of the features.
+        sizes: The amount of everything.
+        cluster: Where it runs.
+        url: The address of object storage to keep them in instead.
+    """
     small = not sizes.side
     side, channels = (32, 1) if small else (sizes.side, 3)
     treatment = rk.data.Treatment(image_size=(side, side), channels=channels)
@@ -104,8 +116,10 @@ def search(folder: Path, sizes: Sizes, cluster: Cluster | None = None) -> CutSea
         cuts = ["block_3_expand", "block_6_expand", "block_13_expand", "out_relu"]
     space = SearchSpace(cuts, units=[0], dropout=[0.0, 0.5], learning_rates=[1e-3, 1e-2, 1e-1])
     config = SearchConfig(epochs=sizes.epochs, disk=10**9, memory=10**9)
-    store = FeatureStore(folder / "store")
-    return CutSearch(backbone, *splits, space, config, folder / "search", store, cluster=cluster)
+    store, kept = FeatureStore(folder / "store"), folder / "search"
+    if url is not None:
+        store, kept = FeatureStore(f"{url}/features", cache=folder / "store"), f"{url}/search"
+    return CutSearch(backbone, *splits, space, config, kept, store, cluster=cluster)
 
 
 def told(one: CutSearch) -> str:
@@ -124,14 +138,27 @@ def told(one: CutSearch) -> str:
     return digest([records, stored, weights])
 
 
-def searched(sizes: Sizes, cluster: Cluster | None = None) -> tuple[float, str, Plan]:
-    """Return the seconds of a search, what was found as a digest, and its plan."""
+def searched(
+    sizes: Sizes,
+    cluster: Cluster | None = None,
+    url: str | None = None,
+    beside: AbstractContextManager[None] | None = None,
+) -> tuple[float, str, Plan]:
+    """Return the seconds of a search, what was found as a digest, and its plan.
+
+    Args:
+        sizes: The amount of everything.
+        cluster: Where it runs.
+        url: The address of object storage to keep it in.
+        beside: What happens while it runs; see `meanwhile`.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        one = search(Path(folder), sizes, cluster)
+        one = search(Path(folder), sizes, cluster, url)
         plan = one.plan
         assert isinstance(plan, Plan)
         began = perf_counter()
-        one.run()
+        with beside or nullcontext():
+            one.run()
         return perf_counter() - began, told(one), plan
 
 
@@ -277,16 +304,44 @@ def slow(sizes: Sizes) -> Row:
     return _disturbed(sizes, 1, lambda nodes: nodes.stop_one(sizes.stands))
 
 
-def _disturbed(sizes: Sizes, times: int, disturb: Callable[[Nodes], None]) -> Row:
+def away(sizes: Sizes) -> Row:
+    """Have the object storage that holds features and trials go away in the middle of a search."""
+    server = S3()
+    os.environ |= server.variables
+
+    def go_away(nodes: Nodes) -> None:
+        server.stop()
+        sleep(sizes.away)
+        server.start()
+
+    server.start()
+    try:
+        server.client().create_bucket(Bucket=BUCKET)
+        with tempfile.TemporaryDirectory() as caches:
+            os.environ["XDG_CACHE_HOME"] = caches
+            return _disturbed(sizes, 1, go_away, f"s3://{BUCKET}/")
+    finally:
+        server.stop()
+
+
+def _disturbed(
+    sizes: Sizes, times: int, disturb: Callable[[Nodes], None], url: str | None = None
+) -> Row:
     moments, same = random.Random(0), 0
+
+    def place(number: int) -> str | None:
+        return None if url is None else f"{url}{number}"
+
     with Nodes(2) as nodes, Cluster(nodes.address) as cluster:
         searched(replace(sizes, examples=20), cluster)
-        seconds, expected, _ = searched(sizes, cluster)
+        seconds, expected, _ = searched(sizes, cluster, place(0))
         longest = seconds
-        for _ in range(times):
-            with meanwhile(partial(disturb, nodes), moments.uniform(0, 0.9 * seconds)):
-                took, found, _ = searched(sizes, cluster)
+        for number in range(1, times + 1):
+            beside = meanwhile(partial(disturb, nodes), moments.uniform(0, 0.9 * seconds))
+            took, found, _ = searched(sizes, cluster, place(number), beside)
             same, longest = same + (found == expected), max(longest, took)
+            while cluster.count < 2:  # Ray starts nodes in the main thread alone
+                nodes.add_one()
     return {
         "of": f"{same} of {times}",
         "seconds": seconds,
@@ -296,18 +351,56 @@ def _disturbed(sizes: Sizes, times: int, disturb: Callable[[Nodes], None]) -> Ro
     }
 
 
+def full(sizes: Sizes) -> Row:
+    """Have the disk of the features be full, then that of the trials, and go on when they are not.
+
+    A disk is a `tmpfs`, which root alone mounts.
+    """
+    _, expected, _ = searched(sizes)
+    said, same = [], 0
+    for name, size in SMALL.items():
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            small_disk(Path(scratch, name), size) as grow,
+        ):
+            folder = Path(scratch)
+            try:
+                search(folder, sizes).run()
+            except ReusekitError as error:
+                said.append(str(error))
+            grow()
+            one = search(folder, sizes)
+            one.run()
+            same += told(one) == expected
+    one_each = len(said) == 2 and not any("\n" in each for each in said)
+    return {"said": said, "limit": "one sentence each", "equal": one_each and same == 2}
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Callable[[], None]]:
+    """Mount a small file system at a folder, and yield what makes it large."""
+    folder.mkdir()
+    mount = partial(subprocess.run, check=True)
+    mount(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)])
+    try:
+        yield lambda: mount(["mount", "-o", "remount,size=1g", str(folder)]) and None
+    finally:
+        mount(["umount", str(folder)])
+
+
 def driver(sizes: Sizes) -> Row:
     """Kill the driver of a pipeline at random moments, and start it again."""
     moments, same = random.Random(0), 0
     with tempfile.TemporaryDirectory() as scratch, Nodes(2) as nodes:
         undisturbed = Path(scratch, "undisturbed")
-        seconds, _ = _pipeline(nodes, undisturbed, sizes)
-        expected, _ = registered(undisturbed)
+        seconds = killed_driver.run(nodes.address, undisturbed, sizes.epochs)
+        expected, _ = killed_driver.registered(undisturbed)
         for number in range(sizes.drivers):
             folder = Path(scratch, str(number))
-            _pipeline(nodes, folder, sizes, moments.uniform(0.3, 0.9) * seconds)
-            _pipeline(nodes, folder, sizes)
-            found, twice = registered(folder)
+            moment = moments.uniform(0.3, 0.9) * seconds
+            killed_driver.run(nodes.address, folder, sizes.epochs, moment)
+            killed_driver.run(nodes.address, folder, sizes.epochs)
+            found, twice = killed_driver.registered(folder)
             same += found == expected and not twice
     return {
         "of": f"{same} of {sizes.drivers}",
@@ -317,55 +410,6 @@ def driver(sizes: Sizes) -> Row:
     }
 
 
-def _pipeline(
-    nodes: Nodes, folder: Path, sizes: Sizes, killed: float | None = None
-) -> tuple[float, int]:
-    """Return the seconds and the exit code of the demo's pipeline, small, on a cluster."""
-    name = "killed"
-    command = [sys.executable, ROOT / "pipelines" / "cut_search.py"]
-    command += ["--config", ROOT / "configs" / "digits.yaml", "--cluster.address", nodes.address]
-    command += ["--output", folder, "--search.store", folder / "store", "--finetune.epochs", "1"]
-    command += ["--baselines.from_scratch", "false", "--baselines.linear", "false"]
-    command += [
-        "--search.max_trials",
-        "8",
-        "--search.epochs",
-        str(sizes.epochs),
-        "--search.ask",
-        "4",
-    ]
-    command += ["--tracking.uri", f"sqlite:///{folder}/mlflow.db", "--tracking.model", name]
-    folder.mkdir(exist_ok=True)
-    began = perf_counter()
-    process = subprocess.Popen(
-        list(map(str, command)), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    try:
-        _, said = process.communicate(timeout=killed)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        return perf_counter() - began, process.returncode
-    if process.returncode and killed is None:
-        told = shlex.join(map(str, command))
-        raise RuntimeError(f"Expected {told} to succeed. Received: {said.decode()[-2000:]}")
-    return perf_counter() - began, process.returncode
-
-
-def registered(folder: Path, name: str = "killed") -> tuple[str, bool]:
-    """Return a digest of the newest model, and whether a run has a trial twice."""
-    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    version = client.get_latest_versions(name)[0]
-    parent = client.get_run(version.run_id)
-    query = f"tags.mlflow.parentRunId = '{version.run_id}'"
-    runs = client.search_runs([parent.info.experiment_id], query)
-    names = [run.info.run_name for run in runs]
-    model: Any = mlflow.keras.load_model(f"models:/{name}/{version.version}")  # type: ignore[attr-defined]
-    weights = [value.tobytes().hex() for value in model.get_weights()]
-    return digest(weights), len({*names}) != len(names)
-
-
 ROWS: dict[str, Callable[[Sizes], Row]] = {
     "frozen": frozen,
     "task": task,
@@ -373,6 +417,8 @@ ROWS: dict[str, Callable[[Sizes], Row]] = {
     "node": node,
     "driver": driver,
     "slow": slow,
+    "away": away,
+    "full": full,
 }
 
 

@@ -77,6 +77,7 @@ def main() -> None:
             if any(file.stat().st_mtime_ns != before.get(file) for file in files):
                 print("4. Trials have ended; a node is killed, as by kill -9.", flush=True)
                 nodes.kill_one()
+                nodes.add_one()
                 break
             sleep(0.05)
         finished(process)

@@ -44,8 +44,11 @@ class Nodes:
         self._ray.shutdown()
 
     def kill_one(self) -> None:
-        """Kill all processes of a node that is not the head, by `kill -9`, and start another."""
+        """Kill all processes of a node that is not the head, by `kill -9`."""
         self._ray.remove_node(self.others.pop(), allow_graceful=False)
+
+    def add_one(self) -> None:
+        """Start another node; Ray does so in the main thread alone."""
         with sigterm_kept():
             self.others.append(self._ray.add_node(**self._node))
 

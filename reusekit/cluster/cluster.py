@@ -242,12 +242,15 @@ class _Run:
                     running.add(order[-1])
                 if not order and workers:
                     return
+                came = bool(order) and order[0] not in running
+                ready: Sequence[Any] = ()
                 if running:
-                    ready, _ = self._ray.wait(list(running), timeout=_LOOK)
+                    many, timeout = (len(running), 0) if came else (1, _LOOK)
+                    ready, _ = self._ray.wait(list(running), num_returns=many, timeout=timeout)
                     running.difference_update(ready)
-                else:
+                elif not came:
                     sleep(_LOOK / 10)
-                while order and order[0] not in running:
+                if came and not ready:  # else those that have ended get their next tasks first
                     yield from self._taken(order.popleft())
         finally:
             for task in running:  # where the run ends before its items do
@@ -269,6 +272,12 @@ class _Run:
             cause = getattr(error, "cause", error)
             if not isinstance(cause, errors.RayError):  # what the function itself raised
                 raise cause from None
+            if isinstance(cause, (errors.OutOfDiskError, errors.ObjectStoreFullError)):
+                raise ClusterError(
+                    "Expected nodes with room for what goes between driver and workers. Received: "
+                    "one whose object store is full, and its disk, too. Free some of that disk, or "
+                    "start the node with a larger --object-store-memory."
+                ) from None
             raise ClusterError(
                 "Expected errors of workers that can be sent back. Received: one that cannot: "
                 f"{_short(cause)}. Run it without a cluster, which shows all of it."

@@ -16,6 +16,9 @@ from reusekit.cluster.settings import ClusterSettings
 from reusekit.errors import ClusterError
 
 _LOOPBACK = "127.0.0.1"
+# What a client of HTTP/2 begins with, as that of gRPC, and what the server's first frame is.
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_SETTINGS = b"\x04"
 
 
 def connect(options: ClusterSettings) -> tuple[Any, bool]:
@@ -54,7 +57,7 @@ def connect(options: ClusterSettings) -> tuple[Any, bool]:
         if options.workers is not None:
             told["num_cpus"] = options.workers * options.cpus
     elif options.address != "auto":
-        _check_listening(options)
+        _check_listening(ray, options)
     try:
         with sigterm_kept():
             ray.init(options.address, **told)
@@ -88,15 +91,30 @@ def sigterm_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _check_listening(options: ClusterSettings) -> None:
-    host, _, port = str(options.address).removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), options.wait).close()
-    except (OSError, OverflowError, ValueError) as error:  # the last of a name that is none
-        raise ClusterError(
-            f"Expected a Ray cluster at {options.address!r}. Received: {error}. Start one with "
-            "ray start --head, or name another."
-        ) from error
+def _check_listening(ray: Any, options: ClusterSettings) -> None:
+    """Raise ClusterError where nothing answers as Ray does, for which Ray itself waits for good."""
+    client = str(options.address).startswith("ray://")
+    named, _, port = str(options.address).removeprefix("ray://").rpartition(":")
+    hosts = [named.strip("[]")]
+    if not client and hosts[0] in ("localhost", _LOOPBACK):
+        hosts.append(ray.util.get_node_ip_address())  # which Ray puts in its place
+    for host in hosts:
+        try:
+            with socket.create_connection((host, int(port)), options.wait) as line:
+                line.sendall(_GREETING)
+                answered = line.recv(9)
+            if not os.environ.get("RAY_USE_TLS") and answered[3:4] != _SETTINGS:
+                raise ValueError("an answer that is not Ray's")
+        except (
+            OSError,
+            OverflowError,
+            ValueError,
+        ) as error:  # the last of a name that is none, too
+            asked = "" if host == hosts[0] else f" (asked at {host}, as this machine is called)"
+            raise ClusterError(
+                f"Expected a Ray cluster at {options.address!r}. Received: {error}{asked}. Start "
+                "one with ray start --head, or name another."
+            ) from error
 
 
 def versions() -> dict[str, str]:

@@ -1,13 +1,12 @@
 """A tuner that runs trials together, stores what they trained, and goes on after a kill."""
 
-import ast
 import itertools
 import os
 import shutil
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,9 @@ from pydantic import PositiveInt
 from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.exports import Figures
+from reusekit.sealed_json import Encoded, encoded
 from reusekit.search.config import Limits
+from reusekit.search.description import description, options_as_data
 from reusekit.search.execution import (
     MOST_TOGETHER,
     GroupTrainer,
@@ -41,15 +42,15 @@ from reusekit.search.folder import (
     write_state,
 )
 from reusekit.search.hypermodel import CutHyperModel
+from reusekit.search.oracle import CutGridOracle
 from reusekit.search.results import Status, TrialRecord, ranked
 from reusekit.search.sizes import Sizes, exceeded
 from reusekit.search.space import BEFORE, FROZEN_UP_TO, Place, Shape, renamed
-from reusekit.training import heads as all_heads
-from reusekit.training.heads import Head
 from reusekit.workers import HERE, Workers
 
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
+_INDEPENDENT = (CutGridOracle, keras_tuner.oracles.RandomSearchOracle)
 _DONE = trial_module.TrialStatus.COMPLETED
 _FAILED = trial_module.TrialStatus.FAILED
 _UNWRITTEN = 0.01  # the share of the finished trials that a kill may cost
@@ -143,7 +144,7 @@ class CutTuner(base_tuner.BaseTuner):
             own = hypermodel.space.heads
             for name, told in (state["search"]["space"].get("heads") or {}).items():
                 if isinstance(told, str):  # as it was written before
-                    state["search"]["space"]["heads"][name] = _options(told, own or {})
+                    state["search"]["space"]["heads"][name] = options_as_data(told, own or {})
             refuse_other(state["search"], described, self.folder)
         with folder_errors_explained(self.folder):
             if fresh:
@@ -165,12 +166,14 @@ class CutTuner(base_tuner.BaseTuner):
         self._described = described
         self._checkpoints = checkpoints
         self._written = 0  # how many records are in the file
-        # Trials that have ended, and their records, as they are written.
-        self._told: tuple[dict[str, Any], dict[int, Any]] = {}, {}
+        # Trials as they are written, by what they were then, and records.
+        self._told: tuple[dict[str, tuple[str, Encoded]], dict[int, Encoded]] = {}, {}
         self._leading: list[TrialRecord] = []
         self._together, self._latencies, self._files = together, latencies or {}, files or {}
         self._report: Report = _say_nothing
         self._unfinished = 0
+        self._directions: dict[str, str] = {}  # of metrics; keras-tuner makes one to find it out
+        self._askers = itertools.count()  # one that has no trial yet, or it is told its own again
         self.on_saved: Callable[[], None] = lambda: None
         if state is not None:
             self._restore(state)
@@ -234,8 +237,8 @@ class CutTuner(base_tuner.BaseTuner):
     def _next_trials(self) -> dict[str, QueuedTrial]:
         """Return the next trials of the oracle, by number."""
         found: dict[str, QueuedTrial] = {}
-        for worker in range(self._how_many()):
-            trial = self.oracle.create_trial(f"worker{worker}")
+        for _ in range(self._how_many()):
+            trial = self.oracle.create_trial(f"worker{next(self._askers)}")
             if trial.status != trial_module.TrialStatus.RUNNING:
                 break
             values = trial.hyperparameters.values
@@ -250,17 +253,21 @@ class CutTuner(base_tuner.BaseTuner):
         return found
 
     def _run(self, trials: dict[str, QueuedTrial], trainer: GroupTrainer, workers: Workers) -> None:
-        """Run trials in groups; the state is written after each."""
-        numbered = {trial.number: (trial_id, trial) for trial_id, trial in trials.items()}
+        """Run trials in groups, and those that follow from none of them; then write the state."""
+        numbered: dict[int, tuple[str, QueuedTrial]] = {}
         ended: list[list[TrialRecord]] = []  # of each group, those that are not trained
 
         def allowed() -> Iterator[list[QueuedTrial]]:
-            listed, count = list(trials.values()), workers.count
-            for group in groups(listed, self.hypermodel, self._together, count):
-                over = [self._over_the_limit(one, numbered[one.number][0]) for one in group]
-                ended.append([record for record in over if record is not None])
-                left = [one for one, record in zip(group, over, strict=True) if record is None]
-                yield left if workers is HERE else list(map(with_weights, left))
+            coming, count = trials, workers.count
+            while coming:
+                numbered.update({one.number: (trial_id, one) for trial_id, one in coming.items()})
+                listed = list(coming.values())
+                for group in groups(listed, self.hypermodel, self._together, count):
+                    over = [self._over_the_limit(one, numbered[one.number][0]) for one in group]
+                    ended.append([record for record in over if record is not None])
+                    left = [one for one, record in zip(group, over, strict=True) if record is None]
+                    yield left if workers is HERE else list(map(with_weights, left))
+                coming = self._next_trials() if isinstance(self.oracle, _INDEPENDENT) else {}
 
         for outcomes in workers.map(trainer, allowed()):
             for record in ended.pop(0):
@@ -313,7 +320,12 @@ class CutTuner(base_tuner.BaseTuner):
         """Tell the oracle, and whoever watches."""
         trial = self.oracle.get_trial(trial_id)
         if record.status == "completed":
+            told = trial.metrics
+            for name in record.metrics:
+                if name in self._directions and not told.exists(name):
+                    told.register(name, self._directions[name])
             self.oracle.update_trial(trial_id, record.metrics, step=record.fit.best_epoch)  # type: ignore[union-attr]
+            self._directions.update({name: told.get_direction(name) for name in record.metrics})
             trial.status = _DONE
         else:
             trial.status, trial.message = _FAILED, record.error
@@ -351,22 +363,21 @@ class CutTuner(base_tuner.BaseTuner):
         """Write the state, and drop the weights that it has no use for."""
         oracle, (trials, records) = self.oracle.get_state(), self._told
         space = oracle["hyperparameters"]["space"]
-        going_on: dict[str, Any] = {}
         for trial_id, trial in self.oracle.trials.items():
-            if trial_id not in trials:
+            if trials.get(trial_id, (None,))[0] != trial.status:
                 told = trial.get_state()
                 if told["hyperparameters"]["space"] == space:
                     del told["hyperparameters"]["space"]
-                (trials if trial.status in (_DONE, _FAILED) else going_on)[trial_id] = told
+                trials[trial_id] = trial.status, encoded(told)
         for record in self.records:
             if record.number not in records:
-                records[record.number] = record.to_dict()
+                records[record.number] = encoded(record.to_dict())
         write_state(
             self._file,
             {
                 "search": self._described,
                 "oracle": oracle,
-                "trials": {one: trials.get(one) or going_on[one] for one in self.oracle.trials},
+                "trials": {trial_id: trials[trial_id][1] for trial_id in self.oracle.trials},
                 "records": [records[record.number] for record in self.records],
             },
         )
@@ -435,49 +446,3 @@ class CutTuner(base_tuner.BaseTuner):
         """Return the file of what a finished trial trained, compared with the trial's record."""
         record = next((one for one in self.records if one.number == number), None)
         return self._checkpoints.sound(number, record.weights if record else None)
-
-
-def description(hypermodel: CutHyperModel, oracle: keras_tuner.Oracle) -> dict[str, Any]:
-    """Describe a search as plain data, in which another must agree to be the same."""
-    space = hypermodel.space.model_dump(mode="json", exclude={"heads"})
-    if hypermodel.space.heads is not None:
-        own = hypermodel.space.heads
-        space["heads"] = {name: _options(repr(head), own) for name, head in own.items()}
-    config = hypermodel.config
-    described = {name: data.described() for name, data in hypermodel.by_backbone.items()}
-    return {
-        "space": space,
-        "epochs": config.epochs,
-        "patience": config.patience,
-        "seed": config.seed,
-        "objective": [oracle.objective.name, oracle.objective.direction],
-        "oracle": type(oracle).__name__,
-        "data": described.get(None, described),
-    }
-
-
-def _options(told: str, own: Mapping[str, Head]) -> Any:
-    """Return the kind and options of a head that is told as it prints, as plain data.
-
-    Options at their defaults are left out, since a head that was told earlier may lack them.
-    """
-    every = [*map(type, own.values()), *(getattr(all_heads, name) for name in all_heads.__all__)]
-    kinds = {
-        kind.__qualname__: {one.name: repr(one.default) for one in fields(kind)} for kind in every
-    }
-
-    def plain(node: ast.expr) -> Any:
-        if isinstance(node, ast.Dict):
-            keys = [ast.unparse(key) for key in node.keys if key]
-            return dict(zip(keys, map(plain, node.values), strict=True))
-        words = ast.unparse(node)
-        if not isinstance(node, ast.Call) or (kind := ast.unparse(node.func)) not in kinds:
-            return words
-        given = {option.arg: plain(option.value) for option in node.keywords if option.arg}
-        usual = kinds[kind]
-        return {"kind": kind} | {n: v for n, v in given.items() if v != usual.get(n)}
-
-    try:
-        return plain(ast.parse(told, mode="eval").body)
-    except SyntaxError:  # some of it has no words of its own
-        return told

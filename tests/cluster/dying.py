@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
 
 from reusekit.features import FeatureSource
+from reusekit.search.execution import GroupTrainer
 from reusekit.workers import Workers
 
 
@@ -42,6 +44,9 @@ class Dying:
             here = ray.get_runtime_context().get_node_id()
             head = [one for one in ray.nodes() if "node:__internal_head__" in one["Resources"]]
             if here == head[0]["NodeID"]:
+                ends = monotonic() + 60  # else it may take all work before the other begins
+                while self.once is not None and not self.once.exists() and monotonic() < ends:
+                    sleep(0.05)
                 return False
         if self.once is None:
             return True
@@ -54,17 +59,15 @@ class Dying:
 
 @dataclass(frozen=True)
 class DyingWorkers(Workers):
-    """Workers of a cluster of which one dies in each run over items.
+    """Workers of a cluster of which one dies in each run over items; with trials its node, too.
 
     Attributes:
         cluster: The cluster.
         folder: The folder of the marks of those that died.
-        node: Whether the node of the first of them dies, too.
     """
 
     cluster: Workers
     folder: Path
-    node: bool = False
 
     @property
     def count(self) -> int:
@@ -72,7 +75,7 @@ class DyingWorkers(Workers):
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         number = len(list(self.folder.iterdir()))
-        dying = Dying(function, self.folder / f"{number}", self.node and number == 0)
+        dying = Dying(function, self.folder / f"{number}", isinstance(function, GroupTrainer))
         return self.cluster.map(dying, items)
 
     def check_folder(self, folder: Any) -> None:

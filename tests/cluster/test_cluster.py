@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from threading import Thread
 
 import keras
 import numpy as np
@@ -135,6 +136,19 @@ def test_a_host_that_cannot_be_a_name_is_one_line(monkeypatch):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(ClusterError, match="Expected a Ray cluster at 'aaa"):
         connect(ClusterSettings(address=f"{'a' * 70}:1", wait=5))
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_is_no_cluster_at_an_address_is_one_line(monkeypatch, said):
+    """A server that is silent, or not Ray's: Ray itself would wait for it for good."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        if said:
+            Thread(target=lambda: server.accept()[0].sendall(said)).start()
+        with pytest.raises(ClusterError, match=f"Expected a Ray cluster at '{address}'") as error:
+            connect(ClusterSettings(address=address, wait=1))
+    assert "\n" not in str(error.value)
 
 
 def test_no_cluster_at_an_address_is_one_line(monkeypatch):

@@ -110,7 +110,7 @@ def test_workers_and_a_node_that_are_killed_cost_nothing_but_time(tmp_path, clus
     died = tmp_path / "died"
     died.mkdir()
     assert cluster.count == 2
-    assert_equal(searched(tmp_path, DyingWorkers(cluster, died, node=True)), here)
+    assert_equal(searched(tmp_path, DyingWorkers(cluster, died)), here)
     assert len(list(died.iterdir())) >= 3  # features to train and to compare on, and trials
     while cluster.count > 1:  # until the node is missed
         sleep(0.1)

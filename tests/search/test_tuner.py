@@ -2,6 +2,7 @@
 
 import signal
 from contextlib import suppress
+from dataclasses import replace
 
 import keras
 import keras_tuner
@@ -21,6 +22,7 @@ from reusekit.search import (
     SearchSpace,
 )
 from reusekit.search.oracle import evenly
+from reusekit.workers import Here
 
 CUTS = ["shallow", "middle", "deep"]
 
@@ -85,6 +87,27 @@ def test_hyperband_goes_on_with_the_weights_that_a_trial_had(data, tmp_path):
         fit = hypermodel.train(record.spec, model, epochs=last, initial_epoch=first)
         assert len(record.fit.history["loss"]) == last - first
         assert record.fit.metrics == pytest.approx(fit.metrics, rel=1e-4)
+
+
+class Eager(Here):
+    """This process, which reads all items before it works on one."""
+
+    def map(self, function, items):
+        return super().map(function, [*items])
+
+
+@pytest.mark.parametrize(("oracle", "ahead"), [("random", 4), ("bayesian", 2)])
+def test_trials_are_asked_for_ahead_where_none_follows_from_others(
+    hypermodel, oracle, ahead, tmp_path
+):
+    hypermodel.config = hypermodel.config.changed(ask=2)
+    here, there = (CutTuner(hypermodel, ORACLES[oracle](), tmp_path / n) for n in ("a", "b"))
+    here.search()
+    known = []
+    there.search(lambda _: known.append(len(there.oracle.trials)), workers=Eager())
+    assert known[0] == ahead
+    told = [[replace(r, fit=replace(r.fit, seconds=0.0)) for r in t.records] for t in (here, there)]
+    assert told[0] == told[1]
 
 
 def test_each_cut_is_tried_first_and_the_informative_one_wins(hypermodel, tmp_path):
