@@ -73,7 +73,8 @@ def connect(options: ClusterSettings) -> tuple[Any, bool]:
         lines = " ".join(str(error).split())
         raise ClusterError(
             f"Expected a Ray cluster of this Python and Ray at {options.address!r}. Received: "
-            f"{lines or type(error).__name__}"
+            f"{(lines or type(error).__name__).rstrip('.')}. Set RAY_AUTH_MODE and RAY_AUTH_TOKEN "
+            "here as there, if it asks for a token."
         ) from error
     return ray, True
 

@@ -80,7 +80,7 @@ def test_inputs_that_memory_does_not_hold_are_refused_in_one_sentence(tmp_path, 
 
 
 def test_a_search_takes_a_cluster_alone_for_one(tmp_path):
-    with pytest.raises(ConfigError, match="Expected cluster to be a reusekit"):
+    with pytest.raises(ConfigError, match="Expected cluster to be None or"):
         searched(tmp_path, "local")
     with pytest.raises(TypeError, match="clutser"):
         CutSearch(small_backbone(), textures("train", 6, 1), textures("b", 6, 2), clutser=None)
