@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -51,11 +52,12 @@ class Jpeg:
             stretch: Whether it is brought to that size here.
 
         Raises:
-            ValueError: It is broken.
+            ValueError: It is cut off, or no JPEG.
         """
         scale = _scale(self.shape, wanted)
         height, width = (-(-size // scale) for size in self.shape)
-        pixels = simplejpeg.decode_jpeg(
+        decode = partial(
+            simplejpeg.decode_jpeg,
             data,
             "GRAY" if self.grey and self.channels == 1 else "RGB",
             fastdct=True,  # as TensorFlow decodes it, to the last bit
@@ -63,6 +65,12 @@ class Jpeg:
             min_width=width,
             min_factor=scale,
         )
+        try:
+            pixels = decode()
+        except ValueError as error:
+            if "premature end" in str(error).lower():
+                raise
+            pixels = decode(strict=False)  # as TensorFlow does with single bytes that are wrong
         if pixels.shape[-1] > self.channels:
             pixels = pixels @ _LUMINANCE[:, None]
         if wanted is not None and stretch:

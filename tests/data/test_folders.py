@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import psutil
 import pytest
+import simplejpeg
 import tensorflow as tf
 from PIL import Image
 
@@ -188,6 +189,22 @@ def test_jpegs_are_resized_with_antialiasing_at_most_a_grey_level_off(
     again = from_folder(tmp_path, "train", shares=every, treatment=treatment)
     assert again.fingerprint != opened.fingerprint
     assert again.contents.treatment != opened.contents.treatment
+
+
+def test_a_jpeg_with_wrong_bytes_is_read_as_tensorflow_reads_it(tmp_path):
+    whole = save(tmp_path / "a" / "1.jpg", pixels(60, 40, 3)).read_bytes()
+    for place in range(700, len(whole)):
+        data = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+        try:
+            simplejpeg.decode_jpeg(data)
+        except ValueError as error:
+            if "extraneous" in str(error):
+                break
+    (tmp_path / "a" / "1.jpg").write_bytes(data)
+    (image,), _ = from_folder(
+        tmp_path, "train", shares=Shares(train=1, validation=0, test=0)
+    ).arrays()
+    np.testing.assert_array_equal(image, tf.io.decode_jpeg(data))
 
 
 def _contents_in_order(folder):
