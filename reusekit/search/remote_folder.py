@@ -291,4 +291,6 @@ class KeptSearch:
                 with self._remote.held() as fetched:
                     yield fetched
             except ConfigError as error:
+                if isinstance(error.__cause__, OSError):  # of the disk of this machine
+                    raise
                 raise ConfigError(str(error).replace(str(self.folder), self.name)) from error

@@ -15,7 +15,8 @@ import reusekit.objects
 from reusekit.errors import ConfigError
 from reusekit.objects import Objects
 from reusekit.search import remote_folder
-from reusekit.search.remote_folder import RemoteFolder
+from reusekit.search.folder import write_state
+from reusekit.search.remote_folder import KeptSearch, RemoteFolder
 
 
 @pytest.fixture
@@ -234,3 +235,10 @@ def test_another_search_is_refused_by_its_address(url, tmp_path, whole):
         with pytest.raises(ConfigError, match=f"the search that {url}/search holds"):
             search(tmp_path / "one", url=url, epochs=2).run()
         search(tmp_path / "one", url=url, epochs=2).run(fresh=True)
+
+
+def test_a_disk_that_is_full_is_named_as_that_of_the_machine(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    kept = KeptSearch(url)
+    with pytest.raises(ConfigError, match=re.escape(str(kept.folder))), kept.alone():
+        write_state(kept.folder / "away" / "state.json", {})
