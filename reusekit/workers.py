@@ -31,6 +31,16 @@ class Workers(ABC):
             items: What it is run on, one after another.
         """
 
+    def expect(self, function: Callable[[Item], Any], item: Item) -> None:  # noqa: B027
+        """Have each worker run a function once, which takes longest the first time.
+
+        Nothing is waited for, and nothing comes of it. This process does nothing.
+
+        Args:
+            function: What will be run.
+            item: What it is run on.
+        """
+
     @abstractmethod
     def check_folder(self, folder: Any) -> None:
         """Raise an error where a worker does not see a folder."""

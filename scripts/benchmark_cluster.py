@@ -4,12 +4,13 @@
     python scripts/benchmark_cluster.py --rows frozen node  # some of them
     python scripts/benchmark_cluster.py --full              # as often as the table asks: hours
 
-Rows: `frozen`, a search of heads on two nodes beside one, and what `simulate_cluster.py` says of
-it; `task`, what an empty task costs; `overhead`, trials that sleep beside what they would take
-without any overhead; `node`, a node killed at random moments; `driver`, the driver killed at random
-moments and started again, with MLflow; `slow`, a node that stands still for a while; `away`, object
-storage that is away for a while; `full`, disks that are full, as root on Linux. Every search is
-compared with an undisturbed one: records, features and weights are equal to the last bit.
+Rows: `frozen`, a search of heads on two nodes beside one (with `--full` that of
+`benchmark_search.py`), and what `simulate_cluster.py` says of it; `task`, what an empty task costs;
+`overhead`, trials that sleep beside what they would take without any overhead; `node`, a node
+killed at random moments; `driver`, the driver killed at random moments and started again, with
+MLflow; `slow`, a node that stands still for a while; `away`, object storage that is away for a
+while; `full`, disks that are full, as root on Linux. Every search is compared with an undisturbed
+one: records, features and weights are equal to the last bit.
 """
 
 import os
@@ -20,6 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import reusekit as rk  # isort: skip  (first: it starts Keras quietly)
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -36,6 +38,7 @@ from typing import Any
 
 import keras
 import killed_driver
+from benchmark_search import Bench
 from benchmark_trials import ORACLES, Untrained, hypermodel
 from local_nodes import Nodes
 from local_storage import BUCKET, S3
@@ -122,6 +125,15 @@ def search(
     return CutSearch(backbone, *splits, space, config, kept, store, cluster=cluster)
 
 
+def blocks(folder: Path, sizes: Sizes, cluster: Cluster | None = None) -> CutSearch:
+    """Return the frozen search of `benchmark_search.py`, not begun; without a side a small one."""
+    bench = Bench(quick=not sizes.side, full=False, folder=folder)
+    epochs = bench.epochs["frozen"]
+    config = SearchConfig(epochs=epochs, patience=epochs, disk=10**9, memory=10**9)
+    given = bench.model, bench.train, bench.validation, bench.frozen_space(), config
+    return CutSearch(*given, folder / "search", FeatureStore(folder / "store"), cluster=cluster)
+
+
 def told(one: CutSearch) -> str:
     """Return a digest of records, stored features and the best model's weights."""
     records = [
@@ -160,6 +172,19 @@ def searched(
         with beside or nullcontext():
             one.run()
         return perf_counter() - began, told(one), plan
+
+
+def parts_of(one: CutSearch) -> tuple[dict[str, float], str, Plan]:
+    """Return the seconds of a search and of its parts, a digest of what it found, and its plan."""
+    moments = [perf_counter()]
+    for part in (lambda: one.plan, one.extract, one.run):
+        part()
+        moments.append(perf_counter())
+    plan = one.plan
+    assert isinstance(plan, Plan)
+    parts = [after - before for before, after in itertools.pairwise(moments)]
+    seconds = dict(zip(("plan", "features", "trials"), parts, strict=True))
+    return seconds | {"all": moments[-1] - moments[0]}, told(one), plan
 
 
 class Sleeping(Untrained):
@@ -213,14 +238,21 @@ def frozen(sizes: Sizes) -> Row:
     """Time a search on one node and on two, and compare it with what its plan says."""
     found = {}
     for count in (1, 2):
-        with Nodes(count) as nodes, Cluster(nodes.address) as cluster:
-            searched(Sizes(examples=20, side=sizes.side), cluster)  # workers start, and import
-            found[count] = searched(sizes, cluster)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Nodes(count) as nodes,
+            Cluster(nodes.address) as cluster,
+        ):
+            searched(Sizes(examples=20), cluster)  # workers start, import, and know no backbone
+            found[count] = parts_of(blocks(Path(folder), sizes, cluster))
     plan = found[1][2]
     seconds = {count: one[0] for count, one in found.items()}
-    foretold = {count: simulate(plan, count).seconds for count in found}
+    # Of the plan itself, which is made first, nothing is said in it.
+    foretold = {
+        count: each["plan"] + simulate(plan, count).seconds for count, each in seconds.items()
+    }
     return {
-        "times as fast": seconds[1] / seconds[2],
+        "times as fast": seconds[1]["all"] / seconds[2]["all"],
         "simulated": foretold[1] / foretold[2],
         "seconds": seconds,
         "simulated seconds": foretold,
@@ -245,7 +277,7 @@ def seconds_of_tasks(cluster: Cluster, count: int = 300) -> tuple[float, float]:
     for item in range(waited):
         list(cluster.map(nothing, [item]))
     alone = (perf_counter() - began) / waited
-    send = partial(cluster._task.remote, packed([0])[0], *cluster._put(nothing))
+    send = partial(cluster._task.remote, "perform", packed([0])[0], *cluster._put(nothing))
     began = perf_counter()
     cluster._connected.get([send() for _ in range(count)])
     return alone, (perf_counter() - began) / count

@@ -19,7 +19,8 @@ HEALTH = {
     "health_check_timeout_ms": 10_000,
     "health_check_failure_threshold": 3,
 }
-MEMORY = 100 << 20
+MEMORY = 512 << 20
+"""For a backbone and features of both; when it is nearly full Ray writes to the disk."""
 
 
 class Nodes:

@@ -155,7 +155,7 @@ class Cluster(Workers):
 
         # Sent as it is: what it needs of reusekit is imported where it runs, which imports
         # TensorFlow, whose threads are to be known before.
-        def perform(*sent: Any) -> Any:
+        def perform(what: str, *sent: Any) -> Any:
             import os
 
             os.environ.update(environment)
@@ -164,7 +164,7 @@ class Cluster(Workers):
                 return why
             from reusekit.cluster import worker
 
-            return worker.perform(*sent)
+            return getattr(worker, what)(*sent)
 
         options = self.options
         return self._connected.remote(
@@ -190,7 +190,24 @@ class Cluster(Workers):
         from reusekit.cluster.parcel import packed
 
         held = self._put(function)
-        yield from _Run(ray, self, lambda block: self._task.remote(packed(block)[0], *held), items)
+
+        def send(block: Sequence[Any]) -> Any:
+            return self._task.remote("perform", packed(block)[0], *held)
+
+        yield from _Run(ray, self, send, items)
+
+    @checked(ClusterError)
+    def expect(self, function: Callable[[Any], Any], item: Any) -> None:
+        """Have each worker start and run a function once; see `reusekit.workers`.
+
+        Raises:
+            ClusterError: The function cannot be sent.
+        """
+        from reusekit.cluster.parcel import packed
+
+        block, held = packed([item])[0], self._put(function)
+        for _ in range(self.count):  # each takes one, unless it has ended before others come
+            self._task.remote("expect", block, *held)
 
     def _put(self, function: Any) -> Sequence[Any]:
         """Return a function and its models as Ray holds them for all tasks."""

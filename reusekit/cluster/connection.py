@@ -174,6 +174,7 @@ def threads_of(options: ClusterSettings) -> dict[str, str]:
         | hidden
         | {
             "TF_NUM_INTRAOP_THREADS": threads,
+            "TF_NUM_INTEROP_THREADS": threads,
             "OMP_NUM_THREADS": threads,
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         }

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -32,6 +33,12 @@ def perform(items: Sent, function: Sent, *models: Sent) -> tuple[list[Any], floa
     results = [_plain(run(item)) for item in given]
     took = perf_counter() - began
     return results, took, max(bytes_in(results), bytes_in(items["buffers"]))
+
+
+def expect(*sent: Sent) -> None:
+    """Perform, so that it is quicker the next time; what goes wrong will show then."""
+    with suppress(Exception):
+        perform(*sent)
 
 
 def bytes_in(results: Any) -> int:

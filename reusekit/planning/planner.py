@@ -18,7 +18,7 @@ from reusekit.arguments import checked
 from reusekit.data import DataSplit
 from reusekit.errors import ConfigError
 from reusekit.features.batches import example_batches
-from reusekit.features.bottoms import in_compute_dtype, tapped
+from reusekit.features.bottoms import Bottom, in_compute_dtype, tapped
 from reusekit.features.frontiers import Features, frontier
 from reusekit.features.key import EXAMPLE_BYTES, Extraction, described, feature_keys
 from reusekit.features.known import known_by_all, known_examples
@@ -48,6 +48,7 @@ from reusekit.planning.rule import (
     schedule,
     stored_of,
 )
+from reusekit.workers import HERE, Workers
 
 _SHARE_OF_DISK = 0.9  # of what is free
 _REHEARSED = 32  # examples
@@ -156,7 +157,12 @@ def plan_all(
         ConfigError, CacheError, DataError, AddressError: As `plan` raises them.
     """
     check_backend()
-    looked = {name: _looked_at(one, store) for name, one in asked.items()}
+    # One alone is expected: workers keep few models, and this one comes first.
+    first = next(iter(asked), None)
+    looked = {
+        name: _looked_at(one, store, store.workers if name == first else HERE)
+        for name, one in asked.items()
+    }
     costs, speeds = resources.costs, {}
     for name, one in looked.items():
         speeds[name] = one.speeds(store, costs)
@@ -240,8 +246,11 @@ class _Looked:
         return {TRAIN: self.asked.train, VALIDATION: self.asked.validation}
 
 
-def _looked_at(asked: Asked, store: FeatureStore) -> _Looked:
-    """Look at what is asked for, at what is stored, and run the first batch where it may run."""
+def _looked_at(asked: Asked, store: FeatureStore, workers: Workers) -> _Looked:
+    """Look at what is asked for, at what is stored, and run the first batch where it may run.
+
+    Meanwhile workers load and trace what they will most likely be asked for.
+    """
     extraction, train = asked.extraction, asked.train
     mask, graph = extraction.mask, read(asked.model, keep_masks=extraction.mask is not None)
     splits = {TRAIN: train, VALIDATION: asked.validation}
@@ -259,6 +268,8 @@ def _looked_at(asked: Asked, store: FeatureStore) -> _Looked:
     flops = count_flops(graph)
     cuts = _cuts(graph, flops, asked.trials, extraction, train)
     _find(cuts, splits, store, extraction)
+    if workers is not HERE:
+        _expect(workers, graph, cuts, train, extraction)
     return _Looked(asked, extraction, flops, cuts, _rehearsed(graph, cuts, train, extraction))
 
 
@@ -349,6 +360,21 @@ def _find(
             one.missing.add(part)
             if known:
                 one.known[part] = known
+
+
+def _expect(
+    workers: Workers,
+    graph: Graph,
+    cuts: Sequence[CutFacts],
+    train: DataSplit,
+    extraction: Extraction,
+) -> None:
+    """Have workers prepare the one pass, as it is where all that can be stored is."""
+    missing = tuple(one.frontier for one in cuts if one.missing & {TRAIN, VALIDATION})
+    bottom = Bottom(graph, missing, extraction)
+    if missing and bottom.lengths is None:  # texts go by windows
+        inputs, *_ = next(iter(example_batches(train, 0, 1, extraction.padding, 1)))
+        workers.expect(bottom, (0, inputs))
 
 
 def _rehearsed(

@@ -26,6 +26,9 @@ from reusekit.training.fit import Fit
 MOST_TOGETHER = 64
 """Heads at most in one compiled step, since compiling takes longer the more there are."""
 
+_VALUES = 4000
+"""The values of an example that take a head as long as all else of its training."""
+
 
 @dataclass(frozen=True)
 class QueuedTrial:
@@ -116,14 +119,19 @@ def groups(
         hypermodel: Knows where they begin.
         together: The number of trials that may be trained at a time, by features and batch size.
         workers: The number of groups that are trained at the same time: none has more than its
-            share of the trials.
+            share of the trials; of heads on features in memory, of the work.
     """
     share = math.ceil(len(trials) / workers)
     alike: dict[Any, list[QueuedTrial]] = {}
     most: dict[Any, int] = {}
+    work: dict[int, float] = {}
     for trial in trials:
         data, begins = hypermodel.data_of(trial.spec), hypermodel.begin(trial.spec)
-        in_memory = isinstance(data.train[data.begin(trial.spec)], ArrayFeatures)
+        source = data.train[data.begin(trial.spec)]
+        in_memory = isinstance(source, ArrayFeatures)
+        if isinstance(source, ArrayFeatures):
+            values = sum(math.prod(part.shape[1:]) for part in keras.tree.flatten(source.values))
+            work[trial.number] = 1 + values / _VALUES
         key = (trial.spec.batch_size, trial.initial_epoch, None if in_memory else begins)
         alike.setdefault(key, []).append(trial)
         most[key] = 1
@@ -131,10 +139,32 @@ def groups(
             allowed = MOST_TOGETHER if in_memory else together(begins, trial.spec.batch_size)
             most[key] = min(allowed, share)
     return [
-        group[first : first + most[key]]
+        part
         for key, group in alike.items()
-        for first in range(0, len(group), most[key])
+        for part in _parted(group, most[key], work if most[key] == share else {})
     ]
+
+
+def _parted(
+    group: Sequence[QueuedTrial], most: int, work: Mapping[int, float]
+) -> list[list[QueuedTrial]]:
+    """Part trials, in their order, into as few groups as there can be.
+
+    Args:
+        group: The trials.
+        most: How many are in a group at most, where all are alike.
+        work: How much each is, by its number, where that is told; then a group has its share of it.
+    """
+    even = [list(group[first : first + most]) for first in range(0, len(group), most)]
+    size = np.array([work.get(trial.number, 1.0) for trial in group])
+    if len({*size}) == 1:
+        return even
+    # The middle of each trial's work tells which part it belongs to.
+    middles = size.cumsum() - size / 2
+    parts: list[list[QueuedTrial]] = [[] for _ in even]
+    for trial, part in zip(group, len(even) * middles // size.sum(), strict=True):
+        parts[int(part)].append(trial)
+    return even if max(map(len, parts)) > MOST_TOGETHER else [part for part in parts if part]
 
 
 def run(

@@ -86,6 +86,20 @@ def double(number: int) -> int:
     return 2 * number
 
 
+_counted: list[str] = []
+
+
+def counted(item: str) -> int:
+    """Return how often it was called in this process."""
+    _counted.append(item)
+    return len(_counted)
+
+
+def calls(number: int) -> int:
+    """Return how often `counted` was called in this process."""
+    return len(_counted)
+
+
 def read(source: FeatureSource, batch_size: int) -> Iterator[np.ndarray]:
     """Yield the features of a source as one array."""
     yield np.concatenate([features for features, *_ in source.batches(batch_size)])

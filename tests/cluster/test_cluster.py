@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from cluster.conftest import THREADS
-from cluster.dying import Dying, double, refuse, refuse_oddly
+from cluster.dying import Dying, calls, counted, double, refuse, refuse_oddly
 
 from reusekit.cluster import Cluster
 from reusekit.cluster import cluster as cluster_module
@@ -92,6 +92,16 @@ def test_the_seconds_of_empty_tasks_are_measured(cluster, monkeypatch):
     from benchmark_cluster import seconds_of_tasks
 
     assert all(0 < seconds < 1 for seconds in seconds_of_tasks(cluster, 20))
+
+
+def test_what_is_expected_was_run_when_it_is_asked_for(cluster):
+    """A function that tells how often its worker has called it."""
+    cluster.expect(counted, "expected")
+    while not all(found := list(cluster.map(calls, range(8)))):  # until a worker has done it
+        pass
+    assert set(found) == {1}
+    cluster.expect(refuse, 1)  # comes to nothing
+    assert list(cluster.map(double, [1])) == [2]
 
 
 def test_large_items_go_a_few_at_a_time(cluster, monkeypatch):
