@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any, Self
 
 from reusekit.arguments import AnyPath, checked, expanded
-from reusekit.cluster.connection import connect, look_of, threads_of, versions
+from reusekit.cluster.connection import connect, disconnect, look_of, threads_of, versions
 from reusekit.cluster.settings import ClusterSettings
 from reusekit.errors import ClusterError, ConfigError
 from reusekit.workers import BLOCK_BYTES, BLOCK_SECONDS, Workers
@@ -75,7 +75,7 @@ class Cluster(Workers):
         self._models.clear()
         self._held = (None, ())
         if self._mine:
-            self._ray.shutdown()
+            disconnect(self._ray)
         self._ray = None
 
     @property

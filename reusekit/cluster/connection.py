@@ -39,9 +39,40 @@ def connect(options: ClusterSettings) -> tuple[Any, bool]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if local and "ray" not in sys.modules:
         # Read once, when Ray is imported.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        _local["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        _local["RAY_AUTH_MODE"] = "token"
+        _local["RAY_AUTH_TOKEN"] = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)
+    if local and not _before:  # what is started reads it, too
+        _before.update({name: os.environ.get(name) for name in _local})
+        os.environ.update(_local)
+    try:
+        return _connected(options)
+    except BaseException:
+        _restore()
+        raise
+
+
+def disconnect(ray: Any) -> None:
+    """Leave a cluster, and end it if this process has started it."""
+    ray.shutdown()
+    _restore()
+
+
+_local: dict[str, str] = {}  # the environment of a cluster of this machine alone
+_before: dict[str, str | None] = {}  # that of this process without it, while there is one
+
+
+def _restore() -> None:
+    """Put the environment back, which other programs and clusters read."""
+    for name, value in _before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+    _before.clear()
+
+
+def _connected(options: ClusterSettings) -> tuple[Any, bool]:
+    local = options.address == "local"
     try:
         ray: Any = import_module("ray")
     except ModuleNotFoundError as error:

@@ -29,6 +29,7 @@ RENEWAL = 15.0
 """A driver renews its lease so often, in seconds."""
 
 _STATE, _LEASES, _OWNER = "state.json", "lease", "lease.json"
+_GIVEN_UP = b""
 # What this machine alone needs, and what is no part of the folder.
 _NOT_KEPT = ("keras_tuner/", "running.lock", _OWNER, f"{_LEASES}/", "asks/")
 
@@ -39,7 +40,7 @@ class RemoteFolder:
     A search works in the latter. What it keeps is written to the storage after each group of
     trials, the state last, and fetched from there at the start, so that any machine goes on with
     it. The object `lease/N` is written where there is none; whoever wrote the one with the largest
-    number is the driver.
+    number is the driver. Given up, it stays as an empty one, so that no number comes twice.
 
     Args:
         url: The address, such as `s3://BUCKET/PREFIX`.
@@ -97,7 +98,7 @@ class RemoteFolder:
             renewing.join()
             number, self._number = self._number, 0
             if not self._behind and self._lost is None:
-                self._objects.delete([_name(number)])
+                self._objects.put(_name(number), _GIVEN_UP)
 
     def put(self) -> None:
         """Write the files that have changed, the state last, and remove those that are gone.
@@ -162,7 +163,7 @@ class RemoteFolder:
         before = self._objects.get(_name(last)) if last else None
         mine = self.folder / _OWNER
         own = before is not None and mine.is_file() and mine.read_bytes() == before
-        if before is not None and not own:
+        if before not in (None, _GIVEN_UP) and not own:
             self._wait_for_end(last, before)
         told = {
             "owner": uuid.uuid4().hex,
@@ -206,7 +207,11 @@ class RemoteFolder:
         while renewed is not None and time.monotonic() < ends:
             time.sleep(min(1.0, RENEWAL / 4))
             leases = self._leases()
-            if max(leases, default=number) > number or leases.get(number, renewed) != renewed:
+            if max(leases, default=number) > number:
+                raise self._refused(told)
+            if leases.get(number, renewed) != renewed:
+                if self._objects.get(_name(number)) == _GIVEN_UP:
+                    return
                 raise self._refused(told)
             renewed = leases.get(number)
 

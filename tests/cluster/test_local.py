@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 CODE = """
+import os
 import signal
 import sys
 import psutil
@@ -13,6 +14,7 @@ import reusekit.search, reusekit.settings
 from reusekit.cluster import Cluster
 
 assert "ray" not in sys.modules
+before = {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH")}
 handler = signal.getsignal(signal.SIGTERM)
 with Cluster("local", workers=1) as cluster:
     assert list(cluster.map(double, [1, 2])) == [2, 4]
@@ -26,6 +28,10 @@ with Cluster("local", workers=1) as cluster:
     ]
     assert len(found) > 3, found
     assert {one.removeprefix("::ffff:") for one in found} == {"127.0.0.1"}, found
+assert before == {n: value for n, value in os.environ.items() if n.startswith("RAY_AUTH")}
+with Cluster("local", workers=1) as cluster:  # again, with the token that Ray has read
+    assert list(cluster.map(double, [3])) == [6]
+assert before == {n: value for n, value in os.environ.items() if n.startswith("RAY_AUTH")}
 print("done", process.children(recursive=True))
 """
 

@@ -76,7 +76,9 @@ def test_killed_on_one_machine_it_goes_on_on_another(whole, url, s3, tmp_path):
     assert (told(last), weights_in(last.folder)) == whole
     kept = in_storage(s3, url)
     weights = {f"weights/{name}" for name in whole[1]}
-    assert set(kept) == {"state.json", "plan.json", *weights}  # no lease is left
+    lease = max(one for one in kept if one.startswith("lease/"))
+    assert set(kept) == {"state.json", "plan.json", lease, *weights}
+    assert kept[lease] == b""  # it is given up
     for name, content in whole[1].items():
         assert kept[f"weights/{name}"] == content
     # On a third machine nothing is left to do, and models are there.
@@ -87,6 +89,7 @@ def test_killed_on_one_machine_it_goes_on_on_another(whole, url, s3, tmp_path):
         said.clear()
         run(third, said.append)
         assert said == []
+    assert max(one for one in in_storage(s3, url) if one.startswith("lease/")) > lease
 
 
 def test_killed_it_goes_on_in_the_same_folder_at_once(whole, url, s3, tmp_path, monkeypatch):
