@@ -86,6 +86,16 @@ def double(number: int) -> int:
     return 2 * number
 
 
+def paced(item: int) -> bool:
+    """Return whether this node is the first one, which is ten times as fast as others."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    (head,) = (n["NodeID"] for n in ray.nodes() if "node:__internal_head__" in n["Resources"])
+    sleep(0.02 if here == head else 0.2)
+    return here == head
+
+
 _counted: list[str] = []
 
 

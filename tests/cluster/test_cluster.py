@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 from cluster.conftest import THREADS
-from cluster.dying import Dying, calls, counted, double, refuse, refuse_oddly
+from cluster.dying import Dying, calls, counted, double, paced, refuse, refuse_oddly
 
 from reusekit.cluster import Cluster
 from reusekit.cluster import cluster as cluster_module
@@ -92,6 +92,12 @@ def test_the_seconds_of_empty_tasks_are_measured(cluster, monkeypatch):
     from benchmark_cluster import seconds_of_tasks
 
     assert all(0 < seconds < 1 for seconds in seconds_of_tasks(cluster, 20))
+
+
+def test_a_fast_worker_takes_more(cluster):
+    """As one with a GPU beside one without."""
+    found = list(cluster.map(paced, range(60)))
+    assert sum(found) > 2 * (len(found) - sum(found)) > 0
 
 
 def test_what_is_expected_was_run_when_it_is_asked_for(cluster):
