@@ -106,7 +106,7 @@ def test_what_is_expected_was_run_when_it_is_asked_for(cluster):
     cluster.expect(counted, "expected")
     while not all(found := list(cluster.map(calls, range(8)))):  # until a worker has done it
         pass
-    assert set(found) == {1}
+    assert {*found} <= {1, 2}  # of two workers, one may have taken both
     cluster.expect(refuse, 1)  # comes to nothing
     assert list(cluster.map(double, [1])) == [2]
 
