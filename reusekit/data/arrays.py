@@ -269,7 +269,7 @@ def _batches(
     if not isinstance(spec, tuple) or len(spec) not in (2, 3):
         raise DataError(
             "Expected a data set of (input, label) or (input, label, weight). Received: "
-            f"{len(spec) if isinstance(spec, tuple) else type(spec).__name__} parts."
+            f"{len(spec) if isinstance(spec, tuple) else 1} parts. Add the labels."
         )
     if not all(isinstance(part, tf.TensorSpec) for part in tf.nest.flatten(spec)):
         raise DataError("Expected dense tensors in the data set. Received: ragged or sparse ones.")
