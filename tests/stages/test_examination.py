@@ -111,9 +111,17 @@ def by_name(activation: str | None) -> keras.Model:
     return model
 
 
-def compiled_file() -> Path:
+def sequential_with_scores() -> Path:
+    model = keras.Sequential([keras.Input((4,)), L.Dense(1, name="out")])
+    model.compile("sgd", "binary_crossentropy")
+    path = Path(tempfile.mkdtemp()) / "scores.keras"
+    model.save(path)
+    return path
+
+
+def compiled_file(suffix: str) -> Path:
     """Return a file whose optimizer was never used."""
-    path = Path(tempfile.mkdtemp()) / "compiled.keras"
+    path = Path(tempfile.mkdtemp()) / f"compiled{suffix}"
     by_name("softmax").save(path)
     return path
 
@@ -290,6 +298,19 @@ def file_with_a_loss_of_ones_own() -> Path:
     return path
 
 
+def adapted() -> keras.Model:
+    """Return a model whose frozen encoder drops, and trains what LoRA has added to it."""
+    tokens = keras.Input((6,), dtype="int32", name="tokens")
+    y = L.Dropout(0.1, name="drop")(L.Embedding(20, 4, trainable=False, name="embedding")(tokens))
+    attention = L.MultiHeadAttention(2, 2, dropout=0.1, name="attention")
+    y = L.Dense(4, trainable=False, name="dense")(attention(y, y))
+    model = keras.Model(tokens, L.Dense(2, name="head")(L.GlobalAveragePooling1D()(y)))
+    attention.trainable = False
+    attention.query_dense.trainable = True
+    attention.query_dense.enable_lora(2)
+    return model
+
+
 def wrapped_with_a_new_norm() -> keras.Model:
     """Return a model whose part has, behind a frozen base, a normalisation of its own."""
     x = keras.Input((8, 8, 3), name="image")
@@ -322,6 +343,7 @@ ILL = {
     "labels": lambda: (headed(convolutions(), units=5, training=False), labelled()),
     "outputs": lambda: compiled(from_logits=True, activation="softmax"),
     "outputs, by the name of a loss": lambda: by_name(None),
+    "outputs, of a sequential file": sequential_with_scores,
     "outputs, reverse": lambda: compiled(from_logits=False, activation=None),
     "outputs, one of two": lambda: two_headed("binary_crossentropy"),
     "outputs, softmax of one": lambda: one_number("softmax", "binary_crossentropy"),
@@ -353,7 +375,8 @@ WELL = {
     "rates": lambda: rated(thawed=False),
     "scores, by the name of a loss": lambda: by_name("softmax"),
     "random behind weights": random_inside,
-    "compiled, and not trained": lambda: compiled_file(),
+    "compiled, and not trained": lambda: compiled_file(".keras"),
+    "compiled, as HDF5": lambda: compiled_file(".h5"),
     "one table twice, frozen": two_towers,
     "probabilities": lambda: compiled(from_logits=False, activation="softmax"),
     "scores": lambda: compiled(from_logits=True, activation=None),
@@ -367,6 +390,10 @@ WELL = {
     ),
     "pixels of 16 bits": bits_of_16,
     "dropout of inputs": with_input_dropout,
+    "normalised far from 0": lambda: keras.Model(
+        x := keras.Input((4, 4, 1)), L.Normalization(mean=1e5, variance=1e6)(x)
+    ),
+    "adapted by LoRA": adapted,
     "two outputs": lambda: two_headed("mse"),
     "patterns": lambda: by_patterns("out/.*"),
 }

@@ -65,11 +65,14 @@ def _inside(graph: Graph) -> list[Call]:
     """Return the calls inside the frozen part.
 
     All weights that they depend on are frozen, and there are some; and either they have frozen
-    weights themselves, or what has some depends on them. BatchNormalization has no say.
+    weights themselves, or what has some depends on them, without trained ones between.
+    BatchNormalization has no say.
     """
     calls = calls_of(graph)
     frozen = {
-        call: _is_frozen(call.operation) for call in calls if not _is_batch_norm(call.operation)
+        call: _is_frozen(call.operation, graph)
+        for call in calls
+        if not _is_batch_norm(call.operation)
     }
     before: dict[Any, bool | None] = {}
     fed_by_frozen = []
@@ -83,12 +86,17 @@ def _inside(graph: Graph) -> list[Call]:
             before[tensor] = all(known) if known else None
     leads: set[Any] = set()
     for call in reversed(calls):
-        if frozen.get(call) or any(tensor in leads for tensor in call.outputs):
+        passes = frozen.get(call) is not False
+        if passes and (frozen.get(call) or any(tensor in leads for tensor in call.outputs)):
             leads.update(call.reads)
     return [
         call
         for call in calls
-        if (call in fed_by_frozen and any(one in leads for one in call.outputs))
+        if (
+            frozen.get(call) is not False
+            and call in fed_by_frozen
+            and any(one in leads for one in call.outputs)
+        )
         or (frozen.get(call) and all(before.get(one) is not False for one in call.reads))
     ]
 
@@ -101,7 +109,9 @@ def _ends_of_frozen_models(graph: Graph) -> Iterator[Call]:
             within.setdefault(id(call.scopes[-1].operation), []).append(call)
     for calls in within.values():
         frozen = {
-            call: _is_frozen(call.operation) for call in calls if not _is_batch_norm(call.operation)
+            call: _is_frozen(call.operation, graph)
+            for call in calls
+            if not _is_batch_norm(call.operation)
         }
         for call in calls:
             ends = _is_batch_norm(call.operation) and frozen.get(graph.maker[call.inputs[0]])
@@ -113,13 +123,17 @@ def _is_batch_norm(operation: Any) -> bool:
     return isinstance(operation, keras.layers.BatchNormalization)
 
 
-def _is_frozen(operation: Any) -> bool | None:
-    """Return whether all that could be trained of an operation is frozen; None without weights."""
+def _is_frozen(operation: Any, graph: Graph) -> bool | None:
+    """Return whether all that could be trained of an operation is frozen; None without weights.
+
+    The variables tell, since layers that hold trained ones may be frozen themselves (LoRA).
+    """
     if not isinstance(operation, keras.Layer):
         return None
     if not any(map(keras_internals.trainable_kind, keras_internals.all_layers(operation))):
         return None
-    return not operation.trainable_weights
+    trained = {id(variable) for variable in graph.model.trainable_variables}
+    return trained.isdisjoint(map(id, operation.variables))
 
 
 @cache

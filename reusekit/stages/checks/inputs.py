@@ -119,7 +119,9 @@ class _Way:
         values = self.values[0] + (self.values[1] - self.values[0]) * white / _WHITE
         largest = max(np.abs(self.values[0]).max(), np.abs(values).max())
         again = len(shrunk) > 1 and left < _NARROW and left < _AGAIN * shrunk[0]
-        return again or left * white < _OFF_CENTRE * largest
+        # By a call behind a scaling: one that scales and shifts at once knows what it is fed.
+        shifted = len(shrunk) > (left < _SHRINKS * self.ranges[-2])
+        return again or (shifted and left * white < _OFF_CENTRE * largest)
 
 
 def _scaled_twice(graph: Graph) -> tuple[Call, ...]:

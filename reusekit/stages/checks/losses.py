@@ -21,7 +21,7 @@ _SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
 def outputs(patient: Patient) -> Iterator[Finding]:
     """Look for a loss that does not fit an output, and for an output that is constant."""
     graph = patient.whole
-    losses = _losses(patient.model)
+    losses = _losses(patient.model, len(graph.outputs))
     for number, output in enumerate(graph.outputs):
         maker, activation = _last(graph, output)
         if activation is keras.activations.softmax and output.shape[-1] == 1:
@@ -76,7 +76,7 @@ def labels(patient: Patient) -> Iterator[Finding]:
     )  # fmt: skip
 
 
-def _losses(model: keras.Model) -> list[Any]:
+def _losses(model: keras.Model, count: int) -> list[Any]:
     """Return the loss of each output, in their order; None where there is none."""
     given: Any = getattr(model, "loss", None)
     names = list(getattr(model, "output_names", ()))
@@ -88,7 +88,7 @@ def _losses(model: keras.Model) -> list[Any]:
     elif isinstance(given, (list, tuple)):
         found = list(given)
     else:
-        found = [given] if len(names) == 1 else []
+        found = [given] if count == 1 else []
     return [keras.losses.get(one) if isinstance(one, str) else one for one in found]
 
 

@@ -116,9 +116,10 @@ def optimizer(patient: Patient) -> Iterator[Finding]:
         if _without_rate(patient, made):
             return  # `rates` tells of these
         made = made.inner_optimizer
-    held = keras_internals.variables_of(made) if made and made.built else None
+    held = keras_internals.variables_of(made) if made and made.built else []
     trained = {id(variable) for variable in patient.model.trainable_variables}
-    strange = held is not None and {id(variable) for variable in held} != trained
+    # Keras builds that of an .h5 file for no variable at all.
+    strange = bool(held) and {id(variable) for variable in held} != trained
     if not (skipped or strange):
         return
     yield Finding(
