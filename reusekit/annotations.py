@@ -89,7 +89,7 @@ def _ranges(base: Any, metadata: Sequence[Any]) -> str:
     limits = []
     for one in metadata:
         if isinstance(one, Gt) and base is int:
-            limits.append(f"at least {one.gt + 1}")  # type: ignore[operator]
+            limits.append(f"at least {one.gt + 1}")  # type: ignore[operator]  # a whole number
         elif isinstance(one, Gt):
             limits.append(f"above {one.gt}")
         elif isinstance(one, Ge):

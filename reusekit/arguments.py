@@ -81,7 +81,7 @@ def checked(error: type[ReusekitError]) -> Callable[[_Decorated], _Decorated]:
             return _guarded(decorated, decorated, error)
         hints = decorated if is_dataclass(decorated) else decorated.__init__
         # A class is checked where it stands, so that it stays the class it is.
-        decorated.__init__ = _guarded(decorated.__init__, hints, error)  # type: ignore[method-assign]
+        setattr(decorated, "__init__", _guarded(decorated.__init__, hints, error))  # noqa: B010
         return decorated
 
     return decorate

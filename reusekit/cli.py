@@ -333,7 +333,7 @@ def export(
         verbose: Show the traceback of an error.
     """
     check(AnyPath, output, "--output", ConfigError)
-    formats = [word.strip() for word in to.split(",")]
+    formats: list[Any] = [word.strip() for word in to.split(",")]
     precisions = [word.strip() for word in quantize.split(",")]
     check(Choices[Literal["litert", "onnx", "openvino", "saved_model"]], formats, "to", ConfigError)
     precise = Literal["none", "float16", "int8", "int8-calibrated"]
@@ -343,8 +343,8 @@ def export(
     from reusekit.stages import export_version
 
     folder = expanded(output, ConfigError)
-    chosen = [None if word == "none" else word for word in precisions]
-    made = export_version(model, formats, chosen, folder, max_accuracy_loss, data)  # type: ignore[arg-type]
+    chosen: list[Any] = [None if word == "none" else word for word in precisions]
+    made = export_version(model, formats, chosen, folder, max_accuracy_loss, data)
     print(made)
     print("Files:", *(one.path for one in made), sep="\n  ")
 

@@ -183,9 +183,9 @@ def completion_of(functions: Mapping[str, Callable[..., Any]], shell: str) -> st
             )
             choices = get_args(hint) if get_origin(hint) is Literal else None
             flag = option if by_position else f"--{option}"
-            action = parsed.add_argument(flag, choices=choices, help=said.get(option), **count)
+            action: Any = parsed.add_argument(flag, choices=choices, help=said.get(option), **count)
             if not choices:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
+                action.complete = shtab.FILE
     # In zsh shtab would have only the first of several words completed.
     return shtab.complete(parser, shell).replace('"(*)::', '"*:')
 

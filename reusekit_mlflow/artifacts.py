@@ -51,7 +51,8 @@ class ModelRepository(ModelsArtifactRepository):
                     return
                 artifact_uri = f"models:{rest}"
         if model_id and "reusekit.role" in client.get_logged_model(model_id).tags:
-            self.repo = LinkedModelRepository(f"reusekit:/{model_id}", tracking_uri, registry_uri)  # type: ignore[assignment]
+            linked: Any = LinkedModelRepository(f"reusekit:/{model_id}", tracking_uri, registry_uri)
+            self.repo = linked
 
 
 class LinkedModelRepository(ArtifactRepository):

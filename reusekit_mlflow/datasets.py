@@ -240,9 +240,9 @@ class SplitDataset(Dataset):
         Beside MLflow's own schema of tensors, which its pages do not show, the same is there as a
         table of names and types, which they do.
         """
-        schema = self.schema
+        schema: Any = self.schema
         columns = [
-            {"name": spec.name, "type": f"{spec.type} {spec.shape}"}  # type: ignore[union-attr]
+            {"name": spec.name, "type": f"{spec.type} {spec.shape}"}
             for part in (schema.features, schema.targets)
             for spec in part.inputs
         ]

@@ -1,6 +1,7 @@
 """Modules and functions: no name hides a module, no function takes many parameters."""
 
 import ast
+import re
 from collections.abc import Iterator
 
 from repository import ROOT
@@ -37,3 +38,13 @@ def long_signatures() -> Iterator[str]:
 
 def test_no_function_takes_more_than_seven_parameters():
     assert list(long_signatures()) == []
+
+
+def test_each_ignored_error_of_types_has_a_reason():
+    lines = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sorted(ROOT.glob("reusekit*/**/*.py"))
+        for line in path.read_text("utf-8").splitlines()
+        if "type: ignore" in line and not re.search(r"# type: ignore\[[a-z-]+\]  # \w", line)
+    ]
+    assert lines == []

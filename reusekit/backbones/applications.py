@@ -103,8 +103,8 @@ def load_application(
             )
     except Exception as error:
         raise BackboneError(_explained(error, name, weights)) from error
-    preprocess = inspect.getmodule(builder).preprocess_input  # type: ignore[union-attr]
-    shape = model.input_shape[1:]
+    module: Any = inspect.getmodule(builder)
+    preprocess, shape = module.preprocess_input, model.input_shape[1:]
     preprocessing = as_layers(preprocess, shape)
     if preprocessing is not None:
         model = take_over(model, as_layers(preprocess, shape))

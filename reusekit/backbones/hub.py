@@ -76,7 +76,7 @@ def load_preset(
         model,
         preprocessing,
         source,
-        weights,  # type: ignore[arg-type]
+        None if weights is None else str(weights),
         tokenizer=_tokenizer(keras_hub, preset, model),
     )
 

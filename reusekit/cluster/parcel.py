@@ -174,7 +174,7 @@ class _Pickler(cloudpickle.CloudPickler):
             if not hasattr(found, "__dict__"):
                 return NotImplemented
             state = {field.name: getattr(found, field.name) for field in fields(found)}
-            return copyreg.__newobj__, (kind,), state, None, None, _restore  # type: ignore[attr-defined]
+            return copyreg.__newobj__, (kind,), state, None, None, _restore  # type: ignore[attr-defined]  # pickle has it
         return super().reducer_override(found)
 
 

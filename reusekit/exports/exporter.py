@@ -221,15 +221,15 @@ class Exporter:
         try:
             with without_remarks():
                 kind.write(face, path, quantize, calibrating)
-            both = tuple(kind.open(path, [*face.outputs], threads) for threads in (None, 1))
-            for run in both:
+            on_all, on_one = (kind.open(path, [*face.outputs], threads) for threads in (None, 1))
+            for run in (on_all, on_one):
                 found = run(example)
                 if set(found) != set(face.outputs):
                     raise ExportError(
                         f"Expected the file to have outputs {', '.join(face.outputs)}. Received: "
                         f"{', '.join(found)}. Choose another format."
                     )
-            return both  # type: ignore[return-value]
+            return on_all, on_one
         except OSError:
             raise
         except Exception as error:  # converters and runtimes raise whatever they like
@@ -458,7 +458,7 @@ def _try(model: keras.Model, kind: Format, quantize: Quantization | None) -> Non
     with TemporaryDirectory() as scratch:
         path = Path(scratch, f"model{kind.ending}")
         with without_remarks():
-            kind.write(face, path, quantize, iter)  # type: ignore[arg-type]
+            kind.write(face, path, quantize, lambda: iter(()))
         kind.open(path, [*face.outputs], 1)(example)
 
 

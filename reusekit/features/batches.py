@@ -100,7 +100,7 @@ def feed(
     passes, size = itertools.count(), len(arrays[-1])
 
     def order(_: int) -> np.ndarray:
-        return np.random.default_rng((seed, next(passes))).permutation(size)  # type: ignore[arg-type]
+        return np.random.default_rng((seed, next(passes))).permutation(size)  # type: ignore[arg-type]  # there is one
 
     def gather(rows: tf.Tensor) -> tuple[Any, ...]:
         specs = [rows_of(array) for array in arrays]

@@ -51,8 +51,9 @@ class Frontier:
     @property
     def pooled_under(self) -> str | None:
         """The mask as `extract` takes it."""
-        known = self.masked_by is not None and self.mask is not None
-        return self.mask.address if known else self.masked_by  # type: ignore[union-attr]
+        if self.masked_by is None or self.mask is None:
+            return self.masked_by
+        return self.mask.address
 
     @cached_property
     def cut(self) -> Cut:

@@ -106,9 +106,9 @@ def _matched(
     for number, (folder, manifest) in enumerate(those):
         left = np.flatnonzero(entry == _NONE)
         examples = manifest.mapped(folder, len(manifest.arrays) - 1) if len(left) else None
-        if examples is None:
+        if examples is None or key.examples is None:
             continue
-        wanted, order = key.examples[left], np.argsort(examples)  # type: ignore[index]
+        wanted, order = key.examples[left], np.argsort(examples)
         place = np.searchsorted(examples, wanted, sorter=order)
         at = order[np.minimum(place, len(order) - 1)]
         hit = examples[at] == wanted

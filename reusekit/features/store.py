@@ -436,8 +436,8 @@ class FeatureStore:
         removed = [one for one in entries if not one.whole and is_left(one.used)]
         whole = [one for one in entries if one.whole]
         left = sum(one.bytes for one in whole)
-        for one in whole if budget is not None else ():
-            if left > budget:  # type: ignore[operator]
+        for one in whole:
+            if budget is not None and left > budget:
                 removed.append(one)
                 left -= one.bytes
         for one in removed:

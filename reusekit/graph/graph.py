@@ -26,8 +26,7 @@ class Tensor:
 
     address: str
     keras_tensor: keras.KerasTensor = field(repr=False)
-    # `__post_init__` fills it in.
-    shape: tuple[int | None, ...] = field(default=None, repr=False)  # type: ignore[arg-type]
+    shape: tuple[int | None, ...] = field(default=None, repr=False)  # type: ignore[arg-type]  # see below
 
     def __post_init__(self):
         if self.shape is None:

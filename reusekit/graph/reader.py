@@ -187,7 +187,7 @@ class _Reader:
         # However they were passed: a nested model's call has one signature.
         args, kwargs = as_called(given, kwargs)
         address = f"{frame.prefix}{frame.outline.names[record.key]}"
-        fed = [None if x is None else frame.bound[id(x)] for x in fed_to(record)]  # type: ignore[union-attr]
+        fed = [None if x is None else frame.bound[id(x)] for x in fed_to(record) or ()]
         masks = keras.tree.flatten(kwargs.get("mask"))
         if not any(isinstance(mask, Tensor) for mask in masks):
             # Keras finds masks that it did not record on the tensors when the model runs.

@@ -139,9 +139,9 @@ def rehearse(
         ran.append(perf_counter() - start)
         runs.append(made)
     augmented = 0.0
-    for _ in range(2 if augment else 0):  # the first time prepares
+    for vary in (augment, augment) if augment else ():  # the first time prepares
         start = perf_counter()
-        keras.tree.map_structure(np.asarray, augment((0, 0, 0), *examples[0]))  # type: ignore[misc]
+        keras.tree.map_structure(np.asarray, vary((0, 0, 0), *examples[0]))
         augmented = perf_counter() - start
     return Rehearsal(
         bottom_seconds=ran[1] / len(labels),

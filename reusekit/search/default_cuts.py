@@ -37,12 +37,12 @@ def feature_cuts(
         ['features']
     """
     graph = read(model)
-    clean, end = clean_cuts(graph), _classifier_end(graph, graph.names.get(head))  # type: ignore[arg-type]
+    clean, end = clean_cuts(graph), _classifier_end(graph, graph.names.get(head or ""))
     kept = {
         at: point
         for at, point in clean.items()
         if graph.names[at] not in end
-        and not (classes and len(point.shape) == 2 and point.shape[-1] <= classes)  # type: ignore[operator]
+        and not (classes and len(point.shape) == 2 and (point.shape[-1] or 0) <= classes)
     }
     return kept or clean
 

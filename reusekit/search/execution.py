@@ -306,7 +306,7 @@ def _batches(
 ) -> tf.data.Dataset:
     """Return batches of (features by name, labels, ...) of several cuts, on the same examples."""
     if all(isinstance(source, ArrayFeatures) for source in sources.values()):
-        in_memory = {_name(one): source.values for one, source in sources.items()}  # type: ignore[attr-defined]
+        in_memory = {_name(one): source.values for one, source in sources.items()}  # type: ignore[attr-defined]  # see above
         one = next(iter(sources.values()))
         return feed(in_memory, one.labels, batch_size, seed, one.weights)
     batches = {_name(one): source.batches(batch_size, seed) for one, source in sources.items()}

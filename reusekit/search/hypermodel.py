@@ -85,7 +85,7 @@ class CutHyperModel(keras_tuner.HyperModel):
     @checked(ConfigError)
     def data_of(self, spec: TrialSpec) -> TrialData:
         """Return the features of a trial's backbone."""
-        return self.data if isinstance(self.data, TrialData) else self.data[spec.backbone]  # type: ignore[index]
+        return self.by_backbone[spec.backbone]
 
     @checked(ConfigError)
     def begin(self, spec: TrialSpec) -> Features | tuple[str, str, str | None]:

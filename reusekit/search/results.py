@@ -135,7 +135,7 @@ class CutResult:
     @property
     def seconds(self) -> float:
         """The seconds of all its trials together."""
-        return sum(trial.fit.seconds for trial in self.trials)  # type: ignore[union-attr, misc]
+        return sum(trial.fit.seconds for trial in self.trials if trial.fit is not None)
 
 
 @dataclass(frozen=True)

@@ -286,7 +286,7 @@ class SearchSpace(TrialChoices):
         description="Addresses to cut at, shallow to deep; of several backbones those of each by "
         "its name."
     )
-    frozen_up_to: Distinct[str] | Mapping[str, Distinct[str]] = Field(  # type: ignore[assignment]
+    frozen_up_to: Distinct[str] | Mapping[str, Distinct[str]] = Field(  # type: ignore[assignment]  # wider
         [],
         description="Addresses up to which the backbone may be frozen; of several backbones those "
         "of each by its name. Empty: heads alone.",
@@ -422,7 +422,7 @@ class SearchSpace(TrialChoices):
             standardize: Features whose mean and variance such a head removes.
         """
         if self.heads is not None:
-            return self.heads[spec.head]  # type: ignore[index]
+            return self.heads[spec.head or ""]
         return rules.weighted(self.loss_weights).head(spec.units, spec.dropout, standardize)
 
 

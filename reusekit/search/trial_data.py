@@ -156,11 +156,11 @@ class TrialData:
         task: Task,
     ) -> "TrialData":
         """Pooled features by cut, in memory, each of shape (examples, channels)."""
-        held = (
+        held: list[Any] = [
             {(cut, "avg"): _held(cut, features, given) for cut, features in named.items()}
             for named, given in ((train, labels), (validation, validation_labels))
-        )
-        return cls(*held, task)  # type: ignore[call-arg, arg-type]
+        ]
+        return cls(held[0], held[1], task)
 
     def described(self) -> Mapping[str, Any]:
         """Return the identity of these features, or a digest of those in memory."""
@@ -269,7 +269,8 @@ class TrialData:
         if self.plain or mask is None:
             return self.mask
         number = self._crossing(self.begin(spec)[0]).index(mask)
-        return self.trunk(spec).inputs[number].name  # type: ignore[union-attr]
+        trunk: Any = self.trunk(spec)
+        return trunk.inputs[number].name
 
     @checked(ConfigError)
     def frozen(self, spec: TrialSpec) -> keras.Model:

@@ -319,12 +319,12 @@ class CutTuner(base_tuner.BaseTuner):
     def _end(self, trial_id: str, record: TrialRecord) -> None:
         """Tell the oracle, and whoever watches."""
         trial = self.oracle.get_trial(trial_id)
-        if record.status == "completed":
+        if record.status == "completed" and record.fit is not None:
             told = trial.metrics
             for name in record.metrics:
                 if name in self._directions and not told.exists(name):
                     told.register(name, self._directions[name])
-            self.oracle.update_trial(trial_id, record.metrics, step=record.fit.best_epoch)  # type: ignore[union-attr]
+            self.oracle.update_trial(trial_id, record.metrics, step=record.fit.best_epoch)
             self._directions.update({name: told.get_direction(name) for name in record.metrics})
             trial.status = _DONE
         else:

@@ -210,7 +210,7 @@ def tie(
     }
     tied = substitute(twin, {replaced: replacement, **exchanged})
     if not union.merged and replaced.bias is not None:
-        replacement.bias.assign(replaced.bias)  # type: ignore[union-attr]
+        replacement.bias.assign(replaced.bias)  # type: ignore[union-attr]  # with a bias, too
     kept, other = (first, second) if keep == "a" else (second, first)
     value = keras.ops.copy(kept.variable.value)
     turned = keras.ops.reshape(value, kept.shape)

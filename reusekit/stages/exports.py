@@ -143,8 +143,8 @@ def _argument(place: str) -> str:
 
 def _with_thresholds(rules: TaskRules, thresholds: Any) -> TaskRules:
     """Return the rules with the thresholds that a version was registered with."""
-    made = []
+    made: list[Any] = []
     for before, one in rules.each():
         own = of_task(thresholds, before)
-        made.append(one if own is None else replace(one, thresholds=tuple(own)))  # type: ignore[call-arg]
-    return replace(rules, several=tuple(made)) if rules.task.parts else made[0]  # type: ignore[call-arg]
+        made.append(one if own is None else replace(one, thresholds=tuple(own)))  # type: ignore[call-arg]  # of labels
+    return replace(rules, several=tuple(made)) if rules.task.parts else made[0]  # type: ignore[call-arg]  # of several

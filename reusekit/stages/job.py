@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 import yaml
@@ -82,8 +82,8 @@ class Job:
         )
         outbox = self.folder / "outbox"
         self.settings.update(settings)
-        told = settings.get("backbones", [settings.get("backbone")])
-        several = [one.source for one in told if isinstance(one, BackboneSettings)]  # type: ignore[attr-defined]
+        told: Any = settings.get("backbones", [settings.get("backbone")])
+        several = [one.source for one in told if isinstance(one, BackboneSettings)]
         source = f" {', '.join(several)}" if several else ""
         name = f"{self.name}{source} on {splits.train.name}"
         self._open.enter_context(pipeline_run(name, self.experiment, parameters, outbox))

@@ -182,7 +182,7 @@ def _in_order(
         return rules, outputs
     chosen = np.empty(len(order))
     chosen[order] = thresholds
-    return replace(rules, thresholds=tuple(chosen.tolist())), outputs  # type: ignore[call-arg]
+    return replace(rules, thresholds=tuple(chosen.tolist())), outputs  # type: ignore[call-arg]  # of labels
 
 
 def judge(

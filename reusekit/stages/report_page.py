@@ -122,8 +122,8 @@ def _mistakes(
         of = np.abs(test.outputs[order] - test.labels[order]).argmax(-1)
     if is_image or splits.tokenizer is not None:
         try:
-            how = "grad_cam" if is_image else "gradient"
-            values = explain(tuned.whole, batch, tuned.cut, how, of).values  # type: ignore[arg-type]
+            how: Any = "grad_cam" if is_image else "gradient"
+            values = explain(tuned.whole, batch, tuned.cut, how, of).values
         except ReusekitError as error:
             why = str(error)
         tokens = batch.get("token_ids") if isinstance(batch, dict) else batch

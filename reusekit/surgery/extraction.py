@@ -197,7 +197,7 @@ def _pooled(
         def name(what: str) -> str:
             return names.unique(f"{prefix}_{what}" if what else prefix)
 
-        return masked_pool(value, mask, pooling, name)  # type: ignore[arg-type]
+        return masked_pool(value, mask, pooling, name)  # type: ignore[arg-type]  # pooled, so not None
     if token:
         return keras_internals.take(value, 0, axis=1, name=engine.names.unique(prefix))
     if mask_taken_off:

@@ -117,11 +117,11 @@ def _call_model(
 def _in_order_of_inputs(graph: Graph, front: Graph) -> list[Tensor]:
     """Return the outputs of the preprocessing, each in the place of the input that it is for."""
     names, wanted = _names_of_outputs(front), [tensor.address for tensor in graph.inputs]
-    named = dict(zip(names, front.outputs, strict=True))
+    named: dict[Any, Tensor] = dict(zip(names, front.outputs, strict=True))
     paths = [path for path, _ in keras.tree.flatten_with_path(graph.input_structure)]
     for known in (wanted, [path[-1] if path else None for path in paths]):
         if named.keys() == set(known) and len(named) == len(known):
-            return [named[name] for name in known]  # type: ignore[index]
+            return [named[name] for name in known]
     astray = [n for n, w in zip(names, wanted, strict=True) if n != w and n in wanted]
     unordered = len(wanted) > 1 and isinstance(graph.input_structure, dict)
     if astray or unordered:

@@ -3,6 +3,8 @@
 The rules of a task are the one place where its kind decides anything; `rules_of` finds them.
 """
 
+from typing import Any
+
 from reusekit.data.task import Task
 from reusekit.tasks.classes import ClassRules
 from reusekit.tasks.joint import JointRules, repeated
@@ -23,7 +25,7 @@ __all__ = [
     "rules_of",
 ]
 
-_RULES: dict[str, type[SingleRules]] = {
+_RULES: dict[Any, type[SingleRules]] = {
     "classification": ClassRules,
     "multilabel": LabelRules,
     "regression": NumberRules,
@@ -44,4 +46,4 @@ def rules_of(task: Task) -> TaskRules:
 
 def example_rules() -> list[SingleRules]:
     """Return the rules of a single task of each kind, with three outputs."""
-    return [rules(Task(kind, ("a", "b", "c"))) for kind, rules in _RULES.items()]  # type: ignore[arg-type]
+    return [rules(Task(kind, ("a", "b", "c"))) for kind, rules in _RULES.items()]

@@ -184,7 +184,7 @@ class Stored:
             original = original_of(version, client)
         model_id = logged_model_id(original)
         if model_id is None:
-            found = cls(named, original.source, *_on_record(original))  # type: ignore[arg-type]
+            found = cls(named, original.source, *_on_record(original))  # type: ignore[arg-type]  # has a source
         else:
             found = cls.of_logged(model_id, client, named)
         files, references, usages = _on_record(version)

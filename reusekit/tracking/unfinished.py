@@ -133,7 +133,7 @@ def _end(client: MlflowClient, key: str, destination: Destination) -> bool:
     if destination.run_id is not None:
         experiment_id = client.get_run(destination.run_id).info.experiment_id
     else:
-        experiment = client.get_experiment_by_name(destination.experiment)  # type: ignore[arg-type]
+        experiment = client.get_experiment_by_name(destination.experiment or "")
         if experiment is None:
             return False
         experiment_id = experiment.experiment_id

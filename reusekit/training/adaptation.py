@@ -311,9 +311,9 @@ class AdaptedPart:
                 raise _refusal(
                     part, f"without LoRA, or of rank {self.rank}", f"LoRA of rank {part.lora_rank}"
                 )
-        widths = [(_most(part), part) for part in self._lora]
-        if widths and min(widths, key=lambda one: one[0])[0] < self.rank:  # type: ignore[operator]
-            most, part = min(widths, key=lambda one: one[0])
+        widths = [(_most(part), part) for part in self._lora if self.rank is not None]
+        most, part = min(widths, key=lambda one: one[0], default=(0, None))
+        if part is not None and most < (self.rank or 0):
             raise TrainingError(
                 f"Expected a rank of at most {most}, as of the kernel of {part.name!r}. Received: "
                 f"{self.rank}."
@@ -350,7 +350,7 @@ class AdaptedPart:
             if isinstance(call.operation, keras.Layer):
                 for number, part in enumerate(keras_internals.all_layers(call.operation)):
                     if id(part) in wanted and id(part) not in found:
-                        found[id(part)] = AddedLora(call.address, number, self.rank)  # type: ignore[arg-type]
+                        found[id(part)] = AddedLora(call.address, number, self.rank or 0)
         return tuple(found.values())
 
 

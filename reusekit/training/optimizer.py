@@ -39,7 +39,7 @@ class Rates(Sequence):
 
     variables: tuple[VariableRate, ...]
 
-    def __getitem__(self, index: int) -> VariableRate:  # type: ignore[override]
+    def __getitem__(self, index: int) -> VariableRate:  # type: ignore[override]  # no slices
         return self.variables[index]
 
     def __len__(self) -> int:
@@ -125,7 +125,7 @@ class LayerwiseOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             with keras.name_scope(self.name, caller=self):
                 # Keras passes them as long as the optimizer is not built.
-                self.build(list(trainable_variables))  # type: ignore[arg-type]
+                self.build(list(trainable_variables or ()))
         scaled = keras_internals.with_scaled_rate(self.inner_optimizer, self._ledger.multiplier)
         scaled.apply(grads, trainable_variables)
 

@@ -57,7 +57,7 @@ class Multitask(DenseHead):
     tasks: Annotated[Mapping[Name, Head], MinLen(1)]
     _: KW_ONLY
     weights: Mapping[str, NonNegativeFloat] | None = None
-    pooling: Pooling | None = None  # type: ignore[assignment]
+    pooling: Pooling | None = None  # type: ignore[assignment]  # parts pool
 
     def __post_init__(self) -> None:
         """Check that each head has one output, and that there is a weight for each task."""
