@@ -4,6 +4,7 @@ A Keras release that moves one of them breaks this file and no other; `missing()
 """
 
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -795,8 +796,12 @@ def untold(model: keras.Model) -> list:
     ]
 
 
+def _module_of(one: Any) -> str:
+    return getattr(one, "__module__", None) or ""
+
+
 def missing() -> list[str]:
-    """Return the private attributes used here that the installed Keras does not have.
+    """Return the private names used here that the installed Keras does not have.
 
     Example:
         >>> missing()
@@ -805,46 +810,53 @@ def missing() -> list[str]:
     inputs = keras.Input((2,), name="probe_input")
     layer = keras.layers.Dropout(0.5, name="probe")
     model = keras.Model(inputs, layer(inputs), name="probe_model")
+    model.compile(loss="mse")
     stack = keras.Sequential([keras.Input((2,)), keras.layers.Identity()])
-    wanted = {
-        "KerasTensor._keras_history": (model.outputs[0], "_keras_history"),
-        "softmax()._keras_logits": (
-            keras.activations.softmax(keras.ops.ones((1, 2))),
-            "_keras_logits",
+    masked = keras.Input((2,), name="probe_masked")
+    attach_mask(masked, inputs)
+    dense, embedding = keras.layers.Dense(1), keras.layers.Embedding(1, 1)
+    for one in (dense, embedding):
+        one.build((None, 1))
+    ending = keras.activations.softmax(keras.ops.ones((1, 2)))
+    probes = (
+        ("KerasTensor", model.outputs[0], "_keras_history"),
+        ("KerasTensor", masked, "_keras_mask"),
+        ("softmax()", ending, "_keras_logits"),
+        ("Operation", layer, "_inbound_nodes _outbound_nodes"),
+        (
+            "Layer",
+            layer,
+            "_call_has_context_arg call_signature_parameters _flatten_layers _tracker",
         ),
-        "Operation._inbound_nodes": (layer, "_inbound_nodes"),
-        "Operation._outbound_nodes": (layer, "_outbound_nodes"),
-        "Layer._call_has_context_arg": (layer, "_call_has_context_arg"),
-        "Layer.call_signature_parameters": (layer, "call_signature_parameters"),
-        "Layer._flatten_layers": (layer, "_flatten_layers"),
-        "Layer._non_trainable_variables": (layer, "_non_trainable_variables"),
-        "Layer._seed_generators": (layer, "_seed_generators"),
-        "Variable._value": (keras.Variable(0.0), "_value"),
-        "Functional._inputs_struct": (model, "_inputs_struct"),
-        "Functional._outputs_struct": (model, "_outputs_struct"),
-        "Sequential._functional": (stack, "_functional"),
-        "Layer._assert_input_compatibility": (layer, "_assert_input_compatibility"),
-        "Layer._trainable_variables": (layer, "_trainable_variables"),
-        "Layer._tracker": (layer, "_tracker"),
-        "Huber._fn_kwargs": (keras.losses.Huber(), "_fn_kwargs"),
-        "MultiHeadAttention._dropout": (keras.layers.MultiHeadAttention(1, 1), "_dropout"),
-    }
-    parts: tuple[str, ...] = ("_nodes", "_nodes_by_depth", "_operations", "_operations_by_depth")
-    wanted |= {f"Functional.{part}": (model, part) for part in parts}
-    built = ((keras.layers.Dense(1), "_kernel"), (keras.layers.Embedding(1, 1), "_embeddings"))
-    for kind, weight in built:
-        kind.build((None, 1))
-        wanted[f"{type(kind).__name__}.{weight}"] = (kind, weight)
-    optimizer = keras.optimizers.SGD()
-    parts = (
-        "_trainable_variables",
-        "_apply_weight_decay",
-        "_use_weight_decay",
-        "_get_current_learning_rate",
-        "_get_variable_index",
+        ("Layer", layer, "_trainable_variables _non_trainable_variables _untrack_variable"),
+        ("Layer", layer, "_seed_generators _assert_input_compatibility"),
+        ("Layer", layer, "_losses _losses_override _loss_ids"),
+        ("Variable", keras.Variable(0.0), "_value _dtype _autocast _layout _path _regularizer"),
+        ("Variable", keras.Variable(0.0), "_constraint _overwrite_with_gradient"),
+        ("Functional", model, "_inputs_struct _outputs_struct _inputs _outputs"),
+        ("Functional", model, "_nodes _nodes_by_depth _operations _operations_by_depth"),
+        ("Sequential", stack, "_functional"),
+        ("Model", model, "_loss_tracker _compile_loss _compile_metrics"),
+        ("Huber", keras.losses.Huber(), "_fn_kwargs"),
+        ("MultiHeadAttention", keras.layers.MultiHeadAttention(1, 1), "_dropout"),
+        ("Dense", dense, "_kernel"),
+        ("Embedding", embedding, "_embeddings"),
+        ("Optimizer", keras.optimizers.SGD(), "_trainable_variables _apply_weight_decay"),
+        ("Optimizer", keras.optimizers.SGD(), "_use_weight_decay _get_current_learning_rate"),
+        ("Optimizer", keras.optimizers.SGD(), "_get_variable_index"),
     )
-    wanted |= {f"Optimizer.{part}": (optimizer, part) for part in parts}
-    lost = [name for name, (owner, attribute) in wanted.items() if not hasattr(owner, attribute)]
+    lost = [
+        f"{name}.{part}"
+        for name, owner, parts in probes
+        for part in parts.split()
+        if not hasattr(owner, part)
+    ]
+    imported = [one for one in globals().values() if _module_of(one).startswith("keras.src")]
+    lost += [
+        f"{_module_of(one)}.{one.__name__}"
+        for one in imported
+        if not hasattr(sys.modules[_module_of(one)], one.__name__)
+    ]
     if get_global_attribute("object_name_uids") is None:
         lost.append("global attribute object_name_uids")
     with sharing_scope():
@@ -852,11 +864,10 @@ def missing() -> list[str]:
         lost += [f"global attribute {n}" for n in names if get_global_attribute(n) is None]
     if not lost:
         node = layer._inbound_nodes[0]
-        parts = ("arguments", "outputs", "is_input")
-        lost += [f"Node.{part}" for part in parts if not hasattr(node, part)]
-        parts = ("args", "kwargs", "keras_tensors")
-        lost += [f"Node.arguments.{p}" for p in parts if not hasattr(node.arguments, p)]
         taken = inspect.signature(Node).parameters
-        parts = ("operation", "call_args", "call_kwargs", "outputs")
-        lost += [f"Node({part}=)" for part in parts if part not in taken]
+        lost += [f"Node.{p}" for p in ("arguments", "outputs", "is_input") if not hasattr(node, p)]
+        held = ("args", "kwargs", "keras_tensors")
+        lost += [f"Node.arguments.{p}" for p in held if not hasattr(node.arguments, p)]
+        given = ("operation", "call_args", "call_kwargs", "outputs")
+        lost += [f"Node({p}=)" for p in given if p not in taken]
     return lost
