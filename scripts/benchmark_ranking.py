@@ -132,7 +132,7 @@ def judged(name: str, quick: bool, folder: Path, seed: int) -> dict[str, dict[st
     config = SearchConfig(epochs=2 if quick else 60, patience=10, seed=seed)
     store = FeatureStore(folder / "features")
     search = CutSearch(backbones, train, validation, space, config, folder / name, store)
-    reached = {cut.place: cut.best.accuracy for cut in search.run().cuts}
+    reached = {cut.named_cut: cut.best.accuracy for cut in search.run().cuts}
     data = search.extract()
     features = {
         of: {at: collected(data[of].train[at, "avg"]) for at in those} for of, those in cuts.items()

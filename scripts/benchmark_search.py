@@ -527,7 +527,9 @@ def several(bench: Bench) -> Report:
         )
         depths = {at: result.depths[name, at] for at in own.cuts}
         took, plain = one_by_one(bench, alone.extract(), own, depths, 3)
-        reached = {(t.cut, t.spec.head): t.accuracy for t in result.trials if t.place[0] == name}
+        reached = {
+            (t.cut, t.spec.head): t.accuracy for t in result.trials if t.named_cut[0] == name
+        }
         seconds, run = seconds + took, run + len(plain)
         apart += [
             abs(reached[each.spec.cut, each.spec.head] - each.fit.metrics["val_accuracy"])

@@ -248,8 +248,8 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
             _written(call.kwargs, digests, call.address),
             [[digests[tensor], digests[mask]] for tensor, mask in call.masks],
         ]
-        for place, tensor in enumerate(call.outputs):
-            digests[tensor] = digest([made_by, place])
+        for position, tensor in enumerate(call.outputs):
+            digests[tensor] = digest([made_by, position])
     return {tensor: digests[tensor] for tensor in tensors}
 
 

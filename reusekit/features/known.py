@@ -44,12 +44,12 @@ class Known:
         entry = self.entry.copy()
         for number, (folder, manifest) in enumerate(self.entries):
             arrays: dict[str, MappedArray] = {}
-            for place, name in enumerate(names):
-                values = manifest.mapped(folder, place)
+            for position, name in enumerate(names):
+                values = manifest.mapped(folder, position)
                 if values is None:
                     entry[entry == number] = _NONE
                     break
-                arrays[name] = MappedArray(values, np.dtype(manifest.arrays[place].dtype))
+                arrays[name] = MappedArray(values, np.dtype(manifest.arrays[position].dtype))
             found.append(arrays)
         return OpenedExamples(found, entry, self.row)
 
@@ -109,8 +109,8 @@ def _matched(
         if examples is None or key.examples is None:
             continue
         wanted, order = key.examples[left], np.argsort(examples)
-        place = np.searchsorted(examples, wanted, sorter=order)
-        at = order[np.minimum(place, len(order) - 1)]
+        position = np.searchsorted(examples, wanted, sorter=order)
+        at = order[np.minimum(position, len(order) - 1)]
         hit = examples[at] == wanted
         if hit.any():
             entry[left[hit]], row[left[hit]] = len(used), at[hit]

@@ -232,8 +232,8 @@ def _block_name(told: Manifest, number: int) -> str:
 def _packed(folder: Path, told: Manifest, number: int) -> bytes:
     """Return a block of each array, one after the other."""
     rows, parts = told.rows(number), []
-    for place, array in enumerate(told.arrays):
-        with array_file(folder, place).open("rb") as file:
+    for position, array in enumerate(told.arrays):
+        with array_file(folder, position).open("rb") as file:
             file.seek(len(array.header(told.size)) + rows.start * array.row_bytes)
             parts.append(file.read(len(rows) * array.row_bytes))
     return b"".join(parts)
@@ -245,10 +245,10 @@ def _unpacked(told: Manifest, number: int, content: bytes) -> dict[int, np.ndarr
     if len(content) != count * sum(array.row_bytes for array in told.arrays):
         return None
     view = memoryview(content)
-    for place, array in enumerate(told.arrays):
+    for position, array in enumerate(told.arrays):
         part = view[start : start + count * array.row_bytes]
-        if zlib.crc32(part) != told.checksums[number][place]:
+        if zlib.crc32(part) != told.checksums[number][position]:
             return None
-        found[place] = np.frombuffer(part, array.stored_dtype).reshape(count, *array.shape)
+        found[position] = np.frombuffer(part, array.stored_dtype).reshape(count, *array.shape)
         start += len(part)
     return found

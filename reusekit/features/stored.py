@@ -154,9 +154,9 @@ def stored_features(
         run = partial(store.workers.map, bottom)
         computed = run(inputs_of()) if lengths is None else lengths.computed(run, inputs_of(), size)
         tracking = tracked(computed, said, total=math.ceil((stop - begin) / size))
-        for place, made in enumerate(tracking, begin // size):
+        for position, made in enumerate(tracking, begin // size):
             told = told_of.popleft()
-            if place >= start // size:
+            if position >= start // size:
                 yield made, _named(*told)
 
     entries = store.get_or_compute_all(keys, compute)

@@ -21,7 +21,7 @@ from reusekit.progress import tracked
 from reusekit.search.config import SearchConfig
 from reusekit.search.searched_backbone import SearchedBackbone, cells_of
 from reusekit.search.shipping import Shipping
-from reusekit.search.space import BACKBONE, Place, SearchSpace, Shape, label, place
+from reusekit.search.space import BACKBONE, NamedCut, SearchSpace, Shape, label, named_cut
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.tasks import TaskRules
 
@@ -125,18 +125,18 @@ class SearchedBackbones(dict[str | None, SearchedBackbone]):
                 )
         return found
 
-    def bottoms(self, space: SearchSpace) -> dict[Place, keras.Model]:
+    def bottoms(self, space: SearchSpace) -> dict[NamedCut, keras.Model]:
         """Return the model up to each cut."""
         return {
-            place(at, name): model
+            named_cut(at, name): model
             for name, one in self.items()
             for at, model in one.bottoms(space.of(name)).items()
         }
 
-    def depths(self, space: SearchSpace) -> dict[Place, float]:
+    def depths(self, space: SearchSpace) -> dict[NamedCut, float]:
         """Return the share of its backbone's FLOPs before each cut."""
         return {
-            place(at, name): one.points[at].depth
+            named_cut(at, name): one.points[at].depth
             for name, one in self.items()
             for at in space.of(name).cuts
         }
@@ -163,9 +163,9 @@ class SearchedBackbones(dict[str | None, SearchedBackbone]):
     def over(
         self,
         space: SearchSpace,
-        latencies: Mapping[Place, float],
+        latencies: Mapping[NamedCut, float],
         files: Mapping[Shape, Figures | str],
-    ) -> dict[Place, tuple[float, str]]:
+    ) -> dict[NamedCut, tuple[float, str]]:
         """Return the cuts beyond the limits; see `SearchedBackbone.over`."""
         found = {}
         for one in self.values():
@@ -216,7 +216,7 @@ class SearchedBackbones(dict[str | None, SearchedBackbone]):
 
 
 def within_limits(
-    space: SearchSpace, over: Mapping[Place, tuple[float, str]], ship: str | None
+    space: SearchSpace, over: Mapping[NamedCut, tuple[float, str]], ship: str | None
 ) -> SearchSpace:
     """Return the choices without the cuts that exceed the limits, or cannot be shipped.
 
@@ -228,7 +228,7 @@ def within_limits(
     Raises:
         ConfigError: None is left.
     """
-    kept = [one for one in space.places if one not in over]
+    kept = [one for one in space.named_cuts if one not in over]
     if kept:
         return space.narrowed(kept)
     nearest_one, (times, why) = min(over.items(), key=lambda one: one[1][0])

@@ -43,7 +43,7 @@ from reusekit.search.results import SearchResult, TrialRecord, best_before, list
 from reusekit.search.searched_backbone import ranked_pooling
 from reusekit.search.shipping import MODEL, Shipping
 from reusekit.search.sizes import measure_latency
-from reusekit.search.space import Place, SearchSpace, Shape
+from reusekit.search.space import NamedCut, SearchSpace, Shape
 from reusekit.search.trial_data import TrialData
 from reusekit.search.tuner import CutTuner
 from reusekit.search.whole_model import whole_model
@@ -140,7 +140,7 @@ class CutSearch:
         self._objective = configured_objective(
             config, self._all_cuts, self._rules, self.train.mixes_labels
         )
-        self._latencies: dict[Place, float] = {}
+        self._latencies: dict[NamedCut, float] = {}
         self._shipping = None if config.ship is None else Shipping(config.ship, self.folder)
 
     @property
@@ -162,7 +162,7 @@ class CutSearch:
             )
         return self.backbones[None].graph
 
-    def measure_latencies(self) -> dict[Place, float]:
+    def measure_latencies(self) -> dict[NamedCut, float]:
         """Return seconds for one example up to each cut, measured at the first call.
 
         Of several backbones a cut is the pair of the backbone's name and the address. See
@@ -174,7 +174,7 @@ class CutSearch:
             self._latencies = dict(zip(models, found, strict=True))
         return self._latencies
 
-    def _limited_latencies(self) -> dict[Place, float]:
+    def _limited_latencies(self) -> dict[NamedCut, float]:
         limited = self.config.limits.latency is not None and self._shipping is None
         return self.measure_latencies() if limited else {}
 
@@ -190,11 +190,11 @@ class CutSearch:
         return self.backbones.files(self._all_cuts, self._rules, self._shipping)
 
     @cached_property
-    def _over(self) -> Mapping[Place, tuple[float, str]]:
+    def _over(self) -> Mapping[NamedCut, tuple[float, str]]:
         return self.backbones.over(self._all_cuts, self._limited_latencies(), self.files)
 
     @property
-    def left_out(self) -> Mapping[Place, str]:
+    def left_out(self) -> Mapping[NamedCut, str]:
         """The cuts that are not searched since they exceed a limit or cannot be shipped, and why.
 
         Of several backbones a cut is the pair of the backbone's name and the address.
@@ -283,7 +283,7 @@ class CutSearch:
         """Every cut by the parameters before it: what any other ranking has to beat."""
         return in_order(self.backbones.rows_by_size(self._allowed))
 
-    def _in_ranked_order(self) -> list[Place]:
+    def _in_ranked_order(self) -> list[NamedCut]:
         """Return the cuts as they are ranked, the best first."""
         assert self.ranking is not None
         return list(scores_by_cut(self.ranking))
@@ -294,7 +294,7 @@ class CutSearch:
         if self.ranking is None:
             return self._allowed
         best = self._in_ranked_order()[: self.config.best_cuts]
-        return self._allowed.narrowed([one for one in self._allowed.places if one in best])
+        return self._allowed.narrowed([one for one in self._allowed.named_cuts if one in best])
 
     @cached_property
     def hypermodel(self) -> CutHyperModel:
@@ -340,7 +340,7 @@ class CutSearch:
         common = {"objective": self._objective, "seed": self.config.seed + 1}
         if self.config.max_trials is None:
             return CutGridOracle(self.hypermodel.spec, **common)
-        order = self.space.places
+        order = self.space.named_cuts
         if self.ranking is not None:
             order = [one for one in self._in_ranked_order() if one in order]
         best = best_before(self.config.start_from, self.folder, order)
@@ -444,7 +444,7 @@ class CutSearch:
         sign = 1 if self.result.maximize else -1
         scores, cuts = scores_by_cut(ranking), self.result.cuts
         reached = [sign * cut.best.metrics[self.result.objective] for cut in cuts]
-        return rank_correlation([scores[cut.place] for cut in cuts], reached)
+        return rank_correlation([scores[cut.named_cut] for cut in cuts], reached)
 
     @checked(ConfigError)
     def best_model(

@@ -55,7 +55,7 @@ def objective_over_depth(result: SearchResult, title: str, examples: int | None 
             lows, highs = zip(*(accuracy_interval(value, examples) for value in best), strict=True)
             bars = "" if number else f"95 % interval, n = {examples:,}"
             axes.vlines(depths, lows, highs, color=color, linewidth=1, label=bars)
-    _ring(axes, result, result.depths[result.best.place])
+    _ring(axes, result, result.depths[result.best.named_cut])
     if None in several:
         axes.set_xticks(depths, [cut.at for cut in cuts], rotation=40, ha="right", fontsize=8)
     else:
@@ -89,7 +89,7 @@ def objective_over_cost(result: SearchResult, cost: str, title: str) -> Figure:
         dots = axes.scatter(
             [result.cost(trial, cost) for trial in trials],
             [trial.metrics[result.objective] for trial in trials],
-            c=[result.depths[trial.place] for trial in trials],
+            c=[result.depths[trial.named_cut] for trial in trials],
             cmap="viridis_r", vmin=0, vmax=1, s=30, zorder=2, marker=mark, label=name,
         )  # fmt: skip
     figure.colorbar(dots, label="share of the backbone's FLOPs before the cut")

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
-from reusekit.search.space import BACKBONE, CUT, Place, choice_of, place
+from reusekit.search.space import BACKBONE, CUT, NamedCut, choice_of, named_cut
 
 # Trials asked for at once after the first pass: they are trained in little more than the time of
 # one, and the Gaussian process allows for those whose results are not there yet.
@@ -58,9 +58,9 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
     @checked(ConfigError)
     def __init__(
         self,
-        cuts: Sequence[Place],
+        cuts: Sequence[NamedCut],
         max_trials: PositiveInt,
-        best: Mapping[Place, Mapping[str, Any]] | None = None,
+        best: Mapping[NamedCut, Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         self._best = {one: values for one, values in (best or {}).items() if one in cuts}
@@ -87,14 +87,15 @@ class CutSweepOracle(keras_tuner.oracles.BayesianOptimizationOracle):
         most = _AT_A_TIME if len(self.trials) < _LEARNED else _AT_A_TIME * _ONE_OF
         return max(len(self._left(len(self.trials))), most)
 
-    def _left(self, number: int) -> list[Place]:
+    def _left(self, number: int) -> list[NamedCut]:
         """Return the cuts of the first pass that no trial before this one has tried."""
         if number >= self._swept:
             return []
         before = (t for trial_id, t in self.trials.items() if int(trial_id) < number)
         values = [trial.hyperparameters.values for trial in before]
         tried = {
-            place(one.get(choice_of(CUT, one.get(BACKBONE))), one.get(BACKBONE)) for one in values
+            named_cut(one.get(choice_of(CUT, one.get(BACKBONE))), one.get(BACKBONE))
+            for one in values
         }
         left = [cut for cut in self.sweep if cut not in tried]
         if not left:

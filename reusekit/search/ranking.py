@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError, DataError
-from reusekit.search.space import BACKBONE, Place, place
+from reusekit.search.space import BACKBONE, NamedCut, named_cut
 
 Method = Literal["logme", "ridge", "knn", "tmi"]
 """Scores of features before training."""
@@ -318,12 +318,12 @@ def in_order(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     return frame[[*first, "cut", "score", "rank", "seconds"]]
 
 
-def scores_by_cut(ranking: pandas.DataFrame) -> dict[Place, float]:
+def scores_by_cut(ranking: pandas.DataFrame) -> dict[NamedCut, float]:
     """Return the score of each cut of a ranking, the best first."""
     ranked = ranking.sort_values("rank")
     names = ranked[BACKBONE] if BACKBONE in ranked else [None] * len(ranked)
     rows = zip(ranked["cut"], names, ranked["score"], strict=True)
-    return {place(at, name): score for at, name, score in rows}
+    return {named_cut(at, name): score for at, name, score in rows}
 
 
 def _numbers(values: Any) -> Any:

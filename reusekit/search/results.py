@@ -15,7 +15,7 @@ from reusekit.exports import Export, Figures
 from reusekit.progress import counted, say
 from reusekit.search.folder import STATE_FILE, read_state
 from reusekit.search.sizes import Sizes
-from reusekit.search.space import BACKBONE, Place, TrialSpec, label, place, renamed
+from reusekit.search.space import BACKBONE, NamedCut, TrialSpec, label, named_cut, renamed
 from reusekit.training.fit import Fit
 
 Status = Literal["completed", "failed", "over the limit"]
@@ -56,14 +56,14 @@ class TrialRecord:
         return self.spec.cut
 
     @property
-    def place(self) -> Place:
+    def named_cut(self) -> NamedCut:
         """The cut, and before it the backbone where there are several."""
-        return self.spec.place
+        return self.spec.named_cut
 
     @property
     def label(self) -> str:
         """The cut as tables and figures show it."""
-        return label(self.place)
+        return label(self.named_cut)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -123,9 +123,9 @@ class CutResult:
     backbone: str | None = None
 
     @property
-    def place(self) -> Place:
+    def named_cut(self) -> NamedCut:
         """The cut, and before it the backbone where there are several."""
-        return place(self.at, self.backbone)
+        return named_cut(self.at, self.backbone)
 
     @property
     def best(self) -> TrialRecord:
@@ -179,7 +179,7 @@ class SearchResult:
 
         Those that were exported come before the others, in the order of what their files reach.
         """
-        order = {number: place for place, number in enumerate(self.exports)}
+        order = {number: position for position, number in enumerate(self.exports)}
         return sorted(self.by_objective, key=lambda one: order.get(one.number, len(order)))
 
     @property
@@ -213,7 +213,7 @@ class SearchResult:
             CutResult(
                 one if isinstance(one, str) else one[1],
                 depth,
-                tuple(trial for trial in best_first if trial.place == one),
+                tuple(trial for trial in best_first if trial.named_cut == one),
                 None if isinstance(one, str) else one[0],
             )
             for one, depth in self.depths.items()
@@ -252,11 +252,11 @@ class SearchResult:
                 "trial": trial.number,
                 "status": trial.status,
                 **_backbone_first(trial.spec),
-                "depth": self.depths.get(trial.place, float("nan")),
+                "depth": self.depths.get(trial.named_cut, float("nan")),
                 **trial.metrics,
                 "best_epoch": trial.fit.best_epoch if trial.fit else None,
                 **asdict(trial.sizes),
-                "latency": self.latencies.get(trial.place, float("nan")),
+                "latency": self.latencies.get(trial.named_cut, float("nan")),
                 **self._shipped(trial.number),
                 "trained": trial.trained,
                 "seconds": trial.fit.seconds if trial.fit else float("nan"),
@@ -288,7 +288,7 @@ class SearchResult:
         """
         self._check_cost(name)
         known = {**asdict(trial.sizes), **self._shipped(trial.number)}
-        return self.latencies[trial.place] if name == "latency" else known[name]
+        return self.latencies[trial.named_cut] if name == "latency" else known[name]
 
     def _check_cost(self, cost: str) -> None:
         if cost not in COSTS:
@@ -373,8 +373,8 @@ def best_trials(folder: Path) -> list[TrialRecord]:
 
 
 def best_before(
-    start_from: AnyPath | None, folder: Path, cuts: Sequence[Place]
-) -> dict[Place, Mapping[str, Any]]:
+    start_from: AnyPath | None, folder: Path, cuts: Sequence[NamedCut]
+) -> dict[NamedCut, Mapping[str, Any]]:
     """Return the best values of each cut in the search to start from, the best cut first.
 
     Args:
@@ -393,9 +393,9 @@ def best_before(
             "Expected start_from to be another folder than that of the search, which goes on "
             f"with its own trials. Received: {str(before)!r}."
         )
-    found: dict[Place, Mapping[str, Any]] = {}
+    found: dict[NamedCut, Mapping[str, Any]] = {}
     for record in best_trials(before):
-        found.setdefault(record.place, record.values)
+        found.setdefault(record.named_cut, record.values)
     best = {one: values for one, values in found.items() if one in cuts}
     if not best:
         raise ConfigError(

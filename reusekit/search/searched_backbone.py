@@ -32,7 +32,7 @@ from reusekit.search.config import SearchConfig
 from reusekit.search.default_cuts import feature_cuts
 from reusekit.search.hypermodel import check_adaptations
 from reusekit.search.sizes import SizeCounter, Sizes, exceeded
-from reusekit.search.space import Place, SearchSpace, Shape, TrialSpec
+from reusekit.search.space import NamedCut, SearchSpace, Shape, TrialSpec
 from reusekit.search.trial_data import ArrayFeatures, TrialData
 from reusekit.surgery import extract, prepend
 from reusekit.tasks import TaskRules, rules_of
@@ -125,9 +125,9 @@ class SearchedBackbone:
     def over(
         self,
         space: SearchSpace,
-        latencies: Mapping[Place, float],
+        latencies: Mapping[NamedCut, float],
         files: Mapping[Shape, Figures | str],
-    ) -> dict[Place, tuple[float, str]]:
+    ) -> dict[NamedCut, tuple[float, str]]:
         """Return the cuts of which every model exceeds the limits, or cannot be a file.
 
         Args:
@@ -139,14 +139,14 @@ class SearchedBackbone:
             How many times the limit the smallest model is, and that in words.
         """
         counter, limits = SizeCounter(self.bare), self.config.limits
-        found: dict[Place, list[tuple[float, str] | None]] = {}
+        found: dict[NamedCut, list[tuple[float, str] | None]] = {}
         for spec in space.shapes(self.name):
             file, sizes = files.get(spec.shape), counter.bottom(spec.cut)
             if isinstance(file, str):
                 over: tuple[float, str] | None = (math.inf, file)
             else:
-                over = exceeded(limits, sizes, latencies.get(spec.place), file)
-            found.setdefault(spec.place, []).append(over)
+                over = exceeded(limits, sizes, latencies.get(spec.named_cut), file)
+            found.setdefault(spec.named_cut, []).append(over)
         return {at: min(filter(None, those)) for at, those in found.items() if all(those)}
 
     def shapes(

@@ -26,9 +26,9 @@ BACKBONE, CUT, FROZEN_UP_TO = "backbone", "cut", "frozen_up_to"
 BEFORE = {FROZEN_UP_TO: "freeze"}  # as what is kept on disk may call it
 NONE = "none"
 _ADAPTATIONS = (NONE, "from:ADDRESS", "lora:8", "norms", "biases")
-Place = str | tuple[str, str]
+NamedCut = str | tuple[str, str]
 """A cut: its address, and before it the name of its backbone where there are several."""
-Shape = tuple[Place, str | None, int]
+Shape = tuple[NamedCut, str | None, int]
 """The shape of a trial's whole model: its cut, and the name or the width of its head."""
 _OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "nadam", "lion", "adagrad", "lamb")
 
@@ -75,14 +75,14 @@ class TrialSpec:
     backbone: str | None = None
 
     @property
-    def place(self) -> Place:
+    def named_cut(self) -> NamedCut:
         """Return the cut, and before it the backbone where there are several."""
-        return place(self.cut, self.backbone)
+        return named_cut(self.cut, self.backbone)
 
     @property
     def shape(self) -> "Shape":
         """Return the choices that decide the shape of the whole model."""
-        return self.place, self.head, self.units
+        return self.named_cut, self.head, self.units
 
     @property
     def trains_backbone(self) -> bool:
@@ -128,11 +128,11 @@ def adapted(cut: str, up_to: str, chosen: str) -> tuple[str, str | None]:
     return (begin, None) if begin else (up_to, chosen)
 
 
-def place(cut: str, backbone: str | None = None) -> Place:
+def named_cut(cut: str, backbone: str | None = None) -> NamedCut:
     """Return a cut, and before it the name of its backbone where there are several.
 
     Example:
-        >>> place("block3_out"), place("block3_out", "glyphnet")
+        >>> named_cut("block3_out"), named_cut("block3_out", "glyphnet")
         ('block3_out', ('glyphnet', 'block3_out'))
     """
     return cut if backbone is None else (backbone, cut)
@@ -150,7 +150,7 @@ def choice_of(name: str, backbone: str | None) -> str:
     return name if backbone is None else f"{name}/{backbone}"
 
 
-def label(one: Place) -> str:
+def label(one: NamedCut) -> str:
     """Return a cut as tables and figures show it.
 
     Example:
@@ -360,18 +360,18 @@ class SearchSpace(TrialChoices):
         return list(self.cuts) if isinstance(self.cuts, Mapping) else [None]
 
     @property
-    def places(self) -> list[Place]:
+    def named_cuts(self) -> list[NamedCut]:
         """The cuts of all backbones."""
-        return [place(at, name) for name in self.backbones for at in self.of(name).cuts]
+        return [named_cut(at, name) for name in self.backbones for at in self.of(name).cuts]
 
     @checked(ConfigError)
-    def narrowed(self, places: Sequence[Place]) -> "SearchSpace":
+    def narrowed(self, cuts: Sequence[NamedCut]) -> "SearchSpace":
         """Return the space with some of its cuts alone; a backbone without any is left out."""
         kept = {
-            name: [at for at in self.of(name).cuts if place(at, name) in places]
+            name: [at for at in self.of(name).cuts if named_cut(at, name) in cuts]
             for name in self.backbones
         }
-        kept = {name: cuts for name, cuts in kept.items() if cuts}
+        kept = {name: those for name, those in kept.items() if those}
         frozen = self.frozen_up_to
         if isinstance(frozen, Mapping):
             frozen = {name: those for name, those in frozen.items() if name in kept}

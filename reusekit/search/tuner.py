@@ -45,7 +45,7 @@ from reusekit.search.hypermodel import CutHyperModel
 from reusekit.search.oracle import CutGridOracle
 from reusekit.search.results import Status, TrialRecord, ranked
 from reusekit.search.sizes import Sizes, exceeded
-from reusekit.search.space import BEFORE, FROZEN_UP_TO, Place, Shape, renamed
+from reusekit.search.space import BEFORE, FROZEN_UP_TO, NamedCut, Shape, renamed
 from reusekit.workers import HERE, Workers
 
 _PROJECT = "keras_tuner"
@@ -126,7 +126,7 @@ class CutTuner(base_tuner.BaseTuner):
         *,
         fresh: bool = False,
         together: Callable[[Any, int], int] = lambda features, batch_size: MOST_TOGETHER,
-        latencies: Mapping[Place, float] | None = None,
+        latencies: Mapping[NamedCut, float] | None = None,
         files: Mapping[Shape, Figures | str] | None = None,
     ) -> None:
         if hasattr(oracle.objective, "objectives"):
@@ -295,7 +295,7 @@ class CutTuner(base_tuner.BaseTuner):
             except Exception:  # it will fail again, and be recorded, where it is run
                 return None
             sizes = self.hypermodel.counters[trial.spec.backbone].whole(trial.spec, model)
-            over = exceeded(limits, sizes, self._latencies.get(trial.spec.place), file)
+            over = exceeded(limits, sizes, self._latencies.get(trial.spec.named_cut), file)
             if over is None:
                 return None
             _, why = over

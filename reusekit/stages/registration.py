@@ -157,7 +157,7 @@ def _runner_up(searched: Searched | None, rules: TaskRules) -> list[CardScore]:
     if searched is None:
         return []
     result = searched.result
-    others = [trial for trial in result.completed if trial.place != result.best.place]
+    others = [trial for trial in result.completed if trial.named_cut != result.best.named_cut]
     if not others:
         return []
     second = others[0]

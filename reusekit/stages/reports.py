@@ -165,7 +165,7 @@ def _cuts(result: SearchResult) -> Table:
             f"{cut.best.sizes.parameters:,}",
             str(len(cut.trials)),
             f"{cut.seconds:.1f}",
-            style="bold green" if cut.place == result.best.place else None,
+            style="bold green" if cut.named_cut == result.best.named_cut else None,
         )
     return table
 

@@ -101,8 +101,8 @@ def test_there_is_one_plan_one_table_and_one_front(joint, parts):
     assert sorted(search.plan.to_frame()["backbone"].unique()) == sorted(CUTS)
     front = search.pareto("latency")
     best = search.result.best
-    assert best.place in search.result.latencies
-    assert (front.iloc[-1]["backbone"], front.iloc[-1]["cut"]) == best.place
+    assert best.named_cut in search.result.latencies
+    assert (front.iloc[-1]["backbone"], front.iloc[-1]["cut"]) == best.named_cut
     assert search.ranking["rank"].tolist() == sorted(search.ranking["rank"])
     assert -1 <= search.rank_correlation().kendall <= 1
     assert best.label in repr(search.result)
