@@ -176,7 +176,7 @@ def cut_points(model: keras.Model | Graph, max_width: PositiveInt | None = 1) ->
         skip  8      float32      1       -  94.3%     144     32
     """
     graph = read(model)
-    costs = Costs(graph)
+    costs = SummedCosts(graph)
     points = _clean_points(graph, costs) if max_width == 1 else _all_points(graph, costs, max_width)
     return CutPoints(tuple(points), graph.model.name, costs.flops.uncounted)
 
@@ -194,7 +194,7 @@ class Sides:
     params_after: int
 
 
-class Costs:
+class SummedCosts:
     """The costs of a graph, summed up along its calls so that a cut is looked up, not counted."""
 
     def __init__(self, graph: Graph):
@@ -258,7 +258,7 @@ class Costs:
         return Sides(flops[0], flops[1], before, after)
 
 
-def _clean_points(graph: Graph, costs: Costs) -> Iterator[CutPoint]:
+def _clean_points(graph: Graph, costs: SummedCosts) -> Iterator[CutPoint]:
     everywhere = on_every_path(graph)
     crossing = _FreeCrossing(graph)
     for tensor in clean(graph):
@@ -276,7 +276,7 @@ def _clean_points(graph: Graph, costs: Costs) -> Iterator[CutPoint]:
             yield _searched(graph, costs, tensor)
 
 
-def _all_points(graph: Graph, costs: Costs, max_width: int | None) -> Iterator[CutPoint]:
+def _all_points(graph: Graph, costs: SummedCosts, max_width: int | None) -> Iterator[CutPoint]:
     for tensor in graph.tensors:
         if max_width is None or _is_inside(graph, tensor):
             point = _searched(graph, costs, tensor)
@@ -288,7 +288,7 @@ def _is_inside(graph: Graph, tensor: Tensor) -> bool:
     return not graph.maker[tensor].is_input and tensor not in graph.outputs
 
 
-def _searched(graph: Graph, costs: Costs, tensor: Tensor) -> CutPoint:
+def _searched(graph: Graph, costs: SummedCosts, tensor: Tensor) -> CutPoint:
     """Return a cut point by a search through the graph, where no sum along the calls holds it."""
     found = cut(graph, [tensor])
     others = found.frontier[1:]
@@ -327,7 +327,7 @@ def _point(
     others: tuple[Tensor, ...],
     free: tuple[Tensor, ...],
     sides: Sides,
-    costs: Costs,
+    costs: SummedCosts,
 ) -> CutPoint:
     total = sides.flops_before + sides.flops_after
     tensors = (tensor, *others)

@@ -20,7 +20,7 @@ from reusekit.tracking.usage import Columns, Usage
 _SHOWN = 12  # digits of a digest in a message
 
 
-class Head(BaseModel):
+class ServedHead(BaseModel):
     """One of the models of a combination.
 
     Attributes:
@@ -56,7 +56,7 @@ class Combination(BaseModel):
     alias: str
     refresh: float
     bottom: Part
-    heads: Mapping[str, Head]
+    heads: Mapping[str, ServedHead]
     treatment: Treatment
     columns: Columns | None
 
@@ -135,7 +135,7 @@ class HeadVersion:
             )
         return cls(version, stored.model_id, reference, usage)
 
-    def check(self, content: Combination, head: Head) -> None:
+    def check(self, content: Combination, head: ServedHead) -> None:
         """Refuse a version that other heads cannot be served with.
 
         Raises:
@@ -179,7 +179,9 @@ def combination_of(
         refresh=refresh,
         bottom=next(iter(found.values())).reference.bottom,
         heads={
-            head: Head(address=addresses[head], version=one.named, answers=one.usage.answers())
+            head: ServedHead(
+                address=addresses[head], version=one.named, answers=one.usage.answers()
+            )
             for head, one in found.items()
         },
         treatment=next(iter(found.values())).usage.treatment,

@@ -34,8 +34,8 @@ from reusekit.tracking import names
 from reusekit.tracking.backbones import find_registered_version
 from reusekit.tracking.combination import (
     Combination,
-    Head,
     HeadVersion,
+    ServedHead,
     address_of,
     check_bottoms,
     combination_of,
@@ -196,7 +196,7 @@ class Combined:
     def _heads(self, content: Combination) -> dict[str, _Serving]:
         return {name: self._head(name, head, content) for name, head in content.heads.items()}
 
-    def _head(self, name: str, head: Head, content: Combination) -> _Serving:
+    def _head(self, name: str, head: ServedHead, content: Combination) -> _Serving:
         """Return what a head's address means now; what answers already where that is refused.
 
         Of a head that does not answer yet it is the version that it was combined with.
@@ -222,7 +222,7 @@ class Combined:
         return found
 
     def _serving(
-        self, version: ModelVersion, held: _Serving | None, content: Combination, head: Head
+        self, version: ModelVersion, held: _Serving | None, content: Combination, head: ServedHead
     ) -> _Serving:
         """Return the head of a version, read unless it answers already."""
         if held is not None and held.is_of(version):

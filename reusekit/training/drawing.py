@@ -22,7 +22,7 @@ _APART = 0.01  # the share of the FLOPs that two cuts lie apart, at least, to pa
 
 
 @dataclass(frozen=True)
-class Block:
+class DrawnBlock:
     """A stretch between two clean cuts of a model, drawn as one.
 
     Attributes:
@@ -40,7 +40,7 @@ class Block:
     flops: int
 
 
-def blocks(model: keras.Model, at: str, most: int = 24) -> list[Block]:
+def blocks(model: keras.Model, at: str, most: int = 24) -> list[DrawnBlock]:
     """Return the blocks of a model that was cut and got a new top, shallow to deep.
 
     Cuts that lie within one hundredth of the FLOPs of each other part nothing, as an activation
@@ -72,7 +72,7 @@ def blocks(model: keras.Model, at: str, most: int = 24) -> list[Block]:
         apart *= 2
     output = graph.outputs[0]
     parameters = count_params(model).total - cut.params_before
-    return [*bottom, Block(output.address, "new", output.shape, parameters, cut.flops_after)]
+    return [*bottom, DrawnBlock(output.address, "new", output.shape, parameters, cut.flops_after)]
 
 
 @checked(TrainingError)
@@ -122,7 +122,7 @@ def draw_cut(model: keras.Model, at: str, title: str) -> Figure:
     return figure
 
 
-def _pieces(graph: Graph, points: Iterable[CutPoint]) -> list[Block]:
+def _pieces(graph: Graph, points: Iterable[CutPoint]) -> list[DrawnBlock]:
     """Return the stretches between clean cuts; weightless ones join the one before."""
     trainable = {id(variable) for variable in graph.model.trainable_variables}
     states = (_state([call], trainable) for call in graph.calls)
@@ -132,7 +132,7 @@ def _pieces(graph: Graph, points: Iterable[CutPoint]) -> list[Block]:
         end = graph.maker[graph.names[point.at]].index + 1
         state = _state(graph.calls[call:end], trainable) or state
         pieces.append(
-            Block(
+            DrawnBlock(
                 point.at,
                 state,
                 point.shape,
@@ -160,9 +160,9 @@ def _state(calls: Iterable[Call], trainable: set[int]) -> State | None:
     return "trained" if used & trainable else "frozen"
 
 
-def _merged(pieces: Iterable[Block], apart: float) -> list[Block]:
+def _merged(pieces: Iterable[DrawnBlock], apart: float) -> list[DrawnBlock]:
     """Merge neighbours of one state, until their cuts lie so many FLOPs apart."""
-    merged: list[Block] = []
+    merged: list[DrawnBlock] = []
     behind = 0  # FLOPs since the first cut at which the last block was large enough
     for piece in pieces:
         behind += piece.flops
@@ -178,7 +178,7 @@ def _merged(pieces: Iterable[Block], apart: float) -> list[Block]:
     return merged
 
 
-def _chain(axes: Axes, drawn: Sequence[Block]) -> None:
+def _chain(axes: Axes, drawn: Sequence[DrawnBlock]) -> None:
     axes.set(xlim=(-0.6, len(drawn) - 0.4), ylim=(-0.1, 1.3), yticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(bottom=False)
@@ -196,12 +196,12 @@ def _chain(axes: Axes, drawn: Sequence[Block]) -> None:
     )  # fmt: skip
 
 
-def _counted(state: State, drawn: Sequence[Block]) -> str:
+def _counted(state: State, drawn: Sequence[DrawnBlock]) -> str:
     total = sum(block.parameters for block in drawn if block.state == state)
     return f"{state}: {total:,} parameters"
 
 
-def _bars(axes: Axes, drawn: Sequence[Block], values: Sequence[int], label: str) -> None:
+def _bars(axes: Axes, drawn: Sequence[DrawnBlock], values: Sequence[int], label: str) -> None:
     axes.bar(
         range(len(drawn)), values, width=0.72, color=[_COLORS[block.state] for block in drawn],
         edgecolor="gray", linewidth=0.5,
