@@ -490,6 +490,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         "CutHyperModel.begin": (hypermodel.begin, {"spec": spec}),
         "CutHyperModel.data_of": (hypermodel.data_of, {"spec": spec}),
         "SearchSpace.of": (space.of, {"backbone": None}),
+        "SearchSpace.narrowed": (space.narrowed, {"cuts": ["a"]}),
         "CutSearch.pareto": (search.pareto, {}),
         "CutSearch.run": (search.run, {}),
         "get_best_models": (search.tuner.get_best_models, {}),
