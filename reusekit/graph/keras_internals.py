@@ -844,6 +844,11 @@ def missing() -> list[str]:
         ("Optimizer", keras.optimizers.SGD(), "_trainable_variables _apply_weight_decay"),
         ("Optimizer", keras.optimizers.SGD(), "_use_weight_decay _get_current_learning_rate"),
         ("Optimizer", keras.optimizers.SGD(), "_get_variable_index"),
+        (
+            "MultiOptimizer",
+            keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(keras.optimizers.SGD())),
+            "_optimizer_map",
+        ),
     )
     lost = [
         f"{name}.{part}"
