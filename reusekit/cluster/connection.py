@@ -137,11 +137,7 @@ def _check_listening(ray: Any, options: ClusterSettings) -> None:
                 answered = line.recv(9)
             if not os.environ.get("RAY_USE_TLS") and answered[3:4] != _SETTINGS:
                 raise ValueError("an answer that is not Ray's")
-        except (
-            OSError,
-            OverflowError,
-            ValueError,
-        ) as error:  # the last of a name that is none, too
+        except (OSError, OverflowError, ValueError) as error:  # also of what cannot be a name
             asked = "" if host == hosts[0] else f" (asked at {host}, as this machine is called)"
             raise ClusterError(
                 f"Expected a Ray cluster at {options.address!r}. Received: {error}{asked}. Start "

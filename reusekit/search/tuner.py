@@ -50,6 +50,7 @@ from reusekit.workers import HERE, Workers
 
 _PROJECT = "keras_tuner"
 _LEARNING = (keras_tuner.oracles.BayesianOptimizationOracle, keras_tuner.oracles.HyperbandOracle)
+# Of these no trial follows from what became of others; one of a class that derives from them may.
 _INDEPENDENT = (CutGridOracle, keras_tuner.oracles.RandomSearchOracle)
 _DONE = trial_module.TrialStatus.COMPLETED
 _FAILED = trial_module.TrialStatus.FAILED
@@ -267,7 +268,7 @@ class CutTuner(base_tuner.BaseTuner):
                     ended.append([record for record in over if record is not None])
                     left = [one for one, record in zip(group, over, strict=True) if record is None]
                     yield left if workers is HERE else list(map(with_weights, left))
-                coming = self._next_trials() if isinstance(self.oracle, _INDEPENDENT) else {}
+                coming = self._next_trials() if type(self.oracle) in _INDEPENDENT else {}
 
         for outcomes in workers.map(trainer, allowed()):
             for record in ended.pop(0):
