@@ -339,15 +339,19 @@ def _pictures(files: Sequence[ExampleFile], treatment: Treatment, where: str) ->
     places = tf.data.Dataset.range(len(files))
 
     def read(place: int) -> np.ndarray:
-        pixels = _decoded(files[place], channels, treatment)
-        return pixels if small else pixels.astype("float32")
+        return _decoded(files[place], channels, treatment)
 
     if small and size:
         return _in_blocks(places, read, (*size, channels))
     finish = treatment.resizing()
+    of_bytes = small and (channels == 3 or all(file.grey for file in files))
+    dtype = tf.uint8 if of_bytes else tf.float32
+
+    def read_as(place: int) -> np.ndarray:
+        return np.asarray(read(place), dtype.as_numpy_dtype)
 
     def decode(place: tf.Tensor, fast: tf.Tensor) -> tf.Tensor:
-        image = tf.numpy_function(read, [place], tf.uint8 if small else tf.float32)
+        image = tf.numpy_function(read_as, [place], dtype)
         image = finish(tf.cast(tf.ensure_shape(image, (height, width, channels)), tf.float32))
         # A JPEG has 8 bits, and whole numbers of these take a quarter of the memory.
         image = _where(fast, fasts, lambda: tf.round(image), lambda: image)
@@ -389,7 +393,7 @@ def _stretched_to(treatment: Treatment) -> tuple[int, int] | None:
 
 
 def _decoded(file: ExampleFile, channels: int, treatment: Treatment) -> np.ndarray:
-    """Decode a picture: a JPEG to 8 bits, stretched to its size if at all; others to float32."""
+    """Decode a picture: a JPEG as `Jpeg.decoded` does, stretched if at all; others to float32."""
     with open(file.path, "rb") as opened:
         data = opened.read()
     if not file.fast:

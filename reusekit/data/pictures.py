@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -43,7 +42,9 @@ class Jpeg:
     channels: int
 
     def decoded(self, data: bytes, wanted: tuple[int, int] | None, stretch: bool) -> np.ndarray:
-        """Return its pixels, uint8 of shape (height, width, channels).
+        """Return its pixels, of shape (height, width, channels).
+
+        They are uint8, but float32 where colours become grey and it keeps its own shape.
 
         Args:
             data: The content of the file.
@@ -52,30 +53,27 @@ class Jpeg:
             stretch: Whether it is brought to that size here.
 
         Raises:
-            ValueError: It is cut off, or no JPEG.
+            tf.errors.OpError: It is cut off, or no JPEG.
         """
         scale = _scale(self.shape, wanted)
         height, width = (-(-size // scale) for size in self.shape)
-        decode = partial(
-            simplejpeg.decode_jpeg,
-            data,
-            "GRAY" if self.grey and self.channels == 1 else "RGB",
-            fastdct=True,  # as TensorFlow decodes it, to the last bit
-            min_height=height,
-            min_width=width,
-            min_factor=scale,
-        )
+        as_grey = self.grey and self.channels == 1
         try:
-            pixels = decode()
-        except ValueError as error:
-            if "premature end" in str(error).lower():
-                raise
-            pixels = decode(strict=False)  # as TensorFlow does with single bytes that are wrong
+            pixels = simplejpeg.decode_jpeg(
+                data,
+                "GRAY" if as_grey else "RGB",
+                fastdct=True,  # as TensorFlow decodes it, to the last bit
+                min_height=height,
+                min_width=width,
+                min_factor=scale,
+            )
+        except ValueError:  # TensorFlow reads some that have wrong bytes
+            pixels = tf.io.decode_jpeg(data, channels=1 if as_grey else 3, ratio=scale).numpy()
         if pixels.shape[-1] > self.channels:
             pixels = pixels @ _LUMINANCE[:, None]
-        if wanted is not None and stretch:
-            pixels = resized(pixels, wanted)
-        return np.round(pixels).astype("uint8", copy=False)
+        if wanted is None or not stretch:
+            return pixels
+        return np.round(resized(pixels, wanted)).astype("uint8", copy=False)
 
 
 def _scale(shape: Sequence[int], wanted: Sequence[int] | None) -> int:

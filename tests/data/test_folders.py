@@ -191,20 +191,43 @@ def test_jpegs_are_resized_with_antialiasing_at_most_a_grey_level_off(
     assert again.contents.treatment != opened.contents.treatment
 
 
-def test_a_jpeg_with_wrong_bytes_is_read_as_tensorflow_reads_it(tmp_path):
-    whole = save(tmp_path / "a" / "1.jpg", pixels(60, 40, 3)).read_bytes()
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_jpegs_that_are_not_stretched_become_grey_as_tensorflow_has_it(tmp_path, resize):
+    for number, shape in enumerate([(60, 40, 3), (17, 90, 3), (200, 150, 3)]):
+        save(tmp_path / "a" / f"{number}.jpg", pixels(*shape))
+    treatment = Treatment(image_size=(31, 21), channels=1, resize=resize)
+    every = Shares(train=1, validation=0, test=0)
+    images, _ = from_folder(tmp_path, "train", shares=every, treatment=treatment).arrays()
+    finish = treatment.resizing()
+    for image, content in zip(images, _contents_in_order(tmp_path / "a"), strict=True):
+        ratio = 2 if len(tf.io.decode_jpeg(content)) == 200 else 1
+        read = tf.cast(tf.io.decode_jpeg(content, channels=3, ratio=ratio), tf.float32)
+        grey = finish(tf.image.rgb_to_grayscale(read))
+        assert np.abs(image - grey).max() <= 0.501  # rounded once, at the end
+
+
+def test_jpegs_with_wrong_bytes_are_read_as_tensorflow_reads_them(tmp_path):
+    whole, wrong = save(tmp_path / "whole.jpg", pixels(60, 40, 3)).read_bytes(), {}
     for place in range(700, len(whole)):
         data = whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
         try:
             simplejpeg.decode_jpeg(data)
         except ValueError as error:
-            if "extraneous" in str(error):
-                break
-    (tmp_path / "a" / "1.jpg").write_bytes(data)
-    (image,), _ = from_folder(
-        tmp_path, "train", shares=Shares(train=1, validation=0, test=0)
-    ).arrays()
-    np.testing.assert_array_equal(image, tf.io.decode_jpeg(data))
+            for kind in ("extraneous", "premature end of data"):
+                if kind in str(error):
+                    wrong[kind] = data
+    assert len(wrong) == 2
+    (tmp_path / "a").mkdir()
+    for number, data in enumerate(wrong.values()):
+        (tmp_path / "a" / f"{number}.jpg").write_bytes(data)
+    every = Shares(train=1, validation=0, test=0)
+    images, _ = from_folder(tmp_path, "train", shares=every).arrays()
+    for image, content in zip(images, _contents_in_order(tmp_path / "a"), strict=True):
+        np.testing.assert_array_equal(image, tf.io.decode_jpeg(content))
+    cut = wrong["extraneous"][:-60]  # and cut off, which comes to light later
+    (tmp_path / "a" / "1.jpg").write_bytes(cut)
+    with pytest.raises(rk.DataError, match=r"1 of 2 files that cannot be read.*1\.jpg"):
+        from_folder(tmp_path, "train", shares=every)
 
 
 def _contents_in_order(folder):
