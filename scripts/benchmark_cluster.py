@@ -372,7 +372,7 @@ def _disturbed(
             beside = meanwhile(partial(disturb, nodes), moments.uniform(0, 0.9 * seconds))
             took, found, _ = searched(sizes, cluster, place(number), beside)
             same, longest = same + (found == expected), max(longest, took)
-            while cluster.count < 2:  # Ray starts nodes in the main thread alone
+            if not nodes.others:  # Ray starts nodes in the main thread alone
                 nodes.add_one()
     return {
         "of": f"{same} of {times}",

@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module, metadata
 from typing import Any
 
@@ -128,14 +128,17 @@ def _check_listening(ray: Any, options: ClusterSettings) -> None:
     client = str(options.address).startswith("ray://")
     named, _, port = str(options.address).removeprefix("ray://").rpartition(":")
     hosts = [named.strip("[]")]
+    tls = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")  # as Ray reads it
     if not client and hosts[0] in ("localhost", _LOOPBACK):
         hosts.append(ray.util.get_node_ip_address())  # which Ray puts in its place
     for host in hosts:
         try:
             with socket.create_connection((host, int(port)), options.wait) as line:
                 line.sendall(_GREETING)
-                answered = line.recv(9)
-            if not os.environ.get("RAY_USE_TLS") and answered[3:4] != _SETTINGS:
+                answered = b""
+                with suppress(ConnectionError):  # TLS may hang up on who greets so
+                    answered = line.recv(9)
+            if not tls and answered[3:4] != _SETTINGS:
                 raise ValueError("an answer that is not Ray's")
         except (OSError, OverflowError, ValueError) as error:  # also of what cannot be a name
             asked = "" if host == hosts[0] else f" (asked at {host}, as this machine is called)"

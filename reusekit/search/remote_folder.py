@@ -19,7 +19,7 @@ from reusekit.features import default_path
 from reusekit.objects import Objects, is_url
 from reusekit.progress import say
 from reusekit.sealed_json import write_durably
-from reusekit.search.folder import alone, folder_errors_explained
+from reusekit.search.folder import STATE_FILE, alone, folder_errors_explained
 from reusekit.secrets import shown
 
 LEASE = 60.0
@@ -28,7 +28,7 @@ LEASE = 60.0
 RENEWAL = 15.0
 """A driver renews its lease so often, in seconds."""
 
-_STATE, _LEASES, _OWNER = "state.json", "lease", "lease.json"
+_LEASES, _OWNER = "lease", "lease.json"
 _GIVEN_UP = b""
 # What this machine alone needs, and what is no part of the folder.
 _NOT_KEPT = ("keras_tuner/", "running.lock", _OWNER, f"{_LEASES}/", "asks/")
@@ -111,8 +111,8 @@ class RemoteFolder:
         with folder_errors_explained(self.folder):
             files = self._files()
             changed = [name for name, stat in files.items() if self._known.get(name) != stat]
-            for name in sorted(changed, key=lambda name: name == _STATE):
-                if name == _STATE and len(changed) > 1:  # what came before may have taken long
+            for name in sorted(changed, key=lambda name: name == STATE_FILE):
+                if name == STATE_FILE and len(changed) > 1:  # what came before may have taken long
                     self._check()
                 self._objects.put(name, (self.folder / name).read_bytes())
                 self._known[name] = files[name]
@@ -140,7 +140,7 @@ class RemoteFolder:
         with folder_errors_explained(self.folder):
             for name in self._files():
                 (self.folder / name).unlink()
-            for name in sorted(inside, key=lambda name: name == _STATE):
+            for name in sorted(inside, key=lambda name: name == STATE_FILE):
                 content = self._objects.get(name)
                 if content is not None:
                     path = self.folder / name
