@@ -201,7 +201,7 @@ class Cluster(Workers):
         """Have each worker start and run a function once; see `reusekit.workers`.
 
         Raises:
-            ClusterError: The function cannot be sent.
+            ClusterError: The function cannot be sent; the cluster is not connected.
         """
         from reusekit.cluster.parcel import packed
 
@@ -213,13 +213,13 @@ class Cluster(Workers):
         """Return a function and its models as Ray holds them for all tasks."""
         from reusekit.cluster.parcel import packed, packed_model
 
-        known, held = self._held
+        ray, (known, held) = self._connected, self._held
         if known is not function:
             sent, models = packed(function)
             for key, graph in models.items():
                 if key not in self._models:
-                    self._models[key] = self._ray.put(packed_model(graph.model, key))
-            held = self._ray.put(sent), *(self._models[key] for key in models)
+                    self._models[key] = ray.put(packed_model(graph.model, key))
+            held = ray.put(sent), *(self._models[key] for key in models)
             self._held = function, held
         return held
 
