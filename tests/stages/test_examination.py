@@ -311,6 +311,18 @@ def adapted() -> keras.Model:
     return model
 
 
+def attentive_file() -> Path:
+    """Return a file whose attention is frozen, until Keras makes its parts again."""
+    x = keras.Input((6, 4), name="x")
+    attention = L.MultiHeadAttention(2, 2, name="attention")
+    model = keras.Model(x, L.Dense(2, name="head")(attention(x, x)))
+    attention.trainable = False
+    assert examine(model).is_well
+    path = Path(tempfile.mkdtemp()) / "attentive.keras"
+    model.save(path)
+    return path
+
+
 def wrapped_with_a_new_norm() -> keras.Model:
     """Return a model whose part has, behind a frozen base, a normalisation of its own."""
     x = keras.Input((8, 8, 3), name="image")
@@ -327,6 +339,10 @@ def siamese() -> keras.Model:
 
 
 ILL = {
+    "freezing, of a file": attentive_file,
+    "freezing, before it is built": lambda: keras.Model(
+        x := keras.Input((6, 4)), L.MultiHeadAttention(2, 2, trainable=False)(x, x)
+    ),
     "batch-norm": lambda: headed(convolutions(norm_trains=True)),
     "batch-norm, always": lambda: thawed(convolutions(training=True)),
     "batch-norm, at the end of a base": lambda: norm_at_the_end(trains=True),

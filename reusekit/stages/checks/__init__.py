@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from reusekit.stages.checks.finding import Finding, Mend
-from reusekit.stages.checks.freezing import batch_norm, training_mode
+from reusekit.stages.checks.freezing import batch_norm, frozen_and_trained, training_mode
 from reusekit.stages.checks.inputs import augmentation, input_range, scaling
 from reusekit.stages.checks.losses import labels, outputs
 from reusekit.stages.checks.patient import Patient
@@ -20,6 +20,7 @@ def checks_of(patient: Patient) -> dict[str, Check]:
     if patient.complaints is not None:
         found["classes"] = classes
     if patient.graphs:
+        found |= {"freezing": frozen_and_trained}
         found |= {"batch-norm": batch_norm, "training-mode": training_mode}
     if patient.graph is not None:
         found |= {"augmentation": augmentation, "scaling": scaling, "outputs": outputs}

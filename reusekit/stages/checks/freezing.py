@@ -61,6 +61,25 @@ def training_mode(patient: Patient) -> Iterator[Finding]:
                 )  # fmt: skip
 
 
+def frozen_and_trained(patient: Patient) -> Iterator[Finding]:
+    """Look for frozen layers of which every weight is trained all the same."""
+    trained = {id(variable) for variable in patient.model.trainable_variables}
+    for prefix, graph in patient.graphs.items():
+        for call in once(calls_of(graph)):
+            if not isinstance(call.operation, keras.Layer) or call.operation.trainable:
+                continue
+            parts = keras_internals.all_layers(call.operation)
+            kept = {id(one) for part in parts for one in keras_internals.trainable_kind(part)}
+            if kept and kept <= trained:
+                yield Finding(
+                    prefix + without_call_number(call.address),
+                    "The layer is frozen, and all of its weights are trained: it was frozen before "
+                    "it made its parts, as Keras does with each layer that it reads from a file.",
+                    "rk.freeze(model, up_to=...) after loading, or set trainable of the layer to "
+                    "True and to False again; then compile.",
+                )  # fmt: skip
+
+
 def _inside(graph: Graph) -> list[Call]:
     """Return the calls inside the frozen part.
 
