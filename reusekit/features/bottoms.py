@@ -49,8 +49,7 @@ class Bottom:
     @cached_property
     def _tapped(self) -> tuple[Run, Reseed]:
         running = in_compute_dtype(self.graph, self.extraction.compute_dtype)
-        any_length = self.lengths is not None
-        return tapped(running, self.frontiers, self.view is not None, any_length=any_length)
+        return tapped(running, self.frontiers, self.view is not None)
 
     def __call__(self, given: Any) -> Any:
         """Return what is stored of each frontier, given the number of a batch and its inputs.
@@ -79,14 +78,26 @@ def _as_stored(made: Sequence[dict[str, Any]], dtype: str | None) -> list[dict[s
     return [{name: converted(values) for name, values in one.items()} for one in made]
 
 
-def tapped(
-    graph: Graph, frontiers: Sequence[Frontier], augment: bool, any_length: bool = False
-) -> tuple[Callable[[Any], list[dict[str, Any]]], Reseed]:
+def tapped(graph: Graph, frontiers: Sequence[Frontier], augment: bool) -> tuple[Run, Reseed]:
     """Return a function from a batch of inputs to what is stored of each frontier, in one run.
 
-    With `augment`, the layers that vary the data do so; the second function reseeds them. With
-    `any_length` batches may differ in length, and are traced once for all lengths.
+    With `augment`, the layers that vary the data do so; the second function reseeds them. Texts may
+    differ in length from batch to batch. The last one is kept with the graph: what measured it, and
+    each part of the examples, runs what was traced once.
     """
+    asked = [(one.names, one.pooling, one.pooled_under) for one in frontiers]
+    known, made = graph.kept.get(tapped, (None, None))
+    if augment or known != asked:
+        any_length = not augment and frontier_lengths(frontiers) is not None
+        made = _tapped(graph, frontiers, augment, any_length)
+        if not augment:
+            graph.kept[tapped] = asked, made
+    return made
+
+
+def _tapped(
+    graph: Graph, frontiers: Sequence[Frontier], augment: bool, any_length: bool
+) -> tuple[Run, Reseed]:
     hows = [(one.pooling, one.pooled_under if one.pooling else None) for one in frontiers]
     graph = read(graph, keep_masks=any(mask is not None for _, mask in hows))
     # Found by the whole model, a mask is given to the part of it that is tapped.
@@ -120,16 +131,18 @@ def _traced_once(model: keras.Model, any_length: bool) -> Callable[[Any], Any]:
 
     `predict_on_batch` is traced twice: for the first size, and again for that of the last batch.
     """
-    traced: list[Callable] = []
+    open_axes = (None, None) if any_length else (None,)
+    traced: dict[str, Callable] = {}
 
     def predict(inputs: Any) -> Any:
-        if not traced:
-            open_axes = (None, None) if any_length else (None,)
-            specs = keras.tree.map_structure(
-                lambda p: tf.TensorSpec((*open_axes, *p.shape[len(open_axes) :]), p.dtype), inputs
-            )
-            traced.append(tf.function(partial(model, training=False), input_signature=[specs]))
-        return traced[0](inputs)
+        specs = keras.tree.map_structure(
+            lambda p: tf.TensorSpec((*open_axes, *p.shape[len(open_axes) :]), p.dtype), inputs
+        )
+        if repr(specs) not in traced:  # the first batch, or one of other examples
+            traced.clear()
+            run = tf.function(partial(model, training=False), input_signature=[specs])
+            traced[repr(specs)] = run
+        return traced[repr(specs)](inputs)
 
     return predict
 

@@ -176,6 +176,7 @@ class Graph:
         known_masks: From a tensor to its mask, where the graph was read with `keep_masks`: the one
             that it carries when the model runs, or the one that Keras attached to it, though
             MultiHeadAttention has taken it off by then.
+        kept: What was made of the graph, and is kept for as long as it is, by its maker.
     """
 
     model: keras.Model
@@ -189,6 +190,7 @@ class Graph:
     is_masked: bool = False
     keeps_masks: bool = False
     known_masks: Mapping[Tensor, Tensor] = field(default_factory=dict, repr=False)
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, init=False)
 
     @cached_property
     def outputs(self) -> tuple[Tensor, ...]:

@@ -6,10 +6,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from reusekit.data import DataSplit, Task
+from reusekit.data import DataSplit, Task, from_arrays
 from reusekit.features import Extraction, FeatureStore, stored_features
 from reusekit.features.bottoms import tapped
 from reusekit.features.lengths import Lengths
+from reusekit.graph import read
 from reusekit.planning import Resources, Trials, plan
 
 SIZE, LENGTH, WORDS = 150, 32, 40
@@ -161,6 +162,35 @@ def test_a_text_keeps_what_differs_from_its_end_though_no_mask_counts_it():
     assert (needed.tolist(), whole) == ([8, 2, 2], 16)
     inputs["x"][2, 0] = 0  # nothing but filling
     assert lengths.of(inputs)[0].tolist() == [8, 2, 16]
+
+
+def test_a_bottom_is_traced_once_for_plan_and_all_examples(tmp_path, monkeypatch):
+    x = keras.Input((None, 3), name="x")
+    graph = read(keras.Model(x, layers.GlobalAveragePooling1D(name="pool")(x)), keep_masks=True)
+    numbers = np.random.default_rng(0).normal(size=(40, 5, 3)).astype("float32")
+    traced, function = [], tf.function
+
+    def noting(work, **options):
+        traced.append(options.get("input_signature"))
+        return function(work, **options)
+
+    def split(name, values):
+        return from_arrays(values, np.arange(len(values)) % 2, name)
+
+    train, validation = split("train", numbers[:30]), split("validation", numbers[30:])
+    store = FeatureStore(tmp_path)
+    monkeypatch.setattr("reusekit.features.bottoms.tf.function", noting)
+    plan(graph, [Trials("pool", "avg")], train, validation, store)
+    for one in (train, validation):
+        stored_features(store, graph, ["pool"], one, pooling="avg")
+    once = len([one for one in traced if one])
+    (found,) = stored_features(
+        store, graph, ["pool"], split("short", numbers[:, :2]), pooling="avg"
+    )
+    assert once == 1
+    assert len([one for one in traced if one]) == 2  # those of another length are traced anew
+    expected = numbers[:, :2].mean(axis=1)
+    np.testing.assert_allclose(np.asarray(found.stored["pool"]), expected, rtol=1e-5)
 
 
 def test_the_plan_counts_what_is_left_out(bert, tmp_path, monkeypatch):
