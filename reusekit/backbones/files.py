@@ -96,11 +96,26 @@ def as_backbone(
         BackboneError: It takes another shape, or other weights are asked for.
     """
     check_weights(source, weights)
+    _freeze_parts(model)
     if input_shape is not None:
         model = _of_shape(model, source, tuple(input_shape))
     if weights is None:
         model = clone(model, weights="fresh")
     return Backbone(model, None, source, weights and source, parent, head)
+
+
+def _freeze_parts(model: keras.Model) -> None:
+    """Freeze the parts of frozen layers that make their parts after Keras has read their flag.
+
+    Keras would train those of `MultiHeadAttention` and of KerasHub's blocks. A layer of which some
+    part is frozen itself tells of each, as a nested model does, and is left as it is.
+    """
+    for layer in keras_internals.all_layers(model):
+        parts = keras_internals.direct_layers(layer)
+        told = isinstance(layer, keras.Model) or layer.trainable
+        if parts and not told and all(part.trainable for part in parts):
+            layer.trainable = True  # or Keras would take the next line for no change
+            layer.trainable = False
 
 
 def check_weights(source: str, weights: str | os.PathLike | None) -> None:

@@ -69,7 +69,8 @@ def load_backbone(
 
     Returns:
         The `Backbone`. Its model takes raw input: pixels in [0, 255], float32, shape
-        (batch, height, width, channels).
+        (batch, height, width, channels). What a file says is frozen is, with all that it holds;
+        Keras itself would train what such layers make when they are built.
 
     Raises:
         BackboneError: An unknown source or option, or weights that cannot be had; the message says

@@ -40,6 +40,26 @@ def test_a_file_of_hdf5_is_a_backbone(model, tmp_path, file):
     assert not np.array_equal(fresh.model(PIXELS), model(PIXELS))
 
 
+@pytest.mark.parametrize("file", ["a.keras", "a.h5"])
+def test_what_a_file_says_is_frozen_is_not_trained(tmp_path, file):
+    x = keras.Input((4, 8))
+    attention = layers.MultiHeadAttention(2, 4, name="attention")
+    inner = keras.Model(x, attention(x, x), name="inner")
+    both = layers.Bidirectional(layers.LSTM(2), name="both")
+    model = keras.Model(x, layers.Dense(3, name="out")(both(inner(x))))
+    attention.trainable = both.backward_layer.trainable = False
+    model.save(tmp_path / file)
+    assert keras.saving.load_model(tmp_path / file).get_layer("inner").trainable_weights  # Keras
+    loaded = rk.load_backbone(tmp_path / file).model
+    assert not loaded.get_layer("inner").trainable_weights
+    assert len(loaded.trainable_weights) == len(model.trainable_weights) == 3 + 2
+    loaded.compile("sgd", "mse")
+    before = loaded.get_layer("inner").get_weights()
+    loaded.fit(np.ones((2, 4, 8)), np.ones((2, 3)), verbose=0)
+    for one, other in zip(before, loaded.get_layer("inner").get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def of_keras_2(file, layer: dict, weights: dict[str, np.ndarray]) -> None:
     """Write a file as Keras 2 did: an input of 4 numbers, and one layer."""
     given = {

@@ -75,8 +75,8 @@ def frozen_and_trained(patient: Patient) -> Iterator[Finding]:
                     prefix + without_call_number(call.address),
                     "The layer is frozen, and all of its weights are trained: it was frozen before "
                     "it made its parts, as Keras does with each layer that it reads from a file.",
-                    "rk.freeze(model, up_to=...) after loading, or set trainable of the layer to "
-                    "True and to False again; then compile.",
+                    "Load the file with rk.load_backbone, call rk.freeze(model, up_to=...), or set "
+                    "trainable of the layer to True and to False again; then compile.",
                 )  # fmt: skip
 
 
