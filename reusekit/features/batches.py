@@ -117,7 +117,20 @@ def feed(
             .unbatch()
             .apply(tf.data.experimental.assert_cardinality(size))
         )
-    return positions.batch(batch_size).map(gather).prefetch(tf.data.AUTOTUNE)
+    # As they are: what has no loop or condition of Python's takes long to be converted.
+    gather = tf.autograph.experimental.do_not_convert(gather)
+    return ahead(positions.batch(batch_size).map(gather))
+
+
+def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Return batches of which two are made ahead of their use.
+
+    Not as many as TensorFlow finds best: its search takes processor time from small steps, and the
+    end of a pass waits for it, up to half a second.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.prefetch(2).with_options(options)
 
 
 def each_pass(make: Callable[[tf.Tensor], tf.data.Dataset], batches: int) -> tf.data.Dataset:
@@ -160,7 +173,7 @@ def varied(
         # Outside of the graph of tf.data, whose layers could not be seeded for each batch.
         return batches.enumerate().map(partial(varied_batch, number))
 
-    return each_pass(one_pass, count).prefetch(tf.data.AUTOTUNE)
+    return ahead(each_pass(one_pass, count))
 
 
 @checked(CacheError)
@@ -231,7 +244,7 @@ def example_batches(
     if stop < data.size:
         examples = examples.take(stop - start)
     try:
-        yield from batched(examples, padding, batch_size).prefetch(tf.data.AUTOTUNE)
+        yield from ahead(batched(examples, padding, batch_size))
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
         if "to pad to a smaller size" in str(error):
             raise DataError(

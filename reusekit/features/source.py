@@ -22,6 +22,7 @@ from reusekit.data.task import joined
 from reusekit.errors import CacheError
 from reusekit.features.batches import (
     Padding,
+    ahead,
     batched,
     call_python,
     changed_since,
@@ -59,6 +60,11 @@ class FeatureSource(ABC):
     def weights(self) -> np.ndarray | None:
         """The weights of the examples, in the same order; None where all count alike."""
         return self._told[1] if len(self._told) > 1 else None
+
+    @cached_property
+    def spec(self) -> Any:
+        """The specifications of the crossing tensors in a batch."""
+        return self.batches(1).element_spec[0]
 
     @abstractmethod
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
@@ -218,7 +224,7 @@ class InputSource(FeatureSource):
         examples = self._data.examples
         if seed is not None:
             examples = examples.shuffle(max(1, self._window), seed, reshuffle_each_iteration=True)
-        return batched(examples, self._padding, batch_size).prefetch(tf.data.AUTOTUNE)
+        return ahead(batched(examples, self._padding, batch_size))
 
 
 class AugmentedSource(FeatureSource):
@@ -296,7 +302,7 @@ class ComputedSource(FeatureSource):
 
             return source.enumerate().map(compute)
 
-        return each_pass(computed, math.ceil(self.size / batch_size)).prefetch(tf.data.AUTOTUNE)
+        return ahead(each_pass(computed, math.ceil(self.size / batch_size)))
 
     def _compute(
         self, structure: Any, number: tf.Tensor, position: tf.Tensor, *inputs: tf.Tensor

@@ -14,7 +14,6 @@ from pydantic import NonNegativeInt, PositiveInt
 from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.features.frontiers import Features
-from reusekit.features.source import FeatureSource
 from reusekit.graph import read
 from reusekit.search.config import SearchConfig
 from reusekit.search.objective import BY_LOSS, objective_of, with_metric
@@ -132,9 +131,9 @@ class CutHyperModel(keras_tuner.HyperModel):
         trunk = data.trunk(spec)
         head = self._head(spec, trunk)
         if trunk is None:
-            spec_of = _element(data.train[data.begin(spec)])
+            begins = data.train[data.begin(spec)].spec
             keras.utils.set_random_seed(self.config.seed)
-            model = head.build_like(keras.tree.map_structure(_placeholder, spec_of))
+            model = head.build_like(keras.tree.map_structure(_placeholder, begins))
         else:
             own = clone(trunk, weights="copy")
             if spec.adaptation is not None:
@@ -196,7 +195,7 @@ class CutHyperModel(keras_tuner.HyperModel):
         batches = (features for features, *_ in source.batches(VALIDATION_BATCH))
         if trunk is not None:
             return stand_ins(map(trunk.predict_on_batch, batches))
-        if keras.tree.is_nested(_element(source)):
+        if keras.tree.is_nested(source.spec):
             return None  # several tensors, which the head takes or refuses
         begins = self.begin(spec)
         if begins not in self._stand_ins:
@@ -340,10 +339,6 @@ def batch_normalizations(model: keras.Model) -> Iterator[keras.layers.BatchNorma
             yield layer
         elif isinstance(layer, keras.Model):
             yield from batch_normalizations(layer)
-
-
-def _element(source: FeatureSource) -> Any:
-    return source.batches(1).element_spec[0]
 
 
 def _placeholder(spec: Any) -> keras.KerasTensor:
