@@ -5,7 +5,8 @@
     python scripts/benchmark_cluster.py --full              # as often as the table asks: hours
 
 Rows: `frozen`, a search of heads on two nodes beside one (with `--full` that of
-`benchmark_search.py`), and what `simulate_cluster.py` says of it; `task`, what an empty task costs;
+`benchmark_search.py`; each node has a core to itself, and the driver shares that of the first), and
+what `simulate_cluster.py` says of it; `task`, what an empty task costs;
 `overhead`, trials that sleep beside what they would take without any overhead; `node`, a node
 killed at random moments; `driver`, the driver killed at random moments and started again, with
 MLflow; `slow`, a node that stands still for a while; `away`, object storage that is away for a
@@ -235,12 +236,15 @@ Row = Mapping[str, Any]
 
 
 def frozen(sizes: Sizes) -> Row:
-    """Time a search on one node and on two, and compare it with what its plan says."""
+    """Time a search on one node and on two, and compare it with what its plan says.
+
+    Each node has one core of this machine to itself, and this process shares that of the first.
+    """
     found = {}
     for count in (1, 2):
         with (
             tempfile.TemporaryDirectory() as folder,
-            Nodes(count) as nodes,
+            Nodes(count, apart=True) as nodes,
             Cluster(nodes.address) as cluster,
         ):
             searched(Sizes(examples=20), cluster)  # workers start, import, and know no backbone

@@ -3,7 +3,10 @@
 import os
 import signal
 import sys
+from collections.abc import Collection
+from contextlib import suppress
 from time import sleep
+from typing import Any
 
 import psutil
 
@@ -24,25 +27,51 @@ MEMORY = 512 << 20
 
 
 class Nodes:
-    """Nodes of Ray on this machine; the first one is the head."""
+    """Nodes of Ray on this machine; the first one is the head.
 
-    def __init__(self, count: int = 2, cpus: int = 1) -> None:
+    Args:
+        count: How many.
+        cpus: CPUs of each, as Ray counts them.
+        apart: Whether each has that many cores of this machine to itself, on Linux; this process,
+            the driver, then shares those of the first node, as it does on a cluster of so many.
+    """
+
+    def __init__(self, count: int = 2, cpus: int = 1, apart: bool = False) -> None:
         from ray.cluster_utils import Cluster
 
+        self._cores = sorted(os.sched_getaffinity(0)) if apart else []
+        if count * cpus > len(self._cores) > 0:
+            raise ValueError(
+                f"Expected {count * cpus} cores for {count} nodes of {cpus}. Received: "
+                f"{len(self._cores)}."
+            )
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
         node = {"num_cpus": cpus, "object_store_memory": MEMORY}
         head = {**node, "include_dashboard": False, "_system_config": HEALTH}
         self._node = node
+        self.others: list[Any] = []
+        self._keep_to(self._cores[:cpus])
         with sigterm_kept():
             self._ray = Cluster(initialize_head=True, head_node_args=head)
             self.address: str = self._ray.address
-            self.others = [self._ray.add_node(**node) for _ in range(count - 1)]
+        for number in range(1, count):
+            self._keep_to(self._cores[number * cpus : (number + 1) * cpus])
+            self.add_one()
+        self._keep_to(self._cores[:cpus])
 
     def __enter__(self) -> "Nodes":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
+        self._keep_to(self._cores)
+
+    @staticmethod
+    def _keep_to(cores: Collection[int]) -> None:
+        """Keep this process, and those that it starts from now on, to some cores; none to none."""
+        for thread in psutil.Process().threads() if cores else ():
+            with suppress(ProcessLookupError):  # one that has ended meanwhile
+                os.sched_setaffinity(thread.id, cores)
 
     def kill_one(self) -> None:
         """Kill all processes of a node that is not the head, by `kill -9`."""
