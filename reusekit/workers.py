@@ -41,6 +41,18 @@ class Workers(ABC):
             item: What it is run on.
         """
 
+    def together(self, function: Callable[[Item], Any], items: Iterable[Item]) -> list[Any]:
+        """Return what a function of this process, which gives these workers work, makes of items.
+
+        This process has one item after another. Where workers are others, some items have their
+        turn at a time, so that workers begin with the next while the last tasks of one still run.
+
+        Args:
+            function: What is run in threads of this process.
+            items: What it is run on.
+        """
+        return list(map(function, items))
+
     @abstractmethod
     def check_folder(self, folder: Any) -> None:
         """Raise an error where a worker does not see a folder."""

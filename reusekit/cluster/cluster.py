@@ -5,8 +5,10 @@ import tempfile
 import textwrap
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from threading import Event, Lock
 from time import monotonic, sleep
 from typing import Any, Self
 
@@ -14,12 +16,15 @@ from reusekit.arguments import AnyPath, checked, expanded
 from reusekit.cluster.connection import connect, disconnect, look_of, threads_of, versions
 from reusekit.cluster.settings import ClusterSettings
 from reusekit.errors import ClusterError, ConfigError
+from reusekit.signals import interruptible
 from reusekit.workers import BLOCK_BYTES, BLOCK_SECONDS, Workers
 
 _AHEAD = 2
 """Tasks for each worker that are sent before the first of them is finished."""
 _WINDOW = 4
 """Tasks for each worker whose results are not taken yet: those after a slow one wait."""
+_RUNS = 2
+"""Runs over items at a time: workers keep as many functions; see `reusekit.cluster.worker`."""
 _LOOK = 2.0
 """Seconds between two looks at the nodes."""
 
@@ -57,6 +62,7 @@ class Cluster(Workers):
         self._mine = False
         self._models: dict[str, Any] = {}
         self._held: tuple[Any, Sequence[Any]] = (None, ())
+        self._one_at_a_time, self._over = Lock(), Event()
 
     def __enter__(self) -> Self:
         self._ray, self._mine = connect(self.options)
@@ -209,19 +215,44 @@ class Cluster(Workers):
         for _ in range(self.count):  # each takes one, unless it has ended before others come
             self._task.remote("expect", block, *held)
 
+    @checked(ClusterError)
+    def together(self, function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        """Return what a function makes of items, two at a time; see `reusekit.workers`.
+
+        Where one fails, or is interrupted, the others end as if they were interrupted, too.
+        """
+        given = list(items)
+        if self.options.workers is not None or len(given) < 2:  # each run has as many tasks
+            return super().together(function, given)
+        try:
+            with interruptible(), ThreadPoolExecutor(_RUNS) as pool:
+                runs = [pool.submit(function, one) for one in given]
+                try:
+                    ended, _ = wait(runs, return_when=FIRST_EXCEPTION)
+                    for one in filter(ended.__contains__, runs):
+                        one.result()
+                except BaseException:
+                    self._over.set()
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                return [one.result() for one in runs]
+        finally:
+            self._over.clear()
+
     def _put(self, function: Any) -> Sequence[Any]:
         """Return a function and its models as Ray holds them for all tasks."""
         from reusekit.cluster.parcel import packed, packed_model
 
-        ray, (known, held) = self._connected, self._held
-        if known is not function:
-            sent, models = packed(function)
-            for key, graph in models.items():
-                if key not in self._models:
-                    self._models[key] = ray.put(packed_model(graph.model, key))
-            held = ray.put(sent), *(self._models[key] for key in models)
-            self._held = function, held
-        return held
+        with self._one_at_a_time:
+            ray, (known, held) = self._connected, self._held
+            if known is not function:
+                sent, models = packed(function)
+                for key, graph in models.items():
+                    if key not in self._models:
+                        self._models[key] = ray.put(packed_model(graph.model, key))
+                held = ray.put(sent), *(self._models[key] for key in models)
+                self._held = function, held
+            return held
 
 
 def _short(error: Exception) -> str:
@@ -245,6 +276,8 @@ class _Run:
         workers = 0
         try:
             while True:
+                if self._cluster._over.is_set():
+                    raise KeyboardInterrupt
                 now = monotonic()
                 if now - looked >= _LOOK:
                     workers, looked = self._cluster.count, now

@@ -19,6 +19,8 @@ _LOOPBACK = "127.0.0.1"
 # What a client of HTTP/2 begins with, as that of gRPC, and what the server's first frame is.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _SETTINGS = b"\x04"
+_BY_RAY = ("RAY_CLIENT_MODE", "PYTHONBREAKPOINT")
+"""Variables of the environment that Ray sets in a process that connects."""
 
 
 def connect(options: ClusterSettings) -> tuple[Any, bool]:
@@ -35,18 +37,21 @@ def connect(options: ClusterSettings) -> tuple[Any, bool]:
     Raises:
         ClusterError: Ray is not installed, or no cluster answers there in time.
     """
-    local = options.address == "local"
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if local and "ray" not in sys.modules:
-        # Read once, when Ray is imported.
-        _local["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        _local["RAY_AUTH_MODE"] = "token"
-        _local["RAY_AUTH_TOKEN"] = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)
-    if local and not _before:  # what is started reads it, too
-        _before.update({name: os.environ.get(name) for name in _local})
-        os.environ.update(_local)
+    ray: Any = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return ray, False
+    own = {"RAY_USAGE_STATS_ENABLED": os.environ.get("RAY_USAGE_STATS_ENABLED", "0")}
+    if options.address == "local":
+        if ray is None:
+            # Read once, when Ray is imported.
+            _local["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            _local["RAY_AUTH_MODE"] = "token"
+            _local["RAY_AUTH_TOKEN"] = os.environ.get("RAY_AUTH_TOKEN") or secrets.token_hex(32)
+        own |= _local  # what is started reads it, too
+    _before.update({name: os.environ.get(name) for name in (*own, *_BY_RAY)})
+    os.environ.update(own)
     try:
-        return _connected(options)
+        return _connected(options), True
     except BaseException:
         _restore()
         raise
@@ -71,7 +76,7 @@ def _restore() -> None:
     _before.clear()
 
 
-def _connected(options: ClusterSettings) -> tuple[Any, bool]:
+def _connected(options: ClusterSettings) -> Any:
     local = options.address == "local"
     try:
         ray: Any = import_module("ray")
@@ -80,8 +85,6 @@ def _connected(options: ClusterSettings) -> tuple[Any, bool]:
             "Expected Ray, which runs work on a cluster, to be installed. Received: no module "
             f'{error.name!r}. Install it with pip install "reusekit[ray]".'
         ) from error
-    if ray.is_initialized():
-        return ray, False
     told: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
     if local:
         told["include_dashboard"] = False
@@ -107,7 +110,7 @@ def _connected(options: ClusterSettings) -> tuple[Any, bool]:
             f"{(lines or type(error).__name__).rstrip('.')}. Set RAY_AUTH_MODE and RAY_AUTH_TOKEN "
             "here as there, if it asks for a token."
         ) from error
-    return ray, True
+    return ray
 
 
 @contextmanager

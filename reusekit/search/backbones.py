@@ -14,6 +14,8 @@ from reusekit.data import DataSplit
 from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.exports import Figures
 from reusekit.features import FeatureStore
+from reusekit.features.frontiers import Features
+from reusekit.features.source import FeatureSource
 from reusekit.graph import Graph
 from reusekit.planning import Plan
 from reusekit.planning.planner import Asked
@@ -24,6 +26,7 @@ from reusekit.search.shipping import Shipping
 from reusekit.search.space import BACKBONE, NamedCut, SearchSpace, Shape, label, named_cut
 from reusekit.search.trial_data import TrialData, collected
 from reusekit.tasks import TaskRules
+from reusekit.workers import HERE
 
 Searchable: TypeAlias = keras.Model | Graph | Backbone
 """A backbone, or a model, read or not."""
@@ -195,11 +198,27 @@ class SearchedBackbones(dict[str | None, SearchedBackbone]):
             store: Where features are kept; None for the plain way.
             own_heads: Whether heads are not those of the task, so that labels may be anything.
         """
-        found = {}
-        for name, plan in plans.items():
+
+        def sources(one: tuple[str | None, bool]) -> Mapping[Features, FeatureSource]:
+            name, training = one
             with naming(name):
-                found[name] = self[name].data(plan, store, own_heads)
-        return found
+                return self[name].sources(plans[name], store, training)
+
+        asked = [(name, training) for name in plans for training in (True, False)]
+        # Layers that vary the data are seeded for one at a time.
+        ways = {
+            how
+            for plan in plans.values()
+            for one in getattr(plan, "features", ())
+            for how in (one.how, one.validation)
+        }
+        workers = store.workers if store is not None and ways <= {"stored", "tap"} else HERE
+        found = dict(zip(asked, workers.together(sources, asked), strict=True))
+        data = {}
+        for name in plans:
+            with naming(name):
+                data[name] = self[name].data(found[name, True], found[name, False], own_heads)
+        return data
 
     def rows_by_size(self, space: SearchSpace) -> list[dict[str, Any]]:
         """Return the cuts with the parameters before them as scores, as `in_order` takes them."""

@@ -256,35 +256,44 @@ class SearchedBackbone:
         points = self.points
         return (features[0] in points and points[features[0]].shape[-1]) or 1
 
-    def data(self, plan: Plan | None, store: FeatureStore | None, own_heads: bool) -> TrialData:
+    def sources(
+        self, plan: Plan | None, store: FeatureStore | None, training: bool
+    ) -> Mapping[Features, FeatureSource]:
         """Return features where trials begin, computed as a plan says.
 
         Args:
             plan: The plan; None for the plain way.
             store: Where features are kept; None for the plain way.
-            own_heads: Whether heads are not those of the task, so that labels may be anything.
+            training: Whether of the training examples, or of those to compare on.
 
         Raises:
             CacheError: They are not finite, or cannot be stored.
-            DataError: Labels are no classes, or the data set has another size than it says.
+            DataError: The data set has another size than it says.
         """
-        train: Mapping[Features, FeatureSource]
-        validation: Mapping[Features, FeatureSource]
-        splits = ((self.train, True), (self.validation, False))
+        split = self.train if training else self.validation
         if plan is None or store is None:
             at: Features = (self.graph.inputs[0].address, None)
-            train, validation = (
-                {at: input_source(split, self.config.padding, split.size, training)}
-                for split, training in splits
-            )
-        else:
-            in_memory = {(f.at, f.pooling) for f in plan.features if f.in_memory}
-            train, validation = (
-                {one: _held(one, source, in_memory) for one, source in found.items()}
-                for found in (
-                    obtain(plan, self.graph, store, split, training) for split, training in splits
-                )
-            )
+            return {at: input_source(split, self.config.padding, split.size, training)}
+        in_memory = {(one.at, one.pooling) for one in plan.features if one.in_memory}
+        found = obtain(plan, self.graph, store, split, training)
+        return {one: _held(one, source, in_memory) for one, source in found.items()}
+
+    def data(
+        self,
+        train: Mapping[Features, FeatureSource],
+        validation: Mapping[Features, FeatureSource],
+        own_heads: bool,
+    ) -> TrialData:
+        """Return features as trials take them.
+
+        Args:
+            train: Those of the training examples.
+            validation: Those of the examples to compare on.
+            own_heads: Whether heads are not those of the task, so that labels may be anything.
+
+        Raises:
+            DataError: Labels are no classes.
+        """
         if not own_heads:
             rules = rules_of(self.train.task)
             for name, held in (("train", train), ("validation", validation)):

@@ -14,6 +14,7 @@ def nodes() -> Iterator:
     """A cluster of Ray's with two nodes, whose workers import what tests do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", "")  # which the nodes set
+        patch.setenv("RAY_worker_niceness", "0")  # else other tests would have the cores
         with Nodes(cpus=THREADS) as made:
             yield made
 

@@ -3,7 +3,8 @@
 import os
 import socket
 import sys
-from threading import Thread
+from threading import Event, Thread
+from time import monotonic
 
 import keras
 import numpy as np
@@ -104,10 +105,44 @@ def test_a_fast_worker_takes_more(cluster, monkeypatch):
 def test_what_is_expected_was_run_when_it_is_asked_for(cluster):
     """A function that tells how often its worker has called it."""
     cluster.expect(counted, "expected")
+    ends = monotonic() + 120
     while not all(found := list(cluster.map(calls, range(8)))):  # until a worker has done it
-        pass
+        assert monotonic() < ends
     assert {*found} <= {1, 2}  # of two workers, one may have taken both
     cluster.expect(refuse, 1)  # comes to nothing
+    assert list(cluster.map(double, [1])) == [2]
+
+
+def test_two_runs_go_on_at_a_time(cluster):
+    """Each waits for the other in its middle."""
+    halfway = [Event(), Event()]
+
+    def run(number):
+        coming = cluster.map(double, range(number, 40))
+        first = next(coming)
+        halfway[number].set()
+        assert halfway[1 - number].wait(60)
+        return [first, *coming]
+
+    found = cluster.together(run, [0, 1])
+    assert found == [[2 * n for n in range(number, 40)] for number in (0, 1)]
+
+
+def test_a_run_beside_one_that_fails_ends(cluster):
+    begun, taken = Event(), []
+
+    def run(fails):
+        if fails:
+            assert begun.wait(60)
+            return list(cluster.map(refuse, [7]))
+        for one in cluster.map(paced, range(400)):
+            taken.append(one)
+            begun.set()
+        return taken
+
+    with pytest.raises(KeyError, match="7"):
+        cluster.together(run, [False, True, False])
+    assert 0 < len(taken) < 400
     assert list(cluster.map(double, [1])) == [2]
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from functools import partial
-from time import sleep
+from time import monotonic, sleep
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from search.textures import small_backbone, textures
 from reusekit.data import DataSplit, Task
 from reusekit.errors import CacheError, ConfigError
 from reusekit.features import Extraction, FeatureStore, lengths, stored_features
-from reusekit.search import CutSearch
+from reusekit.search import CutSearch, SearchConfig, SearchSpace
 from reusekit.training import heads
 
 
@@ -40,6 +40,32 @@ def test_a_trial_that_fails_is_recorded_as_on_one_machine(tmp_path, cluster):
     assert [one["status"] for one in told(there)] == [one["status"] for one in told(here)]
     assert {one["status"] for one in told(there)} == {"completed", "failed"}
     assert told(there)[0] == told(here)[0]
+
+
+def test_backbones_that_have_their_passes_at_a_time_are_equal(tmp_path, cluster, monkeypatch):
+    at_a_time, most = [], []
+    real = cluster.map
+
+    def counted(function, items):
+        at_a_time.append(1)
+        most.append(len(at_a_time))
+        yield from real(function, items)
+        at_a_time.pop()
+
+    monkeypatch.setattr(cluster, "map", counted)
+    found = []
+    for name, workers in (("here", None), ("there", cluster)):
+        backbones = {"one": small_backbone(), "other": small_backbone(seed=2)}
+        space = SearchSpace(
+            {each: ["stem", "out1"] for each in backbones}, units=[0], learning_rates=[0.1]
+        )
+        data = textures("train", 60, 1), textures("validation", 30, 2)
+        kept = tmp_path / name, FeatureStore(tmp_path / f"{name}_store")
+        one = CutSearch(backbones, *data, space, SearchConfig(epochs=2), *kept, cluster=workers)
+        one.run()
+        found.append(one)
+    assert_equal(*found)
+    assert len(most) == 5 and max(most) == 2  # two passes of each backbone, and the trials
 
 
 def test_features_that_vary_and_trials_that_go_on_are_equal(tmp_path, cluster):
@@ -112,5 +138,7 @@ def test_workers_and_a_node_that_are_killed_cost_nothing_but_time(tmp_path, clus
     assert cluster.count == 2
     assert_equal(searched(tmp_path, DyingWorkers(cluster, died)), here)
     assert len(list(died.iterdir())) >= 3  # features to train and to compare on, and trials
+    ends = monotonic() + 120
     while cluster.count > 1:  # until the node is missed
+        assert monotonic() < ends
         sleep(0.1)

@@ -8,12 +8,12 @@ from keras import layers
 from reusekit.data import DataSplit, Task
 
 
-def small_backbone() -> keras.Model:
+def small_backbone(seed: int = 1) -> keras.Model:
     """A stem and three residual blocks with batch normalization; every `out` is a clean cut.
 
     Its weights are random: what they make of the textures differs enough.
     """
-    keras.utils.set_random_seed(1)
+    keras.utils.set_random_seed(seed)
     x = inputs = keras.Input((8, 8, 1), name="image")
     x = layers.Rescaling(1 / 255, name="rescaling")(x)
     x = layers.Conv2D(8, 3, padding="same", activation="relu", name="stem")(x)
