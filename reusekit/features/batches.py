@@ -50,7 +50,7 @@ def _call(known: Callable[[], Any], *values: Any) -> Any:
 
 
 def rows_of(array: Any) -> tf.TensorSpec:
-    """Return the spec of some rows of an array."""
+    """Return the spec of any number of rows of an array."""
     return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
 
 
@@ -68,8 +68,8 @@ def feed(
     follows from the seed alone, whatever TensorFlow's own seed is.
 
     Args:
-        inputs: An array of shape (examples, ...), which may be a memory-mapped file or an array of
-            a `FeatureStore`, or a tuple, list (which comes as a tuple) or dictionary of such.
+        inputs: An array of shape (examples, ...), mapped or of a `FeatureStore` perhaps, or a
+            tuple, list (which comes as a tuple) or dictionary of such.
         labels: An array of as many rows; of several tasks a dictionary of them, or one array with a
             field of each, which comes as a dictionary.
         batch_size: Examples a batch; the last one may be smaller.
@@ -147,15 +147,9 @@ def each_pass(make: Callable[[tf.Tensor], tf.data.Dataset], batches: int) -> tf.
 def varied(
     batches: tf.data.Dataset, augmentation: Augmentation, seed: int, count: int
 ) -> tf.data.Dataset:
-    """Return batches that are augmented anew in each pass.
+    """Return `count` batches of (inputs, labels), perhaps weights, augmented anew in each pass.
 
     What is drawn follows from the seed, the number of the pass, and that of the batch alone.
-
-    Args:
-        batches: Batches of (inputs, labels) or (inputs, labels, weights).
-        augmentation: The layers.
-        seed: Decides what they draw.
-        count: The number of batches.
     """
     structure = batches.element_spec
     specs = keras.tree.flatten(augmentation.specs(structure))

@@ -27,13 +27,9 @@ Reseed = Callable[..., None]
 
 @dataclass(frozen=True, eq=False)
 class Bottom:
-    """A bottom that computes what is stored of some frontiers, one batch a call.
+    """A bottom that computes what is stored of some frontiers of a model, one batch a call.
 
-    Attributes:
-        graph: The model.
-        frontiers: The frontiers.
-        extraction: How features are computed.
-        view: The number of an augmented view; None where nothing is varied.
+    `view` is the number of an augmented view; None where nothing is varied.
     """
 
     graph: Graph
@@ -81,9 +77,8 @@ def _as_stored(made: Sequence[dict[str, Any]], dtype: str | None) -> list[dict[s
 def tapped(graph: Graph, frontiers: Sequence[Frontier], augment: bool) -> tuple[Run, Reseed]:
     """Return a function from a batch of inputs to what is stored of each frontier, in one run.
 
-    With `augment`, the layers that vary the data do so; the second function reseeds them. Texts may
-    differ in length from batch to batch. The last one is kept with the graph: what measured it, and
-    each part of the examples, runs what was traced once.
+    With `augment`, the layers that vary the data do so; the second function reseeds them. The last
+    one is kept with the graph: plan and examples run what was traced once.
     """
     asked = [(one.names, one.pooling, one.pooled_under) for one in frontiers]
     known, made = graph.kept.get(tapped, (None, None))

@@ -236,9 +236,6 @@ class MappedArray:
             raise ValueError("An array in a mapped file cannot be read without copying it.")
         return np.array(self._values).view(self.dtype).astype(dtype or self.dtype, copy=False)
 
-    def __repr__(self) -> str:
-        return f"MappedArray(shape={self.shape}, dtype={self.dtype})"
-
 
 class Entry(dict[str, MappedArray]):
     """The arrays of an entry by the names in its key, mapped into memory.

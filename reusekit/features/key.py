@@ -148,8 +148,8 @@ def feature_keys(
     if any(one.graph is not graph for one in frontiers):
         raise CacheError("Expected cuts of one model, read once. Received: cuts of several.")
     pooled = {one: one.mask for one in frontiers if one.pooling and one.mask is not None}
-    stored = [tensor for one in frontiers for tensor in one.stored]
-    digests = tensor_digests(graph, [*stored, *pooled.values()])
+    crossing = [tensor for one in frontiers for tensor in one.crossing]
+    digests = tensor_digests(graph, [*crossing, *pooled.values()])
     of_data = {"data": [data.name, data.split, data.fingerprint, data.size]}
     common: dict[str, Any] = {
         "format": 1,
@@ -170,25 +170,18 @@ def feature_keys(
     told += [EXAMPLES] * (contents is not None)
     keys = []
     for one in frontiers:
-        same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.stored]}
+        same = {**common, "pooling": one.pooling, "tensors": [digests[t] for t in one.crossing]}
         if one in pooled:
             same["mask"] = digests[pooled[one]]
         elif one.pooling and one.masked_by is None and graph.is_masked:
             same["mask"] = None  # what Keras masks counts
-        about = {
-            "model": graph.model.name,
-            "cut": one.crossing[0].address,
-            "pooling": one.pooling,
-            "data": data.name,
-            "split": data.split,
-            **({} if view is None else {"view": view}),
-        }
-        arrays, alike, examples = (*one.names, *told), None, None
+        about = {"model": graph.model.name, "cut": one.crossing[0].address, "pooling": one.pooling}
+        about |= {"data": data.name, "split": data.split} | ({} if view is None else {"view": view})
+        known: tuple = ()
         if contents is not None:
-            alike = digest(same | {"treatment": contents.treatment})
-            examples = contents.keys
-        found = digest(same | of_data)
-        keys.append(FeatureKey(found, arrays, data.size, about, alike, examples))
+            known = digest(same | {"treatment": contents.treatment}), contents.keys
+        found, arrays = digest(same | of_data), (*one.names, *told)
+        keys.append(FeatureKey(found, arrays, data.size, about, *known))
     return keys
 
 
@@ -220,8 +213,7 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
     is read once.
 
     Raises:
-        CacheError: A layer does not say what it is: it has no `get_config`, or was called with an
-            argument that cannot be written down.
+        CacheError: A layer has no `get_config`, or a call an argument that cannot be written down.
     """
     tensors = list(tensors)
     paths = {
@@ -255,29 +247,25 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
 
 def _written(value: Any, digests: Mapping[Tensor, str], address: str) -> Any:
     """Return a recorded call argument as JSON, with digests in the place of tensors."""
-
-    def write(part: Any) -> Any:
-        if isinstance(part, Tensor):
-            return ["tensor", digests[part]]
-        if part is None or isinstance(part, bool | int | float | str):
-            return part
-        if isinstance(part, dict):
-            return {str(key): write(item) for key, item in part.items()}
-        if isinstance(part, list | tuple):
-            return [write(item) for item in part]
-        if isinstance(part, slice):
-            return ["slice", write(part.start), write(part.stop), write(part.step)]
-        if part is Ellipsis:
-            return ["..."]
-        if isinstance(part, np.ndarray | np.generic | keras.Variable) or keras.ops.is_tensor(part):
-            return ["array", array_digest(part)]
-        try:
-            written = keras.saving.serialize_keras_object(part)
-            return json.loads(json.dumps(written))
-        except (TypeError, ValueError) as error:
-            raise CacheError(
-                f"Expected call arguments that can be saved. Received: {part!r} in the call "
-                f"{address!r}."
-            ) from error
-
-    return write(value)
+    if isinstance(value, Tensor):
+        return ["tensor", digests[value]]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _written(item, digests, address) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(item, digests, address) for item in value]
+    if isinstance(value, slice):
+        parts = [value.start, value.stop, value.step]
+        return ["slice", *_written(parts, digests, address)]
+    if value is Ellipsis:
+        return ["..."]
+    if isinstance(value, np.ndarray | np.generic | keras.Variable) or keras.ops.is_tensor(value):
+        return ["array", array_digest(value)]
+    try:
+        return json.loads(json.dumps(keras.saving.serialize_keras_object(value)))
+    except (TypeError, ValueError) as error:
+        raise CacheError(
+            f"Expected call arguments that can be saved. Received: {value!r} in the call "
+            f"{address!r}."
+        ) from error

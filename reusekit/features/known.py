@@ -1,8 +1,8 @@
 """Examples whose features other entries of a store hold, and batches that take them from there."""
 
-import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,12 @@ import numpy as np
 
 from reusekit.errors import DataError
 from reusekit.features.batches import changed_since
-from reusekit.features.entry import MANIFEST_FILE, Manifest, MappedArray
+from reusekit.features.entry import Manifest, MappedArray
 from reusekit.features.key import FeatureKey
 from reusekit.features.layout import Layout
 from reusekit.features.store import Batch, FeatureStore
 
 _NONE = -1
-_ALIKE = re.compile(rb'"alike": "(\w+)"')
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,34 +23,66 @@ class Known:
     """The examples of a key whose features other entries hold.
 
     Attributes:
+        names: The names of the key's features.
         entries: Folders and manifests of these entries.
         entry: For each example the number of the entry that holds it; -1 for none.
         row: For each its position there.
+        arrays: The features of each entry by name, mapped, once they are `opened`.
     """
 
+    names: Sequence[str]
     entries: Sequence[tuple[Path, Manifest]]
     entry: np.ndarray = field(repr=False)
     row: np.ndarray = field(repr=False)
+    arrays: Sequence[Mapping[str, MappedArray]] = field(default=(), repr=False)
 
-    def opened(self, key: FeatureKey) -> "OpenedExamples":
+    @property
+    def lacking(self) -> np.ndarray:
+        """True for each example of the key that is none of them."""
+        return self.entry == _NONE
+
+    def opened(self) -> "Known":
         """Map the features of these examples, once their checksums are compared.
 
         Examples of a damaged entry, or of one that was removed meanwhile, are not among them. What
         is mapped stays readable when the store removes its entry.
         """
-        names = [name for name in key.arrays if not name.startswith(":")]
-        found: list[dict[str, MappedArray]] = []
-        entry = self.entry.copy()
+        found, entry = [], self.entry.copy()
         for number, (folder, manifest) in enumerate(self.entries):
-            arrays: dict[str, MappedArray] = {}
-            for position, name in enumerate(names):
+            arrays = {}
+            for position, name in enumerate(self.names):
                 values = manifest.mapped(folder, position)
                 if values is None:
                     entry[entry == number] = _NONE
                     break
                 arrays[name] = MappedArray(values, np.dtype(manifest.arrays[position].dtype))
             found.append(arrays)
-        return OpenedExamples(found, entry, self.row)
+        return replace(self, entry=entry, arrays=found)
+
+    def filled(self, rows: slice, new: np.ndarray, made: Batch | None) -> dict[str, np.ndarray]:
+        """Return the features of some rows, of which the `new` ones were computed: `made`."""
+        if made is not None and new.all():
+            return dict(made)
+        entry, row, found = self.entry[rows], self.row[rows], {}
+        entry = np.where(new, _NONE, entry)
+        parts = [(self.arrays[number], entry == number) for number in np.unique(entry[~new])]
+        for name in parts[0][0]:
+            like = parts[0][0][name]
+            values = np.empty((len(entry), *like.shape[1:]), like.dtype)
+            told = [one[name] for one, _ in parts] + ([] if made is None else [made[name]])
+            if len({(one.shape[1:], one.dtype) for one in told}) > 1:
+                shapes = ", ".join(f"{one.shape[1:]} of {one.dtype.name}" for one in told)
+                raise DataError(
+                    f"Expected features of one shape at {name!r}. Received: {shapes}, of examples "
+                    "that were known and of others. Bring examples to one shape with "
+                    "Padding(length=...), or load images with an image_size."
+                )
+            for one, those in parts:
+                values[those] = one[name][row[those]]
+            if made is not None:
+                values[new] = made[name]
+            found[name] = values
+        return found
 
 
 def known_examples(store: FeatureStore, keys: Sequence[FeatureKey]) -> list[Known]:
@@ -65,36 +96,26 @@ def known_examples(store: FeatureStore, keys: Sequence[FeatureKey]) -> list[Know
         keys: What is wanted.
     """
     held: dict[str, list[tuple[Path, Manifest]]] = {key.alike: [] for key in keys if key.alike}
-    folders = Layout(store.path).folders("entries") if held else []
-    for folder, manifest in filter(None, (_looked_at(one, held) for one in folders)):
-        held[manifest.alike or ""].append((folder, manifest))
+    for folder in Layout(store.path).folders("entries") if held else ():
+        # One may be removed meanwhile, or be another user's alone.
+        with suppress(OSError):
+            manifest = Manifest.read(folder)
+            if manifest is not None and manifest.done == manifest.size:
+                held.get(manifest.alike or "", []).append((folder, manifest))
     for those in held.values():  # as few as can be, and always the same
         those.sort(key=lambda one: (-one[1].size, one[1].digest))
     found = []
     for key in keys:
+        names = [name for name in key.arrays if not name.startswith(":")]
         others = [one for one in held.get(key.alike or "", ()) if one[1].digest != key.digest]
         used, entry, row = _matched(key, others)
-        found.append(Known([others[number] for number in used], entry, row))
+        found.append(Known(names, [others[number] for number in used], entry, row))
     return found
 
 
 def known_by_all(known: Sequence[Known]) -> int:
     """Return how many examples are known for each of some keys; the others are computed for all."""
     return int(np.all([one.entry != _NONE for one in known], axis=0).sum()) if known else 0
-
-
-def _looked_at(folder: Path, wanted: Collection[str]) -> tuple[Path, Manifest] | None:
-    """Return an entry with its manifest, if it is whole and alike one of some keys."""
-    try:
-        content = (folder / MANIFEST_FILE).read_bytes()
-    except OSError:  # removed meanwhile, or another user keeps it to himself
-        return None
-    if not any(one.decode() in wanted for one in _ALIKE.findall(content)):  # most are not
-        return None
-    manifest = Manifest.read(folder)
-    if manifest is None or manifest.alike not in wanted or manifest.done < manifest.size:
-        return None
-    return folder, manifest
 
 
 def _matched(
@@ -118,53 +139,8 @@ def _matched(
     return used, entry, row
 
 
-@dataclass(frozen=True, eq=False)
-class OpenedExamples:
-    """Known examples with their features, mapped, by the names of a key; see `Known`."""
-
-    entries: Sequence[Mapping[str, MappedArray]] = field(repr=False)
-    entry: np.ndarray = field(repr=False)
-    row: np.ndarray = field(repr=False)
-
-    @property
-    def lacking(self) -> np.ndarray:
-        """True for each example of the key that is none of them."""
-        return self.entry == _NONE
-
-    def filled(self, rows: slice, new: np.ndarray, made: Batch | None) -> dict[str, np.ndarray]:
-        """Return the features of some rows.
-
-        Args:
-            rows: The rows.
-            new: Which of them were computed.
-            made: Their features; None where there are none.
-        """
-        if made is not None and new.all():
-            return dict(made)
-        entry, row, found = self.entry[rows], self.row[rows], {}
-        entry = np.where(new, _NONE, entry)
-        parts = [(self.entries[number], entry == number) for number in np.unique(entry[~new])]
-        for name in parts[0][0]:
-            like = parts[0][0][name]
-            values = np.empty((len(entry), *like.shape[1:]), like.dtype)
-            told = [one[name] for one, _ in parts] + ([] if made is None else [made[name]])
-            if len({(one.shape[1:], one.dtype) for one in told}) > 1:
-                shapes = ", ".join(f"{one.shape[1:]} of {one.dtype.name}" for one in told)
-                raise DataError(
-                    f"Expected features of one shape at {name!r}. Received: {shapes}, of examples "
-                    "that were known and of others. Bring examples to one shape with "
-                    "Padding(length=...), or load images with an image_size."
-                )
-            for one, those in parts:
-                values[those] = one[name][row[those]]
-            if made is not None:
-                values[new] = made[name]
-            found[name] = values
-        return found
-
-
 def merged(
-    known: Sequence[OpenedExamples],
+    known: Sequence[Known],
     computed: Iterator[Sequence[Batch]],
     lacking: np.ndarray,
     rows: range,

@@ -37,29 +37,24 @@ Run = Callable[[Any], list[dict[str, Any]]]
 class Lengths:
     """The lengths of texts, as the masks tell them under which their features are pooled.
 
-    Attributes:
-        masks: The model from the inputs to these masks.
-        row_bytes: Bytes of the features of an example.
+    `masks` is the model from the inputs to these; features of an example take `row_bytes`.
     """
 
     masks: keras.Model = field(repr=False)
     row_bytes: int
 
     def of(self, inputs: Any) -> tuple[np.ndarray, int]:
-        """Return the length that each example needs, one of a few, and the length it has.
-
-        An example keeps whatever a mask counts, and whatever differs from its own last position
-        in any input, so that a second text, of which these masks do not tell, is never cut. One
-        that is all filling keeps its length.
-
-        Args:
-            inputs: A batch in the model's structure, each part of shape (batch, length, ...).
-        """
+        """Return the length that each example needs, one of a few, and the length it has."""
         counts, whole = self._counts(inputs)
         return _rounded(counts, whole), whole
 
     def _counts(self, inputs: Any) -> tuple[np.ndarray, int]:
-        """Return how many positions each example needs, and the length it has."""
+        """Return how many positions each example needs, and the length it has.
+
+        An example keeps whatever a mask counts, and whatever differs from its own last position
+        in any input, so that a second text, of which these masks do not tell, is never cut. One
+        that is all filling keeps its length.
+        """
         parts = [np.asarray(part) for part in keras.tree.flatten(inputs)]
         rows, whole = len(parts[0]), parts[0].shape[1] if parts[0].ndim > 1 else 1
         told = keras.tree.flatten(self.masks(inputs, training=False))
@@ -102,7 +97,7 @@ class Lengths:
         Args:
             map_windows: Runs the bottom over windows, in order, as `run` does.
             batches: The number and the inputs of each, in the data set's order and of one length.
-            batch_size: Examples of a batch.
+            batch_size: The examples of each, but perhaps the last.
         """
         batches, apart = iter(batches), None
 
@@ -151,14 +146,10 @@ class Lengths:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Texts that are sorted among each other.
+    """Texts that are sorted among each other: their inputs, or else their features, in `held`.
 
-    Attributes:
-        inputs: Their inputs; None where they are computed.
-        rows: The number of examples of each of its batches.
-        apart: How much features differ where what is filled up is left out; None where no text was
-            shortened yet.
-        held: Their features, where they are computed.
+    Its batches have so many `rows` each. Features are so far `apart` where what is filled up is
+    left out; None where no text was shortened yet.
     """
 
     inputs: Any
@@ -181,7 +172,7 @@ def frontier_lengths(frontiers: Sequence[Frontier]) -> Lengths | None:
     maps keep the positions that are filled up, and so their length.
     """
     masks = {one.mask.address for one in frontiers if one.pooling and one.mask is not None}
-    pooled = [tensor for one in frontiers for tensor in one.stored]
+    pooled = [tensor for one in frontiers for tensor in one.crossing]
     if not frontiers or not all(one.pooling and one.mask is not None for one in frontiers):
         return None
     graph = frontiers[0].graph
@@ -209,13 +200,9 @@ def _run(run: Run, inputs: Any, rows: np.ndarray, length: int) -> list[dict[str,
     return [{n: keras.ops.convert_to_numpy(v) for n, v in one.items()} for one in made]
 
 
-def _step(whole: int) -> int:
-    return math.ceil(whole / SIZES)
-
-
 def _rounded(counts: np.ndarray, whole: int) -> np.ndarray:
     """Return the lengths at which examples are computed that need so many positions."""
-    step = _step(whole)
+    step = math.ceil(whole / SIZES)
     return np.minimum(whole, -(-counts // step) * step)
 
 
@@ -229,7 +216,7 @@ def _apart(run: Run, inputs: Any, counts: np.ndarray, whole: int) -> float:
     """
     apart, by_count = [0.0], np.argsort(counts, kind="stable")
     shortest = int(_rounded(counts, whole).min())
-    for length in range(shortest, whole, _step(whole)):
+    for length in range(shortest, whole, math.ceil(whole / SIZES)):
         rows = by_count[counts[by_count] <= length][-_COMPARED:]
         wanted = _run(run, inputs, rows, whole)
         for cut_to in {length, int(counts[rows].max())}:

@@ -38,9 +38,6 @@ class StorageError(CacheError):
 class Remote:
     """The entries of a feature store under an address of object storage.
 
-    Args:
-        url: The address, such as `s3://BUCKET/PREFIX`.
-
     Raises:
         CacheError: It cannot be used, or holds something else.
     """
@@ -86,9 +83,9 @@ class Remote:
     def manifest(self, key: FeatureKey, begun: bool = False) -> Manifest | None:
         """Return the manifest of a whole entry, or else of one that was begun; None without."""
         for kind in ("entries", "drafts") if begun else ("entries",):
-            found = self._manifest(f"{kind}/{key.digest}.json", key.digest, key)
-            whole = found is not None and found.done == found.size
-            if found is not None and (whole or kind == "drafts"):
+            content = self._objects.get(f"{kind}/{key.digest}.json")
+            found = _read(content, key.digest, key)
+            if found is not None and (found.done == found.size or kind == "drafts"):
                 return found
         return None
 
@@ -98,19 +95,26 @@ class Remote:
         It ends before a block that is missing or damaged. The entry is then taken out of the
         storage, and that block with it.
         """
+        said = f"Fetching {told.about.get('cut', told.digest[:12])}"
+        blocks = self._unpacked(told, first)
+        for number, arrays in tracked(blocks, said, total=len(told.checksums) - first):
+            name = _block_name(told, number)
+            if arrays is None:
+                self.forget(told.digest, [name])
+                return
+            self._there.setdefault(told.digest, set()).add(name)
+            yield told.rows(number).start, arrays
+
+    def _unpacked(
+        self, told: Manifest, first: int
+    ) -> Iterator[tuple[int, dict[int, np.ndarray] | None]]:
+        """Yield the blocks from one on, by number; None for one that is missing or damaged."""
         numbers = range(first, len(told.checksums))
-        groups = [numbers[low : low + _AT_A_TIME] for low in range(0, len(numbers), _AT_A_TIME)]
-        for group in tracked(groups, f"Fetching {told.about.get('cut', told.digest[:12])}"):
-            names = [_block_name(told, number) for number in group]
-            for number, name, content in zip(
-                group, names, self._objects.get_all(names), strict=True
-            ):
-                arrays = None if content is None else _unpacked(told, number, content)
-                if arrays is None:
-                    self.forget(told.digest, [name])
-                    return
-                self._there.setdefault(told.digest, set()).add(name)
-                yield told.rows(number).start, arrays
+        for low in range(0, len(numbers), _AT_A_TIME):
+            some = numbers[low : low + _AT_A_TIME]
+            contents = self._objects.get_all([_block_name(told, number) for number in some])
+            for number, content in zip(some, contents, strict=True):
+                yield number, None if content is None else _unpacked(told, number, content)
 
     def used(self, told: Manifest) -> None:
         """Write the manifest of an entry anew, by whose time `gc` knows when it was used."""
@@ -125,10 +129,7 @@ class Remote:
     def put(self, folder: Path, manifest: Manifest, whole: bool) -> None:
         """Write the blocks of an entry that are not there, and then its manifest.
 
-        Args:
-            folder: Where its arrays are.
-            manifest: What it has so far.
-            whole: Whether it is shown; else others may go on with it.
+        What is whole is shown; else others may go on with it.
         """
         digest = manifest.digest
         if whole or digest not in self._there:  # another may have removed some
@@ -162,19 +163,14 @@ class Remote:
             names = [name for name in listed if name.endswith(".json")]
             for name, content in zip(names, self._objects.get_all(names), strict=True):
                 digest = name[len(kind) + 1 : -len(".json")]
-                told = None if content is None else _read(content, digest)
-                found.append((digest, kind == "entries", listed[name].modified, told))
+                found.append(
+                    (digest, kind == "entries", listed[name].modified, _read(content, digest))
+                )
         return found
 
     def damaged(self, told: Manifest) -> int:
         """Return how many blocks of an entry are missing or damaged; all of it is read."""
-        names = [_block_name(told, number) for number in range(len(told.checksums))]
-        count = 0
-        for low in range(0, len(names), _AT_A_TIME):
-            contents = self._objects.get_all(names[low : low + _AT_A_TIME])
-            for number, content in enumerate(contents, low):
-                count += content is None or _unpacked(told, number, content) is None
-        return count
+        return sum(arrays is None for _, arrays in self._unpacked(told, 0))
 
     def remove(self, digest: str) -> None:
         """Remove an entry: its manifests first, then its blocks."""
@@ -203,17 +199,15 @@ class Remote:
             if is_left(max(one.modified for one in blocks.values())):
                 self._objects.delete([name for name in blocks if name not in named])
 
-    def _manifest(self, name: str, digest: str, key: FeatureKey | None = None) -> Manifest | None:
-        content = self._objects.get(name)
-        return None if content is None else _read(content, digest, key)
-
 
 def is_left(modified: datetime) -> bool:
     """Return whether what was last added to then counts as left unfinished."""
     return datetime.now(UTC) - modified > UNFINISHED
 
 
-def _read(content: bytes, digest: str, key: FeatureKey | None = None) -> Manifest | None:
+def _read(content: bytes | None, digest: str, key: FeatureKey | None = None) -> Manifest | None:
+    if content is None:
+        return None
     try:
         return Manifest.of(unsealed(content, digest), digest, key)
     except DamagedFileError:

@@ -34,7 +34,7 @@ from reusekit.features.batches import (
 )
 from reusekit.features.bottoms import computing
 from reusekit.features.entry import Entry
-from reusekit.features.frontiers import Frontier, restored
+from reusekit.features.frontiers import Frontier
 from reusekit.features.key import LABELS, WEIGHTS, label_array
 
 _ROWS = 256  # that are read at a time
@@ -116,7 +116,7 @@ class StoredSource(FeatureSource):
     def batches(self, batch_size: PositiveInt, seed: Seed | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""
         batches = feed(self._read, self.labels, batch_size, seed, self.weights)
-        return batches.map(lambda stored, *told: (restored(self.frontier, stored), *told))
+        return batches.map(lambda stored, *told: (self.frontier.restored(stored), *told))
 
     def arrays(self) -> np.ndarray | tuple[np.ndarray, ...] | None:
         """See `FeatureSource`."""
@@ -124,20 +124,28 @@ class StoredSource(FeatureSource):
             return None
         found = tuple(
             np.asarray(self._read[t.address]).astype(t.dtype, copy=False)
-            for t in self.frontier.stored
+            for t in self.frontier.crossing
         )
         return found[0] if len(found) == 1 else found
 
 
-class ViewsSource(FeatureSource):
-    """Augmented views in a store; pass number e over the data reads view e modulo their number."""
+class _Derived(FeatureSource):
+    """Batches of other inputs for the labels of another source."""
 
-    def __init__(self, views: Sequence[StoredSource]) -> None:
-        self._views, self.size = views, views[0].size
+    def __init__(self, source: FeatureSource) -> None:
+        self._source, self.size, self.mixes = source, source.size, source.mixes
 
     @property
     def _told(self) -> tuple[np.ndarray, ...]:
-        return self._views[0]._told
+        return self._source._told
+
+
+class ViewsSource(_Derived):
+    """Augmented views in a store; pass number e over the data reads view e modulo their number."""
+
+    def __init__(self, views: Sequence[StoredSource]) -> None:
+        super().__init__(views[0])
+        self._views = views
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""
@@ -152,7 +160,7 @@ class ViewsSource(FeatureSource):
         def read(number: tf.Tensor) -> tf.data.Dataset:
             def taken(rows: tf.Tensor, *told: tf.Tensor) -> tuple[Any, ...]:
                 parts = call_python(gather, [number, rows], list(specs.values()))
-                return restored(first.frontier, dict(zip(specs, parts, strict=True))), *told
+                return first.frontier.restored(dict(zip(specs, parts, strict=True))), *told
 
             return order.map(taken)
 
@@ -186,7 +194,7 @@ class InputSource(FeatureSource):
                 f"room for {self._window:,}. Raise memory, or disk so that features are stored."
             )
         held = {"_held": self._held, "_told": self._told}
-        return held | {"_padding": self._padding, "_window": self._window, "size": self.size}
+        return held | {"_window": self._window, "size": self.size}
 
     @cached_property
     def _held(self) -> tuple[Any, ...]:
@@ -199,12 +207,11 @@ class InputSource(FeatureSource):
                     lambda part: np.empty((self.size, *part.shape[1:]), part.dtype.as_numpy_dtype),
                     batch,
                 )
-            rows = slice(position, position + len(keras.tree.flatten(batch[1])[0]))
-            position = rows.stop
+            start, position = position, position + len(keras.tree.flatten(batch[1])[0])
             if position > self.size:
                 break
             for into, part in zip(*map(keras.tree.flatten, (held, batch)), strict=True):
-                into[rows] = part
+                into[start:position] = part
         if position != self.size:
             raise changed_since(self.size, f"{position}" + " or more" * (position > self.size))
         return held
@@ -227,7 +234,7 @@ class InputSource(FeatureSource):
         return ahead(batched(examples, self._padding, batch_size))
 
 
-class AugmentedSource(FeatureSource):
+class AugmentedSource(_Derived):
     """The inputs of another source, augmented; without a seed they come as they are.
 
     What is drawn follows from the seed, the pass and the batch alone, so that every trial sees the
@@ -235,12 +242,8 @@ class AugmentedSource(FeatureSource):
     """
 
     def __init__(self, source: FeatureSource, augmentation: Augmentation) -> None:
-        self._source, self._augmentation = source, augmentation
-        self.size, self.mixes = source.size, augmentation.mixes
-
-    @property
-    def _told(self) -> tuple[np.ndarray, ...]:
-        return self._source._told
+        super().__init__(source)
+        self._augmentation, self.mixes = augmentation, augmentation.mixes
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """See `FeatureSource`; mixed labels are shares of shape (batch, outputs)."""
@@ -260,7 +263,7 @@ def input_source(
     return AugmentedSource(source, data.augmentation)
 
 
-class ComputedSource(FeatureSource):
+class ComputedSource(_Derived):
     """Features that are computed for every batch of another source.
 
     With a seed the bottom varies the data, by random numbers that follow from the seed, the pass
@@ -268,9 +271,8 @@ class ComputedSource(FeatureSource):
     """
 
     def __init__(self, source: FeatureSource, frontier: Frontier, seed: int | None = None) -> None:
-        self._made_of = source, frontier, seed
-        self._source, self.size, self._seed = source, source.size, seed
-        self.mixes = source.mixes
+        super().__init__(source)
+        self._frontier, self._seed = frontier, seed
         model, self._reseed = computing(frontier, augment=seed is not None)
         # In inference mode: what augments does so in this mode as well.
         self._run = tf.function(partial(model, training=False), reduce_retracing=True)
@@ -281,11 +283,7 @@ class ComputedSource(FeatureSource):
         self._one_at_a_time = Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ComputedSource, self._made_of
-
-    @property
-    def _told(self) -> tuple[np.ndarray, ...]:
-        return self._source._told
+        return ComputedSource, (self._source, self._frontier, self._seed)
 
     def batches(self, batch_size: int, seed: int | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""

@@ -434,12 +434,8 @@ class FeatureStore:
     def _gc_remote(self, remote: Remote, budget: int | None) -> list[EntryInfo]:
         entries = self.entries()
         removed = [one for one in entries if not one.whole and is_left(one.used)]
-        whole = [one for one in entries if one.whole]
-        left = sum(one.bytes for one in whole)
-        for one in whole:
-            if budget is not None and left > budget:
-                removed.append(one)
-                left -= one.bytes
+        if budget is not None:
+            removed += _removed([one for one in entries if one.whole], budget, lambda _: True)[0]
         for one in removed:
             remote.remove(one.digest)
         remote.sweep()
@@ -474,12 +470,18 @@ class FeatureStore:
         Returns what was removed and the bytes that are left, which are in use if they are too many.
         """
         others = [entry for entry in self._entries() if entry.digest not in keep]
-        left, removed = sum(entry.bytes for entry in others), []
-        for entry in others:
-            if left > budget and self._remove(entry):
-                removed.append(entry)
-                left -= entry.bytes
-        return removed, left
+        return _removed(others, budget, self._remove)
+
+
+def _removed(
+    entries: Sequence[EntryInfo], budget: int, remove: Callable[[EntryInfo], bool]
+) -> tuple[list[EntryInfo], int]:
+    left, removed = sum(entry.bytes for entry in entries), []
+    for entry in entries:
+        if left > budget and remove(entry):
+            removed.append(entry)
+            left -= entry.bytes
+    return removed, left
 
 
 def _info(folder: Path, whole: bool) -> EntryInfo:

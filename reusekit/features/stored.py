@@ -58,8 +58,7 @@ def stored_features(
         pooling: "avg" or "max" stores the tensors asked for, pooled; None what crosses, whole. A
             sequence says it for each cut.
         view: The number of an augmented view, from 0: the layers before the cuts that vary the
-            data in training do so, after the data's own augmentation, and everything that
-            crosses is stored. None varies nothing.
+            data in training do so, after the data's own augmentation. None varies nothing.
         extraction: How features are computed.
 
     Returns:
@@ -99,8 +98,6 @@ def stored_features(
     frontiers = [frontier(graph, at, one, *mask) for at, one in zip(cuts, poolings, strict=True)]
     for one in frontiers:
         _check_randomness(one, view, data)
-    if view is not None:  # what is free may be augmented: it does not follow from the inputs
-        frontiers = [replace(one, stored=one.crossing) for one in frontiers]
     keys = feature_keys(frontiers, data, extraction, view)
     of = {key.digest: one for key, one in zip(keys, frontiers, strict=True)}
     said = "Extracting features" + (f", view {view + 1}" if view is not None else "")
@@ -108,14 +105,12 @@ def stored_features(
     contents, size = data.contents if view is None else None, extraction.batch_size
 
     def compute(missing: Sequence[FeatureKey], start: int, stop: int) -> Iterator[list[Batch]]:
-        held = known_examples(store, missing)
-        known = [one.opened(key) for one, key in zip(held, missing, strict=True)]
-        if contents is None or not any(len(one.entries) for one in known):
+        known = [one.opened() for one in known_examples(store, missing)]
+        if contents is None or not any(one.entries for one in known):
             for made, told in run_over(data, missing, start, stop):
+                low, start = start, start + len(next(iter(told.values())))
                 if contents is not None:
-                    stop_of = start + len(next(iter(told.values())))
-                    told[EXAMPLES] = contents.keys[start:stop_of]
-                    start = stop_of
+                    told[EXAMPLES] = contents.keys[low:start]
                 yield [one | told for one in made]
             return
         # Computed anew for all of the cuts where it is for one.
@@ -269,7 +264,7 @@ def _check_randomness(one: Frontier, view: int | None, data: DataSplit) -> None:
 
 def _named(labels: Any, *weights: Any) -> dict[str, np.ndarray]:
     """Return labels and weights as arrays, by the names that the store knows them by."""
-    by_task = labels if isinstance(labels, dict) else None
-    named = {LABELS: labels} if by_task is None else {label_array(n): by_task[n] for n in by_task}
+    by_task = labels.items() if isinstance(labels, dict) else ()
+    named = {label_array(task): part for task, part in by_task} or {LABELS: labels}
     named |= dict(zip([WEIGHTS], weights, strict=False))
     return {name: np.asarray(part) for name, part in named.items()}

@@ -313,7 +313,7 @@ def _cuts(
     for (at, pooling), those in alike.items():
         one = frontier(graph, at, pooling, extraction.mask, carries_mask=True)
         masks = set() if one.mask is None else {one.mask}
-        calls = ancestors(graph, {*one.crossing, *one.stored, *masks})
+        calls = ancestors(graph, {*one.crossing, *masks})
         found = random_before(graph, one.crossing)
         if train.augmentation is not None:
             found = replace(found, augmenting=(*train.augmentation.recipe, *found.augmenting))
@@ -343,10 +343,7 @@ def _find(
     parts += [(VIEWS, splits[TRAIN], view) for view in range(extraction.augmented_views)]
     for part, split, view in parts:
         those = [one for one in cuts if part in one.kept]
-        frontiers = [one.frontier for one in those]
-        if view is not None:
-            frontiers = [replace(one, stored=one.crossing) for one in frontiers]
-        keys = feature_keys(frontiers, split, extraction, view)
+        keys = feature_keys([one.frontier for one in those], split, extraction, view)
         lacking = []
         for one, key in zip(those, keys, strict=True):
             entry = store.get(key)
@@ -386,7 +383,6 @@ def _rehearsed(
         return None
     running = in_compute_dtype(graph, extraction.compute_dtype)
     seen = [one.frontier for one in those]
-    seen = [replace(o, stored=tuple(dict.fromkeys((*o.crossing, *o.stored)))) for o in seen]
     size = min(extraction.batch_size, _REHEARSED)
     stop = min(train.size, REHEARSED_BATCHES * size)
     batches = example_batches(train, 0, stop, extraction.padding, size)
