@@ -54,14 +54,6 @@ class Frontier:
         """The cut itself, with what depends on it."""
         return cut(self.graph, self.asked)
 
-    def restored(self, stored: Mapping[str, Any]) -> Any:
-        """Return a stored batch, by address, as the top takes it: one tensor, or a tuple.
-
-        It comes in the model's own precision.
-        """
-        found = tuple(keras.ops.cast(stored[one.address], one.dtype) for one in self.crossing)
-        return found[0] if len(found) == 1 else found
-
 
 @checked(CacheError)
 def frontier(
@@ -95,3 +87,12 @@ def frontier(
     about = (next(iter(masks), None), mask, tuple(doubt for _, doubt in told if doubt))
     crossing = found.at if pooling else tuple(dict.fromkeys([*found.frontier, *masks]))
     return Frontier(graph, found.at, crossing, pooling, *about)
+
+
+def restored(frontier: Frontier, stored: Mapping[str, Any]) -> Any:
+    """Return a stored batch, by address, as the top takes it: one tensor, or a tuple.
+
+    It comes in the model's own precision.
+    """
+    found = tuple(keras.ops.cast(stored[one.address], one.dtype) for one in frontier.crossing)
+    return found[0] if len(found) == 1 else found

@@ -34,7 +34,7 @@ from reusekit.features.batches import (
 )
 from reusekit.features.bottoms import computing
 from reusekit.features.entry import Entry
-from reusekit.features.frontiers import Frontier
+from reusekit.features.frontiers import Frontier, restored
 from reusekit.features.key import LABELS, WEIGHTS, label_array
 
 _ROWS = 256  # that are read at a time
@@ -116,7 +116,7 @@ class StoredSource(FeatureSource):
     def batches(self, batch_size: PositiveInt, seed: Seed | None = None) -> tf.data.Dataset:
         """See `FeatureSource`."""
         batches = feed(self._read, self.labels, batch_size, seed, self.weights)
-        return batches.map(lambda stored, *told: (self.frontier.restored(stored), *told))
+        return batches.map(lambda stored, *told: (restored(self.frontier, stored), *told))
 
     def arrays(self) -> np.ndarray | tuple[np.ndarray, ...] | None:
         """See `FeatureSource`."""
@@ -160,7 +160,7 @@ class ViewsSource(_Derived):
         def read(number: tf.Tensor) -> tf.data.Dataset:
             def taken(rows: tf.Tensor, *told: tf.Tensor) -> tuple[Any, ...]:
                 parts = call_python(gather, [number, rows], list(specs.values()))
-                return first.frontier.restored(dict(zip(specs, parts, strict=True))), *told
+                return restored(first.frontier, dict(zip(specs, parts, strict=True))), *told
 
             return order.map(taken)
 

@@ -433,7 +433,6 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         ),
         "StoredSource.batches": (stored.batches, {"batch_size": 4}),
         "frontier": (reusekit.features.frontier, {"model": glyphnet, "at": "stem_out"}),
-        "Frontier.restore": (frontier.restore, {"stored": dict(stored.stored)}),
         "feature_keys": (
             reusekit.features.feature_keys,
             {"frontiers": [frontier], "data": digits},
