@@ -13,7 +13,15 @@ from time import monotonic, sleep
 from typing import Any, Self
 
 from reusekit.arguments import AnyPath, checked, expanded
-from reusekit.cluster.connection import connect, disconnect, look_of, threads_of, versions
+from reusekit.cluster.connection import (
+    connect,
+    disconnect,
+    head_of,
+    is_listening,
+    look_of,
+    threads_of,
+    versions,
+)
 from reusekit.cluster.settings import ClusterSettings
 from reusekit.errors import ClusterError, ConfigError
 from reusekit.signals import interruptible
@@ -25,6 +33,8 @@ _WINDOW = 4
 """Tasks for each worker whose results are not taken yet: those after a slow one wait."""
 _RUNS = 2
 """Runs over items at a time: workers keep as many functions; see `reusekit.cluster.worker`."""
+_PATIENCE = 30
+"""Seconds for a head node to answer at most; Ray ends this process after 60 without a word."""
 _LOOK = 2.0
 """Seconds between two looks at the nodes."""
 
@@ -59,13 +69,14 @@ class Cluster(Workers):
     def __init__(self, address: str = "local", **options: Any) -> None:
         self.options = ClusterSettings(address=address, **options)
         self._ray: Any = None
-        self._mine = False
+        self._mine, self._head = False, ""
         self._models: dict[str, Any] = {}
         self._held: tuple[Any, Sequence[Any]] = (None, ())
         self._one_at_a_time, self._over = Lock(), Event()
 
     def __enter__(self) -> Self:
         self._ray, self._mine = connect(self.options)
+        self._head = head_of(self._ray)
         try:
             self._wanted = versions()
             self._look(None)
@@ -94,7 +105,16 @@ class Cluster(Workers):
         return self._ray
 
     def _nodes(self) -> list[dict[str, Any]]:
-        return [one for one in self._connected.nodes() if one["Alive"]]
+        ray, patience = self._connected, min(self.options.wait, _PATIENCE)
+        ends = monotonic() + patience
+        while not is_listening(self._head):
+            if monotonic() > ends:
+                raise ClusterError(
+                    f"Expected a head node that is alive. Received: none at {self._head} for "
+                    f"{patience} seconds. Start the cluster and this anew: what came back is kept."
+                )
+            sleep(_LOOK / 10)
+        return [one for one in ray.nodes() if one["Alive"]]
 
     @property
     def count(self) -> int:

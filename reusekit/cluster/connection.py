@@ -151,6 +151,22 @@ def _check_listening(ray: Any, options: ClusterSettings) -> None:
             ) from error
 
 
+def head_of(ray: Any) -> str:
+    """Return the address of a cluster's head, "" where a server of Ray's stands between."""
+    return "" if ray.util.client.ray.is_connected() else ray.get_runtime_context().gcs_address
+
+
+def is_listening(address: str) -> bool:
+    """Return whether somebody answers at HOST:PORT; of "" that is taken for granted."""
+    host, _, port = address.rpartition(":")
+    try:
+        if address:
+            socket.create_connection((host.strip("[]"), int(port)), 2).close()
+        return True
+    except OSError:
+        return False
+
+
 def versions() -> dict[str, str]:
     """Return the versions that a driver and its workers have in common."""
     return {"python": platform.python_version()} | {

@@ -3,6 +3,8 @@
 import os
 import socket
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from threading import Event, Thread
 from time import monotonic
 
@@ -83,6 +85,18 @@ def test_a_folder_that_workers_do_not_see_is_refused(cluster, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_head_that_is_gone_is_one_sentence(cluster, monkeypatch):
+    """Ray would end this process after a minute."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(cluster, "_head", f"127.0.0.1:{free.getsockname()[1]}")
+    monkeypatch.setattr(cluster_module, "_PATIENCE", 1)
+    with pytest.raises(ClusterError, match=r"a head node that is alive\. Received: none at 127"):
+        list(cluster.map(double, [1]))
+    monkeypatch.undo()
+    assert list(cluster.map(double, [1])) == [2]
+
+
 def test_a_cluster_outside_of_its_block_is_refused(nodes):
     with pytest.raises(ClusterError, match="Expected a cluster that is connected"):
         list(Cluster(nodes.address).map(double, [1]))
@@ -93,6 +107,18 @@ def test_the_seconds_of_empty_tasks_are_measured(cluster, monkeypatch):
     from benchmark_cluster import seconds_of_tasks
 
     assert all(0 < seconds < 1 for seconds in seconds_of_tasks(cluster, 20))
+
+
+def test_trials_that_sleep_on_workers_are_those_of_here(cluster, nodes, monkeypatch):
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "1")
+    import benchmark_cluster
+
+    monkeypatch.setattr(benchmark_cluster, "Nodes", lambda *_: nullcontext(nodes))
+    sizes = replace(benchmark_cluster.Sizes(), trials=32, seconds=0.02)
+    row = benchmark_cluster.overhead(sizes)
+    assert row["equal"]
+    assert row["ideal"] == 0.32
+    assert row["overhead"] > 0
 
 
 def test_a_fast_worker_takes_more(cluster, monkeypatch):
