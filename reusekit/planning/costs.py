@@ -1,12 +1,11 @@
 """Speeds of this machine: bottoms, transfers of features, training steps."""
 
-import math
 import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -14,24 +13,30 @@ from typing import IO, Any
 
 import keras
 import numpy as np
-from pydantic import NonNegativeFloat
+import tensorflow as tf
+from pydantic import NonNegativeFloat, NonNegativeInt
 
 from reusekit.arguments import checked
 from reusekit.data.task import joined
 from reusekit.errors import CacheError, DataError
-from reusekit.features.batches import feed
 from reusekit.features.entry import ArraySpec
 from reusekit.features.layout import store_errors_explained
 from reusekit.features.lengths import Lengths
 from reusekit.features.store import FeatureStore
+from reusekit.training.fit import make_variables
+from reusekit.training.heads import Classifier
 
 REHEARSED_BATCHES = 4
 """How many batches of a data set are read to time that; the first one also sets reading up."""
 
-_PROBE_BYTES = 32 << 20
+_FEW = 8
+"""Examples on which bottoms run twice, before a whole batch is timed."""
+
+_PROBE_BYTES = 16 << 20
 _ROW_BYTES = 64 << 10  # about a deep feature map
-_SMALL, _LARGE = (8, 8), (2048, 2048)  # inputs and outputs of the layers whose steps are timed
-_WARM, _STEPS = 3, 10
+_CLASSES, _BATCH = 10, 32  # of the heads whose steps are timed
+_SMALL, _LARGE, _LARGEST = 1 << 3, 1 << 14, 1 << 18  # their channels
+_STEPS = 10
 _ROUNDING = 1e-4  # of the largest number, between two runs that are meant to give the same
 
 
@@ -46,7 +51,7 @@ class Costs:
         read_bytes_per_second: From the disk.
         write_bytes_per_second: To the disk, until they are safe.
         gather_bytes_per_second: From memory, in random order.
-        step_overhead: Of a training step, whatever is trained.
+        step_overhead: Of a training step of one small head.
         seconds_per_parameter: Of a training step for each parameter that is trained: mostly the
             optimizer's work.
         seconds_per_flop: Of what is trained.
@@ -88,7 +93,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The measurements of running bottoms twice on one batch: those of one example.
+    """The measurements of running bottoms on one batch: those of one example.
 
     Attributes:
         bottom_seconds, input_seconds: To run all bottoms, and to read the data set.
@@ -119,10 +124,11 @@ def rehearse(
 ) -> Rehearsal:
     """Run bottoms, which give their outputs by name, on the first batch of a data set.
 
+    A few of its examples come first, twice, for tracing and to see that both runs give the same.
     What augments a batch runs on it, too, and its outputs are dropped. Texts of several batches are
     measured where their lengths can be told.
     """
-    examples, times, runs, ran = [], [perf_counter()], [], []
+    examples, times = [], [perf_counter()]
     for batch in islice(batches, REHEARSED_BATCHES):
         examples.append(batch)
         times.append(perf_counter())
@@ -130,22 +136,26 @@ def rehearse(
         raise DataError("Expected a data set with examples. Received: an empty one.")
     inputs, told, *_ = examples[0]
     labels = joined(told)
-    for _ in range(2):
+    few = keras.tree.map_structure(lambda part: part[:_FEW], inputs)
+
+    def timed(given: Any) -> tuple[float, list[dict[str, np.ndarray]]]:
         start = perf_counter()
         made = [
             {name: keras.ops.convert_to_numpy(values) for name, values in one.items()}
-            for one in run(inputs)
+            for one in run(given)
         ]
-        ran.append(perf_counter() - start)
-        runs.append(made)
+        return perf_counter() - start, made
+
+    (first, before), (second, after) = timed(few), timed(few)
+    seconds, made = timed(inputs) if len(labels) > _FEW else (second, after)
     augmented = 0.0
     for vary in (augment, augment) if augment else ():  # the first time prepares
         start = perf_counter()
         keras.tree.map_structure(np.asarray, vary((0, 0, 0), *examples[0]))
         augmented = perf_counter() - start
     return Rehearsal(
-        bottom_seconds=ran[1] / len(labels),
-        trace_seconds=max(0.0, ran[0] - ran[1]),
+        bottom_seconds=seconds / len(labels),
+        trace_seconds=max(0.0, first - second),
         input_seconds=float(np.diff(times)[-(len(examples) - 1) :].mean()) / len(labels),
         input_bytes=sum(part.numpy().nbytes for part in keras.tree.flatten(inputs)) // len(labels),
         label_bytes=labels.nbytes // len(labels),
@@ -154,7 +164,7 @@ def rehearse(
         ],
         unsteady=[
             not all(_steady(one[name], other[name]) for name in one)
-            for one, other in zip(*runs, strict=True)
+            for one, other in zip(before, after, strict=True)
         ],
         augment_seconds=augmented / len(labels),
         length_share=lengths.share([one for one, *_ in examples]) if lengths else 1.0,
@@ -172,22 +182,27 @@ def _steady(first: np.ndarray, second: np.ndarray) -> bool:
 
 @checked(CacheError)
 def measure(
-    store: FeatureStore, rehearsal: Rehearsal | None = None, flops: NonNegativeFloat = 0
+    store: FeatureStore,
+    rehearsal: Rehearsal | None = None,
+    flops: NonNegativeFloat = 0,
+    parameters: NonNegativeInt = 0,
 ) -> Costs:
-    """Return the speeds of this machine, found in about a second.
+    """Return the speeds of this machine, found in a few tenths of a second.
 
     Args:
         store: Its disk is measured.
         rehearsal: What running the bottom told; None where it need not run.
         flops: FLOPs of one example in the rehearsal.
+        parameters: How many parameters a trial trains; a step of about as many is timed.
 
     Raises:
         CacheError: The store's folder cannot be written, or its disk is full.
     """
     with store_errors_explained(store.path):
         write, read, gather = _disk(store.path)
-    _, large = _step_seconds(*_LARGE)  # with what Keras does once in a process
-    built, overhead = _step_seconds(*_SMALL)
+    # A power of two, so that few sizes are timed in a process.
+    large = 1 << (min(_LARGEST, max(_LARGE, parameters // _CLASSES)).bit_length() - 1)
+    built, overhead, seconds = _head_seconds(large)
     ran = rehearsal.bottom_seconds if rehearsal else None
     return Costs(
         bottom_seconds=ran,
@@ -196,7 +211,7 @@ def measure(
         write_bytes_per_second=write,
         gather_bytes_per_second=gather,
         step_overhead=overhead,
-        seconds_per_parameter=max(0.0, large - overhead) / math.prod(_LARGE),
+        seconds_per_parameter=max(0.0, seconds - overhead) / (_CLASSES * (large - _SMALL)),
         seconds_per_flop=ran / flops if ran and flops else _seconds_per_flop(),
         cores=os.cpu_count() or 1,
         augment_seconds=rehearsal.augment_seconds if rehearsal else 0.0,
@@ -245,29 +260,42 @@ def _timed(file: IO[bytes]) -> tuple[float, float, float]:
 
 
 @cache
-def _step_seconds(inputs: int, outputs: int) -> tuple[float, float]:
-    """Return the seconds to build a dense layer, and of a training step on one example, by Adam.
+def _head_seconds(large: int) -> tuple[float, float, float]:
+    """Return the seconds to build a head, and of a training step of a small and of a large one.
 
     Timed once a process: the machine stays the same, and TensorFlow never frees a step.
+
+    Args:
+        large: The channels that the large one takes.
     """
-    began = perf_counter()
-    model = keras.Sequential([keras.Input((inputs,)), keras.layers.Dense(outputs, use_bias=False)])
-    model.compile(optimizer="adam", loss="mse")
-    # Makes the optimizer's state.
-    model.train_on_batch(np.zeros((1, inputs), "float32"), np.zeros((1, outputs)))
-    built = perf_counter() - began
-    count = _WARM + _STEPS
-    examples = np.zeros((count, inputs), "float32")
-    batches = iter(feed(examples, np.zeros((count, outputs), "float32"), 1))
-    for _ in range(_WARM):
-        model.train_function(batches)
-    seconds = []
-    for _ in range(_STEPS):
-        start = perf_counter()
-        model.train_function(batches)
-        seconds.append(perf_counter() - start)
-    # Something else may have had the processor meanwhile.
-    return built, float(np.median(seconds))
+    steps, built = [], 0.0
+    for channels in (large, _SMALL):
+        began = perf_counter()
+        steps.append(_head_step(channels))
+        built = perf_counter() - began  # the first one with what Keras does once in a process
+    seconds: list[list[float]] = [[], []]
+    for _ in range(_STEPS):  # in turns, since others may have the processor for a while
+        for step, found in zip(steps, seconds, strict=True):
+            began = perf_counter()
+            step()
+            found.append(perf_counter() - began)
+    return built, min(seconds[1]), min(seconds[0])
+
+
+def _head_step(channels: int) -> Callable[[], Any]:
+    """Return a training step of a head by Adam, as trials make it, once it has run."""
+    batch = tf.zeros((_BATCH, channels)), tf.zeros((_BATCH,), "int64")
+    head = Classifier(_CLASSES)
+    model = head.build((channels,))
+    model.compile("adam", **head.compile_args)
+    make_variables(model, batch)
+
+    @partial(tf.function, autograph=False)
+    def step(*given: tf.Tensor) -> None:
+        model.train_step(given)
+
+    step(*batch)
+    return partial(step, *batch)
 
 
 def _seconds_per_flop() -> float:

@@ -51,7 +51,6 @@ from reusekit.planning.rule import (
 from reusekit.workers import HERE, Workers
 
 _SHARE_OF_DISK = 0.9  # of what is free
-_REHEARSED = 32  # examples
 
 
 def check_backend() -> None:
@@ -219,7 +218,8 @@ class _Looked:
             return costs
         ran = {call for one in self.cuts if one.may_run for call in one.calls}
         flops = sum(self.flops.per_call[call] for call in ran)
-        costs = costs or measure(store, rehearsal, flops)
+        parameters = max(each.parameters for one in self.cuts for each in one.trials)
+        costs = costs or measure(store, rehearsal, flops, parameters)
         if rehearsal is not None:  # the deepest cut may be stored already
             deepest = max(one.flops for one in self.cuts)
             seconds = rehearsal.bottom_seconds * (deepest / flops if flops else 1)
@@ -383,7 +383,7 @@ def _rehearsed(
         return None
     running = in_compute_dtype(graph, extraction.compute_dtype)
     seen = [one.frontier for one in those]
-    size = min(extraction.batch_size, _REHEARSED)
+    size = extraction.batch_size
     stop = min(train.size, REHEARSED_BATCHES * size)
     batches = example_batches(train, 0, stop, extraction.padding, size)
     lengths = frontier_lengths([one.frontier for one in those if one.kept])

@@ -21,6 +21,9 @@ TRAIN, VALIDATION, VIEWS = "train", "validation", "views"
 PARAMETER_BYTES = 16
 """Of a trained float32 parameter: itself, its gradient and Adam's two moments."""
 
+VALIDATION_BATCH = 256
+"""Validation examples a step: it decides speed and memory, not numbers."""
+
 _LITTLE = 0.05  # a share of a step that is not worth the memory
 
 
@@ -98,7 +101,7 @@ def schedule(
         memory: Bytes for training.
     """
     size, count = trials[0].batch_size, sum(each.count for each in trials)
-    steps, checks = (math.ceil(rows[part] / size) for part in (TRAIN, VALIDATION))
+    steps, checks = math.ceil(rows[TRAIN] / size), math.ceil(rows[VALIDATION] / VALIDATION_BATCH)
     # Backwards costs twice what forwards does.
     examples = 3 * rows[TRAIN] + rows[VALIDATION]
     own = sum(

@@ -15,6 +15,7 @@ from reusekit.arguments import checked
 from reusekit.errors import ConfigError
 from reusekit.features.frontiers import Features
 from reusekit.graph import read
+from reusekit.planning.rule import VALIDATION_BATCH
 from reusekit.search.config import SearchConfig
 from reusekit.search.objective import BY_LOSS, objective_of, with_metric
 from reusekit.search.sizes import SizeCounter
@@ -26,10 +27,6 @@ from reusekit.training import adapt, attach, freeze
 from reusekit.training.adaptation import AdaptedPart
 from reusekit.training.fit import Fit, Stopping, best_epoch
 from reusekit.training.heads import Head
-
-VALIDATION_BATCH = 256
-"""Validation examples a step: it decides speed and memory, not numbers."""
-
 
 _FIT_OPTIONS = ("epochs", "initial_epoch", "callbacks", "class_weight", "verbose")
 

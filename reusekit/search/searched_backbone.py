@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +233,10 @@ class SearchedBackbone:
                     trained.setdefault((data.begin(spec), batch_size), []).append(size)
         cells = cells_of(space)
         # The combinations there are beside cuts, trained parts and batch sizes.
-        heads = len(space.heads) if space.heads else len(space.units) * len(space.dropout)
-        combinations = heads * len(space.optimizers) * len(space.learning_rates or [None])
+        heads = list(space.heads.values()) if space.heads else []
+        hidden = [getattr(head, "units", 0) for head in heads] or list(space.units)
+        combinations = len(heads) or len(space.units) * len(space.dropout)
+        combinations *= len(space.optimizers) * len(space.learning_rates or [None])
         total = config.max_trials * share if config.max_trials else cells * combinations
         expected = [
             Trials(
@@ -242,7 +245,7 @@ class SearchedBackbone:
                 epochs=config.epochs,
                 batch_size=batch_size,
                 parameters=max(size.parameters for size in sizes)
-                + self._channels(features) * data.task.size,
+                + self._head_parameters(features, hidden),
                 flops=max(size.flops for size in sizes),
             )
             for (features, batch_size), sizes in trained.items()
@@ -252,9 +255,16 @@ class SearchedBackbone:
         ranked = [(at, ranked_pooling(config)) for at in space.cuts] if wanted else []
         return expected + [Trials(*one, epochs=1) for one in ranked if one not in there]
 
-    def _channels(self, features: Features) -> int:
-        points = self.points
-        return (features[0] in points and points[features[0]].shape[-1]) or 1
+    def _head_parameters(self, features: Features, hidden: Sequence[Any]) -> int:
+        """Return the mean number of weights of heads, given the widths of their hidden layers."""
+        points, size = self.points, self.bare.task.size
+        channels = (features[0] in points and points[features[0]].shape[-1]) or 1
+        weights = 0
+        for units in hidden:
+            between = [units] if isinstance(units, int) else units
+            widths = [channels, *(int(one) for one in between if one), size]
+            weights += sum(a * b for a, b in pairwise(widths))
+        return weights // len(hidden)
 
     def sources(
         self, plan: Plan | None, store: FeatureStore | None, training: bool

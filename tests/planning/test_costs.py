@@ -68,6 +68,25 @@ def test_a_rehearsal_sees_what_differs_from_run_to_run():
     assert rehearse(bottoms(jitter), batches()).unsteady == [True, False]
 
 
+def test_a_step_of_more_parameters_takes_longer(tmp_path):
+    few, many = (measure(FeatureStore(tmp_path), parameters=count) for count in (10, 10**6))
+    assert many.seconds_per_parameter * 10**6 > 3 * few.step_overhead
+
+
+def test_few_examples_are_enough_and_a_whole_batch_is_timed():
+    sizes = []
+
+    def run(x):
+        sizes.append(len(x))
+        return [{"made": x}]
+
+    rehearse(run, batches(size=20))
+    assert sizes[:-1] == [8, 8] and sizes[-1] == 20
+    sizes.clear()
+    assert rehearse(run, batches(count=5)).outputs[0]["made"].shape == (4,)
+    assert max(sizes) == 5
+
+
 def test_a_rehearsal_without_examples():
     with pytest.raises(DataError, match="Received: an empty one"):
         rehearse(bottoms(), batches(count=0))

@@ -143,14 +143,14 @@ def test_small_trials_are_trained_together_as_far_as_memory_holds_them():
     each = 16 + 10
     free = schedule(six, 1, ROWS, 0.0, STEPS, memory=PLENTY)
     assert free.together == 6
-    # 8 steps and 2 of validation, and 8 steps of one parameter, for each of six trials.
-    assert free.seconds == pytest.approx(60 + 48)
+    # 8 steps and 1 of validation, and 8 steps of one parameter, for each of six trials.
+    assert free.seconds == pytest.approx(54 + 48)
     # On two cores three at a time, after half a second to build each.
     costs = replace(STEPS, cores=2, trial_seconds=0.5)
-    assert schedule(six, 1, ROWS, 0.0, costs, PLENTY).seconds == pytest.approx(3 + 30 + 48)
+    assert schedule(six, 1, ROWS, 0.0, costs, PLENTY).seconds == pytest.approx(3 + 27 + 48)
     tight = schedule(six, 1, ROWS, 0.0, STEPS, memory=4 * each)
     assert (tight.together, tight.passes) == (3, 2)  # in two halves, rather than four and two
-    assert tight.seconds == pytest.approx(60 + 48)
+    assert tight.seconds == pytest.approx(54 + 48)
     assert "memory holds 4" in tight.reason
     assert schedule(six, 1, ROWS, 0.0, STEPS, memory=0).together == 1
 
@@ -163,6 +163,6 @@ def test_large_trials_gain_nothing_from_being_trained_together():
     # But their operations may be too small for all cores.
     two_cores = schedule(large, 1, ROWS, 0.0, replace(STEPS, cores=2), memory=PLENTY)
     assert two_cores.together == 3
-    assert two_cores.seconds == pytest.approx(2 * 10 * 3 / 2 + 6 * 8 * 1000)
+    assert two_cores.seconds == pytest.approx(2 * 9 * 3 / 2 + 6 * 8 * 1000)
     # Where features are computed for every batch, they do.
     assert schedule(large, 1, ROWS, 80 * 100.0, STEPS, memory=PLENTY).together == 6

@@ -10,8 +10,8 @@ from search.textures import small_backbone, textures
 import reusekit as rk
 from reusekit.errors import CacheError, ConfigError
 from reusekit.features import FeatureStore, feed, stored_features
+from reusekit.planning.rule import VALIDATION_BATCH
 from reusekit.search import CutSearch, SearchConfig, SearchSpace
-from reusekit.search.hypermodel import VALIDATION_BATCH
 
 # The second trial trains a part of the backbone.
 SPACE = SearchSpace(["out1", "out2"], frozen_up_to=["out1"], units=[0], dropout=[0.0],

@@ -12,8 +12,8 @@ import reusekit as rk
 from reusekit.data import DataSplit, Task
 from reusekit.errors import ConfigError, DataError
 from reusekit.features import FeatureStore, feed
+from reusekit.planning.rule import VALIDATION_BATCH
 from reusekit.search import CutSearch, SearchConfig, SearchSpace
-from reusekit.search.hypermodel import VALIDATION_BATCH
 
 SPACE = SearchSpace(["out2"], frozen_up_to=["out1"], units=[0], dropout=[0.0],
                     learning_rates=[0.03], standardize=False)  # fmt: skip
