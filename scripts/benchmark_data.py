@@ -98,7 +98,8 @@ def main() -> None:
         opened = [by_reusekit(folder, side)]
 
         def open_and_pass() -> None:
-            opened[0] = by_reusekit(folder, side)
+            opened.clear()  # else two of them were held at a time
+            opened.append(by_reusekit(folder, side))
             passed(opened[0].batches(BATCH))
 
         def store() -> None:

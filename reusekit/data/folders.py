@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from reusekit.arguments import AnyPath, checked, expanded
-from reusekit.data.files import ExampleFile, Stamp, look_at, open_files, reading_of, stamp
+from reusekit.data.files import ExampleFile, Stamp, look_at, stamp
+from reusekit.data.opened_files import open_files, reading_of
 from reusekit.data.rows import Rows
 from reusekit.data.selection import positions_of
 from reusekit.data.shares import Shares, draw_parts
@@ -222,8 +223,8 @@ def _task(listed: _Listed, treatment: Treatment, folder: Path) -> Task:
 def _sorted(files: Sequence[tuple[Stamp, str]], task: Task) -> list[tuple[ExampleFile, int]]:
     """Read files once, in an order that follows from their content."""
     found = look_at(tuple(stamp for stamp, _ in files))
-    labels = [task.names.index(name) for _, name in files]
-    pairs = zip(found, labels, strict=True)
+    label_of = {name: label for label, name in enumerate(task.names)}
+    pairs = [(file, label_of[name]) for file, (_, name) in zip(found, files, strict=True)]
     return sorted(pairs, key=lambda pair: (pair[0].digest, pair[1], pair[0].path))
 
 

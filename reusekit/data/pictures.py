@@ -1,7 +1,8 @@
 """Pixels from the content of picture files."""
 
+import math
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
@@ -21,59 +22,87 @@ GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F")
 ORIENTATION = 0x0112
 _LUMINANCE = np.array([0.2989, 0.5870, 0.1140], "float32")  # as tf.image.rgb_to_grayscale has it
 _PNG = b"\x89PNG\r\n\x1a\n"
+_FRAMES, _SCAN = (0xC0, 0xC1, 0xC2), 0xDA
+"""Markers of a JPEG before its size, and before its pixels."""
+_TOLD_BY_PILLOW = (0xE1, 0xEE)
+"""Markers of EXIF and XMP, and of Adobe's own."""
 _SCALES = (1, 2, 4, 8)
 """By how much libjpeg makes a picture smaller while it decodes it, for less work."""
 _ROOM = 2
 """Times the wanted size that a picture keeps at least, for the filter that follows."""
 
 
-@dataclass(frozen=True)
-class Jpeg:
-    """A JPEG of 8 bits, upright, grey or RGB.
+def plain_jpeg(data: bytes) -> tuple[tuple[int, int], bool] | None:
+    """Return height and width of a JPEG, and whether it is grey; None where Pillow is to tell.
 
-    Attributes:
-        shape: Height and width.
-        grey: Whether it has no colours.
-        channels: 1 or 3, to which it is converted.
+    That is so where it may be turned (by EXIF or XMP), is written by Adobe's programs, which store
+    colours in several ways, or is no JPEG of 8 bits.
+
+    Args:
+        data: The content of a file.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    at, found = 2, None
+    while at + 9 < len(data):
+        start, marker, size = struct.unpack_from(">BBH", data, at)
+        if start != 0xFF or marker in _TOLD_BY_PILLOW:
+            return None
+        if marker == _SCAN:
+            return found
+        if marker in _FRAMES:
+            bits, height, width, parts = struct.unpack_from(">BHHB", data, at + 4)
+            most = Image.MAX_IMAGE_PIXELS or math.inf
+            if bits != 8 or parts not in (1, 3) or not 0 < height * width <= most:
+                return None
+            found = (height, width), parts == 1
+        at += 2 + size
+    return None
+
+
+class JpegReader:
+    """A reader of JPEGs of 8 bits that are upright, grey or RGB.
+
+    It uses its memory again for the next one, so it is for one thread.
+
+    Args:
+        channels: 1 or 3, to which they are converted; colours become grey as libjpeg has it.
+        wanted: The size that they are brought to in the end; None for their own. What is much
+            larger is made smaller while it is decoded.
+        stretch: Whether they are brought to that size here.
     """
 
-    shape: tuple[int, ...]
-    grey: bool
-    channels: int
+    def __init__(self, channels: int, wanted: tuple[int, int] | None, stretch: bool) -> None:
+        self._channels, self._wanted = channels, wanted
+        self._resize = Resizer(wanted, channels) if wanted is not None and stretch else None
+        self._room = np.empty(0, np.uint8)
 
-    def decoded(self, data: bytes, wanted: tuple[int, int] | None, stretch: bool) -> np.ndarray:
-        """Return its pixels, of shape (height, width, channels).
-
-        They are uint8, but float32 where colours become grey and it keeps its own shape.
+    def __call__(self, data: bytes, shape: Sequence[int]) -> np.ndarray:
+        """Return the pixels of one as uint8, of shape (height, width, channels).
 
         Args:
             data: The content of the file.
-            wanted: The size that it is brought to in the end; None for its own. What is much larger
-                is made smaller while it is decoded.
-            stretch: Whether it is brought to that size here.
+            shape: Height and width.
 
         Raises:
             tf.errors.OpError: It is cut off, or no JPEG.
         """
-        scale = _scale(self.shape, wanted)
-        height, width = (-(-size // scale) for size in self.shape)
-        as_grey = self.grey and self.channels == 1
+        scale = _scale(shape, self._wanted)
+        height, width = (-(-size // scale) for size in shape)
+        smaller = {"min_height": height, "min_width": width, "min_factor": scale}
+        if self._resize is not None and self._room.size < height * width * self._channels:
+            self._room = np.empty(height * width * self._channels, np.uint8)
         try:
             pixels = simplejpeg.decode_jpeg(
                 data,
-                "GRAY" if as_grey else "RGB",
+                "GRAY" if self._channels == 1 else "RGB",
                 fastdct=True,  # as TensorFlow decodes it, to the last bit
-                min_height=height,
-                min_width=width,
-                min_factor=scale,
+                buffer=None if self._resize is None else self._room,
+                **(smaller if scale > 1 else {}),
             )
         except ValueError:  # TensorFlow reads some that have wrong bytes
-            pixels = tf.io.decode_jpeg(data, channels=1 if as_grey else 3, ratio=scale).numpy()
-        if pixels.shape[-1] > self.channels:
-            pixels = pixels @ _LUMINANCE[:, None]
-        if wanted is None or not stretch:
-            return pixels
-        return np.round(resized(pixels, wanted)).astype("uint8", copy=False)
+            pixels = tf.io.decode_jpeg(data, channels=self._channels, ratio=scale).numpy()
+        return pixels if self._resize is None else self._resize(pixels)
 
 
 def _scale(shape: Sequence[int], wanted: Sequence[int] | None) -> int:
@@ -84,25 +113,34 @@ def _scale(shape: Sequence[int], wanted: Sequence[int] | None) -> int:
     return max(scale for scale in _SCALES if scale <= max(room, 1))
 
 
-def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a picture with antialiasing, at most a grey level off the same in float32.
+class Resizer:
+    """Resizing with antialiasing in whole numbers, at most a grey level off the same in float32.
 
     Args:
-        pixels: uint8 of shape (height, width, 1 or 3), or float32 of shape (height, width, 1).
         size: Height and width.
+        channels: 1 or 3.
     """
-    (height, width, channels), (rows, columns) = pixels.shape, size
-    if cykooz_resizer is None:
-        image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-        found = np.asarray(image.resize((columns, rows), Image.Resampling.BILINEAR))
-        return found.reshape(rows, columns, channels)
-    kinds = cykooz_resizer.PixelType
-    kind = kinds.F32 if pixels.dtype == np.float32 else kinds.U8x3 if channels == 3 else kinds.U8
-    source = cykooz_resizer.ImageData(width, height, kind, pixels.tobytes())
-    target = cykooz_resizer.ImageData(columns, rows, kind)
-    triangle = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
-    cykooz_resizer.Resizer().resize(source, target, cykooz_resizer.ResizeOptions(triangle))
-    return np.frombuffer(target.get_buffer(), pixels.dtype).reshape(rows, columns, channels)
+
+    def __init__(self, size: tuple[int, int], channels: int) -> None:
+        self._shape = (*size, channels)
+        if cykooz_resizer is not None:
+            triangle = cykooz_resizer.ResizeAlg.convolution(cykooz_resizer.FilterType.bilinear)
+            kinds = cykooz_resizer.PixelType
+            self._kind = kinds.U8x3 if channels == 3 else kinds.U8
+            self._options = cykooz_resizer.ResizeOptions(triangle)
+            self._target = cykooz_resizer.ImageData(*size[::-1], self._kind)
+            self._resizer = cykooz_resizer.Resizer()
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Resize a picture of shape (height, width, channels), uint8."""
+        height, width, channels = pixels.shape
+        if cykooz_resizer is None:
+            image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+            found = image.resize(self._shape[1::-1], Image.Resampling.BILINEAR)
+            return np.asarray(found).reshape(self._shape)
+        source = cykooz_resizer.ImageData(width, height, self._kind, pixels.tobytes())
+        self._resizer.resize(source, self._target, self._options)
+        return np.frombuffer(self._target.get_buffer(), np.uint8).reshape(self._shape)
 
 
 def pixels_of(data: bytes, channels: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from reusekit.data.labels import check_labels
 from reusekit.data.selection import few_per_class
 from reusekit.data.shares import Parts, Shares, draw_parts
 from reusekit.data.split import Contents, DataSplit
+from reusekit.data.stacks import zipped
 from reusekit.data.task import Task, by_task
 from reusekit.data.treatment import Treatment
 from reusekit.digests import digest as digest_of
@@ -200,7 +201,7 @@ class Rows:
         positions = readable
         labels, keys = self.labels[positions], self.keys[positions]
         told = [labels] if self.weights is None else [labels, self.weights[positions]]
-        examples = _zipped(inputs, told)
+        examples = zipped(inputs, list(map(by_task, told)))
         digest = hashlib.blake2b(digest_size=16)
         reading = self.reading(treatment)
         named = [*self.task.stated(), treatment.decisive(), str(inputs.element_spec), *reading]
@@ -212,8 +213,8 @@ class Rows:
             keys=keys,
             treatment=digest_of(of_inputs),
             told=tuple(by_task(part) for part in told),
-            taken=lambda at: _zipped(
-                self.inputs(positions[at], treatment)[0], [part[at] for part in told]
+            taken=lambda at: zipped(
+                self.inputs(positions[at], treatment)[0], [by_task(part[at]) for part in told]
             ),
             fingerprint=digest.hexdigest(),
         )
@@ -231,12 +232,6 @@ class Rows:
             reopened=lambda other: self.split(split, among, other, origin),
             contents=contents,
         )
-
-
-def _zipped(inputs: tf.data.Dataset, told: Sequence[np.ndarray]) -> tf.data.Dataset:
-    """Return examples of inputs and of what is told of each."""
-    parts = (tf.data.Dataset.from_tensor_slices(by_task(part)) for part in told)
-    return tf.data.Dataset.zip(inputs, *parts)
 
 
 def strata(task: Task, labels: np.ndarray) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from pydantic import PositiveInt
 
 from reusekit.arguments import AnyPath, Seed, checked
 from reusekit.data.augmentation import Augmentation
+from reusekit.data.stacks import batches_of
 from reusekit.data.task import Task
 from reusekit.data.treatment import Treatment
 from reusekit.errors import DataError
@@ -141,15 +142,14 @@ class DataSplit:
         Raises:
             DataError: Augmented examples are asked for in the order of training.
         """
-        examples = self.examples
         if shuffle_seed is not None and self.augmentation is not None:
             raise DataError(
                 "Expected a split without augmentation, which searches and fine-tuning apply by "
                 f"themselves. Received: {self.augmentation}."
             )
-        if shuffle_seed is not None:
-            examples = examples.shuffle(self.size, seed=shuffle_seed, reshuffle_each_iteration=True)
-        return examples.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        shuffled = None if shuffle_seed is None else (self.size, shuffle_seed)
+        batches = batches_of(self.examples, batch_size, shuffled=shuffled)
+        return batches.prefetch(tf.data.AUTOTUNE)
 
     @checked(DataError)
     def arrays(self, file: AnyPath | None = None) -> Any:

@@ -11,8 +11,9 @@ import tensorflow as tf
 from annotated_types import MinLen
 
 from reusekit.arguments import AnyPath, Distinct, checked
-from reusekit.data.files import look_at, open_files, reading_of, stamp
+from reusekit.data.files import look_at, stamp
 from reusekit.data.label_values import labels_from
+from reusekit.data.opened_files import open_files, reading_of
 from reusekit.data.rows import (
     Rows,
     check_values,

@@ -1,12 +1,10 @@
 """Batches for Keras: of arrays in memory or mapped files, and of a data set's own examples."""
 
 import itertools
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -16,37 +14,9 @@ from pydantic import PositiveInt
 from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
 from reusekit.data.augmentation import Augmentation
+from reusekit.data.stacks import batches_of, call_python
 from reusekit.data.task import by_task
 from reusekit.errors import CacheError, DataError
-
-# The functions that living data sets call, by the graph that TensorFlow traced them into.
-_called: WeakKeyDictionary[Any, list[Callable]] = WeakKeyDictionary()
-
-
-def call_python(
-    function: Callable, inputs: Sequence[Any], specs: Sequence[tf.TensorSpec], eagerly: bool = False
-) -> list[tf.Tensor]:
-    """Call a function of Python's in a data set's pipeline, as `tf.numpy_function` does.
-
-    TensorFlow keeps every function that it is given so for as long as the process lives, and with
-    it the features and models that it reads. It is given a reference here, and the function is let
-    go of with the data set. Eagerly, it is called on tensors, as `tf.py_function` does.
-    """
-    graph = tf.compat.v1.get_default_graph()
-    while hasattr(getattr(graph, "outer_graph", None), "outer_graph"):
-        graph = graph.outer_graph
-    if hasattr(graph, "outer_graph"):
-        _called.setdefault(graph, []).append(function)
-        function = partial(_call, weakref.ref(function))
-    call = tf.py_function if eagerly else tf.numpy_function
-    made = call(function, inputs, [spec.dtype for spec in specs])
-    for part, spec in zip(made, specs, strict=True):
-        part.set_shape(spec.shape)
-    return made
-
-
-def _call(known: Callable[[], Any], *values: Any) -> Any:
-    return known()(*values)
 
 
 def rows_of(array: Any) -> tf.TensorSpec:
@@ -225,20 +195,18 @@ def changed_since(expected: int, received: str) -> DataError:
     )
 
 
-def batched(examples: tf.data.Dataset, padding: Padding | None, batch_size: int) -> tf.data.Dataset:
-    """Return batches of examples, padded where there is a padding."""
-    return padding.batch(examples, batch_size) if padding else examples.batch(batch_size)
-
-
 def example_batches(
     data: DataSplit, start: int, stop: int, padding: Padding | None, batch_size: int
 ) -> Iterator[tuple[Any, ...]]:
     """Yield batches of the examples of some numbers; to the end, of all there are."""
-    examples = data.examples.skip(start)
-    if stop < data.size:
-        examples = examples.take(stop - start)
+    end = stop if stop < data.size else None
+    if padding is None:
+        batches = batches_of(data.examples, batch_size, start=start, stop=end)
+    else:
+        examples = data.examples.skip(start)
+        batches = padding.batch(examples.take(end - start) if end else examples, batch_size)
     try:
-        yield from ahead(batched(examples, padding, batch_size))
+        yield from ahead(batches)
     except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
         if "to pad to a smaller size" in str(error):
             raise DataError(

@@ -18,13 +18,12 @@ from pydantic import PositiveInt
 from reusekit.arguments import Seed, checked
 from reusekit.data import DataSplit
 from reusekit.data.augmentation import Augmentation
+from reusekit.data.stacks import batches_of, call_python
 from reusekit.data.task import joined
 from reusekit.errors import CacheError
 from reusekit.features.batches import (
     Padding,
     ahead,
-    batched,
-    call_python,
     changed_since,
     each_pass,
     example_batches,
@@ -229,9 +228,14 @@ class InputSource(FeatureSource):
         if self._window >= self.size:
             return feed(self._held[0], self.labels, batch_size, seed, self.weights)
         examples = self._data.examples
-        if seed is not None:
-            examples = examples.shuffle(max(1, self._window), seed, reshuffle_each_iteration=True)
-        return ahead(batched(examples, self._padding, batch_size))
+        if self._padding is None:
+            shuffled = None if seed is None else (self._window, seed)
+            batches = batches_of(examples, batch_size, shuffled=shuffled)
+        else:
+            if seed is not None:
+                examples = examples.shuffle(max(1, self._window), seed)
+            batches = self._padding.batch(examples, batch_size)
+        return ahead(batches)
 
 
 class AugmentedSource(_Derived):

@@ -13,7 +13,8 @@ import pandas as pd
 import tensorflow as tf
 
 from reusekit.data import Treatment
-from reusekit.data.files import look_at, open_files, stamp
+from reusekit.data.files import look_at, stamp
+from reusekit.data.opened_files import open_files
 from reusekit.errors import DataError
 
 CHUNK = 1024  # inputs that are made ready at a time

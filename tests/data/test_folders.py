@@ -19,7 +19,8 @@ import tensorflow as tf
 from PIL import Image
 
 import reusekit as rk
-from reusekit.data import Shares, Treatment, files, from_folder, pictures
+from reusekit.data import Shares, Treatment, from_folder, opened_files, pictures
+from reusekit.features.batches import example_batches
 
 RNG = np.random.default_rng(0)
 TO_6 = Treatment(image_size=(6, 6), channels=3)
@@ -179,13 +180,14 @@ def test_jpegs_are_resized_with_antialiasing_at_most_a_grey_level_off(
         save(tmp_path / "a" / f"{number}.jpg", pixels(*shape))
     every = Shares(train=1, validation=0, test=0)
     layer = keras.layers.Resizing(31, 21, antialias=True, data_format="channels_last")
-    for channels, convert in ((3, tf.identity), (1, tf.image.rgb_to_grayscale)):
+    contents = _contents_in_order(tmp_path / "a")
+    for channels in (3, 1):  # TensorFlow and Keras have libjpeg make colours grey, too
         treatment = Treatment(image_size=(31, 21), channels=channels)
         opened = from_folder(tmp_path, "train", shares=every, treatment=treatment)
-        read = [tf.io.decode_jpeg(one, channels=3) for one in _contents_in_order(tmp_path / "a")]
-        expected = [convert(layer(tf.cast(image, tf.float32))) for image in read]
+        read = [tf.io.decode_jpeg(one, channels=channels) for one in contents]
+        expected = [layer(tf.cast(image, tf.float32)) for image in read]
         assert np.abs(opened.arrays()[0] - np.stack(expected)).max() <= 1
-    monkeypatch.setattr(files, "RESIZER", "another")
+    monkeypatch.setattr(opened_files, "RESIZER", "another")
     again = from_folder(tmp_path, "train", shares=every, treatment=treatment)
     assert again.fingerprint != opened.fingerprint
     assert again.contents.treatment != opened.contents.treatment
@@ -201,8 +203,8 @@ def test_jpegs_that_are_not_stretched_become_grey_as_tensorflow_has_it(tmp_path,
     finish = treatment.resizing()
     for image, content in zip(images, _contents_in_order(tmp_path / "a"), strict=True):
         ratio = 2 if len(tf.io.decode_jpeg(content)) == 200 else 1
-        read = tf.cast(tf.io.decode_jpeg(content, channels=3, ratio=ratio), tf.float32)
-        grey = finish(tf.image.rgb_to_grayscale(read))
+        read = tf.io.decode_jpeg(content, channels=1, ratio=ratio)
+        grey = finish(tf.cast(read, tf.float32))
         assert np.abs(image - grey).max() <= 0.501  # rounded once, at the end
 
 
@@ -247,8 +249,8 @@ def test_a_jpeg_is_the_same_beside_pictures_of_other_formats(tmp_path):
 
 
 def test_pictures_that_memory_does_not_hold_are_decoded_once(pets, tmp_path, monkeypatch):
-    decode, seen = files.pixels_of, []
-    monkeypatch.setattr(files, "pixels_of", lambda *given: seen.append(1) or decode(*given))
+    decode, seen = opened_files.pixels_of, []
+    monkeypatch.setattr(opened_files, "pixels_of", lambda *given: seen.append(1) or decode(*given))
     expected = from_folder(pets, "train", treatment=TO_6).arrays()[0]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 0}))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
@@ -263,6 +265,38 @@ def test_pictures_that_memory_does_not_hold_are_decoded_once(pets, tmp_path, mon
         gc.collect()
         assert not any((tmp_path / "scratch").iterdir())
         monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Disk", (), {"free": 0}))
+
+
+@pytest.mark.parametrize("room", ["memory", "disk", ""])
+def test_batches_of_jpegs_are_those_of_single_examples(tmp_path, monkeypatch, room):
+    for number in range(9):
+        save(tmp_path / "pets" / "ab"[number % 2] / f"{number}.jpg", pixels(12, 20, 3) ^ number)
+    if room != "memory":
+        none = type("Room", (), {"available": 0, "free": 0})
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: none)
+        if not room:
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: none)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    treatment = Treatment(image_size=(8, 6), channels=3)
+    split = from_folder(tmp_path / "pets", "train", shares=HALF, treatment=treatment)
+    scratch = tmp_path / "scratch"
+    assert len(list(scratch.glob("reusekit-*"))) == (room == "disk")
+    tf.random.set_seed(0)
+    shuffled = split.examples.shuffle(split.size, seed=3)
+    for expected, found in (
+        (split.examples.batch(2), split.batches(2)),
+        (shuffled.batch(2), split.batches(2, shuffle_seed=3)),
+        (split.examples.skip(1).take(2).batch(3), example_batches(split, 1, 3, None, 3)),
+    ):
+        for one, other in zip(expected, found, strict=True):
+            tf.nest.map_structure(np.testing.assert_array_equal, one, other)
+            assert other[0].dtype == tf.float32
+    for kept in (split.balanced(), split.augmented(["RandomFlip"])):
+        assert [len(batch[1]) for batch in kept.batches(4)] == [4, 1]
+    del split, kept, shuffled, expected, found, one, other
+    gc.collect()
+    assert not any(scratch.glob("reusekit-*"))
 
 
 def test_files_that_cannot_be_read_are_named_and_left_out_only_where_that_is_asked(pets, capsys):
