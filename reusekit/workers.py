@@ -1,7 +1,9 @@
 """Processes that run a function over many items: this one, or others."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -75,3 +77,30 @@ class Here(Workers):
 
 
 HERE = Here()
+
+
+def two_at_a_time(function: Callable[[Item], Any], items: Iterable[Item]) -> Iterator[Any]:
+    """Yield the result of each item in order, while that of the next one is computed in a thread.
+
+    The first one is worked on alone, since what is made for it may serve all.
+
+    Args:
+        function: It may be called by two threads at a time.
+        items: What it is called on.
+
+    Example:
+        >>> list(two_at_a_time(str, range(3)))
+        ['0', '1', '2']
+    """
+    left = iter(items)
+    for first in left:
+        yield function(first)
+        break
+    running: deque[Future] = deque()
+    with ThreadPoolExecutor(2) as pool:
+        for item in left:
+            running.append(pool.submit(function, item))
+            if len(running) > 2:  # one that waits, so that none of the two threads does
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

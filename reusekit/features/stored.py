@@ -34,6 +34,10 @@ from reusekit.features.store import Batch, FeatureStore
 from reusekit.graph import Graph, keras_internals, read
 from reusekit.graph.addresses import At
 from reusekit.progress import tracked
+from reusekit.workers import HERE, two_at_a_time
+
+_SMALL = 2**21
+"""Bytes of a batch of inputs of which two are computed at a time."""
 
 
 @checked(CacheError)
@@ -147,6 +151,8 @@ def stored_features(
                 yield number, inputs
 
         run = partial(store.workers.map, bottom)
+        if store.workers is HERE and view is None and lengths is None and _small(split, size):
+            run = partial(two_at_a_time, bottom)  # one would leave processors idle
         computed = run(inputs_of()) if lengths is None else lengths.computed(run, inputs_of(), size)
         tracking = tracked(computed, said, total=math.ceil((stop - begin) / size))
         for position, made in enumerate(tracking, begin // size):
@@ -156,6 +162,13 @@ def stored_features(
 
     entries = store.get_or_compute_all(keys, compute)
     return [StoredSource(*pair) for pair in zip(frontiers, entries, strict=True)]
+
+
+def _small(data: DataSplit, size: int) -> bool:
+    """Return whether batches are so small that two take little memory at a time."""
+    specs = tf.nest.flatten(data.examples.element_spec[0])
+    known = all(spec.shape.is_fully_defined() for spec in specs)
+    return known and size * sum(np.prod(s.shape) * s.dtype.size for s in specs) <= _SMALL
 
 
 def check_examples(graph: Graph, data: DataSplit, name: str, padding: Padding | None) -> None:
