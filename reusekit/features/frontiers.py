@@ -68,7 +68,7 @@ def frontier(
     Args:
         model: A model, or one that was read already.
         at: Where it is cut: an address, a `CutPoint`, a Keras tensor, or a list of these.
-        pooling: "avg", "max" or "token" stores the tensors asked for alone, pooled; None all maps.
+        pooling: "avg", "max" or "token" stores the tensors asked for, pooled; None whole maps.
         mask: See `Extraction`.
         carries_mask: See `Extraction`.
 

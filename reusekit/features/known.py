@@ -115,7 +115,7 @@ def known_examples(store: FeatureStore, keys: Sequence[FeatureKey]) -> list[Know
 
 def known_by_all(known: Sequence[Known]) -> int:
     """Return how many examples are known for each of some keys; the others are computed for all."""
-    return int(np.all([one.entry != _NONE for one in known], axis=0).sum()) if known else 0
+    return int((~np.any([one.lacking for one in known], axis=0)).sum()) if known else 0
 
 
 def _matched(
