@@ -83,9 +83,10 @@ class Table:
         except ReusekitError:
             raise
         except _BROKEN as error:
+            mend = "Save it in UTF-8" if isinstance(error, UnicodeDecodeError) else "Mend the file"
             raise DataError(
                 f"Expected a table that can be read. Received: {self.name}: "
-                f"{cause_of(error).rstrip('.')}. Mend the file, or pass a DataFrame."
+                f"{cause_of(error).rstrip('.')}. {mend}, or pass a DataFrame."
             ) from error
 
 
@@ -134,6 +135,11 @@ def open_table(table: Any) -> Table:
     if head.lstrip(b"\xef\xbb\xbf \r\n\t").startswith(b"{"):
         return _json_lines(path, packing)
     first = next(iter(head.removeprefix(b"\xef\xbb\xbf").splitlines()), b"")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):  # as Excel calls Unicode
+        raise DataError(
+            f"Expected {path.name} in UTF-8. Received: text in UTF-16. Save it in UTF-8, or pass a "
+            "DataFrame."
+        )
     if b"\0" in head or head.startswith((b"PK\x03\x04", b"[")) or not first.strip():
         received = "an empty file" if not head.strip() else "something else"
         raise DataError(
