@@ -452,6 +452,7 @@ def _calls(folder: Path) -> dict[str, tuple[Callable[..., Any], Arguments]]:
         # One that is not connected, since nothing bad may reach a worker.
         "Cluster.map": (Cluster().map, {"function": str, "items": [1]}),
         "Cluster.expect": (Cluster().expect, {"function": str, "item": 1}),
+        "Cluster.together": (Cluster().together, {"function": str, "items": [1]}),
         "Cluster.check_folder": (Cluster().check_folder, {"folder": folder}),
         "PlannedGroup.tasks": (plan.groups[0].tasks, {}),
         "KeptPlan.save": (plan.save, {"path": folder / "plan.json"}),
