@@ -139,25 +139,29 @@ def groups(
             allowed = MOST_TOGETHER if in_memory else together(begins, trial.spec.batch_size)
             most[key] = min(allowed, share)
     return [
-        part
-        for key, group in alike.items()
-        for part in _parted(group, most[key], work if most[key] == share else {})
+        part for key, group in alike.items() for part in _parted(group, most[key], workers, work)
     ]
 
 
 def _parted(
-    group: Sequence[QueuedTrial], most: int, work: Mapping[int, float]
+    group: Sequence[QueuedTrial], most: int, workers: int, work: Mapping[int, float]
 ) -> list[list[QueuedTrial]]:
-    """Part trials, in their order, into as few groups as there can be.
+    """Part trials, in their order, into as few groups as give each worker as many.
 
     Args:
         group: The trials.
-        most: How many are in a group at most, where all are alike.
-        work: How much each is, by its number, where that is told; then a group has its share of it.
+        most: How many are in a group at most.
+        workers: The number of groups that are trained at the same time.
+        work: How much each is, by its number, where that is told; then several workers have groups
+            of as much work each.
     """
+    count = math.ceil(len(group) / most)
+    if count > 1 and workers > 1 and work:
+        count = workers * math.ceil(count / workers)
+        most = math.ceil(len(group) / count)
     even = [list(group[first : first + most]) for first in range(0, len(group), most)]
     size = np.array([work.get(trial.number, 1.0) for trial in group])
-    if len({*size}) == 1:
+    if workers == 1 or len({*size}) == 1:
         return even
     # The middle of each trial's work tells which part it belongs to.
     middles = size.cumsum() - size / 2

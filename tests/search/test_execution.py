@@ -34,6 +34,11 @@ def test_alike_trials_are_parted_evenly():
     assert [len(group) for group in parted(wide=4, each=12, workers=3)] == [8, 8, 8]
 
 
+def test_groups_that_are_full_are_as_many_for_each_worker():
+    assert [len(group) for group in parted(wide=4, each=72, workers=2)] == [36] * 4
+    assert [len(group) for group in parted(wide=4, each=72, workers=1)] == [64, 64, 16]
+
+
 def test_here_all_are_together():
     assert len(parted(wide=40_000, each=12, workers=1)) == 1
 
