@@ -26,6 +26,13 @@ MEMORY = 512 << 20
 """For a backbone and features of both; when it is nearly full Ray writes to the disk."""
 
 
+def keep_to(cores: Collection[int]) -> None:
+    """Keep this process, and those that it starts from now on, to some cores; none to none."""
+    for thread in psutil.Process().threads() if cores else ():
+        with suppress(ProcessLookupError):  # one that has ended meanwhile
+            os.sched_setaffinity(thread.id, cores)
+
+
 class Nodes:
     """Nodes of Ray on this machine; the first one is the head.
 
@@ -50,28 +57,21 @@ class Nodes:
         head = {**node, "include_dashboard": False, "_system_config": HEALTH}
         self._node = node
         self.others: list[Any] = []
-        self._keep_to(self._cores[:cpus])
+        keep_to(self._cores[:cpus])
         with sigterm_kept():
             self._ray = Cluster(initialize_head=True, head_node_args=head)
             self.address: str = self._ray.address
         for number in range(1, count):
-            self._keep_to(self._cores[number * cpus : (number + 1) * cpus])
+            keep_to(self._cores[number * cpus : (number + 1) * cpus])
             self.add_one()
-        self._keep_to(self._cores[:cpus])
+        keep_to(self._cores[:cpus])
 
     def __enter__(self) -> "Nodes":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
-        self._keep_to(self._cores)
-
-    @staticmethod
-    def _keep_to(cores: Collection[int]) -> None:
-        """Keep this process, and those that it starts from now on, to some cores; none to none."""
-        for thread in psutil.Process().threads() if cores else ():
-            with suppress(ProcessLookupError):  # one that has ended meanwhile
-                os.sched_setaffinity(thread.id, cores)
+        keep_to(self._cores)
 
     def kill_one(self) -> None:
         """Kill all processes of a node that is not the head, by `kill -9`."""

@@ -1,9 +1,11 @@
 """Keys of features: all that makes two of them the same, down to each tensor's computation."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import keras
 import numpy as np
@@ -204,6 +206,23 @@ def described(preprocessing: Any) -> Any:
         ) from error
 
 
+_read_once: WeakKeyDictionary[keras.Model, dict[int, str]] = WeakKeyDictionary()
+
+
+@contextmanager
+def weights_read_once(*models: keras.Model) -> Iterator[None]:
+    """Have each weight of some models be read for its digest once in the block.
+
+    Nobody may change a weight there.
+    """
+    _read_once.update({model: {} for model in models})
+    try:
+        yield
+    finally:
+        for model in models:
+            _read_once.pop(model, None)
+
+
 def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]:
     """Return a digest for each tensor of all that its values follow from, given the model's inputs.
 
@@ -220,7 +239,7 @@ def tensor_digests(graph: Graph, tensors: Iterable[Tensor]) -> dict[Tensor, str]
         tensor: list(path) for path, tensor in keras.tree.flatten_with_path(graph.input_structure)
     }
     digests: dict[Tensor, str] = {}
-    weights: dict[int, str] = {}
+    weights = _read_once.get(graph.model, {})
     described: dict[int, Any] = {}
     for call in ancestors(graph, tensors):
         if call.is_input:

@@ -15,6 +15,7 @@ from reusekit.errors import ConfigError, ReusekitError, nearest
 from reusekit.exports import Figures
 from reusekit.features import FeatureStore
 from reusekit.features.frontiers import Features
+from reusekit.features.key import weights_read_once
 from reusekit.features.source import FeatureSource
 from reusekit.graph import Graph
 from reusekit.planning import Plan
@@ -213,11 +214,12 @@ class SearchedBackbones(dict[str | None, SearchedBackbone]):
             for how in (one.how, one.validation)
         }
         workers = store.workers if store is not None and ways <= {"stored", "tap"} else HERE
-        found = dict(zip(asked, workers.together(sources, asked), strict=True))
-        data = {}
-        for name in plans:
-            with naming(name):
-                data[name] = self[name].data(found[name, True], found[name, False], own_heads)
+        with weights_read_once(*(self[name].graph.model for name in plans)):
+            found = dict(zip(asked, workers.together(sources, asked), strict=True))
+            data = {}
+            for name in plans:
+                with naming(name):
+                    data[name] = self[name].data(found[name, True], found[name, False], own_heads)
         return data
 
     def rows_by_size(self, space: SearchSpace) -> list[dict[str, Any]]:

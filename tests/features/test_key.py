@@ -15,7 +15,7 @@ from zoo import ZOO
 import reusekit as rk
 from reusekit.errors import CacheError
 from reusekit.features import Extraction, Padding, feature_keys, frontier
-from reusekit.features.key import tensor_digests
+from reusekit.features.key import tensor_digests, weights_read_once
 from reusekit.graph import read
 from reusekit.graph.frontier import depends
 
@@ -144,6 +144,20 @@ def test_the_zoo_is_named_alike_at_every_building(name):
         found.append(digests(model))
     assert found[0] == found[1]
     assert (found[0] != found[2]) == bool(model.weights)
+
+
+def test_weights_are_read_once_in_a_block_and_anew_after_it():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    graph = read(model)
+
+    def name():
+        return tensor_digests(graph, graph.outputs)
+
+    with weights_read_once(model):
+        before = name()
+        model.set_weights([value + 1 for value in model.get_weights()])
+        assert name() == before  # nobody should have done that
+    assert name() != before
 
 
 def test_two_layers_that_swap_places_are_a_miss():
