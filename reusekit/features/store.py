@@ -394,12 +394,10 @@ class FeatureStore:
 
     def verify(self) -> dict[str, int]:
         """Return how many blocks of each whole entry are damaged; 1 where its manifest is."""
+        if (remote := self._remote) is not None:
+            found = ((digest, told) for digest, whole, _, told in remote.manifests() if whole)
+            return {one: 1 if told is None else remote.damaged(told) for one, told in found}
         damaged: dict[str, int] = {}
-        if self._remote is not None:
-            for digest, whole, _, told in self._remote.manifests():
-                if whole:
-                    damaged[digest] = 1 if told is None else self._remote.damaged(told)
-            return damaged
         with store_errors_explained(self.path):
             for entry in self._entries():
                 if entry.whole:
