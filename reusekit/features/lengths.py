@@ -79,8 +79,8 @@ class Lengths:
         """Return the share of all positions that a pass computes, its texts sorted by length."""
         needed, whole = self.of(_joined(batches))
         size = len(keras.tree.flatten(batches[0])[0])
-        longest = [(one.max(), len(one)) for one in _parts(np.sort(needed), size)]
-        return float(sum(length * rows for length, rows in longest) / (whole * len(needed)))
+        computed = sum(needed[rows].max() * len(rows) for rows in _parts(needed, size * whole))
+        return float(computed / (whole * len(needed)))
 
     def computed(
         self,
@@ -90,7 +90,8 @@ class Lengths:
     ) -> Iterator[list[dict[str, np.ndarray]]]:
         """Yield the features of each batch, in order.
 
-        Texts are sorted by length in windows, and each batch of them is as long as its longest.
+        Texts are sorted by length in windows. Each batch of them is as long as its longest, and has
+        as many positions as one of texts at full length.
         Some of the first that are shortened are computed at full length, too. Where that gives
         something else, a line says so, and all texts keep their length.
 
@@ -131,7 +132,7 @@ class Lengths:
         if apart is not None and apart > TOLERANCE:
             needed[:] = whole
         held: list[dict[str, np.ndarray]] = []
-        for rows in _parts(np.argsort(needed, kind="stable"), batch_size):
+        for rows in _parts(needed, batch_size * whole):
             raise_if_interrupted()
             made = _run(bottom, inputs, rows, int(needed[rows].max()))
             held = held or [
@@ -190,8 +191,18 @@ def _joined(batches: Sequence[Any]) -> Any:
     )
 
 
-def _parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    return [rows[low : low + size] for low in range(0, len(rows), size)]
+def _parts(needed: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return the numbers of examples in batches, by length, each of so many positions at most.
+
+    The shorter texts are, the more of them are in a batch, so that none is little work.
+    """
+    order, parts = np.argsort(needed, kind="stable"), []
+    while len(order):
+        positions = needed[order] * np.arange(1, len(order) + 1)  # up to each, filled up to it
+        size = max(1, int(np.searchsorted(positions, most, side="right")))
+        parts.append(order[:size])
+        order = order[size:]
+    return parts
 
 
 def _run(run: Run, inputs: Any, rows: np.ndarray, length: int) -> list[dict[str, np.ndarray]]:

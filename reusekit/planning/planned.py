@@ -134,12 +134,11 @@ class PlannedGroup:
     reason: str
     shared: float = 0.0
 
-    @checked(ConfigError)
-    def tasks(self, trial_seconds: float = 0.0) -> TrialTasks:
-        """Return the trials as tasks for workers, given the seconds to build one."""
+    def tasks(self) -> TrialTasks:
+        """Return the trials as tasks for workers."""
         times = math.ceil(self.count / self.together)
         own = max(0.0, self.feature_seconds + self.seconds - times * self.shared) / self.count
-        return TrialTasks(self.count, self.together, self.shared, own + trial_seconds)
+        return TrialTasks(self.count, self.together, self.shared, own)
 
 
 @dataclass(frozen=True)
@@ -223,7 +222,7 @@ class Plan(KeptPlan):
     @property
     def tasks(self) -> tuple[TrialTasks, ...]:
         """The trials of each group as tasks for workers."""
-        return tuple(group.tasks(self.costs.trial_seconds) for group in self.groups)
+        return tuple(group.tasks() for group in self.groups)
 
     def to_frame(self) -> Any:
         """Return the features as a pandas DataFrame, one row each."""

@@ -24,6 +24,9 @@ PARAMETER_BYTES = 16
 VALIDATION_BATCH = 256
 """Validation examples a step: it decides speed and memory, not numbers."""
 
+_TRACES = 2
+"""How many times as long as a bottom a trained part of it takes to trace, with its gradients."""
+
 _LITTLE = 0.05  # a share of a step that is not worth the memory
 
 
@@ -89,8 +92,8 @@ def schedule(
     """Return the number of trials to train in one pass over the same batches.
 
     One pass for several trials reads or computes the features once for all of them, which takes
-    `reading` seconds. Each trial is built, starts its own steps, of which as many as there are
-    cores run at a time, and has its own work and that of its optimizer.
+    `reading` seconds. Each trial is built and traced, starts its own steps, of which as many as
+    there are cores run at a time, and has its own work and that of its optimizer.
 
     Args:
         trials: Trials of one cut, pooling and batch size.
@@ -102,6 +105,10 @@ def schedule(
     """
     size, count = trials[0].batch_size, sum(each.count for each in trials)
     steps, checks = math.ceil(rows[TRAIN] / size), math.ceil(rows[VALIDATION] / VALIDATION_BATCH)
+    building = sum(
+        each.count * (costs.trial_seconds + _TRACES * costs.trace_seconds * (each.flops > 0))
+        for each in trials
+    )
     # Backwards costs twice what forwards does.
     examples = 3 * rows[TRAIN] + rows[VALIDATION]
     own = sum(
@@ -141,7 +148,7 @@ def schedule(
         together=together,
         passes=passes,
         feature_seconds=passes * reading,
-        seconds=count * costs.trial_seconds + passes * starting + own,
+        seconds=building + passes * starting + own,
         reason=reason,
         shared=epochs * (reading + starting),
     )

@@ -228,7 +228,7 @@ class SearchedBackbone:
                     size = counter.bottom(cut) - counter.bottom(spec.frozen_up_to)
                 if spec.adaptation is not None:
                     # Weights alone: without gradients and what an optimizer keeps of each.
-                    size = replace(size, parameters=size.parameters // 4)
+                    size = replace(size, parameters=size.parameters // 4, flops=size.flops * 2 // 3)
                 for batch_size in space.batch_sizes:
                     trained.setdefault((data.begin(spec), batch_size), []).append(size)
         cells = cells_of(space)

@@ -155,6 +155,15 @@ def test_small_trials_are_trained_together_as_far_as_memory_holds_them():
     assert schedule(six, 1, ROWS, 0.0, STEPS, memory=0).together == 1
 
 
+def test_a_trial_that_trains_a_part_of_the_backbone_takes_its_traces():
+    costs = replace(STEPS, trial_seconds=0.5, trace_seconds=3.0)
+    heads, parts = (
+        schedule([Trials("x", count=2, epochs=1, flops=flops)], 1, ROWS, 0.0, costs, PLENTY)
+        for flops in (0, 1)
+    )
+    assert parts.seconds - heads.seconds == pytest.approx(2 * 2 * 3.0)
+
+
 def test_large_trials_gain_nothing_from_being_trained_together():
     large = [Trials("x", count=6, epochs=1, parameters=1000, batch_size=10)]
     alone = schedule(large, 1, ROWS, 0.0, STEPS, memory=PLENTY)

@@ -58,7 +58,6 @@ def test_trials_are_parted_so_that_each_worker_has_some():
     assert TRIALS.seconds(share=8) == [10.0] * 8
     assert sum(TRIALS.seconds(share=7)) == 64 + 2 * 10
     assert group().tasks() == TRIALS
-    assert group().tasks(0.5).own == TRIALS.own + 0.5
 
 
 def test_tasks_go_to_the_first_that_is_free():
