@@ -32,6 +32,8 @@ REHEARSED_BATCHES = 4
 _FEW = 8
 """Examples on which bottoms run twice, before a whole batch is timed."""
 
+_LONG = 0.5  # seconds of these, beyond which they tell as much as a batch
+
 _PROBE_BYTES = 16 << 20
 _ROW_BYTES = 64 << 10  # about a deep feature map
 _CLASSES, _BATCH = 10, 32  # of the heads whose steps are timed
@@ -124,9 +126,9 @@ def rehearse(
 ) -> Rehearsal:
     """Run bottoms, which give their outputs by name, on the first batch of a data set.
 
-    A few of its examples come first, twice, for tracing and to see that both runs give the same.
-    What augments a batch runs on it, too, and its outputs are dropped. Texts of several batches are
-    measured where their lengths can be told.
+    A few of its examples come first, twice, for tracing and to see that both runs give the same;
+    where they take little, the whole batch is timed. What augments a batch runs on it, too, and its
+    outputs are dropped. Texts of several batches are measured where their lengths can be told.
     """
     examples, times = [], [perf_counter()]
     for batch in islice(batches, REHEARSED_BATCHES):
@@ -147,14 +149,18 @@ def rehearse(
         return perf_counter() - start, made
 
     (first, before), (second, after) = timed(few), timed(few)
-    seconds, made = timed(inputs) if len(labels) > _FEW else (second, after)
+    seconds, made = second / min(_FEW, len(labels)), after
+    if len(labels) > _FEW and second < _LONG:
+        # The first run of a size prepares, and something else may have the processor meanwhile.
+        (prepared, made), (again, _) = timed(inputs), timed(inputs)
+        seconds = min(prepared, again) / len(labels)
     augmented = 0.0
     for vary in (augment, augment) if augment else ():  # the first time prepares
         start = perf_counter()
         keras.tree.map_structure(np.asarray, vary((0, 0, 0), *examples[0]))
         augmented = perf_counter() - start
     return Rehearsal(
-        bottom_seconds=seconds / len(labels),
+        bottom_seconds=seconds,
         trace_seconds=max(0.0, first - second),
         input_seconds=float(np.diff(times)[-(len(examples) - 1) :].mean()) / len(labels),
         input_bytes=sum(part.numpy().nbytes for part in keras.tree.flatten(inputs)) // len(labels),
