@@ -119,7 +119,9 @@ def stored_features(
             return
         # Computed anew for all of the cuts where it is for one.
         lacking = start + np.flatnonzero(np.any([one.lacking[start:] for one in known], axis=0))
-        others = replace(data, examples=contents.taken(lacking), size=len(lacking))
+        others = data  # of which none is read where none is lacking
+        if len(lacking):
+            others = replace(data, examples=contents.taken(lacking), size=len(lacking))
         computed = (made for made, _ in run_over(others, missing, 0, len(lacking)))
         told_of = _named(*contents.told) | {EXAMPLES: contents.keys}
         rows = range(start, stop, size)
