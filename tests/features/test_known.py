@@ -381,3 +381,13 @@ def test_the_plan_counts_what_is_known(store):
     assert "41 of 45 training examples and 9 of 11 validation examples are known" in said
     there = sum(entry.bytes for entry in store.entries())
     assert first.bytes + grown.bytes == there
+
+
+def test_a_part_of_floats_that_are_all_known_is_taken_from_them(tmp_path):
+    store, floats = FeatureStore(tmp_path), IMAGES[:POOL].astype("float32")
+    whole = rk.data.from_arrays(floats, np.arange(POOL) % 2, names=["even", "odd"])
+    part = rk.data.from_arrays(floats[:6], np.arange(6) % 2, names=["even", "odd"])
+    held = entry_of(store, whole)[CUT]
+    closed, asked = watched(part)
+    np.testing.assert_array_equal(entry_of(store, closed)[CUT], held[:6])
+    assert not asked
