@@ -20,8 +20,6 @@ _FAST = ("JPEG", "MPO")
 """Formats that simplejpeg decodes as Pillow does, and faster."""
 _TOGETHER = 64
 """Files that a thread takes at a time."""
-
-
 _READ = 2**20
 """Bytes that are read at a time."""
 
@@ -121,10 +119,10 @@ def read_file(path: str) -> bytes:
     """Return the content of a file."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # half the calls, and time, of `open`
     try:
-        parts = [os.read(file, _READ)]
-        while len(parts[-1]) == _READ:
-            parts.append(os.read(file, _READ))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts = []
+        while part := os.read(file, _READ):  # which may give less than there is
+            parts.append(part)
+        return b"".join(parts)
     finally:
         os.close(file)
 

@@ -95,8 +95,8 @@ def feed(
 def ahead(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Return batches of which two are made ahead of their use.
 
-    Not as many as TensorFlow finds best: its search takes processor time from small steps, and the
-    end of a pass waits for it, up to half a second.
+    Not as many as TensorFlow finds best: the end of a pass waits for its search, up to
+    0.4 seconds.
     """
     options = tf.data.Options()
     options.autotune.enabled = False

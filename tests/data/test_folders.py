@@ -27,6 +27,12 @@ TO_6 = Treatment(image_size=(6, 6), channels=3)
 HALF = Shares(train=0.5, validation=0.25, test=0.25)
 
 
+@pytest.fixture(autouse=True)
+def same_pixels_whatever_ran_before(monkeypatch):
+    """Each test draws the same, since the content of files decides their split."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
+
+
 def pixels(*shape: int) -> np.ndarray:
     return RNG.integers(0, 256, shape or (6, 6, 3), "uint8")
 
